@@ -1,0 +1,58 @@
+"""What the numbers in a label map mean. A label space travels inside the model file."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import model_validator
+
+from atrous.types import Settings
+
+Color = tuple[int, int, int]
+
+
+class LabelSpace(Settings):
+    """Class `i` is called `names[i]`; pixels of value `ignore` count neither in the loss nor in a score."""
+
+    names: tuple[str, ...]
+    colors: tuple[Color, ...] = ()  # empty: the PASCAL VOC colours
+    things: tuple[int, ...] = ()  # classes whose objects are told apart; all others are stuff
+    ignore: int = 255  # may be a class, as ADE20K's "other": the network then has a logit that is never asked for
+    panoptic_divisor: int = 1000  # panoptic id = class * divisor + number of the thing in its class
+    raw_ids: tuple[tuple[int, int], ...] = ()  # (value in the label files, class); empty: they are the classes
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> "LabelSpace":
+        if len(self.names) < 2:
+            raise ValueError(
+                f"one class only ({', '.join(self.names) or 'no name at all'}): a model must choose between at least two; "
+                "name the background as a class of its own"
+            )
+        repeated = sorted({name for name in self.names if self.names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"class names must differ, but {', '.join(repeated)} comes twice")
+        if self.colors and len(self.colors) != len(self.names):
+            raise ValueError(f"{len(self.names)} class names but {len(self.colors)} colors")
+        return self
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
+
+    def palette(self) -> NDArray[np.uint8]:  # [256, 3]
+        """A colour for each label value."""
+        palette = voc_colors(256)
+        if self.colors:
+            palette[: len(self.colors)] = self.colors
+        return palette
+
+
+def voc_colors(count: int) -> NDArray[np.uint8]:
+    """PASCAL VOC's colours: the bits of the index, dealt to R, G, B from the highest bit down."""
+    index = np.arange(count)
+    bits = [(index[:, None] >> (3 * position + np.arange(3)) & 1) << (7 - position) for position in range(8)]
+    return np.asarray(sum(bits), dtype=np.uint8)
+
+
+def numbered_names(count: int) -> Sequence[str]:
+    return [f"class_{index}" for index in range(count)]

@@ -1,0 +1,68 @@
+"""The values that cross from one part of Atrous to another.
+
+The letters of every shape comment: B batch, C classes, H W image pixels (height, width), h w pixels of the network's own
+output grid, K channels. Coordinates are (y, x), sizes (height, width), images RGB in 0..255.
+"""
+
+from typing import Any, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from torch import Tensor
+
+Image: TypeAlias = NDArray[np.uint8]  # [H, W, 3]
+LabelMap: TypeAlias = NDArray[np.integer[Any]]  # [H, W]
+
+
+class Sample(NamedTuple):
+    """One image with what is known of it, on the CPU, as read from disk or augmented."""
+
+    name: str  # unique in its split; names the mask that is written for it
+    image: Image  # [H, W, 3]
+    semantic: NDArray[np.uint8] | None = None  # [H, W] train ids, or the label space's ignore value
+    instance: NDArray[np.int32] | None = None  # [H, W] 0: no thing, 1..: things, numbered over all classes
+
+
+class Batch(NamedTuple):
+    names: tuple[str, ...]
+    images: Tensor  # [B, 3, H, W] uint8
+    semantic: Tensor  # [B, H, W] uint8
+    instance: Tensor | None = None  # [B, H, W] int32
+
+
+class Outputs(NamedTuple):
+    """What every model returns, in training or not, at its own output grid."""
+
+    semantic: Tensor  # [B, C, h, w] logits
+    auxiliary: Tensor | None = None  # [B, C, h', w'] logits of a second head (PSPNet, PSANet)
+    center: Tensor | None = None  # [B, 1, h, w]
+    offset: Tensor | None = None  # [B, 2, h, w] (dy, dx), in pixels of the image
+
+
+class Settings(BaseModel):
+    """A frozen section of the configuration: unknown keys are refused, text is read as the field's type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_text(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in _members(annotation):
+            raise ValueError(f"{str(value).lower()} is neither a number nor a text")
+        return _from_text(value, annotation) if isinstance(value, str) else value
+
+
+def _members(annotation: Any) -> set[Any]:  # noqa: ANN401
+    """A type with all that its unions, tuples and literals are made of."""
+    inner = [_members(part) for part in get_args(annotation)]
+    return {annotation if isinstance(annotation, type) else type(annotation)}.union(*inner)
+
+
+def _from_text(text: str, annotation: Any) -> Any:  # noqa: ANN401
+    """`16` for a Literal[8, 16], `513,513` for a tuple; a field that may hold text keeps it as it is."""
+    if str in _members(annotation):
+        return text
+    return yaml.safe_load(f"[{text}]" if "," in text and not text.startswith(("[", "{")) else text)
