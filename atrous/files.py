@@ -1,11 +1,12 @@
 """Files that are either whole or not there: written aside, then renamed."""
 
+import contextlib
 import os
 from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path` such that a kill or a full disk leaves the old file, or none. Raises OSError with the path."""
+    """Write `content` to `path`; a kill or a full disk leaves the old file, or none. Raises OSError with the path."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -17,7 +18,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it was renamed, or never came to be
+            aside.unlink()
 
 
 def require_folder(path: Path, what: str) -> Path:

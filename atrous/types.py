@@ -1,15 +1,16 @@
 """The values that cross from one part of Atrous to another.
 
-The letters of every shape comment: B batch, C classes, H W image pixels (height, width), h w pixels of the network's own
-output grid, K channels. Coordinates are (y, x), sizes (height, width), images RGB in 0..255.
+The letters of every shape comment: B batch, C classes, K channels, H W image pixels (height, width), h w pixels of the
+network's own output grid. Coordinates are (y, x), sizes (height, width), images RGB in 0..255.
 """
 
-from typing import Any, NamedTuple, TypeAlias, get_args
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, get_args, get_origin
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor
 
 Image: TypeAlias = NDArray[np.uint8]  # [H, W, 3]
@@ -46,23 +47,31 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    @field_validator("*", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _read_text(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and bool not in _members(annotation):
-            raise ValueError(f"{str(value).lower()} is neither a number nor a text")
-        return _from_text(value, annotation) if isinstance(value, str) else value
+    def _read_texts(cls, tree: Any) -> Any:  # noqa: ANN401
+        if not isinstance(tree, dict):
+            return tree
+        fields = {name: field.annotation for name, field in cls.model_fields.items()}
+        return {name: _read(value, fields[name]) if name in fields else value for name, value in tree.items()}
+
+
+def _read(value: Any, annotation: Any) -> Any:  # noqa: ANN401
+    value = _from_text(value, annotation) if isinstance(value, str) else value
+    if isinstance(value, bool) and bool not in _members(annotation):
+        return str(value).lower()  # pydantic would take `true` for 1
+    return value
 
 
 def _members(annotation: Any) -> set[Any]:  # noqa: ANN401
     """A type with all that its unions, tuples and literals are made of."""
-    inner = [_members(part) for part in get_args(annotation)]
-    return {annotation if isinstance(annotation, type) else type(annotation)}.union(*inner)
+    outer = get_origin(annotation) or (annotation if isinstance(annotation, type) else type(annotation))
+    return {outer}.union(*(_members(part) for part in get_args(annotation)))
 
 
 def _from_text(text: str, annotation: Any) -> Any:  # noqa: ANN401
     """`16` for a Literal[8, 16], `513,513` for a tuple; a field that may hold text keeps it as it is."""
-    if str in _members(annotation):
-        return text
-    return yaml.safe_load(f"[{text}]" if "," in text and not text.startswith(("[", "{")) else text)
+    members = _members(annotation)
+    if {tuple, dict} & members and (text.startswith(("[", "{")) or "," in text):
+        return yaml.safe_load(text if text.startswith(("[", "{")) else f"[{text}]")
+    return text if {str, Path} & members else yaml.safe_load(text)

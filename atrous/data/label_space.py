@@ -25,8 +25,8 @@ class LabelSpace(Settings):
     def _is_sound(self) -> "LabelSpace":
         if len(self.names) < 2:
             raise ValueError(
-                f"one class only ({', '.join(self.names) or 'no name at all'}): a model must choose between at least two; "
-                "name the background as a class of its own"
+                f"one class only ({', '.join(self.names) or 'no name at all'}): a model must choose between at least "
+                "two; name the background as a class of its own"
             )
         repeated = sorted({name for name in self.names if self.names.count(name) > 1})
         if repeated:

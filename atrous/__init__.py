@@ -1,0 +1,30 @@
+"""Atrous: the DeepLab and PSPNet lineage, from labelled images to a model in use."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atrous.config import Config as Config
+    from atrous.data.label_space import LabelSpace as LabelSpace
+    from atrous.segmenter import Prediction as Prediction
+    from atrous.segmenter import Segmenter as Segmenter
+    from atrous.segmenter import create as create
+    from atrous.segmenter import load as load
+
+__version__ = "0.1.0"
+_FACE = {
+    "create": "atrous.segmenter",
+    "load": "atrous.segmenter",
+    "Segmenter": "atrous.segmenter",
+    "Prediction": "atrous.segmenter",
+    "Config": "atrous.config",
+    "LabelSpace": "atrous.data.label_space",
+}
+__all__ = ["Config", "LabelSpace", "Prediction", "Segmenter", "create", "load"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    """Resolve the public names when they are asked for: `atrous --help` need not wait for torch."""
+    if name not in _FACE:
+        raise AttributeError(f"module 'atrous' has no attribute {name!r}")
+    return getattr(importlib.import_module(_FACE[name]), name)

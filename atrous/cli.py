@@ -1,0 +1,153 @@
+"""The verbs of the command line. Each imports its file late; what a user can cause is one line and exit code 2."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="From labelled images to a segmentation model. Settings are given as section.field=value.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", help="settings to change", show_default=False)
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; a GPU where there is one", show_default=False)]
+Workers = Annotated[int, typer.Option(min=0, help="processes that read images; 0: none but this")]
+DEFAULT_WORKERS = min(8, os.cpu_count() or 1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="the run's folder")] = Path("runs/demo"),
+    device: Device = None,
+) -> None:
+    """Train, evaluate, predict and report on drawn street scenes, in minutes on a laptop."""
+    from atrous.demo import run
+
+    run(out, device=device)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="a recipe's name (see `atrous recipes`) or a YAML file")],
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="the run's folder [default: runs/RECIPE]", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in the folder")] = False,
+    device: Device = None,
+    workers: Workers = DEFAULT_WORKERS,
+) -> None:
+    """Train a model; the folder gets the best one, the last one, metrics and a report."""
+    from atrous import config, train
+
+    chosen = config.load(recipe, overrides or [])
+    folder = out or Path("runs") / Path(recipe).with_suffix("")
+    train.train(chosen, folder, resume=resume, device=device, workers=workers)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="a model file", show_default=False)],
+    overrides: Overrides = None,
+    json: Annotated[Path | None, typer.Option(help="write all figures to this file", show_default=False)] = None,
+    report: Annotated[Path | None, typer.Option(help="write an HTML page to this file", show_default=False)] = None,
+    device: Device = None,
+    workers: Workers = DEFAULT_WORKERS,
+) -> None:
+    """Measure a model on labelled images: mIoU and a table of the classes."""
+    from atrous import evaluate
+
+    evaluate.run(model, overrides or [], json_path=json, report_path=report, device=device, workers=workers)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="a model file", show_default=False)],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE|FOLDER|PATTERN... [evaluate.FIELD=VALUE]...", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="folder for masks/ and overlays/", show_default=False)],
+    overlays: Annotated[bool, typer.Option(help="write the images with the classes laid over them")] = True,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="write class probabilities too (.npz)")
+    ] = False,
+    device: Device = None,
+) -> None:
+    """Segment images of any size; writes palette masks and overlays."""
+    from atrous import predict
+
+    overrides = [text for text in images if text.startswith("evaluate.") and "=" in text]
+    sources = [text for text in images if text not in overrides]
+    written = predict.run(model, sources, out, overrides, overlays=overlays, probabilities=probabilities, device=device)
+    typer.echo(f"{written.images} images: {out}/masks" + (f", {out}/overlays" if overlays else ""))
+    if written.failures:
+        raise ValueError("; ".join(written.failures))
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="print this recipe, to be edited", show_default=False)] = None,
+    schema: Annotated[
+        Path | None, typer.Option(help="write the JSON schema of a recipe to this file", show_default=False)
+    ] = None,
+) -> None:
+    """List the recipes, print one, or write the schema by which an editor checks them."""
+    import json
+
+    from atrous import config
+    from atrous.files import write_atomically
+
+    if schema is not None:
+        write_atomically(schema, json.dumps(config.schema(), indent=2) + "\n")
+    elif name is not None:
+        typer.echo(config.find(name).read_text(encoding="utf-8"), nl=False)
+    else:
+        for recipe, path in config.recipes().items():
+            typer.echo(f"{recipe:34} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a verb and exit: 0 done, 1 a run that broke, 2 something the user can mend, 130 Ctrl-C."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(
+            list(arguments) if arguments is not None else None, prog_name="atrous", standalone_mode=False
+        )
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort) as interrupted:
+        return _say(str(interrupted) or "interrupted", 130)
+    except FloatingPointError as error:
+        return _say(str(error), 1)
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("ATROUS_DEBUG"):
+            raise
+        return _say(str(error), 2)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what click raises for a wrong option
+            raise
+        return _say(f"{error.format_message()}; see atrous --help", 2) if error.format_message() else 2
+    finally:
+        _leave_process_group()
+
+
+def _say(message: str, code: int) -> int:
+    print(f"atrous: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _leave_process_group() -> None:
+    if "atrous.distributed" in sys.modules:
+        sys.modules["atrous.distributed"].leave()

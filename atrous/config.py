@@ -1,0 +1,264 @@
+"""One experiment as one value: puts together the sections that the components own, reads recipes and overrides."""
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from atrous.data import FORMATS, AnyDataConfig
+from atrous.data.transforms import AugmentConfig
+from atrous.inference import InferenceConfig
+from atrous.losses import LossConfig
+from atrous.models import MODELS, AnyModelConfig
+from atrous.optim import OptimConfig
+from atrous.types import Settings
+
+RECIPES = Path(__file__).parent / "recipes"
+Tree = dict[str, Any]  # a configuration before it is checked
+
+# Sections of which there are several kinds, told apart by one key.
+KINDS: dict[str, tuple[str, Mapping[str, type[Settings]]]] = {
+    "model": ("name", {name: model.Config for name, model in MODELS.items()}),
+    "data": ("format", {name: layout.config for name, layout in FORMATS.items()}),
+}
+
+
+class TrainConfig(Settings):
+    steps: PositiveInt = 30_000  # updates of the weights
+    batch: PositiveInt = 8  # images of one process in one pass
+    accumulate: PositiveInt = 1  # passes summed into one update
+    seed: NonNegativeInt = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    batch_norm: Literal["tuned", "frozen"] = "tuned"  # frozen: statistics stay; scales and shifts still learn
+    batch_norm_momentum: float = Field(0.1, gt=0, le=1)  # share of the newest batch in the running statistics
+    ema: float | None = Field(None, gt=0, lt=1)  # decay of averaged weights: then these are evaluated and saved
+    save_every: PositiveInt = 500  # steps
+    eval_every: PositiveInt = 1000  # steps
+    log_every: PositiveInt = 10  # steps
+
+
+class Config(Settings):
+    """All that an experiment depends on; stored in the run's folder and in the model file."""
+
+    model: AnyModelConfig
+    data: AnyDataConfig
+    augment: AugmentConfig = AugmentConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: InferenceConfig = InferenceConfig()
+
+
+def load(source: str, overrides: Sequence[str] = ()) -> Config:
+    """The config of a recipe's name or of a YAML file, with `section.field=value` overrides on top."""
+    tree = merge(read_tree(source), parse_overrides(overrides))
+    return check(tree, source=source, overrides=overrides)
+
+
+def override(config: Config, overrides: Sequence[str], source: str) -> Config:
+    """`config`, as read from `source`, with `section.field=value` overrides on top."""
+    return check(merge(to_tree(config), parse_overrides(overrides)), source=source, overrides=overrides)
+
+
+def check(tree: Tree, *, source: str, overrides: Sequence[str] = ()) -> Config:
+    """The tree as a Config. Raises ValueError in one line: the key, what is wrong, what would be right, and where."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(explain(error, tree, source, overrides)) from None
+
+
+# ---- YAML in and out
+
+
+def recipes() -> dict[str, Path]:
+    """Each recipe that comes with the package, by its name `folder/stem`."""
+    return {f"{path.parent.name}/{path.stem}": path for path in sorted(RECIPES.glob("*/*.yaml"))}
+
+
+def find(source: str) -> Path:
+    """The file of a recipe's name or path. Raises FileNotFoundError with the nearest right names."""
+    known = recipes()
+    path = known.get(source, Path(source))
+    if not path.is_file():
+        raise FileNotFoundError(f"no such recipe or YAML file: {source}{nearest(source, known)}")
+    return path
+
+
+def read_tree(source: str, seen: tuple[Path, ...] = ()) -> Tree:
+    """A YAML file as a tree, upon that of the recipe which its `base:` names."""
+    path = find(source)
+    if path in seen:
+        raise ValueError(f"{path}: `base` leads back to itself: {' -> '.join(str(step) for step in (*seen, path))}")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: sections such as `train:` are wanted, found a {type(tree).__name__}")
+    base = tree.pop("base", None)
+    return tree if base is None else merge(read_tree(str(base), (*seen, path)), tree)
+
+
+def parse_overrides(overrides: Sequence[str]) -> Tree:
+    """`["train.steps=5", ...]` as a tree; what type the text is read as is up to the field."""
+    tree: Tree = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        section, dot, _ = key.partition(".")
+        if not (equals and dot and section):
+            hint = nearest(key, known_keys({})) if equals else ""
+            form = "an override has the form section.field=value, such as train.steps=1000"
+            raise ValueError(f"{text!r}: {form}{hint}")
+        for name in reversed(key.split(".")[1:]):
+            value = {name: value}  # type: ignore[assignment]
+        tree = merge(tree, {section: _null(value)})
+    return tree
+
+
+def _null(value: Any) -> Any:  # noqa: ANN401
+    if isinstance(value, dict):
+        return {name: _null(part) for name, part in value.items()}
+    return None if value in ("null", "none", "None") else value
+
+
+def merge(below: Tree, above: Tree) -> Tree:
+    """`above` laid over `below`, section by section. A section that becomes of another kind keeps what both kinds know."""
+    merged = dict(below)
+    for name, value in above.items():
+        old = merged.get(name)
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[name] = merge(_of_kind(name, old, value), value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _of_kind(section: str, old: Tree, new: Tree) -> Tree:
+    key, kinds = KINDS.get(section, ("", {}))
+    if new.get(key, old.get(key)) == old.get(key) or new[key] not in kinds:
+        return old
+    return {name: value for name, value in old.items() if name in kinds[new[key]].model_fields}
+
+
+def to_tree(config: BaseModel) -> Tree:
+    tree: Tree = json.loads(config.model_dump_json())
+    return tree
+
+
+def to_yaml(config: BaseModel) -> str:
+    return yaml.safe_dump(to_tree(config), sort_keys=False, default_flow_style=None, width=120)
+
+
+def schema() -> Tree:
+    """The JSON schema by which an editor completes and checks a recipe."""
+    tree = Config.model_json_schema()
+    tree["properties"]["base"] = {"type": "string", "description": "the recipe that this one derives from"}
+    tree["required"] = []
+    return tree
+
+
+def differences(one: Config, other: Config) -> Iterator[tuple[str, Any, Any]]:
+    """(section.field, value in one, value in the other) wherever they differ."""
+    left, right = to_tree(one), to_tree(other)
+    for section in left:
+        for field in {**left[section], **right[section]}:
+            values = left[section].get(field), right[section].get(field)
+            if values[0] != values[1]:
+                yield f"{section}.{field}", *values
+
+
+# ---- one line for what is wrong
+
+EXPLANATIONS = {  # pydantic's type of an error -> what is wanted instead
+    "int_parsing": "a whole number is wanted",
+    "int_type": "a whole number is wanted",
+    "int_from_float": "a whole number is wanted",
+    "float_parsing": "a number is wanted",
+    "float_type": "a number is wanted",
+    "bool_parsing": "true or false is wanted",
+    "bool_type": "true or false is wanted",
+    "string_type": "a text is wanted",
+    "tuple_type": "a list such as [1, 2] is wanted",
+    "dict_type": "a list or a mapping is wanted",
+    "path_type": "a path is wanted",
+    "too_long": "wrong number of values: at most {max_length}, got {actual_length}",
+    "too_short": "wrong number of values: at least {min_length}, got {actual_length}",
+    "literal_error": "must be {expected}",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "missing": "is missing",
+}
+
+
+def explain(error: ValidationError, tree: Tree, source: str, overrides: Sequence[str], *, section: str = "") -> str:
+    """The first error as a line, and how many more there are; `section` is what was checked, if not the whole."""
+    above = (section,) if section else ()
+    errors = [_explain_one({**details, "loc": (*above, *details["loc"])}, tree) for details in error.errors()]
+    lines = list(dict.fromkeys(errors))
+    key = lines[0].partition(":")[0].partition("=")[0]
+    place = "on the command line" if any(text.startswith(key) for text in overrides) else f"in {source}"
+    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+    return f"{lines[0]} ({place}){more}"
+
+
+def _explain_one(details: Any, tree: Tree) -> str:  # noqa: ANN401
+    kind, context = details["type"], details.get("ctx", {})
+    path = _without_kind([str(part) for part in details["loc"]])
+    key = ".".join(path)
+    if kind == "extra_forbidden":
+        return f"{key}: unknown key{nearest(key, known_keys(tree) if '.' in key else list(Config.model_fields))}"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        name, kinds = KINDS[path[0]]
+        value = str(tree[path[0]].get(name, ""))
+        return f"{key}.{name}={value}: unknown {name if path[0] == 'data' else path[0]}{nearest(value, kinds)}"
+    if kind == "missing" and len(path) > 1 and path[-1].isdigit():
+        return f"{'.'.join(path[:-1])}: wrong number of values, at least {int(path[-1]) + 1} are wanted"
+    if kind == "value_error":
+        return f"{key}: {context['error']}"
+    reason = EXPLANATIONS[kind].format(**context) if kind in EXPLANATIONS else details["msg"]
+    return f"{key} is missing" if kind == "missing" else f"{key}={_brief(details['input'])}: {reason}"
+
+
+def _brief(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _without_kind(path: list[str]) -> list[str]:
+    """Leave out what pydantic puts in: the kind of a section, the branches of unions."""
+    if len(path) > 1 and path[0] in KINDS and path[1] in KINDS[path[0]][1]:
+        path = [path[0], *path[2:]]
+    return [part for index, part in enumerate(path) if index < 2 or part.isdigit() or part.isidentifier()]
+
+
+def known_keys(tree: Tree) -> list[str]:
+    """Each `section.field` that this tree, with its kinds of model and data, may have."""
+    keys = list(Config.model_fields)
+    for section, field in Config.model_fields.items():
+        kind = _kind_of(section, tree) if section in KINDS else field.annotation
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            keys += [f"{section}.{name}" for name in kind.model_fields]
+    return keys
+
+
+def _kind_of(section: str, tree: Tree) -> type[Settings] | None:
+    key, kinds = KINDS[section]
+    part = tree.get(section)
+    return kinds.get(str(part.get(key))) if isinstance(part, dict) else None
+
+
+def nearest(word: str, known: Mapping[str, object] | Sequence[str], *, limit: int = 12) -> str:
+    """`; did you mean ...?` with the nearest of the known words, or all of them where none is near and they are few."""
+    names = list(known)
+    ends = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
+    close = ends or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; known: {', '.join(names)}" if len(names) <= limit else ""

@@ -1,0 +1,322 @@
+"""Training augmentation as pure functions: scale, rotate, pad, crop, flip, colour, blur, noise, in this order.
+
+Scaling is crop-first: the crop's window is found before any pixel is touched, and only that window is resampled. The
+result is that of resizing the whole image and cropping it (`resize_then_crop`), up to rounding.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+import PIL.ImageFilter
+from numpy.typing import NDArray
+from pydantic import Field, PositiveInt, model_validator
+
+from atrous.data.label_space import Color
+from atrous.types import Image, Sample, Settings
+
+Pixels = NDArray[Any]  # [H, W, 3] an image, or [H, W] a label or instance map; an image is smoothed, a map is not
+Matrix = NDArray[np.float64]  # [3, 3] on (x, y, 1), or on colours
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+LUMA = np.array([0.299, 0.587, 0.114])  # how bright R, G and B look (ITU-R BT.601)
+
+
+class AugmentConfig(Settings):
+    """Defaults are TensorFlow DeepLab's; semseg's are min_scale 0.5, max_scale 2, scale_step 0, rotate 10, blur 0.5."""
+
+    crop: tuple[PositiveInt, PositiveInt] = (513, 513)  # height, width in pixels
+    min_scale: Factor = 0.5
+    max_scale: Factor = 2.0
+    scale_step: NotNegative = 0.25  # between neighbouring scales; 0: any scale in the range
+    flip: Fraction = 0.5  # probability of mirroring left and right
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0  # largest angle in degrees, either way
+    rotate_probability: Fraction = 0.5
+    brightness: Fraction = 0.0  # the factor is uniform in 1 - value .. 1 + value
+    contrast: Fraction = 0.0  # likewise
+    saturation: Fraction = 0.0  # likewise
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # largest shift in turns, either way
+    blur: Fraction = 0.0  # probability
+    blur_radius: tuple[NotNegative, NotNegative] = (0.5, 1.5)  # smallest, largest standard deviation in pixels
+    noise: Annotated[float, Field(ge=0, le=255)] = 0.0  # standard deviation in grey levels, 0..255
+
+    @model_validator(mode="after")
+    def _ranges_are_sound(self) -> "AugmentConfig":
+        if self.min_scale > self.max_scale:
+            raise ValueError(f"min_scale {self.min_scale} is larger than max_scale {self.max_scale}")
+        if self.blur_radius[0] > self.blur_radius[1]:
+            raise ValueError(f"blur_radius is (smallest, largest), but {self.blur_radius[0]} > {self.blur_radius[1]}")
+        span = self.max_scale - self.min_scale
+        if 0 < span < self.scale_step - 1e-9:
+            raise ValueError(f"scale_step {self.scale_step} must be at most max_scale - min_scale = {span:g}, or 0")
+        return self
+
+
+class Choice(NamedTuple):
+    """What chance decided for one sample."""
+
+    scale: float
+    angle: float  # degrees, counter-clockwise
+    place: tuple[float, float]  # 0 <= y, x < 1: from the topmost to the lowest, the leftmost to the rightmost crop
+    flip: bool
+    brightness: float  # factor
+    contrast: float  # factor
+    saturation: float  # factor
+    hue: float  # turns
+    blur: float  # standard deviation in pixels
+    noise_seed: int
+
+
+class Window(NamedTuple):
+    """The part of a scaled image that is kept, in pixels of the scaled image."""
+
+    scaled: tuple[int, int]  # height, width of the whole image after scaling
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def augment(sample: Sample, config: AugmentConfig, rng: np.random.Generator, *, fill: Color, ignore: int) -> Sample:
+    """A random variation of exactly `config.crop` pixels; padding has the colour `fill`, the label `ignore`, no thing.
+
+    Raises ValueError if the image and its maps differ in size.
+    """
+    _require_same_size(sample)
+    choice = choose(config, rng)
+    sample = scale_and_crop(sample, choice, config.crop, fill, ignore)
+    sample = flip(sample) if choice.flip else sample
+    image = jitter_colors(sample.image, choice.brightness, choice.contrast, choice.saturation, choice.hue)
+    image = add_noise(blur(image, choice.blur), config.noise, np.random.default_rng(choice.noise_seed))
+    return sample._replace(image=image)
+
+
+def choose(config: AugmentConfig, rng: np.random.Generator) -> Choice:
+    """Draws the same numbers whatever the settings, so that one transform's setting doesn't change another's chance."""
+    return Choice(
+        scale=random_scale(config, rng),
+        angle=random_angle(config, rng),
+        place=(rng.random(), rng.random()),
+        flip=rng.random() < config.flip,
+        brightness=1 + config.brightness * rng.uniform(-1, 1),
+        contrast=1 + config.contrast * rng.uniform(-1, 1),
+        saturation=1 + config.saturation * rng.uniform(-1, 1),
+        hue=config.hue * rng.uniform(-1, 1),
+        blur=random_blur(config, rng),
+        noise_seed=int(rng.integers(2**63)),
+    )
+
+
+def random_scale(config: AugmentConfig, rng: np.random.Generator) -> float:
+    """One of the evenly spaced scales from min_scale to max_scale, both included; of all between them with step 0."""
+    chance, span = rng.random(), config.max_scale - config.min_scale
+    if config.scale_step == 0:
+        return config.min_scale + chance * span
+    count = int(span / config.scale_step + 1 + 1e-9)  # 0.2 / 0.1 may be 1.9999999999999998
+    return float(np.linspace(config.min_scale, config.max_scale, count)[int(chance * count)])
+
+
+def random_angle(config: AugmentConfig, rng: np.random.Generator) -> float:
+    """Degrees in -rotate..rotate, with rotate_probability; else 0."""
+    chance, angle = rng.random(), rng.uniform(-1, 1) * config.rotate
+    return angle if chance < config.rotate_probability else 0.0
+
+
+def random_blur(config: AugmentConfig, rng: np.random.Generator) -> float:
+    """A standard deviation within blur_radius, with probability `blur`; else 0."""
+    chance, radius = rng.random(), rng.uniform(*config.blur_radius)
+    return radius if chance < config.blur else 0.0
+
+
+def scale_and_crop(sample: Sample, choice: Choice, crop: tuple[int, int], fill: Color, ignore: int) -> Sample:
+    """Scale, rotate about the centre, pad at the bottom and right, crop: image and maps in one geometry."""
+    window = scaled_window(sample.image.shape[:2], choice.scale, crop, choice.place)
+
+    def cut(pixels: Pixels, outside: int | Color) -> Pixels:
+        return rotate_window(pixels, window, choice.angle, outside) if choice.angle else resample_window(pixels, window)
+
+    return pad_to(_each(sample, cut, fill, ignore), *crop, fill, ignore)
+
+
+def scaled_window(size: tuple[int, ...], scale: float, crop: tuple[int, int], place: tuple[float, float]) -> Window:
+    """Where the crop lies on the scaled image; `place` (y, x), 0 <= place < 1, gives all positions equal chance."""
+    height, width = (max(1, int(side * scale)) for side in size)
+    kept = min(crop[0], height), min(crop[1], width)
+    top, left = int(place[0] * (height - kept[0] + 1)), int(place[1] * (width - kept[1] + 1))
+    return Window((height, width), top, left, *kept)
+
+
+def resample_window(pixels: Pixels, window: Window) -> Pixels:
+    """`resize_then_crop` at the cost of the crop: bilinear and antialiased for an image, nearest for a map."""
+    if pixels.shape[:2] == window.scaled:
+        return _slice(pixels, window).copy()
+    return _resample_image(pixels, window) if pixels.ndim == 3 else _resample_map(pixels, window)
+
+
+def resize_then_crop(pixels: Pixels, window: Window) -> Pixels:
+    """The slow, obvious `resample_window`."""
+    height, width = window.scaled
+    resample = PIL.Image.Resampling.BILINEAR if pixels.ndim == 3 else PIL.Image.Resampling.NEAREST
+    return _slice(np.array(PIL.Image.fromarray(pixels).resize((width, height), resample)), window)
+
+
+def rotate_window(pixels: Pixels, window: Window, angle: float, outside: int | Color) -> Pixels:
+    """The window of the image scaled, then turned about its centre by `angle` degrees counter-clockwise, size kept.
+
+    One affine sampling does it all, but for an image that shrinks: what the window sees is shrunk first, antialiased.
+    """
+    image = pixels.ndim == 3
+    grid = _smaller(pixels.shape[:2], window.scaled) if image else (pixels.shape[0], pixels.shape[1])
+    matrix = _window_to_grid(window, angle, grid)
+    part = _seen(matrix, window, grid)
+    matrix = _shift(-part.left, -part.top) @ matrix
+    return np.array(
+        PIL.Image.fromarray(resample_window(pixels, part)).transform(
+            (window.width, window.height),
+            PIL.Image.Transform.AFFINE,
+            tuple(matrix[:2].ravel()),
+            PIL.Image.Resampling.BILINEAR if image else PIL.Image.Resampling.NEAREST,
+            fillcolor=outside,
+        )
+    )
+
+
+def pad_to(sample: Sample, height: int, width: int, fill: Color, ignore: int) -> Sample:
+    """At least `height` x `width`: what is missing is added at the bottom and right, as in the originals."""
+
+    def pad(pixels: Pixels, outside: int | Color) -> Pixels:
+        rows, columns = pixels.shape[:2]
+        if rows >= height and columns >= width:
+            return pixels
+        canvas = np.empty((max(rows, height), max(columns, width), *pixels.shape[2:]), pixels.dtype)
+        canvas[:rows, :columns] = pixels
+        canvas[rows:], canvas[:rows, columns:] = outside, outside
+        return canvas
+
+    return _each(sample, pad, fill, ignore)
+
+
+def flip(sample: Sample) -> Sample:
+    """Left becomes right."""
+    return _each(sample, lambda pixels, _: np.ascontiguousarray(pixels[:, ::-1]), (0, 0, 0), 0)
+
+
+def jitter_colors(
+    image: Image, brightness: float = 1.0, contrast: float = 1.0, saturation: float = 1.0, hue: float = 0.0
+) -> Image:
+    """Three factors and a shift in turns, as one linear map of colours that is clipped once.
+
+    Contrast is kept about the image's mean grey, saturation about each pixel's own grey; hue turns colours about the
+    grey axis: a third of a turn makes red green.
+    """
+    if (brightness, contrast, saturation, hue) == (1, 1, 1, 0):
+        return image
+    mean = brightness * float(image.reshape(-1, 3).mean(0) @ LUMA)
+    matrix = brightness * contrast * _turn_hue(hue) @ _saturate(saturation)
+    rows = np.column_stack([matrix, np.full(3, mean * (1 - contrast))])  # [3, 4]
+    return np.array(PIL.Image.fromarray(image).convert("RGB", tuple(rows.ravel())))
+
+
+def blur(image: Image, radius: float) -> Image:
+    """Gaussian of standard deviation `radius` in pixels; 0 leaves the image alone."""
+    return np.array(PIL.Image.fromarray(image).filter(PIL.ImageFilter.GaussianBlur(radius))) if radius else image
+
+
+def add_noise(image: Image, sigma: float, rng: np.random.Generator) -> Image:
+    """Gaussian, of standard deviation `sigma` in grey levels, drawn for each pixel and colour; clipped to 0..255."""
+    if sigma == 0:
+        return image
+    noisy = image + np.float32(sigma) * rng.standard_normal(image.shape, dtype=np.float32)
+    return noisy.round().clip(0, 255).astype(np.uint8)
+
+
+def _each(sample: Sample, change: Callable[[Pixels, int | Color], Pixels], fill: Color, ignore: int) -> Sample:
+    """`change` what the sample has of image, labels and things, each with the value that stands for nothing there."""
+    return sample._replace(
+        image=change(sample.image, fill),
+        semantic=None if sample.semantic is None else change(sample.semantic, ignore),
+        instance=None if sample.instance is None else change(sample.instance, 0),
+    )
+
+
+def _require_same_size(sample: Sample) -> None:
+    height, width = sample.image.shape[:2]
+    for what, labels in (("label map", sample.semantic), ("instance map", sample.instance)):
+        if labels is not None and labels.shape != (height, width):
+            size = " x ".join(map(str, labels.shape))
+            raise ValueError(f"{sample.name}: the {what} is {size}, the image {height} x {width}; they must be equal")
+
+
+def _slice(pixels: Pixels, window: Window) -> Pixels:
+    return pixels[window.top : window.top + window.height, window.left : window.left + window.width]
+
+
+def _resample_image(image: Image, window: Window) -> Image:
+    rows, top, bottom = _source_span(image.shape[0], window.scaled[0], window.top, window.height)
+    columns, left, right = _source_span(image.shape[1], window.scaled[1], window.left, window.width)
+    part = PIL.Image.fromarray(image[rows, columns])
+    size = (window.width, window.height)
+    return np.array(part.resize(size, PIL.Image.Resampling.BILINEAR, box=(left, top, right, bottom)))
+
+
+def _source_span(side: int, scaled: int, start: int, length: int) -> tuple[slice, float, float]:
+    """The source pixels that reach into `length` scaled ones, and where exactly these begin and end among them."""
+    first, last = start * side / scaled, (start + length) * side / scaled
+    reach = math.ceil(max(1, side / scaled))  # the triangle's half width: it widens on shrinking
+    span = slice(max(0, math.floor(first) - reach), min(side, math.ceil(last) + reach))
+    return span, first - span.start, last - span.start
+
+
+def _resample_map(labels: Pixels, window: Window) -> Pixels:
+    rows = _nearest(labels.shape[0], window.scaled[0], window.top, window.height)
+    columns = _nearest(labels.shape[1], window.scaled[1], window.left, window.width)
+    return labels.take(rows, axis=0).take(columns, axis=1)
+
+
+def _nearest(side: int, scaled: int, start: int, length: int) -> NDArray[np.int64]:
+    """The source pixel under each scaled pixel's centre, in whole numbers: centres often lie exactly on borders."""
+    return (2 * np.arange(start, start + length) + 1) * side // (2 * scaled)
+
+
+def _smaller(size: tuple[int, ...], other: tuple[int, int]) -> tuple[int, int]:
+    return min(size[0], other[0]), min(size[1], other[1])
+
+
+def _window_to_grid(window: Window, angle: float, grid: tuple[int, int]) -> Matrix:
+    """From (x, y) in the window to the point of the unturned image that it shows, on a grid of the size given."""
+    height, width = window.scaled
+    cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    about_center = _shift(width / 2, height / 2) @ turn @ _shift(window.left - width / 2, window.top - height / 2)
+    to_grid = np.diag([grid[1] / width, grid[0] / height, 1.0])
+    return np.asarray(to_grid @ about_center)
+
+
+def _shift(x: float, y: float) -> Matrix:
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], dtype=np.float64)
+
+
+def _seen(matrix: Matrix, window: Window, grid: tuple[int, int]) -> Window:
+    """The part of the grid that bounds what the window shows, with two pixels' margin; never empty."""
+    right, bottom = window.width, window.height
+    corners = matrix @ np.array([[0, right, 0, right], [0, 0, bottom, bottom], [1, 1, 1, 1]])
+    low, high = np.floor(corners.min(1)).astype(int) - 2, np.ceil(corners.max(1)).astype(int) + 2
+    left, top = (int(np.clip(low[axis], 0, grid[1 - axis] - 1)) for axis in (0, 1))
+    right, bottom = (int(np.clip(high[axis], 1, grid[1 - axis])) for axis in (0, 1))
+    return Window(grid, top, left, max(1, bottom - top), max(1, right - left))
+
+
+def _saturate(factor: float) -> Matrix:
+    return np.asarray(factor * np.eye(3) + (1 - factor) * LUMA)
+
+
+def _turn_hue(turns: float) -> Matrix:
+    """Rodrigues' rotation about (1, 1, 1)."""
+    angle = 2 * math.pi * turns
+    cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
+    return np.asarray(math.cos(angle) * np.eye(3) + math.sin(angle) * cross + (1 - math.cos(angle)) / 3)

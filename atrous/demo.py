@@ -1,0 +1,59 @@
+"""`atrous demo`: the whole way, from drawn scenes to a page to look at."""
+
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image as PILImage
+from rich.console import Console
+
+from atrous import config as configs
+from atrous import data, evaluate, predict, run_folder, train
+from atrous.config import Config
+from atrous.files import write_atomically
+from atrous.run_folder import RunFolder
+
+RECIPE = "synthetic/demo"
+NUM_NEW = 6  # scenes to predict that are in neither split
+
+
+def run(out: Path, *, device: str | None = None, console: Console | None = None) -> None:
+    """Train, measure on unseen scenes, predict, report. A run that `out` holds already is gone on with."""
+    console = console or Console()
+    config = configs.load(RECIPE)
+    folder = RunFolder(out)
+    if folder.is_saved and not is_same(folder, config):
+        console.print(f"{out} holds a run of other settings: removing it")
+        run_folder.remove(folder)
+    console.rule("1 of 3  train a small model on drawn street scenes")
+    train.train(config, out, resume=folder.is_saved, device=device, workers=2, console=console)
+    console.rule("2 of 3  measure the best model on scenes that it has not seen")
+    found = evaluate.run(folder.best, json_path=out / "metrics.json", device=device, workers=2, console=console)
+    console.rule("3 of 3  segment new scenes")
+    draw_new(config, out / "images")
+    predict.run(folder.best, [str(out / "images")], out, device=device, console=console)
+    console.print(
+        f"\nmIoU {found['miou']:.3f} on {found['images']} unseen scenes. Look at\n"
+        f"  {folder.report}  curves, classes, best and worst scenes\n"
+        f"  {out / 'overlays'}  new scenes with what the model saw in them\n"
+        f"and then train on images of your own: README.md",
+        highlight=False,
+    )
+
+
+def is_same(folder: RunFolder, config: Config) -> bool:
+    try:
+        stored = configs.check(run_folder.read_yaml(folder.config), source=str(folder.config))
+    except ValueError:
+        return False
+    return stored == config
+
+
+def draw_new(config: Config, folder: Path) -> None:
+    """Write scenes from beyond the end of the validation split."""
+    first = len(data.samples(config.data, config.data.val))
+    more = config.data.model_copy(update={"num_val": first + NUM_NEW})
+    samples = data.samples(more, more.val)
+    for index in range(first, first + NUM_NEW):
+        buffer = BytesIO()
+        PILImage.fromarray(samples[index].image).save(buffer, "PNG")
+        write_atomically(folder / f"{samples[index].name}.png", buffer.getvalue())

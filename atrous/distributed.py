@@ -1,0 +1,72 @@
+"""One process or many: PyTorch's own engine, started by `torchrun`, behind a few small functions."""
+
+import os
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+T = TypeVar("T")
+
+
+class World(NamedTuple):
+    rank: int  # 0 writes files and prints
+    size: int
+    device: torch.device
+
+
+def join(device: str | None = None) -> World:
+    """Enter the process group that `torchrun` describes in the environment, or be the only process.
+
+    `device` None takes a GPU where there is one. Raises ValueError for a device that this machine has not.
+    """
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if size > 1 and not distributed.is_initialized():
+        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return World(rank, size, chosen)
+
+
+def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: no such device; cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: this PyTorch ({torch.__version__}) sees no CUDA GPU")
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", local_rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def sum_over_processes(tensor: Tensor) -> Tensor:
+    """The sum over all processes, on each of them; `tensor` itself where there is only one."""
+    if distributed.is_initialized():
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    return bool(sum_over_processes(torch.tensor(int(flag), device=device)))
+
+
+def gather(items: list[T]) -> list[T]:
+    """The items of all processes, on each of them."""
+    if not distributed.is_initialized():
+        return items
+    lists: list[list[T]] = [[] for _ in range(distributed.get_world_size())]
+    distributed.all_gather_object(lists, items)
+    return [item for part in lists for item in part]
+
+
+def wait() -> None:
+    """Hold each process until all are here: what rank 0 wrote before can be read after."""
+    if distributed.is_initialized():
+        distributed.barrier()

@@ -1,0 +1,114 @@
+"""Convolution, batch norm and activation, with the padding rules of the originals by name."""
+
+import math
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Padding = Literal["same", "symmetric"]  # TensorFlow's, from the input's size | the same on each side, whatever the size
+Activation = Literal["relu", "relu6", "none"]
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
+
+
+class Norm(NamedTuple):
+    """A batch norm's numbers. Weights mean something only with the `eps` that they were trained with."""
+
+    eps: float = 1e-5
+    momentum: float = 0.1  # PyTorch's: one minus what TensorFlow calls decay
+
+
+# TensorFlow's fused batch norm lifts the heads' 1e-5 to 1.001e-5. With its decay of 0.9997 the running statistics are
+# of use after some 10 000 steps only; 0.95, which its ResNets have, suits short runs as well.
+HEAD_NORM = Norm(eps=1.001e-5, momentum=0.05)
+
+
+def same_padding(size: int, kernel: int, stride: int, rate: int) -> tuple[int, int]:
+    """Zeros before and after `size` pixels by TensorFlow's SAME: (0, 1) for a 3x3 at stride 2 on even sizes."""
+    extent = rate * (kernel - 1) + 1
+    steps = -(-size // stride)
+    total = max((steps - 1) * stride + extent - size, 0)
+    return total // 2, total - total // 2
+
+
+class Conv(nn.Conv2d):
+    """A convolution without bias, its weights drawn by He et al. (arXiv:1502.01852) from its fan-out."""
+
+    def __init__(
+        self, inp: int, out: int, kernel: int, *, stride: int, rate: int, groups: int, padding: Padding
+    ) -> None:
+        self.sized = padding == "same" and (stride > 1 or kernel % 2 == 0)  # else SAME is symmetric for every size
+        around = 0 if self.sized else (rate * (kernel - 1) + 1) // 2
+        super().__init__(inp, out, kernel, stride, around, rate, groups, bias=False)
+
+    def reset_parameters(self) -> None:
+        fan_out = self.weight[0, 0].numel() * self.out_channels // self.groups
+        nn.init.normal_(self.weight, std=math.sqrt(2 / fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, K, h, w]
+        if not self.sized:
+            return super().forward(x)
+        pads = [
+            same_padding(size, self.kernel_size[axis], self.stride[axis], self.dilation[axis])
+            for axis, size in enumerate(x.shape[-2:])
+        ]
+        # Where SAME asks for one more zero behind than before, a whole step more on both sides, dropped again, is up to
+        # four times as fast as F.pad, which copies the input.
+        spare = [after - before for before, after in pads]
+        around = [before + more * step for (before, _), more, step in zip(pads, spare, self.stride, strict=True)]
+        y = F.conv2d(x, self.weight, None, self.stride, around, self.dilation, self.groups)
+        return y[..., spare[0] :, spare[1] :]
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution (`conv`), batch norm (`norm`), activation."""
+
+    def __init__(
+        self,
+        inp: int,
+        out: int,
+        kernel: int = 1,
+        *,
+        norm: Norm,
+        stride: int = 1,
+        rate: int = 1,
+        groups: int = 1,
+        act: Activation = "relu",
+        padding: Padding = "symmetric",
+    ) -> None:
+        super().__init__()
+        self.conv = Conv(inp, out, kernel, stride=stride, rate=rate, groups=groups, padding=padding)
+        self.norm = nn.BatchNorm2d(out, eps=norm.eps, momentum=norm.momentum)
+        if act != "none":
+            self.act = ACTIVATIONS[act](inplace=True)
+
+
+class SeparableConv(nn.Sequential):
+    """A depthwise convolution (`depthwise`), then a 1x1 (`pointwise`), each with its batch norm and activation."""
+
+    def __init__(
+        self,
+        inp: int,
+        out: int,
+        kernel: int = 3,
+        *,
+        norm: Norm,
+        stride: int = 1,
+        rate: int = 1,
+        act: Activation = "relu",
+        padding: Padding = "symmetric",
+    ) -> None:
+        super().__init__()
+        self.depthwise = ConvNorm(
+            inp, inp, kernel, norm=norm, stride=stride, rate=rate, groups=inp, act=act, padding=padding
+        )
+        self.pointwise = ConvNorm(inp, out, norm=norm, act=act)
+
+
+def classifier(inp: int, num_classes: int) -> nn.Conv2d:
+    """The 1x1 convolution that makes logits: small weights, bias 0, so that training starts with all classes alike."""
+    conv = nn.Conv2d(inp, num_classes, 1)
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+    return conv

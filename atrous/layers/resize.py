@@ -1,0 +1,21 @@
+"""Bilinear resizing, with the conventions of the originals by name."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+Convention = Literal["aligned_corners", "half_pixel"]
+# aligned_corners: the middles of the corner pixels coincide (TensorFlow DeepLab, semseg)
+# half_pixel: the outer edges of the corner pixels coincide (TensorFlow 2, OpenCV)
+
+
+def resize(x: Tensor, size: Sequence[int], convention: Convention = "aligned_corners") -> Tensor:
+    """`x` [B, K, h, w] at `size` (height, width); a map that has this size already, or one pixel, is not copied."""
+    height, width = size
+    if tuple(x.shape[-2:]) == (height, width):
+        return x
+    if tuple(x.shape[-2:]) == (1, 1):
+        return x.expand(-1, -1, height, width)
+    return F.interpolate(x, (height, width), mode="bilinear", align_corners=convention == "aligned_corners")

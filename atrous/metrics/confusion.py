@@ -1,0 +1,40 @@
+"""Mean intersection over union and the accuracies, from one matrix that adds up over images and processes."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from atrous.ops import confusion_counts
+
+
+class Scores(NamedTuple):
+    miou: float  # over the classes that occur in truth or prediction; 0 where none does
+    iou: tuple[float | None, ...]  # by class; None: neither in truth nor in prediction
+    accuracy: tuple[float | None, ...]  # by class, the part of its pixels found; None: not in the truth
+    pixel_accuracy: float
+    mean_accuracy: float  # over the classes in the truth
+    pixels: tuple[int, ...]  # by class, in the truth
+
+
+def statistic(prediction: Tensor, truth: Tensor, num_classes: int, *, ignore: int = 255) -> Tensor:
+    """What is added over images and processes, then reported: [C, C] int64, rows truth, columns prediction."""
+    return confusion_counts(prediction, truth, num_classes, ignore=ignore)
+
+
+def report(total: Tensor) -> Scores:
+    """The scores of all pixels together; as in `tf.metrics.mean_iou`, a class only predicted is a 0 in the mean."""
+    hits = total.diagonal().tolist()
+    truth, predicted = total.sum(1).tolist(), total.sum(0).tolist()
+    union = [a + b - both for a, b, both in zip(truth, predicted, hits, strict=True)]
+    iou, accuracy = _ratios(hits, union), _ratios(hits, truth)
+    pixel_accuracy = sum(hits) / max(sum(truth), 1)
+    return Scores(_mean(iou), iou, accuracy, pixel_accuracy, _mean(accuracy), tuple(truth))
+
+
+def _ratios(parts: list[int], wholes: list[int]) -> tuple[float | None, ...]:
+    return tuple(part / whole if whole else None for part, whole in zip(parts, wholes, strict=True))
+
+
+def _mean(values: tuple[float | None, ...]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / max(len(known), 1)

@@ -1,0 +1,288 @@
+"""Logits brought to the size of the image and used up at once, so that [B, C, H, W] never stands in memory.
+
+Bilinear upsampling is two small matrix products, over columns and over rows, and its adjoint the same two transposed. A
+tile of the large map is made, reduced while it lies in the cache to what is wanted (losses and their gradient, or
+classes), and forgotten. The products obey `torch.set_float32_matmul_precision`.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from itertools import pairwise, product
+from threading import Barrier
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
+from torch.nn import functional as F
+
+TILE_BYTES = {"cpu": 1 << 20, "cuda": 256 << 20}  # a core's own cache; enough to keep a GPU busy
+TILE_COLUMNS = 256  # at least, where the map has them: long runs for the vector units
+SMALLEST_DIVISOR = 1e-5  # the original's: no pixel, no loss
+UNCOUNTED = -100  # PyTorch's own mark of an ignored target
+
+T = TypeVar("T")
+
+
+class Band(NamedTuple):
+    """Neighbouring rows (or columns) of the large map, and those of the small map that they are mixed from."""
+
+    large: slice
+    small: slice
+    mix: Tensor  # [large, small], each row sums to one
+
+
+class Tile(NamedTuple):
+    image: int
+    rows: Band
+    columns: Band
+
+    @property
+    def small(self) -> tuple[int, slice, slice, slice]:
+        """Its place in [B, C, h, w]."""
+        return self.image, slice(None), self.rows.small, self.columns.small
+
+    @property
+    def large(self) -> tuple[int, slice, slice]:
+        """Its place in [B, H, W]."""
+        return self.image, self.rows.large, self.columns.large
+
+
+class _KnownGradient(Function):
+    """A scalar whose gradient was found along with its value."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(gradient)
+        ctx.dtype = logits.dtype
+        return loss.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        (gradient,) = ctx.saved_tensors
+        return (gradient * upstream).to(ctx.dtype), None, None
+
+
+def upsample_cross_entropy(
+    logits: Tensor,  # [B, C, h, w]
+    labels: Tensor,  # [B, H, W], any integer type
+    *,
+    ignore: int = 255,
+    weights: Tensor | None = None,  # [C]
+    top_k: float = 1.0,
+    align_corners: bool = True,
+    normalizer: Tensor | float | None = None,
+) -> Tensor:
+    """TensorFlow DeepLab's loss at the size of the labels: weighted cross entropies, summed over all pixels that count
+    and divided by their number, not by their weights.
+
+    `top_k` below one keeps the int(top_k * B * H * W) hardest pixels and divides by those of them whose loss isn't zero
+    (hard example mining). `normalizer` takes the divisor's place, for sums over processes and accumulated steps.
+    A label outside 0..C-1 counts as little as an ignored one; to refuse it is up to the reader of the data.
+    Float32 inside and out (float64 for float64), finite logits, differentiable once and in the logits only.
+    Raises ValueError for shapes that don't fit each other and for `top_k` outside (0, 1].
+    """
+    _require_fit(logits, labels, weights, top_k)
+    wanted = torch.is_grad_enabled() and logits.requires_grad
+    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+        small = logits.detach().to(_precision(logits))
+        target = _target(labels, logits.shape[1], ignore)
+        weight = _weigh(target, weights, small)
+        if top_k < 1:
+            weight, count = _hardest(_entropy(small, target, None, align_corners)[0], weight, top_k)
+        else:
+            count = (target != UNCOUNTED).sum()
+        share = weight / _divisor(count if normalizer is None else normalizer, small)
+        entropy, gradient = _entropy(small, target, share if wanted else None, align_corners)
+        loss = (entropy * share).sum()
+    return cast(Tensor, _KnownGradient.apply(logits, loss, gradient)) if wanted else loss  # type: ignore[no-untyped-call]
+
+
+def upsample_cross_entropy_reference(
+    logits: Tensor,  # [B, C, h, w]
+    labels: Tensor,  # [B, H, W]
+    *,
+    ignore: int = 255,
+    weights: Tensor | None = None,  # [C]
+    top_k: float = 1.0,
+    align_corners: bool = True,
+    normalizer: Tensor | float | None = None,
+) -> Tensor:
+    """`upsample_cross_entropy` the plain way, with all of [B, C, H, W] in memory."""
+    _require_fit(logits, labels, weights, top_k)
+    full = _resize(logits.to(_precision(logits)), (labels.shape[1], labels.shape[2]), align_corners)
+    target = _target(labels, logits.shape[1], ignore)
+    weight = None if weights is None else weights.to(full)
+    losses = F.cross_entropy(full, target, weight, reduction="none", ignore_index=UNCOUNTED)  # [B, H, W]
+    count = (target != UNCOUNTED).sum()
+    if top_k < 1:
+        losses = losses.flatten().topk(int(top_k * target.numel())).values
+        count = (losses != 0).sum()
+    return losses.sum() / _divisor(count if normalizer is None else normalizer, full)
+
+
+def upsample_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: bool = True) -> Tensor:
+    """The class of every pixel at `size` (height, width): [B, H, W], uint8 up to 256 classes and int32 beyond.
+
+    Of equal logits the lowest class wins. `logits` is [B, C, h, w], finite; computed in float32 (float64 for float64).
+    """
+    batch, num_classes = logits.shape[:2]
+    classes = torch.empty((batch, *size), dtype=_class_type(num_classes), device=logits.device)
+    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+        small = logits.detach().to(_precision(logits))
+        rank = torch.arange(num_classes - 1, -1, -1).to(small)[:, None]  # [C, 1]
+        tiles = _tiles(small, size, align_corners)
+        for tile, piece in zip(tiles, _each(partial(_tile_argmax, small, rank), tiles), strict=True):
+            classes[tile.large] = piece
+    return classes
+
+
+def upsample_argmax_reference(logits: Tensor, size: tuple[int, int], *, align_corners: bool = True) -> Tensor:
+    """`upsample_argmax` the plain way, with all of [B, C, H, W] in memory."""
+    full = _resize(logits.to(_precision(logits)), size, align_corners)
+    return full.argmax(1).to(_class_type(logits.shape[1]))
+
+
+def _entropy(small: Tensor, target: Tensor, share: Tensor | None, align_corners: bool) -> tuple[Tensor, Tensor]:
+    """Cross entropy of each pixel [B, H, W] and the gradient of their sum weighted by `share`; zeros without it."""
+    entropy = torch.empty(target.shape, dtype=small.dtype, device=small.device)
+    gradient = torch.zeros_like(small)  # [B, C, h, w]
+    tiles = _tiles(small, (target.shape[1], target.shape[2]), align_corners)
+    for tile, (values, slope) in zip(tiles, _each(partial(_tile_entropy, small, target, share), tiles), strict=True):
+        entropy[tile.large] = values
+        if slope is not None:
+            gradient[tile.small] += slope
+    return entropy, gradient
+
+
+def _tile_entropy(small: Tensor, target: Tensor, share: Tensor | None, tile: Tile) -> tuple[Tensor, Tensor | None]:
+    scores = _upsample(small, tile)
+    label = target[tile.large].clamp(min=0)[:, None]  # [rows, 1, columns]
+    scores -= scores.amax(1, keepdim=True)
+    chosen = scores.gather(1, label)
+    total = scores.exp_().sum(1, keepdim=True)
+    entropy = (total.log() - chosen)[:, 0]
+    if share is None:
+        return entropy, None
+    part = share[tile.large][:, None]
+    scores.mul_(part / total).scatter_add_(1, label, -part)
+    return entropy, _fold(scores, tile)
+
+
+def _tile_argmax(small: Tensor, rank: Tensor, tile: Tile) -> Tensor:
+    """The winner by its rank from the last: many times faster than `argmax`, as the classes don't lie side by side."""
+    scores = _upsample(small, tile)
+    best = scores.eq_(scores.amax(1, keepdim=True)).mul_(rank).amax(1)
+    return (len(rank) - 1 - best).to(_class_type(len(rank)))
+
+
+def _each(function: Callable[[Tile], T], tiles: list[Tile]) -> Iterable[T]:
+    """`function` of every tile, in order. On a CPU a thread has a tile to itself: sharing one, threads mostly wait."""
+    threads = torch.get_num_threads()
+    if tiles[0].rows.mix.device.type != "cpu" or threads == 1:
+        return map(function, tiles)
+    return _workers(threads, os.getpid()).map(function, tiles)
+
+
+@cache
+def _workers(count: int, process: int) -> ThreadPoolExecutor:
+    """`count` threads, each of which computes alone. Keyed by the process, since a fork leaves threads behind."""
+    pool = ThreadPoolExecutor(count, "upsample", initializer=torch.set_num_threads, initargs=(1,))
+    together = Barrier(count)
+    list(pool.map(lambda _: together.wait(), range(count)))  # every thread is there
+    torch.set_num_threads(count)  # the setting is each thread's own, but new threads inherit the last one made
+    return pool
+
+
+def _upsample(small: Tensor, tile: Tile) -> Tensor:
+    """The tile of the large map: [rows, C, columns], so that every step works on long vectors."""
+    patch = small[tile.small].transpose(0, 1)  # [h', C, w']
+    wide = patch @ tile.columns.mix.T  # [h', C, columns]
+    return (tile.rows.mix @ wide.flatten(1)).view(-1, *wide.shape[1:])
+
+
+def _fold(gradient: Tensor, tile: Tile) -> Tensor:
+    """The adjoint of `_upsample`: [C, h', w']."""
+    wide = (tile.rows.mix.T @ gradient.flatten(1)).view(-1, *gradient.shape[1:])  # [h', C, columns]
+    return (wide @ tile.columns.mix).transpose(0, 1)
+
+
+def _tiles(small: Tensor, size: tuple[int, int], align_corners: bool) -> list[Tile]:
+    """The large map in pieces of at most about TILE_BYTES each."""
+    batch, num_classes, *grid = small.shape
+    pixels = TILE_BYTES.get(small.device.type, TILE_BYTES["cuda"]) // (num_classes * small.element_size())
+    columns = min(size[1], max(TILE_COLUMNS, math.isqrt(pixels)))
+    lengths = (max(1, pixels // columns), columns)
+    rows, columns_ = (_bands(*axis, align_corners, small) for axis in zip(grid, size, lengths, strict=True))
+    return [Tile(*parts) for parts in product(range(batch), rows, columns_)]
+
+
+def _bands(small: int, large: int, longest: int, align_corners: bool, like: Tensor) -> list[Band]:
+    """One axis in even pieces no longer than `longest`."""
+    count = math.ceil(large / longest)
+    edges = [round(large * number / count) for number in range(count + 1)]
+    return [_band(small, large, slice(*ends), align_corners, like) for ends in pairwise(edges)]
+
+
+def _band(small: int, large: int, piece: slice, align_corners: bool, like: Tensor) -> Band:
+    step = (small - 1) / max(large - 1, 1) if align_corners else small / large
+    start = 0.0 if align_corners else step / 2 - 0.5
+    first, last = (min(max(start + step * end, 0.0), small - 1.0) for end in (piece.start, piece.stop - 1))
+    near = slice(math.floor(first), math.ceil(last) + 1)
+    index = torch.arange(piece.start, piece.stop, dtype=torch.float64, device=like.device)
+    position = (start + step * index).clamp(0, small - 1)
+    distance = (position[:, None] - torch.arange(near.start, near.stop, device=like.device)).abs()
+    return Band(piece, near, (1 - distance).clamp(min=0).to(like.dtype))
+
+
+def _target(labels: Tensor, num_classes: int, ignore: int) -> Tensor:
+    """The labels as int64 with UNCOUNTED for all that isn't to count; compared as int64, since uint8 wraps at 256."""
+    target = labels.long()
+    return target.where((target != ignore) & (target >= 0) & (target < num_classes), UNCOUNTED)
+
+
+def _weigh(target: Tensor, weights: Tensor | None, like: Tensor) -> Tensor:
+    """What each pixel's cross entropy counts for: [B, H, W]."""
+    counted = (target != UNCOUNTED).to(like)
+    return counted if weights is None else counted * weights.to(like)[target.clamp(min=0)]
+
+
+def _hardest(entropy: Tensor, weight: Tensor, top_k: float) -> tuple[Tensor, Tensor]:
+    """`weight` where the weighted entropy is among the largest, zero elsewhere; and how many of them aren't zero."""
+    losses = (entropy * weight).flatten()
+    values, index = losses.topk(int(top_k * losses.numel()), sorted=False)
+    kept = torch.zeros_like(losses).index_fill_(0, index, 1).view_as(weight)
+    return weight * kept, (values != 0).sum()
+
+
+def _divisor(count: Tensor | float, like: Tensor) -> Tensor:
+    return torch.as_tensor(count).to(like).clamp(min=SMALLEST_DIVISOR)
+
+
+def _precision(logits: Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def _class_type(num_classes: int) -> torch.dtype:
+    return torch.uint8 if num_classes <= 256 else torch.int32
+
+
+def _resize(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    return F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
+
+
+def _require_fit(logits: Tensor, labels: Tensor, weights: Tensor | None, top_k: float) -> None:
+    if labels.dim() != 3 or logits.dim() != 4 or len(labels) != len(logits):
+        raise ValueError(
+            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} don't fit: [B, C, h, w] and [B, H, W] would"
+        )
+    if weights is not None and weights.shape != (logits.shape[1],):
+        raise ValueError(
+            f"weights of shape {tuple(weights.shape)} for {logits.shape[1]} classes: there must be one a class"
+        )
+    if not 0 < top_k <= 1:
+        raise ValueError(f"top_k is {top_k}: it is the share of pixels to keep, above 0 and at most 1")

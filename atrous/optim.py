@@ -1,0 +1,106 @@
+"""Parameter groups, optimisers and learning-rate schedules; a schedule is a pure function of the step."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import nn
+
+from atrous.types import Settings
+
+
+class OptimConfig(Settings):
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: PositiveFloat = 0.007
+    momentum: NonNegativeFloat = 0.9  # sgd
+    nesterov: bool = False  # sgd
+    betas: tuple[float, float] = (0.9, 0.999)  # adamw
+    weight_decay: NonNegativeFloat = 4e-5
+    decay_norms: bool = False  # the originals never decay the scales and shifts of a normalisation ...
+    decay_biases: bool = False  # ... nor biases (TensorFlow); semseg decays all
+    decay_depthwise: bool = False  # TF: depthwise kernels are not decayed
+    head_lr: PositiveFloat = 1.0  # times `lr`, for all that is not the backbone; 10 in PSPNet
+    clip_norm: PositiveFloat | None = None
+
+    schedule: Literal["poly", "step", "cosine", "constant"] = "poly"
+    power: PositiveFloat = 0.9  # poly
+    step_size: PositiveInt = 2000  # step: every so many steps ...
+    step_factor: PositiveFloat = 0.1  # ... the rate is multiplied by this
+    end_lr: NonNegativeFloat = 0.0  # poly, cosine
+    decay_steps: PositiveInt | None = None  # poly, cosine: None: until the last step
+    warmup: Literal["linear", "slow_start"] = "linear"  # slow_start: `warmup_lr` all along, as TF DeepLab
+    warmup_steps: NonNegativeInt = 0
+    warmup_lr: NonNegativeFloat = 1e-4
+
+
+def poly(config: OptimConfig, step: int, span: int) -> float:
+    left = 1 - min(step, span) / span
+    return float(config.end_lr + (config.lr - config.end_lr) * left**config.power)
+
+
+def step_down(config: OptimConfig, step: int, span: int) -> float:
+    return float(config.lr * config.step_factor ** (step // config.step_size))
+
+
+def cosine(config: OptimConfig, step: int, span: int) -> float:
+    swing = (1 + math.cos(math.pi * min(step, span) / span)) / 2
+    return config.end_lr + (config.lr - config.end_lr) * swing
+
+
+def constant(config: OptimConfig, step: int, span: int) -> float:
+    return config.lr
+
+
+SCHEDULES: dict[str, Callable[[OptimConfig, int, int], float]] = {
+    "poly": poly,
+    "step": step_down,
+    "cosine": cosine,
+    "constant": constant,
+}
+
+
+def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
+    """The rate of step 0..steps-1; the schedule proper begins, at step 0 of its own, where the warm-up ends."""
+    if step < config.warmup_steps:
+        progress = 0.0 if config.warmup == "slow_start" else step / config.warmup_steps
+        return config.warmup_lr + (config.lr - config.warmup_lr) * progress
+    span = config.decay_steps or max(steps - config.warmup_steps, 1)
+    return SCHEDULES[config.schedule](config, step - config.warmup_steps, span)
+
+
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
+    """The trainable parameters by (learning-rate factor, weight decay); each group holds its factor as `lr_factor`."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for module_name, module in model.named_modules():
+        factor = 1.0 if module_name.split(".")[0] == "backbone" else config.head_lr
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                decay = config.weight_decay if _is_decayed(module, name, config) else 0.0
+                groups.setdefault((factor, decay), []).append(parameter)
+    return [
+        {"params": params, "lr": config.lr * factor, "lr_factor": factor, "weight_decay": decay}
+        for (factor, decay), params in groups.items()
+    ]
+
+
+def _is_decayed(module: nn.Module, name: str, config: OptimConfig) -> bool:
+    if isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm):
+        return config.decay_norms
+    if name == "bias":
+        return config.decay_biases
+    is_depthwise = isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1
+    return config.decay_depthwise if is_depthwise else True
+
+
+def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    groups = parameter_groups(model, config)
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_factor"]

@@ -1,0 +1,146 @@
+"""Label maps as pictures: colours, overlays on the image, right and wrong pixels."""
+
+import io
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+from PIL import ImageDraw, ImageFont
+
+from atrous.files import write_atomically
+from atrous.types import Image, LabelMap
+
+Palette = NDArray[np.uint8]  # [256, 3]
+Color = tuple[int, int, int]
+
+RIGHT: Color = (38, 74, 88)  # dark against bright, so that the two are also told apart without colour vision
+WRONG: Color = (255, 138, 76)
+IGNORED: Color = (150, 156, 160)
+
+_SPREAD = 0x9E3779  # odd: times it, modulo 2^24, no two labels share a colour; golden ratio: neighbours differ
+_CONTOUR = np.array([255, 255, 255], np.uint16)
+_PAPER, _INK = (255, 255, 255), (32, 36, 40)
+_GAP, _TEXT, _ROW = 12, 15, 23  # pixels: between panels, height of a text, of a line of text
+_LEGEND_ROWS = 24
+
+
+def colorize(labels: LabelMap, palette: Palette) -> Image:
+    """Labels past the palette's end, as panoptic ids, get a colour of their own each: [H, W] to [H, W, 3]."""
+    if labels.dtype == np.uint8:
+        return np.take(palette, labels, axis=0)
+    wide = labels.astype(np.int64) & 0xFFFFFF
+    spread = wide * _SPREAD & 0xFFFFFF
+    colors = np.stack([spread >> 16, spread >> 8, spread], axis=-1).astype(np.uint8)
+    inside = wide < len(palette)
+    colors[inside] = palette[wide[inside]]
+    return colors
+
+
+def overlay(
+    image: Image, labels: LabelMap, palette: Palette, *, alpha: float = 0.55, ignore: int | None = None
+) -> Image:
+    """The image under its labels' colours, with a thin light line between labels; pixels of `ignore` stay the image."""
+    _require_same_size(image.shape[:2], labels.shape, "the image", "the labels")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}, but must be between 0 (the image) and 1 (the colours)")
+    mixed = _blend(image, colorize(labels, palette), alpha)
+    edges = _contours(labels)
+    mixed[edges] = _blend(mixed[edges], _CONTOUR, 0.7 * min(1.0, 2 * alpha))
+    return mixed if ignore is None else np.where((labels == ignore)[..., None], image, mixed)
+
+
+def _blend(below: NDArray[np.uint8], above: NDArray[np.unsignedinteger[Any]], alpha: float) -> NDArray[np.uint8]:
+    weight = round(256 * alpha)  # in whole numbers: four times faster than floats, and within one grey level of them
+    return ((below.astype(np.uint16) * (256 - weight) + above.astype(np.uint16) * weight) >> 8).astype(np.uint8)
+
+
+def _contours(labels: LabelMap) -> NDArray[np.bool_]:  # [H, W]
+    """True on the upper or left pixel of two neighbours that differ: lines one pixel wide."""
+    edges = np.zeros(labels.shape, bool)
+    edges[:-1] |= labels[:-1] != labels[1:]
+    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    return edges
+
+
+def error_map(prediction: LabelMap, truth: LabelMap, ignore: int) -> Image:
+    """RIGHT, WRONG or IGNORED (by the truth) at each pixel: [H, W, 3]."""
+    _require_same_size(prediction.shape, truth.shape, "the prediction", "the truth")
+    state = np.where(truth == ignore, 2, prediction != truth)
+    return np.array([RIGHT, WRONG, IGNORED], np.uint8)[state]
+
+
+def _require_same_size(a: tuple[int, ...], b: tuple[int, ...], name_a: str, name_b: str) -> None:
+    if a != b:
+        sizes = ["x".join(map(str, size)) for size in (a, b)]
+        raise ValueError(f"{name_a} has {sizes[0]} pixels (height x width), {name_b} {sizes[1]}: they must be one size")
+
+
+def save_palette_png(path: Path, labels: LabelMap, palette: Palette) -> None:
+    """A PNG whose pixel values are the labels: 8 bits with colours, or 16 bits grey where a label is above 255.
+
+    Raises ValueError for labels below 0 or above 65535, which a PNG cannot hold.
+    """
+    low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
+    if low < 0 or high > 65535:
+        raise ValueError(f"{path}: labels run from {low} to {high}, a PNG holds 0 to 65535")
+    picture = PIL.Image.fromarray(np.ascontiguousarray(labels, np.uint8 if high <= 255 else np.uint16))
+    if high <= 255:
+        picture.putpalette(palette.tobytes())
+    write_atomically(path, _png(picture))
+
+
+def _png(picture: PIL.Image.Image) -> bytes:
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
+
+
+def side_by_side(panels: Sequence[tuple[str, Image]]) -> PIL.Image.Image:
+    """Pictures in a row, each under its caption, on white paper as high as the highest of them."""
+    if not panels:
+        raise ValueError("no panels: side_by_side needs at least one picture")
+    top, height = _GAP + _ROW, max(image.shape[0] for _, image in panels)
+    sheet = PIL.Image.new("RGB", (_GAP + sum(i.shape[1] + _GAP for _, i in panels), top + height + _GAP), _PAPER)
+    left = _GAP
+    for caption, image in panels:
+        _write(sheet, (left, _GAP // 2), _shorten(caption, image.shape[1]))
+        sheet.paste(PIL.Image.fromarray(image), (left, top))
+        left += image.shape[1] + _GAP
+    return sheet
+
+
+@cache
+def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(_TEXT)
+
+
+def _write(sheet: PIL.Image.Image, corner: tuple[int, int], text: str) -> None:
+    ImageDraw.Draw(sheet).text(corner, text, fill=_INK, font=_font())
+
+
+def _shorten(text: str, width: int) -> str:
+    """`text`, or as much of its beginning as fits with three dots into `width` pixels."""
+    font = _font()
+    if font.getlength(text) <= width:
+        return text
+    shorter = (text[:count] + "..." for count in range(len(text) - 1, -1, -1))
+    return next((candidate for candidate in shorter if font.getlength(candidate) <= width), "")
+
+
+def legend(names: Sequence[str], colors: Sequence[Color] | NDArray[np.uint8]) -> Image:
+    """A colour patch and a name for each class, in columns of at most 24: a panel for `side_by_side`, [H, W, 3]."""
+    if len(colors) < len(names):
+        raise ValueError(f"{len(names)} names but only {len(colors)} colors")
+    column = _TEXT + 2 * _GAP + round(max((_font().getlength(name) for name in names), default=0))
+    columns, rows = -(-len(names) // _LEGEND_ROWS), min(len(names), _LEGEND_ROWS)
+    sheet = PIL.Image.new("RGB", (max(1, column * columns), max(1, _ROW * rows)), _PAPER)
+    for index, name in enumerate(names):
+        left, top = column * (index // _LEGEND_ROWS), _ROW * (index % _LEGEND_ROWS)
+        color = tuple(int(channel) for channel in colors[index])
+        ImageDraw.Draw(sheet).rectangle((left, top, left + _TEXT, top + _TEXT), fill=color, outline=IGNORED)
+        _write(sheet, (left + _TEXT + _GAP // 2, top - 2), name)
+    return np.asarray(sheet)

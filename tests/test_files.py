@@ -1,0 +1,59 @@
+"""Files are whole or not there, whatever goes wrong."""
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from atrous.files import prepare_output, require_folder, write_atomically
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes: the kernel refuses the write as a full disk would."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_write_makes_folders_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.txt"
+    write_atomically(path, "one")
+    write_atomically(path, b"two")
+    assert path.read_text() == "two"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    write_atomically(path, "old")
+    with full_disk(1000), pytest.raises(OSError, match=f"cannot write {path}"):
+        write_atomically(path, b"x" * 5000)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_in_the_way_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write"):
+        write_atomically(tmp_path / "file" / "below", "x")
+    with pytest.raises(OSError, match=r"output folder .*file"):
+        prepare_output(tmp_path / "file")
+
+
+def test_prepare_output_leaves_nothing_behind(tmp_path: Path) -> None:
+    assert list(prepare_output(tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_require_folder_names_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert require_folder(tmp_path, "data.root") == tmp_path
+    with pytest.raises(FileNotFoundError, match=r"data\.root: no such folder"):
+        require_folder(tmp_path / "missing", "data.root")
+    with pytest.raises(NotADirectoryError, match=r"data\.root: not a folder"):
+        require_folder(tmp_path / "file", "data.root")
