@@ -34,7 +34,7 @@ class TrainConfig(Settings):
     seed: NonNegativeInt = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_norm: Literal["tuned", "frozen"] = "tuned"  # frozen: statistics stay; scales and shifts still learn
-    batch_norm_momentum: float = Field(0.1, gt=0, le=1)  # share of the newest batch in the running statistics
+    batch_norm_momentum: float | None = Field(None, gt=0, le=1)  # the newest batch's share; None: as the layers say
     ema: float | None = Field(None, gt=0, lt=1)  # decay of averaged weights: then these are evaluated and saved
     save_every: PositiveInt = 500  # steps
     eval_every: PositiveInt = 1000  # steps

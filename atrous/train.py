@@ -120,7 +120,7 @@ def train(
             optimizer.step()
             optimizer.zero_grad()
             if averaged is not None:
-                average(averaged, model, settings.ema or 0.0)
+                average(averaged, model, ema_decay(settings.ema or 0.0, step))
             images_taken = settings.batch * settings.accumulate * world.size
             step, taken = step + 1, taken + images_taken
 
@@ -208,7 +208,7 @@ def set_batch_norm(model: nn.Module, config: Config) -> None:
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = config.train.batch_norm_momentum
+            module.momentum = config.train.batch_norm_momentum or module.momentum
             module.train(config.train.batch_norm == "tuned")
 
 
@@ -258,6 +258,11 @@ def require_finite(terms: dict[str, float], batch: Batch, step: int) -> None:
         f"the loss is not finite at step {step + 1} ({values}) for {', '.join(batch.names)}; "
         "the weights saved last are sound: try a lower optim.lr, optim.warmup_steps, optim.clip_norm or fp32"
     )
+
+
+def ema_decay(decay: float, step: int) -> float:
+    """The decay at `step`: less at first, so that the random weights of the start are soon forgotten."""
+    return min(decay, (1 + step) / (10 + step))
 
 
 @torch.no_grad()

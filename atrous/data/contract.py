@@ -237,9 +237,7 @@ def decode_label(path: Path, space: LabelSpace, colors: Mapping[Color, int] | No
         raise ValueError(f"{path}: {_uncolored(codes, space)}")
     meaning = {_pack(color): index for color, index in (colors or {}).items()}
     meaning = meaning if codes.colored else class_of_value(space)
-    # Every wider integer that isn't in the table meets its last entry, which is no class.
-    values = codes.values.clip(-1, _TABLE - 1) if codes.values.dtype.kind == "i" else codes.values
-    found = _table(tuple(meaning.items())).take(values)
+    found = _look_up(codes.values, _table(tuple(meaning.items())))
     if not found.all():
         raise ValueError(f"{path}: {_complaint(codes, found == 0, space)}")
     return (found - 1).astype(np.uint8)
@@ -289,7 +287,8 @@ def _as_rgb(image: PIL.Image.Image) -> Image:
 
 def _as_codes(image: PIL.Image.Image) -> Codes:
     if image.mode in ("RGB", "RGBA"):
-        packed = np.frombuffer(image.convert("RGB").tobytes("raw", "RGBX"), "<u4") & 0xFFFFFF
+        four_bytes = image.tobytes("raw", "RGBX" if image.mode == "RGB" else "RGBA")
+        packed = np.frombuffer(four_bytes, "<u4") & 0xFFFFFF
         return Codes(packed.reshape(image.height, image.width), colored=True)
     if image.mode not in _GREY_MODES:
         raise ValueError(f"an image of mode {image.mode} holds no class indices; save it as PNG with one channel")
@@ -308,6 +307,7 @@ def _require_same_size(image: Image, image_path: Path, label: NDArray[np.uint8],
 
 
 _TABLE = 2**24 + 1  # all colours, and one entry that is none
+_PIECE = 2**15  # pixels
 
 
 @lru_cache(maxsize=8)
@@ -317,6 +317,18 @@ def _table(meaning: tuple[tuple[int, int], ...]) -> NDArray[np.uint16]:
     for code, index in meaning:
         table[code] = index + 1
     return table
+
+
+def _look_up(codes: NDArray[np.integer[Any]], table: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """`table[codes]`, a piece at a time: NumPy makes 8-byte indices, which for a whole image leave the cache."""
+    flat = codes.ravel()
+    if codes.dtype.kind == "i":
+        flat = np.where(flat < 0, _TABLE, flat)  # as all that is too large, they meet the last entry, which is no class
+    found = np.empty(flat.size, np.uint16)
+    for start in range(0, flat.size, _PIECE):
+        piece = slice(start, start + _PIECE)
+        np.take(table, flat[piece], out=found[piece], mode="clip")
+    return found.reshape(codes.shape)
 
 
 def _pack(color: Color) -> int:

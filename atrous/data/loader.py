@@ -110,11 +110,17 @@ def training_batches(
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin_memory,
+        generator=_own_numbers(),
     )
     for batch, problems in loader:
         if batch is None:
             raise ValueError(problems[-1])
         yield batch, problems
+
+
+def _own_numbers() -> torch.Generator:
+    """A DataLoader draws a seed that we don't use: let it not be from the numbers that dropout goes on with."""
+    return torch.Generator()
 
 
 class _Numbers:
@@ -147,7 +153,11 @@ def whole_samples(
     """This process's samples as they are on disk, with their index, in order; unreadable ones raise or are left out."""
     indices = range(rank, len(samples), processes)
     loader: DataLoader[Read] = DataLoader(
-        _AsRead(samples, indices), batch_size=None, num_workers=workers, collate_fn=_same  # type: ignore[arg-type]
+        _AsRead(samples, indices),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_same,  # type: ignore[arg-type]
+        generator=_own_numbers(),
     )
     for index, read in zip(indices, loader, strict=True):
         if read.sample is not None:

@@ -263,12 +263,8 @@ def _varied(rng: Generator, tone: Tone) -> Tone:
 
 
 def _between(first: Point, second: Point, way: float) -> Point:
-    back = 1.0 - way
-    return (
-        first[0] * back + second[0] * way,
-        first[1] * back + second[1] * way,
-        first[2] * back + second[2] * way,
-    )
+    (a, b, c), (d, e, f) = first, second
+    return (a + (d - a) * way, b + (e - b) * way, c + (f - c) * way)
 
 
 def _part(face: Face, left: float, right: float, bottom: float, top: float) -> Face:
@@ -290,8 +286,8 @@ def _upright(x: float, z: float, width: float, bottom: float, top: float) -> Fac
 
 
 def _thick(metres: float, z: float) -> float:
-    """At least some four pixels of a 128 x 192 image: what is thinner can't be learnt at stride 4."""
-    return max(metres, 0.045 * z)
+    """At least some six pixels of a 128 x 192 image: what is thinner can't be learnt at stride 4."""
+    return max(metres, 0.055 * z)
 
 
 # The stage is set.
@@ -307,7 +303,7 @@ def _draw_street(rng: Generator, size: tuple[int, int]) -> Scene:
     _draw_ground(scene)
     for side in (0, 1):
         _draw_side(scene, side)
-    for item in sorted(_place(rng, scene.street), key=lambda item: -item.z):
+    for item in sorted(_place(scene), key=lambda item: -item.z):
         item.draw(scene, item.x, item.z)
     return scene
 
@@ -316,16 +312,16 @@ def _camera(rng: Generator, height: int, width: int) -> Camera:
     return Camera(
         focal=min(height, width / 1.5) * rng.uniform(0.8, 1.05),
         x=width * rng.uniform(0.36, 0.64),
-        horizon=height * rng.uniform(0.36, 0.5),
+        horizon=height * rng.uniform(0.34, 0.46),
         roll=rng.uniform(-0.05, 0.05),
-        height=rng.uniform(1.4, 2.4),
+        height=rng.uniform(1.7, 2.8),
     )
 
 
 def _street(rng: Generator) -> Street:
-    width, share = rng.uniform(7.0, 10.5), rng.uniform(0.3, 0.7)
+    width, share = rng.uniform(6.0, 8.5), rng.uniform(0.35, 0.65)
     kerbs = (-width * share, width * (1 - share))
-    pavements = rng.uniform(2.4, 4.5, 2).tolist()
+    pavements = rng.uniform(3.0, 5.5, 2).tolist()
     walls = (kerbs[0] - pavements[0], kerbs[1] + pavements[1])
     leaves = _pick(rng, (LEAVES[:4], LEAVES[:4], LEAVES[3:], LEAVES))
     return Street(kerbs, walls, rng.uniform(24.0, 70.0), leaves)
@@ -336,7 +332,7 @@ def _light(rng: Generator) -> Light:
     warm, gain = rng.uniform(-0.1, 0.1), rng.uniform(0.85, 1.2)
     shadow = rng.uniform(0.3, 0.55) if index < 3 else rng.uniform(0.0, 0.2)
     slant = (rng.uniform(0.25, 1.1) * (1 if rng.random() < 0.5 else -1), rng.uniform(-0.3, 0.5))
-    haze = rng.uniform(0.03, 0.06) if rng.random() < 0.15 else rng.uniform(0.001, 0.012)
+    haze = rng.uniform(0.025, 0.05) if rng.random() < 0.15 else rng.uniform(0.001, 0.012)
     return Light(SKIES[index], (gain * (1 + warm), gain, gain * (1 - warm)), haze, shadow, slant)
 
 
@@ -512,7 +508,7 @@ def _draw_windows(scene: Scene, face: Face, look: Look, factor: float) -> None:
     door = int(scene.rng.integers(bays))
     for bay in range(bays):
         column = _part(face, bay / bays, (bay + 1) / bays, 0.0, 1.0)
-        if column[0][2] < 45.0 and scene.sees(column):
+        if column[0][2] < 36.0 and scene.sees(column):
             for level, kind in enumerate(kinds[bay]):
                 foot = 0.0 if level == 0 and bay == door else 0.25
                 _draw_window(scene, column, look, (level, foot, storey), (trim, panes[kind]))
@@ -524,7 +520,7 @@ def _draw_window(
     level, foot, storey = place
     half = 0.43 if look.sign and level == 0 else look.window[0] / 2
     bottom, top = storey * (level + foot), storey * (level + 0.25 + look.window[1])
-    if column[0][2] < 18.0:
+    if column[0][2] < 12.0:
         scene.fill(_part(column, 0.42 - half, 0.58 + half, bottom - 0.06 * storey, top + 0.06 * storey), inks[0])
     scene.fill(_part(column, 0.5 - half, 0.5 + half, bottom, top), inks[1])
 
@@ -553,36 +549,36 @@ class Placed(NamedTuple):
     draw: Callable[[Scene, float, float], None]
 
 
-def _place(rng: Generator, street: Street) -> list[Placed]:
-    return [
-        *_place_cars(rng, street),
-        *_place_people(rng, street),
-        *_place_trees(rng, street),
-        *_place_poles(rng, street),
-    ]
+def _place(scene: Scene) -> list[Placed]:
+    rng, street = scene.rng, scene.street
+    still = [*_place_trees(rng, street), *_place_poles(rng, street)]
+    return [*still, *_place_cars(rng, street), *_place_people(scene)]
 
 
 def _place_cars(rng: Generator, street: Street) -> list[Placed]:
-    """In four lanes: two rows of parked cars, two of traffic."""
+    """In three lanes: traffic between two rows of parked cars."""
     (left, right), placed = street.kerbs, []
-    for x in (left + 1.1, left * 0.6 + right * 0.4, left * 0.4 + right * 0.6, right - 1.1):
+    for x in (left + 1.0, (left + right) / 2, right - 1.0):
         z = rng.uniform(6.0, 12.0)
-        while z < min(street.end - 3.0, 26.0):
-            if rng.random() < 0.4:
+        while z < min(street.end - 3.0, 21.0):
+            if rng.random() < 0.45:
                 placed.append(Placed(x + rng.uniform(-0.3, 0.3), z, _draw_car))
             z += rng.uniform(5.5, 9.0)
     return placed or [Placed(right - 1.5, 9.0, _draw_car)]
 
 
-def _place_people(rng: Generator, street: Street) -> list[Placed]:
-    """On the pavements mostly, some on the road."""
-    lanes = (
-        (street.walls[0] + 0.4, street.kerbs[0] - 0.4),
-        (street.kerbs[1] + 0.4, street.walls[1] - 0.4),
-        street.kerbs,
-    )
-    spots = [(_pick(rng, (*lanes, *lanes[:2])), rng.uniform(4.0, 9.0)) for _ in range(int(rng.integers(3, 8)))]
-    return [Placed(rng.uniform(*lane), z, _draw_person) for lane, z in spots]
+def _place_people(scene: Scene) -> list[Placed]:
+    """On the pavements mostly, some on the road; moved into sight."""
+    rng, kerbs, walls = scene.rng, scene.street.kerbs, scene.street.walls
+    pavements = ((walls[0] + 0.4, kerbs[0] - 0.4), (kerbs[1] + 0.4, walls[1] - 0.4))
+    people = []
+    for _ in range(int(rng.integers(3, 8))):
+        z, lane = rng.uniform(4.0, 8.0), _pick(rng, (*pavements, *pavements, kerbs))
+        left, right = scene.camera.reach(0.0, z) + 0.3, scene.camera.reach(scene.paper.width, z) - 0.3
+        x = min(max(rng.uniform(*lane), left), right)
+        if lane[0] <= x <= lane[1]:
+            people.append(Placed(x, z, _draw_person))
+    return people or [Placed((kerbs[0] + kerbs[1]) / 2, 8.0, _draw_person)]
 
 
 def _place_trees(rng: Generator, street: Street) -> list[Placed]:
@@ -590,7 +586,7 @@ def _place_trees(rng: Generator, street: Street) -> list[Placed]:
     for x in kerbs:
         step = _pick(rng, (7.0, 10.0, 30.0, 30.0))
         z = rng.uniform(6.0, 11.0)
-        while z < min(street.end - 2.0, 32.0):
+        while z < min(street.end - 2.0, 26.0):
             trees.append(Placed(x, z, _draw_tree))
             z += step * rng.uniform(0.8, 1.3)
     return trees
@@ -598,7 +594,7 @@ def _place_trees(rng: Generator, street: Street) -> list[Placed]:
 
 def _place_poles(rng: Generator, street: Street) -> list[Placed]:
     kerbs = (street.kerbs[0] - 0.4, street.kerbs[1] + 0.4)
-    depths = np.linspace(5.0, 11.0, int(rng.integers(2, 5))) + rng.uniform(-0.7, 0.7)
+    depths = np.linspace(4.8, 9.0, int(rng.integers(2, 5))) + rng.uniform(-0.7, 0.7)
     return [Placed(_pick(rng, kerbs), z, _pick(rng, (_draw_lamp, _draw_sign, _draw_signal))) for z in depths.tolist()]
 
 
@@ -627,7 +623,7 @@ def _draw_crown(scene: Scene, x: float, z: float, radius: float, middle: float) 
 
 def _draw_post(scene: Scene, x: float, z: float, height: float) -> Tone:
     tone = _varied(scene.rng, _pick(scene.rng, METALS))
-    post = _upright(x, z, _thick(0.2, z), 0.0, height)
+    post = _upright(x, z, _thick(0.28, z), 0.0, height)
     scene.shadow(post)
     scene.fill(post, scene.ink(POLE, tone, z, grain=0.06))
     return tone
@@ -637,14 +633,14 @@ def _draw_lamp(scene: Scene, x: float, z: float) -> None:
     height, inward = scene.rng.uniform(3.6, 5.0), math.copysign(1.3, -x)
     tone = _draw_post(scene, x, z, height)
     metal = scene.ink(POLE, tone, z)
-    arm = _upright(x + inward / 2, z, abs(inward), height - _thick(0.2, z), height)
+    arm = _upright(x + inward / 2, z, abs(inward), height - 0.3, height)
     scene.fill(arm, metal)
     scene.fill(_upright(x + inward, z, 0.9, height - 0.45, height), metal)
     scene.fill(_upright(x + inward, z, 0.7, height - 0.55, height - 0.35), scene.ink(POLE, LAMP, z))
 
 
 def _draw_sign(scene: Scene, x: float, z: float) -> None:
-    rng, height, size = scene.rng, scene.rng.uniform(2.3, 3.0), scene.rng.uniform(0.5, 0.7)
+    rng, height, size = scene.rng, scene.rng.uniform(2.3, 3.0), scene.rng.uniform(0.55, 0.75)
     _draw_post(scene, x, z, height)
     outline = _pick(rng, (CIRCLE, CIRCLE[::3], CIRCLE[3::4], ((-1.0, -0.8), (1.0, -0.8), (1.0, 0.8), (-1.0, 0.8))))
     rim, plate = scene.ink(POLE, WHITE, z, grain=0.02), scene.ink(POLE, _varied(rng, _pick(rng, PLATES)), z, grain=0.02)
@@ -655,7 +651,7 @@ def _draw_sign(scene: Scene, x: float, z: float) -> None:
 def _draw_signal(scene: Scene, x: float, z: float) -> None:
     height, shown = scene.rng.uniform(2.6, 3.2), int(scene.rng.integers(3))
     _draw_post(scene, x, z, height)
-    scene.fill(_upright(x, z, 0.62, height - 0.6, height + 0.9), scene.ink(POLE, BLACK, z))
+    scene.fill(_upright(x, z, 0.72, height - 0.6, height + 0.9), scene.ink(POLE, BLACK, z))
     for index, plate in enumerate((4, 3, 0)):
         lamp = scene.ink(POLE, _lit(PLATES[plate], 1.2 if index == shown else 0.35), z)
         scene.blob((x, height - 0.33 + 0.48 * index, z), 0.19, lamp)
@@ -669,7 +665,7 @@ Limb: TypeAlias = tuple[Tone, Sequence[tuple[float, float]]]  # an outline in me
 
 def _draw_person(scene: Scene, x: float, z: float) -> None:
     rng, thing = scene.rng, len(scene.surfaces)
-    size, stride = rng.uniform(0.88, 1.08), rng.uniform(0.06, 0.2)
+    size, stride = rng.uniform(0.95, 1.15), rng.uniform(0.06, 0.2)
     coat, legs = _varied(rng, _pick(rng, COATS)), _varied(rng, _pick(rng, TROUSERS))
     hem = _pick(rng, (0.85, 0.8, 0.5))  # a jacket, or a coat
     skin, hair = _pick(rng, SKINS), _pick(rng, HAIRS)
@@ -677,7 +673,7 @@ def _draw_person(scene: Scene, x: float, z: float) -> None:
     parts: list[Limb] = [
         *_leg(-stride, _lit(legs, 0.85)),
         *_leg(stride, legs),
-        (coat, ((-0.28, hem), (0.28, hem), (0.27, 1.4), (0.14, 1.48), (-0.14, 1.48), (-0.27, 1.4))),
+        (coat, ((-0.3, hem), (0.3, hem), (0.29, 1.4), (0.14, 1.48), (-0.14, 1.48), (-0.29, 1.4))),
         *_arm(-1.0, _lit(coat, 0.8), skin),
         *_arm(1.0, _lit(coat, 0.8), skin),
         (hair, [(0.17 * cos, 1.64 + 0.18 * sin) for cos, sin in CIRCLE]),
@@ -695,8 +691,8 @@ def _leg(foot: float, tone: Tone) -> tuple[Limb, Limb]:
 
 
 def _arm(side: float, sleeve: Tone, skin: Tone) -> tuple[Limb, Limb]:
-    arm = ((side * 0.26, 1.42), (side * 0.4, 0.82), (side * 0.28, 0.78), (side * 0.18, 1.3))
-    hand = ((side * 0.4, 0.82), (side * 0.39, 0.7), (side * 0.29, 0.7), (side * 0.28, 0.78))
+    arm = ((side * 0.28, 1.42), (side * 0.44, 0.82), (side * 0.3, 0.78), (side * 0.18, 1.3))
+    hand = ((side * 0.44, 0.82), (side * 0.43, 0.7), (side * 0.31, 0.7), (side * 0.3, 0.78))
     return (sleeve, arm), (skin, hand)
 
 

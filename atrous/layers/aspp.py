@@ -17,7 +17,9 @@ class ASPP(nn.Module):
     No `rates`, no 3x3 branches. Raises ValueError when it is trained with one image a batch.
     """
 
-    def __init__(self, inp: int, out: int, rates: Sequence[int], *, separable: bool = True) -> None:
+    def __init__(
+        self, inp: int, out: int, rates: Sequence[int], *, separable: bool = True, dropout: float = 0.1
+    ) -> None:
         super().__init__()
         atrous = SeparableConv if separable else ConvNorm
         self.image_pooling = ConvNorm(inp, out, norm=HEAD_NORM)
@@ -25,7 +27,7 @@ class ASPP(nn.Module):
             [ConvNorm(inp, out, norm=HEAD_NORM), *(atrous(inp, out, 3, rate=rate, norm=HEAD_NORM) for rate in rates)]
         )
         self.projection = ConvNorm(out * (2 + len(rates)), out, norm=HEAD_NORM)
-        self.dropout = nn.Dropout(0.1)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         image = resize(self._pool(x), x.shape[-2:])

@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from atrous.layers.aspp import ASPP, RATES
@@ -24,6 +24,7 @@ class DeepLabV3Plus(Model):
         low_level_channels: PositiveInt = 48  # table 1
         decoder_channels: PositiveInt = 256  # table 2
         separable: bool = True  # the 3x3 of pyramid and decoder, section 3.1
+        dropout: float = Field(0.1, ge=0, lt=1)  # after the pyramid, as the authors' program
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)
@@ -31,7 +32,8 @@ class DeepLabV3Plus(Model):
         rates = RATES[config.output_stride] if config.rates is None else config.rates
         conv = SeparableConv if config.separable else ConvNorm
         joined = config.aspp_channels + config.low_level_channels
-        self.aspp = ASPP(channels["c5"], config.aspp_channels, rates, separable=config.separable)
+        pyramid = (channels["c5"], config.aspp_channels, rates)
+        self.aspp = ASPP(*pyramid, separable=config.separable, dropout=config.dropout)
         self.low_level = ConvNorm(channels["low_level"], config.low_level_channels, norm=HEAD_NORM)
         self.decoder = nn.Sequential(conv(joined, width, 3, norm=HEAD_NORM), conv(width, width, 3, norm=HEAD_NORM))
         self.classify = classifier(width, num_classes)

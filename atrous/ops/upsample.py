@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional as F
 
-TILE_BYTES = {"cpu": 1 << 20, "cuda": 256 << 20}  # a core's own cache; enough to keep a GPU busy
-TILE_COLUMNS = 256  # at least, where the map has them: long runs for the vector units
+CPU_TILE_BYTES = 1 << 20  # within a core's own cache
+GPU_TILE_BYTES = 256 << 20  # enough to keep it busy
+TILE_COLUMNS = 128  # at least, where the map has them: long runs for the vector units
 SMALLEST_DIVISOR = 1e-5  # the original's: no pixel, no loss
 UNCOUNTED = -100  # PyTorch's own mark of an ignored target
 
@@ -57,14 +58,13 @@ class _KnownGradient(Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(gradient)
-        ctx.dtype = logits.dtype
         return loss.clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         (gradient,) = ctx.saved_tensors
-        return (gradient * upstream).to(ctx.dtype), None, None
+        return gradient * upstream, None, None  # autograd casts to the type of the logits
 
 
 def upsample_cross_entropy(
@@ -191,11 +191,16 @@ def _each(function: Callable[[Tile], T], tiles: list[Tile]) -> Iterable[T]:
 @cache
 def _workers(count: int, process: int) -> ThreadPoolExecutor:
     """`count` threads, each of which computes alone. Keyed by the process, since a fork leaves threads behind."""
-    pool = ThreadPoolExecutor(count, "upsample", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(count, "upsample", initializer=_compute_alone)
     together = Barrier(count)
     list(pool.map(lambda _: together.wait(), range(count)))  # every thread is there
     torch.set_num_threads(count)  # the setting is each thread's own, but new threads inherit the last one made
     return pool
+
+
+def _compute_alone() -> None:
+    torch.set_num_threads(1)
+    torch.get_num_threads()  # a thread's first question or operation makes it inherit; from here on it won't
 
 
 def _upsample(small: Tensor, tile: Tile) -> Tensor:
@@ -212,9 +217,10 @@ def _fold(gradient: Tensor, tile: Tile) -> Tensor:
 
 
 def _tiles(small: Tensor, size: tuple[int, int], align_corners: bool) -> list[Tile]:
-    """The large map in pieces of at most about TILE_BYTES each."""
+    """The large map in pieces of about the size that suits the device."""
     batch, num_classes, *grid = small.shape
-    pixels = TILE_BYTES.get(small.device.type, TILE_BYTES["cuda"]) // (num_classes * small.element_size())
+    budget = CPU_TILE_BYTES if small.device.type == "cpu" else GPU_TILE_BYTES
+    pixels = budget // (num_classes * small.element_size())
     columns = min(size[1], max(TILE_COLUMNS, math.isqrt(pixels)))
     lengths = (max(1, pixels // columns), columns)
     rows, columns_ = (_bands(*axis, align_corners, small) for axis in zip(grid, size, lengths, strict=True))

@@ -249,6 +249,16 @@ def test_grey_masks_stay_indices_where_there_are_colors(tmp_path: Path) -> None:
     assert decode_label(save(tmp_path / "a.png", row(0, 1)), TWO, {WHITE: 0, RED: 1}).tolist() == [[0, 1]]
 
 
+@pytest.mark.parametrize("colored", [False, True])
+def test_large_masks_are_decoded_to_the_last_pixel(colored: bool, tmp_path: Path) -> None:
+    classes = np.random.default_rng(0).integers(0, 3, (301, 211), dtype=np.uint8)
+    palette = np.array([BLACK, RED, WHITE], np.uint8)
+    path = save(tmp_path / "a.png", palette[classes] if colored else classes)
+    assert np.array_equal(decode_label(path, THREE, {BLACK: 0, RED: 1, WHITE: 2}), classes)
+    classes[-1, -1] = 3
+    assert "value 3 (1 pixel)" in complaint(save(tmp_path / "b.png", classes), THREE)
+
+
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 999), count=st.integers(2, 255))
 def test_any_palette_comes_back(seed: int, count: int, tmp_path: Path) -> None:

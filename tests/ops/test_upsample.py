@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ WEIGHTS = torch.tensor([0.1, 0.5, 1, 2, 3])
 def small_tiles() -> Iterator[None]:
     """Tiles of a few pixels, so that small maps are cut in both directions."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upsample, "TILE_BYTES", {"cpu": 800})
+        patch.setattr(upsample, "CPU_TILE_BYTES", 800)
         patch.setattr(upsample, "TILE_COLUMNS", 5)
         yield
 
@@ -47,12 +48,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class LargestTensor(TorchDispatchMode):
+class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Remembers how many elements the largest tensor had that any operation gave."""
 
     elements = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor):
             self.elements = max(self.elements, result.numel())
@@ -191,6 +192,11 @@ def test_bytes_do_not_wrap_around_where_there_are_more_classes_than_they_hold() 
     torch.testing.assert_close(upsample_cross_entropy(logits, labels.to(torch.uint8), ignore=300), expected)
 
 
+def test_a_normalizer_may_be_below_one() -> None:
+    loss = upsample_cross_entropy(torch.zeros(1, 2, 1, 1), torch.tensor([[[0, 255]]]), normalizer=0.25)
+    assert float(loss) == pytest.approx(4 * math.log(2))
+
+
 def test_a_normalizer_lets_steps_add_up() -> None:
     logits, labels = _logits(3, 5, 4, 4), _labels(3, 9, 9)
     pixels = (labels != 255).sum()
@@ -241,11 +247,11 @@ def test_a_graph_that_is_kept_gives_the_same_gradient_twice() -> None:
 
 def test_the_large_map_never_stands_in_memory() -> None:
     logits, labels = _logits(2, 40, 8, 8).requires_grad_(), _labels(2, 32, 32)
-    with LargestTensor() as largest:
+    with LargestTensor() as largest:  # type: ignore[no-untyped-call]
         upsample_cross_entropy(logits, labels, top_k=0.5).backward()  # type: ignore[no-untyped-call]
         upsample_argmax(logits, (32, 32))
     assert largest.elements == logits.numel()
-    with LargestTensor() as plain:
+    with LargestTensor() as plain:  # type: ignore[no-untyped-call]
         upsample_cross_entropy_reference(logits, labels)
     assert plain.elements == 2 * 40 * 32 * 32
 
@@ -257,6 +263,14 @@ def test_threads_change_nothing() -> None:
     shared = _with_gradient(upsample_cross_entropy, logits, labels, {"top_k": 0.5})
     assert torch.get_num_threads() == 2
     assert all(a.equal(b) for a, b in zip(alone, shared, strict=True))
+
+
+def test_each_thread_computes_alone_and_others_are_left_as_they_were() -> None:
+    torch.set_num_threads(2)
+    workers = upsample._workers(2, -1)
+    assert list(workers.map(lambda _: torch.get_num_threads(), range(4))) == [1] * 4
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(torch.get_num_threads).result() == 2
 
 
 def test_threads_work_in_inference_mode() -> None:
