@@ -127,7 +127,7 @@ def _null(value: Any) -> Any:  # noqa: ANN401
 
 
 def merge(below: Tree, above: Tree) -> Tree:
-    """`above` laid over `below`, section by section. A section that becomes of another kind keeps what both kinds know."""
+    """`above` laid over `below`, section by section. A section that changes its kind keeps what both kinds know."""
     merged = dict(below)
     for name, value in above.items():
         old = merged.get(name)

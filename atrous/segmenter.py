@@ -135,7 +135,7 @@ def create(
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Segmenter:
-    """Read a model file. Raises FileNotFoundError, or ValueError where it isn't a whole Atrous model, naming the file."""
+    """Read a model file. Raises FileNotFoundError, or ValueError with its name where it isn't a whole Atrous model."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such model file: {path}")
