@@ -18,6 +18,7 @@ from torch import Tensor
 import atrous
 from atrous import run_folder, train
 from atrous.config import Config, to_yaml
+from atrous.losses import semantic_loss
 from atrous.run_folder import RunFolder
 from tests.conftest import save
 
@@ -75,7 +76,7 @@ def test_the_seed_decides_all(tiny: Tiny, tmp_path: Path) -> None:
 
 def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Ctrl-C come in the middle of a step."""
-    real = train.semantic_loss
+    real = semantic_loss
     calls = 0
 
     def loss(*args: object, **kwargs: object) -> dict[str, Tensor]:
@@ -85,7 +86,7 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             os.kill(os.getpid(), signal.SIGINT)
         return real(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(train, "semantic_loss", loss)
+    monkeypatch.setattr("atrous.train.semantic_loss", loss)
 
 
 @pytest.mark.parametrize(
@@ -234,12 +235,12 @@ def test_resume_where_nothing_was_saved_starts_anew(tiny: Tiny, tmp_path: Path) 
 def test_a_loss_that_is_not_finite_names_step_terms_and_images(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = train.semantic_loss
+    real = semantic_loss
 
     def loss(*args: object, **kwargs: object) -> dict[str, Tensor]:
         return {name: term * float("nan") for name, term in real(*args, **kwargs).items()}  # type: ignore[arg-type]
 
-    monkeypatch.setattr(train, "semantic_loss", loss)
+    monkeypatch.setattr("atrous.train.semantic_loss", loss)
     with pytest.raises(FloatingPointError, match=r"not finite at step 1 \(semantic nan\) for train_\d+, train_\d+"):
         train.train(tiny(), tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
