@@ -52,19 +52,37 @@ class Tile(NamedTuple):
         return self.image, self.rows.large, self.columns.large
 
 
+class Problem(NamedTuple):
+    """What the losses of all tiles have in common."""
+
+    logits: Tensor  # [B, C, h, w], in the precision of the computation
+    labels: Tensor  # [B, H, W]
+    ignore: int
+    weights: Tensor | None  # [C]
+    align_corners: bool
+
+
+class Losses(NamedTuple):
+    """Of a tile, or of all: each pixel's weighted cross entropy, and what their sum goes up by with each logit."""
+
+    pixels: Tensor  # [rows, columns], or [B, H, W]
+    counted: Tensor  # [] how many pixels count
+    slope: Tensor | None  # [C, h', w'], or [B, C, h, w]; None: not asked for
+
+
 class _KnownGradient(Function):
     """A scalar whose gradient was found along with its value."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(gradient)
+    def forward(ctx: Any, logits: Tensor, loss: Tensor, slope: Tensor, divisor: Tensor) -> Tensor:  # noqa: ANN401
+        ctx.save_for_backward(slope, divisor)
         return loss.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream, None, None  # autograd casts to the type of the logits
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+        slope, divisor = ctx.saved_tensors
+        return slope * (upstream / divisor), None, None, None  # autograd casts to the type of the logits
 
 
 def upsample_cross_entropy(
@@ -90,16 +108,11 @@ def upsample_cross_entropy(
     wanted = torch.is_grad_enabled() and logits.requires_grad
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
         small = logits.detach().to(_precision(logits))
-        target = _target(labels, logits.shape[1], ignore)
-        weight = _weigh(target, weights, small)
-        if top_k < 1:
-            weight, count = _hardest(_entropy(small, target, None, align_corners)[0], weight, top_k)
-        else:
-            count = (target != UNCOUNTED).sum()
-        share = weight / _divisor(count if normalizer is None else normalizer, small)
-        entropy, gradient = _entropy(small, target, share if wanted else None, align_corners)
-        loss = (entropy * share).sum()
-    return cast(Tensor, _KnownGradient.apply(logits, loss, gradient)) if wanted else loss  # type: ignore[no-untyped-call]
+        problem = Problem(small, labels, ignore, None if weights is None else weights.to(small), align_corners)
+        total, count, slope = _sum_hardest(problem, top_k, wanted) if top_k < 1 else _sum_all(problem, wanted)
+        divisor = _divisor(count if normalizer is None else normalizer, small)
+        loss = total / divisor
+    return loss if slope is None else cast(Tensor, _KnownGradient.apply(logits, loss, slope, divisor))  # type: ignore[no-untyped-call]
 
 
 def upsample_cross_entropy_reference(
@@ -147,30 +160,49 @@ def upsample_argmax_reference(logits: Tensor, size: tuple[int, int], *, align_co
     return full.argmax(1).to(_class_type(logits.shape[1]))
 
 
-def _entropy(small: Tensor, target: Tensor, share: Tensor | None, align_corners: bool) -> tuple[Tensor, Tensor]:
-    """Cross entropy of each pixel [B, H, W] and the gradient of their sum weighted by `share`; zeros without it."""
-    entropy = torch.empty(target.shape, dtype=small.dtype, device=small.device)
-    gradient = torch.zeros_like(small)  # [B, C, h, w]
-    tiles = _tiles(small, (target.shape[1], target.shape[2]), align_corners)
-    for tile, (values, slope) in zip(tiles, _each(partial(_tile_entropy, small, target, share), tiles), strict=True):
-        entropy[tile.large] = values
-        if slope is not None:
-            gradient[tile.small] += slope
-    return entropy, gradient
+def _sum_all(problem: Problem, wanted: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The sum of all losses, the number of pixels that count, and the slope where `wanted`."""
+    losses = _losses(problem, None, wanted)
+    return losses.pixels.sum(), losses.counted, losses.slope
 
 
-def _tile_entropy(small: Tensor, target: Tensor, share: Tensor | None, tile: Tile) -> tuple[Tensor, Tensor | None]:
-    scores = _upsample(small, tile)
-    label = target[tile.large].clamp(min=0)[:, None]  # [rows, 1, columns]
+def _sum_hardest(problem: Problem, top_k: float, wanted: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The sum of the hardest pixels' losses, how many of them aren't zero, and the slope, found in a second pass."""
+    pixels = _losses(problem, None, False).pixels
+    values, index = pixels.flatten().topk(int(top_k * pixels.numel()), sorted=False)
+    kept = torch.zeros_like(pixels).flatten().index_fill_(0, index, 1).view_as(pixels)
+    return values.sum(), (values != 0).sum(), _losses(problem, kept, True).slope if wanted else None
+
+
+def _losses(problem: Problem, kept: Tensor | None, wanted: bool) -> Losses:
+    """The losses of all pixels, times `kept` [B, H, W]."""
+    small, labels = problem.logits, problem.labels
+    tiles = _tiles(small, (labels.shape[1], labels.shape[2]), problem.align_corners)
+    pixels = torch.empty(labels.shape, dtype=small.dtype, device=small.device)
+    slope = torch.zeros_like(small)
+    counts = []
+    for tile, part in zip(tiles, _each(partial(_tile_losses, problem, kept, wanted), tiles), strict=True):
+        pixels[tile.large] = part.pixels
+        counts.append(part.counted)
+        if part.slope is not None:
+            slope[tile.small] += part.slope
+    return Losses(pixels, torch.stack(counts).sum(), slope if wanted else None)
+
+
+def _tile_losses(problem: Problem, kept: Tensor | None, wanted: bool, tile: Tile) -> Losses:
+    target = _target(problem.labels[tile.large], problem.logits.shape[1], problem.ignore)[:, None]  # [rows, 1, columns]
+    counted, label = target != UNCOUNTED, target.clamp(min=0)
+    weight = counted if problem.weights is None else problem.weights[label] * counted
+    weight = weight if kept is None else weight * kept[tile.large][:, None]
+    scores = _upsample(problem.logits, tile)
     scores -= scores.amax(1, keepdim=True)
     chosen = scores.gather(1, label)
     total = scores.exp_().sum(1, keepdim=True)
-    entropy = (total.log() - chosen)[:, 0]
-    if share is None:
-        return entropy, None
-    part = share[tile.large][:, None]
-    scores.mul_(part / total).scatter_add_(1, label, -part)
-    return entropy, _fold(scores, tile)
+    pixels = ((total.log() - chosen) * weight)[:, 0]
+    if not wanted:
+        return Losses(pixels, counted.sum(), None)
+    scores.mul_(weight / total).scatter_add_(1, label, -weight.to(scores))
+    return Losses(pixels, counted.sum(), _fold(scores, tile))
 
 
 def _tile_argmax(small: Tensor, rank: Tensor, tile: Tile) -> Tensor:
@@ -249,20 +281,6 @@ def _target(labels: Tensor, num_classes: int, ignore: int) -> Tensor:
     """The labels as int64 with UNCOUNTED for all that isn't to count; compared as int64, since uint8 wraps at 256."""
     target = labels.long()
     return target.where((target != ignore) & (target >= 0) & (target < num_classes), UNCOUNTED)
-
-
-def _weigh(target: Tensor, weights: Tensor | None, like: Tensor) -> Tensor:
-    """What each pixel's cross entropy counts for: [B, H, W]."""
-    counted = (target != UNCOUNTED).to(like)
-    return counted if weights is None else counted * weights.to(like)[target.clamp(min=0)]
-
-
-def _hardest(entropy: Tensor, weight: Tensor, top_k: float) -> tuple[Tensor, Tensor]:
-    """`weight` where the weighted entropy is among the largest, zero elsewhere; and how many of them aren't zero."""
-    losses = (entropy * weight).flatten()
-    values, index = losses.topk(int(top_k * losses.numel()), sorted=False)
-    kept = torch.zeros_like(losses).index_fill_(0, index, 1).view_as(weight)
-    return weight * kept, (values != 0).sum()
 
 
 def _divisor(count: Tensor | float, like: Tensor) -> Tensor:
