@@ -1,6 +1,7 @@
 """The verbs of the command line. Each imports its file late; what a user can cause is one line and exit code 2."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,15 @@ Overrides = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; a GPU where there is one", show_default=False)]
 Workers = Annotated[int, typer.Option(min=0, help="processes that read images; 0: none but this")]
-DEFAULT_WORKERS = min(8, os.cpu_count() or 1)
+
+
+def _own_cores() -> int:
+    """The cores that this process may use and needn't share with others that `torchrun` started beside it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+DEFAULT_WORKERS = min(8, _own_cores())
 
 
 @app.command()
@@ -40,7 +49,7 @@ def train(
     recipe: Annotated[str, typer.Argument(help="a recipe's name (see `atrous recipes`) or a YAML file")],
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="the run's folder [default: runs/RECIPE]", show_default=False)
+        Path | None, typer.Option(help="the run's folder [default: runs/NAME OF THE RECIPE]", show_default=False)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in the folder")] = False,
     device: Device = None,
@@ -50,8 +59,16 @@ def train(
     from atrous import config, train
 
     chosen = config.load(recipe, overrides or [])
-    folder = out or Path("runs") / Path(recipe).with_suffix("")
+    folder = out or _run_folder(recipe, is_recipe=recipe in config.recipes(), resume=resume)
     train.train(chosen, folder, resume=resume, device=device, workers=workers)
+
+
+def _run_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
+    """Where a run goes that has no --out; one that goes on from its own config stays where that is."""
+    path = Path(source)
+    if resume and not is_recipe and path.name == "config.yaml":
+        return path.parent
+    return Path("runs") / (source if is_recipe else path.stem)
 
 
 @app.command()
@@ -66,7 +83,18 @@ def evaluate(
     """Measure a model on labelled images: mIoU and a table of the classes."""
     from atrous import evaluate
 
+    for path in filter(None, (json, report)):
+        _require_writable(path)
     evaluate.run(model, overrides or [], json_path=json, report_path=report, device=device, workers=workers)
+
+
+def _require_writable(path: Path) -> None:
+    """Find out before the work whether its results can be written."""
+    from atrous.files import prepare_output
+
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    prepare_output(path.parent)
 
 
 @app.command()
@@ -85,8 +113,10 @@ def predict(
     """Segment images of any size; writes palette masks and overlays."""
     from atrous import predict
 
-    overrides = [text for text in images if text.startswith("evaluate.") and "=" in text]
+    overrides = [text for text in images if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
     sources = [text for text in images if text not in overrides]
+    if not sources:
+        raise ValueError(f"no image, folder or pattern is named, only {overrides[0]}")
     written = predict.run(model, sources, out, overrides, overlays=overlays, probabilities=probabilities, device=device)
     typer.echo(f"{written.images} images: {out}/masks" + (f", {out}/overlays" if overlays else ""))
     if written.failures:
@@ -120,6 +150,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(run(arguments))
 
 
+OUT_OF_MEMORY = (
+    "the GPU's memory is full; a training needs less with a smaller train.batch or augment.crop, "
+    "a prediction with evaluate.mode=sliding"
+)
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
@@ -136,11 +172,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         return _say(str(error), 2)
     except Exception as error:
+        if _is_out_of_memory(error):
+            return _say(OUT_OF_MEMORY, 1)
         if not hasattr(error, "format_message"):  # what click raises for a wrong option
             raise
         return _say(f"{error.format_message()}; see atrous --help", 2) if error.format_message() else 2
     finally:
         _leave_process_group()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return "torch" in sys.modules and isinstance(error, sys.modules["torch"].OutOfMemoryError)
 
 
 def _say(message: str, code: int) -> int:

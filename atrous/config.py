@@ -80,23 +80,26 @@ def recipes() -> dict[str, Path]:
     return {f"{path.parent.name}/{path.stem}": path for path in sorted(RECIPES.glob("*/*.yaml"))}
 
 
-def find(source: str) -> Path:
-    """The file of a recipe's name or path. Raises FileNotFoundError with the nearest right names."""
+def find(source: str, folder: Path = Path()) -> Path:
+    """The file of a recipe's name, or of a path, seen from `folder` or from here.
+
+    Raises FileNotFoundError with the nearest right names.
+    """
     known = recipes()
-    path = known.get(source, Path(source))
-    if not path.is_file():
-        raise FileNotFoundError(f"no such recipe or YAML file: {source}{nearest(source, known)}")
-    return path
+    for path in (known.get(source, folder / source), Path(source)):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"no such recipe or YAML file: {source}{nearest(source, known)}")
 
 
 def read_tree(source: str, seen: tuple[Path, ...] = ()) -> Tree:
-    """A YAML file as a tree, upon that of the recipe which its `base:` names."""
-    path = find(source)
-    if path in seen:
+    """A YAML file as a tree, upon that of the recipe or the file beside it which its `base:` names."""
+    path = find(source, seen[-1].parent if seen else Path())
+    if path.resolve() in [step.resolve() for step in seen]:
         raise ValueError(f"{path}: `base` leads back to itself: {' -> '.join(str(step) for step in (*seen, path))}")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-99-99
         raise ValueError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: sections such as `train:` are wanted, found a {type(tree).__name__}")
@@ -109,40 +112,31 @@ def parse_overrides(overrides: Sequence[str]) -> Tree:
     tree: Tree = {}
     for text in overrides:
         key, equals, value = text.partition("=")
-        section, dot, _ = key.partition(".")
+        section, dot, field = key.partition(".")
         if not (equals and dot and section):
             hint = nearest(key, known_keys({})) if equals else ""
             form = "an override has the form section.field=value, such as train.steps=1000"
             raise ValueError(f"{text!r}: {form}{hint}")
-        for name in reversed(key.split(".")[1:]):
-            value = {name: value}  # type: ignore[assignment]
-        tree = merge(tree, {section: _null(value)})
+        tree = merge(tree, {section: {field: None if value in ("null", "none", "None") else value}})
     return tree
 
 
-def _null(value: Any) -> Any:  # noqa: ANN401
-    if isinstance(value, dict):
-        return {name: _null(part) for name, part in value.items()}
-    return None if value in ("null", "none", "None") else value
-
-
 def merge(below: Tree, above: Tree) -> Tree:
-    """`above` laid over `below`, section by section. A section that changes its kind keeps what both kinds know."""
+    """`above` laid over `below`, field by field. A section that changes its kind keeps what both kinds know."""
     merged = dict(below)
-    for name, value in above.items():
-        old = merged.get(name)
-        if isinstance(old, dict) and isinstance(value, dict):
-            merged[name] = merge(_of_kind(name, old, value), value)
-        else:
-            merged[name] = value
+    for section, fields in above.items():
+        old = merged.get(section)
+        both = isinstance(old, dict) and isinstance(fields, dict)
+        merged[section] = {**_of_kind(section, old, fields), **fields} if both else fields
     return merged
 
 
 def _of_kind(section: str, old: Tree, new: Tree) -> Tree:
     key, kinds = KINDS.get(section, ("", {}))
-    if new.get(key, old.get(key)) == old.get(key) or new[key] not in kinds:
+    kind = new.get(key)
+    if kind == old.get(key) or not isinstance(kind, str) or kind not in kinds:
         return old
-    return {name: value for name, value in old.items() if name in kinds[new[key]].model_fields}
+    return {name: value for name, value in old.items() if name in kinds[kind].model_fields}
 
 
 def to_tree(config: BaseModel) -> Tree:
@@ -180,6 +174,7 @@ EXPLANATIONS = {  # pydantic's type of an error -> what is wanted instead
     "int_from_float": "a whole number is wanted",
     "float_parsing": "a number is wanted",
     "float_type": "a number is wanted",
+    "finite_number": "a finite number is wanted",
     "bool_parsing": "true or false is wanted",
     "bool_type": "true or false is wanted",
     "string_type": "a text is wanted",
@@ -193,7 +188,6 @@ EXPLANATIONS = {  # pydantic's type of an error -> what is wanted instead
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",
     "less_than_equal": "must be at most {le}",
-    "missing": "is missing",
 }
 
 
@@ -203,7 +197,8 @@ def explain(error: ValidationError, tree: Tree, source: str, overrides: Sequence
     errors = [_explain_one({**details, "loc": (*above, *details["loc"])}, tree) for details in error.errors()]
     lines = list(dict.fromkeys(errors))
     key = lines[0].partition(":")[0].partition("=")[0]
-    place = "on the command line" if any(text.startswith(key) for text in overrides) else f"in {source}"
+    given = [text.partition("=")[0] for text in overrides]
+    place = "on the command line" if any(name.startswith(key) for name in given) else f"in {source}"
     more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
     return f"{lines[0]} ({place}){more}"
 
@@ -220,10 +215,12 @@ def _explain_one(details: Any, tree: Tree) -> str:  # noqa: ANN401
         return f"{key}.{name}={value}: unknown {name if path[0] == 'data' else path[0]}{nearest(value, kinds)}"
     if kind == "missing" and len(path) > 1 and path[-1].isdigit():
         return f"{'.'.join(path[:-1])}: wrong number of values, at least {int(path[-1]) + 1} are wanted"
+    if kind == "missing":
+        return f"{key} is missing"
     if kind == "value_error":
         return f"{key}: {context['error']}"
     reason = EXPLANATIONS[kind].format(**context) if kind in EXPLANATIONS else details["msg"]
-    return f"{key} is missing" if kind == "missing" else f"{key}={_brief(details['input'])}: {reason}"
+    return f"{key}={_brief(details['input'])}: {reason}"
 
 
 def _brief(value: object) -> str:

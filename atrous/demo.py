@@ -18,11 +18,11 @@ NUM_NEW = 6  # scenes to predict that are in neither split
 
 def run(out: Path, *, device: str | None = None, console: Console | None = None) -> None:
     """Train, measure on unseen scenes, predict, report. A run that `out` holds already is gone on with."""
-    console = console or Console()
+    console = console or Console(markup=False, highlight=False)
     config = configs.load(RECIPE)
     folder = RunFolder(out)
-    if folder.is_saved and not is_same(folder, config):
-        console.print(f"{out} holds a run of other settings: removing it")
+    if is_old_demo(folder, config):
+        console.print(f"{out} holds a demo of other settings: removing it")
         run_folder.remove(folder)
     console.rule("1 of 3  train a small model on drawn street scenes")
     train.train(config, out, resume=folder.is_saved, device=device, workers=2, console=console)
@@ -35,17 +35,16 @@ def run(out: Path, *, device: str | None = None, console: Console | None = None)
         f"\nmIoU {found['miou']:.3f} on {found['images']} unseen scenes. Look at\n"
         f"  {folder.report}  curves, classes, best and worst scenes\n"
         f"  {out / 'overlays'}  new scenes with what the model saw in them\n"
-        f"and then train on images of your own: README.md",
-        highlight=False,
+        f"and then train on images of your own: README.md"
     )
 
 
-def is_same(folder: RunFolder, config: Config) -> bool:
-    try:
-        stored = configs.check(run_folder.read_yaml(folder.config), source=str(folder.config))
-    except ValueError:
+def is_old_demo(folder: RunFolder, config: Config) -> bool:
+    """A run on drawn scenes whose settings aren't today's; anything else in the folder is not ours to remove."""
+    if not (folder.is_saved and folder.config.exists()):
         return False
-    return stored == config
+    stored = configs.read_tree(str(folder.config))
+    return stored.get("data", {}).get("format") == config.data.format and stored != configs.to_tree(config)
 
 
 def draw_new(config: Config, folder: Path) -> None:

@@ -4,7 +4,7 @@ import os
 from typing import NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 T = TypeVar("T")
 
@@ -32,8 +32,10 @@ def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise ValueError(f"--device {name}: no such device; cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: this PyTorch ({torch.__version__}) sees no CUDA GPU")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(device.type, 0)
+    if (device.index or 0) >= count:
+        there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
+        raise ValueError(f"--device {name}: not here; PyTorch {torch.__version__} sees {there}")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", local_rank)
     if device.type == "cuda":
@@ -64,6 +66,21 @@ def gather(items: list[T]) -> list[T]:
     lists: list[list[T]] = [[] for _ in range(distributed.get_world_size())]
     distributed.all_gather_object(lists, items)
     return [item for part in lists for item in part]
+
+
+def from_first(flag: bool, device: torch.device) -> bool:
+    """What rank 0 says, on each process."""
+    value = torch.tensor(int(flag), device=device)
+    if distributed.is_initialized():
+        distributed.broadcast(value, 0)
+    return bool(value)
+
+
+def copy_buffers_from_first(module: nn.Module) -> None:
+    """Batch-norm statistics are each process's own between two steps: let all measure what rank 0 saves."""
+    if distributed.is_initialized():
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, 0)
 
 
 def wait() -> None:

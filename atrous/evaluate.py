@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from atrous import config as configs
 from atrous import data, distributed, report, segmenter, visualize
 from atrous.config import Config
-from atrous.data.label_space import LabelSpace
+from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.data.loader import whole_samples
 from atrous.distributed import World
 from atrous.files import write_atomically
@@ -38,6 +39,7 @@ class ImageScore(NamedTuple):
 class Evaluation(NamedTuple):
     total: Tensor  # [C, C] int64 on the CPU, rows truth, columns prediction
     images: list[ImageScore]
+    skipped: list[str]  # a line for each image that could not be read
     protocol: dict[str, str]
 
 
@@ -60,9 +62,13 @@ def evaluate(
     model.eval()
     total = torch.zeros(label_space.num_classes, label_space.num_classes, dtype=torch.int64)
     scores: list[ImageScore] = []
-    for index, sample in whole_samples(
+    skipped: list[str] = []
+    for index, (sample, problems) in whole_samples(
         samples, workers=workers, rank=world.rank, processes=world.size, skip_errors=skip_errors
     ):
+        skipped += problems
+        if sample is None:
+            continue
         labels = predict_labels(model, as_batch(sample.image, world.device), segmenter.inference)
         truth = torch.from_numpy(sample.semantic)[None].to(world.device)  # [1, H, W]
         counts = confusion.statistic(labels, truth, label_space.num_classes, ignore=label_space.ignore).cpu()
@@ -72,24 +78,25 @@ def evaluate(
             advance(world.size)
     for name, module in model.named_modules():
         module.training = modes[name]
-    scores = distributed.gather(scores)
+    scores, skipped = distributed.gather(scores), distributed.gather(skipped)
     total = distributed.sum_over_processes(total.to(world.device)).cpu()
-    return Evaluation(total, scores, protocol(segmenter, total, len(scores), data_name))
+    return Evaluation(total, scores, skipped, protocol(segmenter, total, len(scores), len(skipped), data_name))
 
 
 def as_batch(image: Image, device: torch.device) -> Tensor:  # [1, 3, H, W]
     return torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
 
 
-def protocol(segmenter: Segmenter, total: Tensor, images: int, data_name: str) -> dict[str, str]:
+def protocol(segmenter: Segmenter, total: Tensor, images: int, skipped: int, data_name: str) -> dict[str, str]:
     label_space = segmenter.label_space
     absent = absent_classes(confusion.report(total), label_space)
     left_out = f"; in neither labels nor predictions, so left out: {', '.join(absent)}" if absent else ""
     return {
         "data": data_name,
-        "images": str(images),
+        "images": f"{images} ({skipped} could not be read)" if skipped else str(images),
         **segmenter.inference.describe(),
         "output stride": str(segmenter.model.config.output_stride),
+        "arithmetic": "float32",
         "compared at": "the size of each image's labels",
         "mean over": f"{label_space.num_classes - len(absent)} of {label_space.num_classes} classes{left_out}",
         "pixels": f"one confusion matrix over all pixels whose label isn't {label_space.ignore}",
@@ -100,7 +107,7 @@ def absent_classes(scores: Scores, label_space: LabelSpace) -> list[str]:
     return [name for name, iou in zip(label_space.names, scores.iou, strict=True) if iou is None]
 
 
-def results(evaluation: Evaluation, label_space: LabelSpace) -> dict[str, Any]:
+def results(evaluation: Evaluation, label_space: LabelSpace, device: torch.device) -> dict[str, Any]:
     """All figures of an evaluation as plain values: what `--json` writes and a model file keeps."""
     scores = confusion.report(evaluation.total)
     return {
@@ -112,14 +119,15 @@ def results(evaluation: Evaluation, label_space: LabelSpace) -> dict[str, Any]:
         "per_class_pixels": dict(zip(label_space.names, scores.pixels, strict=True)),
         "absent": absent_classes(scores, label_space),
         "images": len(evaluation.images),
+        "skipped": evaluation.skipped,
         "protocol": evaluation.protocol,
         "confusion": evaluation.total.tolist(),
-        "environment": environment(),
+        "environment": environment(device),
     }
 
 
-def environment(device: torch.device | None = None) -> dict[str, str]:
-    name = torch.cuda.get_device_name(device) if torch.cuda.is_available() else _processor()
+def environment(device: torch.device) -> dict[str, str]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "date": date.today().isoformat(),
         "atrous": version("atrous"),
@@ -152,7 +160,7 @@ def print_table(found: dict[str, Any], console: Console) -> None:
         "mean", _figure(found["miou"]), _figure(found["mean_accuracy"]), f"{sum(found['per_class_pixels'].values()):,}"
     )
     console.print(table)
-    console.print(f"mIoU {found['miou']:.4f}   pixel accuracy {found['pixel_accuracy']:.4f}", highlight=False)
+    console.print(f"mIoU {found['miou']:.4f}   pixel accuracy {found['pixel_accuracy']:.4f}")
     console.print(
         "; ".join(f"{name}: {value}" for name, value in found["protocol"].items() if name != "data"), highlight=False
     )
@@ -173,7 +181,7 @@ def write_report(
     device: torch.device,
 ) -> None:
     """The HTML page of an evaluation, with the best and worst images."""
-    found = results(evaluation, segmenter.label_space)
+    found = results(evaluation, segmenter.label_space, device)
     ordered = sorted(evaluation.images, key=lambda score: score.miou)
     count = min(PICTURES, len(ordered) // 2)
     worst, best = ordered[:count], ordered[::-1][: max(count, 1)]
@@ -232,13 +240,18 @@ def _pictures(
 
 def settings(model: Segmenter, overrides: Sequence[str], source: str) -> Config:
     """The experiment of a model file with `overrides` on top; a model without one takes all of its data from them."""
+    tree = configs.parse_overrides(overrides)
+    others = sorted(tree.keys() - {"data", "evaluate"})
+    if others:
+        raise ValueError(
+            f"{others[0]}: an evaluation has only the settings of data and evaluate, such as evaluate.output_stride=8"
+        )
     if model.training is not None:
         return configs.override(model.training, overrides, source)
-    tree = {"model": configs.to_tree(model.model.config), "evaluate": configs.to_tree(model.inference)}
-    tree = configs.merge(tree, configs.parse_overrides(overrides))
     if "data" not in tree:
         raise ValueError(f"{source}: the file names no data set; give data.format=... data.root=...")
-    return configs.check(tree, source=source, overrides=overrides)
+    below = {"model": configs.to_tree(model.model.config), "evaluate": configs.to_tree(model.inference)}
+    return configs.check(configs.merge(below, tree), source=source, overrides=overrides)
 
 
 def run(
@@ -252,25 +265,23 @@ def run(
     console: Console | None = None,
 ) -> dict[str, Any]:
     """Evaluate the model file `path` on the validation split of its data set, or of that which `overrides` name."""
-    console = console or Console()
+    console = console or Console(markup=False, highlight=False)
     world = distributed.join(device)
     loaded = segmenter.load(path)
     chosen = settings(loaded, overrides, str(path))
     label_space = data.label_space(chosen.data)
-    wanted = chosen.model.num_classes or label_space.num_classes
-    segmenter.require_same_classes(loaded.model.num_classes, label_space, f"num_classes of {path}")
-    segmenter.require_same_classes(wanted, loaded.label_space, "model.num_classes")
+    require_same_classes(loaded.label_space, label_space, path)
     samples = data.samples(chosen.data, chosen.data.val)
-    measured = loaded.with_inference(chosen.evaluate).to(world.device)
-    name = data_name(chosen)
-    with console.status(f"evaluating on {name}: {len(samples)} images") as status:
-        done = 0
+    measured = replace(loaded.with_inference(chosen.evaluate), label_space=label_space).to(world.device)
+    name, done = data_name(chosen), 0
+    with console.status("") as status:
 
         def advance(count: int) -> None:
             nonlocal done
             done += count
-            status.update(f"evaluating on {name}: {done} of {len(samples)} images")
+            status.update(f"{name}: {done} of {len(samples)} images")
 
+        advance(0)
         evaluation = evaluate(
             measured,
             samples,
@@ -280,7 +291,7 @@ def run(
             data_name=name,
             advance=advance,
         )
-    found = results(evaluation, label_space)
+    found = results(evaluation, label_space, world.device)
     if world.rank == 0:
         print_table(found, console)
         if json_path is not None:
@@ -290,5 +301,18 @@ def run(
     return found
 
 
+def require_same_classes(ours: LabelSpace, theirs: LabelSpace, path: Path) -> None:
+    """A score between classes of other numbers or other names is a wrong one; a model may have no names to compare."""
+    segmenter.require_same_classes(ours.num_classes, theirs, f"num_classes of {path}")
+    if ours.names == numbered_names(ours.num_classes):
+        return
+    for index, (name, other) in enumerate(zip(ours.names, theirs.names, strict=True)):
+        if name != other:
+            raise ValueError(
+                f"class {index} is {name!r} in {path} but {other!r} in the data; if they are one, set data.names"
+            )
+
+
 def data_name(config: Config) -> str:
-    return f"{config.data.format}, split {config.data.val}"
+    root = f" {config.data.root.name}" if config.data.root else ""
+    return f"{config.data.format}{root}, split {config.data.val}"

@@ -13,11 +13,12 @@ from rich.progress import track
 
 from atrous import config as configs
 from atrous import distributed, segmenter
+from atrous.data.contract import IMAGE_SUFFIXES
 from atrous.files import prepare_output, write_atomically
 from atrous.inference import InferenceConfig
 from atrous.segmenter import Prediction
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+RESULTS = ("masks", "overlays", "probabilities")  # the folders in the output folder
 
 
 class Task(NamedTuple):
@@ -45,8 +46,8 @@ def run(
 
     An image that can't be read is named at the end; the others are done.
     """
-    console = console or Console()
-    tasks = list(find_images(sources))
+    console = console or Console(markup=False, highlight=False, emoji=False)
+    tasks = list(find_images(sources, out))
     model = segmenter.load(path)
     model = model.with_inference(inference_settings(model.inference, overrides, str(path)))
     model = model.to(distributed.choose_device(device))
@@ -86,11 +87,17 @@ def inference_settings(inference: InferenceConfig, overrides: Sequence[str], sou
         raise ValueError(configs.explain(error, tree, source, overrides, section="evaluate")) from None
 
 
-def find_images(sources: Sequence[str]) -> Iterator[Task]:
-    """Files, folders (searched to the bottom) and patterns, as tasks of different names."""
+def find_images(sources: Sequence[str], out: Path) -> Iterator[Task]:
+    """Files, folders (searched to the bottom) and patterns, as tasks of different names; not what was written to `out`.
+
+    Raises FileNotFoundError for a source without an image.
+    """
     taken: dict[Path, Path] = {}
     for source in sources:
-        for task in _images_of(source):
+        tasks = [task for task in _images_of(source) if not _is_result(task.image, out)]
+        if not tasks:
+            raise FileNotFoundError(f"{source}: {_why_none(Path(source), out)}")
+        for task in tasks:
             other = taken.setdefault(task.name, task.image)
             if other != task.image:
                 raise ValueError(f"{task.image} and {other} would both be written as {task.name}; predict them apart")
@@ -101,19 +108,23 @@ def _images_of(source: str) -> list[Task]:
     path = Path(source)
     if path.is_dir():
         found = [file for file in sorted(path.rglob("*")) if is_image(file)]
-        tasks = [Task(file, file.relative_to(path).with_suffix("")) for file in found]
-    elif path.is_file():
-        tasks = [Task(path, Path(path.stem))]
-    else:
-        files = [Path(name) for name in sorted(glob.glob(source, recursive=True))]  # noqa: PTH207 - absolute too
-        tasks = [Task(file, Path(file.stem)) for file in files if is_image(file)]
-    if not tasks:
-        reason = (
-            f"no image ({', '.join(sorted(SUFFIXES))}) in it" if path.is_dir() else "no such file, folder or pattern"
-        )
-        raise FileNotFoundError(f"{source}: {reason}")
-    return tasks
+        return [Task(file, file.relative_to(path).with_suffix("")) for file in found]
+    if path.is_file():
+        return [Task(path, Path(path.stem))]
+    files = [Path(name) for name in sorted(glob.glob(source, recursive=True))]  # noqa: PTH207 - absolute too
+    return [Task(file, Path(file.stem)) for file in files if is_image(file)]
 
 
 def is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _is_result(image: Path, out: Path) -> bool:
+    folder = image.parent.resolve()
+    return any(folder.is_relative_to((out / name).resolve()) for name in RESULTS)
+
+
+def _why_none(source: Path, out: Path) -> str:
+    if source.is_dir():
+        return f"no image ({', '.join(IMAGE_SUFFIXES)}) in it, but for results in {out}"
+    return f"a result of an earlier prediction in {out}" if source.is_file() else "no such file, folder or pattern"

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 LINE_EVERY = 30.0  # seconds, where there is no terminal to draw a bar in
+NAMED = 5  # files that could not be read; the others are counted
 SMOOTHING = 0.05  # weight of the newest step in what is shown; what is logged is not smoothed
 
 
@@ -43,6 +44,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
+        if self.num_skipped > NAMED:
+            self._print(f"skipped: {self.num_skipped} in all that could not be read")
 
     def step(self, step: int, terms: dict[str, float], learning_rate: float, images: int) -> dict[str, Any]:
         """Show a finished step; the row that is logged of it."""
@@ -54,7 +57,7 @@ class Progress:
         if self.bar.disable and (now - self.last_line > LINE_EVERY or step == self.steps):
             self.last_line = now
             left = (self.steps - step) * images / self.rate
-            self.console.print(f"step {step}/{self.steps}  {self.figures()}  {left / 60:.1f} min left", highlight=False)
+            self._print(f"step {step}/{self.steps}  {self.figures()}  {left / 60:.1f} min left")
         parts = terms if len(terms) > 1 else {}
         return {"step": step, "loss": loss, **parts, "learning_rate": learning_rate, "images_per_second": speed}
 
@@ -68,14 +71,17 @@ class Progress:
     def validated(self, step: int, miou: float) -> None:
         """Show a validation; the time that it took is not counted as a step's."""
         self.miou, self.last = miou, time.perf_counter()
-        self.console.print(f"step {step}: validation mIoU {miou:.4f}", highlight=False)
+        self._print(f"step {step}: validation mIoU {miou:.4f}")
 
     def skipped(self, problems: tuple[str, ...]) -> None:
-        """Name what could not be read: the first few files, then only their number."""
+        """Name what could not be read: the first few files; in the end, their number."""
         for problem in problems:
             self.num_skipped += 1
-            if self.num_skipped <= 5:
-                self.console.print(f"skipped: {problem}", highlight=False)
+            if self.num_skipped <= NAMED:
+                self._print(f"skipped: {problem}")
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, emoji=False)  # a file may be called [red].png
 
 
 def _smooth(old: float | None, new: float) -> float:

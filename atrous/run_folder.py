@@ -4,13 +4,11 @@ import contextlib
 import io
 import json
 import pickle
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 
 from atrous import config as configs
 from atrous.config import Config
@@ -49,47 +47,61 @@ class RunFolder(NamedTuple):
         return self.path / "report.html"
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        return self.config, self.metrics, self.best, self.last, self.report, self.state
+
+    @property
     def is_saved(self) -> bool:
         """There is something to lose in it."""
         return self.state.exists() or self.best.exists() or self.last.exists()
 
 
-def begin(run: RunFolder, config: Config) -> None:
-    """Start a run in a folder that has none. Raises ValueError where one would be overwritten."""
+def begin(run: RunFolder, config: Config) -> State | None:
+    """Start a run, with no state, in a folder that has none. Raises ValueError where something would be overwritten."""
     prepare_output(run.path)
     if run.is_saved:
         raise ValueError(
             f"--out {run.path}: holds a run already; add --resume to go on with it, or name another folder"
         )
+    if run.config.exists():
+        require_same(run, config, "--out")
     write_atomically(run.config, configs.to_yaml(config))
     run.metrics.unlink(missing_ok=True)
+    return None
 
 
-def resume(run: RunFolder, config: Config, device: torch.device) -> State | None:
+def resume(run: RunFolder, config: Config) -> State | None:
     """The state to go on from, None where nothing was saved yet. Raises ValueError if the run has another config."""
+    if not run.is_saved:
+        return begin(run, config)
     prepare_output(run.path)
-    if not (run.is_saved and run.config.exists()):
-        write_atomically(run.config, configs.to_yaml(config))
-        run.metrics.unlink(missing_ok=True)
-        return None
-    stored = configs.check(read_yaml(run.config), source=str(run.config))
-    for key, there, here in configs.differences(stored, config):
-        raise ValueError(
-            f"--resume: {key} is {here} here but {there} in {run.config}; resume with the run's own config"
-        )
-    state = read_state(run.state, device) if run.state.exists() else None
-    drop_rows_after(run.metrics, 0 if state is None else state["step"])
+    for path in (run.config, run.state):
+        if not path.exists():
+            raise ValueError(f"--resume: {run.path} holds models, but not {path.relative_to(run.path)} to go on from")
+    require_same(run, config, "--resume")
+    remove_leftovers(run)
+    state = read_state(run.state)
+    drop_rows_after(run.metrics, state["step"], state["measured"])
     return state
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    tree: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return tree
+def require_same(run: RunFolder, config: Config, what: str) -> None:
+    stored = configs.check(configs.read_tree(str(run.config)), source=str(run.config))
+    for key, there, here in configs.differences(stored, config):
+        raise ValueError(f"{what}: {key} is {here} here but {there} in {run.config}; take the run's own config")
 
 
-def read_state(path: Path, device: torch.device) -> State:
+def remove_leftovers(run: RunFolder) -> None:
+    """Half-written files of a process that was killed while it saved."""
+    for path in run.files:
+        for leftover in path.parent.glob(f".{path.name}.*"):
+            leftover.unlink()
+
+
+def read_state(path: Path) -> State:
+    """On the CPU. Raises ValueError with the path where it isn't whole."""
     try:
-        state: State = torch.load(path, map_location=device, weights_only=True)
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
         raise ValueError(f"{path}: not a whole training state: {str(error).splitlines()[0]}") from error
     return state
@@ -123,28 +135,34 @@ def _whole_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             return
 
 
-def drop_rows_after(path: Path, step: int) -> None:
-    """Forget the rows of steps that were lost with a kill and will be done again."""
-    rows = [row for row in read_rows(path) if row["step"] <= step]
+def drop_rows_after(path: Path, step: int, measured: int) -> None:
+    """Forget what was lost with a kill and will be done again: later steps, and validations after `measured`."""
+    rows = [row for row in read_rows(path) if row["step"] <= (measured if "miou" in row else step)]
     if path.exists():
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def remove(run: RunFolder) -> None:
-    """Delete a run's own files, and the folder if nothing else is in it."""
-    for path in (run.config, run.metrics, run.best, run.last, run.report):
-        path.unlink(missing_ok=True)
-    shutil.rmtree(run.state.parent, ignore_errors=True)
-    with contextlib.suppress(OSError):  # other files are in it
-        run.path.rmdir()
+    """Delete a run's own files, and the folders if nothing else is in them."""
+    _remove(run, run.files)
+
+
+def _remove(run: RunFolder, files: Iterable[Path]) -> None:
+    for path in files:
+        with contextlib.suppress(OSError):  # it never came to be
+            path.unlink()
+    for folder in (run.state.parent, run.path):
+        with contextlib.suppress(OSError):  # other files are in it, or it isn't there
+            folder.rmdir()
 
 
 @contextlib.contextmanager
 def discarded_unless_saved(run: RunFolder) -> Iterator[None]:
-    """Leave nothing behind of a run that breaks before there is anything to go on from."""
+    """Leave nothing new behind of a run that breaks before there is anything to go on from."""
+    before = [path for path in run.files if path.exists()]
     try:
         yield
     except BaseException:
         if not run.is_saved:
-            remove(run)
+            _remove(run, [path for path in run.files if path not in before])
         raise

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
-from PIL import ImageOps
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
@@ -18,6 +17,8 @@ from torch import Tensor
 
 from atrous import models, visualize
 from atrous.config import Config, nearest
+from atrous.data.contract import as_rgb
+from atrous.data.contract import read_image as image_file
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.files import write_atomically
 from atrous.inference import InferenceConfig, predict_labels, predict_probabilities
@@ -74,17 +75,15 @@ class Segmenter:
         with torch.device("meta"):
             model = models.build(config, self.model.num_classes)
         model.load_state_dict(self.model.state_dict(keep_vars=True), assign=True)
-        return replace(self, model=model.train(self.model.training))
+        inference = self.inference.model_copy(update={"output_stride": None})
+        return replace(self, model=model.train(self.model.training), inference=inference)
 
     def with_inference(self, inference: InferenceConfig) -> "Segmenter":
-        """Another protocol, and the output stride that it asks for."""
-        segmenter = replace(self, inference=inference)
+        """Another protocol, at the output stride that it asks for."""
         stride = inference.output_stride
-        return (
-            segmenter
-            if stride in (None, self.model.config.output_stride)
-            else segmenter.with_output_stride(stride or 16)
-        )
+        if stride is None or stride == self.model.config.output_stride:
+            return replace(self, inference=inference)
+        return replace(self.with_output_stride(stride), inference=inference)
 
     def with_results(self, results: Mapping[str, Any]) -> "Segmenter":
         return replace(self, results=results)
@@ -128,10 +127,11 @@ def create(
     classes = config.num_classes or (label_space.num_classes if label_space else None)
     if classes is None:
         raise ValueError("create: num_classes or label_space is wanted")
-    space = label_space or LabelSpace(names=tuple(numbered_names(classes)))
+    space = label_space or LabelSpace(names=numbered_names(classes))
     require_same_classes(classes, space, "create: num_classes")
-    torch.manual_seed(seed)
-    return Segmenter(models.build(config, classes).eval(), space)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Segmenter(models.build(config, classes).eval(), space)
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Segmenter:
@@ -172,7 +172,7 @@ def _assemble(metadata: Mapping[str, str], weights: dict[str, Tensor], path: Pat
         model = models.build(config, label_space.num_classes)
     _require_same_weights(model.state_dict(), weights, path)
     model.load_state_dict(weights, assign=True)
-    return Segmenter(model.eval(), label_space, inference, training, results)
+    return Segmenter(model.eval(), label_space, inference, training, results).with_inference(inference)
 
 
 def _require_same_weights(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> None:
@@ -229,14 +229,10 @@ def read_image(image: ImageLike) -> Image:
             raise ValueError(f"an image is an array [H, W, 3] of uint8, RGB; got {list(image.shape)} of {image.dtype}")
         return np.ascontiguousarray(image)
     if isinstance(image, PILImage.Image):
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        return as_rgb(image.copy())
     if not Path(image).is_file():
         raise FileNotFoundError(f"no such image: {image}")
-    try:
-        with PILImage.open(image) as opened:
-            return np.array(ImageOps.exif_transpose(opened).convert("RGB"))
-    except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
-        raise ValueError(f"{image}: not a readable image: {error}") from error
+    return image_file(Path(image))
 
 
 def _compact(labels: Tensor, label_space: LabelSpace) -> LabelMap:

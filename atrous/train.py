@@ -3,20 +3,22 @@
 import contextlib
 import copy
 import math
+import shlex
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from atrous import data, distributed, evaluate, models, optim, run_folder, segmenter
-from atrous.config import Config
+from atrous.config import Config, TrainConfig
 from atrous.data.label_space import Color, LabelSpace
 from atrous.data.loader import Stream, training_batches, whole_samples
 from atrous.data.transforms import augment
@@ -31,6 +33,15 @@ from atrous.types import Batch, Sample
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM; the run was saved, and the message says how to go on."""
+
+
+class Standing(NamedTuple):
+    """How far a training is."""
+
+    step: int = 0  # updates done
+    taken: int = 0  # samples, by all processes
+    measured: int = 0  # the step of the last validation
+    best: float = -1.0  # mIoU of the best one
 
 
 def train(
@@ -48,15 +59,14 @@ def train(
     Interrupted, after saving, on Ctrl-C.
     """
     world = distributed.join(device)
-    run = RunFolder(out)
-    console = console or Console()
+    run, settings = RunFolder(out), config.train
+    console = console or Console(markup=False, highlight=False)
     console.quiet = console.quiet or world.rank > 0
-    settings = config.train
     label_space = data.label_space(config.data)
     samples = data.samples(config.data, config.data.train)
     val_samples = data.samples(config.data, config.data.val)
     require_trainable(config, label_space, world)
-    state = open_run(run, config, resume, world)
+    weights = class_weights(config, samples, label_space, workers)
 
     torch.manual_seed(settings.seed)
     model = models.build(config.model, label_space.num_classes).to(world.device)
@@ -64,86 +74,86 @@ def train(
     optimizer = optim.build(model, config.optim)
     averaged = copy.deepcopy(model) if settings.ema else None
     kept = Segmenter(averaged or model, label_space, config.evaluate, config)  # what is measured and saved
-    weights = class_weights(config, samples, label_space, workers)
-    torch.manual_seed(settings.seed + world.rank)  # dropout differs between processes
-    step, taken, best = restore(state, model, averaged, optimizer) if state else (0, 0, -1.0)
-    parallel = prepare(model, config, world)
-    batches = training_batches(
-        samples,
-        partial(augment, config=config.augment, fill=fill_color(model), ignore=label_space.ignore),
-        Stream(settings.seed, settings.batch, taken, world.rank, world.size),
-        workers=workers,
-        skip_errors=config.data.on_error == "skip",
-        pin_memory=world.device.type == "cuda",
-    )
-    console.print(introduction(config, model, samples, val_samples, world, step), highlight=False)
 
-    with (
-        run_folder.discarded_unless_saved(run),
-        stop_signals() as stop,
-        Progress(console, settings.steps, step) as progress,
-    ):
-        while step < settings.steps:
-            rate = optim.learning_rate(config.optim, step, settings.steps)
-            optim.set_learning_rate(optimizer, rate)
-            top_k = hard_pixel_share(config.loss, step)
-            parts = [next(batches) for _ in range(settings.accumulate)]
-            # All pixels of an update count alike, wherever they are computed. The hardest pixels are chosen, and
-            # averaged, within each pass. DDP takes the mean over the processes, hence times their number.
-            pixels = count_pixels(parts, label_space.ignore, world) if top_k == 1 else None
-            factor = world.size if top_k == 1 else 1 / settings.accumulate
+    discarded = run_folder.discarded_unless_saved(run) if world.rank == 0 else contextlib.nullcontext()
+    with discarded, stop_signals() as stop:
+        at = restore(open_run(run, config, resume, world), model, averaged, optimizer)
+        parallel = prepare(model, config, world)
+        batches = training_batches(
+            samples,
+            partial(augment, config=config.augment, fill=fill_color(model), ignore=label_space.ignore),
+            Stream(settings.seed, settings.batch, at.taken, world.rank, world.size),
+            workers=workers,
+            skip_errors=config.data.on_error == "skip",
+            pin_memory=world.device.type == "cuda",
+        )
+        console.print(introduction(config, model, samples, val_samples, world, at.step))
 
-            terms: dict[str, float] = {}
-            for number, (batch, problems) in enumerate(parts, start=1):
-                progress.skipped(problems)
-                images = batch.images.to(world.device, memory_format=torch.channels_last, non_blocking=True)
-                labels = batch.semantic.to(world.device, non_blocking=True)
-                with gradients_summed(parallel, on=number == settings.accumulate):
-                    with torch.autocast(world.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                        outputs = parallel(images)
-                    losses = semantic_loss(
-                        outputs,
-                        labels,
-                        config.loss,
-                        ignore=label_space.ignore,
-                        weights=weights,
-                        top_k=top_k,
-                        normalizer=pixels,
-                        align_corners=model.align_corners,
-                    )
-                    found = {name: float(loss.detach()) * factor for name, loss in losses.items()}
-                    require_finite(found, batch, step)
-                    (torch.stack(list(losses.values())).sum() * factor).backward()  # type: ignore[no-untyped-call]
-                terms = {name: terms.get(name, 0.0) + value for name, value in found.items()}
-            if config.optim.clip_norm is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            if averaged is not None:
-                average(averaged, model, ema_decay(settings.ema or 0.0, step))
-            images_taken = settings.batch * settings.accumulate * world.size
-            step, taken = step + 1, taken + images_taken
+        with Progress(console, settings.steps, at.step) as progress:
+            while at.step < settings.steps or is_due(at, settings):
+                if is_due(at, settings):
+                    progress.validating()
+                    results = validate(kept, val_samples, world, workers, stop)
+                    progress.validated(at.step, results["miou"])
+                    if world.rank == 0:
+                        run_folder.log(run.metrics, {"step": at.step, **summary(results)})
+                        if results["miou"] > at.best:
+                            kept.with_results({"step": at.step, **results}).save(run.best)
+                    at = at._replace(measured=at.step, best=max(at.best, results["miou"]))
+                    if world.rank == 0:
+                        run_folder.write_state(run.state, snapshot(model, averaged, optimizer, at))
+                    continue
 
-            row = progress.step(step, mean_over_processes(terms, world), rate, images_taken)
-            is_stopped = distributed.any_process(stop.is_set(), world.device)
-            is_last = step == settings.steps
-            if world.rank == 0 and (step % settings.log_every == 0 or is_last):
-                run_folder.log(run.metrics, row)
-            if (step % settings.eval_every == 0 or is_last) and not is_stopped:
-                progress.validating()
-                results = validate(kept, val_samples, world, workers)
-                progress.validated(step, results["miou"])
-                if world.rank == 0:
-                    run_folder.log(run.metrics, {"step": step, **summary(results)})
-                    if results["miou"] > best:
-                        kept.with_results({"step": step, **results}).save(run.best)
-                best = max(best, results["miou"])
-            if world.rank == 0 and (step % settings.save_every == 0 or is_last or is_stopped):
-                run_folder.write_state(run.state, snapshot(model, averaged, optimizer, step, taken, best))
-                kept.save(run.last)
-            if is_stopped:
-                again = f"atrous train {run.config} --out {out} --resume"
-                raise Interrupted(f"stopped after step {step} of {settings.steps}, saved; go on with: {again}")
+                seed_step(settings.seed, at.step, world.rank)
+                rate = optim.learning_rate(config.optim, at.step, settings.steps)
+                optim.set_learning_rate(optimizer, rate)
+                top_k = hard_pixel_share(config.loss, at.step)
+                parts = [next(batches) for _ in range(settings.accumulate)]
+                # All pixels of an update count alike, wherever they are computed. The hardest pixels are chosen, and
+                # averaged, within each pass. DDP takes the mean over the processes, hence times their number.
+                pixels = count_pixels(parts, label_space.ignore, world) if top_k == 1 else None
+                factor = world.size if top_k == 1 else 1 / settings.accumulate
+
+                terms: dict[str, float] = {}
+                for number, (batch, problems) in enumerate(parts, start=1):
+                    progress.skipped(problems)
+                    images = batch.images.to(world.device, memory_format=torch.channels_last, non_blocking=True)
+                    labels = batch.semantic.to(world.device, non_blocking=True)
+                    with gradients_summed(parallel, on=number == settings.accumulate):
+                        with torch.autocast(world.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                            outputs = parallel(images)
+                        losses = semantic_loss(
+                            outputs,
+                            labels,
+                            config.loss,
+                            ignore=label_space.ignore,
+                            weights=weights,
+                            top_k=top_k,
+                            normalizer=pixels,
+                            align_corners=model.align_corners,
+                        )
+                        found = {name: float(loss.detach()) * factor for name, loss in losses.items()}
+                        require_finite(found, batch, at.step)
+                        (torch.stack(list(losses.values())).sum() * factor).backward()  # type: ignore[no-untyped-call]
+                    terms = {name: terms.get(name, 0.0) + value for name, value in found.items()}
+                if config.optim.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+                if averaged is not None:
+                    average(averaged, model, ema_decay(settings.ema or 0.0, at.step))
+                images_taken = settings.batch * settings.accumulate * world.size
+                at = at._replace(step=at.step + 1, taken=at.taken + images_taken)
+
+                row = progress.step(at.step, mean_over_processes(terms, world), rate, images_taken)
+                if world.rank == 0 and (at.step % settings.log_every == 0 or at.step == settings.steps):
+                    run_folder.log(run.metrics, row)
+                is_stopped = distributed.any_process(stop.is_set(), world.device)
+                if world.rank == 0 and (at.step % settings.save_every == 0 or is_due(at, settings) or is_stopped):
+                    run_folder.write_state(run.state, snapshot(model, averaged, optimizer, at))
+                    kept.save(run.last)
+                if is_stopped:
+                    raise Interrupted(f"stopped after step {at.step} of {settings.steps}, saved; {how_to_go_on(run)}")
     report(run, val_samples, world, workers, console)
     return run
 
@@ -167,14 +177,12 @@ def require_trainable(config: Config, label_space: LabelSpace, world: World) -> 
 
 
 def open_run(run: RunFolder, config: Config, resume: bool, world: World) -> State | None:
-    """The state to go on from, None for a new run. Rank 0 makes the folder, then all may read it."""
-    if world.rank == 0 and not resume:
-        run_folder.begin(run, config)
-    state = run_folder.resume(run, config, world.device) if world.rank == 0 and resume else None
-    distributed.wait()
-    if world.rank > 0 and resume and run.state.exists():
-        state = run_folder.read_state(run.state, world.device)
-    return state
+    """The state to go on from, None for a new run. Rank 0 makes the folder and decides; the others follow."""
+    state = None
+    if world.rank == 0:
+        state = run_folder.resume(run, config) if resume else run_folder.begin(run, config)
+    is_resumed = distributed.from_first(state is not None, world.device)
+    return run_folder.read_state(run.state) if is_resumed and world.rank > 0 else state
 
 
 def class_weights(config: Config, samples: Sequence[Sample], label_space: LabelSpace, workers: int) -> Tensor | None:
@@ -185,8 +193,9 @@ def class_weights(config: Config, samples: Sequence[Sample], label_space: LabelS
     if given != "counts":
         return torch.tensor(given, dtype=torch.float32)
     counts = torch.zeros(256, dtype=torch.int64)
-    for _, sample in whole_samples(samples, workers=workers, skip_errors=config.data.on_error == "skip"):
-        counts += torch.bincount(torch.from_numpy(sample.semantic).flatten(), minlength=256)
+    for _, read in whole_samples(samples, workers=workers, skip_errors=config.data.on_error == "skip"):
+        if read.sample is not None:
+            counts += torch.bincount(torch.from_numpy(read.sample.semantic).flatten(), minlength=256)
     if label_space.ignore < 256:
         counts[label_space.ignore] = 0
     return median_frequency_weights(counts[: label_space.num_classes])
@@ -236,6 +245,16 @@ def introduction(
 # ---- inside the loop
 
 
+def is_due(at: Standing, settings: TrainConfig) -> bool:
+    """Whether a validation is to be made here that has not been made."""
+    return at.step > at.measured and (at.step % settings.eval_every == 0 or at.step == settings.steps)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Dropout depends on these three alone: a resumed run needs no random state, and processes differ."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
+
+
 def count_pixels(parts: Sequence[tuple[Batch, object]], ignore: int, world: World) -> Tensor:
     """How many labelled pixels this update has, over all of its passes and processes; at least 1."""
     count = sum(int((batch.semantic != ignore).sum()) for batch, _ in parts)
@@ -256,7 +275,7 @@ def require_finite(terms: dict[str, float], batch: Batch, step: int) -> None:
     values = ", ".join(f"{name} {value:g}" for name, value in terms.items())
     raise FloatingPointError(
         f"the loss is not finite at step {step + 1} ({values}) for {', '.join(batch.names)}; "
-        "the weights saved last are sound: try a lower optim.lr, optim.warmup_steps, optim.clip_norm or fp32"
+        "try a lower optim.lr, optim.warmup_steps, optim.clip_norm or train.precision=fp32"
     )
 
 
@@ -281,13 +300,28 @@ def mean_over_processes(terms: dict[str, float], world: World) -> dict[str, floa
     return dict(zip(terms, total.tolist(), strict=True))
 
 
-def validate(kept: Segmenter, samples: Sequence[Sample], world: World, workers: int) -> dict[str, Any]:
-    found = measure(kept, samples, world, workers)
-    return evaluate.results(found, kept.label_space)
+def validate(
+    kept: Segmenter, samples: Sequence[Sample], world: World, workers: int, stop: "StopFlag"
+) -> dict[str, Any]:
+    """Measure on the validation split. Ctrl-C ends it at once: the state was saved just before."""
+
+    def advance(_: int) -> None:
+        if stop.is_set():
+            raise Interrupted("stopped while validating; the training is saved, --resume validates again")
+
+    evaluation = measure(kept, samples, world, workers, advance)
+    return evaluate.results(evaluation, kept.label_space, world.device)
 
 
-def measure(kept: Segmenter, samples: Sequence[Sample], world: World, workers: int) -> evaluate.Evaluation:
+def measure(
+    kept: Segmenter,
+    samples: Sequence[Sample],
+    world: World,
+    workers: int,
+    advance: Callable[[int], None] | None = None,
+) -> evaluate.Evaluation:
     assert kept.training is not None
+    distributed.copy_buffers_from_first(kept.model)
     return evaluate.evaluate(
         kept.with_inference(kept.inference),
         samples,
@@ -295,6 +329,7 @@ def measure(kept: Segmenter, samples: Sequence[Sample], world: World, workers: i
         workers=workers,
         skip_errors=kept.training.data.on_error == "skip",
         data_name=evaluate.data_name(kept.training),
+        advance=advance,
     )
 
 
@@ -333,33 +368,30 @@ def stop_signals() -> Iterator[StopFlag]:
 # ---- saved, and restored bit for bit
 
 
-def snapshot(
-    model: nn.Module, averaged: nn.Module | None, optimizer: torch.optim.Optimizer, step: int, taken: int, best: float
-) -> State:
+def snapshot(model: nn.Module, averaged: nn.Module | None, optimizer: torch.optim.Optimizer, at: Standing) -> State:
     return {
-        "step": step,
-        "taken": taken,  # samples, by all processes
-        "best": best,
+        **at._asdict(),
         "model": model.state_dict(),
         "averaged": None if averaged is None else averaged.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
 
 
 def restore(
-    state: State, model: nn.Module, averaged: nn.Module | None, optimizer: torch.optim.Optimizer
-) -> tuple[int, int, float]:
-    """Put the weights, the optimiser and the random numbers back: (step, samples taken, best mIoU)."""
+    state: State | None, model: nn.Module, averaged: nn.Module | None, optimizer: torch.optim.Optimizer
+) -> Standing:
+    """Put the weights and the optimiser back to where `state` was taken; with none, they are at the start."""
+    if state is None:
+        return Standing()
     model.load_state_dict(state["model"])
     if averaged is not None:
         averaged.load_state_dict(state["averaged"])
     optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random"].cpu())
-    if state["random_cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["random_cuda"].cpu())
-    return state["step"], state["taken"], state["best"]
+    return Standing(*(state[name] for name in Standing._fields))
+
+
+def how_to_go_on(run: RunFolder) -> str:
+    return f"go on with: atrous train {shlex.quote(str(run.config))} --out {shlex.quote(str(run.path))} --resume"
 
 
 # ---- after the last step
@@ -372,8 +404,7 @@ def report(run: RunFolder, samples: Sequence[Sample], world: World, workers: int
     evaluation = measure(best, samples, world, workers)
     if world.rank > 0:
         return
-    results = evaluate.results(evaluation, best.label_space)
-    evaluate.print_table(results, console)
+    evaluate.print_table(evaluate.results(evaluation, best.label_space, world.device), console)
     evaluate.write_report(
         run.report,
         best,
@@ -383,4 +414,4 @@ def report(run: RunFolder, samples: Sequence[Sample], world: World, workers: int
         history=run_folder.read_rows(run.metrics),
         device=world.device,
     )
-    console.print(f"best model: {run.best} (step {best.results['step']})\nreport: {run.report}", highlight=False)
+    console.print(f"best model: {run.best} (step {best.results['step']})\nreport: {run.report}")

@@ -45,7 +45,7 @@ class Outputs(NamedTuple):
 class Settings(BaseModel):
     """A frozen section of the configuration: unknown keys are refused, text is read as the field's type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -72,6 +72,25 @@ def _members(annotation: Any) -> set[Any]:  # noqa: ANN401
 def _from_text(text: str, annotation: Any) -> Any:  # noqa: ANN401
     """`16` for a Literal[8, 16], `513,513` for a tuple; a field that may hold text keeps it as it is."""
     members = _members(annotation)
-    if {tuple, dict} & members and (text.startswith(("[", "{")) or "," in text):
-        return yaml.safe_load(text if text.startswith(("[", "{")) else f"[{text}]")
-    return text if {str, Path} & members else yaml.safe_load(text)
+    is_bracketed = text.startswith(("[", "{"))
+    if {tuple, dict} & members and (is_bracketed or "," in text):
+        return _parse(text if is_bracketed else f"[{text}]", text)
+    return text if {str, Path} & members else _parse(text, text)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 010 is ten, not eight; what is no decimal number (0x10, 1:30) is no whole number."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        return int(self.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _parse(text: str, original: str) -> Any:  # noqa: ANN401
+    """What is no YAML stays the text that it was: pydantic says what would be right."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError):  # ValueError: 0x10, or a date such as 2024-99-99
+        return original

@@ -70,8 +70,8 @@ def test_the_protocol_can_be_changed_and_says_so(model: Path) -> None:
 def test_a_class_that_is_nowhere_is_left_out_and_named(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = segmenter.load(model)
     total = torch.diag(torch.tensor([5, 5, 5, 5, 5, 5, 5, 0]))
-    evaluation = evaluate.Evaluation(total, [], evaluate.protocol(loaded, total, 1, "drawn"))
-    found = evaluate.results(evaluation, loaded.label_space)
+    evaluation = evaluate.Evaluation(total, [], [], evaluate.protocol(loaded, total, 1, 0, "drawn"))
+    found = evaluate.results(evaluation, loaded.label_space, CPU.device)
     assert found["miou"] == 1.0
     assert found["absent"] == ["person"]
     assert "left out: person" in found["protocol"]["mean over"]
@@ -92,8 +92,9 @@ def test_batch_norm_and_dropout_are_as_before_afterwards(model: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["model.num_classes=5"], "model.num_classes is 5, but the label space has 8 classes"),
+        (["model.output_stride=8"], "only the settings of data and evaluate"),
         (["data.format=camvid", "data.root=nowhere"], "is 8, but the label space has 11 classes"),
+        (["data.names=sky,building,road,pavement,tree,pole,car,person"], "class 4 is 'vegetation' in .* but 'tree'"),
         (["data.val=nowhere"], "nowhere"),
         (["evaluate.scales=[]"], r"evaluate\.scales"),
         (["evaluate.overlap=1"], "less than 1"),

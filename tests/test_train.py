@@ -18,7 +18,9 @@ from torch import Tensor
 import atrous
 from atrous import run_folder, train
 from atrous.config import Config, to_yaml
+from atrous.inference import InferenceConfig, predict_labels
 from atrous.losses import semantic_loss
+from atrous.models.contract import Model
 from atrous.run_folder import RunFolder
 from tests.conftest import save
 
@@ -27,7 +29,7 @@ QUIET = Console(quiet=True)
 
 
 def weights(run: RunFolder) -> dict[str, Tensor]:
-    state = run_folder.read_state(run.state, torch.device("cpu"))
+    state = run_folder.read_state(run.state)
     found: dict[str, Tensor] = state["model"]
     return found
 
@@ -206,6 +208,40 @@ def test_a_folder_of_own_images_is_learnt(folder_data: Path, tmp_path: Path) -> 
     assert best.results["miou"] > 0.7
 
 
+def stopping_labels(model: Model, images: Tensor, config: InferenceConfig) -> Tensor:
+    os.kill(os.getpid(), signal.SIGINT)
+    return predict_labels(model, images, config)
+
+
+@pytest.mark.parametrize("when", ["last_step", "validating"])
+def test_ctrl_c_at_the_end_can_be_gone_on_from(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    config = tiny("train.steps=2", "train.eval_every=2")
+    with monkeypatch.context() as patch:
+        if when == "last_step":
+            stop_after(2, patch)
+        else:
+            patch.setattr("atrous.evaluate.predict_labels", stopping_labels)
+        with pytest.raises(train.Interrupted):
+            train.train(config, tmp_path / "run", console=QUIET)
+    run = train.train(config, tmp_path / "run", resume=True, console=QUIET)
+    assert [row["step"] for row in run_folder.read_rows(run.metrics) if "miou" in row] == [2]
+    assert run.report.exists()
+
+
+def test_a_broken_validation_image_loses_no_training(folder_data: Path, tmp_path: Path) -> None:
+    image = folder_data / "images" / "val" / "1.png"
+    whole = image.read_bytes()
+    image.write_bytes(whole[:200])
+    config = folder_config(folder_data)
+    with pytest.raises(ValueError, match=r"images/val/1\.png"):
+        train.train(config, tmp_path / "run", console=QUIET)
+    assert run_folder.read_state(RunFolder(tmp_path / "run").state)["step"] == 4
+    image.write_bytes(whole)
+    assert train.train(config, tmp_path / "run", resume=True, console=QUIET).report.exists()
+
+
 # ---- refused
 
 
@@ -217,6 +253,36 @@ def test_a_run_is_not_overwritten(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--resume: train.steps is 9 here but 1 in .*config.yaml"):
         train.train(tiny("train.steps=9"), tmp_path / "run", resume=True, console=QUIET)
     assert run.last.read_bytes() == before
+
+
+def test_a_folder_that_is_not_a_whole_run_is_not_touched(tiny: Tiny, tmp_path: Path) -> None:
+    run = train.train(tiny("train.steps=1"), tmp_path / "run", console=QUIET)
+    kept = run.config.read_text()
+    run.config.unlink()
+    with pytest.raises(ValueError, match=r"holds models, but not config\.yaml"):
+        train.train(tiny("train.steps=1"), run.path, resume=True, console=QUIET)
+    run.config.write_text("train: {steps: [")
+    with pytest.raises(ValueError, match=r"config\.yaml: not a YAML file"):
+        train.train(tiny("train.steps=1"), run.path, resume=True, console=QUIET)
+    run.config.write_text(kept)
+    run.state.unlink()
+    with pytest.raises(ValueError, match=r"holds models, but not state/last\.pt"):
+        train.train(tiny("train.steps=1"), run.path, resume=True, console=QUIET)
+
+
+def test_the_user_s_own_config_in_the_folder_stays(folder_data: Path, tmp_path: Path) -> None:
+    config = folder_config(folder_data)
+    path = tmp_path / "run" / "config.yaml"
+    path.parent.mkdir()
+    path.write_text(to_yaml(config))
+    image = folder_data / "images" / "train" / "3.png"
+    image.write_bytes(image.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"3\.png"):
+        train.train(config, path.parent, console=QUIET)
+    assert atrous.config.load(str(path)) == config
+    with pytest.raises(ValueError, match=r"--out: train\.steps is 9 here but 4"):
+        train.train(folder_config(folder_data, "train.steps=9"), path.parent, console=QUIET)
+    assert atrous.config.load(str(path)) == config
 
 
 def test_a_damaged_state_is_named(tiny: Tiny, tmp_path: Path) -> None:
@@ -324,7 +390,7 @@ def test_a_full_disk_keeps_what_was_saved(tiny: Tiny, tmp_path: Path, monkeypatc
     monkeypatch.setattr(run_folder, "write_state", write)
     with pytest.raises(OSError, match=r"cannot write .*last\.pt"):
         train.train(config, tmp_path / "run", console=QUIET)
-    state = run_folder.read_state(RunFolder(tmp_path / "run").state, torch.device("cpu"))
+    state = run_folder.read_state(RunFolder(tmp_path / "run").state)
     assert state["step"] == 2
 
 
@@ -339,5 +405,5 @@ def test_a_cut_off_line_of_metrics_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps({"step": 1}) + "\n" + json.dumps({"step": 2}) + '\n{"step": 3, "lo')
     assert [row["step"] for row in run_folder.read_rows(path)] == [1, 2]
-    run_folder.drop_rows_after(path, 1)
+    run_folder.drop_rows_after(path, 1, 0)
     assert path.read_text() == '{"step": 1}\n'

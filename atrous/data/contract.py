@@ -222,7 +222,7 @@ class ImageFiles(Sequence[Sample]):
 
 def read_image(path: Path) -> Image:  # [H, W, 3]
     """A photo of any mode as RGB, turned upright as its EXIF orientation says. Raises ValueError with the path."""
-    return _read(path, "image", _as_rgb)
+    return _read(path, "image", as_rgb)
 
 
 def read_label(path: Path) -> Codes:
@@ -273,7 +273,7 @@ def _reason(path: Path, error: Exception) -> str:
     return str(getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__)
 
 
-def _as_rgb(image: PIL.Image.Image) -> Image:
+def as_rgb(image: PIL.Image.Image) -> Image:
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16 bits of grey; Pillow's own conversion would clip them at 255
         grey = (np.asarray(image).clip(0, 2**16 - 1) >> 8).astype(np.uint8)

@@ -1,7 +1,5 @@
 """What the numbers in a label map mean. A label space travels inside the model file."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
@@ -54,5 +52,6 @@ def voc_colors(count: int) -> NDArray[np.uint8]:
     return np.asarray(sum(bits), dtype=np.uint8)
 
 
-def numbered_names(count: int) -> Sequence[str]:
-    return [f"class_{index}" for index in range(count)]
+def numbered_names(count: int) -> tuple[str, ...]:
+    """What classes are called of which nothing but the number is known."""
+    return tuple(f"class_{index}" for index in range(count))

@@ -6,8 +6,8 @@ run share one stream: of each `batch * processes` numbers in a row, process r ta
 """
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -112,7 +112,7 @@ def training_batches(
         pin_memory=pin_memory,
         generator=_own_numbers(),
     )
-    for batch, problems in loader:
+    for batch, problems in _explained(loader):
         if batch is None:
             raise ValueError(problems[-1])
         yield batch, problems
@@ -121,6 +121,16 @@ def training_batches(
 def _own_numbers() -> torch.Generator:
     """A DataLoader draws a seed that we don't use: let it not be from the numbers that dropout goes on with."""
     return torch.Generator()
+
+
+def _explained(loader: Iterable[Any]) -> Iterator[Any]:
+    """What a loader yields; the death of a worker is told as what it most often is."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise OSError(f"a process that reads images died ({error}); too little /dev/shm? try --workers 0") from error
 
 
 class _Numbers:
@@ -149,8 +159,8 @@ class _AsRead(Dataset[Read]):
 
 def whole_samples(
     samples: Sequence[Sample], *, workers: int, rank: int = 0, processes: int = 1, skip_errors: bool = False
-) -> Iterator[tuple[int, Sample]]:
-    """This process's samples as they are on disk, with their index, in order; unreadable ones raise or are left out."""
+) -> Iterator[tuple[int, Read]]:
+    """This process's samples as they are on disk, with their index; unreadable ones raise, or come as problems."""
     indices = range(rank, len(samples), processes)
     loader: DataLoader[Read] = DataLoader(
         _AsRead(samples, indices),
@@ -159,11 +169,10 @@ def whole_samples(
         collate_fn=_same,  # type: ignore[arg-type]
         generator=_own_numbers(),
     )
-    for index, read in zip(indices, loader, strict=True):
-        if read.sample is not None:
-            yield index, read.sample
-        elif not skip_errors:
+    for index, read in zip(indices, _explained(loader), strict=True):
+        if read.sample is None and not skip_errors:
             raise ValueError(read.problems[-1])
+        yield index, read
 
 
 def _same(read: Read) -> Read:

@@ -230,7 +230,7 @@ SKIES = (  # at the top, at the horizon; the first are sunny
     (_tone("887aa0"), _tone("f0ceb0")),
 )
 GREYS = _tones("5c5c60 706e6e 82807e 7a7c84 92908c")
-PAVINGS = GREYS + _tones("a69e92 b2aca6 9c7a6a 9e9278")
+PAVINGS = GREYS[1:] + _tones("a69e92 b2aca6 9c7a6a 9e9278")
 WALLS = GREYS + _tones("ac5442 925c48 d6be96 e2dacc c49e60 809cb6 d09280 869878 546480 bcb0a8")
 PAINTS = GREYS + _tones("3e68b2 80b0dc c42c28 e2e2e0 26282e 3a6846 deb23e 964c34 bec4cc cebc9c")
 COATS = WALLS + PAINTS
@@ -286,8 +286,8 @@ def _upright(x: float, z: float, width: float, bottom: float, top: float) -> Fac
 
 
 def _thick(metres: float, z: float) -> float:
-    """At least some nine pixels of a 128 x 192 image: what is thinner is hardly learnt, in minutes, at stride 4."""
-    return max(metres, 0.085 * z)
+    """At least some ten pixels of a 128 x 192 image: what is thinner is hardly learnt, in minutes, at stride 4."""
+    return max(metres, 0.1 * z)
 
 
 # The stage is set.
@@ -332,7 +332,7 @@ def _light(rng: Generator) -> Light:
     warm, gain = rng.uniform(-0.1, 0.1), rng.uniform(0.85, 1.2)
     shadow = rng.uniform(0.3, 0.55) if index < 3 else rng.uniform(0.0, 0.2)
     slant = (rng.uniform(0.25, 1.1) * (1 if rng.random() < 0.5 else -1), rng.uniform(-0.3, 0.5))
-    haze = rng.uniform(0.025, 0.05) if rng.random() < 0.15 else rng.uniform(0.001, 0.012)
+    haze = rng.uniform(0.025, 0.05) if rng.random() < 0.1 else rng.uniform(0.001, 0.012)
     return Light(SKIES[index], (gain * (1 + warm), gain, gain * (1 - warm)), haze, shadow, slant)
 
 
@@ -364,8 +364,8 @@ def _draw_ground(scene: Scene) -> None:
     paving = _varied(rng, _pick(rng, PAVINGS))
     scene.fill(_strip(*street.walls, NEAR, end), scene.ink(PAVEMENT, paving, NEAR))
     _draw_joints(scene, paving)
-    kerb = scene.ink(PAVEMENT, _lit(paving, rng.uniform(0.8, 1.25)), NEAR)
-    scene.fill(_strip(street.kerbs[0] - 0.25, street.kerbs[1] + 0.25, NEAR, end), kerb)
+    kerb = scene.ink(PAVEMENT, _lit(paving, rng.uniform(1.1, 1.5)), NEAR)
+    scene.fill(_strip(street.kerbs[0] - 0.35, street.kerbs[1] + 0.35, NEAR, end), kerb)
     asphalt = _varied(rng, _pick(rng, GREYS))
     scene.fill(_strip(*street.kerbs, NEAR, end), scene.ink(ROAD, asphalt, NEAR, grain=0.14))
     _draw_patches(scene, asphalt)
@@ -572,8 +572,8 @@ def _place_people(scene: Scene) -> list[Placed]:
     rng, kerbs, walls = scene.rng, scene.street.kerbs, scene.street.walls
     pavements = ((walls[0] + 0.4, kerbs[0] - 0.4), (kerbs[1] + 0.4, walls[1] - 0.4))
     people = []
-    for _ in range(int(rng.integers(2, 6))):
-        z, lane = rng.uniform(3.4, 6.0), _pick(rng, (*pavements, *pavements, kerbs))
+    for _ in range(int(rng.integers(2, 5))):
+        z, lane = rng.uniform(3.2, 5.5), _pick(rng, (*pavements, *pavements, kerbs))
         left, right = scene.camera.reach(0.0, z) + 0.3, scene.camera.reach(scene.paper.width, z) - 0.3
         x = min(max(rng.uniform(*lane), left), right)
         if lane[0] <= x <= lane[1]:
@@ -633,9 +633,9 @@ def _draw_lamp(scene: Scene, x: float, z: float) -> None:
     height, inward = scene.rng.uniform(3.6, 5.0), math.copysign(1.3, -x)
     tone = _draw_post(scene, x, z, height)
     metal = scene.ink(POLE, tone, z)
-    arm = _upright(x + inward / 2, z, abs(inward), height - 0.3, height)
+    arm = _upright(x + inward / 2, z, abs(inward), height - 0.45, height)
     scene.fill(arm, metal)
-    scene.fill(_upright(x + inward, z, 0.9, height - 0.45, height), metal)
+    scene.fill(_upright(x + inward, z, 0.9, height - 0.55, height), metal)
     scene.fill(_upright(x + inward, z, 0.7, height - 0.55, height - 0.35), scene.ink(POLE, LAMP, z))
 
 
@@ -665,7 +665,7 @@ Limb: TypeAlias = tuple[Tone, Sequence[tuple[float, float]]]  # an outline in me
 
 def _draw_person(scene: Scene, x: float, z: float) -> None:
     rng, thing = scene.rng, len(scene.surfaces)
-    size, stride = rng.uniform(0.95, 1.15), rng.uniform(0.06, 0.2)
+    size, stride = rng.uniform(1.0, 1.25), rng.uniform(0.06, 0.2)
     coat, legs = _varied(rng, _pick(rng, COATS)), _varied(rng, _pick(rng, TROUSERS))
     hem = _pick(rng, (0.85, 0.8, 0.5))  # a jacket, or a coat
     skin, hair = _pick(rng, SKINS), _pick(rng, HAIRS)
@@ -680,7 +680,7 @@ def _draw_person(scene: Scene, x: float, z: float) -> None:
         (skin if rng.random() < 0.7 else hair, [(0.13 * cos, 1.6 + 0.15 * sin) for cos, sin in CIRCLE]),
     ]
     for tone, outline in parts:
-        points = [(x + size * right, size * up, z) for right, up in outline]
+        points = [(x + 1.15 * size * right, size * up, z) for right, up in outline]
         scene.fill(points, scene.ink(PERSON, tone, z, thing, grain=0.06))
 
 
@@ -904,8 +904,8 @@ def _heavens(scene: Scene, shape: tuple[int, ...]) -> Pixels:
 
 def _photograph(rng: Generator, colors: Pixels) -> NDArray[np.uint8]:  # [3, H, W] -> [H, W, 3]
     """A sensor with noise behind a lens that isn't always sharp."""
-    colors += np.float32(rng.uniform(1.0, 11.0)) * _noise(rng, *colors.shape)
+    colors += np.float32(rng.uniform(1.0, 8.0)) * _noise(rng, *colors.shape)
     image = np.ascontiguousarray(np.clip(colors, 0, 255).astype(np.uint8).transpose(1, 2, 0))
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         image = np.array(Image.fromarray(image).filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.8))))
     return image
