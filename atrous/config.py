@@ -126,8 +126,9 @@ def merge(below: Tree, above: Tree) -> Tree:
     merged = dict(below)
     for section, fields in above.items():
         old = merged.get(section)
-        both = isinstance(old, dict) and isinstance(fields, dict)
-        merged[section] = {**_of_kind(section, old, fields), **fields} if both else fields
+        if isinstance(old, dict) and isinstance(fields, dict):
+            fields = {**_of_kind(section, old, fields), **fields}
+        merged[section] = fields
     return merged
 
 
@@ -251,11 +252,11 @@ def _kind_of(section: str, tree: Tree) -> type[Settings] | None:
     return kinds.get(str(part.get(key))) if isinstance(part, dict) else None
 
 
-def nearest(word: str, known: Mapping[str, object] | Sequence[str], *, limit: int = 12) -> str:
+def nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
     """`; did you mean ...?` with the nearest of the known words, or all of them where none is near and they are few."""
     names = list(known)
     ends = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
     close = ends or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {' or '.join(close)}?"
-    return f"; known: {', '.join(names)}" if len(names) <= limit else ""
+    return f"; known: {', '.join(names)}" if len(names) <= 12 else ""

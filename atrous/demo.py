@@ -3,6 +3,7 @@
 from io import BytesIO
 from pathlib import Path
 
+import torch
 from PIL import Image as PILImage
 from rich.console import Console
 
@@ -19,15 +20,16 @@ NUM_NEW = 6  # scenes to predict that are in neither split
 def run(out: Path, *, device: str | None = None, console: Console | None = None) -> None:
     """Train, measure on unseen scenes, predict, report. A run that `out` holds already is gone on with."""
     console = console or Console(markup=False, highlight=False)
+    torch.set_num_threads(1)  # the network is so small that a second thread costs more than it brings
     config = configs.load(RECIPE)
     folder = RunFolder(out)
     if is_old_demo(folder, config):
         console.print(f"{out} holds a demo of other settings: removing it")
         run_folder.remove(folder)
     console.rule("1 of 3  train a small model on drawn street scenes")
-    train.train(config, out, resume=folder.is_saved, device=device, workers=2, console=console)
+    train.train(config, out, resume=folder.is_saved, device=device, workers=1, console=console)
     console.rule("2 of 3  measure the best model on scenes that it has not seen")
-    found = evaluate.run(folder.best, json_path=out / "metrics.json", device=device, workers=2, console=console)
+    found = evaluate.run(folder.best, json_path=out / "metrics.json", device=device, workers=1, console=console)
     console.rule("3 of 3  segment new scenes")
     draw_new(config, out / "images")
     predict.run(folder.best, [str(out / "images")], out, device=device, console=console)

@@ -91,6 +91,6 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 def _parse(text: str, original: str) -> Any:  # noqa: ANN401
     """What is no YAML stays the text that it was: pydantic says what would be right."""
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError):  # ValueError: 0x10, or a date such as 2024-99-99
         return original

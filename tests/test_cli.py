@@ -6,12 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from rich.console import Console
 
-from atrous import cli
+from atrous import cli, create
+from atrous.config import Config
+from atrous.progress import Progress
 from tests.conftest import SHARED, TINY, save
 
 RECIPE = "synthetic/deeplab_v3plus_tiny"
@@ -89,11 +95,202 @@ def test_a_wrong_call_is_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
+FOLDER = (
+    "data.format=folder",
+    "model.depth_multiplier=0.1",
+    "model.aspp_channels=8",
+    "augment.crop=33,49",
+    "train.batch=2",
+    "train.steps=4",
+)
+
+
+def no_folder(root: Path) -> None:
+    root.rename(root.with_name("elsewhere"))
+
+
+def empty_split(root: Path) -> None:
+    for path in root.glob("*/train/*"):
+        path.unlink()
+
+
+def no_label(root: Path) -> None:
+    (root / "masks" / "train" / "3.png").unlink()
+
+
+def no_image(root: Path) -> None:
+    (root / "images" / "train" / "3.png").unlink()
+
+
+def other_size(root: Path) -> None:
+    save(root / "masks" / "train" / "3.png", np.zeros((40, 61), np.uint8))
+
+
+def truncated(root: Path, split: str = "train") -> None:
+    path = root / "images" / split / "1.png"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def truncated_in_val(root: Path) -> None:
+    truncated(root, "val")
+
+
+def no_class(root: Path) -> None:
+    save(root / "masks" / "train" / "3.png", np.full((40, 60), 2, np.uint8))
+
+
+def colored(root: Path) -> None:
+    save(root / "masks" / "train" / "3.png", np.full((40, 60, 3), 128, np.uint8))
+
+
+def one_class(root: Path) -> None:
+    (root / "classes.yaml").write_text("names: [left]\n")
+
+
+def as_it_is(root: Path) -> None:
+    """What is wrong is not in the data."""
+
+
+BAD_INPUTS: tuple[tuple[Callable[[Path], None], tuple[str, ...], str], ...] = (
+    (no_folder, (), "data.root: no such folder: {root}"),
+    (empty_split, (), "{root}/images/train"),
+    (no_label, (), "{root}/masks/train: 3"),
+    (no_image, (), "{root}/images/train: 3"),
+    (other_size, (), "{root}/masks/train/3.png is 61 x 40"),
+    (truncated, (), "{root}/images/train/1.png"),
+    (no_class, (), "{root}/masks/train/3.png: value 2 (2400 pixels)"),
+    (colored, (), "{root}/masks/train/3.png: the mask is RGB"),
+    (one_class, (), "{root}/classes.yaml"),
+    (as_it_is, ("train.batch=1",), "train.batch=1"),
+    (as_it_is, ("model.num_classes=5",), "model.num_classes"),
+    (as_it_is, ("data.val=test",), "{root}/images/test"),
+    (as_it_is, ("--out", "/proc/nowhere/run"), "output folder /proc/nowhere/run"),
+    (truncated_in_val, (), "{root}/images/val/1.png"),
+)
+
+
+@pytest.mark.parametrize(("spoil", "given", "reason"), BAD_INPUTS)
+def test_bad_input_is_one_line_that_names_it_and_leaves_nothing_behind(
+    folder_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], None],
+    given: tuple[str, ...],
+    reason: str,
+) -> None:
+    spoil(folder_data)
+    out = tmp_path / "run"
+    arguments = [*FOLDER, f"data.root={folder_data}", "--out", str(out), "--workers", "0", "--device", "cpu", *given]
+    assert reason.format(root=folder_data) in failure(capsys, "train", RECIPE, *arguments)
+    if spoil is not truncated_in_val:  # that is met after the first steps, which are kept
+        assert not out.exists()
+
+
+def test_names_in_brackets_are_printed_as_they_are(
+    folder_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder_data / "classes.yaml").write_text("names: ['road [dirt]', '[/red]']\n")
+    out = tmp_path / "[" / "x]"
+    arguments = [*FOLDER, f"data.root={folder_data}", "--out", str(out), "--workers", "0", "--device", "cpu"]
+    assert run("train", RECIPE, *arguments) == 0
+    printed = capsys.readouterr().out
+    for text in ("road [dirt]", "[/red]", "[/x]"):
+        assert text in printed.replace("\n", "")
+
+
+@pytest.mark.parametrize(("count", "total"), [(5, ""), (7, "skipped: 7 in all that could not be read")])
+def test_what_is_skipped_is_named_at_first_and_counted_in_the_end(
+    count: int, total: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress(Console(width=200), steps=1, done=0) as progress:
+        progress.skipped(tuple(f"[red]/{index}.png is broken" for index in range(count)))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:5] == [f"skipped: [red]/{index}.png is broken" for index in range(5)]
+    assert lines[5:] == ([total] if total else [])
+
+
+@pytest.mark.parametrize(
+    ("source", "resume", "folder"),
+    [
+        (RECIPE, False, f"runs/{RECIPE}"),
+        (RECIPE, True, f"runs/{RECIPE}"),
+        ("mine/street.v2.yaml", False, "runs/street.v2"),
+        ("/data/street.yml", True, "runs/street"),
+        ("runs/a/config.yaml", True, "runs/a"),
+        ("runs/a/config.yaml", False, "runs/config"),
+    ],
+)
+def test_where_a_run_goes_without_out(
+    source: str, resume: bool, folder: str, monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., Config]
+) -> None:
+    found: list[Path] = []
+    monkeypatch.setattr("atrous.config.load", lambda *given: tiny())
+    monkeypatch.setattr("atrous.train.train", lambda config, out, **given: found.append(out))
+    assert run("train", source, *(["--resume"] if resume else [])) == 0
+    assert found == [Path(folder)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["a.png", "train.steps=1"], "train: a prediction has only the settings of evaluate"),
+        (["a.png", "evaluate.flop=1"], "did you mean evaluate.flip?"),
+        (["evaluate.flip=true"], "no image, folder or pattern is named, only evaluate.flip=true"),
+    ],
+)
+def test_settings_of_a_prediction_are_told_from_images(
+    arguments: list[str],
+    reason: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    create("deeplab_v3", num_classes=2).save(Path("m.safetensors"))
+    save(Path("a.png"), np.zeros((9, 9, 3), np.uint8))
+    assert reason in failure(capsys, "predict", "m.safetensors", *arguments, "--out", "out")
+    assert not Path("out").exists()
+
+
+def test_a_file_that_looks_like_a_setting_is_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    create("deeplab_v3", num_classes=2, output_stride=32).save(Path("m.safetensors"))
+    save(Path("scene.t=5.png"), np.zeros((9, 9, 3), np.uint8))
+    assert run("predict", "m.safetensors", "scene.t=5.png", "--out", "out", "--device", "cpu") == 0
+    assert Path("out/masks/scene.t=5.png").exists()
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_evaluate_finds_out_first_whether_it_can_write(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = failure(capsys, "evaluate", "/nowhere.safetensors", option, "/proc/nowhere/page")
+    assert "output folder /proc/nowhere" in message
+    assert f"cannot write {tmp_path}" in failure(capsys, "evaluate", "/nowhere.safetensors", option, str(tmp_path))
+
+
+def test_a_full_gpu_is_one_line_and_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*given: object, **named: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n2 GiB")
+
+    monkeypatch.setattr("atrous.train.train", train)
+    message = failure(capsys, "train", RECIPE, "--out", str(tmp_path / "run"), code=1)
+    assert "train.batch" in message
+    assert "augment.crop" in message
+
+
+@pytest.mark.parametrize(("processes", "workers"), [("1", 6), ("2", 3), ("16", 1)])
+def test_processes_share_the_cores(processes: str, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "os", SimpleNamespace(sched_getaffinity=lambda _: {0, 1, 2, 3, 4, 9}, environ=os.environ))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert cli._own_cores() == workers
+
+
 def test_a_model_of_other_classes_is_refused(
     folder_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from atrous import create
-
     create("deeplab_v3", num_classes=5).save(tmp_path / "m.safetensors")
     message = failure(
         capsys, "evaluate", str(tmp_path / "m.safetensors"), "data.format=folder", f"data.root={folder_data}"

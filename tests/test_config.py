@@ -41,6 +41,14 @@ def test_every_recipe_is_sound_and_opens_with_its_command(name: str) -> None:
         ("optim.lr=-1", "optim.lr=-1: must be greater than 0"),
         ("train", "an override has the form section.field=value"),
         ("model.depth_multiplier=0", "must be greater than 0"),
+        ("augment.crop=[1,2", "augment.crop=[1,2: a list such as [1, 2] is wanted"),
+        ("train.steps=@5", "train.steps=@5: a whole number is wanted"),
+        ("optim.lr=*2", "optim.lr=*2: a number is wanted"),
+        ("train.steps={", "train.steps={: a whole number is wanted"),
+        ("evaluate.scales=inf", "evaluate.scales"),
+        ("evaluate.scales=1,inf", "a finite number is wanted"),
+        ("optim.lr=.nan", "a finite number is wanted"),
+        ("train.optim.lr=1", "train.optim.lr: unknown key; did you mean optim.lr?"),
     ],
 )
 def test_a_wrong_override_is_explained_in_one_line(override: str, reason: str) -> None:
@@ -65,7 +73,15 @@ def test_overrides_lie_over_the_file_and_the_file_over_its_base(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("[1, 2]", "sections such as"), ("train: {steps: [", "not a YAML file"), ("base: nowhere/x", "no such recipe")],
+    [
+        ("[1, 2]", "sections such as"),
+        ("train: {steps: [", "not a YAML file"),
+        ("train: {steps: 2024-99-99}", r"mine\.yaml: not a YAML file"),
+        ("base: nowhere/x", "no such recipe"),
+        (f"base: {RECIPE}\nmodel: {{name: [a]}}", "unknown model"),
+        (f"base: {RECIPE}\ndata: {{format: {{a: 1}}}}", "unknown format"),
+        (f"base: {RECIPE}\nmodel: 5", r"model=5: .*mine\.yaml"),
+    ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "mine.yaml"
@@ -74,11 +90,35 @@ def test_a_wrong_file_is_named(tmp_path: Path, text: str, reason: str) -> None:
         load(str(path))
 
 
-def test_a_base_that_leads_back_to_itself_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("base", ["{folder}/mine.yaml", "mine.yaml", "../{folder.name}/mine.yaml"])
+def test_a_base_that_leads_back_to_itself_is_refused(tmp_path: Path, base: str) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(f"base: {path}\n")
+    path.write_text(f"base: {base.format(folder=tmp_path)}\n")
     with pytest.raises(ValueError, match="leads back to itself"):
         load(str(path))
+
+
+def test_a_base_is_a_recipe_or_lies_beside_the_file_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("both.yaml").write_text("train: {steps: 1}\n")
+    Path("only_here.yaml").write_text(f"base: {RECIPE}\ntrain: {{steps: 2}}\n")
+    (tmp_path / "deep" / "both.yaml").write_text(f"base: {RECIPE}\ntrain: {{steps: 3}}\n")
+    mine = tmp_path / "deep" / "mine.yaml"
+    for base, steps in (("both.yaml", 3), ("only_here.yaml", 2), (RECIPE, load(RECIPE).train.steps)):
+        mine.write_text(f"base: {base}\n")
+        assert load("../deep/mine.yaml").train.steps == steps
+
+
+def test_a_mapping_of_names_replaces_that_of_the_base(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        f"base: {RECIPE}\ndata: {{format: folder, root: x, names: {{0: a, 1: b, 2: c}}}}\n"
+    )
+    (tmp_path / "mine.yaml").write_text("base: base.yaml\ndata: {names: {0: road, 7: sky}}\n")
+    found = load(str(tmp_path / "mine.yaml")).data
+    assert found.names == {0: "road", 7: "sky"}
+    assert found.root == Path("x")
 
 
 def test_a_config_survives_yaml(tmp_path: Path) -> None:

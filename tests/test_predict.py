@@ -80,6 +80,24 @@ def test_nothing_to_predict_is_an_error(model: Path, tmp_path: Path, source: str
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("pattern", ["{folder}", "{folder}/**/*.*"])
+def test_its_own_results_are_not_segmented(model: Path, images: Path, pattern: str) -> None:
+    source = pattern.format(folder=images)
+    (images / "deep" / "c.bmp").unlink()
+    for _ in range(2):
+        assert predict.run(model, [source], images, console=QUIET).images == 2
+    assert len(list((images / "masks").rglob("*.png"))) == 2
+
+
+def test_a_result_named_by_itself_is_refused(model: Path, images: Path) -> None:
+    predict.run(model, [str(images / "a.png")], images, console=QUIET)
+    mask = images / "masks" / "a.png"
+    before = mask.read_bytes()
+    with pytest.raises(FileNotFoundError, match="a result of an earlier prediction"):
+        predict.run(model, [str(mask)], images, console=QUIET)
+    assert mask.read_bytes() == before
+
+
 def test_images_of_one_name_are_not_written_over_each_other(model: Path, images: Path, tmp_path: Path) -> None:
     save(tmp_path / "other" / "a.png", np.zeros((9, 9, 3), np.uint8))
     with pytest.raises(ValueError, match="would both be written as a"):

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from atrous.types import Settings
@@ -18,6 +20,7 @@ class Example(Settings):
     root: Path | None = None
     steps: int = 1
     is_on: bool = False
+    factors: tuple[float, ...] = ()
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,8 @@ class Example(Settings):
         ("rates", "[6, 12]", (6, 12)),
         ("names", "road, sky", ("road", "sky")),
         ("names", "{0: road, 7: sky}", {0: "road", 7: "sky"}),
+        ("steps", "010", 10),
+        ("rates", "08,010", (8, 10)),
         ("factor", "1e-3", 0.001),
         ("title", "2024-01-01", "2024-01-01"),
         ("title", "yes", "yes"),
@@ -41,7 +46,21 @@ def test_text_is_read_as_the_field_is_typed(key: str, text: str, value: object) 
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("steps", True), ("steps", "true"), ("factor", True), ("steps", "2.5"), ("stride", "12")]
+    ("key", "value"),
+    [
+        ("steps", True),
+        ("steps", "true"),
+        ("factor", True),
+        ("steps", "2.5"),
+        ("stride", "12"),
+        ("steps", "0x10"),
+        ("steps", "1:30"),
+        ("factor", "inf"),
+        ("factor", ".nan"),
+        ("factor", float("inf")),
+        ("factors", "inf"),
+        ("factors", "1,nan"),
+    ],
 )
 def test_other_types_are_refused(key: str, value: object) -> None:
     with pytest.raises(ValidationError):
@@ -53,3 +72,26 @@ def test_unknown_keys_are_refused_and_values_are_frozen() -> None:
         Example.model_validate({"stepz": 3})
     with pytest.raises(ValidationError):
         Example().steps = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("rates", "[1,2"),
+        ("steps", "@5"),
+        ("factor", "*2"),
+        ("steps", "{"),
+        ("steps", "2024-99-99"),
+        ("rates", "[0x10]"),
+    ],
+)
+def test_what_is_no_yaml_is_refused_as_the_text_that_it_was(key: str, text: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        Example.model_validate({key: text})
+    assert error.value.errors()[0]["input"] == text
+
+
+@given(st.integers(0, 10**12), st.integers(0, 5))
+@settings(max_examples=30, deadline=None)
+def test_digits_are_a_decimal_number_whatever_their_zeros(number: int, zeros: int) -> None:
+    assert Example.model_validate({"steps": "0" * zeros + str(number)}).steps == number

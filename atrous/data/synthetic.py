@@ -286,8 +286,8 @@ def _upright(x: float, z: float, width: float, bottom: float, top: float) -> Fac
 
 
 def _thick(metres: float, z: float) -> float:
-    """At least some ten pixels of a 128 x 192 image: what is thinner is hardly learnt, in minutes, at stride 4."""
-    return max(metres, 0.1 * z)
+    """At least a dozen pixels of a 128 x 192 image: what is thinner is hardly learnt, in minutes, at stride 4."""
+    return max(metres, 0.12 * z)
 
 
 # The stage is set.
@@ -321,7 +321,7 @@ def _camera(rng: Generator, height: int, width: int) -> Camera:
 def _street(rng: Generator) -> Street:
     width, share = rng.uniform(6.0, 8.5), rng.uniform(0.35, 0.65)
     kerbs = (-width * share, width * (1 - share))
-    pavements = rng.uniform(4.0, 6.5, 2).tolist()
+    pavements = rng.uniform(4.5, 7.0, 2).tolist()
     walls = (kerbs[0] - pavements[0], kerbs[1] + pavements[1])
     leaves = _pick(rng, (LEAVES[:4], LEAVES[:4], LEAVES[3:], LEAVES))
     return Street(kerbs, walls, rng.uniform(24.0, 70.0), leaves)
@@ -560,7 +560,7 @@ def _place_cars(rng: Generator, street: Street) -> list[Placed]:
     (left, right), placed = street.kerbs, []
     for x in (left + 1.0, (left + right) / 2, right - 1.0):
         z = rng.uniform(5.5, 10.0)
-        while z < min(street.end - 3.0, 15.0):
+        while z < min(street.end - 3.0, 13.0):
             if rng.random() < 0.45:
                 placed.append(Placed(x + rng.uniform(-0.3, 0.3), z, _draw_car))
             z += rng.uniform(5.5, 9.0)
@@ -573,7 +573,7 @@ def _place_people(scene: Scene) -> list[Placed]:
     pavements = ((walls[0] + 0.4, kerbs[0] - 0.4), (kerbs[1] + 0.4, walls[1] - 0.4))
     people = []
     for _ in range(int(rng.integers(2, 5))):
-        z, lane = rng.uniform(3.2, 5.5), _pick(rng, (*pavements, *pavements, kerbs))
+        z, lane = rng.uniform(3.0, 5.0), _pick(rng, (*pavements, *pavements, kerbs))
         left, right = scene.camera.reach(0.0, z) + 0.3, scene.camera.reach(scene.paper.width, z) - 0.3
         x = min(max(rng.uniform(*lane), left), right)
         if lane[0] <= x <= lane[1]:
@@ -586,7 +586,7 @@ def _place_trees(rng: Generator, street: Street) -> list[Placed]:
     for x in kerbs:
         step = _pick(rng, (7.0, 10.0, 30.0, 30.0))
         z = rng.uniform(6.0, 11.0)
-        while z < min(street.end - 2.0, 20.0):
+        while z < min(street.end - 2.0, 17.0):
             trees.append(Placed(x, z, _draw_tree))
             z += step * rng.uniform(0.8, 1.3)
     return trees
@@ -665,7 +665,7 @@ Limb: TypeAlias = tuple[Tone, Sequence[tuple[float, float]]]  # an outline in me
 
 def _draw_person(scene: Scene, x: float, z: float) -> None:
     rng, thing = scene.rng, len(scene.surfaces)
-    size, stride = rng.uniform(1.0, 1.25), rng.uniform(0.06, 0.2)
+    size, stride = rng.uniform(1.05, 1.3), rng.uniform(0.06, 0.2)
     coat, legs = _varied(rng, _pick(rng, COATS)), _varied(rng, _pick(rng, TROUSERS))
     hem = _pick(rng, (0.85, 0.8, 0.5))  # a jacket, or a coat
     skin, hair = _pick(rng, SKINS), _pick(rng, HAIRS)

@@ -518,7 +518,7 @@ def test_settings_are_read_from_text() -> None:
         ({"scale_step": 1.75}, "scale_step 1.75 must be at most max_scale - min_scale = 1.5, or 0"),
         ({"scale_step": -0.25}, "greater than or equal to 0"),
         ({"flip": 1.5}, "less than or equal to 1"),
-        ({"flip": float("nan")}, "less than or equal to 1"),
+        ({"flip": float("nan")}, "finite"),
         ({"rotate": 181}, "less than or equal to 180"),
         ({"rotate_probability": -1}, "greater than or equal to 0"),
         ({"brightness": 2}, "less than or equal to 1"),
