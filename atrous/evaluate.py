@@ -297,7 +297,14 @@ def run(
         if json_path is not None:
             write_atomically(json_path, json.dumps(found, indent=1) + "\n")
         if report_path is not None:
-            write_report(report_path, measured, samples, evaluation, title=path.name, device=world.device)
+            write_report(
+                report_path,
+                measured,
+                samples,
+                evaluation,
+                title=str(Path(path.parent.name) / path.name),
+                device=world.device,
+            )
     return found
 
 
@@ -314,5 +321,5 @@ def require_same_classes(ours: LabelSpace, theirs: LabelSpace, path: Path) -> No
 
 
 def data_name(config: Config) -> str:
-    root = f" {config.data.root.name}" if config.data.root else ""
-    return f"{config.data.format}{root}, split {config.data.val}"
+    names = dict.fromkeys((config.data.format, config.data.root.name if config.data.root else config.data.format))
+    return f"{' '.join(names)}, split {config.data.val}"

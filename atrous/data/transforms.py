@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageFilter
 from numpy.typing import NDArray
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from atrous.data.label_space import Color
 from atrous.types import Image, Sample, Settings
@@ -21,8 +21,8 @@ Pixels = NDArray[Any]  # [H, W, 3] an image, or [H, W] a label or instance map; 
 Matrix = NDArray[np.float64]  # [3, 3] on (x, y, 1), or on colours
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Factor = PositiveFloat
+NotNegative = NonNegativeFloat
 
 LUMA = np.array([0.299, 0.587, 0.114])  # how bright R, G and B look (ITU-R BT.601)
 
