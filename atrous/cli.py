@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from atrous.progress import Interrupted
+
 app = typer.Typer(
     help="From labelled images to a segmentation model. Settings are given as section.field=value.",
     add_completion=False,
@@ -162,9 +164,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         code = command.main(
             list(arguments) if arguments is not None else None, prog_name="atrous", standalone_mode=False
         )
+        if code == 130:  # typer's own answer to Ctrl-C
+            return _say("interrupted", 130)
         return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort) as interrupted:
-        return _say(str(interrupted) or "interrupted", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted", 130)
+    except Interrupted as saved:
+        return _say(str(saved), 130)
     except FloatingPointError as error:
         return _say(str(error), 1)
     except (ValueError, OSError, ImportError) as error:

@@ -13,6 +13,13 @@ NAMED = 5  # files that could not be read; the others are counted
 SMOOTHING = 0.05  # weight of the newest step in what is shown; what is logged is not smoothed
 
 
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """Ctrl-C or SIGTERM; what was done is saved, and the message says how to go on.
+
+    Not a KeyboardInterrupt: typer would take that, and its message, for itself.
+    """
+
+
 class Progress:
     """Loss, mIoU, images per second and time left of a training."""
 

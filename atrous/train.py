@@ -25,14 +25,10 @@ from atrous.data.transforms import augment
 from atrous.distributed import World
 from atrous.losses import hard_pixel_share, median_frequency_weights, semantic_loss
 from atrous.models.contract import Model
-from atrous.progress import Progress
+from atrous.progress import Interrupted, Progress
 from atrous.run_folder import RunFolder, State
 from atrous.segmenter import Segmenter
 from atrous.types import Batch, Sample
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; the run was saved, and the message says how to go on."""
 
 
 class Standing(NamedTuple):

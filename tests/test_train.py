@@ -21,6 +21,7 @@ from atrous.config import Config, to_yaml
 from atrous.inference import InferenceConfig, predict_labels
 from atrous.losses import semantic_loss
 from atrous.models.contract import Model
+from atrous.progress import Interrupted
 from atrous.run_folder import RunFolder
 from tests.conftest import save
 
@@ -102,7 +103,7 @@ def test_ctrl_c_saves_and_a_resumed_run_is_bit_for_bit_the_whole_one(
     with monkeypatch.context() as patch:
         stop_after(3, patch)
         with pytest.raises(
-            train.Interrupted, match=r"stopped after step \d of 5, saved; go on with: atrous train .* --resume"
+            Interrupted, match=r"stopped after step \d of 5, saved; go on with: atrous train .* --resume"
         ):
             train.train(config, tmp_path / "parts", console=QUIET)
     parts = train.train(config, tmp_path / "parts", resume=True, console=QUIET)
@@ -223,7 +224,7 @@ def test_ctrl_c_at_the_end_can_be_gone_on_from(
             stop_after(2, patch)
         else:
             patch.setattr("atrous.evaluate.predict_labels", stopping_labels)
-        with pytest.raises(train.Interrupted):
+        with pytest.raises(Interrupted):
             train.train(config, tmp_path / "run", console=QUIET)
     run = train.train(config, tmp_path / "run", resume=True, console=QUIET)
     assert [row["step"] for row in run_folder.read_rows(run.metrics) if "miou" in row] == [2]
