@@ -113,27 +113,36 @@ def test_ctrl_c_saves_and_a_resumed_run_is_bit_for_bit_the_whole_one(
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_bit_for_bit(tiny: Tiny, tmp_path: Path) -> None:
-    """SIGKILL, which nothing can be done about, at some moment of the run."""
-    config = tiny("train.steps=40", "train.save_every=3", "train.eval_every=10")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_run_goes_on_bit_for_bit(tiny: Tiny, tmp_path: Path, processes: int) -> None:
+    """SIGKILL, which nothing can be done about, at three moments of the run."""
     path = tmp_path / "config.yaml"
-    path.write_text(to_yaml(config))
-    whole = train.train(config, tmp_path / "whole", console=QUIET)
-    command = [sys.executable, "-m", "atrous", "train", str(path), "--out", str(tmp_path / "killed"), "--workers", "1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    killed = RunFolder(tmp_path / "killed")
+    path.write_text(to_yaml(tiny("train.steps=40", "train.save_every=3", "train.eval_every=10")))
+    whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
+    start(path, whole, processes).wait()
     for moment in (4, 11, 24):
-        process = subprocess.Popen(
-            [*command, "--resume"], env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
-        while process.poll() is None and last_step(killed) < moment:
+        run = start(path, killed, processes)
+        while run.poll() is None and last_step(killed) < moment:
             time.sleep(0.02)
-        process.kill()
-        process.wait()
-    subprocess.run([*command, "--resume"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    assert start(path, killed, processes).wait() == 0
     assert_same(weights(whole), weights(killed))
     steps = [row["step"] for row in run_folder.read_rows(killed.metrics) if "loss" in row]
     assert steps == list(range(1, 41))
+
+
+def start(config: Path, run: RunFolder, processes: int) -> "subprocess.Popen[bytes]":
+    """A training in a session of its own, resumed if there is anything to resume."""
+    torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={29540 + processes}"]
+    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "atrous", "train", str(config)]
+    return subprocess.Popen(
+        [*command, "--out", str(run.path), "--workers", "1", "--resume"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def last_step(run: RunFolder) -> int:
