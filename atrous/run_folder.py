@@ -86,8 +86,11 @@ def resume(run: RunFolder, config: Config) -> State | None:
 
 
 def require_same(run: RunFolder, config: Config, what: str) -> None:
+    """Refuse another experiment than the folder's; only its data may have moved."""
     stored = configs.check(configs.read_tree(str(run.config)), source=str(run.config))
     for key, there, here in configs.differences(stored, config):
+        if key == "data.root":
+            continue
         raise ValueError(f"{what}: {key} is {here} here but {there} in {run.config}; take the run's own config")
 
 

@@ -295,6 +295,12 @@ def test_the_user_s_own_config_in_the_folder_stays(folder_data: Path, tmp_path: 
     assert atrous.config.load(str(path)) == config
 
 
+def test_data_that_moved_can_be_gone_on_with(folder_data: Path, tmp_path: Path) -> None:
+    run = train.train(folder_config(folder_data), tmp_path / "run", console=QUIET)
+    moved = folder_data.rename(tmp_path / "moved")
+    assert train.train(folder_config(moved), run.path, resume=True, console=QUIET).report.exists()
+
+
 def test_a_damaged_state_is_named(tiny: Tiny, tmp_path: Path) -> None:
     run = train.train(tiny("train.steps=1"), tmp_path / "run", console=QUIET)
     run.state.write_bytes(run.state.read_bytes()[:1000])
