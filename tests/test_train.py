@@ -152,7 +152,7 @@ def has(command_line: Path, argument: str) -> bool:
 
 def start(config: Path, run: RunFolder, processes: int) -> "subprocess.Popen[bytes]":
     """A training, resumed if there is anything to resume."""
-    torchrun = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={29540 + processes}"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "atrous", "train", str(config)]
     return subprocess.Popen(
         [*command, "--out", str(run.path), "--workers", "1", "--resume"],
@@ -174,7 +174,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tiny: Tiny, tmp_path: Path
     one = train.train(tiny("train.batch=4", *common), tmp_path / "one", console=QUIET)
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(tiny("train.batch=2", *common)))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29533"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*torchrun, "-m", "atrous", "train", str(path), "--out", str(tmp_path / "two"), "--workers", "0"]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
     two = RunFolder(tmp_path / "two")
