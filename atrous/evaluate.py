@@ -22,11 +22,11 @@ from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.data.loader import whole_samples
 from atrous.distributed import World
 from atrous.files import write_atomically
-from atrous.inference import predict_labels
+from atrous.inference import as_batch, predict_labels
 from atrous.metrics import confusion
 from atrous.metrics.confusion import Scores
 from atrous.segmenter import Segmenter
-from atrous.types import Image, Sample
+from atrous.types import Sample
 
 PICTURES = 3  # best and worst images each, in a report
 
@@ -81,10 +81,6 @@ def evaluate(
     scores, skipped = distributed.gather(scores), distributed.gather(skipped)
     total = distributed.sum_over_processes(total.to(world.device)).cpu()
     return Evaluation(total, scores, skipped, protocol(segmenter, total, len(scores), len(skipped), data_name))
-
-
-def as_batch(image: Image, device: torch.device) -> Tensor:  # [1, 3, H, W]
-    return torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
 
 
 def protocol(segmenter: Segmenter, total: Tensor, images: int, skipped: int, data_name: str) -> dict[str, str]:
@@ -175,13 +171,13 @@ def write_report(
     segmenter: Segmenter,
     samples: Sequence[Sample],
     evaluation: Evaluation,
+    found: dict[str, Any],
     *,
     title: str,
     history: Sequence[dict[str, Any]] = (),
     device: torch.device,
 ) -> None:
-    """The HTML page of an evaluation, with the best and worst images."""
-    found = results(evaluation, segmenter.label_space, device)
+    """The HTML page of an evaluation and its `results`, with the best and worst images."""
     ordered = sorted(evaluation.images, key=lambda score: score.miou)
     count = min(PICTURES, len(ordered) // 2)
     worst, best = ordered[:count], ordered[::-1][: max(count, 1)]
@@ -302,6 +298,7 @@ def run(
                 measured,
                 samples,
                 evaluation,
+                found,
                 title=str(Path(path.parent.name) / path.name),
                 device=world.device,
             )

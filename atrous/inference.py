@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from atrous.models.contract import Model
 from atrous.ops import upsample_argmax
-from atrous.types import Settings
+from atrous.types import Image, Settings
 
 
 class InferenceConfig(Settings):
@@ -40,6 +40,10 @@ class InferenceConfig(Settings):
             "scales": ", ".join(f"{scale:g}" for scale in self.scales),
             "mirrored too": "yes" if self.flip else "no",
         }
+
+
+def as_batch(image: Image, device: torch.device) -> Tensor:  # [1, 3, H, W]
+    return torch.from_numpy(image).permute(2, 0, 1)[None].to(device)
 
 
 @torch.inference_mode()

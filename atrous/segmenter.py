@@ -21,7 +21,7 @@ from atrous.data.contract import as_rgb
 from atrous.data.contract import read_image as image_file
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.files import write_atomically
-from atrous.inference import InferenceConfig, predict_labels, predict_probabilities
+from atrous.inference import InferenceConfig, as_batch, predict_labels, predict_probabilities
 from atrous.models import MODELS, AnyModelConfig
 from atrous.models.contract import Model, ModelConfig
 from atrous.types import Image, LabelMap
@@ -60,7 +60,7 @@ class Segmenter:
         """Segment one image of any size: a path, an RGB array [H, W, 3] uint8, or a PIL image."""
         pixels = read_image(image)
         device = next(self.model.parameters()).device
-        batch = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device)  # [1, 3, H, W]
+        batch = as_batch(pixels, device)
         self.model.eval()
         if not probabilities:
             best = predict_labels(self.model, batch, self.inference)[0]

@@ -400,12 +400,14 @@ def report(run: RunFolder, samples: Sequence[Sample], world: World, workers: int
     evaluation = measure(best, samples, world, workers)
     if world.rank > 0:
         return
-    evaluate.print_table(evaluate.results(evaluation, best.label_space, world.device), console)
+    found = evaluate.results(evaluation, best.label_space, world.device)
+    evaluate.print_table(found, console)
     evaluate.write_report(
         run.report,
         best,
         samples,
         evaluation,
+        found,
         title=run.path.name,
         history=run_folder.read_rows(run.metrics),
         device=world.device,
