@@ -35,6 +35,8 @@ class TrainConfig(Settings):
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_norm: Literal["tuned", "frozen"] = "tuned"  # frozen: statistics stay; scales and shifts still learn
     batch_norm_momentum: float | None = Field(None, gt=0, le=1)  # the newest batch's share; None: as the layers say
+    init: str | None = None  # begin with the weights of this model file, or of whatever `atrous convert` reads
+    reuse: Literal["all", "all_but_logits", "backbone"] = "all"  # of `init`
     ema: float | None = Field(None, gt=0, lt=1)  # decay of averaged weights: then these are evaluated and saved
     save_every: PositiveInt = 500  # steps
     eval_every: PositiveInt = 1000  # steps

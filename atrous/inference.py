@@ -1,44 +1,49 @@
 """From images of any size to labels and probabilities at that size: whole or in windows, at many scales, mirrored."""
 
 import math
-from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
+from atrous.layers.resize import Convention, resize, scale_dimension
 from atrous.models.contract import Model
 from atrous.ops import upsample_argmax
+from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
 from atrous.types import Image, Settings
 
 
 class InferenceConfig(Settings):
     """The protocol of a prediction; it is stored beside every number that was got by it."""
 
-    mode: Literal["whole", "sliding"] = "whole"
-    window: tuple[PositiveInt, PositiveInt] = (513, 513)  # sliding: height, width
+    mode: Literal["whole", "sliding", "canvas"] = "whole"
+    window: tuple[PositiveInt, PositiveInt] = (513, 513)  # sliding, canvas: height, width
     overlap: float = Field(1 / 3, ge=0, lt=1)  # sliding: share of a window that the next one covers again
     scales: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)
     flip: bool = False  # also the mirrored image
     output_stride: Literal[8, 16, 32] | None = None  # None: as trained
+    crf: CRFName | None = None  # a row of postprocess.crf.CRFS: its fully connected CRF comes last
 
     @property
     def is_single(self) -> bool:
         """One pass of the network an image: no probabilities need be averaged."""
-        return self.mode == "whole" and self.scales == (1.0,) and not self.flip
+        return self.mode != "sliding" and self.scales == (1.0,) and not self.flip and self.crf is None
 
     def describe(self) -> dict[str, str]:
-        how = (
-            "whole image"
-            if self.mode == "whole"
-            else f"windows of {self.window[0]} x {self.window[1]}, {self.overlap:.0%} overlap"
-        )
+        height, width = self.window
+        how = {
+            "whole": "whole image",
+            "sliding": f"windows of {height} x {width}, {self.overlap:.0%} overlap",
+            "canvas": f"shrunk, where it is larger, onto a canvas of {height} x {width}",
+        }
+        crf = {"CRF": self.crf} if self.crf else {}
         return {
-            "image": how,
+            "image": how[self.mode],
             "scales": ", ".join(f"{scale:g}" for scale in self.scales),
             "mirrored too": "yes" if self.flip else "no",
+            **crf,
         }
 
 
@@ -51,23 +56,52 @@ def predict_labels(model: Model, images: Tensor, config: InferenceConfig) -> Ten
     """The likeliest class of each pixel, [B, 3, H, W] -> [B, H, W]; [B, C, H, W] is not held where one pass will do."""
     if not config.is_single:
         return predict_probabilities(model, images, config).argmax(1)
-    height, width = images.shape[-2:]
-    padded = pad_to_grid(images, model)
-    logits = model(padded).semantic
-    labels = upsample_argmax(logits, (padded.shape[-2], padded.shape[-1]), align_corners=model.align_corners)
-    return labels[:, :height, :width]
+    framed = _framed(model, images, config)
+    logits = model(framed.images).semantic
+    labels = upsample_argmax(logits, _size(framed.images), align_corners=model.align_corners)
+    labels = labels[:, : framed.height, : framed.width]
+    if _size(labels) == _size(images):
+        return labels
+    return F.interpolate(labels[:, None].float(), _size(images), mode="nearest-exact")[:, 0].to(labels.dtype)
 
 
 @torch.inference_mode()
 def predict_probabilities(model: Model, images: Tensor, config: InferenceConfig) -> Tensor:
     """Class probabilities [B, C, H, W], the mean of those at each scale, mirrored and not."""
-    size = (images.shape[-2], images.shape[-1])
-    total = torch.zeros(images.shape[0], model.num_classes, *size, device=images.device)
-    for view, is_mirrored in _views(images, config):
-        probabilities = _sliding(model, view, config) if config.mode == "sliding" else _whole(model, view)
-        probabilities = probabilities.flip(-1) if is_mirrored else probabilities
-        total += _resize(probabilities, size)
-    return total / (len(config.scales) * (2 if config.flip else 1))
+    if config.mode == "sliding":
+        probabilities = _sliding_views(model, images, config)
+    else:
+        framed = _framed(model, images, config)
+        probabilities = _averaged(model, framed.images, config)[..., : framed.height, : framed.width]
+    probabilities = _resize(probabilities, _size(images))
+    return probabilities if config.crf is None else _refined(probabilities, images, CRFS[config.crf])
+
+
+class Framed(NamedTuple):
+    """Images as the network is to see them: padded at the bottom and right."""
+
+    images: Tensor  # [B, 3, H', W']
+    height: int  # of the part that is image
+    width: int
+
+
+def _framed(model: Model, images: Tensor, config: InferenceConfig) -> Framed:
+    if config.mode == "canvas":
+        return on_canvas(images, model, config.window)
+    return Framed(pad_to_grid(images, model), *_size(images))
+
+
+def on_canvas(images: Tensor, model: Model, canvas: tuple[int, int]) -> Framed:
+    """At the top left of a canvas of the model's mean colour; what is larger is shrunk, nothing is enlarged.
+
+    How the originals' networks of a fixed input size are fed. Shrinking smooths as Pillow's does.
+    """
+    size = _size(images)
+    factor = min(1.0, *(room / side for room, side in zip(canvas, size, strict=True)))
+    height, width = (max(1, round(side * factor)) for side in size)
+    if (height, width) != size:
+        images = F.interpolate(images.float(), (height, width), mode="bilinear", antialias=True).round_()
+    return Framed(_pad(images, model, canvas[0] - height, canvas[1] - width), height, width)
 
 
 def pad_to_grid(images: Tensor, model: Model) -> Tensor:
@@ -76,41 +110,74 @@ def pad_to_grid(images: Tensor, model: Model) -> Tensor:
     On such sides the first and last cells of the output grid lie on the first and last pixels, which is what upsampling
     with aligned corners takes for granted: the originals asked their users for `crop_size = k * output_stride + 1`.
     """
-    height, width = images.shape[-2:]
     stride = model.config.output_stride
-    right, bottom = _padding(width, stride), _padding(height, stride)
+    bottom, right = (math.ceil((side - 1) / stride) * stride + 1 - side for side in _size(images))
+    return _pad(images, model, bottom, right)
+
+
+def _pad(images: Tensor, model: Model, bottom: int, right: int) -> Tensor:
     if right == bottom == 0:
         return images
     mean = torch.tensor(model.mean, device=images.device).view(1, 3, 1, 1)
     return F.pad(images.float() - mean, (0, right, 0, bottom)) + mean
 
 
-def _padding(side: int, stride: int) -> int:
-    return math.ceil((side - 1) / stride) * stride + 1 - side
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]
 
 
-def _views(images: Tensor, config: InferenceConfig) -> Iterator[tuple[Tensor, bool]]:
-    """The images at each scale, and mirrored after each where that is asked for."""
+def _averaged(model: Model, images: Tensor, config: InferenceConfig) -> Tensor:
+    """Mean probabilities [B, C, H, W] over scales and mirrorings, in TensorFlow DeepLab's order of resizings.
+
+    The logits of a scale below 1 are brought to the grid of scale 1 before they are brought to the image's size.
+    """
+    size, convention = _size(images), _convention(model)
+    views = []
     for scale in config.scales:
-        size = (max(1, round(images.shape[-2] * scale)), max(1, round(images.shape[-1] * scale)))
-        view = _resize(images.float(), size)
-        yield view, False
-        if config.flip:
-            yield view.flip(-1), True
+        finest = max(1.0, scale) / model.config.logits_stride
+        view = resize(images.float(), [scale_dimension(side, scale) for side in size]) if scale != 1 else images
+        grid = [scale_dimension(side, finest) for side in size]
+        views += [(view, grid, False), (view, grid, True)] if config.flip else [(view, grid, False)]
+    total = torch.zeros(images.shape[0], model.num_classes, *size, device=images.device)
+    for view, grid, is_mirrored in views:
+        logits = model(view.flip(-1) if is_mirrored else view).semantic.float()
+        logits = resize(logits.flip(-1) if is_mirrored else logits, grid, convention)
+        total += resize(logits, size, convention).softmax(1)
+    return total / len(views)
+
+
+def _convention(model: Model) -> Convention:
+    return "aligned_corners" if model.align_corners else "half_pixel"
+
+
+def _refined(probabilities: Tensor, images: Tensor, crf: CRF) -> Tensor:
+    pixels = images.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    refined = [refine(one.cpu(), image, crf) for one, image in zip(probabilities, pixels, strict=True)]
+    return torch.stack(refined).to(probabilities.device)
+
+
+def _sliding_views(model: Model, images: Tensor, config: InferenceConfig) -> Tensor:
+    """Mean probabilities [B, C, H, W] over scales and mirrorings, each in windows."""
+    total = torch.zeros(images.shape[0], model.num_classes, *_size(images), device=images.device)
+    for scale in config.scales:
+        view = _resize(
+            images.float(), (max(1, round(images.shape[-2] * scale)), max(1, round(images.shape[-1] * scale)))
+        )
+        for is_mirrored in (False, True) if config.flip else (False,):
+            found = _sliding(model, view.flip(-1) if is_mirrored else view, config)
+            total += _resize(found.flip(-1) if is_mirrored else found, _size(images))
+    return total / (len(config.scales) * (2 if config.flip else 1))
 
 
 def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    if (images.shape[-2], images.shape[-1]) == size:
-        return images
-    return F.interpolate(images, size, mode="bilinear", align_corners=False)
+    return resize(images, size, "half_pixel")
 
 
 def _whole(model: Model, images: Tensor) -> Tensor:
     """Probabilities [B, C, H, W] of one pass over the whole of the images."""
-    height, width = images.shape[-2:]
+    height, width = _size(images)
     padded = pad_to_grid(images, model)
-    logits = model(padded).semantic.float()
-    logits = F.interpolate(logits, padded.shape[-2:], mode="bilinear", align_corners=model.align_corners)
+    logits = resize(model(padded).semantic.float(), _size(padded), _convention(model))
     return logits[..., :height, :width].softmax(1)
 
 

@@ -22,6 +22,8 @@ class OptimConfig(Settings):
     decay_biases: bool = False  # ... nor biases (TensorFlow); semseg decays all
     decay_depthwise: bool = False  # TF: depthwise kernels are not decayed
     head_lr: PositiveFloat = 1.0  # times `lr`, for all that is not the backbone; 10 in PSPNet
+    last_layer_lr: PositiveFloat = 1.0  # times that, for the layer that makes the logits
+    bias_lr: PositiveFloat = 1.0  # times that, for biases, but not for the shifts of a normalisation; 2 in TF DeepLab
     clip_norm: PositiveFloat | None = None
 
     schedule: Literal["poly", "step", "cosine", "constant"] = "poly"
@@ -71,12 +73,18 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
-    """The trainable parameters by (learning-rate factor, weight decay); each group holds its factor as `lr_factor`."""
+    """The trainable parameters by (learning-rate factor, weight decay); each group holds its factor as `lr_factor`.
+
+    With SGD a factor on the rate is TensorFlow DeepLab's factor on the gradient, momentum and decay included: there the
+    decay is part of the loss, and so of the gradient. AdamW is blind to factors on gradients, not to these.
+    """
+    logits = getattr(model, "logit_modules", ("classify",))  # a Model says which of its parts make them
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for module_name, module in model.named_modules():
-        factor = 1.0 if module_name.split(".")[0] == "backbone" else config.head_lr
+        part = module_name.split(".")[0]
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
+                factor = _factor(config, part == "backbone", part in logits, _is_bias(module, name))
                 decay = config.weight_decay if _is_decayed(module, name, config) else 0.0
                 groups.setdefault((factor, decay), []).append(parameter)
     return [
@@ -85,8 +93,22 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, ob
     ]
 
 
+def _factor(config: OptimConfig, in_backbone: bool, makes_logits: bool, is_bias: bool) -> float:
+    head = 1.0 if in_backbone else config.head_lr
+    last_layer = config.last_layer_lr if makes_logits else 1.0
+    return head * last_layer * (config.bias_lr if is_bias else 1.0)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm)
+
+
+def _is_bias(module: nn.Module, name: str) -> bool:
+    return name == "bias" and not _is_norm(module)
+
+
 def _is_decayed(module: nn.Module, name: str, config: OptimConfig) -> bool:
-    if isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm):
+    if _is_norm(module):
         return config.decay_norms
     if name == "bias":
         return config.decay_biases

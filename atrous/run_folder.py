@@ -47,8 +47,13 @@ class RunFolder(NamedTuple):
         return self.path / "report.html"
 
     @property
+    def reused(self) -> Path:
+        """Which weights the run began with, and which were drawn."""
+        return self.path / "reused.json"
+
+    @property
     def files(self) -> tuple[Path, ...]:
-        return self.config, self.metrics, self.best, self.last, self.report, self.state
+        return self.config, self.metrics, self.best, self.last, self.report, self.reused, self.state
 
     @property
     def is_saved(self) -> bool:

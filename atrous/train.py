@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import json
 import math
 import shlex
 import signal
@@ -17,12 +18,13 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from atrous import data, distributed, evaluate, models, optim, run_folder, segmenter
+from atrous import data, distributed, evaluate, models, optim, reuse, run_folder, segmenter
 from atrous.config import Config, TrainConfig
 from atrous.data.label_space import Color, LabelSpace
 from atrous.data.loader import Stream, training_batches, whole_samples
 from atrous.data.transforms import augment
 from atrous.distributed import World
+from atrous.files import write_atomically
 from atrous.losses import hard_pixel_share, median_frequency_weights, semantic_loss
 from atrous.models.contract import Model
 from atrous.progress import Interrupted, Progress
@@ -66,6 +68,11 @@ def train(
 
     torch.manual_seed(settings.seed)
     model = models.build(config.model, label_space.num_classes).to(world.device)
+    reused = (
+        None
+        if settings.init is None or (resume and run.state.exists())
+        else (reuse.reuse(model, settings.init, settings.reuse))
+    )
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optim.build(model, config.optim)
     averaged = copy.deepcopy(model) if settings.ema else None
@@ -84,6 +91,10 @@ def train(
             pin_memory=world.device.type == "cuda",
         )
         console.print(introduction(config, model, samples, val_samples, world, at.step))
+        if reused is not None:
+            console.print(reused.describe())
+            if world.rank == 0:
+                write_atomically(run.reused, json.dumps(reused.to_tree(), indent=1))
 
         with Progress(console, settings.steps, at.step) as progress:
             while at.step < settings.steps or is_due(at, settings):
@@ -101,6 +112,7 @@ def train(
                     continue
 
                 seed_step(settings.seed, at.step, world.rank)
+                model.set_progress(at.step / settings.steps)
                 rate = optim.learning_rate(config.optim, at.step, settings.steps)
                 optim.set_learning_rate(optimizer, rate)
                 top_k = hard_pixel_share(config.loss, at.step)

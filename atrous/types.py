@@ -40,6 +40,7 @@ class Outputs(NamedTuple):
     auxiliary: Tensor | None = None  # [B, C, h', w'] logits of a second head (PSPNet, PSANet)
     center: Tensor | None = None  # [B, 1, h, w]
     offset: Tensor | None = None  # [B, 2, h, w] (dy, dx), in pixels of the image
+    pyramid: tuple[Tensor, ...] | None = None  # of each scale [B, C, h, w], what `semantic` was merged from
 
 
 class Settings(BaseModel):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from atrous import optim
+from atrous.models.lraspp import LRASPP
 from atrous.optim import OptimConfig, learning_rate, parameter_groups
 
 GOLDEN = json.loads((Path(__file__).parent / "goldens" / "tf_deeplab" / "ops.json").read_text())["lr"]
@@ -17,6 +18,8 @@ TF = {
     "poly_slow100": OptimConfig(warmup="slow_start", warmup_steps=100),
     "step": OptimConfig(schedule="step"),
     "poly_decay60000_end1e-5": OptimConfig(decay_steps=60000, end_lr=1e-5),
+    "cosine": OptimConfig(schedule="cosine"),
+    "linear_burnin_slow100": OptimConfig(warmup_steps=100),
 }
 
 
@@ -42,6 +45,7 @@ class Net(nn.Module):
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
         self.head = nn.Conv2d(2, 3, 1)
+        self.classify = nn.Conv2d(3, 2, 1)
 
 
 def decays(config: OptimConfig) -> dict[str, tuple[float, float]]:
@@ -58,8 +62,60 @@ def decays(config: OptimConfig) -> dict[str, tuple[float, float]]:
 
 def test_as_tensorflow_only_full_kernels_are_decayed() -> None:
     found = decays(OptimConfig(weight_decay=0.5, head_lr=10))
-    assert {name for name, (_, decay) in found.items() if decay} == {"backbone.2.weight", "head.weight"}
-    assert {name for name, (factor, _) in found.items() if factor == 10} == {"head.weight", "head.bias"}
+    assert {name for name, (_, decay) in found.items() if decay} == {
+        "backbone.2.weight",
+        "head.weight",
+        "classify.weight",
+    }
+    assert {name.split(".")[0] for name, (factor, _) in found.items() if factor == 10} == {"head", "classify"}
+    assert {name.split(".")[0] for name, (factor, _) in found.items() if factor == 1} == {"backbone"}
+
+
+def test_factors_of_parts_and_biases_multiply() -> None:
+    found = decays(OptimConfig(head_lr=10, last_layer_lr=3, bias_lr=2))
+    assert {name: factor for name, (factor, _) in found.items()} == {
+        "backbone.0.weight": 1,
+        "backbone.1.weight": 1,
+        "backbone.1.bias": 1,  # the shift of a normalisation
+        "backbone.2.weight": 1,
+        "backbone.2.bias": 2,
+        "head.weight": 10,
+        "head.bias": 20,
+        "classify.weight": 30,
+        "classify.bias": 60,
+    }
+
+
+def test_a_model_says_what_makes_its_logits() -> None:
+    """Where the decoder does, `classify` has no weights."""
+    with torch.device("meta"):
+        model = LRASPP(LRASPP.Config(), 19)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    fast = [group for group in parameter_groups(model, OptimConfig(last_layer_lr=10)) if group["lr_factor"] == 10]
+    found = {names[id(parameter)].split(".")[0] for group in fast for parameter in group["params"]}  # type: ignore[attr-defined]
+    assert found == set(model.logit_modules)
+
+
+def test_a_factor_on_the_rate_is_one_on_the_gradient() -> None:
+    """As TensorFlow DeepLab does it: the gradient of the loss with its decay, times the factor, into the momentum."""
+    weight, decay, factor, momentum = 3.0, 0.5, 10.0, 0.9
+    net = nn.Module()
+    net.classify = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(net.classify.weight, weight)
+    config = OptimConfig(weight_decay=decay, last_layer_lr=factor, momentum=momentum)
+    optimizer = optim.build(net, config)
+    speed = 0.0
+    for rate in (0.1, 0.05, 0.01):
+        optim.set_learning_rate(optimizer, rate)
+        net.classify.weight.grad = 2 * net.classify.weight.detach()
+        optimizer.step()
+        speed = momentum * speed + factor * (2 * weight + decay * weight)
+        weight -= rate * speed
+        assert net.classify.weight.item() == pytest.approx(weight)
+
+
+def test_by_default_all_have_one_rate() -> None:
+    assert {factor for factor, _ in decays(OptimConfig()).values()} == {1.0}
 
 
 def test_as_semseg_all_are_decayed() -> None:

@@ -10,9 +10,10 @@ Color = tuple[float, float, float]
 
 
 class Backbone(nn.Module, ABC):
-    """Features by name: the stages `c1`..`c5`, and `low_level`, what a decoder at stride 4 taps.
+    """Features by name: the stages `c1`..`c5`, and what decoders tap.
 
     `c1` has stride 2, each stage twice that of the one before, up to the output stride, at which the rest stays.
+    Decoders at stride 4, 8 and 16 tap `low_level`, `low_level_8` and `low_level_16`, as far as the backbone has them.
     """
 
     mean: Color  # RGB in 0..255: what an image is normalised with
@@ -25,9 +26,22 @@ class Backbone(nn.Module, ABC):
         ...
 
 
-class Entry(NamedTuple):
-    """A row of BACKBONES: how to build it, and which settings beside the output stride it takes."""
+class Options(NamedTuple):
+    """What may be asked of a backbone beside its output stride; ModelConfig has fields of the same names."""
 
-    build: Callable[[int, float, tuple[int, ...] | None], Backbone]  # output stride, depth multiplier, multi-grid
-    has_width: bool = False  # takes a depth multiplier
+    depth_multiplier: float = 1.0
+    divisible_by: int | None = None
+    multi_grid: tuple[int, ...] | None = None
+    bounded: bool = False
+    classification_head: bool = False
+    remove_stride_32: bool = False
+    drop_path: float = 0.0
+
+
+class Entry(NamedTuple):
+    """A row of BACKBONES: how to build it, and which of the options it takes."""
+
+    build: Callable[[int, Options], Backbone]  # output stride, options
+    takes: frozenset[str] = frozenset()  # names of Options
     num_grid: int = 0  # units of c5, each with its factor in a multi-grid; 0: takes none
+    output_strides: tuple[int, ...] = (8, 16, 32)

@@ -5,8 +5,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from atrous.backbones.contract import Backbone
-from atrous.backbones.rates import Placement, strides_to_rates
+from atrous.backbones.rates import strides_to_rates
 from atrous.layers.conv import ConvNorm, Norm
+from atrous.layers.inverted_residual import InvertedResidual, round_channels
 
 NORM = Norm(eps=1e-3, momentum=0.05)  # TensorFlow's decay is 0.997: too slow for a short run
 
@@ -35,39 +36,15 @@ TAPS = {2: "low_level", 5: "low_level_8", 12: "low_level_16"}  # their widened f
 STRIDES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32, "low_level": 4, "low_level_8": 8, "low_level_16": 16}
 
 
-def round_channels(channels: float, divisor: int) -> int:
-    """The multiple of `divisor` nearest to `channels`, but never below nine tenths of it, nor below `divisor`."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
-
-
-class InvertedResidual(nn.Module):
-    """Expand, filter depthwise, project (figure 4d); returns the output and the widened features it is made from."""
-
-    def __init__(self, inp: int, wide: int, out: int, place: Placement) -> None:
-        super().__init__()
-        self.expand = ConvNorm(inp, wide, norm=NORM, act="relu6") if wide > inp else nn.Identity()
-        self.depthwise = ConvNorm(
-            wide, wide, 3, norm=NORM, stride=place.stride, rate=place.rate, groups=wide, act="relu6", padding="same"
-        )
-        self.project = ConvNorm(wide, out, norm=NORM, act="none")
-        self.has_shortcut = place.stride == 1 and inp == out
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        wide = self.depthwise(self.expand(x))
-        y = self.project(wide)
-        return x + y if self.has_shortcut else y, wide
-
-
 class MobileNetV2(Backbone):
     """Beside the stages, the widened features that decoders at stride 4, 8 and 16 tap."""
 
     mean = (127.5, 127.5, 127.5)
     std = (127.5, 127.5, 127.5)
 
-    def __init__(self, output_stride: int, depth_multiplier: float = 1.0) -> None:
+    def __init__(self, output_stride: int, depth_multiplier: float = 1.0, divisible_by: int | None = None) -> None:
         super().__init__()
-        divisor = 8 if depth_multiplier == 1 else 1  # DeepLab's own rule; slim's is 8 for all
+        divisor = divisible_by or (8 if depth_multiplier == 1 else 1)  # DeepLab's own rule; slim's is 8 for all
         rows = [row for row in ROWS for _ in range(row.repeats)]
         strides = [row.stride if unit == 0 else 1 for row in ROWS for unit in range(row.repeats)]
         widths = [STEM, *(row.channels for row in rows)]
@@ -79,7 +56,10 @@ class MobileNetV2(Backbone):
         ]
         plan = strides_to_rates([2, *strides], output_stride, "unit")[1:]
         self.stem = ConvNorm(3, stem, 3, norm=NORM, stride=2, act="relu6", padding="same")
-        self.blocks = nn.ModuleList(map(InvertedResidual, inps, wides, outs, plan))
+        self.blocks = nn.ModuleList(
+            InvertedResidual(inp, wide, out, norm=NORM, act="relu6", stride=place.stride, rate=place.rate)
+            for inp, wide, out, place in zip(inps, wides, outs, plan, strict=True)
+        )
         self.channels = {name: outs[block] for block, name in STAGES.items()}
         self.channels |= {name: wides[block] for block, name in TAPS.items()}
         self.strides = {name: min(stride, output_stride) for name, stride in STRIDES.items()}

@@ -1,111 +1,220 @@
-"""ResNet (He et al. 2015, arXiv:1512.03385), with the stride in a bottleneck's 3x3 as torchvision has it."""
+"""ResNet (He et al. 2015, arXiv:1512.03385), as torchvision and as TensorFlow's DeepLab have it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from atrous.backbones.contract import Backbone
+from atrous.backbones.contract import Backbone, Color
 from atrous.backbones.rates import AtrousRule, Placement, strides_to_rates
-from atrous.layers.conv import ConvNorm, Norm
+from atrous.layers.conv import ConvNorm, Norm, Padding
 
-NORM = Norm(eps=1e-5, momentum=0.1)
-STAGES = ("c2", "c3", "c4", "c5")
+STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
+TAPS = {"c2": "low_level", "c3": "low_level_8", "c4": "low_level_16"}
+
+
+class Subsample(nn.Module):
+    """The shortcut of a unit that has a stride and keeps its channels: every so many pixels, from the first one on."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, K, h, w]
+        return x[:, :, :: self.stride, :: self.stride]
+
+
+def _shortcut(inp: int, out: int, stride: int, norm: Norm) -> nn.Module:
+    if inp != out:
+        return ConvNorm(inp, out, norm=norm, stride=stride, act="none")
+    return Subsample(stride) if stride > 1 else nn.Identity()
 
 
 class Basic(nn.Module):
-    """Two 3x3, for the shallow networks (figure 5, left)."""
+    """Two 3x3, for the shallow networks (figure 5, left); returns the output and what was added to the shortcut."""
 
     expansion = 1
 
-    def __init__(self, inp: int, width: int, place: Placement) -> None:
+    def __init__(self, inp: int, width: int, place: Placement, norm: Norm) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(inp, width, 3, norm=NORM, stride=place.stride, rate=place.rate)
-        self.conv2 = ConvNorm(width, width, 3, norm=NORM, rate=place.next_rate, act="none")
-        self.shortcut = (
-            ConvNorm(inp, width, norm=NORM, stride=place.stride, act="none") if inp != width else nn.Identity()
-        )
+        self.conv1 = ConvNorm(inp, width, 3, norm=norm, stride=place.stride, rate=place.rate)
+        self.conv2 = ConvNorm(width, width, 3, norm=norm, rate=place.next_rate, act="none")
+        self.shortcut = _shortcut(inp, width, place.stride, norm)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.shortcut(x) + self.conv2(self.conv1(x))
-        return y.relu_()
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        residual = self.conv2(self.conv1(x))
+        return (self.shortcut(x) + residual).relu_(), residual
+
+
+class Lite(nn.Module):
+    """TensorFlow's `Basic`: the second of its 3x3 has the stride, so that both see one rate."""
+
+    expansion = 1
+
+    def __init__(self, inp: int, width: int, place: Placement, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(inp, width, 3, norm=norm, rate=place.rate)
+        self.conv2 = ConvNorm(width, width, 3, norm=norm, stride=place.stride, rate=place.rate, act="none")
+        self.shortcut = _shortcut(inp, width, place.stride, norm)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        residual = self.conv2(self.conv1(x))
+        return (self.shortcut(x) + residual).relu_(), residual
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 between two 1x1, for the deep networks (figure 5, right)."""
+    """A 3x3, which has the stride, between two 1x1, for the deep networks (figure 5, right); returns as `Basic`."""
 
     expansion = 4
 
-    def __init__(self, inp: int, width: int, place: Placement) -> None:
+    def __init__(self, inp: int, width: int, place: Placement, norm: Norm) -> None:
         super().__init__()
         out = self.expansion * width
-        self.conv1 = ConvNorm(inp, width, norm=NORM)
-        self.conv2 = ConvNorm(width, width, 3, norm=NORM, stride=place.stride, rate=place.rate)
-        self.conv3 = ConvNorm(width, out, norm=NORM, act="none")
-        self.shortcut = ConvNorm(inp, out, norm=NORM, stride=place.stride, act="none") if inp != out else nn.Identity()
+        self.conv1 = ConvNorm(inp, width, norm=norm)
+        self.conv2 = ConvNorm(width, width, 3, norm=norm, stride=place.stride, rate=place.rate)
+        self.conv3 = ConvNorm(width, out, norm=norm, act="none")
+        self.shortcut = _shortcut(inp, out, place.stride, norm)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.shortcut(x) + self.conv3(self.conv2(self.conv1(x)))
-        return y.relu_()
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        residual = self.conv3(self.conv2(self.conv1(x)))
+        return (self.shortcut(x) + residual).relu_(), residual
+
+
+class Program(NamedTuple):
+    """What the paper leaves to the program: weights are worth something only in the one that they were trained in."""
+
+    rule: AtrousRule
+    strided: Literal["first", "last"]  # which unit of c3..c5 halves what it gets, or of c2..c4 what it gives
+    pool: Padding  # of the max pool behind the stem; never the largest, whatever the size
+    tap: Literal["output", "residual"]  # what decoders take of a unit: all of it, or what was added to its shortcut
+    norm: Norm
+    mean: Color
+    std: Color
+
+
+TORCHVISION = Program(
+    rule="unit",
+    strided="first",
+    pool="symmetric",
+    tap="output",
+    norm=Norm(eps=1e-5, momentum=0.1),
+    mean=(123.675, 116.28, 103.53),
+    std=(58.395, 57.12, 57.375),
+)
+TENSORFLOW = Program(
+    rule="unit",
+    strided="last",
+    pool="same",
+    tap="residual",
+    norm=Norm(eps=1.001e-5, momentum=0.05),
+    mean=(123.15, 115.90, 103.06),
+    std=(1.0, 1.0, 1.0),
+)
+TENSORFLOW_BETA = TENSORFLOW._replace(mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5))
 
 
 class Row(NamedTuple):
     """A column of table 1 of the paper."""
 
-    unit: type[Basic] | type[Bottleneck]
+    unit: type[Basic] | type[Lite] | type[Bottleneck]
     blocks: tuple[int, int, int, int]  # units in c2..c5
+    program: Program
     width: int = 64  # of the stem and of the 3x3 in c2; each stage doubles it
-    rule: AtrousRule = "unit"
+    deep_stem: tuple[int, ...] = ()  # channels of the 3x3 in place of the stem's 7x7; (): a 7x7
 
 
 RESNETS = {
-    "resnet_tiny": Row(Basic, (1, 1, 1, 1), width=8),  # for tests
-    "resnet_small": Row(Basic, (2, 2, 1, 1), width=24),  # learns simple scenes in minutes, on a CPU
-    "resnet18": Row(Basic, (2, 2, 2, 2)),
-    "resnet34": Row(Basic, (3, 4, 6, 3)),
-    "resnet50": Row(Bottleneck, (3, 4, 6, 3)),
-    "resnet101": Row(Bottleneck, (3, 4, 23, 3)),
+    "resnet_tiny": Row(Basic, (1, 1, 1, 1), TORCHVISION, width=8),  # for tests
+    "resnet_small": Row(Basic, (2, 2, 1, 1), TORCHVISION, width=24),  # learns simple scenes in minutes, on a CPU
+    "resnet18": Row(Basic, (2, 2, 2, 2), TORCHVISION),
+    "resnet34": Row(Basic, (3, 4, 6, 3), TORCHVISION),
+    "resnet50": Row(Bottleneck, (3, 4, 6, 3), TORCHVISION),
+    "resnet101": Row(Bottleneck, (3, 4, 23, 3), TORCHVISION),
+    "resnet_v1_18": Row(Lite, (2, 2, 2, 2), TENSORFLOW),
+    "resnet_v1_50": Row(Bottleneck, (3, 4, 6, 3), TENSORFLOW),
+    "resnet_v1_101": Row(Bottleneck, (3, 4, 23, 3), TENSORFLOW),
+    "resnet_v1_18_beta": Row(Lite, (2, 2, 2, 2), TENSORFLOW_BETA, deep_stem=(16, 16, 32)),
+    "resnet_v1_50_beta": Row(Bottleneck, (3, 4, 6, 3), TENSORFLOW_BETA, deep_stem=(64, 64, 128)),
+    "resnet_v1_101_beta": Row(Bottleneck, (3, 4, 23, 3), TENSORFLOW_BETA, deep_stem=(64, 64, 128)),
 }
 
 
 class ResNet(Backbone):
-    """`low_level` is c2. A multi-grid multiplies the rates of c5's units, one factor each (arXiv:1706.05587, 3.2.1)."""
+    """Each stage is its last unit's output at its stride. Where that unit has the next stride, it is the one before.
 
-    mean = (123.675, 116.28, 103.53)
-    std = (58.395, 57.12, 57.375)
+    What a decoder taps is of the same units, but not of c5. A multi-grid multiplies the rates of c5's units, one factor
+    each (arXiv:1706.05587, section 3.2.1).
+    """
 
     def __init__(self, row: Row, output_stride: int, multi_grid: Sequence[int] | None = None) -> None:
         super().__init__()
-        self.channels = {"c1": row.width}
-        self.stem = nn.Sequential(ConvNorm(3, row.width, 7, norm=NORM, stride=2))
-        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.program = row.program
+        self.mean, self.std = row.program.mean, row.program.std
+        self.stem = _stem(row)
         plan = iter(_plan(row, output_stride, multi_grid))
-        inp = row.width
-        for index, (stage, count) in enumerate(zip(STAGES, row.blocks, strict=True)):
+        inp = (row.deep_stem or (row.width,))[-1]
+        self.channels = {"c1": inp}
+        for index, (stage, count) in enumerate(zip(STRIDES, row.blocks, strict=True)):
             width = row.width << index
-            units = nn.Sequential()
+            units = nn.ModuleList()
             for _ in range(count):
-                units.append(row.unit(inp, width, next(plan)))
+                units.append(row.unit(inp, width, next(plan), row.program.norm))
                 inp = width * row.unit.expansion
             self.add_module(stage, units)
             self.channels[stage] = inp
-        self.channels["low_level"] = self.channels["c2"]
-        strides = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32, "low_level": 4}
+        self.channels |= {tap: self.channels[stage] for stage, tap in TAPS.items()}
+        strides = {"c1": 2} | STRIDES | {tap: STRIDES[stage] for stage, tap in TAPS.items()}
         self.strides = {name: min(stride, output_stride) for name, stride in strides.items()}
+        self.ends = _ends(row)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.stem(images)
         features = {"c1": x}
-        x = self.pool(x)
-        for stage in STAGES:
-            x = features[stage] = self.get_submodule(stage)(x)
-        features["low_level"] = features["c2"]
+        x = _max_pool(x, self.program.pool)
+        for stage, end in self.ends.items():
+            for index, unit in enumerate(self.get_submodule(stage).children()):
+                x, residual = unit(x)
+                if index == end:
+                    features |= self._features(stage, x, residual)
+                del residual  # as large as x, and not needed beside the next unit's
         return features
+
+    def _features(self, stage: str, output: Tensor, residual: Tensor) -> dict[str, Tensor]:
+        if stage not in TAPS:
+            return {stage: output}
+        return {stage: output, TAPS[stage]: residual if self.program.tap == "residual" else output}
+
+
+def _stem(row: Row) -> nn.Sequential:
+    widths, kernel = (row.deep_stem, 3) if row.deep_stem else ((row.width,), 7)
+    return nn.Sequential(
+        *(
+            ConvNorm(inp, out, kernel, norm=row.program.norm, stride=1 if index else 2)
+            for index, (inp, out) in enumerate(pairwise((3, *widths)))
+        )
+    )
+
+
+def _ends(row: Row) -> dict[str, int]:
+    """The index of the unit that each stage is read at."""
+    c2, c3, c4, c5 = (count - 1 for count in row.blocks)
+    early = row.program.strided == "last"
+    return {"c2": c2 - early, "c3": c3 - early, "c4": c4 - early, "c5": c5}
+
+
+def _max_pool(x: Tensor, padding: Padding) -> Tensor:
+    """3x3 at stride 2; TensorFlow's SAME adds a pixel on each side of odd sizes, and one behind even ones."""
+    around = [size % 2 for size in x.shape[-2:]] if padding == "same" else 1
+    return F.max_pool2d(x, 3, 2, around, ceil_mode=padding == "same")
 
 
 def _plan(row: Row, output_stride: int, multi_grid: Sequence[int] | None) -> list[Placement]:
     strides = [2 if stage and not unit else 1 for stage, count in enumerate(row.blocks) for unit in range(count)]
-    plan = strides_to_rates([4, *strides], output_stride, row.rule)[1:]
+    if row.program.strided == "last":
+        strides = [*strides[1:], 1]  # each a unit earlier
+    plan = strides_to_rates([4, *strides], output_stride, row.program.rule)[1:]
     grid = [1] * (len(plan) - row.blocks[-1]) + list(multi_grid or [1] * row.blocks[-1])
     return [
         Placement(stride, rate * factor, next_rate * factor)

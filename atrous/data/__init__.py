@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
-from atrous.data import camvid, folder, synthetic, voc
+from atrous.data import ade20k, camvid, cityscapes, folder, synthetic, voc
 from atrous.data.contract import DataConfig, Layout
 from atrous.data.label_space import LabelSpace
 from atrous.types import Sample
 
 FORMATS: dict[str, Layout] = {
+    "ade20k": Layout(ade20k.Config, ade20k.samples, ade20k.label_space),
     "camvid": Layout(camvid.Config, camvid.samples, camvid.label_space),
+    "cityscapes": Layout(cityscapes.Config, cityscapes.samples, cityscapes.label_space),
     "folder": Layout(folder.Config, folder.samples, folder.label_space),
     "synthetic": Layout(synthetic.Config, synthetic.samples, synthetic.label_space),
     "voc": Layout(voc.Config, voc.samples, voc.label_space),

@@ -81,6 +81,37 @@ def renamed(space: LabelSpace, config: DataConfig) -> LabelSpace:
     return named_space(names, space.ignore if config.ignore is None else config.ignore, "data.names", colors)
 
 
+def remapped(space: LabelSpace, config: DataConfig) -> LabelSpace:
+    """`renamed` for label files of raw ids: `names` is one a class, or {raw id: name} of the only ones to tell apart.
+
+    Raw ids without a name count nowhere, nor does the raw id `ignore`. Raises ValueError for names that don't fit.
+    """
+    classes = dict(space.raw_ids)
+    _require_raw_ids(config, space)
+    if isinstance(config.names, Mapping):
+        colors = {name: space.colors[classes[value]] for value, name in config.names.items() if classes[value] < 255}
+        all_colored = len(colors) == len(config.names)
+        space = named_space(config.names, None, "data.names", colors if all_colored else None)
+        classes = dict.fromkeys(classes, 255) | {value: index for index, value in enumerate(sorted(config.names))}
+    elif config.names is not None:
+        space = named_space(config.names, None, "data.names", dict(zip(config.names, space.colors, strict=True)))
+    if config.ignore is not None:
+        classes[config.ignore] = 255
+    return space.model_copy(update={"raw_ids": tuple(classes.items())})
+
+
+def _require_raw_ids(config: DataConfig, space: LabelSpace) -> None:
+    values, names = dict(space.raw_ids), config.names
+    if isinstance(names, Mapping) and (unknown := sorted(set(names) - set(values))):
+        raise ValueError(
+            f"data.names: there is no label value {listing(unknown)}; there are {min(values)}..{max(values)}"
+        )
+    if isinstance(names, tuple) and len(names) != space.num_classes:
+        raise ValueError(f"data.names: {len(names)} names, but the data has {space.num_classes} classes")
+    if config.ignore is not None and not 0 <= config.ignore < 2**16:
+        raise ValueError(f"data.ignore: label values are 0..65535, but it is {config.ignore}")
+
+
 def class_of_value(space: LabelSpace) -> dict[int, int]:
     """The class, or ignore, that each value in a label file stands for; all other values are errors."""
     classes = dict(space.raw_ids) or {index: index for index in range(space.num_classes)}
@@ -144,11 +175,16 @@ def labels_by_stem(folder: Path, what: str) -> dict[str, Path]:
 
 def paired_files(images: Path, labels: Path) -> list[Row]:
     """Images and labels of the same stem; both folders must hold the same ones. Raises ValueError."""
-    pictures, masks = images_by_stem(images, "images"), labels_by_stem(labels, "labels")
+    rows = paired(images_by_stem(images, "images"), images, labels_by_stem(labels, "labels"), labels)
+    if not rows:
+        raise ValueError(f"no image in {images}: looked for {', '.join(IMAGE_SUFFIXES)}, not in folders inside it")
+    return rows
+
+
+def paired(pictures: Mapping[str, Path], images: Path, masks: Mapping[str, Path], labels: Path) -> list[Row]:
+    """Images and labels by name, from the places `images` and `labels`. Raises ValueError where one lacks the other."""
     _refuse([name for name in pictures if name not in masks], f"of the images in {images} have no label in {labels}")
     _refuse([name for name in masks if name not in pictures], f"of the labels in {labels} have no image in {images}")
-    if not pictures:
-        raise ValueError(f"no image in {images}: looked for {', '.join(IMAGE_SUFFIXES)}, not in folders inside it")
     return [(name, path, masks[name]) for name, path in pictures.items()]
 
 

@@ -1,7 +1,9 @@
-"""Training augmentation as pure functions: scale, rotate, pad, crop, flip, colour, blur, noise, in this order.
+"""Training augmentation as pure functions, in this order: resize to a range, scale, rotate, pad, crop, flip, colour,
+blur, noise.
 
-Scaling is crop-first: the crop's window is found before any pixel is touched, and only that window is resampled. The
-result is that of resizing the whole image and cropping it (`resize_then_crop`), up to rounding.
+Resizing and scaling are one resampling, and crop-first: the crop's window is found before any pixel is touched, and
+only that window is resampled. The result is that of resizing the whole image and cropping it (`resize_then_crop`), up
+to rounding.
 """
 
 import math
@@ -31,6 +33,9 @@ class AugmentConfig(Settings):
     """Defaults are TensorFlow DeepLab's; semseg's are min_scale 0.5, max_scale 2, scale_step 0, rotate 10, blur 0.5."""
 
     crop: tuple[PositiveInt, PositiveInt] = (513, 513)  # height, width in pixels
+    resize_min: PositiveInt | None = None  # before all else, the shorter side becomes this; None: sizes stay ...
+    resize_max: PositiveInt | None = None  # ... but the longer one no more than this, both by the same factor ...
+    resize_factor: PositiveInt | None = None  # ... and each is lengthened to a multiple of this, plus 1
     min_scale: Factor = 0.5
     max_scale: Factor = 2.0
     scale_step: NotNegative = 0.25  # between neighbouring scales; 0: any scale in the range
@@ -47,6 +52,8 @@ class AugmentConfig(Settings):
 
     @model_validator(mode="after")
     def _ranges_are_sound(self) -> "AugmentConfig":
+        if self.resize_min is None and (self.resize_max or self.resize_factor):
+            raise ValueError("resize_max and resize_factor go with resize_min: the shorter side's length")
         if self.min_scale > self.max_scale:
             raise ValueError(f"min_scale {self.min_scale} is larger than max_scale {self.max_scale}")
         if self.blur_radius[0] > self.blur_radius[1]:
@@ -89,7 +96,8 @@ def augment(sample: Sample, config: AugmentConfig, rng: np.random.Generator, *, 
     """
     _require_same_size(sample)
     choice = choose(config, rng)
-    sample = scale_and_crop(sample, choice, config.crop, fill, ignore)
+    size = resized_size(sample.image.shape[:2], config)
+    sample = scale_and_crop(sample, choice, config.crop, fill, ignore, size)
     sample = flip(sample) if choice.flip else sample
     image = jitter_colors(sample.image, choice.brightness, choice.contrast, choice.saturation, choice.hue)
     image = add_noise(blur(image, choice.blur), config.noise, np.random.default_rng(choice.noise_seed))
@@ -133,9 +141,32 @@ def random_blur(config: AugmentConfig, rng: np.random.Generator) -> float:
     return radius if chance < config.blur else 0.0
 
 
-def scale_and_crop(sample: Sample, choice: Choice, crop: tuple[int, int], fill: Color, ignore: int) -> Sample:
-    """Scale, rotate about the centre, pad at the bottom and right, crop: image and maps in one geometry."""
-    window = scaled_window(sample.image.shape[:2], choice.scale, crop, choice.place)
+def resized_size(size: tuple[int, ...], config: AugmentConfig) -> tuple[int, int]:
+    """Height and width after the resizing to a range, rounded down as TensorFlow DeepLab's `resize_to_range`."""
+    height, width = size
+    if config.resize_min is None:
+        return height, width
+    step, most = config.resize_factor or 1, config.resize_max
+    to, side = config.resize_min, min(size)
+    if most is not None and max(size) * to // side > (most := most - (most - 1) % step):
+        to, side = most, max(size)
+    height, width = (max(1, length * to // side) for length in size)  # in whole numbers: nothing to round
+    return height + -(height - 1) % step, width + -(width - 1) % step
+
+
+def scale_and_crop(
+    sample: Sample,
+    choice: Choice,
+    crop: tuple[int, int],
+    fill: Color,
+    ignore: int,
+    size: tuple[int, int] | None = None,
+) -> Sample:
+    """Scale, rotate about the centre, pad at the bottom and right, crop: image and maps in one geometry.
+
+    `size` (height, width) is what the scale refers to, if not the sample's own size.
+    """
+    window = scaled_window(size or sample.image.shape[:2], choice.scale, crop, choice.place)
 
     def cut(pixels: Pixels, outside: int | Color) -> Pixels:
         return rotate_window(pixels, window, choice.angle, outside) if choice.angle else resample_window(pixels, window)

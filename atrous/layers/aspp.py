@@ -1,46 +1,112 @@
 """Atrous spatial pyramid pooling with image-level features (Chen et al. 2017, arXiv:1706.05587, section 3.3)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from atrous.layers.conv import HEAD_NORM, ConvNorm, SeparableConv
+from atrous.layers.conv import HEAD_NORM, Activation, ConvNorm, SeparableConv
 from atrous.layers.resize import resize
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # by output stride: the same 3x3 taps on the image
+Squeeze = Literal["none", "sigmoid", "hard_sigmoid"]
+Window = tuple[int, int]  # height, width in cells of the feature map
+
+
+def gate(x: Tensor, squeeze: Squeeze) -> Tensor:
+    """How much of each channel passes, 0 to 1; TensorFlow's hard sigmoid multiplies by 0.16667, not by 1/6."""
+    return torch.sigmoid(x) if squeeze == "sigmoid" else F.relu6(x + 3) * 0.16667
+
+
+def mean_over_windows(x: Tensor, window: Window | None, stride: tuple[int, int] = (1, 1)) -> Tensor:
+    """[B, K, h, w] -> [B, K, h', w']: the mean of the whole map, or of each window that lies whole in it.
+
+    A window larger than the map is the map.
+    """
+    if window is None:
+        return x.mean((2, 3), keepdim=True)
+    height, width = (min(side, whole) for side, whole in zip(window, x.shape[-2:], strict=True))
+    return F.avg_pool2d(x, (height, width), stride)
+
+
+def require_variance(norm: nn.Module, pooled: Tensor) -> None:
+    """Raises ValueError when a batch norm is to be trained on one value a channel."""
+    if norm.training and pooled.numel() == pooled.shape[1] and not isinstance(norm, nn.SyncBatchNorm):
+        raise ValueError(
+            "a batch of one image can't be trained on: image pooling leaves batch norm one value a channel; "
+            "take two images or more a batch (and a process), or freeze the batch norm"
+        )
+
+
+class ImagePooling(ConvNorm):
+    """The mean of the map, or of windows of it, through a 1x1 convolution, back at the size of the map."""
+
+    def __init__(self, inp: int, out: int, stride: tuple[int, int]) -> None:
+        super().__init__(inp, out, norm=HEAD_NORM)
+        self.stride = stride
+
+    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
+        pooled = mean_over_windows(x, window, self.stride)
+        require_variance(self.norm, pooled)
+        return resize(self.act(self.norm(self.conv(pooled))), x.shape[-2:])
+
+
+class ImageGate(nn.Conv2d):
+    """The pooled map as a factor 0..1 for each channel (Howard et al. 2019, arXiv:1905.02244, figure 10)."""
+
+    def __init__(self, inp: int, out: int, stride: tuple[int, int], squeeze: Squeeze) -> None:
+        super().__init__(inp, out, 1)
+        self.pool_stride, self.squeeze = stride, squeeze
+
+    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
+        pooled = mean_over_windows(x, window, self.pool_stride)
+        return resize(gate(super().forward(pooled), self.squeeze), x.shape[-2:])
 
 
 class ASPP(nn.Module):
-    """[B, inp, h, w] -> [B, out, h, w]: image mean, 1x1 and a 3x3 at each rate, side by side, then a projection.
+    """[B, inp, h, w] -> [B, channels, h, w]: image mean, 1x1 and a 3x3 at each rate, side by side, then a projection.
 
-    No `rates`, no 3x3 branches. Raises ValueError when it is trained with one image a batch.
+    No `rates`, no 3x3 branches. With `squeeze` the image mean is a factor on the result in place of a branch. Raises
+    ValueError when it is trained with one image a batch.
     """
 
     def __init__(
-        self, inp: int, out: int, rates: Sequence[int], *, separable: bool = True, dropout: float = 0.1
+        self,
+        inp: int,
+        out: int,
+        rates: Sequence[int],
+        *,
+        separable: bool = True,
+        dropout: float = 0.1,
+        image_level: bool = True,
+        pooling_stride: tuple[int, int] = (1, 1),
+        projection: bool = True,
+        squeeze: Squeeze = "none",
+        act: Activation = "relu",
     ) -> None:
         super().__init__()
         atrous = SeparableConv if separable else ConvNorm
-        self.image_pooling = ConvNorm(inp, out, norm=HEAD_NORM)
-        self.branches = nn.ModuleList(
-            [ConvNorm(inp, out, norm=HEAD_NORM), *(atrous(inp, out, 3, rate=rate, norm=HEAD_NORM) for rate in rates)]
-        )
-        self.projection = ConvNorm(out * (2 + len(rates)), out, norm=HEAD_NORM)
+        is_gated = image_level and squeeze != "none"
+        self.image_pooling = ImagePooling(inp, out, pooling_stride) if image_level and not is_gated else None
+        self.image_gate = ImageGate(inp, out, pooling_stride, squeeze) if is_gated else None
+        first = ConvNorm(inp, out, norm=HEAD_NORM, act=act)
+        others = [atrous(inp, out, 3, rate=rate, norm=HEAD_NORM, act=act) for rate in rates]
+        self.branches = nn.ModuleList([first, *others])
+        joined = out * (1 + len(rates) + (self.image_pooling is not None))
+        self.channels = out if projection else joined
+        if is_gated and self.channels != out:
+            raise ValueError(f"squeeze={squeeze} without projection wants rates=(): {joined} channels, gate of {out}")
+        self.projection = ConvNorm(joined, out, norm=HEAD_NORM, act=act) if projection else None
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        image = resize(self._pool(x), x.shape[-2:])
-        joined = torch.cat([image, *(branch(x) for branch in self.branches)], 1)
-        y: Tensor = self.dropout(self.projection(joined))
-        return y
-
-    def _pool(self, x: Tensor) -> Tensor:  # [B, inp, h, w] -> [B, out, 1, 1]
-        norm = self.image_pooling.norm
-        if norm.training and len(x) == 1 and not isinstance(norm, nn.SyncBatchNorm):
-            raise ValueError(
-                "a batch of one image can't be trained on: image pooling leaves batch norm one value a channel; "
-                "take two images or more a batch (and a process), or freeze the batch norm"
-            )
-        pooled: Tensor = self.image_pooling(x.mean((2, 3), keepdim=True))
-        return pooled
+    def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
+        """`window`: what the image mean is taken over, in cells of x; None: all of it."""
+        maps = [branch(x) for branch in self.branches]
+        if self.image_pooling is not None:
+            maps.insert(0, self.image_pooling(x, window))
+        y = torch.cat(maps, 1)
+        if self.projection is not None:
+            y = self.dropout(self.projection(y))
+        return y if self.image_gate is None else y * self.image_gate(x, window)

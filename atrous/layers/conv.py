@@ -1,15 +1,23 @@
 """Convolution, batch norm and activation, with the padding rules of the originals by name."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 Padding = Literal["same", "symmetric"]  # TensorFlow's, from the input's size | the same on each side, whatever the size
-Activation = Literal["relu", "relu6", "none"]
+Rate = int | tuple[int, int]  # of both axes | (height, width)
+Activation = Literal["relu", "relu6", "clip6", "hard_swish", "none"]
 
-ACTIVATIONS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
+ACTIVATIONS: dict[Activation, Callable[..., nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "clip6": partial(nn.Hardtanh, -6.0, 6.0),
+    "hard_swish": nn.Hardswish,
+}
 
 
 class Norm(NamedTuple):
@@ -36,11 +44,12 @@ class Conv(nn.Conv2d):
     """A convolution without bias, its weights drawn by He et al. (arXiv:1502.01852) from its fan-out."""
 
     def __init__(
-        self, inp: int, out: int, kernel: int, *, stride: int, rate: int, groups: int, padding: Padding
+        self, inp: int, out: int, kernel: int, *, stride: int, rate: Rate, groups: int, padding: Padding
     ) -> None:
         self.sized = padding == "same" and (stride > 1 or kernel % 2 == 0)  # else SAME is symmetric for every size
-        around = 0 if self.sized else (rate * (kernel - 1) + 1) // 2
-        super().__init__(inp, out, kernel, stride, around, rate, groups, bias=False)
+        rates = (rate, rate) if isinstance(rate, int) else rate
+        height, width = (0 if self.sized else (one * (kernel - 1) + 1) // 2 for one in rates)
+        super().__init__(inp, out, kernel, stride, (height, width), rates, groups, bias=False)
 
     def reset_parameters(self) -> None:
         fan_out = self.weight[0, 0].numel() * self.out_channels // self.groups
@@ -72,7 +81,7 @@ class ConvNorm(nn.Sequential):
         *,
         norm: Norm,
         stride: int = 1,
-        rate: int = 1,
+        rate: Rate = 1,
         groups: int = 1,
         act: Activation = "relu",
         padding: Padding = "symmetric",
@@ -95,7 +104,7 @@ class SeparableConv(nn.Sequential):
         *,
         norm: Norm,
         stride: int = 1,
-        rate: int = 1,
+        rate: Rate = 1,
         act: Activation = "relu",
         padding: Padding = "symmetric",
     ) -> None:
@@ -106,9 +115,9 @@ class SeparableConv(nn.Sequential):
         self.pointwise = ConvNorm(inp, out, norm=norm, act=act)
 
 
-def classifier(inp: int, num_classes: int) -> nn.Conv2d:
-    """The 1x1 convolution that makes logits: small weights, bias 0, so that training starts with all classes alike."""
-    conv = nn.Conv2d(inp, num_classes, 1)
+def classifier(inp: int, num_classes: int, kernel: int = 1, rate: int = 1) -> nn.Conv2d:
+    """The convolution that makes logits: small weights, bias 0, so that training starts with all classes alike."""
+    conv = nn.Conv2d(inp, num_classes, kernel, padding=rate * (kernel - 1) // 2, dilation=rate)
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv

@@ -30,6 +30,8 @@ def semantic_loss(
 ) -> dict[str, Tensor]:
     """The terms whose sum is to be minimised. `normalizer` replaces the number of pixels that the sum is divided by."""
     heads = {"semantic": (outputs.semantic, 1.0)}
+    for number, logits in enumerate(outputs.pyramid or ()):
+        heads[f"pyramid_{number}"] = (logits, 1.0)  # a loss at each scale, and one where they are merged
     if outputs.auxiliary is not None and config.auxiliary > 0:
         heads["auxiliary"] = (outputs.auxiliary, config.auxiliary)
     return {

@@ -5,12 +5,25 @@ from typing import TYPE_CHECKING, Annotated, Union
 from pydantic import Field
 
 from atrous.models.contract import Model, ModelConfig
+from atrous.models.deeplab_v1 import DeepLabV1
+from atrous.models.deeplab_v2 import DeepLabV2
 from atrous.models.deeplab_v3 import DeepLabV3
 from atrous.models.deeplab_v3plus import DeepLabV3Plus
+from atrous.models.dense_prediction_cell import DensePredictionCellNet
+from atrous.models.image_classifier import ImageClassifier
+from atrous.models.lraspp import LRASPP
 
 __all__ = ["MODELS", "AnyModelConfig", "Model", "ModelConfig", "build"]
 
-MODELS: dict[str, type[Model]] = {"deeplab_v3": DeepLabV3, "deeplab_v3plus": DeepLabV3Plus}
+MODELS: dict[str, type[Model]] = {
+    "deeplab_v1": DeepLabV1,
+    "deeplab_v2": DeepLabV2,
+    "deeplab_v3": DeepLabV3,
+    "deeplab_v3plus": DeepLabV3Plus,
+    "dense_prediction_cell": DensePredictionCellNet,
+    "lraspp": LRASPP,
+    "image_classifier": ImageClassifier,
+}
 
 
 if TYPE_CHECKING:

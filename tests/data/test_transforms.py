@@ -28,6 +28,7 @@ from atrous.data.transforms import (
     random_scale,
     resample_window,
     resize_then_crop,
+    resized_size,
     rotate_window,
     scale_and_crop,
     scaled_window,
@@ -163,6 +164,59 @@ def test_labels_stay_on_their_pixels_when_doubled() -> None:
     out = scale_and_crop(sample, STILL._replace(scale=2.0), (12, 16), FILL, IGNORE)
     assert sample.semantic is not None
     np.testing.assert_array_equal(out.semantic, sample.semantic.repeat(2, 0).repeat(2, 1))
+
+
+# resizing to a range
+
+
+@pytest.mark.parametrize(
+    ("size", "least", "most", "factor", "expected"),
+    [
+        ((375, 500), None, None, None, (375, 500)),
+        ((375, 500), 750, None, None, (750, 1000)),
+        ((375, 500), 750, 900, None, (675, 900)),  # the longer side would pass the limit, so it decides
+        ((375, 500), 750, 900, 16, (673, 897)),  # 897 = 56 * 16 + 1 is what is left of 900; 672 is lengthened
+        ((10, 1000), 1, 1, None, (1, 1)),  # nothing vanishes
+    ],
+)
+def test_sizes_in_a_range(
+    size: tuple[int, int], least: int | None, most: int | None, factor: int | None, expected: tuple[int, int]
+) -> None:
+    config = AugmentConfig(resize_min=least, resize_max=most, resize_factor=factor)
+    assert resized_size(size, config) == expected
+
+
+@settings(max_examples=80, deadline=None)
+@given(sides, sides, st.integers(1, 99), st.integers(1, 99), st.integers(1, 32))
+def test_sizes_in_a_range_have_its_bounds(height: int, width: int, least: int, most: int, factor: int) -> None:
+    plain = resized_size((height, width), AugmentConfig(resize_min=least, resize_max=most))
+    assert max(plain) <= most
+    assert min(plain) <= least
+    assert min(plain) == least or max(plain) == most
+    found = resized_size((height, width), AugmentConfig(resize_min=least, resize_max=most, resize_factor=factor))
+    assert all((side - 1) % factor == 0 for side in found)
+    assert max(found) <= most - (most - 1) % factor
+
+
+def test_the_scale_is_one_of_the_resized_image() -> None:
+    """Twice as large by the range, half as large by the scale: the pixels that were there before."""
+    config = AugmentConfig(crop=(9, 8), min_scale=0.5, max_scale=0.5, flip=0, resize_min=16)
+    sample = aligned_sample(9, 8)
+    out = augment(sample, config, np.random.default_rng(0), fill=FILL, ignore=IGNORE)
+    np.testing.assert_array_equal(out.image, sample.image)
+    np.testing.assert_array_equal(out.semantic, sample.semantic)
+    np.testing.assert_array_equal(out.instance, sample.instance)
+
+
+@settings(max_examples=30, deadline=None)
+@given(sides, sides, crops, st.integers(1, 99), st.integers(1, 20), seeds)
+def test_a_resized_sample_has_the_crop_size_too(
+    height: int, width: int, crop: tuple[int, int], least: int, factor: int, seed: int
+) -> None:
+    config = AugmentConfig(crop=crop, rotate=20, resize_min=least, resize_max=2 * least, resize_factor=factor)
+    out = augment(aligned_sample(height, width), config, np.random.default_rng(seed), fill=FILL, ignore=IGNORE)
+    assert describe(out.image) == ((*crop, 3), "uint8")
+    assert describe(out.semantic) == (crop, "uint8")
 
 
 # rotation
@@ -392,6 +446,7 @@ def test_angles_and_blurs_come_with_their_probability_and_range() -> None:
 SETTINGS: dict[str, tuple[dict[str, Any], set[str]]] = {  # a setting and the choices that it may change
     "crop": ({"crop": (3, 3)}, set()),
     "scale": ({"min_scale": 0.6, "max_scale": 3.0, "scale_step": 0.0}, {"scale"}),
+    "resize": ({"resize_min": 9, "resize_max": 20, "resize_factor": 4}, set()),
     "flip": ({"flip": 1.0}, {"flip"}),
     "rotate": ({"rotate": 10.0, "rotate_probability": 1.0}, {"angle"}),
     "brightness": ({"brightness": 0.5}, {"brightness"}),
@@ -515,6 +570,9 @@ def test_settings_are_read_from_text() -> None:
         ({"min_scale": 0}, "greater than 0"),
         ({"min_scale": 3}, "min_scale 3.0 is larger than max_scale 2.0"),
         ({"max_scale": float("inf")}, "finite"),
+        ({"resize_min": 0}, "greater than 0"),
+        ({"resize_max": 513}, "resize_max and resize_factor go with resize_min"),
+        ({"resize_factor": 16}, "resize_max and resize_factor go with resize_min"),
         ({"scale_step": 1.75}, "scale_step 1.75 must be at most max_scale - min_scale = 1.5, or 0"),
         ({"scale_step": -0.25}, "greater than or equal to 0"),
         ({"flip": 1.5}, "less than or equal to 1"),

@@ -1,0 +1,101 @@
+"""MobileNet-EdgeTPU, as TF-slim has it: a MobileNetV3 for an accelerator that is best at whole convolutions.
+
+Neither hard swish nor squeeze-and-excitation, and as long as maps are large, one convolution in place of two.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from atrous.backbones.contract import Backbone
+from atrous.backbones.rates import Placement, strides_to_rates
+from atrous.layers.conv import ConvNorm, Norm
+from atrous.layers.inverted_residual import InvertedResidual, round_channels
+
+NORM = Norm(eps=1e-3, momentum=0.05)  # TensorFlow's decay is 0.997: too slow for a short run
+
+
+class Row(NamedTuple):
+    """Units of the same width. The first has the stride and the expansion; the others widen by `EXPANSION`."""
+
+    fused: bool
+    kernel: int
+    expansion: int
+    channels: int
+    repeats: int
+    stride: int
+    shortcut: bool = True  # of the first, where the shapes allow
+
+
+STEM, LAST, EXPANSION = 32, 1280, 4
+ROWS = (
+    Row(True, 3, 1, 16, 1, 1),
+    Row(True, 3, 8, 32, 4, 2),
+    Row(True, 3, 8, 48, 4, 2),
+    Row(False, 3, 8, 96, 4, 2),
+    Row(False, 3, 8, 96, 4, 1, shortcut=False),
+    Row(False, 5, 8, 160, 4, 2),
+    Row(False, 3, 8, 192, 1, 1),
+)
+STAGES = {0: "c1", 4: "c2", 8: "c3", 16: "c4"}  # outputs of blocks; c5 is that of the last convolution
+STRIDES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32}
+
+
+class FusedResidual(nn.Module):
+    """Expand with a whole convolution, which has the stride, then project; returns what `InvertedResidual` does."""
+
+    def __init__(self, inp: int, wide: int, out: int, kernel: int, *, place: Placement, shortcut: bool) -> None:
+        super().__init__()
+        self.expand = (
+            ConvNorm(inp, wide, kernel, norm=NORM, stride=place.stride, rate=place.rate, padding="same")
+            if wide > inp
+            else nn.Identity()
+        )
+        self.project = ConvNorm(wide, out, norm=NORM, act="none")
+        self.has_shortcut = shortcut and place.stride == 1 and inp == out
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        wide = self.expand(x)
+        y = self.project(wide)
+        return x + y if self.has_shortcut else y, wide
+
+
+def _block(row: Row, unit: int, inp: int, out: int, place: Placement) -> nn.Module:
+    wide = round_channels(inp * (row.expansion if unit == 0 else EXPANSION), 8)
+    shortcut = row.shortcut or unit > 0
+    if row.fused:
+        return FusedResidual(inp, wide, out, row.kernel, place=place, shortcut=shortcut)
+    return InvertedResidual(
+        inp, wide, out, row.kernel, norm=NORM, act="relu", stride=place.stride, rate=place.rate, shortcut=shortcut
+    )
+
+
+class MobileNetEdgeTPU(Backbone):
+    """The stages alone: the original's decoders have nothing to tap. c5 is the 1x1 convolution behind the blocks."""
+
+    mean = (127.5, 127.5, 127.5)
+    std = (127.5, 127.5, 127.5)
+
+    def __init__(self, output_stride: int, depth_multiplier: float = 1.0) -> None:
+        super().__init__()
+        units = [(row, unit) for row in ROWS for unit in range(row.repeats)]
+        widths = [STEM, *(row.channels for row, _ in units), LAST]
+        stem, *outs, last = (round_channels(width * depth_multiplier, 8) for width in widths)
+        strides = [row.stride if unit == 0 else 1 for row, unit in units]
+        plan = strides_to_rates([2, *strides], output_stride, "unit")[1:]
+        self.stem = ConvNorm(3, stem, 3, norm=NORM, stride=2, padding="same")
+        self.blocks = nn.ModuleList(
+            _block(*unit, inp, out, place)
+            for unit, inp, out, place in zip(units, [stem, *outs[:-1]], outs, plan, strict=True)
+        )
+        self.last = ConvNorm(outs[-1], last, norm=NORM)
+        self.channels = {**{name: outs[block] for block, name in STAGES.items()}, "c5": last}
+        self.strides = {name: min(stride, output_stride) for name, stride in STRIDES.items()}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        x, features = self.stem(images), {}
+        for index, block in enumerate(self.blocks):
+            x, _ = block(x)
+            if index in STAGES:
+                features[STAGES[index]] = x
+        return {**features, "c5": self.last(x)}

@@ -1,0 +1,128 @@
+"""MobileNetV3 (Howard et al. 2019, arXiv:1905.02244) for segmentation: section 6.4, half the last stage's width."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from atrous.backbones.contract import Backbone
+from atrous.backbones.rates import strides_to_rates
+from atrous.layers.conv import Activation, ConvNorm, Norm
+from atrous.layers.inverted_residual import InvertedResidual, round_channels
+
+NORM = Norm(eps=1e-3, momentum=0.05)  # TensorFlow's decay is 0.997: too slow for a short run
+
+
+class Row(NamedTuple):
+    """A line of table 1 or 2 of the paper."""
+
+    kernel: int
+    wide: int
+    channels: int
+    squeeze: bool
+    act: Activation
+    stride: int
+
+
+class Network(NamedTuple):
+    """A table, and where the stages c2, c3, c4 end: blocks whose widened features, not yet squeezed, decoders tap."""
+
+    rows: tuple[Row, ...]
+    last: int  # channels of c5
+    ends: tuple[int, int, int]
+
+
+STEM = 16
+MOBILENETS = {
+    "mobilenet_v3_large_seg": Network(
+        (
+            Row(3, 16, 16, False, "relu", 1),
+            Row(3, 64, 24, False, "relu", 2),
+            Row(3, 72, 24, False, "relu", 1),
+            Row(5, 72, 40, True, "relu", 2),
+            Row(5, 120, 40, True, "relu", 1),
+            Row(5, 120, 40, True, "relu", 1),
+            Row(3, 240, 80, False, "hard_swish", 2),
+            Row(3, 200, 80, False, "hard_swish", 1),
+            Row(3, 184, 80, False, "hard_swish", 1),
+            Row(3, 184, 80, False, "hard_swish", 1),
+            Row(3, 480, 112, True, "hard_swish", 1),
+            Row(3, 672, 112, True, "hard_swish", 1),
+            Row(5, 336, 80, True, "hard_swish", 2),
+            Row(5, 480, 80, True, "hard_swish", 1),
+            Row(5, 480, 80, True, "hard_swish", 1),
+        ),
+        last=480,
+        ends=(2, 5, 11),
+    ),
+    "mobilenet_v3_small_seg": Network(
+        (
+            Row(3, 16, 16, True, "relu", 2),
+            Row(3, 72, 24, False, "relu", 2),
+            Row(3, 88, 24, False, "relu", 1),
+            Row(5, 96, 40, True, "hard_swish", 2),
+            Row(5, 240, 40, True, "hard_swish", 1),
+            Row(5, 240, 40, True, "hard_swish", 1),
+            Row(5, 120, 48, True, "hard_swish", 1),
+            Row(5, 144, 48, True, "hard_swish", 1),
+            Row(5, 144, 48, True, "hard_swish", 2),
+            Row(5, 288, 48, True, "hard_swish", 1),
+            Row(5, 288, 48, True, "hard_swish", 1),
+        ),
+        last=288,
+        ends=(0, 2, 7),
+    ),
+}
+STRIDES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32, "low_level": 4, "low_level_8": 8, "low_level_16": 16}
+
+
+class MobileNetV3(Backbone):
+    """c1 is the stem's, c5 that of the 1x1 convolution behind the blocks.
+
+    Squeeze-and-excitation averages over the map, so that features at another output stride are near the strided ones,
+    not the same; and in the small network the unit that opens c5 has a shortcut unless it has its stride.
+    """
+
+    mean = (127.5, 127.5, 127.5)
+    std = (127.5, 127.5, 127.5)
+
+    def __init__(self, network: Network, output_stride: int, depth_multiplier: float = 1.0) -> None:
+        super().__init__()
+        rows = network.rows
+        paper = [STEM, *(row.channels for row in rows)]
+        stem, *outs = (round_channels(width * depth_multiplier, 8) for width in paper)
+        inps = [stem, *outs[:-1]]
+        # The widened features keep the paper's ratio to their own, already rounded, input.
+        ratios = [row.wide / width for row, width in zip(rows, paper[:-1], strict=True)]
+        wides = [round_channels(inp * ratio, 8) for inp, ratio in zip(inps, ratios, strict=True)]
+        plan = strides_to_rates([2, *(row.stride for row in rows)], output_stride, "unit")[1:]
+        last = round_channels(network.last * depth_multiplier, 8)
+        self.stem = ConvNorm(3, stem, 3, norm=NORM, stride=2, act="hard_swish", padding="same")
+        self.blocks = nn.ModuleList(
+            InvertedResidual(
+                inp,
+                wide,
+                out,
+                row.kernel,
+                norm=NORM,
+                act=row.act,
+                stride=place.stride,
+                rate=place.rate,
+                squeeze=row.squeeze,
+            )
+            for inp, wide, out, row, place in zip(inps, wides, outs, rows, plan, strict=True)
+        )
+        self.last = ConvNorm(outs[-1], last, norm=NORM, act="hard_swish")
+        self.stages = dict(zip(network.ends, ("c2", "c3", "c4"), strict=True))
+        self.taps = dict(zip(network.ends, ("low_level", "low_level_8", "low_level_16"), strict=True))
+        self.channels = {"c1": stem, **{name: outs[block] for block, name in self.stages.items()}, "c5": last}
+        self.channels |= {name: wides[block] for block, name in self.taps.items()}
+        self.strides = {name: min(stride, output_stride) for name, stride in STRIDES.items()}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        x = self.stem(images)
+        features = {"c1": x}
+        for index, block in enumerate(self.blocks):
+            x, wide = block(x)
+            if index in self.stages:
+                features[self.stages[index]], features[self.taps[index]] = x, wide
+        return {**features, "c5": self.last(x)}

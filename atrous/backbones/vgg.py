@@ -1,0 +1,79 @@
+"""VGG (Simonyan and Zisserman 2014, arXiv:1409.1556) up to its last pooling, as DeepLab v1 and v2 have it."""
+
+import math
+from itertools import accumulate
+from operator import mul
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from atrous.backbones.contract import Backbone
+
+
+class Row(NamedTuple):
+    """A column of table 1 of the paper, with what DeepLab (arXiv:1412.7062, section 3.1) changed of it."""
+
+    channels: tuple[int, ...]  # of the five stages
+    convs: tuple[int, ...]
+    rates: tuple[int, ...]  # of their 3x3
+    strides: tuple[int, ...]  # of the max pools behind them, 3x3 in place of 2x2
+    smoothed: bool  # the last of them by a 3x3 mean (the program's own, of LargeFOV)
+
+
+VGGS = {
+    "vgg16": Row(
+        channels=(64, 128, 256, 512, 512),
+        convs=(2, 2, 3, 3, 3),
+        rates=(1, 1, 1, 1, 2),
+        strides=(2, 2, 2, 1, 1),
+        smoothed=True,
+    ),
+}
+
+
+class Conv(nn.Conv2d):
+    """A 3x3 that keeps the size, with a bias, which begins at 0."""
+
+    def __init__(self, inp: int, out: int, rate: int) -> None:
+        super().__init__(inp, out, 3, padding=rate, dilation=rate)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=math.sqrt(2 / (9 * self.out_channels)))
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+
+
+class VGG(Backbone):
+    """At output stride 8 alone, with `c1`..`c5` behind the pools, c3 to c5 at stride 8, and c2 as `low_level`.
+
+    On odd sizes, and so on the 321 of the authors' crops, the pools are theirs; Caffe's give even sizes a pixel more.
+    """
+
+    mean = (122.675, 116.669, 104.008)
+    std = (1.0, 1.0, 1.0)
+
+    def __init__(self, row: Row) -> None:
+        super().__init__()
+        self.row = row
+        names = [f"c{index}" for index in range(1, 6)]
+        inps = (3, *row.channels[:-1])
+        for name, *stage in zip(names, inps, row.channels, row.convs, row.rates, strict=True):
+            self.add_module(name, _stage(*stage))
+        self.pools = dict(zip(names, row.strides, strict=True))
+        self.channels = dict(zip(names, row.channels, strict=True))
+        self.strides = dict(zip(names, accumulate(row.strides, mul), strict=True))
+        self.channels["low_level"], self.strides["low_level"] = self.channels["c2"], self.strides["c2"]
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        x, features = images, {}
+        for name, stride in self.pools.items():
+            x = features[name] = F.max_pool2d(self.get_submodule(name)(x), 3, stride, 1)
+        if self.row.smoothed:
+            features["c5"] = F.avg_pool2d(x, 3, 1, 1)
+        features["low_level"] = features["c2"]
+        return features
+
+
+def _stage(inp: int, out: int, count: int, rate: int) -> nn.Sequential:
+    inps = [inp, *[out] * (count - 1)]
+    return nn.Sequential(*(layer for one in inps for layer in (Conv(one, out, rate), nn.ReLU(inplace=True))))

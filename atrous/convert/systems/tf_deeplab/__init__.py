@@ -1,0 +1,102 @@
+"""TensorFlow's research/deeplab: DeepLab v2 to v3+, the dense prediction cell, Auto-DeepLab."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from atrous import models
+from atrous.config import nearest
+from atrous.convert.contract import Conversion, Source
+from atrous.convert.systems.tf_deeplab import graphs, recognise
+from atrous.convert.systems.tf_deeplab.flags import CROPS, SCALES, Flags
+from atrous.convert.systems.tf_deeplab.recognise import recognised
+from atrous.convert.systems.tf_deeplab.weights import fill
+from atrous.data import ade20k, cityscapes, voc
+from atrous.data.label_space import LabelSpace, numbered_names
+from atrous.inference import InferenceConfig
+from atrous.models import Model, ModelConfig
+from atrous.segmenter import Segmenter
+
+__all__ = ["convert", "graphs", "recognised"]
+
+DATASETS = {21: "pascal_voc_seg", 19: "cityscapes", 151: "ade20k"}  # by the number of classes
+LABEL_SPACES = {
+    "pascal_voc_seg": voc.VOC,
+    "cityscapes": cityscapes.CITYSCAPES,
+    "ade20k": ade20k.WITH_OTHER,
+}
+
+
+def convert(source: Source, options: Mapping[str, Any]) -> Conversion:
+    """The model of these variables; `options` are the original's flags. Raises ValueError in one line."""
+    flags = read_flags(options, source.label)
+    shapes = {name: tuple(array.shape) for name, array in source.variables.items()}
+    config = recognise.model_config(shapes, flags, source.hints, source.label)
+    model, ignored = _filled(config, source)
+    label_space, notes = _label_space(model.num_classes, flags)
+    segmenter = Segmenter(model.eval(), label_space, _inference(flags, source))
+    return Conversion(
+        segmenter, "tf_deeplab", len(shapes) - len(ignored), ignored, [*_taken_on_trust(config, flags, source), *notes]
+    )
+
+
+def read_flags(options: Mapping[str, Any], label: str) -> Flags:
+    known = [*Flags.model_fields, *CROPS, *SCALES]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"{label}: {name} is no flag that a model depends on{nearest(name, known)}")
+    try:
+        return Flags.model_validate(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "options"
+        reason = first.get("ctx", {}).get("error", first["msg"])
+        raise ValueError(f"{label}: {name}={first['input']!r}: {reason}") from None
+
+
+def _filled(config: ModelConfig, source: Source) -> tuple[Model, list[str]]:
+    """The model with the source's weights, made without drawing random ones first."""
+    assert config.num_classes is not None
+    with torch.device("meta"):
+        model = models.build(config, config.num_classes)
+    colors = [torch.tensor(color).view(3, 1, 1) for color in (model.backbone.mean, model.backbone.std)]
+    if source.normalization is not None:
+        colors = [torch.full((3, 1, 1), value) for value in source.normalization]
+    model.shift, model.scale = colors
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.num_batches_tracked = torch.tensor(0)
+    return model, fill(model, source.variables, source.label)
+
+
+def _label_space(num_classes: int, flags: Flags) -> tuple[LabelSpace, list[str]]:
+    dataset = flags.dataset or DATASETS.get(num_classes, "")
+    space = LABEL_SPACES.get(dataset)
+    if space is None:
+        return LabelSpace(names=numbered_names(num_classes)), []
+    if space.num_classes != num_classes:
+        raise ValueError(f"dataset={dataset} has {space.num_classes} classes, the model {num_classes}")
+    assumed = f"{num_classes} classes: taken for those of {dataset} (dataset=... tells otherwise)"
+    return space, [] if flags.dataset else [assumed]
+
+
+def _inference(flags: Flags, source: Source) -> InferenceConfig:
+    """A network made for one size of images is fed that size."""
+    canvas = flags.crop_size or source.input_size
+    framed = {"mode": "canvas", "window": canvas} if canvas else {}
+    return InferenceConfig(**framed, scales=flags.eval_scales, flip=flags.add_flipped_images)
+
+
+def _taken_on_trust(config: ModelConfig, flags: Flags, source: Source) -> list[str]:
+    """What the weights don't tell and nobody has said."""
+    notes = []
+    if flags.output_stride is None and "output_stride" not in source.hints:
+        notes.append(f"output_stride={config.output_stride} (the original's default)")
+    if getattr(config, "rates", ()) is None and not flags.atrous_rates and "atrous_rates" not in source.hints:
+        notes.append("atrous_rates: those of the output stride")
+    if flags.multi_grid is None and config.backbone.startswith(("resnet", "xception")):
+        beta = "; the released beta ResNets want 1,2,4" if config.backbone.endswith("_beta") else ""
+        notes.append(f"multi_grid=1,1,1 (the original's default{beta})")
+    return notes

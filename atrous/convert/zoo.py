@@ -1,0 +1,364 @@
+"""The released models of TensorFlow DeepLab: where each lies, what was published of it, and the flags that it needs."""
+
+import os
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+
+from atrous.convert.download import download
+
+BASE_URL = "http://download.tensorflow.org/models/"  # as published; there may be no https
+
+Option = bool | float | str | tuple[int, ...]
+
+
+class Figure(NamedTuple):
+    """A published result with its protocol: whole images, one pass for each scale, and each again if mirrored."""
+
+    miou: float  # percent
+    output_stride: int
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    split: str = "val"
+    pixel_accuracy: float | None = None  # percent
+    multiply_adds: float | None = None  # billions
+    seconds: float | None = None  # an image, on a CPU E5-1650 v3 at 3.5 GHz, unless the model's note says otherwise
+
+
+class ZooModel(NamedTuple):
+    """One archive. `options` are the original's flags that tell what its weights cannot, for the first figure."""
+
+    name: str
+    archive: str  # the file's name, without .tar.gz
+    megabytes: float | None  # as published
+    dataset: str
+    trained_on: tuple[str, ...]
+    options: dict[str, Option]
+    figures: tuple[Figure, ...] = ()
+    note: str = ""
+
+
+TO_1_25 = (0.75, 1.0, 1.25)
+TO_1_75 = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+TO_2 = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+
+VOC: dict[str, Option] = {"dataset": "pascal_voc_seg", "crop_size": (513, 513)}
+CITYSCAPES: dict[str, Option] = {"dataset": "cityscapes", "crop_size": (1025, 2049)}
+ADE20K: dict[str, Option] = {"dataset": "ade20k"}
+IMAGENET: dict[str, Option] = {"dataset": "imagenet"}
+
+MOBILENET_V2: dict[str, Option] = {"model_variant": "mobilenet_v2", "output_stride": 16}
+EDGE_TPU: dict[str, Option] = {"model_variant": "mobilenet_edgetpu", "output_stride": 32}
+XCEPTION_65: dict[str, Option] = {
+    "model_variant": "xception_65",
+    "output_stride": 16,
+    "atrous_rates": (6, 12, 18),
+    "decoder_output_stride": (4,),
+}
+XCEPTION_65_STRIDE_8: dict[str, Option] = {**XCEPTION_65, "output_stride": 8, "atrous_rates": (12, 24, 36)}
+XCEPTION_71_DPC: dict[str, Option] = {
+    "model_variant": "xception_71",
+    "output_stride": 16,
+    "decoder_output_stride": (4,),
+}
+LR_ASPP: dict[str, Option] = {
+    "output_stride": 32,
+    "image_pooling_crop_size": (769, 769),
+    "image_pooling_stride": (4, 5),
+    "add_image_level_feature": True,
+    "aspp_convs_filters": 128,
+    "aspp_with_concat_projection": False,
+    "aspp_with_squeeze_and_excitation": True,
+    "image_se_uses_qsigmoid": True,
+    "decoder_output_stride": (8,),
+    "decoder_use_sum_merge": True,
+    "decoder_filters": 19,
+    "decoder_output_is_logits": True,
+}
+BETA_GRID: dict[str, Option] = {"multi_grid": (1, 2, 4)}
+
+EIGHT_BIT = "trained with rounding to 8 bits, which the figure includes; converted, its weights are floats"
+SIMULATED = "seconds: a simulated Edge TPU of a Pixel 4"
+LEAKED = "has seen the images of val: a figure measured on them says nothing"
+
+MODELS: tuple[ZooModel, ...] = (
+    ZooModel(
+        "mobilenetv2_dm05_coco_voc_trainaug",
+        "deeplabv3_mnv2_dm05_pascal_trainaug_2018_10_01",
+        7.6,
+        "pascal_voc_seg",
+        ("ImageNet", "COCO", "train_aug"),
+        {**VOC, **MOBILENET_V2, "depth_multiplier": 0.5},
+        (Figure(70.19, 16, multiply_adds=0.88),),
+    ),
+    ZooModel(
+        "mobilenetv2_dm05_coco_voc_trainval",
+        "deeplabv3_mnv2_dm05_pascal_trainval_2018_10_01",
+        7.6,
+        "pascal_voc_seg",
+        ("ImageNet", "COCO", "train_aug", "trainval"),
+        {**VOC, **MOBILENET_V2, "output_stride": 8, "depth_multiplier": 0.5},
+        (Figure(71.83, 8, split="test", multiply_adds=2.84),),
+        LEAKED,
+    ),
+    ZooModel(
+        "mobilenetv2_coco_voc_trainaug",
+        "deeplabv3_mnv2_pascal_train_aug_2018_01_29",
+        23,
+        "pascal_voc_seg",
+        ("ImageNet", "COCO", "train_aug"),
+        {**VOC, **MOBILENET_V2},
+        (
+            Figure(75.32, 16, multiply_adds=2.75, seconds=0.1),
+            Figure(77.33, 8, TO_1_75, flip=True, multiply_adds=152.59, seconds=26.9),
+        ),
+    ),
+    ZooModel(
+        "mobilenetv2_coco_voc_trainval",
+        "deeplabv3_mnv2_pascal_trainval_2018_01_29",
+        23,
+        "pascal_voc_seg",
+        ("ImageNet", "COCO", "train_aug", "trainval"),
+        {**VOC, **MOBILENET_V2, "output_stride": 8},
+        (Figure(80.25, 8, TO_1_75, flip=True, split="test", multiply_adds=152.59, seconds=26.9),),
+        LEAKED,
+    ),
+    ZooModel(
+        "xception65_coco_voc_trainaug",
+        "deeplabv3_pascal_train_aug_2018_01_04",
+        439,
+        "pascal_voc_seg",
+        ("ImageNet", "COCO", "train_aug"),
+        {**VOC, **XCEPTION_65},
+        (
+            Figure(82.20, 16, multiply_adds=54.17, seconds=0.7),
+            Figure(83.58, 8, TO_1_75, flip=True, multiply_adds=3055.35, seconds=223.2),
+        ),
+    ),
+    ZooModel(
+        "xception65_coco_voc_trainval",
+        "deeplabv3_pascal_trainval_2018_01_04",
+        439,
+        "pascal_voc_seg",
+        ("ImageNet", "COCO", "train_aug", "trainval"),
+        {**VOC, **XCEPTION_65_STRIDE_8},
+        (Figure(87.80, 8, TO_1_75, flip=True, split="test", multiply_adds=3055.35, seconds=223.2),),
+        LEAKED,
+    ),
+    ZooModel(
+        "mobilenetv2_dm05_coco_voc_trainaug_8bit",
+        "deeplabv3_mnv2_dm05_pascal_train_aug_8bit_2019_04_26",
+        8.2,
+        "pascal_voc_seg",
+        ("ImageNet", "COCO", "train_aug"),
+        {**VOC, **MOBILENET_V2, "depth_multiplier": 0.5},
+        (Figure(69.65, 16, multiply_adds=0.88),),
+        f"{EIGHT_BIT}; a .tflite of 751.1 KB is in it, too",
+    ),
+    ZooModel(
+        "mobilenetv2_coco_voc_trainaug_8bit",
+        "deeplabv3_mnv2_pascal_train_aug_8bit_2019_04_26",
+        24,
+        "pascal_voc_seg",
+        ("ImageNet", "COCO", "train_aug"),
+        {**VOC, **MOBILENET_V2},
+        (Figure(74.26, 16, multiply_adds=2.75),),
+        f"{EIGHT_BIT}; a .tflite of 2.2 MB is in it, too",
+    ),
+    ZooModel(
+        "mobilenetv2_coco_cityscapes_trainfine",
+        "deeplabv3_mnv2_cityscapes_train_2018_02_05",
+        23,
+        "cityscapes",
+        ("ImageNet", "COCO", "train_fine"),
+        {**CITYSCAPES, **MOBILENET_V2},
+        (
+            Figure(70.71, 16, multiply_adds=21.27, seconds=0.8),
+            Figure(73.57, 8, TO_1_25, flip=True, multiply_adds=433.24, seconds=51.12),
+        ),
+    ),
+    ZooModel(
+        "mobilenetv3_large_cityscapes_trainfine",
+        "deeplab_mnv3_large_cityscapes_trainfine_2019_11_15",
+        17,
+        "cityscapes",
+        ("train_fine",),
+        {**CITYSCAPES, "model_variant": "mobilenet_v3_large_seg", **LR_ASPP},
+        (Figure(72.41, 32, multiply_adds=15.95, seconds=0.6),),
+    ),
+    ZooModel(
+        "mobilenetv3_small_cityscapes_trainfine",
+        "deeplab_mnv3_small_cityscapes_trainfine_2019_11_15",
+        5,
+        "cityscapes",
+        ("train_fine",),
+        {**CITYSCAPES, "model_variant": "mobilenet_v3_small_seg", **LR_ASPP},
+        (Figure(68.99, 32, multiply_adds=4.63, seconds=0.4),),
+    ),
+    ZooModel(
+        "xception65_cityscapes_trainfine",
+        "deeplabv3_cityscapes_train_2018_02_06",
+        439,
+        "cityscapes",
+        ("ImageNet", "train_fine"),
+        {**CITYSCAPES, **XCEPTION_65},
+        (
+            Figure(78.79, 16, multiply_adds=418.64, seconds=5.0),
+            Figure(80.42, 8, TO_1_25, flip=True, multiply_adds=8677.92, seconds=422.8),
+        ),
+    ),
+    ZooModel(
+        "xception71_dpc_cityscapes_trainfine",
+        "deeplab_cityscapes_xception71_trainfine_2018_09_08",
+        445,
+        "cityscapes",
+        ("ImageNet", "COCO", "train_fine"),
+        {**CITYSCAPES, **XCEPTION_71_DPC},
+        (Figure(80.31, 16, multiply_adds=502.07),),
+    ),
+    ZooModel(
+        "xception71_dpc_cityscapes_trainval",
+        "deeplab_cityscapes_xception71_trainvalfine_2018_09_08",
+        446,
+        "cityscapes",
+        ("ImageNet", "COCO", "trainval_fine", "coarse"),
+        {**CITYSCAPES, **XCEPTION_71_DPC, "output_stride": 8},
+        (Figure(82.66, 8, TO_2, flip=True, split="test"),),
+        LEAKED,
+    ),
+    ZooModel(
+        "EdgeTPU-DeepLab",
+        "edgetpu-deeplab_2020_03_09",
+        None,
+        "cityscapes",
+        ("ImageNet", "train_fine"),
+        {**CITYSCAPES, **EDGE_TPU, "aspp_convs_filters": 256},
+        (
+            Figure(70.6, 32, multiply_adds=5.6, seconds=0.0138),
+            Figure(74.1, 16, multiply_adds=7.1, seconds=0.0175),
+        ),
+        SIMULATED,
+    ),
+    ZooModel(
+        "EdgeTPU-DeepLab-slim",
+        "edgetpu-deeplab-slim_2020_03_09",
+        None,
+        "cityscapes",
+        ("ImageNet", "train_fine"),
+        {**CITYSCAPES, **EDGE_TPU, "depth_multiplier": 0.75, "aspp_convs_filters": 128},
+        (
+            Figure(70.0, 32, multiply_adds=3.5, seconds=0.0099),
+            Figure(73.2, 16, multiply_adds=4.3, seconds=0.0132),
+        ),
+        SIMULATED,
+    ),
+    ZooModel(
+        "mobilenetv2_ade20k_train",
+        "deeplabv3_mnv2_ade20k_train_2018_12_03",
+        24.8,
+        "ade20k",
+        ("ImageNet", "train"),
+        {**ADE20K, **MOBILENET_V2, "decoder_output_stride": (4,), "crop_size": (257, 257)},
+        (Figure(32.04, 16, pixel_accuracy=75.41),),
+        "the longer side of each image is first made 257",
+    ),
+    ZooModel(
+        "xception65_ade20k_train",
+        "deeplabv3_xception_ade20k_train_2018_05_29",
+        439,
+        "ade20k",
+        ("ImageNet", "train"),
+        {**ADE20K, **XCEPTION_65_STRIDE_8, "crop_size": (513, 513)},
+        (Figure(45.65, 8, TO_1_75, flip=True, pixel_accuracy=82.52),),
+        "the longer side of each image is first made 513",
+    ),
+    ZooModel(
+        "xception_41_imagenet",
+        "xception_41_2018_05_09",
+        288,
+        "imagenet",
+        ("ImageNet",),
+        {**IMAGENET, "model_variant": "xception_41"},
+    ),
+    ZooModel(
+        "xception_65_imagenet",
+        "deeplabv3_xception_2018_01_04",
+        447,
+        "imagenet",
+        ("ImageNet",),
+        {**IMAGENET, "model_variant": "xception_65"},
+    ),
+    ZooModel(
+        "xception_65_imagenet_coco",
+        "xception_65_coco_pretrained_2018_10_02",
+        292,
+        "coco",
+        ("ImageNet", "COCO"),
+        {"model_variant": "xception_65"},
+        note="which classes of COCO its head tells apart, if it has one, was not published",
+    ),
+    ZooModel(
+        "xception_71_imagenet",
+        "xception_71_2018_05_09",
+        474,
+        "imagenet",
+        ("ImageNet",),
+        {**IMAGENET, "model_variant": "xception_71"},
+    ),
+    ZooModel(
+        "resnet_v1_50_beta_imagenet",
+        "resnet_v1_50_2018_05_04",
+        274,
+        "imagenet",
+        ("ImageNet",),
+        {**IMAGENET, "model_variant": "resnet_v1_50_beta", **BETA_GRID},
+    ),
+    ZooModel(
+        "resnet_v1_101_beta_imagenet",
+        "resnet_v1_101_2018_05_04",
+        477,
+        "imagenet",
+        ("ImageNet",),
+        {**IMAGENET, "model_variant": "resnet_v1_101_beta", **BETA_GRID},
+    ),
+)
+ZOO: dict[str, ZooModel] = {model.name: model for model in MODELS}
+
+
+# ---- fetching
+
+
+def fetch(
+    name: str, *, cache: Path | None = None, base_url: str | None = None, progress: Console | None = None
+) -> Path:
+    """The archive of a model, from the cache if it is there; `progress` shows what happens, None: nobody.
+
+    ATROUS_ZOO holds the address of a mirror, ATROUS_CACHE another cache. Raises ValueError for an unknown name and for
+    an archive that isn't the one of the last time, OSError, with the address, for what network and disk can do.
+    """
+    model = find(name)
+    base = base_url or os.environ.get("ATROUS_ZOO") or BASE_URL
+    path = (cache or cache_folder()) / f"{model.archive}.tar.gz"
+    download(f"{base.rstrip('/')}/{path.name}", path, progress)
+    return path
+
+
+def find(name: str) -> ZooModel:
+    """A model by its name. Raises ValueError with the nearest names; an archive's name will do as a hint."""
+    if name in ZOO:
+        return ZOO[name]
+    names = {alias.lower(): model.name for model in MODELS for alias in (model.archive, model.name)}
+    close = get_close_matches(name.lower().removesuffix(".tar.gz"), names, n=3, cutoff=0.5)
+    nearest = list(dict.fromkeys(names[alias] for alias in close)) or list(ZOO)
+    raise ValueError(f"no model of the zoo is called {name!r}; {'nearest' if close else 'known'}: {', '.join(nearest)}")
+
+
+def cache_folder() -> Path:
+    """ATROUS_CACHE, else `atrous` in the user's folder for caches."""
+    folder = os.environ.get("ATROUS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "atrous")
+    try:
+        return Path(folder).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: there is no home folder here; set ATROUS_CACHE to a folder") from error

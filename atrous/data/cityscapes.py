@@ -1,0 +1,93 @@
+"""Cityscapes (Cordts et al. 2016, arXiv:1604.01685): photos in `leftImg8bit/`, labels of raw ids in `gtFine/`.
+
+Both are by split, then by city. Of the 34 raw ids 19 are classes; all others count nowhere.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from atrous.data.contract import (
+    DataConfig,
+    ImageFiles,
+    Row,
+    paired,
+    remapped,
+    require_root,
+    require_split,
+    subfolders,
+)
+from atrous.data.label_space import Color, LabelSpace
+from atrous.files import require_folder
+from atrous.types import Sample
+
+
+class Class(NamedTuple):
+    raw_id: int
+    color: Color
+
+
+CLASSES = {
+    "road": Class(7, (128, 64, 128)),
+    "sidewalk": Class(8, (244, 35, 232)),
+    "building": Class(11, (70, 70, 70)),
+    "wall": Class(12, (102, 102, 156)),
+    "fence": Class(13, (190, 153, 153)),
+    "pole": Class(17, (153, 153, 153)),
+    "traffic light": Class(19, (250, 170, 30)),
+    "traffic sign": Class(20, (220, 220, 0)),
+    "vegetation": Class(21, (107, 142, 35)),
+    "terrain": Class(22, (152, 251, 152)),
+    "sky": Class(23, (70, 130, 180)),
+    "person": Class(24, (220, 20, 60)),
+    "rider": Class(25, (255, 0, 0)),
+    "car": Class(26, (0, 0, 142)),
+    "truck": Class(27, (0, 0, 70)),
+    "bus": Class(28, (0, 60, 100)),
+    "train": Class(31, (0, 80, 100)),
+    "motorcycle": Class(32, (0, 0, 230)),
+    "bicycle": Class(33, (119, 11, 32)),
+}
+RAW_IDS = {row.raw_id: index for index, row in enumerate(CLASSES.values())}
+CITYSCAPES = LabelSpace(
+    names=tuple(CLASSES),
+    colors=tuple(row.color for row in CLASSES.values()),
+    raw_ids=tuple((value, RAW_IDS.get(value, 255)) for value in range(34)),
+)
+PHOTOS = "leftImg8bit"
+FOLDERS = {"fine": "gtFine", "coarse": "gtCoarse"}
+
+
+class Config(DataConfig):
+    """data.format=cityscapes data.root=cityscapes; splits can be joined by a plus, as in data.train=train+val."""
+
+    format: Literal["cityscapes"] = "cityscapes"
+    annotations: Literal["fine", "coarse"] = "fine"  # of the split to learn from; train_extra has coarse ones only
+
+
+def samples(config: Config, split: str) -> Sequence[Sample]:
+    """The photos of a split with their labels. Raises ValueError where one lacks the other."""
+    root = require_root(config)
+    labels = FOLDERS[config.annotations if split == config.train else "fine"]
+    rows = [row for part in split.split("+") for row in _rows(root, part, labels)]
+    return ImageFiles(rows, label_space(config))
+
+
+def label_space(config: Config) -> LabelSpace:
+    return remapped(CITYSCAPES, config)
+
+
+def _rows(root: Path, split: str, annotations: str) -> list[Row]:
+    photos = require_folder(root / PHOTOS, PHOTOS)
+    require_split(split, subfolders(photos), photos / split)
+    labels = require_folder(root / annotations / split, "labels")
+    pictures, masks = _by_name(photos / split, f"_{PHOTOS}.png"), _by_name(labels, f"_{annotations}_labelIds.png")
+    return paired(pictures, photos / split, masks, labels)
+
+
+def _by_name(folder: Path, ending: str) -> dict[str, Path]:
+    """The files of one kind in all cities, by what their names begin with: aachen_000000_000019."""
+    files = [path for path in sorted(folder.glob(f"*/*{ending}")) if not path.name.startswith(".")]
+    if not files:
+        raise ValueError(f"no file {folder}/*/*{ending}")
+    return {path.name.removesuffix(ending): path for path in files}

@@ -1,0 +1,84 @@
+"""The decoder of DeepLab v3+ (arXiv:1802.02611, section 3.1), and that of MobileNetV3 (arXiv:1905.02244, figure 10)."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from atrous.layers.conv import HEAD_NORM, Activation, ConvNorm, SeparableConv
+from atrous.layers.resize import resize
+
+Merge = Literal["concat", "sum"]
+Kind = Literal["separable", "dense", "logits"]  # of its convolutions; logits: 1x1 with bias, nothing behind
+
+
+def _conv(inp: int, out: int, kernel: int, kind: Kind, act: Activation) -> nn.Module:
+    if kind == "logits":
+        return nn.Conv2d(inp, out, 1)
+    if kind == "separable" and kernel > 1:
+        return SeparableConv(inp, out, kernel, norm=HEAD_NORM, act=act)
+    return ConvNorm(inp, out, kernel, norm=HEAD_NORM, act=act)
+
+
+class ConcatStage(nn.Module):
+    """Features beside a thin projection of the low-level ones, then two convolutions."""
+
+    def __init__(self, inp: int, low: int, thin: int, out: int, kind: Kind, act: Activation) -> None:
+        super().__init__()
+        self.low_level = _conv(low, thin, 1, kind, act)
+        self.refine = nn.Sequential(_conv(inp + thin, out, 3, kind, act), _conv(out, out, 3, kind, act))
+
+    def forward(self, x: Tensor, low: Tensor, size: tuple[int, int]) -> Tensor:
+        y: Tensor = self.refine(torch.cat([resize(x, size), resize(self.low_level(low), size)], 1))
+        return y
+
+
+class SumStage(nn.Module):
+    """Features after one convolution, plus a projection of the low-level ones; nothing behind the sum."""
+
+    def __init__(self, inp: int, low: int, thin: int, out: int, kind: Kind, act: Activation) -> None:
+        super().__init__()
+        self.low_level = _conv(low, out, 1, kind, act)
+        self.refine = _conv(inp, out, 3, kind, act)
+
+    def forward(self, x: Tensor, low: Tensor, size: tuple[int, int]) -> Tensor:
+        y: Tensor = self.refine(resize(x, size)) + resize(self.low_level(low), size)
+        return y
+
+
+STAGES: dict[Merge, type[ConcatStage] | type[SumStage]] = {"concat": ConcatStage, "sum": SumStage}
+TAPS = {4: "low_level", 8: "low_level_8", 16: "low_level_16"}  # what a backbone calls its features for a decoder
+
+
+class Decoder(nn.ModuleList):
+    """A stage for each stride, coarsest first, each joining the backbone's features for this stride."""
+
+    def __init__(
+        self,
+        inp: int,
+        channels: Mapping[str, int],  # of the backbone
+        strides: tuple[int, ...],
+        *,
+        low_level_channels: int,
+        out: int,
+        kind: Kind,
+        merge: Merge = "concat",
+        act: Activation = "relu",
+    ) -> None:
+        super().__init__()
+        missing = [stride for stride in strides if TAPS[stride] not in channels]
+        if missing:
+            raise ValueError(f"decoder_strides {strides}: this backbone has no features for a decoder at {missing}")
+        for stride in strides:
+            low = channels[TAPS[stride]]
+            self.append(STAGES[merge](inp, low, low_level_channels, out, kind, act))
+            inp = out
+        self.strides = strides
+
+    def forward(self, x: Tensor, features: Mapping[str, Tensor], image: tuple[int, int]) -> Tensor:
+        """`image`: height and width of the images that the features are of."""
+        for stride, stage in zip(self.strides, self, strict=True):
+            height, width = ((side - 1) // stride + 1 for side in image)
+            x = stage(x, features[TAPS[stride]], (height, width))
+        return x

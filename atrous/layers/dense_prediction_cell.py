@@ -1,0 +1,87 @@
+"""The dense prediction cell (Chen et al. 2018, arXiv:1809.04184, section 4)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+
+from atrous.layers.aspp import mean_over_windows, require_variance
+from atrous.layers.conv import HEAD_NORM, ConvNorm, SeparableConv
+from atrous.layers.resize import resize, scale_dimension
+from atrous.types import Settings
+
+
+class Branch(Settings):
+    """An operation of the cell, as in the JSON of TensorFlow DeepLab."""
+
+    op: Literal["conv", "pyramid_pooling"] = "conv"
+    kernel: Literal[1, 3] = 3  # conv
+    rate: tuple[PositiveInt, PositiveInt] = (1, 1)  # conv: height, width, at output stride 16
+    grid_size: tuple[PositiveInt, PositiveInt] = (1, 1)  # pyramid_pooling: the image's parts in each direction
+    input: int = -1  # an earlier branch; -1: the backbone's features
+
+
+# The best cell for Cityscapes (figure 5a), as TensorFlow DeepLab has released it.
+BEST = (
+    Branch(rate=(1, 6), input=-1),
+    Branch(rate=(18, 15), input=0),
+    Branch(rate=(6, 3), input=1),
+    Branch(rate=(1, 1), input=0),
+    Branch(rate=(6, 21), input=0),
+)
+
+
+class Pooling(nn.Module):
+    """The mean over windows, the `grid_size`-th part of the image each, through a 1x1, back at the map's size."""
+
+    def __init__(self, inp: int, out: int, grid_size: tuple[int, int], output_stride: int) -> None:
+        super().__init__()
+        self.project = ConvNorm(inp, out, norm=HEAD_NORM)
+        self.parts = tuple(grid * output_stride for grid in grid_size)
+
+    def forward(self, x: Tensor, image: tuple[int, int]) -> Tensor:
+        height, width = (scale_dimension(side, 1 / part) for side, part in zip(image, self.parts, strict=True))
+        pooled = mean_over_windows(x, (height, width))
+        require_variance(self.project.norm, pooled)
+        return resize(self.project(pooled), x.shape[-2:])
+
+
+class DensePredictionCell(nn.Module):
+    """[B, inp, h, w] -> [B, out, h, w]: branches that feed one another; all of them side by side, then a projection."""
+
+    def __init__(
+        self, inp: int, out: int, cell: Sequence[Branch], *, output_stride: NonNegativeInt, dropout: float
+    ) -> None:
+        super().__init__()
+        factor = 16 // output_stride  # a cell's rates are those of output stride 16
+        if factor == 0:
+            raise ValueError(f"a dense prediction cell has output stride 8 or 16, not {output_stride}")
+        self.inputs = [branch.input for branch in cell]
+        wrong = [branch.input for index, branch in enumerate(cell) if not -1 <= branch.input < index]
+        if wrong or not cell:
+            raise ValueError(f"a cell's branch takes -1 or an earlier branch as its input, not {wrong}")
+        self.branches = nn.ModuleList(
+            _operation(branch, inp if branch.input < 0 else out, out, factor, output_stride) for branch in cell
+        )
+        self.projection = ConvNorm(out * len(cell), out, norm=HEAD_NORM)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, image: tuple[int, int]) -> Tensor:
+        """`image`: height and width of the images that x is of, or of the window that pooling is to take for them."""
+        maps: list[Tensor] = []
+        for source, branch in zip(self.inputs, self.branches, strict=True):
+            given = x if source < 0 else maps[source]
+            maps.append(branch(given, image) if isinstance(branch, Pooling) else branch(given))
+        y: Tensor = self.projection(self.dropout(torch.cat(maps, 1)))
+        return y
+
+
+def _operation(branch: Branch, inp: int, out: int, factor: int, output_stride: int) -> nn.Module:
+    if branch.op == "pyramid_pooling":
+        return Pooling(inp, out, branch.grid_size, output_stride)
+    if branch.kernel == 1:
+        return ConvNorm(inp, out, norm=HEAD_NORM)
+    rate = (branch.rate[0] * factor, branch.rate[1] * factor)
+    return SeparableConv(inp, out, branch.kernel, rate=rate, norm=HEAD_NORM)

@@ -1,0 +1,47 @@
+"""The block of the MobileNets (Sandler et al. 2018, arXiv:1801.04381, figure 4d), and how their widths are rounded."""
+
+from torch import Tensor, nn
+
+from atrous.layers.conv import Activation, ConvNorm, Norm
+from atrous.layers.squeeze import SqueezeExcite
+
+
+def round_channels(channels: float, divisor: int) -> int:
+    """The multiple of `divisor` nearest to `channels`, but never below nine tenths of it, nor below `divisor`."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter depthwise, project; returns the output and the widened features as they are before `squeeze`.
+
+    It has a shortcut where the shapes allow, so that a unit may gain one as it loses its stride to a rate (TF-slim).
+    """
+
+    def __init__(
+        self,
+        inp: int,
+        wide: int,
+        out: int,
+        kernel: int = 3,
+        *,
+        norm: Norm,
+        act: Activation,
+        stride: int = 1,
+        rate: int = 1,
+        squeeze: bool = False,
+        shortcut: bool = True,
+    ) -> None:
+        super().__init__()
+        self.expand = ConvNorm(inp, wide, norm=norm, act=act) if wide > inp else nn.Identity()
+        self.depthwise = ConvNorm(
+            wide, wide, kernel, norm=norm, stride=stride, rate=rate, groups=wide, act=act, padding="same"
+        )
+        self.squeeze = SqueezeExcite(wide, round_channels(wide / 4, 8)) if squeeze else nn.Identity()
+        self.project = ConvNorm(wide, out, norm=norm, act="none")
+        self.has_shortcut = shortcut and stride == 1 and inp == out
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        wide = self.depthwise(self.expand(x))
+        y = self.project(self.squeeze(wide))
+        return x + y if self.has_shortcut else y, wide

@@ -1,0 +1,51 @@
+"""Dense prediction cell (Chen et al. 2018, arXiv:1809.04184): Searching for Efficient Multi-Scale Architectures."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from atrous.layers.conv import classifier
+from atrous.layers.dense_prediction_cell import BEST, Branch, DensePredictionCell
+from atrous.layers.resize import scale_dimension
+from atrous.models.contract import DecoderConfig, Model, Size, image_size
+from atrous.types import Outputs
+
+
+class DensePredictionCellNet(Model):
+    """A searched cell in the place of ASPP, with the decoder of DeepLab v3+, or, `decoder_strides=()`, none."""
+
+    class Config(DecoderConfig):
+        name: Literal["dense_prediction_cell"] = "dense_prediction_cell"
+        backbone: str = "xception_71"  # section 5
+        output_stride: Literal[8, 16] = 16
+        cell: tuple[Branch, ...] = BEST  # figure 5a
+        cell_channels: PositiveInt = 256  # section 4.1
+        dropout: float = Field(0.1, ge=0, lt=1)  # before the projection, as the authors' program
+        pooling_window: Size | None = None  # in pixels of the image: what a pooling's grid divides; None: all of it
+
+    config: Config
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        inp, width = self.backbone.channels["c5"], config.cell_channels
+        self.cell = DensePredictionCell(
+            inp, width, config.cell, output_stride=config.output_stride, dropout=config.dropout
+        )
+        has_decoder = bool(config.decoder_strides)
+        self.decoder = config.decoder(width, self.backbone.channels, num_classes) if has_decoder else None
+        out = config.decoder_channels if has_decoder else width
+        self.classify = nn.Identity() if config.decoder_logits else classifier(out, num_classes)
+
+    @property
+    def logit_modules(self) -> tuple[str, ...]:
+        return ("decoder",) if self.config.decoder_logits else ("classify",)
+
+    def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
+        features, image = self.features(images), image_size(images)
+        window = self.config.pooling_window
+        parted = image if window is None else (scale_dimension(window[0], scale), scale_dimension(window[1], scale))
+        x = self.cell(features["c5"], parted)
+        if self.decoder is not None:
+            x = self.decoder(x, features, image)
+        return Outputs(semantic=self.classify(x))

@@ -1,0 +1,57 @@
+"""LR-ASPP (Howard et al. 2019, arXiv:1905.02244): Searching for MobileNetV3, section 6.4."""
+
+from typing import Literal
+
+from pydantic import PositiveInt
+from torch import Tensor
+
+from atrous.layers.aspp import ASPP
+from atrous.layers.decoder import Decoder
+from atrous.models.contract import Model, ModelConfig, Size, image_size
+from atrous.types import Outputs
+
+
+class LRASPP(Model):
+    """Figure 10: c5 through a 1x1, scaled by the pooled image; its logits plus those of the features at stride 8."""
+
+    class Config(ModelConfig):
+        name: Literal["lraspp"] = "lraspp"
+        backbone: str = "mobilenet_v3_large_seg"
+        output_stride: Literal[8, 16, 32] = 32  # table 7
+        aspp_channels: PositiveInt = 128  # table 7
+        pooling_window: Size | None = (769, 769)  # 25 x 25 cells at output stride 32, as the released models
+        pooling_stride: Size = (4, 5)  # as the released models
+        squeeze: Literal["sigmoid", "hard_sigmoid"] = "hard_sigmoid"
+        decoder_stride: Literal[4, 8, 16] = 8
+
+        @property
+        def logits_stride(self) -> int:
+            return self.decoder_stride
+
+    config: Config
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        channels, width = self.backbone.channels, config.aspp_channels
+        self.aspp = ASPP(
+            channels["c5"],
+            width,
+            (),
+            pooling_stride=config.pooling_stride,
+            projection=False,
+            squeeze=config.squeeze,
+            act=config.act,
+        )
+        strides = (config.decoder_stride,)
+        self.decoder = Decoder(
+            width, channels, strides, low_level_channels=num_classes, out=num_classes, kind="logits", merge="sum"
+        )
+
+    @property
+    def logit_modules(self) -> tuple[str, ...]:
+        return ("decoder",)
+
+    def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
+        features = self.features(images)
+        x = self.aspp(features["c5"], self.pooling_window(scale))
+        return Outputs(semantic=self.decoder(x, features, image_size(images)))

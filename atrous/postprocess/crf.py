@@ -1,0 +1,160 @@
+"""The fully connected CRF of DeepLab v1 (arXiv:1412.7062, section 4.1) and v2 (arXiv:1606.00915, section 3.3).
+
+Mean field inference of Kraehenbuehl and Koltun (arXiv:1210.5644): unary energy -log p, Potts compatibility, and two
+kernels, w1 exp(-dp^2 / 2 sa^2 - dI^2 / 2 sb^2) of position p and colour I and w2 exp(-dp^2 / 2 sg^2) of position alone.
+As in their published code (version 2, whose default is NORMALIZE_SYMMETRIC), each kernel K becomes D^-1/2 K D^-1/2 with
+D its row sums, and a pixel's message to itself is kept. The first kernel is the permutohedral lattice's, as there; the
+second is a product of two small matrices, exact where theirs is a lattice again.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
+from torch import Tensor
+from torch.nn import functional as F
+
+from atrous.ops import Lattice, permutohedral_filter, permutohedral_lattice
+from atrous.types import Image, Settings
+
+SMALLEST_PROBABILITY = 1e-20  # so far below what the kernels can outweigh that a zero stays one
+REACH = 5  # standard deviations; less than a millionth of a Gaussian lies beyond
+GROUP = 8  # classes are filled up to a multiple of it: whole vectors are faster
+
+CRFName = Literal[
+    "v1",
+    "v1_msc",
+    "v1_coco",
+    "v1_large_fov",
+    "v1_msc_large_fov",
+    "v1_coco_large_fov",
+    "v1_msc_coco_large_fov",
+    "v2_vgg16",
+    "v2_resnet101",
+]
+Kernel = Callable[[Tensor], Tensor]  # [H, W, C] -> [H, W, C]
+
+
+class CRF(Settings):
+    """The weights and standard deviations of the two kernels, in the order of the papers: w1, sa, sb, w2, sg."""
+
+    bilateral_weight: NonNegativeFloat
+    bilateral_xy: PositiveFloat  # pixels
+    bilateral_rgb: PositiveFloat  # grey levels, 0..255
+    spatial_weight: NonNegativeFloat
+    spatial_xy: PositiveFloat  # pixels
+    iterations: NonNegativeInt = 10
+
+
+def _row(w1: float, sa: float, sb: float, w2: float, sg: float) -> CRF:
+    return CRF(bilateral_weight=w1, bilateral_xy=sa, bilateral_rgb=sb, spatial_weight=w2, spatial_xy=sg)
+
+
+CRFS: dict[CRFName, CRF] = {  # w1, sa, sb, w2, sg of the authors' release scripts, for PASCAL VOC
+    "v1": _row(5, 50, 10, 3, 3),
+    "v1_msc": _row(3, 95, 3, 3, 3),
+    "v1_coco": _row(5, 67, 3, 3, 3),
+    "v1_large_fov": _row(4, 121, 5, 3, 3),
+    "v1_msc_large_fov": _row(4, 83, 5, 3, 3),
+    "v1_coco_large_fov": _row(5, 69, 5, 3, 3),
+    "v1_msc_coco_large_fov": _row(4, 59, 5, 3, 3),
+    "v2_vgg16": _row(4, 65, 3, 2, 2),
+    "v2_resnet101": _row(4, 67, 3, 3, 1),
+}
+
+
+def refine(probabilities: Tensor, image: Image, crf: CRF) -> Tensor:
+    """The marginal probabilities after `crf.iterations` rounds of mean field: [C, H, W], float32, on the CPU.
+
+    `probabilities` [C, H, W] are the network's at the size of the image, which is RGB. Zeros are clipped, and kernels
+    normalised symmetrically (above); no gradient is kept. Raises ValueError where the two don't fit each other, for
+    negative or infinite probabilities, and for deviations too small for the lattice.
+    """
+    _require_fit(probabilities, image)
+    num_classes = len(probabilities)
+    with torch.no_grad():
+        unary = _log(probabilities)  # [H, W, C]
+        kernels = (_appearance(image, crf), _smoothness(image.shape[:2], crf))
+        marginals = unary.softmax(-1)
+        for _ in range(crf.iterations):
+            marginals = _update(unary, marginals, kernels)
+        return marginals[..., :num_classes].movedim(-1, 0).contiguous()
+
+
+def _update(unary: Tensor, marginals: Tensor, kernels: tuple[Kernel, ...]) -> Tensor:
+    energy = unary.clone()
+    for kernel in kernels:
+        energy += kernel(marginals)  # Potts: what is equal is likelier
+    return energy.softmax(-1)
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    """[H, W, C], filled up with classes that are impossible and stay so."""
+    logits = probabilities.to("cpu", torch.float32).clamp(min=SMALLEST_PROBABILITY).log().movedim(0, -1)
+    return F.pad(logits, (0, -len(probabilities) % GROUP), value=-math.inf)
+
+
+def _appearance(image: Image, crf: CRF) -> Kernel:
+    lattice = permutohedral_lattice(_features(image, crf))
+    mass = permutohedral_filter(lattice, torch.ones(image.shape[0] * image.shape[1], 1))
+    return partial(_bilateral, lattice, mass.rsqrt(), crf.bilateral_weight)
+
+
+def _bilateral(lattice: Lattice, norm: Tensor, weight: float, marginals: Tensor) -> Tensor:
+    values = marginals.flatten(0, 1) * norm  # [H * W, C]
+    return permutohedral_filter(lattice, values).mul_(norm * weight).view_as(marginals)
+
+
+def _features(image: Image, crf: CRF) -> Tensor:
+    """In the order of the published code, since the lattice isn't quite the same in all directions: [H * W, 5]."""
+    rows, columns = (torch.arange(size, dtype=torch.float32) for size in image.shape[:2])
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    colors = torch.from_numpy(image.astype("float32")) / crf.bilateral_rgb  # [H, W, 3]
+    return torch.cat([torch.stack([x, y], 2) / crf.bilateral_xy, colors], 2).flatten(0, 1)
+
+
+def _smoothness(size: tuple[int, ...], crf: CRF) -> Kernel:
+    rows, columns = (_gaussian(length, crf.spatial_xy) for length in size)
+    return partial(_spatial, rows * crf.spatial_weight, columns, math.ceil(REACH * crf.spatial_xy))
+
+
+def _spatial(rows: Tensor, columns: Tensor, reach: int, marginals: Tensor) -> Tensor:
+    across = _band_product(columns, marginals, reach)
+    return _band_product(rows, across.flatten(1), reach).view_as(marginals)
+
+
+def _gaussian(length: int, deviation: float) -> Tensor:
+    """Normalised on both sides. The kernel of the plane is a product, so are its row sums: [length, length]."""
+    place = torch.arange(length, dtype=torch.float64)
+    kernel = torch.exp(-(((place[:, None] - place) / deviation) ** 2) / 2)
+    norm = kernel.sum(1).rsqrt()
+    return (norm[:, None] * kernel * norm).float()
+
+
+def _band_product(matrix: Tensor, values: Tensor, reach: int) -> Tensor:
+    """`matrix` [n, n] times `values` [..., n, K], without what lies further than `reach` from the diagonal's blocks."""
+    length = len(matrix)
+    pieces = []
+    for start in range(0, length, reach):
+        rows = slice(start, start + reach)
+        near = slice(max(start - reach, 0), start + 2 * reach)
+        pieces.append(matrix[rows, near] @ values[..., near, :])
+    return torch.cat(pieces, -2)
+
+
+def _require_fit(probabilities: Tensor, image: Image) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != "uint8":
+        raise ValueError(f"the image is {image.dtype} of shape {image.shape}: it must be uint8 of [H, W, 3]")
+    if probabilities.ndim != 3 or probabilities.shape[1:] != image.shape[:2] or not probabilities.numel():
+        shape, size = tuple(probabilities.shape), " x ".join(map(str, image.shape[:2]))
+        raise ValueError(
+            f"probabilities {shape} and an image of {size} pixels don't fit: they must be [C, H, W] of its size"
+        )
+    lowest, highest = (float(extreme) for extreme in torch.aminmax(probabilities))
+    if not (lowest >= 0 and highest < math.inf):
+        raise ValueError(
+            f"probabilities lie in {lowest:g}..{highest:g}: they must be finite and not negative, no logits"
+        )

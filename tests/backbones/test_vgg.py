@@ -1,0 +1,98 @@
+"""VGG-16 of DeepLab v1: its size, its grid, and each layer against the paper's list of them."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from atrous.backbones import Backbone, Options, build_backbone, check_backbone
+from atrous.models import MODELS
+
+WIDTHS = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+
+
+@pytest.fixture(scope="module")
+def vgg() -> Backbone:
+    torch.manual_seed(0)
+    backbone = build_backbone("vgg16", 8).eval()
+    for module in backbone.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.bias, std=0.1)  # type: ignore[arg-type]
+    return backbone
+
+
+def _convs(backbone: Backbone) -> list[nn.Conv2d]:
+    return [module for module in backbone.modules() if isinstance(module, nn.Conv2d)]
+
+
+def test_parameter_count(vgg: Backbone) -> None:
+    assert sum(parameter.numel() for parameter in vgg.parameters()) == 14_714_688
+    assert len(vgg.state_dict()) == 2 * 13
+    assert [conv.out_channels for conv in _convs(vgg)] == WIDTHS
+
+
+def test_only_the_last_stage_is_atrous(vgg: Backbone) -> None:
+    assert [conv.dilation for conv in _convs(vgg)] == [(1, 1)] * 10 + [(2, 2)] * 3
+
+
+def test_biases_begin_at_zero() -> None:
+    assert all(not conv.bias.any() for conv in _convs(build_backbone("vgg16", 8)) if conv.bias is not None)
+
+
+def _written_out(backbone: Backbone, x: Tensor) -> list[Tensor]:
+    """The layers one by one, with the pools by unfolding: nothing of VGG's own forward."""
+    convs, pools = iter(_convs(backbone)), []
+    for count, rate, stride in ((2, 1, 2), (2, 1, 2), (3, 1, 2), (3, 1, 1), (3, 2, 1)):
+        for _ in range(count):
+            conv = next(convs)
+            x = F.conv2d(x, conv.weight, conv.bias, padding=rate, dilation=rate).clamp(min=0)
+        padded = F.pad(x, (1, 1, 1, 1), value=-torch.inf)
+        x = padded.unfold(2, 3, stride).unfold(3, 3, stride).amax((4, 5))
+        pools.append(x)
+    return [*pools[:4], F.pad(x, (1, 1, 1, 1)).unfold(2, 3, 1).unfold(3, 3, 1).mean((4, 5))]
+
+
+@pytest.mark.parametrize("size", [(33, 49), (32, 40)])
+@torch.no_grad()
+def test_features_are_those_behind_the_pools(vgg: Backbone, size: tuple[int, int]) -> None:
+    images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
+    features = vgg(images)
+    for index, expected in enumerate(_written_out(vgg, images), 1):
+        torch.testing.assert_close(features[f"c{index}"], expected, rtol=1e-5, atol=1e-5)
+    assert features["low_level"] is features["c2"]
+
+
+def test_the_grid_of_the_authors_crop_is_theirs() -> None:
+    with torch.device("meta"):
+        features = build_backbone("vgg16", 8)(torch.zeros(1, 3, 321, 321))
+    assert {name: x.shape[-1] for name, x in features.items()} == {
+        "c1": 161,
+        "c2": 81,
+        "c3": 41,
+        "c4": 41,
+        "c5": 41,
+        "low_level": 81,
+    }
+
+
+def test_the_mean_is_the_authors_and_the_scale_is_kept(vgg: Backbone) -> None:
+    assert vgg.mean == (122.675, 116.669, 104.008)
+    assert vgg.std == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("output_stride", "options", "message"),
+    [
+        (16, Options(), "output_stride 16 is not for vgg16, which has 8$"),
+        (8, Options(multi_grid=(1, 2, 4)), "multi_grid .* is not for vgg16; it is for resnet_tiny"),
+        (8, Options(depth_multiplier=0.5), "depth_multiplier 0.5 is not for vgg16; it is for mobilenet_v2"),
+    ],
+)
+def test_what_it_has_not_is_refused(output_stride: int, options: Options, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_backbone("vgg16", output_stride, options)
+
+
+def test_a_model_says_so_too() -> None:
+    with pytest.raises(ValueError, match="output_stride 16 is not for vgg16"):
+        MODELS["deeplab_v3"].Config.model_validate({"backbone": "vgg16"})

@@ -1,0 +1,196 @@
+"""Xception 41, 65 and 71: the original's logits and variables; where it has its rates, activations and taps."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from atrous.backbones import Backbone, Options, build_backbone, check_backbone
+from atrous.backbones.rates import Placement
+from atrous.backbones.xception import BOUNDED, FREE, Kind, Unit, Xception, XceptionUnit
+from atrous.models import MODELS, Model, build
+from tests.conftest import SHARED
+from tests.tf_deeplab import CASES, assert_golden, listing
+
+VARIABLES = SHARED / "goldens" / "tf_deeplab" / "variables"
+GOLDENS = [case for case, flags in CASES.items() if flags["variant"].startswith("xception")]
+COUNTS = {  # specs/tf-deeplab.md, section 2.3: classes, parameters with running statistics, and those learnt
+    "x41_v3plus": ("xception_41", "deeplab_v3plus", 21, 28_241_573, 28_108_661),
+    "x65_v3plus": ("xception_65", "deeplab_v3plus", 21, 41_258_213, 41_055_413),
+    "x71_dpc": ("xception_71", "dense_prediction_cell", 19, 41_818_955, 41_608_523),
+}
+
+
+def _model(name: str, num_classes: int, **flags: object) -> Model:
+    return build(MODELS[name].Config.model_validate(flags), num_classes)
+
+
+def _meta(name: str, output_stride: int, options: Options | None = None) -> Backbone:
+    with torch.device("meta"):
+        return build_backbone(name, output_stride, options or Options())
+
+
+@pytest.mark.parametrize("case", GOLDENS)
+def test_logits_are_the_originals(case: str) -> None:
+    flags = CASES[case]
+    more: dict[str, object] = {"rates": flags["atrous_rates"]} if flags["atrous_rates"] else {}
+    model = _model(
+        "deeplab_v3plus" if more else "dense_prediction_cell",
+        flags["num_classes"],
+        backbone=flags["variant"],
+        output_stride=flags["output_stride"],
+        multi_grid=flags["options"].get("multi_grid"),
+        bounded=flags["options"].get("use_bounded_activation", False),
+        **more,
+    )
+    assert_golden(model, case)
+
+
+@pytest.mark.parametrize("case", COUNTS)
+def test_variables_are_the_originals(case: str) -> None:
+    if not VARIABLES.exists():
+        pytest.skip(f"the lists of the originals' variables are not at {VARIABLES}")
+    lines = (VARIABLES / f"vars_{case}.txt").read_text(encoding="utf-8").splitlines()
+    rows = (line.split() for line in lines if not line.startswith("#"))
+    expected = {name: tuple(map(int, shape.split("x"))) for name, shape in rows}
+    backbone, name, num_classes, *_ = COUNTS[case]
+    with torch.device("meta"):
+        assert listing(_model(name, num_classes, backbone=backbone)) == expected
+
+
+@pytest.mark.parametrize("case", COUNTS)
+def test_parameter_counts(case: str) -> None:
+    backbone, name, num_classes, total, learnt = COUNTS[case]
+    with torch.device("meta"):
+        model = _model(name, num_classes, backbone=backbone)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert parameters == learnt
+    assert parameters + 2 * sum(norm.num_features for norm in norms) == total
+
+
+def test_epsilons() -> None:
+    norms = [module for module in _meta("xception_41", 16).modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {norm.eps for norm in norms} == {1e-3}
+
+
+def _convs(name: str, output_stride: int, grid: tuple[int, ...] | None = None) -> dict[str, nn.Conv2d]:
+    modules = _meta(name, output_stride, Options(multi_grid=grid)).named_modules()
+    return {path: module for path, module in modules if isinstance(module, nn.Conv2d) and module.groups > 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "output_stride", "expected"),  # of what is not at rate 1
+    [
+        ("xception_65", 32, {}),
+        ("xception_65", 16, {"exit_2": 2}),
+        ("xception_65", 8, {"middle": 2, "exit_1": 2, "exit_2": 4}),
+        ("xception_71", 8, {"middle": 2, "exit_1": 2, "exit_2": 4}),
+    ],
+)
+def test_rates(name: str, output_stride: int, expected: dict[str, int]) -> None:
+    for path, conv in _convs(name, output_stride).items():
+        rate = next((rate for part, rate in expected.items() if part in path), 1)
+        assert conv.dilation == (rate, rate), path
+
+
+def test_a_multi_grid_multiplies_the_last_three_rates() -> None:
+    convs = _convs("xception_41", 8, (1, 2, 4))
+    assert [convs[f"exit_2.separable{i}.depthwise.conv"].dilation for i in (1, 2, 3)] == [(4, 4), (8, 8), (16, 16)]
+    assert convs["units.exit_1.separable3.depthwise.conv"].dilation == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "output_stride", "expected"),
+    [
+        ("xception_41", 32, ["entry_1", "entry_2", "entry_3", "exit_1"]),
+        ("xception_65", 8, ["entry_1", "entry_2"]),
+        ("xception_71", 16, ["entry_1", "entry_3", "entry_5"]),
+    ],
+)
+def test_a_stride_is_in_the_third_convolution_of_its_unit(name: str, output_stride: int, expected: list[str]) -> None:
+    strided = [path for path, conv in _convs(name, output_stride).items() if conv.stride == (2, 2)]
+    assert strided == [f"units.{unit}.separable3.depthwise.conv" for unit in expected]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("xception_65", {"entry_2": "low_level", "entry_3": "low_level_8", "exit_1": "low_level_16"}),
+        ("xception_71", {"entry_3": "low_level", "entry_5": "low_level_8", "exit_1": "low_level_16"}),
+    ],
+)
+def test_taps_are_where_the_original_has_its_end_points(name: str, expected: dict[str, str]) -> None:
+    backbone = _meta(name, 8)
+    assert isinstance(backbone, Xception)
+    assert {unit: names[1] for unit, names in backbone.taken.items() if len(names) > 1} == expected
+
+
+def _unit(kind: Kind, stride: int = 2, *, projects: bool = True) -> XceptionUnit:
+    torch.manual_seed(0)
+    unit = XceptionUnit(4, Unit((4, 5, 6 if projects else 4), stride, projects), Placement(stride, 1, 1), kind).eval()
+    for module in unit.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 8)  # so that clipping shows
+            nn.init.uniform_(module.bias, -1, 1)
+    return unit
+
+
+def _conv(layers: nn.Module, x: Tensor, bound: float) -> Tensor:
+    """By hand: depthwise and pointwise, each with batch norm, clipped to -bound..bound."""
+    for part in ("depthwise", "pointwise"):
+        layer = layers.get_submodule(part)
+        x = layer.get_submodule("norm")(layer.get_submodule("conv")(x)).clamp(-bound, bound)
+    return x
+
+
+@pytest.mark.parametrize(("kind", "bound"), [(FREE, float("inf")), (BOUNDED, 6.0)])
+@pytest.mark.parametrize("projects", [True, False])
+@torch.no_grad()
+def test_a_unit_is_activated_in_front_of_its_convolutions_only(kind: Kind, bound: float, projects: bool) -> None:
+    unit = _unit(kind, 2 if projects else 1, projects=projects)
+    x = torch.randn(2, 4, 9, 10).mul(3).clamp(-bound, bound)
+    given = x.clone()
+    found, tap = unit(x)
+    expected_tap = _conv(unit.separable2, _conv(unit.separable1, x.clamp(0, bound), bound).clamp(0, bound), bound)
+    expected = _conv(unit.separable3, expected_tap.clamp(0, bound), bound)
+    around = unit.get_submodule("shortcut.norm")(unit.get_submodule("shortcut.conv")(x)) if projects else x
+    expected = expected + around.clamp(-bound, bound)
+    assert torch.equal(x, given)
+    assert torch.equal(tap, expected_tap)
+    assert float(tap.min()) < 0
+    torch.testing.assert_close(found, expected if kind is FREE else expected.clamp(0, 6))
+    assert bool((expected.abs() > 6).any())
+
+
+@given(height=st.integers(1, 9), width=st.integers(1, 9), scale=st.floats(0.1, 100))
+@settings(max_examples=20, deadline=None)
+def test_a_bounded_unit_stays_in_its_bounds(height: int, width: int, scale: float) -> None:
+    with torch.no_grad():
+        out, tap = _unit(BOUNDED)(torch.randn(1, 4, height, width) * scale)
+    assert out.shape[-2:] == ((height + 1) // 2, (width + 1) // 2)
+    assert 0 <= float(out.min()) <= float(out.max()) <= 6
+    assert float(tap.abs().max()) <= 6
+
+
+@pytest.mark.parametrize("kind", [FREE, BOUNDED])
+def test_free_and_bounded_begin_at_different_pixels_of_even_sizes(kind: Kind) -> None:
+    depthwise = _unit(kind).separable3.depthwise.conv
+    nn.init.ones_(depthwise.weight)
+    row = torch.arange(1.0, 5.0).repeat(1, 5, 4, 1)  # 1 2 3 4
+    expected = [9, 27] if kind is FREE else [18, 21]  # three rows of 0 1 2, 2 3 4 | of 1 2 3, 3 4 0
+    assert depthwise(row)[0, 0, 1 if kind is FREE else 0].tolist() == expected
+
+
+@pytest.mark.parametrize("kind", [FREE, BOUNDED])
+def test_gradients_reach_every_weight(kind: Kind) -> None:
+    unit = _unit(kind).train()
+    out, tap = unit(torch.randn(2, 4, 9, 9))
+    (out.square().mean() + tap.square().mean()).backward()
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in unit.parameters())
+
+
+def test_a_multi_grid_needs_three_factors() -> None:
+    with pytest.raises(ValueError, match=r"multi_grid \(1, 2\): the last stage of xception_65 has 3 units"):
+        check_backbone("xception_65", 16, Options(multi_grid=(1, 2)))

@@ -1,0 +1,209 @@
+import re
+import shutil
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from atrous.convert.readers.checkpoint import find_prefix, read_checkpoint
+from atrous.convert.readers.contract import Array
+from atrous.convert.readers.crc32c import masked_crc32c
+from tests.conftest import SHARED
+from tests.convert.readers import writers
+from tests.tf_deeplab import seeded
+
+TF1 = SHARED / "goldens" / "tf_deeplab" / "checkpoint"
+TF2 = SHARED / "goldens" / "deeplab2" / "checkpoint"
+needs_goldens = pytest.mark.skipif(not TF1.is_dir(), reason="no folder shared/goldens")
+ONE = np.float32([1]).tobytes()
+GOOD = writers.entry(1, (1,), 0, 4, masked_crc32c(ONE))
+
+
+def tensors() -> dict[str, Array]:
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Array] = {
+        f"scope/{name}/weights": rng.integers(0, 2, (2, 3)).astype(name) for name in writers.DTYPES
+    }
+    return arrays | {
+        "global_step": np.array(30000, np.int64),
+        "scope/float32/weights/Momentum": rng.standard_normal((7, 5, 3, 2)).astype(np.float32),
+        "scope/none": np.zeros((0, 4), np.float32),
+        "scope/ä": rng.standard_normal(5000).astype(np.float32),
+    }
+
+
+def assert_same(found: dict[str, Array], expected: dict[str, Array]) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array, strict=True)
+        assert found[name].flags.writeable
+        assert found[name].flags.aligned
+
+
+def write_files(folder: Path, index: bytes, data: bytes = ONE) -> Path:
+    (folder / "m.index").write_bytes(index)
+    (folder / "m.data-00000-of-00001").write_bytes(data)
+    return folder / "m"
+
+
+@pytest.mark.parametrize("num_shards", [1, 3])
+def test_reads_what_was_written(tmp_path: Path, num_shards: int) -> None:
+    writers.write_checkpoint(tmp_path / "model.ckpt-7", tensors(), num_shards=num_shards)
+    assert_same(read_checkpoint(tmp_path / "model.ckpt-7"), tensors())
+
+
+def test_object_checkpoints_have_a_suffix(tmp_path: Path) -> None:
+    writers.write_checkpoint(tmp_path / "ckpt-1", tensors(), suffix="/.ATTRIBUTES/VARIABLE_VALUE")
+    assert_same(read_checkpoint(tmp_path / "ckpt-1"), tensors())
+
+
+def test_strings_are_left_out(tmp_path: Path) -> None:
+    index = writers.index_of(_CHECKPOINTABLE_OBJECT_GRAPH=writers.entry(7, (), 0, 10**9, 0), x=GOOD)
+    assert_same(read_checkpoint(write_files(tmp_path, index)), {"x": np.ones(1, np.float32)})
+
+
+def test_bfloat16_becomes_float32(tmp_path: Path) -> None:
+    values = np.float32([1, -2.5, 0, np.inf, 3.0e38])
+    raw = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
+    index = writers.index_of(x=writers.entry(14, (5,), 0, 10, masked_crc32c(raw)))
+    found = read_checkpoint(write_files(tmp_path, index, raw))["x"]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, values, rtol=2**-7)
+
+
+@pytest.mark.parametrize("name", ["m", "m.index", "m.data-00000-of-00001", "."])
+def test_any_of_its_files_names_it(tmp_path: Path, name: str) -> None:
+    path = write_files(tmp_path, writers.index_of(x=GOOD))
+    assert find_prefix(tmp_path / name) == path
+    assert list(read_checkpoint(tmp_path / name)) == ["x"]
+
+
+def test_the_newest_in_a_folder(tmp_path: Path) -> None:
+    for name in ("model.ckpt-9", "model.ckpt-30000", "model.ckpt", "._model.ckpt-99999"):
+        (tmp_path / f"{name}.index").touch()
+    assert find_prefix(tmp_path).name == "model.ckpt-30000"
+    state = tmp_path / "checkpoint"
+    for written in ("model.ckpt-9", "/home/somebody/run/model.ckpt-9", "C:\\\\run\\\\model.ckpt-9"):
+        state.write_text(f'model_checkpoint_path: "{written}"\nall_model_checkpoint_paths: "model.ckpt-30000"\n')
+        assert find_prefix(tmp_path).name == "model.ckpt-9"
+    state.write_text('model_checkpoint_path: "model.ckpt-50000"\n')
+    with pytest.raises(FileNotFoundError, match=r"names 'model.ckpt-50000', but there is no such .index"):
+        find_prefix(tmp_path)
+    state.write_text("model: 7\n")
+    with pytest.raises(ValueError, match="no line `model_checkpoint_path"):
+        find_prefix(tmp_path)
+
+
+def test_what_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint \(.index\) in"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"there is no model.ckpt.index"):
+        read_checkpoint(tmp_path / "model.ckpt")
+    (tmp_path / "old.ckpt").write_bytes(b"version 1 was one file")
+    with pytest.raises(ValueError, match=r"not a checkpoint of an .index and .data- files: .*old.ckpt"):
+        read_checkpoint(tmp_path / "old.ckpt")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.index").touch()
+    with pytest.raises(ValueError, match="several checkpoints in .*: name one of a, b"):
+        read_checkpoint(tmp_path)
+
+
+def test_one_of_two_files_is_missing(tmp_path: Path) -> None:
+    path = write_files(tmp_path, writers.index_of(x=GOOD))
+    (tmp_path / "m.index").rename(tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match=r"there is no m.index"):
+        read_checkpoint(tmp_path / "m.data-00000-of-00001")
+    (tmp_path / "other").rename(tmp_path / "m.index")
+    (tmp_path / "m.data-00000-of-00001").unlink()
+    with pytest.raises(FileNotFoundError, match="no such file: .*m.data-00000-of-00001"):
+        read_checkpoint(path)
+
+
+CASES = {
+    "no table": (b"a text", "the end of the table is missing"),
+    "no entries": (writers.table([]), "does not begin with a header"),
+    "no header": (writers.table([(b"x", GOOD)]), "does not begin with a header"),
+    "big endian": (writers.table([(b"", writers.message((1, 1), (2, 1))), (b"x", GOOD)]), "big-endian"),
+    "no shards": (writers.table([(b"", b""), (b"x", GOOD)]), "claims 0 shards"),
+    "snappy": (writers.table([(b"", writers.HEADER)], kind=1), "compressed with snappy"),
+    "compressed": (writers.table([(b"", writers.HEADER)], kind=9), "in the unknown way 9"),
+    "no UTF-8": (writers.table([(b"", writers.HEADER), (b"\xff", GOOD)]), r"the name '\\\\xff' is not UTF-8"),
+    "unsorted": (writers.table([(b"", writers.HEADER), (b"b", GOOD), (b"a", GOOD)]), "'a' is out of order"),
+    "twice": (writers.index_of(**{"x": GOOD, "x/.ATTRIBUTES/VARIABLE_VALUE": GOOD}), "there twice"),
+    "sliced": (writers.index_of(x=GOOD + writers.message((7, b""))), "'x' is partitioned into slices"),
+    "complex": (writers.index_of(x=writers.entry(8, (1,), 0, 8, 0)), "'x': the type 8 is not one that is read"),
+    "negative shape": (writers.index_of(x=writers.entry(1, (-1, -4), 0, 16, 0)), "'x': a negative size"),
+    "deep shape": (writers.index_of(x=writers.entry(1, (1,) * 33, 0, 4, 0)), "'x': a shape of 33 dimensions"),
+    "impossible shape": (writers.index_of(x=writers.entry(1, (0, 2**40, 2**40), 0, 0, 0)), "impossible shape"),
+    "wrong size": (writers.index_of(x=writers.entry(1, (2,), 0, 4, 0)), "takes 8 bytes, but 4 are claimed"),
+    "wrong shard": (writers.index_of(x=writers.entry(1, (1,), 0, 4, 0, shard=1)), "lies at 0 in shard 1 of 1"),
+    "negative offset": (writers.index_of(x=writers.entry(1, (1,), -4, 4, 0)), "lies at -4 in shard 0 of 1"),
+    "outside": (writers.index_of(x=writers.entry(1, (1,), 1, 4, 0)), "data.*'x' ends at 5, but the file has 4 bytes"),
+    "overlapping": (writers.index_of(x=GOOD, y=GOOD), "data.*'y' overlaps another tensor"),
+    "wrong checksum": (writers.index_of(x=writers.entry(1, (1,), 0, 4, 7)), "data.*'x' does not match its checksum"),
+}
+
+
+@pytest.mark.parametrize(("index", "reason"), CASES.values(), ids=CASES.keys())
+def test_damage(tmp_path: Path, index: bytes, reason: str) -> None:
+    path = write_files(tmp_path, index)
+    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path))}.*{reason}") as caught:
+        read_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flipped_bit_in_the_index(tmp_path: Path) -> None:
+    index = bytearray(writers.index_of(x=GOOD))
+    index[10] ^= 1
+    with pytest.raises(ValueError, match="a block does not match its checksum"):
+        read_checkpoint(write_files(tmp_path, bytes(index)))
+
+
+def test_a_claim_of_10_gb_takes_no_memory(tmp_path: Path) -> None:
+    size = 10 * 2**30
+    path = write_files(tmp_path, writers.index_of(x=writers.entry(1, (size // 4,), 0, size, 0)), bytes(2**20))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=f"'x' ends at {size}, but the file has 1048576 bytes"):
+        read_checkpoint(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+def test_shared_prefixes_cannot_fill_the_memory(tmp_path: Path) -> None:
+    names = [b"x" * 30_000 + number.to_bytes(3, "big") for number in range(3_000)]
+    index = writers.table([(b"", writers.HEADER), *((name, GOOD) for name in names)], per_block=10**6)
+    with pytest.raises(ValueError, match="more than 64 times as long as the file"):
+        read_checkpoint(write_files(tmp_path, index))
+
+
+@needs_goldens
+def test_a_checkpoint_of_tensorflow_1() -> None:
+    found = read_checkpoint(TF1)
+    names = [name for name in found if not name.endswith("/Momentum")]
+    assert (len(found), len(names)) == (437, 273)  # the 272 of specs/tf-deeplab.md, 2.3, and global_step
+    assert found["global_step"] == 30000
+    assert found["MobilenetV2/Conv/weights"].shape == (3, 3, 3, 16)
+    assert sum(found[name].size for name in names) == 714_325 + 1
+    assert all(array.dtype == np.float32 for name, array in found.items() if name != "global_step")
+
+
+@needs_goldens
+def test_a_checkpoint_of_tensorflow_2() -> None:
+    found = read_checkpoint(TF2 / "ckpt-60000.index")
+    kernel = found["encoder/_blocks/0/_conv/kernel"] if "encoder/_blocks/0/_conv/kernel" in found else None
+    assert kernel is None or kernel.ndim == 4
+    assert not any(".ATTRIBUTES" in name or "_GRAPH" in name for name in found)
+
+
+@needs_goldens
+def test_a_real_file_cut_short(tmp_path: Path) -> None:
+    for path in TF1.glob("model.ckpt*"):
+        shutil.copyfile(path, tmp_path / path.name)
+    data = tmp_path / "model.ckpt-30000.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="cannot read .*data-00000-of-00001 as a TensorFlow checkpoint: .* ends at"):
+        read_checkpoint(tmp_path)
