@@ -126,6 +126,42 @@ def predict(
 
 
 @app.command()
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="a checkpoint (prefix, file or folder), frozen graph, .tflite, archive, or zoo:NAME",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="the model file to write (.safetensors)", show_default=False)],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FLAG=VALUE]...",
+            help="what weights can't tell, in the source's own flags: output_stride=8 atrous_rates=12,24,36",
+            show_default=False,
+        ),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="the program it comes from, if names don't tell", show_default=False)
+    ] = None,
+    recalibrate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IMAGE|FOLDER|PATTERN", help="measure folded batch norms on these, to train on", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Make a model of another program ours: TensorFlow DeepLab's, without TensorFlow."""
+    from atrous.convert import run
+    from atrous.predict import find_images
+
+    images = [task.image for task in find_images(recalibrate or [], out.parent)]
+    run.run(source, out, options or [], system=system, images=images)
+
+
+@app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="print this recipe, to be edited", show_default=False)] = None,
     schema: Annotated[

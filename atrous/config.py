@@ -197,13 +197,20 @@ EXPLANATIONS = {  # pydantic's type of an error -> what is wanted instead
 def explain(error: ValidationError, tree: Tree, source: str, overrides: Sequence[str], *, section: str = "") -> str:
     """The first error as a line, and how many more there are; `section` is what was checked, if not the whole."""
     above = (section,) if section else ()
-    errors = [_explain_one({**details, "loc": (*above, *details["loc"])}, tree) for details in error.errors()]
-    lines = list(dict.fromkeys(errors))
+    errors = _innermost(error.errors())
+    lines = list(dict.fromkeys(_explain_one({**one, "loc": (*above, *one["loc"])}, tree) for one in errors))
     key = lines[0].partition(":")[0].partition("=")[0]
     given = [text.partition("=")[0] for text in overrides]
-    place = "on the command line" if any(name.startswith(key) for name in given) else f"in {source}"
+    is_given = any(name.startswith(key) or key.startswith(f"{name}.") for name in given)
+    place = "on the command line" if is_given else f"in {source}"
     more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
     return f"{lines[0]} ({place}){more}"
+
+
+def _innermost(errors: Sequence[Any]) -> list[Any]:
+    """Without what only follows: a tuple that is too short because its item is wrong."""
+    places = [one["loc"] for one in errors]
+    return [one for one in errors if not any(one["loc"] == place[: len(one["loc"])] != place for place in places)]
 
 
 def _explain_one(details: Any, tree: Tree) -> str:  # noqa: ANN401
@@ -211,7 +218,8 @@ def _explain_one(details: Any, tree: Tree) -> str:  # noqa: ANN401
     path = _without_kind([str(part) for part in details["loc"]])
     key = ".".join(path)
     if kind == "extra_forbidden":
-        return f"{key}: unknown key{nearest(key, known_keys(tree) if '.' in key else list(Config.model_fields))}"
+        hint = "" if len(path) > 2 else nearest(key, known_keys(tree) if "." in key else list(Config.model_fields))
+        return f"{key}: unknown key{hint}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         name, kinds = KINDS[path[0]]
         value = str(tree[path[0]].get(name, ""))

@@ -1,9 +1,13 @@
 """From images of any size to labels and probabilities at that size: whole or in windows, at many scales, mirrored."""
 
 import math
+from itertools import product
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image as PILImage
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
@@ -94,14 +98,27 @@ def _framed(model: Model, images: Tensor, config: InferenceConfig) -> Framed:
 def on_canvas(images: Tensor, model: Model, canvas: tuple[int, int]) -> Framed:
     """At the top left of a canvas of the model's mean colour; what is larger is shrunk, nothing is enlarged.
 
-    How the originals' networks of a fixed input size are fed. Shrinking smooths as Pillow's does.
+    How the originals' networks of a fixed input size are fed.
     """
     size = _size(images)
     factor = min(1.0, *(room / side for room, side in zip(canvas, size, strict=True)))
     height, width = (max(1, round(side * factor)) for side in size)
     if (height, width) != size:
-        images = F.interpolate(images.float(), (height, width), mode="bilinear", antialias=True).round_()
+        images = _shrunk(images, height, width)
     return Framed(_pad(images, model, canvas[0] - height, canvas[1] - width), height, width)
+
+
+def _shrunk(images: Tensor, height: int, width: int) -> Tensor:
+    """By Pillow itself: PyTorch's smoothing differs in the last bit, which a comparison of logits shows."""
+    resized = [
+        PILImage.fromarray(image).resize((width, height), PILImage.Resampling.BILINEAR) for image in _as_bytes(images)
+    ]
+    return torch.from_numpy(np.stack([np.asarray(image) for image in resized])).permute(0, 3, 1, 2).to(images.device)
+
+
+def _as_bytes(images: Tensor) -> NDArray[np.uint8]:  # [B, 3, H, W] -> [B, H, W, 3]
+    pixels: NDArray[np.uint8] = images.float().round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return pixels
 
 
 def pad_to_grid(images: Tensor, model: Model) -> Tensor:
@@ -127,23 +144,26 @@ def _size(images: Tensor) -> tuple[int, int]:
 
 
 def _averaged(model: Model, images: Tensor, config: InferenceConfig) -> Tensor:
-    """Mean probabilities [B, C, H, W] over scales and mirrorings, in TensorFlow DeepLab's order of resizings.
+    """Mean probabilities [B, C, H, W] over scales and mirrorings, each of one pass over the whole of the images."""
+    total = torch.zeros(images.shape[0], model.num_classes, *_size(images), device=images.device)
+    views = list(product(config.scales, (False, True) if config.flip else (False,)))
+    for scale, is_mirrored in views:
+        total += _view(model, images, scale, is_mirrored=is_mirrored)
+    return total / len(views)
+
+
+def _view(model: Model, images: Tensor, scale: float, *, is_mirrored: bool) -> Tensor:
+    """Probabilities [B, C, H, W] of one pass, in TensorFlow DeepLab's order of resizings.
 
     The logits of a scale below 1 are brought to the grid of scale 1 before they are brought to the image's size.
     """
     size, convention = _size(images), _convention(model)
-    views = []
-    for scale in config.scales:
-        finest = max(1.0, scale) / model.config.logits_stride
-        view = resize(images.float(), [scale_dimension(side, scale) for side in size]) if scale != 1 else images
-        grid = [scale_dimension(side, finest) for side in size]
-        views += [(view, grid, False), (view, grid, True)] if config.flip else [(view, grid, False)]
-    total = torch.zeros(images.shape[0], model.num_classes, *size, device=images.device)
-    for view, grid, is_mirrored in views:
-        logits = model(view.flip(-1) if is_mirrored else view).semantic.float()
-        logits = resize(logits.flip(-1) if is_mirrored else logits, grid, convention)
-        total += resize(logits, size, convention).softmax(1)
-    return total / len(views)
+    finest = max(1.0, scale) / model.config.logits_stride
+    grid = [scale_dimension(side, finest) for side in size]
+    view = images if scale == 1 else resize(images.float(), [scale_dimension(side, scale) for side in size])
+    logits = model(view.flip(-1) if is_mirrored else view, scale).semantic.float()
+    logits = resize(logits.flip(-1) if is_mirrored else logits, grid, convention)
+    return resize(logits, size, convention).softmax(1)
 
 
 def _convention(model: Model) -> Convention:
@@ -151,8 +171,7 @@ def _convention(model: Model) -> Convention:
 
 
 def _refined(probabilities: Tensor, images: Tensor, crf: CRF) -> Tensor:
-    pixels = images.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    refined = [refine(one.cpu(), image, crf) for one, image in zip(probabilities, pixels, strict=True)]
+    refined = [refine(one.cpu(), image, crf) for one, image in zip(probabilities, _as_bytes(images), strict=True)]
     return torch.stack(refined).to(probabilities.device)
 
 

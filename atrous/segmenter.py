@@ -70,10 +70,14 @@ class Segmenter:
         return Prediction(labels, pixels, self.label_space, likely.cpu().numpy())
 
     def with_output_stride(self, output_stride: int) -> "Segmenter":
-        """The same weights, shared, on a denser or coarser output grid; the atrous rates follow. 8, 16 or 32."""
+        """The same weights, shared, on a denser or coarser output grid; the atrous rates follow. 8, 16 or 32.
+
+        Raises ValueError where another output stride would take other weights.
+        """
         config = at_output_stride(self.model.config, output_stride)
         with torch.device("meta"):
             model = models.build(config, self.model.num_classes)
+        _require_same_network(self.model, model)
         model.load_state_dict(self.model.state_dict(keep_vars=True), assign=True)
         inference = self.inference.model_copy(update={"output_stride": None})
         return replace(self, model=model.train(self.model.training), inference=inference)
@@ -190,6 +194,17 @@ def _require_same_weights(wanted: Mapping[str, Tensor], found: Mapping[str, Tens
         name = min(other)
         shapes = f"{list(found[name].shape)} where {list(wanted[name].shape)} is wanted"
         raise ValueError(f"{path}: {name} is {shapes}: the file's weights and its header (num_classes?) disagree")
+
+
+def _require_same_network(own: Model, other: Model) -> None:
+    """Such as pnasnet isn't: its widths follow from its output stride."""
+    one, two = ({name: weight.shape for name, weight in model.state_dict().items()} for model in (own, other))
+    if one != two:
+        trained, wanted = own.config.output_stride, other.config.output_stride
+        network = f"{own.config.name} with {own.config.backbone}"
+        raise ValueError(
+            f"with_output_stride: {network} at {wanted} has other weights than at {trained}; keep {trained}"
+        )
 
 
 def require_same_classes(num_classes: int, label_space: LabelSpace, what: str) -> None:

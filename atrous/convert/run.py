@@ -1,7 +1,10 @@
 """From a path, an archive, the zoo's name or a mapping of arrays to a segmenter."""
 
+import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +19,9 @@ from atrous.convert.readers.archive import extract, find_source
 from atrous.convert.readers.checkpoint import read_checkpoint
 from atrous.convert.readers.frozen_graph import read_graph
 from atrous.convert.readers.tflite import read_tflite
+from atrous.convert.recalibrate import recalibrate
 from atrous.convert.systems import tf_deeplab
+from atrous.files import prepare_output
 from atrous.segmenter import Segmenter
 
 
@@ -28,6 +33,8 @@ class System(NamedTuple):
 SYSTEMS = {"tf_deeplab": System(tf_deeplab.recognised, tf_deeplab.convert)}
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 ZOO = "zoo:"
+CHECKPOINT = re.compile(r"\.index$|\.data-\d+-of-\d+$")
+KINDS = ("a checkpoint's prefix, .index or folder", "a frozen graph (.pb)", ".tflite", *ARCHIVES, "zoo:NAME")
 
 
 def convert(
@@ -65,14 +72,14 @@ def conversion(
 def read(path: Path) -> Source:
     """What a file, a checkpoint's prefix or a folder holds. Raises FileNotFoundError, or ValueError: what is wrong."""
     label = str(path)
-    if path.is_file() and path.suffix == ".pb":
-        return tf_deeplab.graphs.from_graph(read_graph(path), label)
-    if path.is_file() and path.suffix == ".tflite":
-        return tf_deeplab.graphs.from_tflite(read_tflite(path), label)
     if path.is_dir():
         return _read_found(find_source(path), label)
-    if path.suffix == ".safetensors":
-        raise ValueError(f"{path}: is a .safetensors file; atrous.load reads those that Atrous wrote")
+    if path.suffix == ".pb":
+        return tf_deeplab.graphs.from_graph(read_graph(path), label)
+    if path.suffix == ".tflite":
+        return tf_deeplab.graphs.from_tflite(read_tflite(path), label)
+    if path.is_file() and not CHECKPOINT.search(path.name):
+        raise ValueError(f"{path}: of no kind that can be read; known: {', '.join(KINDS)}")
     return Source(label, read_checkpoint(path))
 
 
@@ -103,4 +110,69 @@ def _converted(source: Source, system: str | None, options: Mapping[str, Any]) -
         raise ValueError(f"{source.label}: variables of no known system ({first} ...); known: {', '.join(SYSTEMS)}")
     if system not in SYSTEMS:
         raise ValueError(f"system={system}: unknown{nearest(system, SYSTEMS)}")
-    return SYSTEMS[system].convert(source, options)
+    done = SYSTEMS[system].convert(source, options)
+    origin = {
+        "source": source.label,
+        "system": system,
+        "options": {name: str(value) for name, value in options.items()},
+    }
+    kept = {"converted": {**origin, "not_used": done.ignored, "taken_for_granted": done.notes}}
+    return done._replace(segmenter=replace(done.segmenter, results=kept))
+
+
+# ---- the verb
+
+
+def run(
+    source: str,
+    out: Path,
+    options: Sequence[str] = (),
+    *,
+    system: str | None = None,
+    images: Sequence[Path] = (),
+    console: Console | None = None,
+) -> Conversion:
+    """Convert, say what was used and what was taken for granted, and write one model file.
+
+    With `images` the batch norms are measured anew on them: see `recalibrate`. Raises as `convert`.
+    """
+    console = console or Console(markup=False, highlight=False, emoji=False)
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out {out}: a model file's name ends in .safetensors")
+    prepare_output(out.parent)
+    done = conversion(source, system=system, options=parse_options(options), console=console)
+    if images:
+        recalibrate(done.segmenter, images)
+    done.segmenter.save(out)
+    console.print(summary(done, len(images)), soft_wrap=True)
+    console.print(f"wrote {out}")
+    return done
+
+
+def parse_options(options: Sequence[str]) -> dict[str, str]:
+    """`["output_stride=8", ...]` as a mapping. Raises ValueError for anything else."""
+    pairs = [text.partition("=") for text in options]
+    for text, (name, equals, _) in zip(options, pairs, strict=True):
+        if not (name and equals):
+            raise ValueError(f"{text!r}: an option has the form flag=value, such as output_stride=8")
+    return {name.lstrip("-"): value for name, _, value in pairs}
+
+
+def summary(done: Conversion, measured: int) -> str:
+    config = done.segmenter.model.config
+    parameters = sum(parameter.numel() for parameter in done.segmenter.model.parameters())
+    lines = [
+        f"{done.system}: {config.name}, {config.backbone}, output stride {config.output_stride}, "
+        f"{done.segmenter.model.num_classes} classes, {parameters / 1e6:.2f} M parameters",
+        f"{done.used} variables used" + (f", {len(done.ignored)} not: {_kinds(done.ignored)}" if done.ignored else ""),
+        *(f"taken for granted: {note}" for note in done.notes),
+        *([f"batch norms measured anew on {measured} images"] if measured else []),
+        "predicts by: " + "; ".join(f"{name}: {value}" for name, value in done.segmenter.inference.describe().items()),
+    ]
+    return "\n".join(lines)
+
+
+def _kinds(names: Sequence[str]) -> str:
+    """`164 Momentum, global_step`: variables by the last part of their names."""
+    counts = Counter(name.rpartition("/")[2] for name in names)
+    return ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in counts.most_common())

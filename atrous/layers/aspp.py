@@ -68,8 +68,8 @@ class ImageGate(nn.Conv2d):
 class ASPP(nn.Module):
     """[B, inp, h, w] -> [B, channels, h, w]: image mean, 1x1 and a 3x3 at each rate, side by side, then a projection.
 
-    No `rates`, no 3x3 branches. With `squeeze` the image mean is a factor on the result in place of a branch. Raises
-    ValueError when it is trained with one image a batch.
+    No `rates`, no 3x3 branches. With `squeeze` the image mean is a factor on the result in place of a branch. Without
+    `projection` its `channels` are those of all branches. Raises ValueError when it is trained with one image a batch.
     """
 
     def __init__(
@@ -87,8 +87,10 @@ class ASPP(nn.Module):
         act: Activation = "relu",
     ) -> None:
         super().__init__()
+        if squeeze != "none" and not image_level:
+            raise ValueError(f"squeeze={squeeze} without image_level: there is no mean of the image to make a gate of")
         atrous = SeparableConv if separable else ConvNorm
-        is_gated = image_level and squeeze != "none"
+        is_gated = squeeze != "none"
         self.image_pooling = ImagePooling(inp, out, pooling_stride) if image_level and not is_gated else None
         self.image_gate = ImageGate(inp, out, pooling_stride, squeeze) if is_gated else None
         first = ConvNorm(inp, out, norm=HEAD_NORM, act=act)

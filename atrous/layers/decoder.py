@@ -67,9 +67,11 @@ class Decoder(nn.ModuleList):
         act: Activation = "relu",
     ) -> None:
         super().__init__()
-        missing = [stride for stride in strides if TAPS[stride] not in channels]
+        tapped = [stride for stride, tap in TAPS.items() if tap in channels]
+        missing = [stride for stride in strides if stride not in tapped]
         if missing:
-            raise ValueError(f"decoder_strides {strides}: this backbone has no features for a decoder at {missing}")
+            has = f"only at {tapped}" if tapped else "nowhere"
+            raise ValueError(f"no decoder at stride {missing[0]}: this backbone has features for one {has}")
         for stride in strides:
             low = channels[TAPS[stride]]
             self.append(STAGES[merge](inp, low, low_level_channels, out, kind, act))

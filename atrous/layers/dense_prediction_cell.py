@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from atrous.layers.aspp import mean_over_windows, require_variance
@@ -51,17 +51,15 @@ class Pooling(nn.Module):
 class DensePredictionCell(nn.Module):
     """[B, inp, h, w] -> [B, out, h, w]: branches that feed one another; all of them side by side, then a projection."""
 
-    def __init__(
-        self, inp: int, out: int, cell: Sequence[Branch], *, output_stride: NonNegativeInt, dropout: float
-    ) -> None:
+    def __init__(self, inp: int, out: int, cell: Sequence[Branch], *, output_stride: int, dropout: float) -> None:
         super().__init__()
         factor = 16 // output_stride  # a cell's rates are those of output stride 16
         if factor == 0:
             raise ValueError(f"a dense prediction cell has output stride 8 or 16, not {output_stride}")
         self.inputs = [branch.input for branch in cell]
-        wrong = [branch.input for index, branch in enumerate(cell) if not -1 <= branch.input < index]
-        if wrong or not cell:
-            raise ValueError(f"a cell's branch takes -1 or an earlier branch as its input, not {wrong}")
+        for index, source in enumerate(self.inputs):
+            if not -1 <= source < index:
+                raise ValueError(f"branch {index} of a cell takes -1 or an earlier branch as its input, not {source}")
         self.branches = nn.ModuleList(
             _operation(branch, inp if branch.input < 0 else out, out, factor, output_stride) for branch in cell
         )

@@ -152,26 +152,27 @@ class Model(nn.Module, ABC):
         """The parts whose shape depends on the number of classes."""
         return ("classify",)
 
-    def forward(self, images: Tensor) -> Outputs:  # [B, 3, H, W] RGB 0..255
-        """Raises ValueError if the images aren't [B, 3, H, W]."""
+    def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
+        """`scale` as `at_scale` has it. Raises ValueError if the images aren't [B, 3, H, W]."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be [B, 3, H, W], RGB in 0..255, not {list(images.shape)}")
         if self.config.image_pyramid == (1.0,):
-            return self.at_scale(images, 1.0)
-        return self._merged(images)
+            return self.at_scale(images, scale)
+        return self._merged(images, scale)
 
-    def _merged(self, images: Tensor) -> Outputs:
+    def _merged(self, images: Tensor, scale: float) -> Outputs:
         """Each scale's logits brought to the grid of the largest (at least that of scale 1), and their max or mean."""
         scales = self.config.image_pyramid
         finest = max(1.0, *scales) / self.config.logits_stride
         grid = [scale_dimension(side, finest) for side in images.shape[-2:]]
         pyramid = []
-        for scale in scales:
-            size = [scale_dimension(side, scale) for side in images.shape[-2:]]
-            pyramid.append(resize(self.at_scale(resize(images.to(self.shift.dtype), size), scale).semantic, grid))
+        for one in scales:
+            size = [scale_dimension(side, one) for side in images.shape[-2:]]
+            view = resize(images.to(self.shift.dtype), size)
+            pyramid.append(resize(self.at_scale(view, one * scale).semantic, grid))
         stacked = torch.stack(pyramid)
         merged = stacked.amax(0) if self.config.merge == "max" else stacked.mean(0)
-        return Outputs(semantic=merged, pyramid=tuple(pyramid))
+        return Outputs(semantic=merged, pyramid=tuple(pyramid) if len(pyramid) > 1 else None)
 
     @abstractmethod
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255

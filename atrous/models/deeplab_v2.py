@@ -18,7 +18,7 @@ class DeepLabV2(Model):
         backbone: str = "resnet_v1_101"
         output_stride: Literal[8, 16, 32] = 8
         rates: tuple[PositiveInt, ...] = Field((6, 12, 18, 24), min_length=1)  # section 4.1.2, ASPP-L
-        kernel: PositiveInt = 3
+        kernel: Literal[1, 3, 5, 7] = 3
         hidden: PositiveInt | None = None  # VGG-16's fc6 and fc7, 1024 wide, in each branch; None: straight to logits
         dropout: float = Field(0.5, ge=0, lt=1)  # after fc6 and fc7
 

@@ -19,7 +19,7 @@ class DensePredictionCellNet(Model):
         name: Literal["dense_prediction_cell"] = "dense_prediction_cell"
         backbone: str = "xception_71"  # section 5
         output_stride: Literal[8, 16] = 16
-        cell: tuple[Branch, ...] = BEST  # figure 5a
+        cell: tuple[Branch, ...] = Field(BEST, min_length=1)  # figure 5a
         cell_channels: PositiveInt = 256  # section 4.1
         dropout: float = Field(0.1, ge=0, lt=1)  # before the projection, as the authors' program
         pooling_window: Size | None = None  # in pixels of the image: what a pooling's grid divides; None: all of it

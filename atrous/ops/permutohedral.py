@@ -98,15 +98,20 @@ def _embed(features: Tensor) -> Tensor:
 
 
 def _enclose(points: Tensor) -> Simplices:
-    """Rounding may miss the plane; then the coordinates that were rounded furthest go the other way."""
+    """Rounding may miss the plane; then the coordinates that were rounded furthest go the other way.
+
+    Of equal coordinates the first counts as larger. Either is right, but it decides which vertices exist, and so it is
+    in the code published with the fully connected CRF (arXiv:1210.5644).
+    """
     size = points.shape[1]
     origins = (points / size).round()
-    excess = origins.sum(1, keepdim=True)
-    order = (points - origins * size).argsort(1)
+    excess = origins.sum(1, keepdim=True).long()
+    rising = (points - origins * size).sort(dim=1, descending=True, stable=True).indices.flip(1)
     place = torch.arange(size)
     mend = (place >= size + excess).double() - (place < excess).double()
-    origins.scatter_add_(1, order, mend)
-    rest, axes = (points - origins * size).sort(1)
+    origins.scatter_add_(1, rising, mend)
+    axes = rising.gather(1, (place + excess) % size)  # those that were mended have changed ends
+    rest = (points - origins * size).gather(1, axes)
     weights = rest.diff(dim=1, prepend=rest[:, -1:] - size) / size  # the first is what the others leave of one
     return Simplices(origins, axes[:, :-1], weights)
 

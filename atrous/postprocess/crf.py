@@ -73,15 +73,14 @@ def refine(probabilities: Tensor, image: Image, crf: CRF) -> Tensor:
     normalised symmetrically (above); no gradient is kept. Raises ValueError where the two don't fit each other, for
     negative or infinite probabilities, and for deviations too small for the lattice.
     """
-    _require_fit(probabilities, image)
-    num_classes = len(probabilities)
     with torch.no_grad():
+        _require_fit(probabilities, image)
         unary = _log(probabilities)  # [H, W, C]
         kernels = (_appearance(image, crf), _smoothness(image.shape[:2], crf))
         marginals = unary.softmax(-1)
         for _ in range(crf.iterations):
             marginals = _update(unary, marginals, kernels)
-        return marginals[..., :num_classes].movedim(-1, 0).contiguous()
+        return marginals[..., : len(probabilities)].movedim(-1, 0).contiguous()
 
 
 def _update(unary: Tensor, marginals: Tensor, kernels: tuple[Kernel, ...]) -> Tensor:
@@ -153,7 +152,7 @@ def _require_fit(probabilities: Tensor, image: Image) -> None:
         raise ValueError(
             f"probabilities {shape} and an image of {size} pixels don't fit: they must be [C, H, W] of its size"
         )
-    lowest, highest = (float(extreme) for extreme in torch.aminmax(probabilities))
+    lowest, highest = (float(extreme) for extreme in torch.aminmax(probabilities.detach()))
     if not (lowest >= 0 and highest < math.inf):
         raise ValueError(
             f"probabilities lie in {lowest:g}..{highest:g}: they must be finite and not negative, no logits"

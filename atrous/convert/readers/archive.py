@@ -17,7 +17,7 @@ KIND = "tar archive"
 GZIP_MAGIC = b"\x1f\x8b"
 GROWTH, SLACK, MAX_SIZE = 20, 2**24, 2**33  # weights hardly shrink, so a file that grows more is no model
 MAX_MEMBERS = 10_000
-MAX_NAME = 255  # of each part, as file systems have it
+MAX_NAME, MAX_PATH = 255, 1000  # bytes of each part and of the whole, as file systems have it
 BLOCK = 512
 PIECE = 2**18
 
@@ -73,7 +73,7 @@ class _Bounded(io.RawIOBase):
         self.stream, self.left = stream, limit
 
     def read(self, size: int = -1) -> bytes:
-        data = self.stream.read(min(size, PIECE))  # no caller can make it allocate more
+        data = self.stream.read(PIECE if size < 0 else min(size, PIECE))  # no caller can make it allocate more
         self.left -= len(data)
         if self.left < 0:
             raise DamagedError("it grows far more than a model's files do, or beyond 8 GiB")
@@ -100,7 +100,7 @@ def _tar_errors() -> Iterator[None]:
 def _checked(tar: tarfile.TarFile, limit: int) -> Iterator[tuple[tarfile.TarInfo, PurePosixPath]]:
     """Each regular file with its path, once it is known to be harmless."""
     files: set[PurePosixPath] = set()
-    folders: set[PurePosixPath] = set()
+    folders = {PurePosixPath()}
     for count, member in enumerate(tar):
         path = _checked_path(member.name)
         if count >= MAX_MEMBERS:
@@ -112,7 +112,7 @@ def _checked(tar: tarfile.TarFile, limit: int) -> Iterator[tuple[tarfile.TarInfo
         limit -= max(member.size, 0)
         if limit < 0:
             raise DamagedError(f"{quoted(member.name)} claims {member.size} bytes, more than a model's files have")
-        if path in files | folders or files.intersection(path.parents):
+        if path in files or path in folders or files.intersection(path.parents):
             raise DamagedError(f"{quoted(member.name)} is there twice, or both a file and a folder")
         files.add(path)
         folders.update(path.parents)
@@ -122,7 +122,8 @@ def _checked(tar: tarfile.TarFile, limit: int) -> Iterator[tuple[tarfile.TarInfo
 def _checked_path(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     is_outside = path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name
-    if is_outside or not name.isprintable() or any(len(part.encode()) > MAX_NAME for part in path.parts):
+    is_odd = not name.isprintable() or len(name.encode(errors="replace")) > MAX_PATH
+    if is_outside or is_odd or any(len(part.encode()) > MAX_NAME for part in path.parts):
         raise DamagedError(f"{quoted(name)} is no name of a file inside of a folder")
     return path
 

@@ -19,7 +19,7 @@ def test_varints(number: int, before: bytes) -> None:
 
 
 def test_a_hand_drawn_message() -> None:
-    number, text, fixed, eight = read(b"\x08\x96\x01" b"\x12\x03abc" b"\x1d\x00\x00\x80\x3f" b"\x21" + bytes(range(8)))
+    number, text, fixed, eight = read(b"\x08\x96\x01\x12\x03abc\x1d\x00\x00\x80\x3f\x21" + bytes(range(8)))
     assert (number.number, number.whole(), number.signed()) == (1, 150, 150)
     assert (text.number, text.text(), bytes(text.content())) == (2, "abc", b"abc")
     assert (fixed.number, fixed.float32(), fixed.fixed32()) == (3, 1.0, 0x3F800000)
@@ -59,7 +59,7 @@ def test_damage(data: bytes, reason: str) -> None:
 
 
 def test_a_field_is_not_what_it_should_be() -> None:
-    number, text = read(b"\x08\x01" b"\x12\x02\xff\xfe")
+    number, text = read(b"\x08\x01\x12\x02\xff\xfe")
     with pytest.raises(DamagedError, match="field 1 has the wire type 0, not 2"):
         number.content()
     with pytest.raises(DamagedError, match="field 2 is no whole number"):

@@ -1,6 +1,6 @@
 """Writers as small as the formats allow, so that tests can make files of any content, right or wrong."""
 
-import os.path
+import itertools
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +9,21 @@ from typing import Any, TypeAlias
 from atrous.convert.readers.contract import Array
 from atrous.convert.readers.crc32c import masked_crc32c
 
-DTYPES = {  # numpy's name: TensorFlow's number
-    **{"float32": 1, "float64": 2, "int32": 3, "uint8": 4, "int16": 5, "int8": 6, "int64": 9, "bool": 10},
-    **{"float16": 19, "uint16": 17, "uint32": 22, "uint64": 23},
-}
+NAMES = (
+    "float32",
+    "float64",
+    "int32",
+    "uint8",
+    "int16",
+    "int8",
+    "int64",
+    "bool",
+    "uint16",
+    "float16",
+    "uint32",
+    "uint64",
+)
+DTYPES = dict(zip(NAMES, (1, 2, 3, 4, 5, 6, 9, 10, 17, 19, 22, 23), strict=True))  # TensorFlow's numbers
 Value: TypeAlias = int | float | bytes | str
 Flat: TypeAlias = Any  # ("i", 3): a number; a dict of fields: a table; a list: tables; text; an array: a vector
 
@@ -53,11 +64,16 @@ def block(entries: list[tuple[bytes, bytes]], kind: int = 0) -> bytes:
     """A block of a table, with its trailer."""
     content, previous = b"", b""
     for key, value in entries:
-        shared = len(os.path.commonprefix([previous, key]))
+        shared = _shared(previous, key)
         content += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
         previous = key
     content += struct.pack("<II", 0, 1) + bytes([kind])
     return content + struct.pack("<I", masked_crc32c(content))
+
+
+def _shared(previous: bytes, key: bytes) -> int:
+    pairs = zip(previous, key, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def table(entries: list[tuple[bytes, bytes]], *, per_block: int = 3, kind: int = 0) -> bytes:
@@ -110,11 +126,11 @@ def tensor(array: Array) -> bytes:
 
 def flatbuffer(root: Flat, identifier: bytes = b"TFL3") -> bytes:
     out = bytearray(struct.pack("<I4s", 0, identifier))
-    struct.pack_into("<I", out, 0, _put(out, root))
+    struct.pack_into("<I", out, 0, put(out, root))
     return bytes(out)
 
 
-def _put(out: bytearray, value: Flat) -> int:
+def put(out: bytearray, value: Flat) -> int:
     """Append a value, and all that it leads to; where it begins."""
     out += bytes(-len(out) % 8)
     if isinstance(value, dict):
@@ -148,4 +164,4 @@ def _put_table(out: bytearray, table: dict[int, Flat]) -> int:
 
 
 def _point(out: bytearray, at: int, value: Flat) -> None:
-    struct.pack_into("<I", out, at, _put(out, value) - at)
+    struct.pack_into("<I", out, at, put(out, value) - at)

@@ -10,7 +10,7 @@ from atrous import models
 from atrous.config import nearest
 from atrous.convert.contract import Conversion, Source
 from atrous.convert.systems.tf_deeplab import graphs, recognise
-from atrous.convert.systems.tf_deeplab.flags import CROPS, SCALES, Flags
+from atrous.convert.systems.tf_deeplab.flags import CROPS, NAS, SCALES, Flags
 from atrous.convert.systems.tf_deeplab.recognise import recognised
 from atrous.convert.systems.tf_deeplab.weights import fill
 from atrous.data import ade20k, cityscapes, voc
@@ -43,7 +43,7 @@ def convert(source: Source, options: Mapping[str, Any]) -> Conversion:
 
 
 def read_flags(options: Mapping[str, Any], label: str) -> Flags:
-    known = [*Flags.model_fields, *CROPS, *SCALES]
+    known = [*Flags.model_fields, *CROPS, *SCALES, NAS]
     for name in options:
         if name not in known:
             raise ValueError(f"{label}: {name} is no flag that a model depends on{nearest(name, known)}")
@@ -78,7 +78,7 @@ def _label_space(num_classes: int, flags: Flags) -> tuple[LabelSpace, list[str]]
         return LabelSpace(names=numbered_names(num_classes)), []
     if space.num_classes != num_classes:
         raise ValueError(f"dataset={dataset} has {space.num_classes} classes, the model {num_classes}")
-    assumed = f"{num_classes} classes: taken for those of {dataset} (dataset=... tells otherwise)"
+    assumed = f"the {num_classes} classes are those of {dataset} (dataset=... tells otherwise)"
     return space, [] if flags.dataset else [assumed]
 
 
@@ -91,12 +91,19 @@ def _inference(flags: Flags, source: Source) -> InferenceConfig:
 
 def _taken_on_trust(config: ModelConfig, flags: Flags, source: Source) -> list[str]:
     """What the weights don't tell and nobody has said."""
-    notes = []
-    if flags.output_stride is None and "output_stride" not in source.hints:
-        notes.append(f"output_stride={config.output_stride} (the original's default)")
-    if getattr(config, "rates", ()) is None and not flags.atrous_rates and "atrous_rates" not in source.hints:
-        notes.append("atrous_rates: those of the output stride")
-    if flags.multi_grid is None and config.backbone.startswith(("resnet", "xception")):
-        beta = "; the released beta ResNets want 1,2,4" if config.backbone.endswith("_beta") else ""
-        notes.append(f"multi_grid=1,1,1 (the original's default{beta})")
-    return notes
+    rates = getattr(config, "rates", ())
+    are_rates_told = rates == () or flags.atrous_rates or "atrous_rates" in source.hints
+    beta = "; the released beta ResNets want 1,2,4" if config.backbone.endswith("_beta") else ""
+    notes = {
+        f"output_stride={config.output_stride} (the original's default)": flags.output_stride is None
+        and "output_stride" not in source.hints,
+        f"atrous_rates: {'those of the output stride' if rates is None else rates}": not are_rates_told,
+        f"multi_grid=1,1,1 (the original's default{beta})": flags.multi_grid is None
+        and config.backbone.startswith(("resnet", "xception")),
+        "dense_prediction_cell_json: the released cell": config.name == "dense_prediction_cell"
+        and flags.dense_prediction_cell_config is None,
+        "image_pooling_crop_size, image_pooling_stride, image_se_uses_qsigmoid: the original's defaults; the released "
+        "MobileNetV3 models want 769,769 and 4,5 and true": config.name == "lraspp"
+        and flags.image_pooling_crop_size is None,
+    }
+    return [note for note, is_untold in notes.items() if is_untold]

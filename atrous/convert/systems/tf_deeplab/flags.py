@@ -12,12 +12,7 @@ from atrous.types import Settings
 Pair = tuple[PositiveInt, PositiveInt]
 CROPS = ("crop_size", "train_crop_size", "eval_crop_size", "vis_crop_size")
 SCALES = ("eval_scales", "inference_scales")
-
-
-class NasOptions(Settings):
-    nas_stem_output_num_conv_filters: PositiveInt | None = None
-    nas_use_classification_head: bool | None = None
-    nas_remove_os32_stride: bool | None = None
+NAS = "nas_architecture_options"  # where the program itself keeps the flags nas_...
 
 
 class Flags(Settings):
@@ -59,7 +54,6 @@ class Flags(Settings):
     add_flipped_images: bool = False
     prediction_with_upsampled_logits: Literal[True] = True
 
-    nas_architecture_options: NasOptions = NasOptions()
     nas_stem_output_num_conv_filters: PositiveInt | None = None
     nas_use_classification_head: bool | None = None
     nas_remove_os32_stride: bool = False
@@ -79,10 +73,13 @@ class Flags(Settings):
                 tree[name] = _as_list(tree[name])
         if "dense_prediction_cell_json" in tree:
             tree["dense_prediction_cell_config"] = _read_cell(str(tree.pop("dense_prediction_cell_json")))
-        if "dense_prediction_cell_config" in tree:
-            tree["dense_prediction_cell_config"] = [_branch(one) for one in tree["dense_prediction_cell_config"]]
-        nas = tree.pop("nas_architecture_options", {})
-        return {**(nas if isinstance(nas, dict) else {}), **tree}
+        cell = tree.get("dense_prediction_cell_config")
+        if isinstance(cell, list | tuple):
+            tree["dense_prediction_cell_config"] = [_branch(one) for one in cell]
+        nas = tree.pop(NAS, {})
+        if not isinstance(nas, dict):
+            raise ValueError(f"{NAS}: a mapping of the flags nas_..., not {nas!r}")
+        return {**nas, **tree}
 
 
 def _as_list(value: Any) -> Any:  # noqa: ANN401

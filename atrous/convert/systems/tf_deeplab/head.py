@@ -11,7 +11,7 @@ from atrous.layers.decoder import TAPS
 from atrous.layers.dense_prediction_cell import BEST
 
 Settings = dict[str, Any]
-V2_RATES = {1: (1,), 4: (6, 12, 18, 24)}  # by number of branches
+V2_RATES = (6, 12, 18, 24)
 NUM_DEFAULT_RATES = 3
 
 
@@ -59,10 +59,39 @@ def _classifier(facts: Facts) -> Settings:
     classify = classifier_scope(facts.shapes, facts.scope)
     widen = f"{facts.scope}/Conv_1/weights"
     is_slim = facts.has(f"{facts.scope}/Logits/Conv2d_1c_1x1/weights")
-    return {
+    is_behind = is_slim and facts.has(widen) and facts.shapes[widen][2] == facts.channels["c5"]  # else it makes c5
+    found = {
         "name": "image_classifier",
         "num_classes": facts.outputs(f"{classify}/weights"),
-        "head_channels": facts.outputs(widen) if is_slim and facts.has(widen) else None,
+        "head_channels": facts.outputs(widen) if is_behind else None,
+    }
+    return _uncontradicted(found, facts)
+
+
+def _uncontradicted(found: Settings, facts: Facts) -> Settings:
+    """`found` as it is. Raises ValueError where a flag says otherwise."""
+    for flag, told in _told(found).items():
+        given = getattr(facts.flags, flag)
+        if None not in (given, told) and given != told:
+            raise ValueError(f"{facts.label}: {flag}={given}, but its variables are those of {flag}={told}")
+    return found
+
+
+def _told(found: Settings) -> Settings:
+    """The flags that variables tell; None: they don't, or it is no matter."""
+    return {
+        "num_classes": found["num_classes"],
+        "aspp_with_batch_norm": {"deeplab_v2": False, "image_classifier": None}.get(found.get("name", ""), True),
+        "logits_kernel_size": found.get("kernel"),
+        "aspp_convs_filters": found.get("aspp_channels"),
+        "add_image_level_feature": found.get("image_level"),
+        "aspp_with_separable_conv": found.get("separable") if found.get("rates") != () else None,
+        "aspp_with_concat_projection": found.get("projection"),
+        "aspp_with_squeeze_and_excitation": found["squeeze"] != "none" if "squeeze" in found else None,
+        "decoder_filters": found.get("decoder_channels"),
+        "decoder_use_separable_conv": None if found.get("decoder_logits") else found.get("decoder_separable"),
+        "decoder_use_sum_merge": found["decoder_merge"] == "sum" if "decoder_merge" in found else None,
+        "decoder_output_is_logits": found.get("decoder_logits"),
     }
 
 
@@ -71,11 +100,13 @@ def _summed(facts: Facts) -> Settings:
     if facts.has("decoder/feature_projection0/weights"):
         raise ValueError(f"{facts.label}: a decoder without ASPP is not supported: no such network was ever published")
     count = sum(bool(re.fullmatch(r"logits/semantic(_\d)?/weights", name)) for name in facts.shapes)
-    rates = facts.flags.atrous_rates or facts.hints.get("atrous_rates") or V2_RATES.get(count)
-    if rates is None or len(rates) != count:
-        raise ValueError(f"{facts.label}: {count} branches of logits: atrous_rates wants as many rates, not {rates}")
     kernel = facts.shapes["logits/semantic/weights"][0]
-    return {"name": "deeplab_v2", "rates": rates, "kernel": kernel, "num_classes": _num_classes(facts)}
+    default = (1,) if kernel == count == 1 else V2_RATES
+    rates = facts.flags.atrous_rates or facts.hints.get("atrous_rates") or default
+    if len(rates) != count:
+        raise ValueError(f"{facts.label}: {count} branches of logits: atrous_rates wants as many rates, not {rates}")
+    found = {"name": "deeplab_v2", "rates": rates, "kernel": kernel, "num_classes": _num_classes(facts)}
+    return _uncontradicted(found, facts)
 
 
 def _cell(facts: Facts) -> Settings:
@@ -86,7 +117,7 @@ def _cell(facts: Facts) -> Settings:
             f"{facts.label}: a cell of {len(branches)} branches, but the one that is described has {len(cell)}; "
             "dense_prediction_cell_json= tells it"
         )
-    return {
+    found = {
         "name": "dense_prediction_cell",
         "cell": cell,
         "cell_channels": facts.outputs("meta_architecture/concat_projection/weights"),
@@ -94,12 +125,13 @@ def _cell(facts: Facts) -> Settings:
         "num_classes": _num_classes(facts),
         **_decoder(facts),
     }
+    return _uncontradicted(found, facts)
 
 
 def _aspp(facts: Facts) -> Settings:
     found = _pyramid(facts)
     decoder = _decoder(facts)
-    found |= {"num_classes": _num_classes(facts), **decoder}
+    found = _uncontradicted({**found, "num_classes": _num_classes(facts), **decoder}, facts)
     if not decoder["decoder_strides"]:
         del found["decoder_strides"]
         return {"name": "deeplab_v3", **found}
@@ -213,8 +245,4 @@ def _decoder_strides(facts: Facts, lows: list[str]) -> tuple[int, ...]:
 
 def _num_classes(facts: Facts) -> int:
     name = "logits/semantic/weights"
-    found = facts.outputs(name if facts.has(name) else _last_conv(facts))
-    given = facts.flags.num_classes
-    if given is not None and given != found:
-        raise ValueError(f"{facts.label}: num_classes={given}, but its logits are of {found} classes")
-    return found
+    return facts.outputs(name if facts.has(name) else _last_conv(facts))

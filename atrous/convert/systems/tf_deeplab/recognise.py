@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from atrous.backbones import BACKBONES, Backbone, Options, build_backbone
+from atrous.backbones.nasnet import NASNETS
 from atrous.convert.systems.tf_deeplab import head
 from atrous.convert.systems.tf_deeplab.flags import Flags
 from atrous.convert.systems.tf_deeplab.names import ROOTS
@@ -21,6 +23,7 @@ WIDTHS = (1.0, 0.5, 0.75, 0.35, 1.4, 1.3, 0.25, *(step / 20 for step in range(1,
 
 def model_config(shapes: Shapes, flags: Flags, hints: Mapping[str, Any], label: str) -> ModelConfig:
     """The config of the one model that has these variables. Raises ValueError, in one line, if there is none."""
+    _require_axes(shapes, label)
     backbone = _backbone(shapes, flags, label)
     scope = ROOTS[backbone].scope
     output_stride = _output_stride(backbone, shapes, flags, hints)
@@ -30,7 +33,24 @@ def model_config(shapes: Shapes, flags: Flags, hints: Mapping[str, Any], label: 
     settings |= _options(backbone, shapes, flags, output_stride)
     channels = _channels(backbone, output_stride, settings)
     found = head.settings(head.Facts(shapes, flags, hints, scope, channels, output_stride, label))
-    return MODELS[found["name"]].Config(**settings, **found)
+    return _config({**settings, **found}, label)
+
+
+def _require_axes(shapes: Shapes, label: str) -> None:
+    """All networks here are fully convolutional."""
+    wrong = next((name for name, shape in shapes.items() if name.endswith("weights") and len(shape) != 4), None)
+    if wrong is not None:
+        raise ValueError(f"{label}: {wrong} is {list(shapes[wrong])}: a convolution's weights have four axes")
+
+
+def _config(settings: Settings, label: str) -> ModelConfig:
+    try:
+        return MODELS[settings["name"]].Config.model_validate(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = first.get("ctx", {}).get("error", first["msg"])
+        what = f"{first['loc'][0]}={first['input']!r}: " if first["loc"] else ""
+        raise ValueError(f"{label}: {what}{reason}") from None
 
 
 # ---- backbone
@@ -47,13 +67,17 @@ def _backbone(shapes: Shapes, flags: Flags, label: str) -> str:
         if name not in ROOTS:
             known = ", ".join(sorted({*VARIANTS, *(ROOTS.keys() - VARIANTS.values())}))
             raise ValueError(f"model_variant={flags.model_variant}: unknown; known: {known}")
-        return name
     scopes = {name.partition("/")[0] for name in shapes}
+    if flags.model_variant is not None:
+        if ROOTS[name].scope not in scopes:
+            wanted = f"model_variant={flags.model_variant}, whose variables begin with {ROOTS[name].scope}/"
+            raise ValueError(f"{label}: {wanted}, but none of its variables does: {_sample(shapes)}")
+        return name
     rows = [row for row, root in ROOTS.items() if root.scope in scopes and _is_row(row, root.scope, shapes)]
     if not rows:
         raise ValueError(f"{label}: no network of TensorFlow DeepLab: its variables are {_sample(shapes)}")
     if len({ROOTS[row].scope for row in rows}) > 1:
-        raise ValueError(f"{label}: several networks at once: {', '.join(rows)}; model_variant= tells which is wanted")
+        raise ValueError(f"{label}: several networks at once, where one is wanted: {', '.join(rows)}")
     return rows[0]
 
 
@@ -110,7 +134,7 @@ def _candidates(backbone: str, shapes: Shapes, flags: Flags) -> Iterator[Setting
     if first in shapes:  # F = 20 * multiplier, or half of it where the first cell is at stride 8 already
         filters = flags.nas_stem_output_num_conv_filters
         counts = [filters] if filters else [shapes[first][-1], shapes[first][-1] // 2]
-        yield from ({"depth_multiplier": count / BASE_FILTERS[backbone]} for count in counts)
+        yield from ({"depth_multiplier": count / NASNETS[backbone].filters} for count in counts)
         return
     widths = [flags.depth_multiplier] if flags.depth_multiplier else WIDTHS
     takes_divisor = "divisible_by" in BACKBONES[backbone].takes
@@ -119,11 +143,8 @@ def _candidates(backbone: str, shapes: Shapes, flags: Flags) -> Iterator[Setting
             yield {"depth_multiplier": width, "divisible_by": divisor}
 
 
-BASE_FILTERS = {"auto_deeplab_s": 20, "pnasnet": 20}
-
-
 def _misfits(backbone: str, output_stride: int, settings: Settings, shapes: Shapes) -> int:
-    """How many variables of such a backbone have another shape, or aren't there."""
+    """How many of these variables have another shape in such a backbone."""
     wanted = backbone_shapes(_built(backbone, output_stride, settings), backbone)
     return sum(shapes.get(name, shape) != shape for name, shape in wanted.items())
 

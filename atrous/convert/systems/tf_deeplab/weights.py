@@ -33,9 +33,10 @@ def tf_shape(variable: str, shape: Shape) -> Shape:
 
 
 def to_tensor(variable: str, array: Array) -> Tensor:
-    """A TensorFlow variable in our order of axes, float32."""
+    """A TensorFlow variable in our order of axes, float32, with memory of its own."""
     ours = np.argsort(tf_axes(variable)) if array.ndim == 4 else None
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(ours), dtype=np.float32))
+    with np.errstate(over="ignore"):  # infinity then tells it
+        return torch.from_numpy(np.array(array.transpose(ours), dtype=np.float32, order="C"))
 
 
 def backbone_shapes(backbone: Backbone, row: str) -> dict[str, Shape]:
@@ -57,7 +58,7 @@ def fill(model: Model, arrays: Mapping[str, Array], label: str) -> list[str]:
 
     Where a batch norm has been folded into its convolution, a bias stands in its place: it becomes the shift of a
     batch norm of mean 0 and variance 1 that changes nothing else. Raises ValueError with the names of what is
-    missing, of another shape, or of no use though it looks like a part of the model.
+    missing, of another shape, not finite, or of no use though it looks like a part of the model.
     """
     names = variables(model)
     given = dict(arrays) | dict(_unfolded(model, names, arrays))
@@ -66,6 +67,7 @@ def fill(model: Model, arrays: Mapping[str, Array], label: str) -> list[str]:
     ignored = sorted(given.keys() - used)
     _require_no_model_left([name for name in ignored if not LEFT_BY_TRAINING.fullmatch(name)], label)
     state = {key: to_tensor(name, given[name]) for key, name in names.items()}
+    _require_finite([names[key] for key, tensor in state.items() if not tensor.isfinite().all()], label)
     kept = {key: value for key, value in model.state_dict().items() if key not in state}
     model.load_state_dict(state | kept, assign=True)
     return ignored
@@ -108,6 +110,11 @@ def _require_no_model_left(names: list[str], label: str) -> None:
             f"{label}: {len(names)} variables have no place in the model that was recognised, or that the options "
             f"describe: {_listed(names)}"
         )
+
+
+def _require_finite(broken: list[str], label: str) -> None:
+    if broken:
+        raise ValueError(f"{label}: {len(broken)} variables hold what is no finite float32: {_listed(broken)}")
 
 
 def _listed(lines: list[str]) -> str:

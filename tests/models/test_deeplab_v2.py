@@ -1,0 +1,71 @@
+"""DeepLab v2: the branches are summed, straight to logits or through VGG-16's fully connected layers."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from atrous.models import Model, build
+from atrous.models.deeplab_v2 import DeepLabV2
+
+IMAGES = torch.randint(0, 256, (2, 3, 49, 65), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def _small(**settings: object) -> Model:
+    torch.manual_seed(0)
+    narrow = {"backbone": "mobilenet_v2", "depth_multiplier": 0.25}
+    model = build(DeepLabV2.Config.model_validate(narrow | settings), 4).eval()
+    for conv in model.modules():
+        if isinstance(conv, nn.Conv2d) and conv.bias is not None:
+            nn.init.normal_(conv.bias)
+    return model
+
+
+def _alone(model: Model, kept: int) -> Tensor:
+    """The logits when all branches but one give nothing."""
+    one = copy.deepcopy(model)
+    for index, branch in enumerate(one.get_submodule("classify").children()):
+        if index != kept:
+            for parameter in branch.parameters():
+                nn.init.zeros_(parameter)
+    return one(IMAGES).semantic
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hidden", [None, 8])
+def test_the_logits_are_the_sum_of_each_branch_alone(hidden: int | None) -> None:
+    model = _small(hidden=hidden, rates=(1, 2, 3))
+    alone = [_alone(model, branch) for branch in range(3)]
+    torch.testing.assert_close(model(IMAGES).semantic, torch.stack(alone).sum(0))
+    assert not torch.allclose(alone[0], alone[1])
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_branches_have_the_kernel_and_the_rates_that_are_said(kernel: int) -> None:
+    model = _small(rates=(2, 5), kernel=kernel)
+    found = [(conv.kernel_size, conv.dilation) for conv in model.get_submodule("classify").children()]
+    assert found == [((kernel, kernel), (2, 2)), ((kernel, kernel), (5, 5))]
+    assert model(IMAGES).semantic.shape == (2, 4, 7, 9)
+
+
+def test_parameter_counts() -> None:
+    with torch.device("meta"):
+        vgg = build(DeepLabV2.Config(backbone="vgg16", hidden=1024), 21)
+        resnet = build(DeepLabV2.Config(), 21)
+    branch = (9 * 512 + 1) * 1024 + (1024 + 1) * 1024 + (1024 + 1) * 21  # fc6, fc7, fc8
+    assert sum(parameter.numel() for parameter in vgg.parameters()) == 14_714_688 + 4 * branch == 37_877_652
+    backbone = sum(parameter.numel() for parameter in resnet.backbone.parameters())
+    head = sum(parameter.numel() for parameter in resnet.parameters()) - backbone
+    assert head == 4 * (9 * 2048 + 1) * 21
+
+
+def test_what_it_is_by_default_is_section_4_1_2() -> None:
+    config = DeepLabV2.Config()
+    assert (config.backbone, config.output_stride, config.rates) == ("resnet_v1_101", 8, (6, 12, 18, 24))
+
+
+def test_gradients_reach_fully_connected_layers() -> None:
+    model = _small(hidden=8).train()
+    torch.autograd.backward(model(IMAGES).semantic.logsumexp(1).sum())
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
