@@ -1,6 +1,7 @@
 """From images of any size to labels and probabilities at that size: whole or in windows, at many scales, mirrored."""
 
 import math
+from collections.abc import Iterator
 from itertools import product
 from typing import Literal, NamedTuple
 
@@ -18,6 +19,8 @@ from atrous.ops import upsample_argmax
 from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
 from atrous.types import Image, Settings
 
+WINDOW_PIXELS = 2**21  # of all windows in one pass, some 8 of 513 x 513: more take memory, and hardly save time
+
 
 class InferenceConfig(Settings):
     """The protocol of a prediction; it is stored beside every number that was got by it."""
@@ -25,6 +28,7 @@ class InferenceConfig(Settings):
     mode: Literal["whole", "sliding", "canvas"] = "whole"
     window: tuple[PositiveInt, PositiveInt] = (513, 513)  # sliding, canvas: height, width
     overlap: float = Field(1 / 3, ge=0, lt=1)  # sliding: share of a window that the next one covers again
+    base_size: PositiveInt | None = None  # sliding: the longer side at scale 1; None: the image's own (semseg)
     scales: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)
     flip: bool = False  # also the mirrored image
     output_stride: Literal[8, 16, 32] | None = None  # None: as trained
@@ -35,11 +39,15 @@ class InferenceConfig(Settings):
         """One pass of the network an image: no probabilities need be averaged."""
         return self.mode != "sliding" and self.scales == (1.0,) and not self.flip and self.crf is None
 
+    @property
+    def _resized(self) -> str:
+        return f"longer side {self.base_size}, " if self.base_size else ""
+
     def describe(self) -> dict[str, str]:
         height, width = self.window
         how = {
             "whole": "whole image",
-            "sliding": f"windows of {height} x {width}, {self.overlap:.0%} overlap",
+            "sliding": f"{self._resized}windows of {height} x {width}, {self.overlap:.0%} overlap",
             "canvas": f"shrunk, where it is larger, onto a canvas of {height} x {width}",
         }
         crf = {"CRF": self.crf} if self.crf else {}
@@ -132,11 +140,11 @@ def pad_to_grid(images: Tensor, model: Model) -> Tensor:
     return _pad(images, model, bottom, right)
 
 
-def _pad(images: Tensor, model: Model, bottom: int, right: int) -> Tensor:
-    if right == bottom == 0:
+def _pad(images: Tensor, model: Model, bottom: int, right: int, top: int = 0, left: int = 0) -> Tensor:
+    if right == bottom == top == left == 0:
         return images
     mean = torch.tensor(model.mean, device=images.device).view(1, 3, 1, 1)
-    return F.pad(images.float() - mean, (0, right, 0, bottom)) + mean
+    return F.pad(images.float() - mean, (left, right, top, bottom)) + mean
 
 
 def _size(images: Tensor) -> tuple[int, int]:
@@ -176,45 +184,85 @@ def _refined(probabilities: Tensor, images: Tensor, crf: CRF) -> Tensor:
 
 
 def _sliding_views(model: Model, images: Tensor, config: InferenceConfig) -> Tensor:
-    """Mean probabilities [B, C, H, W] over scales and mirrorings, each in windows."""
+    """Mean probabilities [B, C, H, W] over scales, each in windows."""
     total = torch.zeros(images.shape[0], model.num_classes, *_size(images), device=images.device)
     for scale in config.scales:
-        view = _resize(
-            images.float(), (max(1, round(images.shape[-2] * scale)), max(1, round(images.shape[-1] * scale)))
-        )
-        for is_mirrored in (False, True) if config.flip else (False,):
-            found = _sliding(model, view.flip(-1) if is_mirrored else view, config)
-            total += _resize(found.flip(-1) if is_mirrored else found, _size(images))
-    return total / (len(config.scales) * (2 if config.flip else 1))
+        view = _resize(images.float(), scaled_size(_size(images), scale, config.base_size))
+        found = _sliding(model, view, config) if config.base_size is None else _sliding_around(model, view, config)
+        total += _resize(found, _size(images))
+    return total / len(config.scales)
+
+
+def scaled_size(size: tuple[int, int], scale: float, base_size: int | None) -> tuple[int, int]:
+    """Height and width at `scale`; with `base_size`, that is the length of the longer side at scale 1, as in semseg."""
+    factor = scale if base_size is None else max(1, round(scale * base_size)) / max(size)
+    height, width = (max(1, round(factor * side)) for side in size)
+    return height, width
 
 
 def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     return resize(images, size, "half_pixel")
 
 
-def _whole(model: Model, images: Tensor) -> Tensor:
-    """Probabilities [B, C, H, W] of one pass over the whole of the images."""
+def _sliding_around(model: Model, images: Tensor, config: InferenceConfig) -> Tensor:
+    """`_sliding` of images that are at least as large as a window: what is missing is added on all sides alike.
+
+    An odd pixel is added at the bottom or right. A network thus sees no size but that of its training crops, which
+    PSANet is bound to.
+    """
     height, width = _size(images)
-    padded = pad_to_grid(images, model)
-    logits = resize(model(padded).semantic.float(), _size(padded), _convention(model))
-    return logits[..., :height, :width].softmax(1)
+    rows, columns = (max(0, window - side) for window, side in zip(config.window, (height, width), strict=True))
+    top, left = rows // 2, columns // 2
+    padded = _pad(images, model, rows - top, columns - left, top, left)
+    return _sliding(model, padded, config)[..., top : top + height, left : left + width]
+
+
+class View(NamedTuple):
+    """What of the images the network sees."""
+
+    rows: slice
+    columns: slice
+    is_mirrored: bool
 
 
 def _sliding(model: Model, images: Tensor, config: InferenceConfig) -> Tensor:
-    """Probabilities [B, C, H, W], averaged where windows overlap."""
-    height, width = images.shape[-2:]
-    total = torch.zeros(images.shape[0], model.num_classes, height, width, device=images.device)
-    count = torch.zeros(height, width, device=images.device)
-    for y in window_starts(height, config.window[0], config.overlap):
-        for x in window_starts(width, config.window[1], config.overlap):
-            part = (..., slice(y, y + config.window[0]), slice(x, x + config.window[1]))
-            total[part] += _whole(model, images[part])
-            count[part] += 1
+    """Probabilities [B, C, H, W], averaged where windows overlap, and over each window and its mirror image."""
+    total = torch.zeros(images.shape[0], model.num_classes, *_size(images), device=images.device)
+    count = torch.zeros(_size(images), device=images.device)
+    for views in _passes(images, config):
+        windows = [_mirrored(images[..., view.rows, view.columns], view) for view in views]
+        for view, found in zip(views, _in_one_pass(model, windows), strict=True):
+            total[..., view.rows, view.columns] += _mirrored(found, view)
+            count[view.rows, view.columns] += 1
     return total / count
+
+
+def _passes(images: Tensor, config: InferenceConfig) -> list[list[View]]:
+    """All windows, and their mirror images where asked for, as many to a pass as WINDOW_PIXELS allows."""
+    rows, columns = (
+        [slice(start, start + min(window, side)) for start in window_starts(side, window, config.overlap)]
+        for side, window in zip(_size(images), config.window, strict=True)
+    )
+    views = [View(*parts) for parts in product(rows, columns, (False, True) if config.flip else (False,))]
+    pixels = len(images) * math.prod(min(pair) for pair in zip(_size(images), config.window, strict=True))
+    at_once = max(1, WINDOW_PIXELS // pixels)
+    return [views[start : start + at_once] for start in range(0, len(views), at_once)]
+
+
+def _mirrored(x: Tensor, view: View) -> Tensor:
+    return x.flip(-1) if view.is_mirrored else x
+
+
+def _in_one_pass(model: Model, windows: list[Tensor]) -> Iterator[Tensor]:
+    """Probabilities [B, C, h, w] of each of the windows of one size; only one is held at the size of the image."""
+    height, width = _size(windows[0])
+    padded = pad_to_grid(torch.cat(windows), model)
+    for logits in model(padded).semantic.float().split(len(windows[0])):
+        yield resize(logits, _size(padded), _convention(model))[..., :height, :width].softmax(1)
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
     """Where windows begin along a side: the last ends with it, and one that is longer than the side starts at 0."""
-    step = max(1, math.ceil(window * (1 - overlap)))
+    step = max(1, math.ceil(window * (1 - overlap) - 1e-6))  # 465 * (1 - 1 / 3) is 310.00000000000006
     count = max(0, math.ceil((length - window) / step)) + 1
     return [max(0, min(index * step, length - window)) for index in range(count)]

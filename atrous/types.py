@@ -41,6 +41,8 @@ class Outputs(NamedTuple):
     center: Tensor | None = None  # [B, 1, h, w]
     offset: Tensor | None = None  # [B, 2, h, w] (dy, dx), in pixels of the image
     pyramid: tuple[Tensor, ...] | None = None  # of each scale [B, C, h, w], what `semantic` was merged from
+    cascade: tuple[Tensor, ...] | None = None  # of each coarser level [B, C, h', w'], coarsest first, what was refined
+    presence: Tensor | None = None  # [B, C] logits of which classes the image has at all
 
 
 class Settings(BaseModel):

@@ -10,7 +10,7 @@ from atrous import config
 from atrous.config import Config, TrainConfig, differences, load, merge, parse_overrides, recipes, schema, to_yaml
 
 RECIPE = "synthetic/deeplab_v3plus_tiny"
-ROOTED = {"camvid", "voc", "folder"}
+ROOTED = {"camvid", "voc", "folder", "cityscapes", "ade20k"}
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -49,6 +49,13 @@ def test_every_recipe_is_sound_and_opens_with_its_command(name: str) -> None:
         ("evaluate.scales=1,inf", "a finite number is wanted"),
         ("optim.lr=.nan", "a finite number is wanted"),
         ("train.optim.lr=1", "train.optim.lr: unknown key; did you mean optim.lr?"),
+        ("model.decoder_strides=4,8", "model: decoder_strides (4, 8): coarsest first, such as (8, 4)"),
+        ("model.decoder_strides=4", "model.decoder_strides=4: a list such as [1, 2] is wanted"),
+        ("model.name=deeplab_v1", "model.backbone=mobilenet_v2: must be 'vgg16'"),
+        ("model.image_pyramid=1,-1", "model.image_pyramid.1=-1: must be greater than 0"),
+        ("evaluate.mode=canvases", "must be 'whole', 'sliding' or 'canvas'"),
+        ("evaluate.crf=v3", "evaluate.crf=v3: must be 'v1', "),
+        ("evaluate.window=0,65", "evaluate.window.0=0: must be greater than 0"),
     ],
 )
 def test_a_wrong_override_is_explained_in_one_line(override: str, reason: str) -> None:
@@ -56,6 +63,31 @@ def test_a_wrong_override_is_explained_in_one_line(override: str, reason: str) -
         load(RECIPE, [override])
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cell", "line"),
+    [
+        ("[{kernel: 2}]", "model.cell.0.kernel=2: must be 1 or 3 (on the command line)"),
+        ("[{}, {rate: [0, 1]}]", "model.cell.1.rate.0=0: must be greater than 0 (on the command line)"),
+        ("[{opp: conv}]", "model.cell.0.opp: unknown key (on the command line)"),
+        ("[]", "model.cell=[]: wrong number of values: at least 1, got 0 (on the command line)"),
+    ],
+)
+def test_what_is_wrong_inside_a_list_is_found_where_it_was_given(cell: str, line: str) -> None:
+    with pytest.raises(ValueError) as error:
+        load(RECIPE, ["model.name=dense_prediction_cell", f"model.cell={cell}"])
+    assert str(error.value) == line
+
+
+def test_a_cell_is_read_from_text() -> None:
+    first = '{"op": "conv", "kernel": 3, "rate": [1, 6], "input": -1}'
+    cell = f'[{first}, {{"op": "pyramid_pooling", "grid_size": [2, 4], "input": 0}}]'
+    found = load(RECIPE, ["model.name=dense_prediction_cell", f"model.cell={cell}"]).model.model_dump()["cell"]
+    assert [(branch["op"], branch["rate"], branch["grid_size"], branch["input"]) for branch in found] == [
+        ("conv", (1, 6), (1, 1), -1),
+        ("pyramid_pooling", (1, 1), (2, 4), 0),
+    ]
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
@@ -122,7 +154,13 @@ def test_a_mapping_of_names_replaces_that_of_the_base(tmp_path: Path) -> None:
 
 
 def test_a_config_survives_yaml(tmp_path: Path) -> None:
-    found = load(RECIPE, ["augment.crop=33,49", "loss.class_weights=[1,2,3,4,5,6,7,8]", "optim.lr=1e-3"])
+    pyramid = [
+        "model.image_pyramid=0.5,1",
+        "model.decoder_strides=8,4",
+        "model.pooling_window=65,65",
+        "evaluate.crf=v1",
+    ]
+    found = load(RECIPE, ["augment.crop=33,49", "loss.class_weights=[1,2,3,4,5,6,7,8]", "optim.lr=1e-3", *pyramid])
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(found))
     assert load(str(path)) == found

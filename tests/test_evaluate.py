@@ -67,6 +67,14 @@ def test_the_protocol_can_be_changed_and_says_so(model: Path) -> None:
     assert (protocol["scales"], protocol["mirrored too"], protocol["output stride"]) == ("0.5, 1", "yes", "8")
 
 
+def test_the_originals_canvas_and_a_crf_are_told_in_the_protocol(model: Path) -> None:
+    overrides = ["evaluate.mode=canvas", "evaluate.window=49,65", "evaluate.crf=v1_large_fov"]
+    found = evaluate.run(model, overrides, console=QUIET)
+    assert found["protocol"]["image"] == "shrunk, where it is larger, onto a canvas of 49 x 65"
+    assert found["protocol"]["CRF"] == "v1_large_fov"
+    assert found["confusion"] != evaluate.run(model, overrides[:2], console=QUIET)["confusion"]
+
+
 def test_a_class_that_is_nowhere_is_left_out_and_named(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = segmenter.load(model)
     total = torch.diag(torch.tensor([5, 5, 5, 5, 5, 5, 5, 0]))

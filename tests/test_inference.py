@@ -1,17 +1,33 @@
 """Any size in, the same size out; windows, scales and mirrors are averaged as a slow reference says."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from atrous import models
 from atrous.config import load
-from atrous.inference import InferenceConfig, pad_to_grid, predict_labels, predict_probabilities, window_starts
+from atrous.inference import (
+    InferenceConfig,
+    on_canvas,
+    pad_to_grid,
+    predict_labels,
+    predict_probabilities,
+    window_starts,
+)
+from atrous.models import MODELS
 from atrous.models.contract import Model
+from atrous.postprocess.crf import CRFS, refine
+from tests.tf_deeplab import CASES, GOLDENS, golden_image, golden_logits, load_seeded
 
+Floats = NDArray[np.floating]
 TINY = ["model.depth_multiplier=0.1", "model.aspp_channels=8", "model.decoder_channels=8", "model.low_level_channels=4"]
 
 
@@ -19,7 +35,12 @@ TINY = ["model.depth_multiplier=0.1", "model.aspp_channels=8", "model.decoder_ch
 def model() -> Model:
     torch.manual_seed(0)
     net = models.build(load("synthetic/deeplab_v3plus_tiny", TINY).model, 5).eval()
-    torch.nn.init.normal_(list(net.parameters())[-2], std=1.0)  # the last layer: let classes differ
+    torch.nn.init.normal_(net.get_parameter("classify.weight"))
+    with torch.no_grad():  # let every class be the likeliest somewhere
+        logits = net(images(49, 65)).semantic
+        deviation, mean = torch.std_mean(logits, (0, 2, 3))
+        net.get_parameter("classify.weight").div_(deviation.view(5, 1, 1, 1))
+        net.get_parameter("classify.bias").copy_(-mean / deviation)
     return net
 
 
@@ -57,18 +78,222 @@ def test_padding_is_to_the_grid_with_the_mean_colour(model: Model) -> None:
     assert pad_to_grid(whole, model) is whole
 
 
-def test_flip_and_scales_are_the_mean_of_single_passes(model: Model) -> None:
+# ---- scales and mirrors
+
+
+def bilinear(x: Floats, size: tuple[int, int]) -> Floats:
+    """[..., h, w] at `size`, the corner pixels kept, one output pixel after the other."""
+    found = np.zeros((*x.shape[:-2], *size))
+    steps = [(old - 1) / (new - 1) if new > 1 else 0.0 for old, new in zip(x.shape[-2:], size, strict=True)]
+    for i, j in np.ndindex(*size):
+        y, z = i * steps[0], j * steps[1]
+        top, left = min(int(y), x.shape[-2] - 1), min(int(z), x.shape[-1] - 1)
+        bottom, right = min(top + 1, x.shape[-2] - 1), min(left + 1, x.shape[-1] - 1)
+        upper = x[..., top, left] * (1 - z + left) + x[..., top, right] * (z - left)
+        lower = x[..., bottom, left] * (1 - z + left) + x[..., bottom, right] * (z - left)
+        found[..., i, j] = upper * (1 - y + top) + lower * (y - top)
+    return found
+
+
+def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    return int((size[0] - 1) * scale + 1), int((size[1] - 1) * scale + 1)
+
+
+def multi_scale_reference(model: Model, padded: Floats, scales: tuple[float, ...], *, flip: bool) -> Floats:
+    """TensorFlow DeepLab's order: logits to the grid of the larger of this scale and 1, to the image, softmax, mean."""
+    size, views = (padded.shape[-2], padded.shape[-1]), []
+    for scale in scales:
+        view = bilinear(padded, scaled(size, scale))
+        for step in (1, -1)[: 2 if flip else 1]:
+            logits = model(torch.from_numpy(view[..., ::step].copy()).float()).semantic.numpy()[..., ::step]
+            logits = bilinear(bilinear(logits, scaled(size, max(1.0, scale) / 4)), size)  # the decoder is at stride 4
+            likely = np.exp(logits - logits.max(1, keepdims=True))
+            views.append(likely / likely.sum(1, keepdims=True))
+    mean: Floats = np.mean(views, 0)
+    return mean
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 1.75), (0.7,)])
+def test_scales_are_in_the_originals_order(model: Model, scales: tuple[float, ...], flip: bool) -> None:
+    batch = images(30, 44)
+    padded = pad_to_grid(batch, model).double().numpy()
+    assert padded.shape[-2:] == (33, 49)
+    expected = multi_scale_reference(model, padded, scales, flip=flip)[..., :30, :44]
+    found = predict_probabilities(model, batch, InferenceConfig(scales=scales, flip=flip))
+    torch.testing.assert_close(found, torch.from_numpy(expected).float(), atol=2e-5, rtol=1e-4)
+
+
+def test_the_original_predicts_the_same() -> None:
+    case = CASES["mnv2_ms_flip"]
+    config = MODELS["deeplab_v3plus"].Config.model_validate({"backbone": "mobilenet_v2", "rates": case["atrous_rates"]})
+    net = models.build(config, case["num_classes"]).eval()
+    load_seeded(net)
+    protocol = InferenceConfig(scales=tuple(case["eval_scales"]), flip=case["flip"])
+    found = predict_probabilities(net, golden_image("mnv2_ms_flip"), protocol)
+    with np.load(GOLDENS / "mnv2_ms_flip.npz") as golden:
+        labels = torch.from_numpy(golden["pred"])
+    # It takes the softmax of what are probabilities already, which makes a difference some 20 times smaller.
+    torch.testing.assert_close(found.softmax(1), golden_logits("mnv2_ms_flip", "prob"), atol=5e-7, rtol=0)
+    assert (predict_labels(net, golden_image("mnv2_ms_flip"), protocol) == labels).float().mean() > 0.999
+
+
+def test_a_mirrored_image_has_mirrored_probabilities(model: Model) -> None:
+    config = InferenceConfig(flip=True, scales=(0.5, 1.0))
+    batch = images(33, 49)  # on the grid: padding is at one side only
+    mirrored = predict_probabilities(model, batch.flip(-1), config).flip(-1)
+    torch.testing.assert_close(mirrored, predict_probabilities(model, batch, config), atol=1e-5, rtol=1e-5)
+
+
+def test_a_pooling_window_shrinks_with_the_scale(model: Model) -> None:
+    """As TensorFlow DeepLab's: the means that a network was trained with are of a part of the scene."""
+    net = models.build(model.config.model_copy(update={"pooling_window": (33, 33)}), 5).eval()
+    net.load_state_dict(model.state_dict())
+    seen: list[object] = []
+    net.get_submodule("aspp").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    for mode in ("whole", "canvas"):
+        predict_probabilities(net, images(65, 65), InferenceConfig(mode=mode, window=(65, 65), scales=(0.5, 1.0, 2.0)))
+    assert seen == [(2, 2), (3, 3), (5, 5)] * 2
+
+
+# ---- on a canvas
+
+CANVAS = InferenceConfig(mode="canvas", window=(49, 65))
+SIZES = [(20, 30), (49, 65), (49, 20), (98, 65), (60, 200), (300, 11), (1, 1), (1, 400), (50, 66)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0)])
+def test_labels_come_back_from_the_canvas_at_the_images_size(
+    model: Model, size: tuple[int, int], scales: tuple[float, ...]
+) -> None:
+    config = CANVAS.model_copy(update={"scales": scales})
+    labels = predict_labels(model, images(*size, batch=2), config)
+    assert labels.shape == (2, *size)
+    assert int(labels.max()) < 5
+    probabilities = predict_probabilities(model, images(*size, batch=2), config)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(2, *size))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((49, 65), (49, 65)),
+        ((20, 30), (20, 30)),  # nothing is enlarged
+        ((98, 65), (49, 32)),  # 32.5: to the even one
+        ((60, 200), (20, 65)),  # 19.5
+        ((100, 130), (49, 64)),  # 63.7
+        ((1, 400), (1, 65)),  # 0.16
+        ((4000, 3), (49, 1)),
+    ],
+)
+def test_what_is_larger_is_shrunk_with_its_aspect(
+    model: Model, size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    framed = on_canvas(images(*size), model, (49, 65))
+    assert framed.images.shape == (1, 3, 49, 65)
+    assert (framed.height, framed.width) == expected
+
+
+def test_the_image_lies_at_the_top_left_of_the_mean_colour(model: Model) -> None:
+    batch = images(20, 30)
+    framed = on_canvas(batch, model, (49, 65)).images
+    assert torch.equal(framed[..., :20, :30], batch.float())
+    framed[..., :20, :30] = torch.tensor(model.mean).view(3, 1, 1)
+    assert torch.equal(framed, torch.tensor(model.mean).view(1, 3, 1, 1).expand(1, 3, 49, 65))
+    whole = images(49, 65)
+    assert on_canvas(whole, model, (49, 65)).images is whole
+
+
+def test_shrinking_smooths_as_pillow_does(model: Model) -> None:
+    batch = images(147, 173)
+    framed = on_canvas(batch, model, (49, 65))
+    pixels = Image.fromarray(batch[0].permute(1, 2, 0).numpy())
+    size = (framed.width, framed.height)
+    expected = torch.from_numpy(np.array(pixels.resize(size, Image.Resampling.BILINEAR))).permute(2, 0, 1)
+    assert torch.equal(framed.images[0, :, : framed.height, : framed.width], expected.float())
+
+
+@torch.no_grad()
+def test_what_is_returned_is_what_the_network_says_of_the_canvas(model: Model) -> None:
+    batch = images(20, 30)
+    canvas = torch.tensor(model.mean).view(1, 3, 1, 1).repeat(1, 1, 49, 65)
+    canvas[..., :20, :30] = batch.float()
+    logits = F.interpolate(model(canvas).semantic, (49, 65), mode="bilinear", align_corners=True)[..., :20, :30]
+    torch.testing.assert_close(predict_probabilities(model, batch, CANVAS), logits.softmax(1), atol=1e-5, rtol=1e-4)
+    assert (predict_labels(model, batch, CANVAS) == logits.argmax(1)).float().mean() > 0.99
+
+
+def test_the_labels_of_a_shrunk_image_are_enlarged_with_hard_edges(model: Model) -> None:
+    batch = images(98, 130)
+    small = predict_labels(model, on_canvas(batch, model, (49, 65)).images, InferenceConfig())
+    expected = small.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert torch.equal(predict_labels(model, batch, CANVAS), expected)
+
+
+def test_on_a_canvas_of_its_own_size_an_image_is_seen_whole(model: Model) -> None:
     batch = images(49, 65)
-    expected = []
-    for scale in (0.5, 1.0, 1.5):
-        size = (round(49 * scale), round(65 * scale))
-        view = batch.float() if scale == 1 else F.interpolate(batch.float(), size, mode="bilinear", align_corners=False)
-        for is_mirrored in (False, True):
-            seen = predict_probabilities(model, view.flip(-1) if is_mirrored else view, InferenceConfig())
-            seen = seen.flip(-1) if is_mirrored else seen
-            expected.append(F.interpolate(seen, (49, 65), mode="bilinear", align_corners=False))
-    found = predict_probabilities(model, batch, InferenceConfig(scales=(0.5, 1.0, 1.5), flip=True))
-    torch.testing.assert_close(found, torch.stack(expected).mean(0), atol=1e-5, rtol=1e-5)
+    assert torch.equal(predict_labels(model, batch, CANVAS), predict_labels(model, batch, InferenceConfig()))
+    whole = predict_probabilities(model, batch, InferenceConfig())
+    torch.testing.assert_close(predict_probabilities(model, batch, CANVAS), whole)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CANVAS,
+        CANVAS.model_copy(update={"flip": True}),
+        InferenceConfig(flip=True, scales=(0.5, 1.5)),
+        InferenceConfig(),
+    ],
+)
+@pytest.mark.parametrize("size", SIZES[:7])
+def test_a_network_that_says_one_class_says_it_everywhere(
+    model: Model, size: tuple[int, int], config: InferenceConfig
+) -> None:
+    constant = copy.deepcopy(model)
+    torch.nn.init.zeros_(constant.get_parameter("classify.weight"))
+    constant.get_parameter("classify.bias").data.copy_(torch.tensor([0.0, 1.0, 0.0, 3.0, 0.0]))
+    assert torch.equal(predict_labels(constant, images(*size), config).long(), torch.full((1, *size), 3))
+    expected = torch.tensor([0.0, 1.0, 0.0, 3.0, 0.0]).softmax(0).view(1, 5, 1, 1).expand(1, 5, *size)
+    torch.testing.assert_close(predict_probabilities(constant, images(*size), config), expected)
+
+
+# ---- the conditional random field
+
+
+@pytest.mark.parametrize("mode", ["whole", "canvas", "sliding"])
+def test_a_crf_refines_the_probabilities_at_the_images_size(model: Model, mode: str) -> None:
+    batch = images(40, 90, batch=2)
+    plain = InferenceConfig.model_validate({"mode": mode, "window": (49, 65)})
+    config = plain.model_copy(update={"crf": "v2_resnet101"})
+    found = predict_probabilities(model, batch, config)
+    likely = predict_probabilities(model, batch, plain)
+    pixels = batch.permute(0, 2, 3, 1).numpy()
+    expected = [refine(one, image, CRFS["v2_resnet101"]) for one, image in zip(likely, pixels, strict=True)]
+    torch.testing.assert_close(found, torch.stack(expected))
+    assert not torch.allclose(found, likely, atol=1e-2)
+    assert torch.equal(predict_labels(model, batch, config), found.argmax(1))
+
+
+def test_only_a_row_of_the_table_is_a_crf() -> None:
+    with pytest.raises(ValueError, match="v1_large_fov"):
+        InferenceConfig.model_validate({"crf": "v3"})
+    assert {name for name in CRFS if InferenceConfig(crf=name).is_single} == set()
+
+
+def test_a_protocol_describes_itself() -> None:
+    assert CANVAS.describe() == {
+        "image": "shrunk, where it is larger, onto a canvas of 49 x 65",
+        "scales": "1",
+        "mirrored too": "no",
+    }
+    full = InferenceConfig(scales=(0.5, 1.25), flip=True, crf="v1")
+    assert full.describe() == {"image": "whole image", "scales": "0.5, 1.25", "mirrored too": "yes", "CRF": "v1"}
+
+
+# ---- windows
 
 
 def test_sliding_windows_are_averaged_where_they_overlap(model: Model) -> None:

@@ -11,10 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import atrous
-from atrous import segmenter
+from atrous import models, segmenter
 from atrous.config import Config
 from atrous.data.label_space import LabelSpace
 from atrous.inference import InferenceConfig
+from atrous.models import MODELS
 from atrous.segmenter import Segmenter
 
 
@@ -106,6 +107,55 @@ def test_rates_that_have_no_counterpart_are_refused(tiny: Callable[..., Config])
     made = segmenter.create(tiny("model.rates=1,3").model, num_classes=3)
     with pytest.raises(ValueError, match="no whole counterpart at 32"):
         made.with_output_stride(32)
+
+
+@pytest.mark.parametrize(
+    ("model", "backbone", "output_stride", "reason"),
+    [
+        ("deeplab_v3", "pnasnet", 8, "deeplab_v3 with pnasnet at 8 has other weights than at 16; keep 16"),
+        ("deeplab_v1", "vgg16", 16, "output_stride=16: Input should be 8"),
+        ("deeplab_v2", "vgg16", 16, "output_stride 16 is not for vgg16, which has 8"),
+        (
+            "deeplab_v2",
+            "mobilenet_v2",
+            32,
+            r"rates \(6, 12, 18, 24\) at output stride 8 have no whole counterpart at 32",
+        ),
+        ("dense_prediction_cell", "mobilenet_v2", 32, "output_stride=32: Input should be 8 or 16"),
+    ],
+)
+def test_an_output_stride_that_can_not_be_had_is_refused_in_one_line(
+    model: str, backbone: str, output_stride: int, reason: str
+) -> None:
+    with torch.device("meta"):
+        config = MODELS[model].Config.model_validate(
+            {"backbone": backbone} | ({"output_stride": 8} if backbone == "vgg16" else {})
+        )
+        made = Segmenter(models.build(config, 3), LabelSpace(names=("a", "b", "c")))
+    with pytest.raises(ValueError, match=reason) as error:
+        made.with_output_stride(output_stride)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=reason):
+        made.with_inference(InferenceConfig.model_validate({"output_stride": output_stride}))
+
+
+def test_a_model_with_lists_of_lists_is_saved_whole(tmp_path: Path) -> None:
+    cell = ({"kernel": 1}, {"op": "pyramid_pooling", "grid_size": (2, 4), "input": 0})
+    tree = {
+        "backbone": "mobilenet_v2",
+        "depth_multiplier": 0.1,
+        "cell": cell,
+        "cell_channels": 4,
+        "image_pyramid": (0.5, 1),
+    }
+    config = MODELS["dense_prediction_cell"].Config.model_validate(tree)
+    protocol = InferenceConfig(mode="canvas", window=(33, 49), crf="v2_vgg16")
+    made = segmenter.create(config, num_classes=3)
+    Segmenter(made.model, made.label_space, protocol).save(tmp_path / "model.safetensors")
+    loaded = atrous.load(tmp_path / "model.safetensors")
+    assert loaded.model.config == made.model.config == config.model_copy(update={"num_classes": 3})
+    assert loaded.inference == protocol
+    assert loaded.predict(image()).semantic.shape == (40, 50)
 
 
 def test_create_by_name() -> None:

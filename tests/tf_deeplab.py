@@ -1,8 +1,12 @@
-"""Weights from the seeded formula of TensorFlow DeepLab's goldens, under the original's names."""
+"""TensorFlow DeepLab's goldens, and weights for them from a seeded formula, under the original's names."""
 
+import gzip
 import json
 import math
+import re
 import zlib
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,131 @@ from atrous.models import Model
 GOLDENS = Path(__file__).parent / "goldens" / "tf_deeplab"
 CASES: dict[str, dict[str, Any]] = json.loads((GOLDENS / "models.json").read_text(encoding="utf-8"))
 Shape = tuple[int, ...]
+Shapes = dict[str, Shape]
+Arrays = Mapping[str, NDArray[Any]]
+
+LIST_OF = {  # of VARIABLES; a rule of MADE_OF may change it
+    **dict.fromkeys(("mnv2_v3_os16_65", "mnv2_v3_os8_65", "mnv2_v3_os16_even64x80", "mnv2_imgpool_crop33"), "mnv2_v3"),
+    **dict.fromkeys(("mnv2_v3plus_os16_65x97", "mnv2_ms_flip", "mnv2_pyramid_05_1_max"), "mnv2_v3plus"),
+    "mnv2_dm05_os16_65": "mnv2_dm05",
+    "mnv2_dec_multilevel_8_4": "mnv2_dec_8_4",
+    "mnv2_nocrop_globalpool": "mnv2_dec_nosep",
+    "mnv2_v2style_aspp_sum": "r50_v2sum",
+    **dict.fromkeys(("r50_v3_os16_65", "r50_v3_os16_even64x80"), "r50_v3"),
+    "r50b_v3plus_os8_65": "r50b_v3plus",
+    "r101b_v3plus_os16_65": "r101b_v3plus",
+    "r18b_os16_65": "r18b",
+    **dict.fromkeys(
+        ("x65_v3plus_os16_65", "x65_v3plus_os8_65", "x65_v3plus_os16_even64x80", "x65_bounded_os16_65"), "x65_v3plus"
+    ),
+    "x41_v3plus_os16_65": "x41_v3plus",
+    **dict.fromkeys(("x71_dpc_os16_65", "x71_dpc_os8_65"), "x71_dpc"),
+    "mnv3_large_os32_65x97": "mnv3_large",
+    "mnv3_small_os32_65x97": "mnv3_small",
+    "edgetpu_os16_65": "edgetpu",
+    "hnas_os8_65": "hnas",
+    "pnas_os16_65": "pnas",
+}
+# What a checkpoint's variables alone can't tell.
+UNTOLD = frozenset(
+    {
+        "output_stride",
+        "atrous_rates",
+        "multi_grid",
+        "image_pooling_crop_size",
+        "image_pooling_stride",
+        "image_se_uses_qsigmoid",
+        "use_bounded_activation",
+        "dense_prediction_cell_config",
+        "image_pyramid",
+        "eval_scales",
+        "add_flipped_images",
+    }
+)
+
+
+@cache
+def variable_lists() -> dict[str, Shapes]:
+    """Name and shape of each variable of 31 networks, as the original itself told them."""
+    with gzip.open(GOLDENS / "variables.json.gz") as file:
+        lists: dict[str, dict[str, list[int]]] = json.load(file)
+    return {key: {name: tuple(shape) for name, shape in shapes.items()} for key, shapes in lists.items()}
+
+
+def variables_of(case: str) -> Shapes:
+    shapes = variable_lists()[LIST_OF[case]]
+    return MADE_OF[case](shapes) if case in MADE_OF else shapes
+
+
+def without(shapes: Shapes, *prefixes: str) -> Shapes:
+    return {name: shape for name, shape in shapes.items() if not name.startswith(prefixes)}
+
+
+def dense_pyramid(shapes: Shapes) -> Shapes:
+    """ASPP's separable convolutions as plain ones."""
+    changed = {}
+    for name, shape in shapes.items():
+        if re.match(r"aspp\d_pointwise/", name):
+            size = (3, 3, *shape[2:]) if name.endswith("weights") else shape
+            changed[name.replace("_pointwise", "")] = size
+        elif not re.match(r"aspp\d_depthwise/", name):
+            changed[name] = shape
+    return changed
+
+
+def thin_decoder(shapes: Shapes) -> Shapes:
+    """With the decoder of ResNet-50 beta, fed by the 64 channels of ResNet-18."""
+    others = variable_lists()["r50b_v3plus"]
+    decoder = {name: shape for name, shape in others.items() if name.startswith("decoder/")}
+    return {**shapes, **decoder, "decoder/feature_projection0/weights": (1, 1, 64, 48)}
+
+
+MADE_OF: dict[str, Callable[[Shapes], Shapes]] = {
+    "mnv2_nocrop_globalpool": lambda shapes: without(shapes, "decoder/"),
+    "r50_v3_os16_65": dense_pyramid,
+    "r18b_os16_65": thin_decoder,
+}
+
+
+def flags_of(case: str) -> dict[str, Any]:
+    """The original's flags for a case, those that its weights tell among them."""
+    settings = CASES[case]
+    flags = {name: settings[name] for name in ("output_stride", "atrous_rates", "decoder_output_stride")}
+    flags |= {name: settings[name] for name in ("num_classes", "image_pyramid", "eval_scales")}
+    renamed = {
+        "model_variant": settings["variant"],
+        "crop_size": settings["crop"],
+        "add_flipped_images": settings["flip"],
+    }
+    return {**flags, **renamed, **settings["options"]}
+
+
+def seeded_variables(case: str) -> Arrays:
+    """A checkpoint of the case; read-only, for cases that follow one another share it."""
+    return _seeded_variables(tuple(variables_of(case).items()))
+
+
+@lru_cache(maxsize=1)
+def _seeded_variables(shapes: tuple[tuple[str, Shape], ...]) -> Arrays:
+    arrays = {name: seeded(name, shape) for name, shape in shapes}
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays
+
+
+def empty_variables(shapes: Shapes) -> dict[str, NDArray[np.float32]]:
+    """Zeros that take no memory."""
+    return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+
+
+def checkpoint(model: Model) -> dict[str, NDArray[np.float32]]:
+    """The weights of a model as the original would have saved them."""
+    state = model.state_dict()
+    return {name: _to_tf(name, state[key].numpy()) for key, name in variables(model).items()}
+
+
+def _to_tf(name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    return array.transpose(tf_axes(name)) if array.ndim == 4 else array
 
 
 def seeded(name: str, shape: Shape) -> NDArray[np.float32]:

@@ -3,6 +3,8 @@
 from difflib import get_close_matches
 
 from atrous.backbones.contract import Backbone, Entry, Options
+from atrous.backbones.icnet import ICNETS, ICNetBackbone
+from atrous.backbones.icnet import Row as ICNetRow
 from atrous.backbones.mobilenet_edgetpu import MobileNetEdgeTPU
 from atrous.backbones.mobilenet_v2 import MobileNetV2
 from atrous.backbones.mobilenet_v3 import MOBILENETS, MobileNetV3, Network
@@ -25,6 +27,10 @@ def _resnet(row: Row) -> Entry:
 
 def _vgg(row: VGGRow) -> Entry:
     return Entry(lambda output_stride, options: VGG(row), output_strides=(8,))
+
+
+def _icnet(row: ICNetRow) -> Entry:
+    return Entry(lambda output_stride, options: ICNetBackbone(row), output_strides=(32,))
 
 
 def _xception(row: XceptionRow) -> Entry:
@@ -72,6 +78,7 @@ BACKBONES: dict[str, Entry] = {
     **{name: _resnet(row) for name, row in RESNETS.items()},
     **{name: _xception(row) for name, row in XCEPTIONS.items()},
     **{name: _vgg(row) for name, row in VGGS.items()},
+    **{name: _icnet(row) for name, row in ICNETS.items()},
     **{name: _nasnet(found) for name, found in NASNETS.items()},
 }
 

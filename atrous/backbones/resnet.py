@@ -1,4 +1,4 @@
-"""ResNet (He et al. 2015, arXiv:1512.03385), as torchvision and as TensorFlow's DeepLab have it."""
+"""ResNet (He et al. 2015, arXiv:1512.03385), as torchvision, semseg and TensorFlow's DeepLab have it."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -103,6 +103,7 @@ TORCHVISION = Program(
     mean=(123.675, 116.28, 103.53),
     std=(58.395, 57.12, 57.375),
 )
+SEMSEG = TORCHVISION._replace(rule="stage")
 TENSORFLOW = Program(
     rule="unit",
     strided="last",
@@ -132,6 +133,9 @@ RESNETS = {
     "resnet34": Row(Basic, (3, 4, 6, 3), TORCHVISION),
     "resnet50": Row(Bottleneck, (3, 4, 6, 3), TORCHVISION),
     "resnet101": Row(Bottleneck, (3, 4, 23, 3), TORCHVISION),
+    "resnet50s": Row(Bottleneck, (3, 4, 6, 3), SEMSEG, deep_stem=(64, 64, 128)),
+    "resnet101s": Row(Bottleneck, (3, 4, 23, 3), SEMSEG, deep_stem=(64, 64, 128)),
+    "resnet152s": Row(Bottleneck, (3, 8, 36, 3), SEMSEG, deep_stem=(64, 64, 128)),
     "resnet_v1_18": Row(Lite, (2, 2, 2, 2), TENSORFLOW),
     "resnet_v1_50": Row(Bottleneck, (3, 4, 6, 3), TENSORFLOW),
     "resnet_v1_101": Row(Bottleneck, (3, 4, 23, 3), TENSORFLOW),

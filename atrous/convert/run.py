@@ -20,7 +20,7 @@ from atrous.convert.readers.checkpoint import read_checkpoint
 from atrous.convert.readers.frozen_graph import read_graph
 from atrous.convert.readers.tflite import read_tflite
 from atrous.convert.recalibrate import recalibrate
-from atrous.convert.systems import tf_deeplab
+from atrous.convert.systems import semseg, tf_deeplab
 from atrous.files import prepare_output
 from atrous.segmenter import Segmenter
 
@@ -30,7 +30,10 @@ class System(NamedTuple):
     convert: Callable[[Source, Mapping[str, Any]], Conversion]
 
 
-SYSTEMS = {"tf_deeplab": System(tf_deeplab.recognised, tf_deeplab.convert)}
+SYSTEMS = {
+    "tf_deeplab": System(tf_deeplab.recognised, tf_deeplab.convert),
+    "semseg": System(semseg.recognised, semseg.convert),
+}
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 ZOO = "zoo:"
 CHECKPOINT = re.compile(r"\.index$|\.data-\d+-of-\d+$")
@@ -174,5 +177,5 @@ def summary(done: Conversion, measured: int) -> str:
 
 def _kinds(names: Sequence[str]) -> str:
     """`164 Momentum, global_step`: variables by the last part of their names."""
-    counts = Counter(name.rpartition("/")[2] for name in names)
+    counts = Counter(re.split(r"[/.]", name)[-1] for name in names)
     return ", ".join(f"{count} {kind}" if count > 1 else kind for kind, count in counts.most_common())

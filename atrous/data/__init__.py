@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Union
 from pydantic import Field
 
 from atrous.data import ade20k, camvid, cityscapes, folder, synthetic, voc
+from atrous.data import list as list_files
 from atrous.data.contract import DataConfig, Layout
 from atrous.data.label_space import LabelSpace
 from atrous.types import Sample
@@ -15,6 +16,7 @@ FORMATS: dict[str, Layout] = {
     "camvid": Layout(camvid.Config, camvid.samples, camvid.label_space),
     "cityscapes": Layout(cityscapes.Config, cityscapes.samples, cityscapes.label_space),
     "folder": Layout(folder.Config, folder.samples, folder.label_space),
+    "list": Layout(list_files.Config, list_files.samples, list_files.label_space),
     "synthetic": Layout(synthetic.Config, synthetic.samples, synthetic.label_space),
     "voc": Layout(voc.Config, voc.samples, voc.label_space),
 }

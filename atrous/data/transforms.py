@@ -1,14 +1,14 @@
-"""Training augmentation as pure functions, in this order: resize to a range, scale, rotate, pad, crop, flip, colour,
-blur, noise.
+"""Training augmentation as pure functions, in this order: resize to a range, scale, rotate, blur, crop, pad, flip,
+colour, noise.
 
 Resizing and scaling are one resampling, and crop-first: the crop's window is found before any pixel is touched, and
-only that window is resampled. The result is that of resizing the whole image and cropping it (`resize_then_crop`), up
-to rounding.
+only that window is resampled, with what a blur of it sees beside it. The result is that of resizing the whole image
+and cropping it (`resize_then_crop`), up to rounding.
 """
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -22,15 +22,18 @@ from atrous.types import Image, Sample, Settings
 Pixels = NDArray[Any]  # [H, W, 3] an image, or [H, W] a label or instance map; an image is smoothed, a map is not
 Matrix = NDArray[np.float64]  # [3, 3] on (x, y, 1), or on colours
 
+Kernel = Literal["gaussian", "binomial"]
+Padding = Literal["bottom_right", "around"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Factor = PositiveFloat
 NotNegative = NonNegativeFloat
 
+BINOMIAL = (1, 4, 6, 4, 1)  # each way, / 16: what OpenCV's GaussianBlur is at 5 x 5 where no sigma is given
 LUMA = np.array([0.299, 0.587, 0.114])  # how bright R, G and B look (ITU-R BT.601)
 
 
 class AugmentConfig(Settings):
-    """Defaults are TensorFlow DeepLab's; semseg's are min_scale 0.5, max_scale 2, scale_step 0, rotate 10, blur 0.5."""
+    """Defaults are TensorFlow DeepLab's; semseg's are scale_step 0, rotate 10, blur 0.5 binomial, padding around."""
 
     crop: tuple[PositiveInt, PositiveInt] = (513, 513)  # height, width in pixels
     resize_min: PositiveInt | None = None  # before all else, the shorter side becomes this; None: sizes stay ...
@@ -39,6 +42,7 @@ class AugmentConfig(Settings):
     min_scale: Factor = 0.5
     max_scale: Factor = 2.0
     scale_step: NotNegative = 0.25  # between neighbouring scales; 0: any scale in the range
+    padding: Padding = "bottom_right"  # around: half of it at the top and left, as in semseg
     flip: Fraction = 0.5  # probability of mirroring left and right
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0  # largest angle in degrees, either way
     rotate_probability: Fraction = 0.5
@@ -47,7 +51,8 @@ class AugmentConfig(Settings):
     saturation: Fraction = 0.0  # likewise
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # largest shift in turns, either way
     blur: Fraction = 0.0  # probability
-    blur_radius: tuple[NotNegative, NotNegative] = (0.5, 1.5)  # smallest, largest standard deviation in pixels
+    blur_radius: tuple[NotNegative, NotNegative] = (0.5, 1.5)  # smallest, largest standard deviation in pixels ...
+    blur_kernel: Kernel = "gaussian"  # ... but for binomial: 5 x 5 of standard deviation 1, as in semseg
     noise: Annotated[float, Field(ge=0, le=255)] = 0.0  # standard deviation in grey levels, 0..255
 
     @model_validator(mode="after")
@@ -97,10 +102,11 @@ def augment(sample: Sample, config: AugmentConfig, rng: np.random.Generator, *, 
     _require_same_size(sample)
     choice = choose(config, rng)
     size = resized_size(sample.image.shape[:2], config)
-    sample = scale_and_crop(sample, choice, config.crop, fill, ignore, size)
+    how = config.blur_kernel, config.padding
+    sample = scale_and_crop(sample, choice, config.crop, fill, ignore, size, *how)
     sample = flip(sample) if choice.flip else sample
     image = jitter_colors(sample.image, choice.brightness, choice.contrast, choice.saturation, choice.hue)
-    image = add_noise(blur(image, choice.blur), config.noise, np.random.default_rng(choice.noise_seed))
+    image = add_noise(image, config.noise, np.random.default_rng(choice.noise_seed))
     return sample._replace(image=image)
 
 
@@ -161,17 +167,26 @@ def scale_and_crop(
     fill: Color,
     ignore: int,
     size: tuple[int, int] | None = None,
+    kernel: Kernel = "gaussian",
+    padding: Padding = "bottom_right",
 ) -> Sample:
-    """Scale, rotate about the centre, pad at the bottom and right, crop: image and maps in one geometry.
+    """Scale, rotate about the centre, blur, crop, pad: image and maps in one geometry.
 
     `size` (height, width) is what the scale refers to, if not the sample's own size.
     """
     window = scaled_window(size or sample.image.shape[:2], choice.scale, crop, choice.place)
+    seen = _widened(window, _reach(choice.blur, kernel))
+
+    def sample_window(pixels: Pixels, part: Window, outside: int | Color) -> Pixels:
+        return rotate_window(pixels, part, choice.angle, outside) if choice.angle else resample_window(pixels, part)
 
     def cut(pixels: Pixels, outside: int | Color) -> Pixels:
-        return rotate_window(pixels, window, choice.angle, outside) if choice.angle else resample_window(pixels, window)
+        if pixels.ndim < 3 or not choice.blur:
+            return sample_window(pixels, window, outside)
+        blurred = blur(sample_window(pixels, seen, outside), choice.blur, kernel)
+        return _slice(blurred, window._replace(top=window.top - seen.top, left=window.left - seen.left))
 
-    return pad_to(_each(sample, cut, fill, ignore), *crop, fill, ignore)
+    return pad_to(_each(sample, cut, fill, ignore), *crop, fill, ignore, padding)
 
 
 def scaled_window(size: tuple[int, ...], scale: float, crop: tuple[int, int], place: tuple[float, float]) -> Window:
@@ -217,16 +232,19 @@ def rotate_window(pixels: Pixels, window: Window, angle: float, outside: int | C
     )
 
 
-def pad_to(sample: Sample, height: int, width: int, fill: Color, ignore: int) -> Sample:
-    """At least `height` x `width`: what is missing is added at the bottom and right, as in the originals."""
+def pad_to(
+    sample: Sample, height: int, width: int, fill: Color, ignore: int, padding: Padding = "bottom_right"
+) -> Sample:
+    """At least `height` x `width`; of what is added, an odd pixel goes to the bottom or right, as in the originals."""
 
     def pad(pixels: Pixels, outside: int | Color) -> Pixels:
         rows, columns = pixels.shape[:2]
         if rows >= height and columns >= width:
             return pixels
         canvas = np.empty((max(rows, height), max(columns, width), *pixels.shape[2:]), pixels.dtype)
-        canvas[:rows, :columns] = pixels
-        canvas[rows:], canvas[:rows, columns:] = outside, outside
+        top, left = ((canvas.shape[0] - rows) // 2, (canvas.shape[1] - columns) // 2) if padding == "around" else (0, 0)
+        canvas[:] = outside
+        canvas[top : top + rows, left : left + columns] = pixels
         return canvas
 
     return _each(sample, pad, fill, ignore)
@@ -253,9 +271,23 @@ def jitter_colors(
     return np.array(PIL.Image.fromarray(image).convert("RGB", tuple(rows.ravel())))
 
 
-def blur(image: Image, radius: float) -> Image:
-    """Gaussian of standard deviation `radius` in pixels; 0 leaves the image alone."""
-    return np.array(PIL.Image.fromarray(image).filter(PIL.ImageFilter.GaussianBlur(radius))) if radius else image
+def blur(image: Image, radius: float, kernel: Kernel = "gaussian") -> Image:
+    """Gaussian of standard deviation `radius` in pixels; 0 leaves the image alone, else the binomial has its own."""
+    if radius == 0:
+        return image
+    if kernel == "gaussian":
+        return np.array(PIL.Image.fromarray(image).filter(PIL.ImageFilter.GaussianBlur(radius)))
+    reach = _reach(radius, kernel)
+    wide = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), "reflect")  # Pillow leaves the border as it is
+    weights = PIL.ImageFilter.Kernel((5, 5), np.outer(BINOMIAL, BINOMIAL).ravel().tolist())
+    return np.array(PIL.Image.fromarray(wide).filter(weights))[reach:-reach, reach:-reach]
+
+
+def _reach(radius: float, kernel: Kernel) -> int:
+    """How many pixels away from its own a blurred pixel sees; of the Gaussian, Pillow's three passes over boxes."""
+    if radius == 0:
+        return 0
+    return len(BINOMIAL) // 2 if kernel == "binomial" else 3 * math.ceil(radius + 0.5)
 
 
 def add_noise(image: Image, sigma: float, rng: np.random.Generator) -> Image:
@@ -281,6 +313,18 @@ def _require_same_size(sample: Sample) -> None:
         if labels is not None and labels.shape != (height, width):
             size = " x ".join(map(str, labels.shape))
             raise ValueError(f"{sample.name}: the {what} is {size}, the image {height} x {width}; they must be equal")
+
+
+def _widened(window: Window, by: int) -> Window:
+    """With the pixels around it, as far as there are any."""
+    top, left = max(0, window.top - by), max(0, window.left - by)
+    bottom, right = (
+        min(side, start + length + by)
+        for side, start, length in zip(
+            window.scaled, (window.top, window.left), (window.height, window.width), strict=True
+        )
+    )
+    return Window(window.scaled, top, left, bottom - top, right - left)
 
 
 def _slice(pixels: Pixels, window: Window) -> Pixels:

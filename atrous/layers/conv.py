@@ -10,13 +10,14 @@ from torch.nn import functional as F
 
 Padding = Literal["same", "symmetric"]  # TensorFlow's, from the input's size | the same on each side, whatever the size
 Rate = int | tuple[int, int]  # of both axes | (height, width)
-Activation = Literal["relu", "relu6", "clip6", "hard_swish", "none"]
+Activation = Literal["relu", "relu6", "clip6", "hard_swish", "leaky_relu", "none"]
 
 ACTIVATIONS: dict[Activation, Callable[..., nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
     "clip6": partial(nn.Hardtanh, -6.0, 6.0),
     "hard_swish": nn.Hardswish,
+    "leaky_relu": partial(nn.LeakyReLU, 0.01),
 }
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from atrous.ops import resize_nearest as resize_nearest
 
 Convention = Literal["aligned_corners", "half_pixel"]
 # aligned_corners: the middles of the corner pixels coincide (TensorFlow DeepLab, semseg)
@@ -20,18 +21,6 @@ def resize(x: Tensor, size: Sequence[int], convention: Convention = "aligned_cor
     if tuple(x.shape[-2:]) == (1, 1):
         return x.expand(-1, -1, height, width)
     return F.interpolate(x, (height, width), mode="bilinear", align_corners=convention == "aligned_corners")
-
-
-def resize_nearest(x: Tensor, size: Sequence[int]) -> Tensor:
-    """`x` [..., h, w] at `size` by nearest neighbours with aligned corners, a half rounded up (TF DeepLab's labels)."""
-    rows, columns = (_nearest(old, new, x.device) for old, new in zip(x.shape[-2:], size, strict=True))
-    return x[..., rows[:, None], columns]
-
-
-def _nearest(old: int, new: int, device: torch.device) -> Tensor:  # [new] indices below `old`
-    step = torch.tensor((old - 1) / (new - 1) if new > 1 else 0.0, dtype=torch.float32, device=device)
-    nearest = torch.floor(torch.arange(new, dtype=torch.float32, device=device) * step + 0.5)
-    return nearest.long().clamp_max(old - 1)
 
 
 def scale_dimension(side: int, scale: float) -> int:

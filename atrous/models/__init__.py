@@ -4,14 +4,21 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
+from atrous.models.ccnet import CCNet
 from atrous.models.contract import Model, ModelConfig
+from atrous.models.danet import DANet
 from atrous.models.deeplab_v1 import DeepLabV1
 from atrous.models.deeplab_v2 import DeepLabV2
 from atrous.models.deeplab_v3 import DeepLabV3
 from atrous.models.deeplab_v3plus import DeepLabV3Plus
 from atrous.models.dense_prediction_cell import DensePredictionCellNet
+from atrous.models.encnet import EncNet
+from atrous.models.icnet import ICNet
 from atrous.models.image_classifier import ImageClassifier
 from atrous.models.lraspp import LRASPP
+from atrous.models.ocnet import OCNet
+from atrous.models.psanet import PSANet
+from atrous.models.pspnet import PSPNet
 
 __all__ = ["MODELS", "AnyModelConfig", "Model", "ModelConfig", "build"]
 
@@ -22,6 +29,13 @@ MODELS: dict[str, type[Model]] = {
     "deeplab_v3plus": DeepLabV3Plus,
     "dense_prediction_cell": DensePredictionCellNet,
     "lraspp": LRASPP,
+    "pspnet": PSPNet,
+    "psanet": PSANet,
+    "icnet": ICNet,
+    "encnet": EncNet,
+    "ccnet": CCNet,
+    "danet": DANet,
+    "ocnet": OCNet,
     "image_classifier": ImageClassifier,
 }
 

@@ -1,7 +1,14 @@
 """Fast kernels, each beside the plain version that it is tested against."""
 
 from atrous.ops.confusion import confusion_counts
+from atrous.ops.nearest import resize_nearest
 from atrous.ops.permutohedral import Lattice, gaussian_filter_reference, permutohedral_filter, permutohedral_lattice
+from atrous.ops.point_wise_attention import (
+    Direction,
+    point_wise_attention,
+    point_wise_attention_loop,
+    point_wise_attention_reference,
+)
 from atrous.ops.upsample import (
     upsample_argmax,
     upsample_argmax_reference,
@@ -10,11 +17,16 @@ from atrous.ops.upsample import (
 )
 
 __all__ = [
+    "Direction",
     "Lattice",
     "confusion_counts",
     "gaussian_filter_reference",
     "permutohedral_filter",
     "permutohedral_lattice",
+    "point_wise_attention",
+    "point_wise_attention_loop",
+    "point_wise_attention_reference",
+    "resize_nearest",
     "upsample_argmax",
     "upsample_argmax_reference",
     "upsample_cross_entropy",

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-COLUMNS = 32  # values filtered together: bounds the memory on the lattice
-
 
 class Product(NamedTuple):
     """A sparse matrix, row after row."""
@@ -58,22 +56,17 @@ def permutohedral_filter(lattice: Lattice, values: Tensor) -> Tensor:
     """About sum_j exp(-|f_i - f_j|^2 / 2) values[j] for each point i: [N, K] from [N, K].
 
     The scale is right where points lie dense; divide by the filtered ones, as most do, and it doesn't matter. Fastest
-    for K a multiple of 8.
+    for contiguous values and K a multiple of 8.
     """
-    starts = range(0, values.shape[1], COLUMNS)
-    return torch.cat([_filter(lattice, values[:, start : start + COLUMNS].contiguous()) for start in starts], 1)
+    for product in (lattice.splat, *lattice.blur, lattice.slice):
+        values = _multiply(product, values)
+    return values * _scale(len(lattice.blur) - 1)
 
 
 def gaussian_filter_reference(features: Tensor, values: Tensor) -> Tensor:
     """sum_j exp(-|f_i - f_j|^2 / 2) values[j], exactly, with all [N, N] pairs in memory."""
     distance = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
     return torch.exp(-(distance**2) / 2) @ values
-
-
-def _filter(lattice: Lattice, values: Tensor) -> Tensor:
-    for product in (lattice.splat, *lattice.blur, lattice.slice):
-        values = _multiply(product, values)
-    return values * _scale(len(lattice.blur) - 1)
 
 
 def _multiply(product: Product, values: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ from atrous.types import Image, Settings
 
 SMALLEST_PROBABILITY = 1e-20  # so far below what the kernels can outweigh that a zero stays one
 REACH = 5  # standard deviations; less than a millionth of a Gaussian lies beyond
-GROUP = 8  # classes are filled up to a multiple of it: whole vectors are faster
+VECTOR = 8  # classes are filled up to a multiple of it: whole vectors are faster
+GROUP_BYTES = 30 << 20  # larger blocks come anew from the system each time, which costs more than filling them
 
 CRFName = Literal[
     "v1",
@@ -73,32 +74,35 @@ def refine(probabilities: Tensor, image: Image, crf: CRF) -> Tensor:
     normalised symmetrically (above); no gradient is kept. Raises ValueError where the two don't fit each other, for
     negative or infinite probabilities, and for deviations too small for the lattice.
     """
+    _require_fit(probabilities, image)
     with torch.no_grad():
-        _require_fit(probabilities, image)
         unary = _log(probabilities)  # [H, W, C]
-        kernels = (_appearance(image, crf), _smoothness(image.shape[:2], crf))
-        marginals = unary.softmax(-1)
+        lattice = permutohedral_lattice(_features(image, crf))
+        appearance, smoothness = _appearance(lattice, crf), _smoothness(image.shape[:2], crf)
+        marginals, logits = unary.softmax(-1), torch.empty_like(unary)
         for _ in range(crf.iterations):
-            marginals = _update(unary, marginals, kernels)
+            for group in _groups(unary, lattice):
+                own = marginals[..., group].contiguous()
+                logits[..., group] = unary[..., group] + appearance(own) + smoothness(own)
+            torch.softmax(logits, -1, out=marginals)
         return marginals[..., : len(probabilities)].movedim(-1, 0).contiguous()
 
 
-def _update(unary: Tensor, marginals: Tensor, kernels: tuple[Kernel, ...]) -> Tensor:
-    energy = unary.clone()
-    for kernel in kernels:
-        energy += kernel(marginals)  # Potts: what is equal is likelier
-    return energy.softmax(-1)
+def _groups(unary: Tensor, lattice: Lattice) -> list[slice]:
+    """Classes that are filtered together."""
+    rows = max(len(lattice.splat.starts), len(lattice.slice.starts))  # vertices, pixels
+    size = max(GROUP_BYTES // (rows * unary.itemsize * VECTOR), 1) * VECTOR
+    return [slice(start, start + size) for start in range(0, unary.shape[-1], size)]
 
 
 def _log(probabilities: Tensor) -> Tensor:
     """[H, W, C], filled up with classes that are impossible and stay so."""
     logits = probabilities.to("cpu", torch.float32).clamp(min=SMALLEST_PROBABILITY).log().movedim(0, -1)
-    return F.pad(logits, (0, -len(probabilities) % GROUP), value=-math.inf)
+    return F.pad(logits, (0, -len(probabilities) % VECTOR), value=-math.inf)
 
 
-def _appearance(image: Image, crf: CRF) -> Kernel:
-    lattice = permutohedral_lattice(_features(image, crf))
-    mass = permutohedral_filter(lattice, torch.ones(image.shape[0] * image.shape[1], 1))
+def _appearance(lattice: Lattice, crf: CRF) -> Kernel:
+    mass = permutohedral_filter(lattice, torch.ones(len(lattice.slice.starts), 1))
     return partial(_bilateral, lattice, mass.rsqrt(), crf.bilateral_weight)
 
 

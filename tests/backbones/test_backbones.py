@@ -10,6 +10,7 @@ from atrous.backbones import BACKBONES, Options, build_backbone, check_backbone
 from atrous.backbones.contract import Backbone
 from atrous.layers.inverted_residual import round_channels
 
+SEMSEG = ("resnet50s", "resnet101s", "resnet152s")
 COUNTS = {  # torchvision's without `fc`; TensorFlow's without the head
     "resnet18": 11_176_512,
     "resnet34": 21_284_672,
@@ -19,11 +20,11 @@ COUNTS = {  # torchvision's without `fc`; TensorFlow's without the head
 }
 
 # Not VGG and Auto-DeepLab, which have one output stride, nor PNASNet, whose widths are others at each, nor MobileNetV3,
-# which squeezes maps to means: test_mobilenet_v3.
+# which squeezes maps to means: test_mobilenet_v3. Nor semseg's ResNets, whose rule of rates lets the taps move.
 ONE_SET_OF_WEIGHTS = [
     name
     for name, row in BACKBONES.items()
-    if 32 in row.output_strides and name != "pnasnet" and not name.startswith("mobilenet_v3")
+    if 32 in row.output_strides and name not in ("pnasnet", *SEMSEG) and not name.startswith("mobilenet_v3")
 ]
 
 

@@ -1,9 +1,16 @@
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from atrous.layers.aspp import ASPP, RATES
+from atrous.layers.aspp import ASPP, RATES, Squeeze, gate, mean_over_windows
 from atrous.layers.conv import HEAD_NORM
+from atrous.layers.resize import resize
+
+SIDES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
 
 def _aspp(rates: tuple[int, ...], *, separable: bool = True) -> ASPP:
@@ -17,17 +24,17 @@ def _aspp(rates: tuple[int, ...], *, separable: bool = True) -> ASPP:
 def test_shape(rates: tuple[int, ...], separable: bool, size: tuple[int, int]) -> None:
     aspp = _aspp(rates, separable=separable).eval()
     assert aspp(torch.rand(2, 6, *size)).shape == (2, 4, *size)
-    assert aspp.projection.conv.in_channels == 4 * (2 + len(rates))
+    assert aspp.get_parameter("projection.conv.weight").shape == (4, 4 * (2 + len(rates)), 1, 1)
 
 
 def test_the_image_comes_first_then_the_1x1_then_the_rates() -> None:
     aspp = _aspp((1, 2)).eval()
     x = torch.rand(1, 6, 5, 5)
     seen: list[torch.Tensor] = []
-    aspp.projection.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    aspp.get_submodule("projection").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():
         aspp(x)
-        image = aspp.image_pooling(x.mean((2, 3), keepdim=True)).expand(-1, -1, 5, 5)
+        image = aspp.get_submodule("image_pooling")(x.mean((2, 3), keepdim=True)).expand(-1, -1, 5, 5)
         expected = [image, *(branch(x) for branch in aspp.branches)]
     torch.testing.assert_close(list(torch.chunk(seen[0], 4, 1)), expected)
 
@@ -67,5 +74,106 @@ def test_one_image_a_batch_is_refused_in_training_unless_its_norm_is_frozen() ->
     aspp = _aspp(())
     with pytest.raises(ValueError, match="batch of one image"):
         aspp(torch.rand(1, 6, 5, 5))
-    aspp.image_pooling.norm.eval()
+    aspp.get_submodule("image_pooling.norm").eval()
     assert aspp(torch.rand(1, 6, 5, 5)).shape == (1, 4, 5, 5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(size=SIDES, window=SIDES, stride=SIDES)
+def test_windows_lie_whole_in_the_map(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> None:
+    x = torch.rand(1, 2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    height, width = min(window[0], size[0]), min(window[1], size[1])
+    rows, columns = range(0, size[0] - height + 1, stride[0]), range(0, size[1] - width + 1, stride[1])
+    means = [[x[..., y : y + height, z : z + width].mean((2, 3)) for z in columns] for y in rows]
+    expected = torch.stack([torch.stack(row, 2) for row in means], 2)
+    torch.testing.assert_close(mean_over_windows(x, window, stride), expected)
+
+
+def test_no_window_and_one_of_the_maps_size_are_the_whole_map() -> None:
+    x = torch.rand(2, 3, 5, 7)
+    whole = x.mean((2, 3), keepdim=True)
+    for window in (None, (5, 7), (99, 99)):
+        torch.testing.assert_close(mean_over_windows(x, window, (2, 3)), whole)
+
+
+@torch.no_grad()
+def test_pooled_windows_are_resized_to_the_map() -> None:
+    torch.manual_seed(0)
+    aspp = ASPP(6, 4, (), pooling_stride=(2, 3)).eval()
+    x, seen = torch.rand(1, 6, 9, 9), list[Tensor]()
+    aspp.get_submodule("projection").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    aspp(x, (5, 3))
+    assert aspp.image_pooling is not None
+    pooled = aspp.image_pooling.conv(nn.functional.avg_pool2d(x, (5, 3), (2, 3)))  # [1, 4, 3, 3]
+    expected = aspp.image_pooling.norm(pooled).relu()
+    torch.testing.assert_close(seen[0][:, :4], resize(expected, (9, 9)))
+
+
+def test_a_hard_sigmoid_is_tensorflows() -> None:
+    x = torch.tensor([-4.0, -3.0, -1.5, 0.0, 1.5, 3.0, 4.0])
+    expected = [0, 0, 1.5 * 0.16667, 3 * 0.16667, 4.5 * 0.16667, 6 * 0.16667, 6 * 0.16667]
+    assert gate(x, "hard_sigmoid").tolist() == pytest.approx(expected, rel=1e-6)
+    assert float(gate(x, "hard_sigmoid").max()) > 1  # by 0.16667 - 1/6, six times
+    assert torch.equal(gate(x, "sigmoid"), torch.sigmoid(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("squeeze", ["sigmoid", "hard_sigmoid"])
+@pytest.mark.parametrize("projection", [True, False])
+def test_a_squeezed_image_is_a_factor_and_no_branch(squeeze: Squeeze, projection: bool) -> None:
+    torch.manual_seed(0)
+    aspp = ASPP(6, 4, (1, 2) if projection else (), projection=projection, squeeze=squeeze).eval()
+    assert aspp.image_pooling is None
+    assert aspp.image_gate is not None
+    x = torch.rand(2, 6, 5, 5)
+    joined = torch.cat([branch(x) for branch in aspp.branches], 1)
+    y = joined if aspp.projection is None else aspp.projection(joined)
+    pooled = nn.functional.conv2d(x.mean((2, 3), keepdim=True), aspp.image_gate.weight, aspp.image_gate.bias)
+    torch.testing.assert_close(aspp(x), y * gate(pooled, squeeze))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("image_level", [True, False])
+def test_without_projection_the_branches_come_as_they_are(image_level: bool) -> None:
+    torch.manual_seed(0)
+    aspp = ASPP(6, 4, (1, 2), projection=False, image_level=image_level, dropout=0.5).eval()
+    x = torch.rand(2, 6, 5, 5)
+    maps = [branch(x) for branch in aspp.branches]
+    if aspp.image_pooling is not None:
+        maps.insert(0, aspp.image_pooling(x))
+    assert aspp.projection is None
+    assert aspp.channels == 4 * len(maps) == (16 if image_level else 12)
+    torch.testing.assert_close(aspp(x), torch.cat(maps, 1))
+
+
+def test_without_an_image_level_one_image_can_be_trained_on() -> None:
+    torch.manual_seed(0)
+    for aspp in (ASPP(6, 4, (1,), image_level=False), ASPP(6, 4, (1,), squeeze="sigmoid")):
+        y = aspp.train()(torch.rand(1, 6, 5, 5))
+        torch.autograd.backward(y.square().sum())
+        assert [name for name, p in aspp.named_parameters() if p.grad is None] == []
+
+
+def test_a_window_leaves_enough_to_train_on_one_image() -> None:
+    assert _aspp(()).train()(torch.rand(1, 6, 5, 5), (3, 3)).shape == (1, 4, 5, 5)
+    with pytest.raises(ValueError, match="batch of one image"):
+        _aspp(()).train()(torch.rand(1, 6, 5, 5), (5, 5))
+
+
+def test_the_activation_is_that_of_all_but_the_image() -> None:
+    found = {name: type(m) for name, m in ASPP(6, 4, (1,), act="relu6").named_modules() if name.endswith("act")}
+    assert found.pop("image_pooling.act") is nn.ReLU  # as TensorFlow DeepLab
+    assert set(found.values()) == {nn.ReLU6}
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"squeeze": "sigmoid", "projection": False}, r"wants rates=\(\): 8 channels, gate of 4"),
+        ({"squeeze": "hard_sigmoid", "image_level": False}, "squeeze=hard_sigmoid without image_level"),
+    ],
+)
+def test_a_gate_that_has_nothing_to_gate_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ASPP(6, 4, (1,), **settings)

@@ -3,8 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from atrous.layers.resize import resize
+from atrous.layers.resize import resize, resize_nearest, scale_dimension
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "tf_deeplab" / "resize.npz"
 
@@ -35,3 +37,32 @@ def test_one_pixel_covers_the_map() -> None:
     y = resize(x, (4, 5))
     assert torch.equal(y, x.expand(2, 3, 4, 5))
     assert y.data_ptr() == x.data_ptr()
+
+
+def test_nearest_neighbours_are_as_drawn() -> None:
+    x = torch.tensor([[0, 1, 2], [3, 4, 5]], dtype=torch.uint8)
+    assert resize_nearest(x, (2, 5)).tolist() == [[0, 1, 1, 2, 2], [3, 4, 4, 5, 5]]  # 0.5 and 1.5 are rounded up
+    assert resize_nearest(x, (3, 2)).tolist() == [[0, 2], [3, 5], [3, 5]]
+    assert resize_nearest(x, (1, 1)).tolist() == [[0]]
+    assert resize_nearest(x, (2, 3)).dtype == torch.uint8
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 90))
+def test_nearest_neighbours_keep_the_corners_and_the_order(old: int, new: int) -> None:
+    found = resize_nearest(torch.arange(old)[:, None], (new, 1)).flatten().tolist()
+    assert found == sorted(found)
+    assert (found[0], found[-1]) == (0, old - 1 if new > 1 else 0)
+    if new >= old:
+        assert set(found) == set(range(old))
+
+
+def test_dimensions_are_scaled_as_the_original_does() -> None:
+    drawn = {(513, 1 / 16): 33, (513, 1 / 4): 129, (512, 1 / 16): 32, (321, 0.75): 241, (1, 0.1): 1, (513, 1.75): 897}
+    assert {key: scale_dimension(*key) for key in drawn} == drawn
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 2000), st.sampled_from([1, 2, 4, 8, 16, 32]))
+def test_a_strided_network_has_as_many_cells_as_the_scaled_dimension(side: int, stride: int) -> None:
+    assert scale_dimension(side, 1 / stride) == -(-side // stride)

@@ -22,7 +22,7 @@ def _small(**settings: object) -> Model:
 def _windows(model: Model, scale: float = 1.0) -> Sequence[tuple[int, int]]:
     """What the pooling is given as the size of the image."""
     seen: list[tuple[int, int]] = []
-    model.cell.branches[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    model.get_submodule("cell.branches.1").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
     model(IMAGES, scale)
     return seen
 
@@ -33,7 +33,7 @@ def test_it_is_the_released_cell_by_default() -> None:
     inputs, width = (2048, 256, 256, 256, 256), 256
     branches = sum(9 * inp + 2 * inp + inp * width + 2 * width for inp in inputs)
     projection = 5 * width * width + 2 * width
-    assert sum(p.numel() for p in model.cell.parameters()) == branches + projection
+    assert sum(p.numel() for p in model.get_submodule("cell").parameters()) == branches + projection
     assert model.config.backbone == "xception_71"
 
 

@@ -41,7 +41,7 @@ def test_published_parts() -> None:
     decoder = (128 + 1) * 19 + (120 + 1) * 19
     head = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("backbone."))
     assert head == aspp + decoder
-    assert sum(p.numel() for p in model.aspp.image_gate.parameters()) == 481 * 128
+    assert sum(p.numel() for p in model.get_submodule("aspp.image_gate").parameters()) == 481 * 128
     assert model.config.output_stride == 32
     assert model.pooling_window(1.0) == (25, 25)
     assert model.pooling_window(0.5) == (13, 13)
@@ -58,7 +58,7 @@ def test_a_window_smaller_than_the_image_makes_the_gate_a_map() -> None:
     gates = []
     for window in ((33, 33), (769, 769)):
         model = _small(pooling_window=window, pooling_stride=(1, 1), output_stride=16)
-        model.aspp.image_gate.register_forward_hook(lambda _, inputs, output: gates.append(output))
+        model.get_submodule("aspp.image_gate").register_forward_hook(lambda _, inputs, output: gates.append(output))
         model(IMAGES)
     assert [bool(gate.var((2, 3)).max() > 0) for gate in gates] == [True, False]
 

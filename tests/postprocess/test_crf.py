@@ -67,15 +67,15 @@ def test_mean_field_is_that_of_exact_kernels(seed: int) -> None:
     probabilities, image = _scene(seed=seed)
     found, exact = refine(probabilities, image, SMALL).double(), _brute_force(probabilities, image, SMALL)
     assert (found.argmax(0) == exact.argmax(0)).double().mean() > 0.99
-    assert (found - exact).abs().mean() < 0.005
-    assert (found - exact).abs().max() < 0.2
+    assert (found - exact).abs().mean() < 0.006
+    assert (found - exact).abs().max() < 0.08
 
 
 def test_one_step_is_close_to_that_of_exact_kernels() -> None:
     crf = SMALL.model_copy(update={"iterations": 1})
     probabilities, image = _scene()
     torch.testing.assert_close(
-        refine(probabilities, image, crf).double(), _brute_force(probabilities, image, crf), rtol=0, atol=0.05
+        refine(probabilities, image, crf).double(), _brute_force(probabilities, image, crf), rtol=0, atol=0.04
     )
 
 
@@ -99,7 +99,8 @@ def test_a_mirrored_image_gives_the_mirrored_result(axis: int) -> None:
     found = refine(probabilities, image, SMALL)
     mirrored = refine(probabilities.flip(axis + 1), np.flip(image, axis), SMALL).flip(axis + 1)
     assert (found.argmax(0) == mirrored.argmax(0)).double().mean() > 0.99
-    assert (found - mirrored).abs().mean() < 0.005
+    assert (found - mirrored).abs().mean() < 0.004
+    assert (found - mirrored).abs().max() < 0.08
 
 
 def test_classes_in_another_order_give_the_same_in_that_order() -> None:

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 
-from atrous import models
-from atrous.config import nearest
 from atrous.convert.contract import Conversion, Source
+from atrous.convert.filling import blank_model, require_known, validated
 from atrous.convert.systems.tf_deeplab import graphs, recognise
 from atrous.convert.systems.tf_deeplab.flags import CROPS, NAS, SCALES, Flags
 from atrous.convert.systems.tf_deeplab.recognise import recognised
@@ -43,31 +41,15 @@ def convert(source: Source, options: Mapping[str, Any]) -> Conversion:
 
 
 def read_flags(options: Mapping[str, Any], label: str) -> Flags:
-    known = [*Flags.model_fields, *CROPS, *SCALES, NAS]
-    for name in options:
-        if name not in known:
-            raise ValueError(f"{label}: {name} is no flag that a model depends on{nearest(name, known)}")
-    try:
-        return Flags.model_validate(dict(options))
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "options"
-        reason = first.get("ctx", {}).get("error", first["msg"])
-        raise ValueError(f"{label}: {name}={first['input']!r}: {reason}") from None
+    require_known(options, [*Flags.model_fields, *CROPS, *SCALES, NAS], label)
+    return validated(Flags, options, label)
 
 
 def _filled(config: ModelConfig, source: Source) -> tuple[Model, list[str]]:
     """The model with the source's weights, made without drawing random ones first."""
-    assert config.num_classes is not None
-    with torch.device("meta"):
-        model = models.build(config, config.num_classes)
-    colors = [torch.tensor(color).view(3, 1, 1) for color in (model.backbone.mean, model.backbone.std)]
+    model = blank_model(config)
     if source.normalization is not None:
-        colors = [torch.full((3, 1, 1), value) for value in source.normalization]
-    model.shift, model.scale = colors
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.num_batches_tracked = torch.tensor(0)
+        model.shift, model.scale = (torch.full((3, 1, 1), value) for value in source.normalization)
     return model, fill(model, source.variables, source.label)
 
 

@@ -84,7 +84,7 @@ class Flags(Settings):
 
 def _as_list(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, str):
-        return [part.strip() for part in value.strip("[]()").split(",") if part.strip()]
+        return f"[{value.strip('[]() ')}]"  # which is then read as text of any other setting is
     return [value] if isinstance(value, int | float) else value
 
 

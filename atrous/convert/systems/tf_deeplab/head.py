@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from atrous.convert.filling import Shapes
 from atrous.convert.systems.tf_deeplab.flags import Flags
-from atrous.convert.systems.tf_deeplab.weights import Shapes
 from atrous.layers.aspp import RATES
 from atrous.layers.decoder import TAPS
 from atrous.layers.dense_prediction_cell import BEST

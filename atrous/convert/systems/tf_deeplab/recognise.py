@@ -1,17 +1,18 @@
 """Which model a set of variables is, from their names and shapes, with flags for what these can't tell."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import ValidationError
 
-from atrous.backbones import BACKBONES, Backbone, Options, build_backbone
+from atrous.backbones import BACKBONES, Options, build_backbone
 from atrous.backbones.nasnet import NASNETS
+from atrous.convert.filling import Shapes, require_shapes, validated
 from atrous.convert.systems.tf_deeplab import head
 from atrous.convert.systems.tf_deeplab.flags import Flags
 from atrous.convert.systems.tf_deeplab.names import ROOTS
-from atrous.convert.systems.tf_deeplab.weights import Shapes, backbone_shapes
+from atrous.convert.systems.tf_deeplab.weights import backbone_shapes
 from atrous.models import MODELS, ModelConfig
 
 Settings = dict[str, Any]
@@ -31,9 +32,10 @@ def model_config(shapes: Shapes, flags: Flags, hints: Mapping[str, Any], label: 
     settings["image_pyramid"] = flags.image_pyramid or (1.0,)
     settings["merge"] = "mean" if flags.merge_method == "avg" else "max"
     settings |= _options(backbone, shapes, flags, output_stride)
-    channels = _channels(backbone, output_stride, settings)
-    found = head.settings(head.Facts(shapes, flags, hints, scope, channels, output_stride, label))
-    return _config({**settings, **found}, label)
+    plan = _planned(backbone, output_stride, _as_options(settings))
+    require_shapes(plan.shapes, shapes, label)
+    found = head.settings(head.Facts(shapes, flags, hints, scope, plan.channels, output_stride, label))
+    return validated(MODELS[found["name"]].Config, {**settings, **found}, label)
 
 
 def _require_axes(shapes: Shapes, label: str) -> None:
@@ -41,16 +43,6 @@ def _require_axes(shapes: Shapes, label: str) -> None:
     wrong = next((name for name, shape in shapes.items() if name.endswith("weights") and len(shape) != 4), None)
     if wrong is not None:
         raise ValueError(f"{label}: {wrong} is {list(shapes[wrong])}: a convolution's weights have four axes")
-
-
-def _config(settings: Settings, label: str) -> ModelConfig:
-    try:
-        return MODELS[settings["name"]].Config.model_validate(settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        reason = first.get("ctx", {}).get("error", first["msg"])
-        what = f"{first['loc'][0]}={first['input']!r}: " if first["loc"] else ""
-        raise ValueError(f"{label}: {what}{reason}") from None
 
 
 # ---- backbone
@@ -120,7 +112,8 @@ def _width(backbone: str, shapes: Shapes, flags: Flags, output_stride: int, sett
     """The depth multiplier, and MobileNetV2's divisor, whose widths are those of the variables."""
     best, fewest = {"depth_multiplier": flags.depth_multiplier or 1.0}, 1 << 30
     for width in _candidates(backbone, shapes, flags):
-        misfits = _misfits(backbone, output_stride, {**settings, **width}, shapes)
+        wanted = _planned(backbone, output_stride, _as_options({**settings, **width})).shapes
+        misfits = sum(shapes.get(name, shape) != shape for name, shape in wanted.items())
         if misfits < fewest:
             best, fewest = width, misfits
         if misfits == 0:
@@ -143,20 +136,20 @@ def _candidates(backbone: str, shapes: Shapes, flags: Flags) -> Iterator[Setting
             yield {"depth_multiplier": width, "divisible_by": divisor}
 
 
-def _misfits(backbone: str, output_stride: int, settings: Settings, shapes: Shapes) -> int:
-    """How many of these variables have another shape in such a backbone."""
-    wanted = backbone_shapes(_built(backbone, output_stride, settings), backbone)
-    return sum(shapes.get(name, shape) != shape for name, shape in wanted.items())
+class Plan(NamedTuple):
+    shapes: Shapes  # of the variables
+    channels: Mapping[str, int]
 
 
-def _built(backbone: str, output_stride: int, settings: Settings) -> Backbone:
-    options = {name: settings[name] for name in Options._fields if settings.get(name) is not None}
+@lru_cache(maxsize=256)  # building takes long: a tenth of a second and more
+def _planned(backbone: str, output_stride: int, options: Options) -> Plan:
     with torch.device("meta"):
-        return build_backbone(backbone, output_stride, Options(**options))
+        network = build_backbone(backbone, output_stride, options)
+    return Plan(backbone_shapes(network, backbone), network.channels)
 
 
-def _channels(backbone: str, output_stride: int, settings: Settings) -> dict[str, int]:
-    return _built(backbone, output_stride, settings).channels
+def _as_options(settings: Settings) -> Options:
+    return Options(**{name: settings[name] for name in Options._fields if settings.get(name) is not None})
 
 
 def _sample(shapes: Shapes) -> str:

@@ -9,18 +9,15 @@ from torch import Tensor, nn
 
 from atrous.backbones import Backbone
 from atrous.convert.contract import Array
+from atrous.convert.filling import Shape, assign, require_all, require_no_model_left
 from atrous.convert.systems.tf_deeplab.names import backbone_variables, variables
 from atrous.models import Model
-
-Shape = tuple[int, ...]
-Shapes = Mapping[str, Shape]  # of variables, as TensorFlow orders their axes
 
 # What a training leaves beside the model: slots of optimisers, averages, counters, ranges of 8-bit training.
 LEFT_BY_TRAINING = re.compile(
     r"(.*/)?(global_step|Momentum|Adam|Adam_1|RMSProp|RMSProp_1|ExponentialMovingAverage|beta[12]_power|"
     r"\w*quant(/.*)?|biased|local_step)"
 )
-LISTED = 5  # names in a message
 
 
 def tf_axes(variable: str) -> Shape:
@@ -62,14 +59,12 @@ def fill(model: Model, arrays: Mapping[str, Array], label: str) -> list[str]:
     """
     names = variables(model)
     given = dict(arrays) | dict(_unfolded(model, names, arrays))
-    _require_all(shapes_of(model), {name: array.shape for name, array in given.items()}, label)
+    require_all(shapes_of(model), {name: array.shape for name, array in given.items()}, label)
     used = set(names.values()) | {_bias_of(name) for name in names.values() if name not in arrays}
     ignored = sorted(given.keys() - used)
-    _require_no_model_left([name for name in ignored if not LEFT_BY_TRAINING.fullmatch(name)], label)
+    require_no_model_left([name for name in ignored if not LEFT_BY_TRAINING.fullmatch(name)], label)
     state = {key: to_tensor(name, given[name]) for key, name in names.items()}
-    _require_finite([names[key] for key, tensor in state.items() if not tensor.isfinite().all()], label)
-    kept = {key: value for key, value in model.state_dict().items() if key not in state}
-    model.load_state_dict(state | kept, assign=True)
+    assign(model, state, names, label)
     return ignored
 
 
@@ -91,32 +86,3 @@ def _unfolded(model: Model, names: Mapping[str, str], arrays: Mapping[str, Array
         ones = np.ones(bias.shape, np.float32)
         yield from ((mean, 0 * ones), (variance, ones), (beta, bias))
         yield gamma, np.sqrt(ones + np.float32(module.eps))
-
-
-def _require_all(wanted: Shapes, found: Shapes, label: str) -> None:
-    missing = sorted(wanted.keys() - found.keys())
-    if missing:
-        raise ValueError(f"{label}: {len(missing)} variables of the model are missing: {_listed(missing)}")
-    other = [
-        f"{name} is {list(found[name])}, not {list(shape)}" for name, shape in wanted.items() if found[name] != shape
-    ]
-    if other:
-        raise ValueError(f"{label}: {len(other)} variables have another shape than the model's: {_listed(other)}")
-
-
-def _require_no_model_left(names: list[str], label: str) -> None:
-    if names:
-        raise ValueError(
-            f"{label}: {len(names)} variables have no place in the model that was recognised, or that the options "
-            f"describe: {_listed(names)}"
-        )
-
-
-def _require_finite(broken: list[str], label: str) -> None:
-    if broken:
-        raise ValueError(f"{label}: {len(broken)} variables hold what is no finite float32: {_listed(broken)}")
-
-
-def _listed(lines: list[str]) -> str:
-    more = f" and {len(lines) - LISTED} more" if len(lines) > LISTED else ""
-    return ", ".join(lines[:LISTED]) + more

@@ -1,0 +1,127 @@
+"""hszhao/semseg: PSPNet, PSANet, and the ImageNet networks that they begin with."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atrous.convert.contract import Array, Conversion, Source
+from atrous.convert.filling import Shape, assign, blank_model, require_all, require_no_model_left
+from atrous.convert.systems.semseg import recognise
+from atrous.convert.systems.semseg.names import names
+from atrous.convert.systems.semseg.options import Options, read_options
+from atrous.data import ade20k, cityscapes, voc
+from atrous.data.label_space import LabelSpace, numbered_names
+from atrous.inference import InferenceConfig
+from atrous.models import Model, ModelConfig
+from atrous.models.psanet import PSANet
+from atrous.models.pspnet import PSPNet
+from atrous.segmenter import Segmenter
+
+__all__ = ["convert", "recognised"]
+
+WRAPPER = "module."  # what training on several GPUs puts before each name
+COUNTER = "num_batches_tracked"
+T = TypeVar("T")
+LABEL_SPACES = {
+    21: ("PASCAL VOC 2012", voc.VOC),
+    19: ("Cityscapes", cityscapes.CITYSCAPES),
+    150: ("ADE20K", ade20k.ADE20K),
+}
+
+
+def recognised(shapes: Mapping[str, Shape]) -> bool:
+    return recognise.recognised(_unwrapped(shapes))
+
+
+def convert(source: Source, options: Mapping[str, Any]) -> Conversion:
+    """The model of these weights; `options` are keys of the original's YAML. Raises ValueError in one line."""
+    read = read_options(options, source.label)
+    arrays = _unwrapped(source.variables)
+    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+    config = recognise.model_config(shapes, read, source.label)
+    model = blank_model(config)
+    ignored = fill(model, arrays, source.label)
+    label_space, notes = _label_space(model.num_classes)
+    inference = _inference(config, read, source.label)
+    segmenter = Segmenter(model.eval(), label_space, inference)
+    taken = [*_taken_on_trust(config, read, shapes), *notes]
+    return Conversion(segmenter, "semseg", len(arrays) - len(ignored), ignored, taken)
+
+
+def _unwrapped(named: Mapping[str, T]) -> dict[str, T]:
+    return {name.removeprefix(WRAPPER): value for name, value in named.items()}
+
+
+def fill(model: Model, arrays: Mapping[str, Array], label: str) -> list[str]:
+    """Give the model its weights; returns those of no use, all of them counters of batches.
+
+    Raises ValueError with the names of what is missing, of another shape, not finite, or has no place in the model.
+    """
+    wanted = their_shapes(model)
+    require_all(wanted, {name: array.shape for name, array in arrays.items()}, label)
+    ignored = sorted(arrays.keys() - wanted.keys())
+    require_no_model_left([name for name in ignored if name.rpartition(".")[2] != COUNTER], label)
+    ours, state = names(model), model.state_dict()
+    assign(model, {key: _to_tensor(arrays[name]).view(state[key].shape) for key, name in ours.items()}, ours, label)
+    return ignored
+
+
+def their_shapes(model: Model) -> dict[str, Shape]:
+    """Each weight that the model is made of, by the original's name; ImageNet's classifier is a matrix there."""
+    state = model.state_dict()
+    shapes = {name: tuple(state[key].shape) for key, name in names(model).items()}
+    return {name: shape[:2] if name == "fc.weight" else shape for name, shape in shapes.items()}
+
+
+def _to_tensor(array: Array) -> Tensor:
+    """As float32, with memory of its own."""
+    with np.errstate(over="ignore"):  # infinity then tells it
+        return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+
+
+def _label_space(num_classes: int) -> tuple[LabelSpace, list[str]]:
+    if num_classes not in LABEL_SPACES:
+        return LabelSpace(names=numbered_names(num_classes)), []
+    name, space = LABEL_SPACES[num_classes]
+    return space, [f"the {num_classes} classes are those of {name}"]
+
+
+def _inference(config: ModelConfig, options: Options, label: str) -> InferenceConfig:
+    """The original's protocol where its crop is told; a PSANet without one sees crops as its mask is made for."""
+    crop = options.test_crop
+    if crop:
+        return InferenceConfig(
+            mode="sliding", window=crop, base_size=options.base_size, scales=options.scales, flip=True
+        )
+    if options.base_size:
+        raise ValueError(f"{label}: base_size={options.base_size} is for windows: test_h= and test_w= tell their size")
+    window = _crop_of_mask(config, options)
+    framed = {"mode": "sliding", "window": window} if window else {}
+    return InferenceConfig(**framed, scales=options.scales)
+
+
+def _crop_of_mask(config: ModelConfig, options: Options) -> tuple[int, int] | None:
+    """None where the mask's size was told, so that it needn't be the one that a crop wants."""
+    if not isinstance(config, PSANet.Config) or options.mask_h or options.mask_w:
+        return None
+    return recognise.mask_crop(config.mask, config.compact, config.shrink_factor)
+
+
+def _taken_on_trust(config: ModelConfig, options: Options, shapes: Mapping[str, Shape]) -> list[str]:
+    """What the weights don't tell and nobody has said."""
+    told = options.model_fields_set
+    if isinstance(config, PSPNet.Config):
+        return ["bins=1,2,3,6 (the original's default)"] if config.bins and "bins" not in told else []
+    if not isinstance(config, PSANet.Config):
+        return []
+    untold = {
+        f"shrink_factor={config.shrink_factor}": "shrink_factor" in told or options.train_crop,
+        f"compact={int(config.compact)}": "compact" in told or recognise.is_compact(shapes),
+        f"psa_softmax={int(config.psa_softmax)}": "psa_softmax" in told,
+        f"normalization_factor={config.normalization_factor}": "normalization_factor" in told,
+        "test_h, test_w: the crop that the mask is made for": options.test_crop or options.mask_h or options.mask_w,
+    }
+    return [f"{note} (the original's default)" for note, is_told in untold.items() if not is_told]

@@ -1,0 +1,35 @@
+"""Criss-cross attention (Huang et al. 2018, arXiv:1811.11721, section 3.2): pixels look along their row and column."""
+
+import torch
+from torch import Tensor, nn
+
+
+def criss_cross(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """[B, K, h, w] twice and [B, C, h, w] -> [B, C, h, w]: the mean of the values in a pixel's row and column.
+
+    One softmax over the h + w - 1 of them: the pixel itself is counted in its row only. Memory is O(h w (h + w)).
+    """
+    height = query.shape[2]
+    itself = torch.eye(height, dtype=torch.bool, device=query.device)[:, None]  # [h, 1, h]
+    columns = torch.einsum("bkyx,bkjx->byxj", query, key).masked_fill(itself, -torch.inf)  # [B, h, w, h]
+    rows = torch.einsum("bkyx,bkyj->byxj", query, key)  # [B, h, w, w]
+    weights = torch.cat([columns, rows], -1).softmax(-1).to(value.dtype)  # [B, h, w, h + w]
+    of_column = torch.einsum("byxj,bcjx->bcyx", weights[..., :height], value)
+    return of_column + torch.einsum("byxj,bcyj->bcyx", weights[..., height:], value)
+
+
+class CrissCrossAttention(nn.Module):
+    """x + gamma * criss_cross(x), of the shape of x [B, channels, h, w]; gamma begins at 0, so that x passes as it is.
+
+    Applied twice, every pixel has heard of every other (section 3.3).
+    """
+
+    def __init__(self, channels: int, key_channels: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, key_channels, 1)
+        self.key = nn.Conv2d(channels, key_channels, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gamma * criss_cross(self.query(x), self.key(x), self.value(x))

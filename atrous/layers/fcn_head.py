@@ -1,0 +1,17 @@
+"""The head of a fully convolutional network, as main head and as the auxiliary one (arXiv:1612.01105, section 3.3)."""
+
+from torch import nn
+
+from atrous.layers.conv import ConvNorm, Norm, classifier
+
+NORM = Norm(eps=1e-5, momentum=0.1)  # PyTorch's own, which these heads were trained with
+
+
+class FCNHead(nn.Sequential):
+    """[B, inp, h, w] -> logits [B, num_classes, h, w]: a convolution to `mid` channels, whole maps dropped, a 1x1."""
+
+    def __init__(self, inp: int, mid: int, num_classes: int, *, kernel: int = 3, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.conv = ConvNorm(inp, mid, kernel, norm=NORM)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classify = classifier(mid, num_classes)

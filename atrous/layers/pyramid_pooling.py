@@ -1,0 +1,36 @@
+"""Pyramid pooling (Zhao et al. 2016, arXiv:1612.01105, section 3.2)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from atrous.layers.aspp import require_variance
+from atrous.layers.conv import ConvNorm
+from atrous.layers.fcn_head import NORM
+from atrous.layers.resize import resize
+
+
+class PyramidPooling(nn.Module):
+    """[B, inp, h, w] -> [B, channels, h, w]: the map itself, and its means over each grid of bins, enlarged again.
+
+    The means share `inp` channels among them, as evenly as whole numbers allow. No bins: the map as it is. A map of
+    fewer pixels than bins has some of them twice. Raises ValueError when it is trained with one image a batch.
+    """
+
+    def __init__(self, inp: int, bins: Sequence[int]) -> None:
+        super().__init__()
+        self.bins = tuple(bins)
+        width = inp // max(1, len(self.bins))
+        self.branches = nn.ModuleList([ConvNorm(inp, width, norm=NORM) for _ in self.bins])
+        self.channels = inp + width * len(self.bins)
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = [self._level(branch, bins, x) for branch, bins in zip(self.branches, self.bins, strict=True)]
+        return torch.cat([x, *levels], 1)
+
+    def _level(self, branch: nn.Module, bins: int, x: Tensor) -> Tensor:
+        pooled = F.adaptive_avg_pool2d(x, bins)
+        require_variance(branch.get_submodule("norm"), pooled)
+        return resize(branch(pooled), x.shape[-2:])

@@ -1,0 +1,90 @@
+"""Self-attention over all pixels or over channels: DANet's (arXiv:1809.02983) and OCNet's (arXiv:1809.00916)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from atrous.layers.abn import conv_abn
+from atrous.layers.resize import resize
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
+    """[B, K, h, w] twice and [B, C, h, w] -> [B, C, h, w]: softmax over all pixels of scale * query . key."""
+    q, k, v = (x.flatten(2).mT[:, None] for x in (query, key, value))  # [B, 1, hw, K]: one head
+    mean = F.scaled_dot_product_attention(q, k, v, scale=scale)  # [B, 1, hw, C]
+    return mean[:, 0].mT.reshape(value.shape)
+
+
+def attend_within(query: Tensor, key: Tensor, value: Tensor, parts: int, *, scale: float) -> Tensor:
+    """`attend` in each of `parts` x `parts` rectangles alone; the first are a pixel larger if a side isn't divisible.
+
+    A side of fewer pixels than parts has a part for each pixel.
+    """
+    if parts == 1:
+        return attend(query, key, value, scale=scale)
+    rows = zip(*(_split(x, parts) for x in (query, key, value)), strict=True)
+    return torch.cat([torch.cat([attend(*cell, scale=scale) for cell in zip(*row, strict=True)], 3) for row in rows], 2)
+
+
+def _split(x: Tensor, parts: int) -> list[tuple[Tensor, ...]]:  # rows of parts
+    height, width = (min(parts, side) for side in x.shape[-2:])
+    return [stripe.tensor_split(width, 3) for stripe in x.tensor_split(height, 2)]
+
+
+class PositionAttention(nn.Module):
+    """x + gamma * the mean of all pixels' values by likeness (DANet, section 3.2); gamma begins at 0.
+
+    The shape of x [B, channels, h, w] stays; likeness isn't scaled by the number of key channels.
+    """
+
+    def __init__(self, channels: int, key_channels: int) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, key_channels, 1)
+        self.key = nn.Conv2d(channels, key_channels, 1)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.gamma * attend(self.query(x), self.key(x), self.value(x), scale=1.0)
+
+
+class ChannelAttention(nn.Module):
+    """x + gamma * the mean of all channels, the more unlike the more weight (DANet, section 3.3); gamma begins at 0.
+
+    The paper's formula has the largest product minus each in the softmax; the largest is the same for a whole row of
+    it and so counts for nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        channels = x.flatten(2).to(self.gamma.dtype)  # [B, C, hw]
+        device = "cpu" if x.is_meta else x.device.type  # meta has no autocast to turn off
+        with torch.autocast(device, enabled=False):  # sums over all pixels, unscaled: their softmax wants all digits
+            weights = torch.softmax(-(channels @ channels.mT), -1)  # [B, C, C]
+            return x + self.gamma * (weights @ channels).reshape(x.shape)
+
+
+class ObjectContext(nn.Module):
+    """[B, inp, h, w] -> [B, out, h, w]: the mean of the pixels that are like this one, as a surrogate for its object.
+
+    Query and key are one map, so that likeness is mutual. `parts` as `attend_within` has it; `pool` is the side of the
+    max pooling before (OCNet's `size`): attention then takes pool^4 less. The last 1x1 begins at 0.
+    """
+
+    def __init__(self, inp: int, mid: int, out: int, *, parts: int = 1, pool: int = 1) -> None:
+        super().__init__()
+        self.key = conv_abn(inp, mid)
+        self.value = nn.Conv2d(inp, mid, 1)
+        self.output = nn.Conv2d(mid, out, 1)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
+        self.parts, self.pool, self.scale = parts, pool, mid**-0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x if self.pool == 1 else F.max_pool2d(x, [min(self.pool, side) for side in x.shape[-2:]])
+        key = self.key(pooled)
+        context = attend_within(key, key, self.value(pooled), self.parts, scale=self.scale)
+        return resize(self.output(context), x.shape[-2:])

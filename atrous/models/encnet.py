@@ -1,0 +1,79 @@
+"""EncNet (Zhang et al. 2018, arXiv:1803.08904): Context Encoding for Semantic Segmentation."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from atrous.layers.conv import ConvNorm, classifier
+from atrous.layers.encoding import Encoding
+from atrous.layers.fcn_head import NORM, FCNHead
+from atrous.layers.resize import resize
+from atrous.models.contract import Model, ModelConfig
+from atrous.types import Outputs
+
+LATERAL = ("c3", "c4")
+
+
+class ContextEncoding(nn.Module):
+    """The paper's module: what the map holds as one vector, and the map with its channels lifted as this says."""
+
+    def __init__(self, channels: int, num_codewords: int) -> None:
+        super().__init__()
+        self.project = ConvNorm(channels, channels, norm=NORM)
+        self.encoding = Encoding(channels, num_codewords)
+        self.norm = nn.BatchNorm1d(num_codewords, eps=NORM.eps, momentum=NORM.momentum)
+        self.gate = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # [B, K, h, w] -> [B, K, h, w], [B, K]
+        context = self.norm(self.encoding(self.project(x))).relu().mean(1)
+        gate = torch.sigmoid(self.gate(context))[..., None, None]
+        return (x + x * gate).relu(), context
+
+
+class EncNet(Model):
+    """The context gates the channels of c5 and foretells which classes there are, the SE-loss's.
+
+    The context is a sum over pixels, and its norms know that of the training crop: predict in windows of this size.
+    """
+
+    class Config(ModelConfig):
+        name: Literal["encnet"] = "encnet"
+        backbone: str = "resnet50s"
+        output_stride: Literal[8, 16, 32] = 8  # as the paper's dilated networks
+        head_channels: PositiveInt = 512  # as the authors' program
+        num_codewords: PositiveInt = 32  # as the paper's networks for segmentation
+        lateral: bool = False  # the authors' program: c3 and c4 join c5 before the context is taken
+        auxiliary_channels: PositiveInt = 256  # as the authors' program: a quarter of c4's
+        dropout: float = Field(0.1, ge=0, lt=1)  # before the logits, as the authors' program
+
+    config: Config
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        channels, width = self.backbone.channels, config.head_channels
+        names = LATERAL if config.lateral else ()
+        self.head = ConvNorm(channels["c5"], width, 3, norm=NORM)
+        self.lateral = nn.ModuleDict({name: ConvNorm(channels[name], width, norm=NORM) for name in names})
+        self.fusion = ConvNorm((1 + len(names)) * width, width, 3, norm=NORM) if names else nn.Identity()
+        self.context = ContextEncoding(width, config.num_codewords)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classify = classifier(width, num_classes)
+        self.presence = nn.Linear(width, num_classes)
+        self.auxiliary = FCNHead(channels["c4"], config.auxiliary_channels, num_classes, dropout=config.dropout)
+
+    @property
+    def logit_modules(self) -> tuple[str, ...]:
+        return ("classify", "presence", "auxiliary")
+
+    def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
+        features = self.features(images)
+        x = self.head(features["c5"])
+        lateral = [resize(project(features[name]), x.shape[-2:]) for name, project in self.lateral.items()]
+        x, context = self.context(self.fusion(torch.cat([x, *lateral], 1)))
+        return Outputs(
+            semantic=self.classify(self.dropout(x)),
+            auxiliary=self.auxiliary(features["c4"]),
+            presence=self.presence(context),
+        )

@@ -1,0 +1,76 @@
+"""ICNet (Zhao et al. 2017, arXiv:1704.08545): Real-Time Semantic Segmentation on High-Resolution Images."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from atrous.layers.conv import ConvNorm, Norm, classifier
+from atrous.layers.resize import resize
+from atrous.models.contract import Model, ModelConfig
+from atrous.types import Outputs
+
+NORM = Norm(eps=1e-5, momentum=0.1)
+
+
+def summed_pyramid(x: Tensor, bins: Sequence[int]) -> Tensor:
+    """[B, K, h, w] -> the same, `x` plus its means over grids of `bins` x `bins` cells, brought back to its size."""
+    return x + sum(resize(F.adaptive_avg_pool2d(x, side), x.shape[-2:]) for side in bins)
+
+
+class CascadeFeatureFusion(nn.Module):
+    """Coarse features, resized to the fine ones, through an atrous 3x3, plus the fine ones through a 1x1."""
+
+    def __init__(self, coarse: int, fine: int, out: int) -> None:
+        super().__init__()
+        self.coarse = ConvNorm(coarse, out, 3, norm=NORM, rate=2, act="none")
+        self.fine = ConvNorm(fine, out, norm=NORM, act="none")
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:  # [B, K, h, w], [B, K', h', w'] -> [B, out, h', w']
+        y: Tensor = self.coarse(resize(coarse, fine.shape[-2:])) + self.fine(fine)
+        return y.relu_()
+
+
+class ICNet(Model):
+    """The image cascade: c5 at stride 32, pooled, is refined with c4 and then with c3; all three levels make logits.
+
+    Before its classifier the original doubles each level's size. With corners aligned a zoom and a 1x1 may change
+    places, and two zooms are one: on sizes of 32k + 1 logits at strides 32, 16 and 8 are its own at 16, 8 and 4.
+    """
+
+    class Config(ModelConfig):
+        name: Literal["icnet"] = "icnet"
+        backbone: str = "icnet_resnet50"
+        output_stride: Literal[32] = 32  # of c5: a decoder of three levels needs them at 32, 16 and 8
+        bins: tuple[PositiveInt, ...] = (1, 2, 3, 6)  # of the means, as the authors' program; (): none
+        pyramid_channels: PositiveInt = 256  # as the authors' program
+        fusion_channels: PositiveInt = 128  # as the authors' program
+
+        @property
+        def logits_stride(self) -> int:
+            return 8
+
+    config: Config
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        channels, deep, fused = self.backbone.channels, config.pyramid_channels, config.fusion_channels
+        self.pyramid = ConvNorm(channels["c5"], deep, norm=NORM)
+        self.fuse_c4 = CascadeFeatureFusion(deep, channels["c4"], fused)
+        self.fuse_c3 = CascadeFeatureFusion(fused, channels["c3"], fused)
+        self.cascade = nn.ModuleList([classifier(deep, num_classes), classifier(fused, num_classes)])
+        self.classify = classifier(fused, num_classes)
+
+    @property
+    def logit_modules(self) -> tuple[str, ...]:
+        return ("cascade", "classify")
+
+    def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
+        features = self.features(images)
+        coarse = self.pyramid(summed_pyramid(features["c5"], self.config.bins))
+        middle = self.fuse_c4(coarse, features["c4"])
+        fine = self.fuse_c3(middle, features["c3"])
+        levels = zip(self.cascade, (coarse, middle), strict=True)
+        return Outputs(semantic=self.classify(fine), cascade=tuple(classify(x) for classify, x in levels))

@@ -1,0 +1,109 @@
+"""PSANet (Zhao et al., ECCV 2018): Point-wise Spatial Attention Network for Scene Parsing."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor, nn
+
+from atrous.layers.conv import ConvNorm
+from atrous.layers.fcn_head import NORM, FCNHead
+from atrous.layers.resize import resize
+from atrous.models.contract import Model, ModelConfig, Size, image_size
+from atrous.ops import Direction, point_wise_attention
+from atrous.types import Outputs
+
+DIRECTIONS: dict[str, tuple[Direction, ...]] = {
+    "collect": ("collect",),
+    "distribute": ("distribute",),
+    "bidirectional": ("collect", "distribute"),
+}
+
+
+class PSANet(Model):
+    """Figures 3 and 5 of the paper: what each position receives from all others, beside c5.
+
+    An over-complete mask is cut around its middle where the map is small; where the map is larger than the mask
+    reaches, the rest has weight 0 before the softmax. A compact mask knows one map only: whatever the image's size, it
+    attends on a map of the mask's size, which is the shrunk c5 itself for a crop of the size that it was trained with.
+    """
+
+    class Config(ModelConfig):
+        name: Literal["psanet"] = "psanet"
+        backbone: str = "resnet50s"
+        output_stride: Literal[8, 16, 32] = 8  # section 4.1
+        psa_type: Literal["collect", "distribute", "bidirectional"] = "bidirectional"  # section 3.2
+        compact: bool = False  # a mask tells by place, not by distance, what to take or to give
+        mask_size: Size | None = None  # rows, columns; None: what a crop of 465 wants, (59, 59), compact (30, 30)
+        shrink_factor: PositiveInt = 2  # of the map that attends, as the authors' program
+        psa_softmax: bool = True  # over the sources of each target, as the authors' program
+        normalization_factor: PositiveFloat = 1.0  # what is received is divided by it, as the authors' program
+        psa_channels: PositiveInt = 512  # figure 3
+        head_channels: PositiveInt = 512  # as the authors' program
+        auxiliary_channels: PositiveInt = 256  # as the authors' program
+        dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before the logits, as the authors' program
+
+        @model_validator(mode="after")
+        def _mask_has_a_middle(self) -> "PSANet.Config":
+            if not self.compact and not all(side % 2 for side in self.mask):
+                rows, columns = self.mask
+                raise ValueError(f"mask_size {rows},{columns}: odd sides only, as 59,59: a mask must have a middle")
+            return self
+
+        @property
+        def mask(self) -> Size:
+            return self.mask_size or ((30, 30) if self.compact else (59, 59))
+
+        def map_size(self, height: int, width: int) -> Size:
+            """Of the map that attends, for a c5 of height x width."""
+            if self.compact:
+                return self.mask
+            return (height - 1) // self.shrink_factor + 1, (width - 1) // self.shrink_factor + 1
+
+    config: Config
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        c4, c5 = (self.backbone.channels[stage] for stage in ("c4", "c5"))
+        directions = DIRECTIONS[config.psa_type]
+        self.attention = nn.ModuleDict({direction: _attention(c5, direction, config) for direction in directions})
+        self.projection = ConvNorm(config.psa_channels * len(directions), c5, norm=NORM)
+        self.head = FCNHead(2 * c5, config.head_channels, num_classes, dropout=config.dropout)
+        self.auxiliary = FCNHead(c4, config.auxiliary_channels, num_classes, dropout=config.dropout)
+
+    @property
+    def logit_modules(self) -> tuple[str, ...]:
+        return ("head", "auxiliary")
+
+    def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
+        features = self.features(images)
+        c5 = features["c5"]
+        size = self.config.map_size(*image_size(c5))
+        received = torch.cat([attention(c5, size) for attention in self.attention.values()], 1)
+        received = resize(self.projection(received / self.config.normalization_factor), c5.shape[-2:])
+        return Outputs(semantic=self.head(torch.cat([c5, received], 1)), auxiliary=self.auxiliary(features["c4"]))
+
+
+class Attention(nn.Module):
+    """[B, inp, h, w] -> [B, out, *size]: one direction of figure 3. `mask_size` of a compact mask is the map's."""
+
+    def __init__(
+        self, inp: int, out: int, direction: Direction, mask_size: Size, *, compact: bool, softmax: bool
+    ) -> None:
+        super().__init__()
+        self.direction, self.softmax = direction, softmax
+        self.mask_size = None if compact else mask_size
+        self.reduce = ConvNorm(inp, out, norm=NORM)
+        self.adapt = ConvNorm(out, out, norm=NORM)
+        self.mask = nn.Conv2d(out, mask_size[0] * mask_size[1], 1, bias=False)
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        features = resize(self.reduce(x), size)
+        adapted = self.adapt(features).contiguous(memory_format=torch.channels_last)  # and so the mask, a large one
+        return point_wise_attention(features, self.mask(adapted), self.mask_size, self.direction, softmax=self.softmax)
+
+
+def _attention(inp: int, direction: Direction, config: PSANet.Config) -> Attention:
+    return Attention(
+        inp, config.psa_channels, direction, config.mask, compact=config.compact, softmax=config.psa_softmax
+    )

@@ -1,0 +1,39 @@
+"""PSPNet (Zhao et al. 2016, arXiv:1612.01105): Pyramid Scene Parsing Network."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from atrous.layers.fcn_head import FCNHead
+from atrous.layers.pyramid_pooling import PyramidPooling
+from atrous.models.contract import Model, ModelConfig
+from atrous.types import Outputs
+
+
+class PSPNet(Model):
+    """Figure 3 of the paper, and the second head of figure 4, on the stage before the last."""
+
+    class Config(ModelConfig):
+        name: Literal["pspnet"] = "pspnet"
+        backbone: str = "resnet50s"
+        output_stride: Literal[8, 16, 32] = 8  # section 3.3
+        bins: tuple[PositiveInt, ...] = (1, 2, 3, 6)  # section 3.2; (): no pyramid, table 1's baseline
+        head_channels: PositiveInt = 512  # as the authors' program
+        auxiliary_channels: PositiveInt = 256  # as the authors' program
+        dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before the logits, as the authors' program
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        channels = self.backbone.channels
+        self.pyramid = PyramidPooling(channels["c5"], config.bins)
+        self.head = FCNHead(self.pyramid.channels, config.head_channels, num_classes, dropout=config.dropout)
+        self.auxiliary = FCNHead(channels["c4"], config.auxiliary_channels, num_classes, dropout=config.dropout)
+
+    @property
+    def logit_modules(self) -> tuple[str, ...]:
+        return ("head", "auxiliary")
+
+    def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
+        features = self.features(images)
+        return Outputs(semantic=self.head(self.pyramid(features["c5"])), auxiliary=self.auxiliary(features["c4"]))

@@ -1,0 +1,216 @@
+"""Point-wise spatial attention (Zhao et al., ECCV 2018: PSANet, section 3): every position gathers from every other.
+
+An over-complete mask tells each position, its anchor, the weights of its neighbours by their distance. Laid out anchor
+by anchor in memory, the weight of position q is a fixed step from that of q - 1, and that of the next anchor a step
+back: one strided view of the mask is the attention itself, without an index. What a smaller mask does not reach is read
+from other anchors by that view, never from beyond the mask, and set to 0.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
+
+Size = tuple[int, int]  # rows, columns
+Direction = Literal["collect", "distribute"]
+# collect: the mask of a position weighs what it gets from each other one
+# distribute: it weighs what it gives to each other one
+
+
+def point_wise_attention(
+    features: Tensor, mask: Tensor, mask_size: Size | None, direction: Direction, *, softmax: bool = True
+) -> Tensor:
+    """What each position of `features` [B, K, h, w] receives from all: [B, K, h, w].
+
+    `mask` is [B, rows * columns, h, w], fastest in channels-last memory; its middle channel is the position itself, and
+    positions that it does not reach have weight 0 before the softmax, which runs over the sources of each target.
+    `mask_size` None: a compact mask [B, h * w, h, w], whose channels are the positions. At least float32 inside. One
+    [B, h * w, h * w] is held, and its gradient in the backward pass. Raises ValueError where shapes don't fit.
+    """
+    _require_fit(features, mask, mask_size)
+    dtype = torch.promote_types(torch.promote_types(features.dtype, mask.dtype), torch.float32)
+    received: Tensor = _PointWiseAttention.apply(features.to(dtype), mask, mask_size, direction, softmax)  # type: ignore[no-untyped-call]
+    return received.to(features.dtype)
+
+
+def _require_fit(features: Tensor, mask: Tensor, mask_size: Size | None) -> None:
+    height, width = features.shape[-2:]
+    channels = mask.shape[1]
+    if mask.shape[-2:] != features.shape[-2:]:
+        raise ValueError(f"a mask for a map of {list(mask.shape[-2:])}, but the features' is {[height, width]}")
+    if mask_size is None:
+        if channels != height * width:
+            raise ValueError(f"a compact mask of {channels} channels, but the map has {height} x {width} positions")
+        return
+    rows, columns = mask_size
+    if rows * columns != channels or rows % 2 == 0 or columns % 2 == 0:
+        raise ValueError(f"a mask of {rows} x {columns} wants odd sides and as many channels, not {channels}")
+
+
+class _PointWiseAttention(Function):
+    """The attention's rows are anchors. Its normalisation is left to the result, and to its gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        features: Tensor,
+        mask: Tensor,
+        mask_size: Size | None,
+        direction: Direction,
+        softmax: bool,
+    ) -> Tensor:
+        x = features.flatten(2)  # [B, K, hw]
+        weights = _spread(mask, mask_size, x.dtype)  # [B, hw, hw]
+        sources = 2 if direction == "collect" else 1
+        total = _exponentials_(weights, sources) if softmax else None  # [B, 1, hw]
+        z = _product(x, weights.mT if direction == "collect" else weights)
+        z = z if total is None else z.div_(total)
+        ctx.save_for_backward(x, weights, total, z)
+        ctx.mask_size, ctx.direction, ctx.mask_type = mask_size, direction, mask.dtype
+        return z.view_as(features)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, received: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # noqa: ANN401
+        x, weights, total, z = ctx.saved_tensors
+        dz = received.flatten(2) if total is None else received.flatten(2) / total
+        is_collect = ctx.direction == "collect"
+        dx = _product(dz, weights if is_collect else weights.mT)
+        guard = _guard(received.shape, ctx.mask_size)
+        memory = torch.zeros(weights.numel() + 2 * guard, dtype=x.dtype, device=x.device)
+        slope = memory[guard : guard + weights.numel()].view_as(weights)
+        torch.bmm(*((dz.mT, x) if is_collect else (x.mT, dz)), out=slope)
+        if total is not None:
+            mean = (dz * z).sum(1)
+            slope.sub_(mean[:, :, None] if is_collect else mean[:, None]).mul_(weights)
+        dmask = _gathered(slope, received.shape, ctx.mask_size)
+        return dx.view_as(received), dmask.to(ctx.mask_type), None, None, None
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """In the precision of its factors, whatever autocast says: that leaves `out=` alone."""
+    return torch.bmm(a, b, out=a.new_empty((len(a), a.shape[1], b.shape[2])))
+
+
+def _exponentials_(weights: Tensor, dim: int) -> Tensor:
+    """Overwrites weights by the numerators of their softmax over `dim`, and returns the denominators [B, 1, hw]."""
+    weights.sub_(weights.amax(dim, keepdim=True)).exp_()
+    return weights.sum(dim)[:, None]
+
+
+def _spread(mask: Tensor, mask_size: Size | None, dtype: torch.dtype) -> Tensor:
+    """[B, rows * columns, h, w] -> [B, hw, hw]: by anchor the weights of all positions, in memory of their own."""
+    batch, _, height, width = mask.shape
+    by_anchor = mask.permute(0, 2, 3, 1)
+    if mask_size is None:
+        copy = by_anchor.to(dtype, memory_format=torch.contiguous_format, copy=True)
+        return copy.flatten(1, 2)
+    by_anchor = by_anchor.contiguous()
+    result = torch.empty((batch, height, width, height, width), dtype=dtype, device=mask.device)
+    _shift(by_anchor, mask_size, result, -1, mask_size)
+    return result.view(batch, height * width, height * width)
+
+
+def _gathered(slope: Tensor, shape: torch.Size, mask_size: Size | None) -> Tensor:
+    """The adjoint of `_spread`; before and behind `slope` there must be `_guard` finite numbers."""
+    batch, _, height, width = shape
+    if mask_size is None:
+        return slope.view(batch, height, width, -1).permute(0, 3, 1, 2)
+    result = slope.new_empty((batch, height, width, *mask_size))
+    _shift(slope, (height, width), result, 1, mask_size)
+    return result.flatten(3).permute(0, 3, 1, 2)
+
+
+def _guard(shape: torch.Size, mask_size: Size | None) -> int:
+    """How far beyond an anchor's map the mask of its corner reaches, in memory."""
+    return 0 if mask_size is None else mask_size[0] // 2 * shape[-1] + mask_size[1] // 2
+
+
+def _shift(source: Tensor, grid: Size, result: Tensor, step: int, mask_size: Size) -> None:
+    """Each anchor's map in `source`, of size `grid`, moved by `step` times its place, into `result` [B, h, w, *new].
+
+    An anchor in the middle of a mask would not move it. Where a moved map has nothing there are zeros.
+    """
+    _, height, width, *new = result.shape
+    area, half = grid[0] * grid[1], (mask_size[0] // 2, mask_size[1] // 2)
+    strides = (height * width * area, width * area + step * grid[1], area + step, grid[1], 1)
+    first = int(source.storage_offset()) - step * (half[0] * grid[1] + half[1])
+    view = source.as_strided(result.shape, strides, first)
+    rows = _inside(height, new[0], step, half[0], grid[0], result)
+    columns = _inside(width, new[1], step, half[1], grid[1], result)
+    torch.mul(view, 1 if rows is None else rows[:, None, :, None], out=result)
+    if columns is not None:
+        result.mul_(columns[:, None, :])
+
+
+def _inside(anchors: int, new: int, step: int, half: int, old: int, like: Tensor) -> Tensor | None:
+    """[anchors, new] 1 where a map of `old` places, moved by its anchor, has something, else 0; None: it always has."""
+    first, last = sorted((-step * half, step * (anchors - 1 - half)))
+    if first >= 0 and last + new <= old:
+        return None
+    moves = step * (torch.arange(anchors, device=like.device) - half)
+    places = moves[:, None] + torch.arange(new, device=like.device)
+    return ((places >= 0) & (places < old)).to(like.dtype)
+
+
+# ---- what it is tested against
+
+
+def point_wise_attention_reference(
+    features: Tensor, mask: Tensor, mask_size: Size | None, direction: Direction, *, softmax: bool = True
+) -> Tensor:
+    """As `point_wise_attention`, by an index of [h * w, h * w] into the channels."""
+    _require_fit(features, mask, mask_size)
+    if mask_size is None:
+        weights = mask.flatten(2)  # [B, others, anchors]
+    else:
+        index, inside = _channels(features.shape[-2:], mask_size, mask.device)
+        weights = mask.flatten(2).gather(1, index.expand(len(mask), -1, -1)) * inside.to(mask.dtype)
+    return _received(features, weights if direction == "collect" else weights.mT, softmax)
+
+
+def _channels(size: torch.Size, mask_size: Size, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which channel of an anchor is for another position, and whether there is one: [others, anchors]."""
+    place = torch.cartesian_prod(*(torch.arange(side, device=device) for side in size))  # [hw, 2]
+    sides = torch.tensor(mask_size, device=device)
+    steps = place[:, None] - place + sides // 2  # [others, anchors, 2]
+    inside = ((steps >= 0) & (steps < sides)).all(2)
+    rows, columns = steps.minimum(sides - 1).clamp_min(0).unbind(2)
+    return rows * mask_size[1] + columns, inside
+
+
+def point_wise_attention_loop(
+    features: Tensor, mask: Tensor, mask_size: Size | None, direction: Direction, *, softmax: bool = True
+) -> Tensor:
+    """As `point_wise_attention`, anchor by anchor, as the original defines it."""
+    _require_fit(features, mask, mask_size)
+    batch, _, height, width = mask.shape
+    weights = mask.new_zeros(batch, height, width, height, width)  # [B, *anchor, *other]
+    for y in range(height):
+        for x in range(width):
+            weights[:, y, x] = _of_anchor(mask[:, :, y, x], (y, x), (height, width), mask_size)
+    by_anchor = weights.view(batch, height * width, height * width)
+    return _received(features, by_anchor.mT if direction == "collect" else by_anchor, softmax)
+
+
+def _of_anchor(mask: Tensor, anchor: Size, size: Size, mask_size: Size | None) -> Tensor:
+    """[B, channels] -> [B, h, w]: the weights that one anchor gives to all positions."""
+    if mask_size is None:
+        return mask.view(-1, *size)
+    others = mask.new_zeros(len(mask), *size)
+    to, of = zip(*map(_overlap, anchor, size, mask_size), strict=True)
+    others[:, *to] = mask.view(-1, *mask_size)[:, *of]
+    return others
+
+
+def _overlap(anchor: int, side: int, mask_side: int) -> tuple[slice, slice]:
+    """The positions that a mask reaches from `anchor`, and the places in the mask that are for them."""
+    half = mask_side // 2
+    first, last = max(0, anchor - half), min(side, anchor + half + 1)
+    return slice(first, last), slice(first - anchor + half, last - anchor + half)
+
+
+def _received(features: Tensor, weights: Tensor, softmax: bool) -> Tensor:  # [B, K, h, w], [B, sources, targets]
+    weights = weights.softmax(1) if softmax else weights
+    return (features.flatten(2) @ weights).view_as(features)

@@ -1,0 +1,782 @@
+"""Which model a set of TensorFlow DeepLab's variables is taken for: from lists of its own, and from our own models."""
+
+import json
+from functools import cache, partial
+from operator import ne
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from atrous.convert import convert
+from atrous.convert.contract import Source
+from atrous.convert.run import conversion
+from atrous.convert.systems import tf_deeplab
+from atrous.convert.systems.tf_deeplab.recognise import model_config
+from atrous.inference import InferenceConfig
+from atrous.models import MODELS, Model, ModelConfig, build
+from tests.tf_deeplab import (
+    CASES,
+    UNTOLD,
+    Shapes,
+    checkpoint,
+    empty_variables,
+    flags_of,
+    load_seeded,
+    seeded,
+    variable_lists,
+    variables_of,
+    without,
+)
+
+Options = dict[str, Any]
+Arrays = dict[str, NDArray[Any]]
+RATES = (6, 12, 18)
+BRANCHES = [
+    {"op": "conv", "kernel": 1, "input": -1},
+    {"op": "conv", "kernel": 3, "rate": [1, 6], "input": 0},
+    {"op": "pyramid_pooling", "grid_size": [2, 1], "input": -1},
+]
+RELEASED: Options = CASES["x71_dpc_os16_65"]["options"]
+
+
+def _config(shapes: Shapes, **options: Any) -> ModelConfig:  # noqa: ANN401
+    return model_config(shapes, tf_deeplab.read_flags(options, "given"), {}, "given")
+
+
+def _images(batch: int = 1, height: int = 33, width: int = 49) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def _logits(model: Model, images: Tensor | None = None) -> Tensor:
+    with torch.no_grad():
+        outputs: Tensor = model.eval()(_images() if images is None else images).semantic
+    return outputs
+
+
+def _assert_close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
+
+
+def _refused(arrays: Arrays, reason: str, **options: Any) -> None:  # noqa: ANN401
+    with pytest.raises(ValueError, match=reason) as error:
+        convert(arrays, options=options)
+    assert "\n" not in str(error.value)
+
+
+# ---- the original's own lists
+
+
+def _mnv2(name: str, **fields: object) -> Options:
+    return {"name": name, "backbone": "mobilenet_v2", **fields}
+
+
+def _hnas(filters: int, **fields: object) -> Options:
+    name = {"name": "deeplab_v3plus", "backbone": "auto_deeplab_s", "output_stride": 8}
+    return {**name, "depth_multiplier": filters / 20, "num_classes": 19, **fields}
+
+
+LISTED: dict[str, Options] = {
+    "edgetpu": {"backbone": "mobilenet_edgetpu", "name": "deeplab_v3", "rates": (), "aspp_channels": 256},
+    "edgetpu_slim": {"backbone": "mobilenet_edgetpu", "depth_multiplier": 0.75, "aspp_channels": 128},
+    "hnas": _hnas(20, num_classes=21),
+    **{
+        f"hnas_F{filters}_{kind}": _hnas(filters, **fields)
+        for filters in (20, 32, 48)
+        for kind, fields in (
+            ("head", {"classification_head": True}),
+            ("nohead", {"classification_head": False}),
+            ("nosep", {"separable": False, "decoder_separable": False}),
+        )
+    },
+    "mnv2_ade": _mnv2("deeplab_v3plus", rates=(), num_classes=151),
+    "mnv2_dec_8_4": _mnv2("deeplab_v3plus", decoder_strides=(8, 4)),
+    "mnv2_dec_nosep": _mnv2("deeplab_v3plus", separable=False, decoder_separable=False),
+    "mnv2_dm05": _mnv2("deeplab_v3", depth_multiplier=0.5),
+    "mnv2_v3": _mnv2("deeplab_v3", rates=(), image_level=True, projection=True),
+    "mnv2_v3_os8": _mnv2("deeplab_v3", rates=()),
+    "mnv2_v3plus": _mnv2("deeplab_v3plus", rates=None, decoder_strides=(4,), low_level_channels=48),
+    "mnv3_large": {"name": "lraspp", "backbone": "mobilenet_v3_large_seg", "aspp_channels": 128, "decoder_stride": 8},
+    "mnv3_small": {"name": "lraspp", "backbone": "mobilenet_v3_small_seg", "num_classes": 19, "squeeze": "sigmoid"},
+    "pnas": {"name": "deeplab_v3plus", "backbone": "pnasnet", "depth_multiplier": 1.0},
+    "r101b_v3plus": {"name": "deeplab_v3plus", "backbone": "resnet_v1_101_beta", "decoder_strides": (4,)},
+    "r18": {"name": "deeplab_v3", "backbone": "resnet_v1_18"},
+    "r18b": {"name": "deeplab_v3", "backbone": "resnet_v1_18_beta"},
+    "r50_v2sum": {"name": "deeplab_v2", "backbone": "resnet_v1_50", "rates": (6, 12, 18, 24), "kernel": 3},
+    "r50_v3": {"name": "deeplab_v3", "backbone": "resnet_v1_50", "separable": True},
+    "r50b_v3plus": {"name": "deeplab_v3plus", "backbone": "resnet_v1_50_beta"},
+    "x41_v3plus": {"name": "deeplab_v3plus", "backbone": "xception_41"},
+    "x65_v3plus": {"name": "deeplab_v3plus", "backbone": "xception_65", "bounded": False},
+    "x71_dpc": {"name": "dense_prediction_cell", "backbone": "xception_71", "cell_channels": 256, "num_classes": 19},
+}
+
+
+FEW = ("hnas", "hnas_F32_head", "hnas_F48_nosep")  # of the many that are alike
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        pytest.param(key, marks=pytest.mark.slow) if key.startswith("hnas") and key not in FEW else key
+        for key in variable_lists()
+    ],
+)
+def test_variables_alone_tell_the_model(key: str) -> None:
+    config = _config(variable_lists()[key])
+    assert {name: getattr(config, name) for name in LISTED[key]} == LISTED[key]
+
+
+@pytest.mark.parametrize("key", ["mnv2_ade", "mnv2_dec_8_4", "mnv3_small", "r18", "edgetpu_slim"])
+def test_each_variable_of_a_list_is_used(key: str) -> None:
+    shapes = variable_lists()[key]
+    done = conversion(empty_variables(shapes))
+    assert (done.used, done.ignored) == (len(shapes), [])
+    held = done.segmenter.model.state_dict().items()
+    counted = [tensor.numel() for name, tensor in held if not name.endswith(("shift", "scale", "num_batches_tracked"))]
+    assert sum(counted) == sum(int(np.prod(shape)) for shape in shapes.values())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_flags_that_the_weights_tell_change_nothing(case: str) -> None:
+    flags, shapes = flags_of(case), variables_of(case)
+    told = {name: flags[name] for name in UNTOLD & flags.keys()}
+    assert _config(shapes, **flags) == _config(shapes, **told)
+
+
+def test_the_released_cell_is_taken_where_none_is_given() -> None:
+    shapes = variable_lists()["x71_dpc"]
+    assert _config(shapes) == _config(shapes, **RELEASED)
+
+
+# ---- our own models, there and back
+
+
+def _model(num_classes: int, **fields: Any) -> Model:  # noqa: ANN401
+    thin = {"aspp_channels": 16, "decoder_channels": 12, "low_level_channels": 6, "cell_channels": 16}
+    config = MODELS[fields["name"]].Config
+    wanted = {"backbone": "mobilenet_v2", **{name: thin[name] for name in thin if name in config.model_fields}}
+    model = build(config.model_validate({**wanted, **fields}), num_classes)
+    load_seeded(model)
+    return model.eval()
+
+
+def _untold(config: ModelConfig) -> Options:
+    """The flags that the weights of such a model don't tell."""
+    names = {"pooling_window": "image_pooling_crop_size", "pooling_stride": "image_pooling_stride"}
+    names |= {"rates": "atrous_rates", "cell": "dense_prediction_cell_config", "bounded": "use_bounded_activation"}
+    names |= {"remove_stride_32": "nas_remove_os32_stride"}
+    same = ("output_stride", "multi_grid", "image_pyramid")
+    flags = {names.get(name, name): getattr(config, name) for name in (*names, *same) if hasattr(config, name)}
+    if "dense_prediction_cell_config" in flags:
+        flags["dense_prediction_cell_config"] = [
+            branch.model_dump() for branch in flags["dense_prediction_cell_config"]
+        ]
+    squeeze = getattr(config, "squeeze", "none")
+    return {
+        **flags,
+        "image_se_uses_qsigmoid": squeeze == "hard_sigmoid",
+        "merge_method": {"mean": "avg"}.get(config.merge),
+    }
+
+
+V3, PLUS = {"name": "deeplab_v3"}, {"name": "deeplab_v3plus"}
+LIGHT = {"name": "lraspp", "pooling_window": (33, 33), "output_stride": 32}
+HALF = {**PLUS, "depth_multiplier": 0.5}
+VARIANTS: dict[str, tuple[int, Options]] = {  # classes, config
+    "mobilenet_v2 x 0.35": (2, {**PLUS, "depth_multiplier": 0.35}),
+    "mobilenet_v2 x 0.35, divisor 8": (7, {**PLUS, "depth_multiplier": 0.35, "divisible_by": 8}),
+    "mobilenet_v2 x 0.75": (151, {**V3, "depth_multiplier": 0.75, "rates": ()}),
+    "mobilenet_v2 x 0.75, divisor 8": (2, {**V3, "depth_multiplier": 0.75, "divisible_by": 8}),
+    "mobilenet_v2 x 1.4": (7, {**PLUS, "depth_multiplier": 1.4}),
+    "mobilenet_v2 x 1.4, divisor 8": (151, {**V3, "depth_multiplier": 1.4, "divisible_by": 8}),
+    "edgetpu x 0.75": (2, {**V3, "backbone": "mobilenet_edgetpu", "depth_multiplier": 0.75, "rates": ()}),
+    "v3 large x 0.75": (7, {**LIGHT, "backbone": "mobilenet_v3_large_seg", "depth_multiplier": 0.75}),
+    "v3 small x 0.75": (151, {**LIGHT, "backbone": "mobilenet_v3_small_seg", "depth_multiplier": 0.75}),
+    "v3 large, decoder 4": (2, {**LIGHT, "backbone": "mobilenet_v3_large_seg", "decoder_stride": 4}),
+    "v3 small, all pooled": (2, {**LIGHT, "backbone": "mobilenet_v3_small_seg", "pooling_window": None}),
+    "decoder 8": (7, {**HALF, "decoder_strides": (8,)}),
+    "decoder 16, 4": (7, {**HALF, "decoder_strides": (16, 4)}),
+    "decoder 16, 8, 4": (7, {**HALF, "decoder_strides": (16, 8, 4)}),
+    "dense decoder 16, 8, 4": (7, {**HALF, "decoder_strides": (16, 8, 4), "decoder_separable": False}),
+    "sum": (7, {**HALF, "decoder_merge": "sum"}),
+    "sum 8, 4": (7, {**HALF, "decoder_merge": "sum", "decoder_strides": (8, 4)}),
+    "dense sum 8, 4": (7, {**HALF, "decoder_merge": "sum", "decoder_strides": (8, 4), "decoder_separable": False}),
+    "logits of a concat 8, 4": (7, {**HALF, "decoder_logits": True, "decoder_strides": (8, 4)}),
+    "logits of a sum 8, 4": (7, {**HALF, "decoder_logits": True, "decoder_merge": "sum", "decoder_strides": (8, 4)}),
+    "no image level": (7, {**HALF, "image_level": False}),
+    "no projection": (7, {**HALF, "projection": False}),
+    "neither": (7, {**V3, "image_level": False, "projection": False, "rates": ()}),
+    "gated, with rates": (7, {**HALF, "squeeze": "sigmoid"}),
+    "one rate": (7, {**HALF, "rates": (5,)}),
+    "five rates, dense": (7, {**V3, "rates": (1, 2, 3, 4, 5), "separable": False}),
+    "pooled in strides": (7, {**HALF, "pooling_window": (17, 33), "pooling_stride": (2, 1)}),
+    "bounded heads": (7, {**HALF, "bounded": True}),
+    "pyramid": (7, {**HALF, "image_pyramid": (0.5, 1.0, 1.5), "merge": "mean"}),
+    "output stride 8": (7, {**HALF, "output_stride": 8}),
+    "output stride 32": (7, {**HALF, "output_stride": 32}),
+    "v2": (7, {"name": "deeplab_v2", "depth_multiplier": 0.5, "output_stride": 8}),
+    "v2, one 1x1": (7, {"name": "deeplab_v2", "depth_multiplier": 0.5, "kernel": 1, "rates": (1,)}),
+    "v2, two rates": (7, {"name": "deeplab_v2", "depth_multiplier": 0.5, "rates": (2, 4)}),
+    "cell": (7, {"name": "dense_prediction_cell", "depth_multiplier": 0.5, "output_stride": 8}),
+    "cell of our own": (7, {"name": "dense_prediction_cell", "cell": BRANCHES, "decoder_strides": ()}),
+    "resnet 18": (7, {**V3, "backbone": "resnet_v1_18", "multi_grid": (1, 2)}),
+    "auto_deeplab F = 24": (7, {**PLUS, "backbone": "auto_deeplab_s", "depth_multiplier": 1.2, "output_stride": 8}),
+    "auto_deeplab F = 10, stride 16": (
+        7,
+        {
+            **PLUS,
+            "backbone": "auto_deeplab_s",
+            "depth_multiplier": 0.5,
+            "output_stride": 8,
+            "remove_stride_32": True,
+            "classification_head": True,
+        },
+    ),
+    "pnasnet, stride 8": (7, {**PLUS, "backbone": "pnasnet", "depth_multiplier": 0.25, "output_stride": 8}),
+}
+
+
+@cache
+def _variant(key: str) -> Model:
+    num_classes, fields = VARIANTS[key]
+    return _model(num_classes, **fields)
+
+
+SLOW = ("auto_deeplab F = 10, stride 16", "pnasnet, stride 8")
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(key, marks=pytest.mark.slow) if key in SLOW else key for key in VARIANTS]
+)
+def test_an_unseen_variant_comes_back(variant: str) -> None:
+    model, num_classes = _variant(variant), VARIANTS[variant][0]
+    back = convert(checkpoint(model), options=_untold(model.config))
+    assert back.model.num_classes == num_classes
+    assert back.label_space.num_classes == num_classes
+    assert torch.equal(_logits(back.model), _logits(model))
+    assert (back.model.config.name, back.model.config.backbone) == (model.config.name, model.config.backbone)
+
+
+@pytest.mark.parametrize(
+    ("variant", "filters"),
+    [("nas_hnasnet", 20), ("auto_deeplab_s", 20), ("auto_deeplab_m", 32), ("auto_deeplab_l", 48)],
+)
+def test_the_papers_own_names_are_variants_too(variant: str, filters: int) -> None:
+    shapes = variable_lists()[f"hnas_F{filters}_nohead"]
+    config = _config(shapes, model_variant=variant, nas_stem_output_num_conv_filters=filters)
+    assert config.depth_multiplier == 1
+
+
+# ---- the converted model
+
+
+@cache
+def _plus() -> Arrays:
+    return {name: seeded(name, shape) for name, shape in variable_lists()["mnv2_v3plus"].items()}
+
+
+def test_two_images_are_as_one_and_one() -> None:
+    model, images = convert(_plus()).model, _images(2)
+    _assert_close(_logits(model, images), torch.cat([_logits(model, images[:1]), _logits(model, images[1:])]))
+
+
+@pytest.mark.parametrize("size", [(64, 80), (65, 97), (50, 71)])
+def test_images_of_any_size_get_labels_of_that_size(size: tuple[int, int]) -> None:
+    image = _images(1, *size)[0].permute(1, 2, 0).numpy()
+    assert convert(_plus()).predict(image).semantic.shape == size
+
+
+@pytest.mark.parametrize(
+    ("variant", "first", "second", "rates"),
+    [
+        ("mobilenet_v2 x 0.35", 16, 8, None),
+        ("mobilenet_v2 x 0.35", 8, 32, None),
+        ("one rate", 16, 8, [(4,), (8,)]),
+        ("v2", 16, 8, [(6, 12, 18, 24), (12, 24, 36, 48)]),
+        ("cell", 16, 8, None),
+        ("v3 large, decoder 4", 32, 16, None),
+    ],
+)
+def test_the_output_stride_may_be_changed_afterwards(
+    variant: str, first: int, second: int, rates: list[tuple[int, ...]] | None
+) -> None:
+    arrays = checkpoint(_variant(variant))
+    before, after = (
+        convert(arrays, options={"output_stride": stride, "atrous_rates": rates and rates[index]})
+        for index, stride in enumerate((first, second))
+    )
+    changed = before.with_output_stride(second)
+    assert changed.model.config == after.model.config
+    assert torch.equal(_logits(changed.model), _logits(after.model))
+
+
+# ---- ImageNet's networks
+
+
+def _classifier(key: str, scope: str, head: Shapes) -> Arrays:
+    trunk = {name: shape for name, shape in variable_lists()[key].items() if name.startswith(f"{scope}/")}
+    return {name: seeded(name, shape) for name, shape in (trunk | head).items()}
+
+
+def test_an_imagenet_network_is_a_classifier() -> None:
+    head: Shapes = {"resnet_v1_50/logits/weights": (1, 1, 2048, 11), "resnet_v1_50/logits/biases": (11,)}
+    arrays = _classifier("r50_v3", "resnet_v1_50", head)
+    model = convert({**arrays, "global_step": np.array(1)}).model
+    assert (model.config.name, model.config.backbone) == ("image_classifier", "resnet_v1_50")
+    assert model.config.output_stride == 32
+    with torch.no_grad():
+        features = model.features(_images())["c5"].mean((0, 2, 3)).numpy()
+    expected = features @ arrays["resnet_v1_50/logits/weights"][0, 0] + arrays["resnet_v1_50/logits/biases"]
+    _assert_close(_logits(model).flatten(), torch.from_numpy(expected))
+
+
+def test_xception_s_classifier() -> None:
+    head: Shapes = {"xception_65/logits/weights": (1, 1, 2048, 1001), "xception_65/logits/biases": (1001,)}
+    trunk = {name: shape for name, shape in variable_lists()["x65_v3plus"].items() if name.startswith("xception")}
+    config = _config(trunk | head, num_classes=1001)
+    assert (config.name, config.backbone, config.num_classes) == ("image_classifier", "xception_65", 1001)
+    with pytest.raises(ValueError, match="num_classes=1000, but"):
+        _config(trunk | head, num_classes=1000)
+
+
+def test_mobilenet_v2_s_classifier_is_behind_a_wider_map() -> None:
+    head: Shapes = {"MobilenetV2/Conv_1/weights": (1, 1, 320, 1280), "MobilenetV2/Logits/Conv2d_1c_1x1/biases": (1001,)}
+    head |= {f"MobilenetV2/Conv_1/BatchNorm/{leaf}": (1280,) for leaf in ("gamma", "beta", "moving_mean")}
+    head |= {"MobilenetV2/Conv_1/BatchNorm/moving_variance": (1280,)}
+    head |= {"MobilenetV2/Logits/Conv2d_1c_1x1/weights": (1, 1, 1280, 1001)}
+    arrays = _classifier("mnv2_v3", "MobilenetV2", head)
+    averages = {f"{name}/ExponentialMovingAverage": array for name, array in arrays.items() if "weights" in name}
+    done = conversion({**arrays, **averages})
+    assert done.ignored == sorted(averages)
+    assert done.segmenter.label_space.num_classes == 1001
+    assert done.segmenter.model.config.model_dump()["head_channels"] == 1280
+    assert _logits(done.segmenter.model).shape == (1, 1001, 1, 1)
+
+
+def test_a_backbone_whose_own_last_layer_is_wide_needs_no_wider_map() -> None:
+    head: Shapes = {"MobilenetEdgeTPU/Logits/Conv2d_1c_1x1/weights": (1, 1, 1280, 9)}
+    head |= {"MobilenetEdgeTPU/Logits/Conv2d_1c_1x1/biases": (9,)}
+    trunk = {name: shape for name, shape in variable_lists()["edgetpu"].items() if name.startswith("Mobilenet")}
+    model = convert(empty_variables(trunk | head)).model
+    assert model.config.model_dump()["head_channels"] is None
+
+
+# ---- batch norms that were folded
+
+
+def _folded(model: Model) -> Arrays:
+    """As an exporter leaves it: each batch norm in the weights and a bias of the convolution before it."""
+    arrays: Arrays = dict(checkpoint(model))
+    eps = {path: norm.eps for path, norm in model.named_modules() if isinstance(norm, nn.BatchNorm2d)}
+    names = tf_deeplab.names.variables(model)
+    for path in eps:
+        scope = names[f"{path}.weight"].removesuffix("/BatchNorm/gamma")
+        gamma, beta, mean, variance = (
+            arrays.pop(f"{scope}/BatchNorm/{leaf}").astype(np.float64)
+            for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
+        )
+        factor = gamma / np.sqrt(variance + eps[path])
+        weights = next(f"{scope}/{leaf}" for leaf in ("weights", "depthwise_weights") if f"{scope}/{leaf}" in arrays)
+        spread = factor[:, None] if weights.endswith("depthwise_weights") else factor
+        arrays[weights] = (arrays[weights] * spread).astype(np.float32)
+        arrays[f"{scope}/biases"] = (beta - mean * factor).astype(np.float32)
+    return arrays
+
+
+@pytest.mark.parametrize(
+    "variant", ["mobilenet_v2 x 0.35", "v3 large x 0.75", "resnet 18", "sum", "edgetpu x 0.75", "cell of our own"]
+)
+def test_folded_batch_norms_become_ones_that_only_shift(variant: str) -> None:
+    model = _variant(variant)
+    arrays = _folded(model)
+    done = conversion(arrays, options=_untold(model.config))
+    assert (done.used, done.ignored) == (len(arrays), [])
+    _assert_close(_logits(done.segmenter.model), _logits(model))
+    for norm in done.segmenter.model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            assert norm.running_mean is not None and norm.running_var is not None
+            assert not norm.running_mean.any()
+            assert (norm.running_var == 1).all()
+            assert torch.allclose(norm.weight, torch.tensor(1 + norm.eps).sqrt(), rtol=1e-7)
+
+
+def test_a_half_folded_batch_norm_is_refused() -> None:
+    arrays = {**_plus(), "aspp0/biases": np.zeros(256, np.float32)}
+    _refused(arrays, "1 variables have no place in the model.*: aspp0/biases$")
+    del arrays["aspp0/BatchNorm/moving_mean"]
+    _refused(arrays, "1 variables of the model are missing: aspp0/BatchNorm/moving_mean$")
+
+
+# ---- flags
+
+
+LISTS_OF_NUMBERS = [
+    ("atrous_rates", "2,4,6", (2, 4, 6)),
+    ("atrous_rates", "[2, 4, 6]", (2, 4, 6)),
+    ("atrous_rates", "(2, 4, 6)", (2, 4, 6)),
+    ("atrous_rates", [2, 4, 6], (2, 4, 6)),
+    ("atrous_rates", (2, 4, 6), (2, 4, 6)),
+    ("atrous_rates", None, None),
+    ("atrous_rates", "", None),
+    ("atrous_rates", "6,12,18", None),  # which the output stride gives anyway
+    ("output_stride", "8", 8),
+    ("image_pooling_crop_size", "33,49", (33, 49)),
+    ("image_pooling_stride", "4, 5", (4, 5)),
+    ("image_pyramid", "0.5,1", (0.5, 1.0)),
+    ("image_pyramid", 0.5, (0.5,)),
+    ("image_pyramid", "", (1.0,)),
+    ("merge_method", "avg", "mean"),
+    ("use_bounded_activation", "true", True),
+    ("use_bounded_activation", "False", False),
+    ("decoder_output_stride", 4, (4,)),
+    ("decoder_output_stride", "4", (4,)),
+    ("num_classes", "21", 21),
+]
+OURS = {
+    "atrous_rates": "rates",
+    "image_pooling_crop_size": "pooling_window",
+    "image_pooling_stride": "pooling_stride",
+    "merge_method": "merge",
+    "use_bounded_activation": "bounded",
+    "decoder_output_stride": "decoder_strides",
+}
+
+
+@pytest.mark.parametrize(("flag", "value", "expected"), LISTS_OF_NUMBERS)
+def test_flags_are_texts_lists_and_numbers(flag: str, value: object, expected: object) -> None:
+    config = _config(variable_lists()["mnv2_v3plus"], **{flag: value})
+    assert getattr(config, OURS.get(flag, flag)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, InferenceConfig()),
+        ({"crop_size": "513,769"}, InferenceConfig(mode="canvas", window=(513, 769))),
+        ({"crop_size": [513, 769]}, InferenceConfig(mode="canvas", window=(513, 769))),
+        ({"train_crop_size": "321,321"}, InferenceConfig(mode="canvas", window=(321, 321))),
+        (
+            {"train_crop_size": "321,321", "vis_crop_size": [65, 97]},
+            InferenceConfig(mode="canvas", window=(65, 97)),
+        ),
+        ({"eval_scales": "0.5,1.0", "add_flipped_images": "true"}, InferenceConfig(scales=(0.5, 1.0), flip=True)),
+        ({"inference_scales": 1.75}, InferenceConfig(scales=(1.75,))),
+        ({"crop_size": None, "eval_scales": ""}, InferenceConfig()),
+    ],
+)
+def test_flags_of_evaluation_are_kept(options: Options, expected: InferenceConfig) -> None:
+    assert convert(_light(), options=options).inference == expected
+
+
+def test_nas_flags_may_be_in_the_programs_own_mapping() -> None:
+    inner = {"nas_remove_os32_stride": True, "nas_stem_output_num_conv_filters": 20}
+    flags = tf_deeplab.read_flags({"nas_architecture_options": inner}, "")
+    assert flags == tf_deeplab.read_flags(inner, "") != tf_deeplab.read_flags({}, "")
+
+
+def test_a_cell_may_be_a_file_or_json(tmp_path: Path) -> None:
+    shapes = variable_lists()["x71_dpc"]
+    cell = [{"op": "conv", "kernel": [3, 3], "rate": [1, index + 1], "input": -1} for index in range(5)]
+    expected = _config(shapes, dense_prediction_cell_config=cell)
+    (tmp_path / "cell.json").write_text(json.dumps(cell))
+    assert _config(shapes, dense_prediction_cell_json=str(tmp_path / "cell.json")) == expected
+    assert _config(shapes, dense_prediction_cell_json=json.dumps(cell)) == expected
+    assert expected != _config(shapes)
+    with pytest.raises(FileNotFoundError, match=r"none\.json"):
+        _config(shapes, dense_prediction_cell_json=str(tmp_path / "none.json"))
+
+
+WRONG_FLAGS = [
+    ({"output_strid": 8}, r"output_strid is no flag that a model depends on; did you mean output_stride\?"),
+    ({"atrous_rate": "6,12,18"}, "did you mean atrous_rates"),
+    ({"dataset_dir": "/data"}, "dataset_dir is no flag that a model depends on"),
+    ({"nas_architecture_options": {"nas_stem": 20}}, "nas_stem"),
+    ({"nas_architecture_options": "20"}, "a mapping of the flags nas_"),
+    ({"output_stride": 7}, "output_stride=7: Input should be 8, 16 or 32"),
+    ({"output_stride": "much"}, "output_stride='much'"),
+    ({"atrous_rates": "6,twelve,18"}, r"atrous_rates\.1='twelve'"),
+    ({"atrous_rates": "6,0,18"}, r"atrous_rates\.1"),
+    ({"crop_size": "513"}, "crop_size"),
+    ({"crop_size": "513,513,3"}, "crop_size"),
+    ({"dataset": "coco"}, "dataset='coco'"),
+    ({"merge_method": "min"}, "merge_method='min'"),
+    ({"prediction_with_upsampled_logits": "false"}, "prediction_with_upsampled_logits"),
+    ({"dense_prediction_cell_json": "[1]"}, "a dense prediction cell is a list of branches"),
+    ({"dense_prediction_cell_json": "[{"}, "not the JSON of a dense prediction cell"),
+    ({"dense_prediction_cell_config": 5}, "dense_prediction_cell_config"),
+    ({"dense_prediction_cell_config": [{"kernel": [1, 3]}]}, r"dense_prediction_cell_config\.0\.kernel"),
+    (
+        {"model_variant": "mobilenet"},
+        "model_variant=mobilenet: unknown; known: .*mobilenet_v2.*nas_hnasnet.*xception_71",
+    ),
+    ({"image_pyramid": "0.5,-1"}, r"image_pyramid\.1"),
+]
+
+
+@pytest.mark.parametrize(("options", "reason"), WRONG_FLAGS)
+def test_wrong_flags_are_refused_in_one_line(options: Options, reason: str) -> None:
+    _refused(_light(), reason, **options)
+
+
+# ---- contradictions
+
+
+@cache
+def _light() -> Arrays:
+    """The smallest of the listed networks."""
+    return {name: seeded(name, shape) for name, shape in variable_lists()["mnv3_small"].items()}
+
+
+CONTRADICTED = [
+    ("mnv2_v3plus", {"atrous_rates": "6,12"}, r"3 atrous branches of ASPP, but atrous_rates is \(6, 12\)"),
+    ("mnv2_v3", {"atrous_rates": "6,12,18"}, "0 atrous branches of ASPP"),
+    ("r50_v2sum", {"atrous_rates": "6,12,18"}, "4 branches of logits: atrous_rates wants as many"),
+    ("mnv2_v3plus", {"model_variant": "mobilenet_v3_large_seg"}, "begin with MobilenetV3/, but none"),
+    ("r50_v3", {"model_variant": "resnet_v1_50_beta"}, r"block1/unit_1/\S+ is \[1, 1, 64, 64\], not \[1, 1, 128, 64\]"),
+    ("mnv3_small", {"model_variant": "mobilenet_v3_large_seg", "depth_multiplier": 1}, "variables"),
+    ("mnv2_v3plus", {"num_classes": 20}, "num_classes=20, but its variables are those of num_classes=21"),
+    ("mnv3_small", {"num_classes": 21}, "num_classes=21, but its variables are those of num_classes=19"),
+    ("mnv2_v3plus", {"dataset": "cityscapes"}, "dataset=cityscapes has 19 classes, the model 21"),
+    ("mnv2_v3plus", {"depth_multiplier": 0.5}, "another shape"),
+    ("mnv2_dm05", {"depth_multiplier": 1}, "another shape"),
+    ("mnv2_v3plus", {"decoder_output_stride": "8"}, "another shape"),
+    ("mnv2_v3plus", {"decoder_output_stride": "8,4"}, "1 decoder stages, but decoder_output_stride is"),
+    ("mnv2_dec_8_4", {"decoder_output_stride": "4,8"}, "coarsest first"),
+    ("mnv2_v3", {"decoder_output_stride": "4"}, "no decoder is in it"),
+    (
+        "mnv2_v3plus",
+        {"decoder_filters": 128},
+        "decoder_filters=128, but its variables are those of decoder_filters=256",
+    ),
+    ("mnv2_v3plus", {"decoder_use_separable_conv": "false"}, "decoder_use_separable_conv=True$"),
+    ("mnv2_v3plus", {"decoder_use_sum_merge": "true"}, "decoder_use_sum_merge=False$"),
+    ("mnv2_v3plus", {"decoder_output_is_logits": True}, "decoder_output_is_logits=False$"),
+    ("mnv2_v3plus", {"aspp_convs_filters": 128}, "aspp_convs_filters=256$"),
+    ("mnv2_v3plus", {"aspp_with_separable_conv": False}, "aspp_with_separable_conv=True$"),
+    ("mnv2_v3plus", {"aspp_with_batch_norm": False}, "aspp_with_batch_norm=True$"),
+    ("mnv2_v3plus", {"aspp_with_concat_projection": False}, "aspp_with_concat_projection=True$"),
+    ("mnv2_v3plus", {"aspp_with_squeeze_and_excitation": True}, "aspp_with_squeeze_and_excitation=False$"),
+    ("mnv2_v3plus", {"add_image_level_feature": False}, "add_image_level_feature=True$"),
+    ("r50_v2sum", {"aspp_with_batch_norm": True}, "aspp_with_batch_norm=False$"),
+    ("r50_v2sum", {"logits_kernel_size": 1}, "logits_kernel_size=3$"),
+    ("hnas_F32_head", {"nas_use_classification_head": False}, "variables"),
+    ("hnas", {"output_stride": 16}, "output_stride 16 is not for auto_deeplab_s, which has 8"),
+    ("hnas", {"nas_stem_output_num_conv_filters": 32}, "another shape"),
+    ("pnas", {"output_stride": 8}, "another shape"),
+    ("r50b_v3plus", {"multi_grid": "1,2"}, "has 3 units"),
+    ("x71_dpc", {"output_stride": 32}, "output_stride=32"),
+    ("x71_dpc", {"dense_prediction_cell_config": BRANCHES}, "a cell of 5 branches, but the one .* has 3"),
+    ("edgetpu", {"decoder_output_stride": 4}, "no decoder is in it"),
+]
+
+
+@pytest.mark.parametrize(("key", "options", "reason"), CONTRADICTED)
+def test_flags_that_contradict_the_weights_are_refused(key: str, options: Options, reason: str) -> None:
+    _refused(empty_variables(variable_lists()[key]), reason, **options)
+
+
+def _with(**arrays: Any) -> Arrays:  # noqa: ANN401
+    return {**_light(), **{name.replace("__", "/"): np.asarray(array) for name, array in arrays.items()}}
+
+
+def test_a_missing_variable_is_named() -> None:
+    for name in ("MobilenetV3/Conv/BatchNorm/gamma", "decoder/decoder_conv0/biases", "aspp0/BatchNorm/moving_mean"):
+        arrays = {key: array for key, array in _light().items() if key != name}
+        _refused(arrays, f"the given variables: 1 variables of the model are missing: {name}$")
+
+
+def test_of_many_missing_variables_five_are_named() -> None:
+    arrays = {key: array for key, array in _light().items() if "expanded_conv_3/" not in key}
+    _refused(arrays, r"19 variables of the model are missing: (MobilenetV3/expanded_conv_3/\S+, ){4}\S+ and 14 more$")
+
+
+def test_a_variable_of_another_shape_is_named() -> None:
+    _refused(_with(aspp0__BatchNorm__gamma=np.ones(127)), r"aspp0/BatchNorm/gamma is \[127\], not \[128\]$")
+    _refused(_with(aspp0__BatchNorm__gamma=np.float32(1)), r"aspp0/BatchNorm/gamma is \[\], not \[128\]$")
+    _refused(_with(aspp0__weights=np.float32(1)), r"aspp0/weights is \[\]: a convolution's weights have four axes$")
+    _refused(_with(aspp0__weights=np.ones((288, 128))), r"aspp0/weights is \[288, 128\]: a convolution")
+    _refused(_with(aspp0__weights=np.ones((1, 1, 128, 288))), "another shape")
+    _refused(_with(aspp0__weights=np.ones((1, 1, 288, 0))), "aspp_channels=0")
+
+
+def test_what_looks_like_a_part_of_a_model_is_not_passed_over() -> None:
+    _refused(_with(decoder__decoder_conv1__weights=np.ones((1, 1, 2, 2))), "1 variables have no place .*decoder_conv1")
+    _refused(_with(MobilenetV3__expanded_conv_11__bn=np.ones(3)), "no place .*expanded_conv_11/bn$")
+    many = {f"decoder__stage{index}": np.ones(1) for index in range(9)}
+    _refused(_with(**many), r"9 variables have no place .*: decoder/stage0, .*, decoder/stage4 and 4 more$")
+
+
+def test_two_networks_at_once_are_refused() -> None:
+    other = {name: shape for name, shape in variable_lists()["r18"].items() if name.startswith("resnet_v1_18/")}
+    both = empty_variables(variable_lists()["mnv2_v3"] | other)
+    _refused(both, "several networks at once, where one is wanted: mobilenet_v2, resnet_v1_18$")
+    _refused(both, "no place in the model", model_variant="mobilenet_v2")
+
+
+def test_half_a_network_is_refused() -> None:
+    shapes = variable_lists()["mnv2_v3plus"]
+    _refused(
+        empty_variables(without(shapes, "aspp", "logits", "concat", "image", "decoder")), "a backbone without a head"
+    )
+    _refused(empty_variables(without(shapes, "MobilenetV2/")), "variables of no known system")
+    _refused(empty_variables(without(shapes, "decoder/decoder_conv")), "a decoder without its convolutions")
+    _refused(empty_variables(without(shapes, "decoder/feature")), "no place in the model .*decoder_conv0")
+    _refused(empty_variables(without(shapes, "logits/")), "variables")
+    _refused(empty_variables(without(shapes, "aspp2_")), "ASPP with 2 rates, which weights don't tell")
+    _refused(empty_variables(without(shapes, "aspp2_")), "variables", atrous_rates="6,18")
+
+
+def test_logits_of_one_3x3_need_their_rate() -> None:
+    model = _model(7, name="deeplab_v2", depth_multiplier=0.5, rates=(4,))
+    _refused(dict(checkpoint(model)), "1 branches of logits: atrous_rates wants as many rates")
+    assert torch.equal(
+        _logits(convert(checkpoint(model), options={"atrous_rates": 4, "output_stride": 8}).model), _logits(model)
+    )
+
+
+def test_a_class_alone_is_no_choice() -> None:
+    shapes = variable_lists()["mnv2_v3"] | {"logits/semantic/weights": (1, 1, 256, 1), "logits/semantic/biases": (1,)}
+    _refused(empty_variables(shapes), "num_classes=1: Input should be greater than or equal to 2")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
+def test_weights_that_are_not_finite_are_named(value: float) -> None:
+    variance = np.full(128, 1.0)
+    variance[7] = value
+    _refused(
+        _with(aspp0__BatchNorm__moving_variance=variance),
+        "1 variables hold what is no finite float32: aspp0/BatchNorm/moving_variance$",
+    )
+
+
+def test_broken_slots_do_no_harm() -> None:
+    assert conversion(_with(aspp0__weights__Momentum=np.full((1, 1, 288, 128), np.nan))).used == len(_light())
+
+
+# ---- what isn't a part of the model
+
+
+def test_what_a_training_leaves_is_listed_and_every_variable_is_used_or_listed() -> None:
+    left: Arrays = {"global_step": np.array(7), "beta1_power": np.array(0.5), "beta2_power": np.array(0.9)}
+    for name, array in _light().items():
+        left |= {f"{name}/{slot}": array for slot in ("Momentum", "Adam", "Adam_1", "ExponentialMovingAverage")}
+    left |= {
+        "MobilenetV3/Conv/weights_quant/min": np.array(0.0),
+        "MobilenetV3/Conv/act_quant/max/biased": np.array(0.0),
+    }
+    done = conversion({**_light(), **left})
+    assert done.ignored == sorted(left)
+    assert done.used == len(_light())
+    plain = conversion(_light()).segmenter.model
+    assert torch.equal(_logits(done.segmenter.model), _logits(plain))
+
+
+def test_notes_say_what_was_taken_and_flags_silence_them() -> None:
+    notes = conversion(_light()).notes
+    assert [note.partition("=")[0].partition(",")[0] for note in notes] == [
+        "output_stride",
+        "image_pooling_crop_size",
+        "the 19 classes are those of cityscapes (dataset",
+    ]
+    told = {"output_stride": 32, "image_pooling_crop_size": "769,769", "dataset": "cityscapes"}
+    assert conversion(_light(), options=told).notes == []
+
+
+@pytest.mark.parametrize(
+    ("variant", "note", "options"),
+    [
+        ("decoder 8", "atrous_rates: those of the output stride", {"atrous_rates": "6,12,18"}),
+        ("v2", "atrous_rates: (6, 12, 18, 24)", {"atrous_rates": "6,12,18,24"}),
+        ("resnet 18", "multi_grid=1,1,1 (the original's default)", {"multi_grid": "1,2"}),
+        ("cell", "dense_prediction_cell_json: the released cell", RELEASED),
+    ],
+)
+def test_what_the_weights_do_not_tell_is_noted(variant: str, note: str, options: Options) -> None:
+    arrays = checkpoint(_variant(variant))
+    notes, told = conversion(arrays).notes, conversion(arrays, options=options).notes
+    assert set(notes) - set(told) == {note}
+
+
+# ---- from graphs, which tell more
+
+
+def test_what_a_graph_shows_counts_unless_a_flag_says_otherwise() -> None:
+    hints = {"output_stride": 8, "atrous_rates": (2, 4, 6)}
+    source = Source("a graph", _plus(), hints, input_size=(65, 97), normalization=(100.0, 50.0))
+    done = tf_deeplab.convert(source, {})
+    model, inference = done.segmenter.model, done.segmenter.inference
+    assert model.config.output_stride == 8
+    assert model.config.model_dump()["rates"] == (2, 4, 6)
+    assert (inference.mode, inference.window) == ("canvas", (65, 97))
+    assert model.mean == (100, 100, 100)
+    assert (
+        not _logits(model, torch.full((1, 3, 33, 33), 100)).sub(_logits(model, torch.full((1, 3, 33, 33), 100.0))).any()
+    )
+    assert model.scale.flatten().tolist() == [50, 50, 50]
+    assert not any("stride" in note or "rates" in note for note in done.notes)
+    other = tf_deeplab.convert(source, {"output_stride": 16, "atrous_rates": "1,2,3", "crop_size": "33,33"})
+    assert other.segmenter.model.config.output_stride == 16
+    assert other.segmenter.model.config.model_dump()["rates"] == (1, 2, 3)
+    assert other.segmenter.inference.window == (33, 33)
+
+
+# ---- anything else gives a ValueError, or a model
+
+
+NAMES = sorted(variable_lists()["r18b"])
+SIZES = st.lists(st.integers(0, 40), max_size=5).map(tuple)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_random_damage_gives_a_value_error_in_one_line(data: st.DataObject) -> None:
+    shapes = dict(variable_lists()["r18b"])
+    for _ in range(data.draw(st.integers(1, 3))):
+        name = data.draw(st.sampled_from(sorted(shapes)))
+        shape = shapes.pop(name)
+        kind = data.draw(st.sampled_from(["removed", "renamed", "reshaped", "turned"]))
+        if kind == "renamed":
+            shapes[data.draw(st.sampled_from(NAMES) | st.text(max_size=12)) + "_"] = shape
+        elif kind == "reshaped":
+            shapes[name] = data.draw(SIZES.filter(partial(ne, shape)))
+        elif kind == "turned":
+            shapes[name] = (*shape, 1)
+    with pytest.raises(ValueError) as error:
+        convert(empty_variables(shapes))
+    assert "\n" not in str(error.value)
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 40),
+    st.floats(-2, 4),
+    st.sampled_from(
+        ["", "true", "6,12,18", "8,4", "[", "a", "513,513", "cityscapes", "mobilenet_v2", "resnet_v1_18_beta"]
+    ),
+    st.lists(st.integers(-1, 20), max_size=4),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+FLAGS = sorted(
+    {*tf_deeplab.flags.Flags.model_fields, "train_crop_size", "nas_architecture_options"}
+    - {"dense_prediction_cell_json"}
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.dictionaries(st.sampled_from(FLAGS), VALUES, min_size=1, max_size=3))
+def test_random_flags_give_a_model_or_a_value_error_in_one_line(options: Options) -> None:
+    try:
+        found = convert(empty_variables(variable_lists()["r18b"]), options=options)
+    except ValueError as error:
+        assert "\n" not in str(error)
+    else:
+        assert found.model.num_classes == 21

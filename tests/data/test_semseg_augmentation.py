@@ -1,0 +1,181 @@
+"""semseg's augmentation: its blur, its padding, and its order, against steps on whole images."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from atrous.data.transforms import (
+    AugmentConfig,
+    Choice,
+    Kernel,
+    Window,
+    augment,
+    blur,
+    choose,
+    flip,
+    pad_to,
+    resample_window,
+    rotate_window,
+    scale_and_crop,
+    scaled_window,
+)
+from atrous.types import Image, Sample
+
+FILL, IGNORE = (124, 116, 104), 255
+STILL = Choice(1.0, 0.0, (0.0, 0.0), False, 1.0, 1.0, 1.0, 0.0, 0.0, 0)
+SEMSEG = AugmentConfig(crop=(25, 33), scale_step=0, rotate=10, blur=0.5, blur_kernel="binomial", padding="around")
+KERNELS: list[Kernel] = ["gaussian", "binomial"]
+
+
+def noise(height: int, width: int) -> Image:
+    return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def sample(height: int, width: int) -> Sample:
+    image = noise(height, width)
+    return Sample("noise", image, image[..., 0] // 16, image[..., 1].astype(np.int32))
+
+
+def difference(one: Image, other: Image) -> int:
+    assert one.shape == other.shape
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+# The blur
+
+
+def binomial_by_definition(image: Image) -> Image:
+    """Each pixel the weighted mean of 5 x 5, the image reflected about its border pixels."""
+    height, width = image.shape[:2]
+    found = np.zeros(image.shape)
+    for y, x in np.ndindex(height, width):
+        for i, j in np.ndindex(5, 5):
+            row, column = abs(y + i - 2), abs(x + j - 2)
+            row, column = min(row, 2 * (height - 1) - row), min(column, 2 * (width - 1) - column)
+            found[y, x] += image[row, column].astype(float) * [1, 4, 6, 4, 1][i] * [1, 4, 6, 4, 1][j] / 256
+    return found.round().astype(np.uint8)
+
+
+def test_the_binomial_is_the_weighted_mean_of_5x5() -> None:
+    image = noise(9, 11)
+    assert difference(blur(image, 1.0, "binomial"), binomial_by_definition(image)) <= 1
+    assert difference(blur(image, 1.0, "binomial"), image) > 20
+
+
+def test_a_point_becomes_the_kernel() -> None:
+    point = np.zeros((7, 7, 3), np.uint8)
+    point[3, 3] = 255
+    spread = blur(point, 0.7, "binomial")
+    assert spread[3, :, 0].tolist() == pytest.approx([0, 6, 24, 36, 24, 6, 0], abs=1)
+    np.testing.assert_array_equal(blur(point, 0.0, "binomial"), point)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    place=st.tuples(st.floats(0, 0.99), st.floats(0, 0.99)),
+    radius=st.floats(0.3, 4),
+    kernel=st.sampled_from(KERNELS),
+)
+def test_the_crop_of_the_blurred_is_the_blurred_crop_with_what_lies_beside_it(
+    height: int, width: int, place: tuple[float, float], radius: float, kernel: Kernel
+) -> None:
+    whole = sample(height, width)
+    window = scaled_window((height, width), 1.0, (13, 17), place)
+    expected = resample_window(blur(whole.image, radius, kernel), window)
+    out = scale_and_crop(whole, STILL._replace(blur=radius, place=place), (13, 17), FILL, IGNORE, kernel=kernel)
+    np.testing.assert_array_equal(out.image[: window.height, : window.width], expected)
+    still = scale_and_crop(whole, STILL._replace(place=place), (13, 17), FILL, IGNORE)
+    np.testing.assert_array_equal(out.semantic, still.semantic)
+    np.testing.assert_array_equal(out.instance, still.instance)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_padding_is_not_blurred(kernel: Kernel) -> None:
+    out = scale_and_crop(sample(6, 8), STILL._replace(blur=1.5), (10, 12), FILL, IGNORE, None, kernel, "around")
+    assert (out.image[:2] == FILL).all()
+    assert (out.image[8:] == FILL).all()
+    assert (out.image[:, :2] == FILL).all()
+    assert (out.image[:, 10:] == FILL).all()
+
+
+# The padding
+
+
+@pytest.mark.parametrize(
+    ("size", "to", "top", "left"),
+    [((2, 3), (5, 8), 1, 2), ((4, 4), (4, 7), 0, 1), ((4, 4), (5, 4), 0, 0), ((4, 4), (6, 2), 1, 0)],
+)
+def test_padding_around_leaves_an_odd_pixel_to_the_bottom_and_right(
+    size: tuple[int, int], to: tuple[int, int], top: int, left: int
+) -> None:
+    padded = pad_to(sample(*size), *to, FILL, IGNORE, "around")
+    assert padded.semantic is not None
+    assert padded.instance is not None
+    part = (slice(top, top + size[0]), slice(left, left + size[1]))
+    drawn = sample(*size)
+    np.testing.assert_array_equal(padded.image[part], drawn.image)
+    np.testing.assert_array_equal(padded.semantic[part], drawn.semantic)
+    np.testing.assert_array_equal(padded.instance[part], drawn.instance)
+    outside = np.ones(padded.semantic.shape, bool)
+    outside[part] = False
+    assert (padded.image[outside] == FILL).all()
+    assert (padded.semantic[outside] == IGNORE).all()
+    assert (padded.instance[outside] == 0).all()
+    assert padded.image.shape[:2] == (max(size[0], to[0]), max(size[1], to[1]))
+
+
+# The order
+
+
+def in_semsegs_order(whole: Sample, choice: Choice, crop: tuple[int, int]) -> Sample:
+    """Scale, rotate, blur, flip, pad and crop, each step of the whole image."""
+
+    def scaled(pixels: Image, outside: int | tuple[int, int, int]) -> Image:
+        size = Window((all_of.scaled[0], all_of.scaled[1]), 0, 0, *all_of.scaled)
+        return rotate_window(pixels, size, choice.angle, outside) if choice.angle else resample_window(pixels, size)
+
+    all_of = scaled_window(whole.image.shape[:2], choice.scale, (999, 999), (0, 0))
+    assert whole.semantic is not None
+    image = blur(scaled(whole.image, FILL), choice.blur, "binomial")
+    step = Sample("whole", image, scaled(whole.semantic, IGNORE))
+    padded = pad_to(flip(step) if choice.flip else step, *crop, FILL, IGNORE, "around")
+    assert padded.semantic is not None
+    top, left = (
+        int(place * (side - kept + 1))
+        for place, side, kept in zip(choice.place, padded.semantic.shape, crop, strict=True)
+    )
+    left = padded.semantic.shape[1] - crop[1] - left if choice.flip else left  # places are in the unmirrored image
+    part = (slice(top, top + crop[0]), slice(left, left + crop[1]))
+    return Sample("cropped", padded.image[part], padded.semantic[part])
+
+
+def smooth(height: int, width: int) -> Sample:
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([100 + 80 * np.sin(y / 5), 100 + 80 * np.cos(x / 4), y + x], -1).clip(0, 255).astype(np.uint8)
+    return Sample("smooth", image, (x * 8 // width + 8 * (y * 4 // height)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_random_variation_is_that_of_steps_on_whole_images(seed: int) -> None:
+    whole, rng = smooth(40, 60), np.random.default_rng(seed)
+    choice = choose(SEMSEG, np.random.default_rng(seed))
+    found = augment(whole, SEMSEG, rng, fill=FILL, ignore=IGNORE)
+    expected = in_semsegs_order(whole, choice, SEMSEG.crop)
+    assert found.semantic is not None
+    assert expected.semantic is not None
+    odd = 1 if choice.flip else 0  # of padding, an odd column may be on the other side
+    for shift in range(-odd, odd + 1):
+        image, labels = (np.roll(pixels, shift, 1) for pixels in (expected.image, expected.semantic))
+        if (labels == found.semantic).mean() > 0.98 and np.abs(image.astype(int) - found.image).mean() < 1:
+            return
+    pytest.fail(f"{choice}: neither image nor labels are those of the slow way")
+
+
+def test_chance_meets_every_part_of_the_order() -> None:
+    choices = [choose(SEMSEG, np.random.default_rng(seed)) for seed in range(12)]
+    assert {choice.flip for choice in choices} == {bool(choice.blur) for choice in choices} == {True, False}
+    assert {bool(choice.angle) for choice in choices} == {choice.scale < 0.8 for choice in choices} == {True, False}
+    assert all(0.5 <= choice.scale <= 2 and abs(choice.angle) <= 10 for choice in choices)
