@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from atrous.data import FORMATS, AnyDataConfig
 from atrous.data.transforms import AugmentConfig
@@ -41,6 +41,12 @@ class TrainConfig(Settings):
     save_every: PositiveInt = 500  # steps
     eval_every: PositiveInt = 1000  # steps
     log_every: PositiveInt = 10  # steps
+
+    @model_validator(mode="after")
+    def _reuse_is_of_something(self) -> "TrainConfig":
+        if self.reuse != "all" and self.init is None:
+            raise ValueError(f"reuse={self.reuse} without init: the model file to take weights from")
+        return self
 
 
 class Config(Settings):

@@ -53,6 +53,8 @@ class Conv(nn.Conv2d):
         super().__init__(inp, out, kernel, stride, (height, width), rates, groups, bias=False)
 
     def reset_parameters(self) -> None:
+        if self.weight.is_meta:  # drawing numbers for no memory takes most of a large network's time
+            return
         fan_out = self.weight[0, 0].numel() * self.out_channels // self.groups
         nn.init.normal_(self.weight, std=math.sqrt(2 / fan_out))
 

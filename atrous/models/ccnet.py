@@ -4,7 +4,7 @@ Published for Cityscapes val at one scale: 77.9 % mIoU with one recurrence, 78.4
 80.0 with the loss of hard pixels (crop 769, batch 8, 60 000 steps, rate 0.01, auxiliary weight 0.4).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -25,6 +25,7 @@ class CCNet(Model):
     """
 
     class Config(ModelConfig):
+        merges: ClassVar[bool] = False
         name: Literal["ccnet"] = "ccnet"
         backbone: str = "resnet101s"
         output_stride: Literal[8, 16, 32] = 8  # section 3.1

@@ -35,12 +35,20 @@ class ModelConfig(Settings):
     remove_stride_32: bool = False  # NAS nets: the path stays at stride 16 where it would go to 32
     drop_path: float = Field(default=0.0, ge=0, lt=1)  # NAS nets: share of paths dropped in the last cell, in training
 
+    merges: ClassVar[bool] = True  # has nothing but maps of logits, which several scales can be merged into
+
     image_pyramid: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)  # scales (arXiv:1606.00915, section 4.1.2)
     merge: Literal["max", "mean"] = "max"  # of the logits of these scales
 
     @model_validator(mode="after")
     def _backbone_exists(self) -> "ModelConfig":
         check_backbone(self.backbone, self.output_stride, self.options)
+        return self
+
+    @model_validator(mode="after")
+    def _pyramid_can_be_merged(self) -> "ModelConfig":
+        if self.image_pyramid != (1.0,) and not self.merges:
+            raise ValueError(f"image_pyramid {self.image_pyramid} is not for {self.name}, which has several outputs")
         return self
 
     @property

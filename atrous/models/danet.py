@@ -4,7 +4,7 @@ Published for Cityscapes with ResNet-101: 79.93 % mIoU and 95.97 % of pixels rig
 test. That network has rates 4, 8, 16 in c5, as `multi_grid=1,2,4` makes them here, and a plain stem, not a deep one.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ class DANet(Model):
     """
 
     class Config(ModelConfig):
+        merges: ClassVar[bool] = False
         name: Literal["danet"] = "danet"
         backbone: str = "resnet101s"
         output_stride: Literal[8, 16, 32] = 8  # section 3.1

@@ -1,6 +1,6 @@
 """EncNet (Zhang et al. 2018, arXiv:1803.08904): Context Encoding for Semantic Segmentation."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -39,6 +39,7 @@ class EncNet(Model):
     """
 
     class Config(ModelConfig):
+        merges: ClassVar[bool] = False
         name: Literal["encnet"] = "encnet"
         backbone: str = "resnet50s"
         output_stride: Literal[8, 16, 32] = 8  # as the paper's dilated networks

@@ -1,7 +1,7 @@
 """ICNet (Zhao et al. 2017, arXiv:1704.08545): Real-Time Semantic Segmentation on High-Resolution Images."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class ICNet(Model):
     """
 
     class Config(ModelConfig):
+        merges: ClassVar[bool] = False
         name: Literal["icnet"] = "icnet"
         backbone: str = "icnet_resnet50"
         output_stride: Literal[32] = 32  # of c5: a decoder of three levels needs them at 32, 16 and 8

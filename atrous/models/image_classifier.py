@@ -1,6 +1,6 @@
 """A backbone with the classifier it was pre-trained with (ImageNet): one label for a whole image."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 from torch import Tensor
@@ -15,6 +15,7 @@ class ImageClassifier(Model):
     """Logits [B, C, 1, 1] of the mean of c5, or of a wider map made of it (MobileNetV2: arXiv:1801.04381, table 2)."""
 
     class Config(ModelConfig):
+        merges: ClassVar[bool] = False
         name: Literal["image_classifier"] = "image_classifier"
         backbone: str = "mobilenet_v2"
         output_stride: Literal[8, 16, 32] = 32

@@ -5,7 +5,7 @@ test 81.7; ADE20K val 45.45; LIP 54.72 (crop 769, batch 8, 40 000 steps, rate 0.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -73,6 +73,7 @@ class OCNet(Model):
     """
 
     class Config(ModelConfig):
+        merges: ClassVar[bool] = False
         name: Literal["ocnet"] = "ocnet"
         backbone: str = "resnet101s"
         output_stride: Literal[8, 16, 32] = 8  # as the paper's dilated networks

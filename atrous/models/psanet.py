@@ -1,6 +1,6 @@
 """PSANet (Zhao et al., ECCV 2018): Point-wise Spatial Attention Network for Scene Parsing."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -29,6 +29,7 @@ class PSANet(Model):
     """
 
     class Config(ModelConfig):
+        merges: ClassVar[bool] = False
         name: Literal["psanet"] = "psanet"
         backbone: str = "resnet50s"
         output_stride: Literal[8, 16, 32] = 8  # section 4.1

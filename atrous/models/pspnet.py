@@ -1,6 +1,6 @@
 """PSPNet (Zhao et al. 2016, arXiv:1612.01105): Pyramid Scene Parsing Network."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 from torch import Tensor
@@ -15,6 +15,7 @@ class PSPNet(Model):
     """Figure 3 of the paper, and the second head of figure 4, on the stage before the last."""
 
     class Config(ModelConfig):
+        merges: ClassVar[bool] = False
         name: Literal["pspnet"] = "pspnet"
         backbone: str = "resnet50s"
         output_stride: Literal[8, 16, 32] = 8  # section 3.3

@@ -138,12 +138,13 @@ def test_the_half_width_mobilenet_has_the_originals_channels() -> None:
         (("resnet51",), "unknown backbone 'resnet51': did you mean resnet50.*known: mobilenet_v2, "),
         (("zzz",), "unknown backbone 'zzz': known: mobilenet_v2, "),
         (("resnet50", 16, Options(0.5)), "depth_multiplier 0.5 is not for resnet50.*for mobilenet_v2"),
-        (("mobilenet_v2", 16, Options(multi_grid=(1, 2, 4))), "multi_grid .* is not for mobilenet_v2; it is for resnet"),
+        (
+            ("mobilenet_v2", 16, Options(multi_grid=(1, 2, 4))),
+            "multi_grid .* is not for mobilenet_v2; it is for resnet",
+        ),
         (("resnet50", 16, Options(multi_grid=(1, 2))), "multi_grid .*: the last stage of resnet50 has 3 units"),
     ],
 )
-def test_what_can_not_be_had_is_refused(
-    arguments: tuple[str] | tuple[str, int, Options], message: str
-) -> None:
+def test_what_can_not_be_had_is_refused(arguments: tuple[str] | tuple[str, int, Options], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_backbone(*arguments)

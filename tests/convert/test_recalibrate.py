@@ -9,7 +9,7 @@ from torch import nn
 
 from atrous import create
 from atrous.convert.recalibrate import recalibrate, set_statistics
-from atrous.models import MODELS
+from atrous.models.deeplab_v3 import DeepLabV3
 from atrous.segmenter import Segmenter
 from tests.conftest import save
 
@@ -25,7 +25,7 @@ def photos(tmp_path: Path) -> list[Path]:
 
 def segmenter() -> Segmenter:
     """All batch norms as after folding: mean 0, variance 1, whatever their input is."""
-    config = MODELS["deeplab_v3"].Config(backbone="mobilenet_v2", depth_multiplier=0.1, aspp_channels=8, dropout=0)
+    config = DeepLabV3.Config(backbone="mobilenet_v2", depth_multiplier=0.1, aspp_channels=8, dropout=0)
     made = create(config, num_classes=3)
     torch.manual_seed(1)
     for module in made.model.modules():

@@ -19,7 +19,8 @@ from atrous import cli
 from atrous.convert import convert
 from atrous.convert.run import conversion
 from atrous.convert.zoo import ZOO
-from atrous.models import MODELS, build
+from atrous.models import build
+from atrous.models.deeplab_v3 import DeepLabV3
 from tests.conftest import SHARED, save
 from tests.convert.readers.writers import constant, node, tensor, write_checkpoint
 from tests.tf_deeplab import listing, seeded
@@ -34,7 +35,7 @@ Arrays = dict[str, NDArray[np.float32]]
 @functools.cache
 def half_width() -> Arrays:
     """The variables of the zoo's smallest model."""
-    config = MODELS["deeplab_v3"].Config(backbone="mobilenet_v2", depth_multiplier=0.5, rates=())
+    config = DeepLabV3.Config(backbone="mobilenet_v2", depth_multiplier=0.5, rates=())
     with torch.device("meta"):
         model = build(config, 21)
     return {name: seeded(name, shape) for name, shape in listing(model).items()}

@@ -462,7 +462,7 @@ def test_flags_are_texts_lists_and_numbers(flag: str, value: object, expected: o
         ({}, InferenceConfig()),
         ({"crop_size": "513,769"}, InferenceConfig(mode="canvas", window=(513, 769))),
         ({"crop_size": [513, 769]}, InferenceConfig(mode="canvas", window=(513, 769))),
-        ({"train_crop_size": "321,321"}, InferenceConfig(mode="canvas", window=(321, 321))),
+        ({"train_crop_size": "321,321"}, InferenceConfig()),
         (
             {"train_crop_size": "321,321", "vis_crop_size": [65, 97]},
             InferenceConfig(mode="canvas", window=(65, 97)),

@@ -10,7 +10,7 @@ from atrous.layers.dense_prediction_cell import Branch
 from atrous.types import Settings
 
 Pair = tuple[PositiveInt, PositiveInt]
-CROPS = ("crop_size", "train_crop_size", "eval_crop_size", "vis_crop_size")
+CROPS = ("crop_size", "eval_crop_size", "vis_crop_size")
 SCALES = ("eval_scales", "inference_scales")
 NAS = "nas_architecture_options"  # where the program itself keeps the flags nas_...
 
@@ -28,6 +28,7 @@ class Flags(Settings):
     divisible_by: PositiveInt | None = None
     use_bounded_activation: bool = False
 
+    train_crop_size: Pair | None = None  # says nothing of the model, nor of how it predicts
     crop_size: Pair | None = None  # then images are put on a canvas of this size, as the original does
     image_pooling_crop_size: Pair | None = None
     image_pooling_stride: Pair = (1, 1)

@@ -87,6 +87,9 @@ def _output_stride(backbone: str, shapes: Shapes, flags: Flags, hints: Mapping[s
     possible = BACKBONES[backbone].output_strides
     default = 32 if head.classifier_scope(shapes, ROOTS[backbone].scope) else 16
     wanted = flags.output_stride or hints.get("output_stride") or default
+    if backbone == "pnasnet" and flags.output_stride is None:  # whose widths tell
+        found = {stride: _options(backbone, shapes, flags, stride) for stride in (wanted, *possible)}
+        return min(found, key=lambda stride: _misfits(backbone, stride, found[stride], shapes))
     return possible[0] if flags.output_stride is None and wanted not in possible else wanted
 
 
@@ -112,13 +115,18 @@ def _width(backbone: str, shapes: Shapes, flags: Flags, output_stride: int, sett
     """The depth multiplier, and MobileNetV2's divisor, whose widths are those of the variables."""
     best, fewest = {"depth_multiplier": flags.depth_multiplier or 1.0}, 1 << 30
     for width in _candidates(backbone, shapes, flags):
-        wanted = _planned(backbone, output_stride, _as_options({**settings, **width})).shapes
-        misfits = sum(shapes.get(name, shape) != shape for name, shape in wanted.items())
+        misfits = _misfits(backbone, output_stride, {**settings, **width}, shapes)
         if misfits < fewest:
             best, fewest = width, misfits
         if misfits == 0:
             break
     return best
+
+
+def _misfits(backbone: str, output_stride: int, settings: Settings, shapes: Shapes) -> int:
+    """How many variables of such a backbone have another shape."""
+    wanted = _planned(backbone, output_stride, _as_options(settings)).shapes
+    return sum(shapes.get(name, shape) != shape for name, shape in wanted.items())
 
 
 def _candidates(backbone: str, shapes: Shapes, flags: Flags) -> Iterator[Settings]:
