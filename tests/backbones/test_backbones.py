@@ -137,7 +137,7 @@ def test_the_half_width_mobilenet_has_the_originals_channels() -> None:
     [
         (("resnet51",), "unknown backbone 'resnet51': did you mean resnet50.*known: mobilenet_v2, "),
         (("zzz",), "unknown backbone 'zzz': known: mobilenet_v2, "),
-        (("resnet50", 16, Options(0.5)), "depth_multiplier 0.5 is not for resnet50.*for mobilenet_v2"),
+        (("resnet50", 16, Options(0.5)), "depth_multiplier 0.5 is not for resnet50.*mobilenet_v2"),
         (
             ("mobilenet_v2", 16, Options(multi_grid=(1, 2, 4))),
             "multi_grid .* is not for mobilenet_v2; it is for resnet",
