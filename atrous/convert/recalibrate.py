@@ -34,6 +34,12 @@ class Moments:
         return (self.squares / self.count - self.mean.square()).clamp_min(0)
 
 
+def is_folded(model: nn.Module) -> bool:
+    """Whether its batch norms are what folding leaves: they shift, and have no statistics."""
+    norms = [norm for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)]
+    return bool(norms) and all(not norm.running_mean.any() for norm in norms if norm.running_mean is not None)
+
+
 def recalibrate(segmenter: Segmenter, images: Sequence[Path]) -> None:
     """Give every batch norm the statistics of its input over `images`; what the model computes stays the same.
 

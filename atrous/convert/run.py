@@ -19,7 +19,7 @@ from atrous.convert.readers.archive import extract, find_source
 from atrous.convert.readers.checkpoint import read_checkpoint
 from atrous.convert.readers.frozen_graph import read_graph
 from atrous.convert.readers.tflite import read_tflite
-from atrous.convert.recalibrate import recalibrate
+from atrous.convert.recalibrate import is_folded, recalibrate
 from atrous.convert.systems import semseg, tf_deeplab
 from atrous.files import prepare_output
 from atrous.segmenter import Segmenter
@@ -36,6 +36,9 @@ SYSTEMS = {
 }
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 ZOO = "zoo:"
+FOLDED = (
+    "batch norms are folded: before training on from it, convert with --recalibrate IMAGES, which measures them anew"
+)
 CHECKPOINT = re.compile(r"\.index$|\.data-\d+-of-\d+$")
 KINDS = ("a checkpoint's prefix, .index or folder", "a frozen graph (.pb)", ".tflite", *ARCHIVES, "zoo:NAME")
 
@@ -170,6 +173,7 @@ def summary(done: Conversion, measured: int) -> str:
         f"{done.used} variables used" + (f", {len(done.ignored)} not: {_kinds(done.ignored)}" if done.ignored else ""),
         *(f"taken for granted: {note}" for note in done.notes),
         *([f"batch norms measured anew on {measured} images"] if measured else []),
+        *([FOLDED] if is_folded(done.segmenter.model) else []),
         "predicts by: " + "; ".join(f"{name}: {value}" for name, value in done.segmenter.inference.describe().items()),
     ]
     return "\n".join(lines)

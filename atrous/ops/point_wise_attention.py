@@ -6,6 +6,7 @@ back: one strided view of the mask is the attention itself, without an index. Wh
 from other anchors by that view, never from beyond the mask, and set to 0.
 """
 
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -185,22 +186,20 @@ def point_wise_attention_loop(
 ) -> Tensor:
     """As `point_wise_attention`, anchor by anchor, as the original defines it."""
     _require_fit(features, mask, mask_size)
-    batch, _, height, width = mask.shape
-    weights = mask.new_zeros(batch, height, width, height, width)  # [B, *anchor, *other]
-    for y in range(height):
-        for x in range(width):
-            weights[:, y, x] = _of_anchor(mask[:, :, y, x], (y, x), (height, width), mask_size)
-    by_anchor = weights.view(batch, height * width, height * width)
+    height, width = mask.shape[-2:]
+    anchors = zip(product(range(height), range(width)), mask.flatten(2).unbind(2), strict=True)
+    by_anchor = torch.stack([_of_anchor(own, anchor, (height, width), mask_size) for anchor, own in anchors], 1)
+    by_anchor = by_anchor.flatten(2)  # [B, anchors, others]
     return _received(features, by_anchor.mT if direction == "collect" else by_anchor, softmax)
 
 
 def _of_anchor(mask: Tensor, anchor: Size, size: Size, mask_size: Size | None) -> Tensor:
     """[B, channels] -> [B, h, w]: the weights that one anchor gives to all positions."""
     if mask_size is None:
-        return mask.view(-1, *size)
+        return mask.reshape(-1, *size)
     others = mask.new_zeros(len(mask), *size)
     to, of = zip(*map(_overlap, anchor, size, mask_size), strict=True)
-    others[:, *to] = mask.view(-1, *mask_size)[:, *of]
+    others[:, *to] = mask.reshape(-1, *mask_size)[:, *of]
     return others
 
 

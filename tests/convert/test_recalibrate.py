@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from atrous import create
-from atrous.convert.recalibrate import recalibrate, set_statistics
+from atrous.convert.recalibrate import is_folded, recalibrate, set_statistics
 from atrous.models.deeplab_v3 import DeepLabV3
 from atrous.segmenter import Segmenter
 from tests.conftest import save
@@ -48,7 +48,9 @@ def test_the_function_stays_and_training_mode_comes_near_it(photos: list[Path]) 
     before = made.model.eval()(batch).semantic
     off_before = (made.model.train()(batch).semantic - before).abs().mean()
     made = segmenter()
+    assert is_folded(made.model)
     recalibrate(made, photos)
+    assert not is_folded(made.model)
     after = made.model.eval()(batch).semantic
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-5)
     off_after = (made.model.train()(batch).semantic - before).abs().mean()
