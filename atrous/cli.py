@@ -130,7 +130,7 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="a checkpoint (prefix, file or folder), frozen graph, .tflite, archive, or zoo:NAME",
+            help="a TensorFlow checkpoint, frozen graph, .tflite, .pth, archive, or zoo:NAME",
             show_default=False,
         ),
     ],
@@ -153,7 +153,7 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Make a model of another program ours: TensorFlow DeepLab's, without TensorFlow."""
+    """Make a model of another program ours: TensorFlow DeepLab's (without TensorFlow), semseg's, torchvision's."""
     from atrous.convert import run
     from atrous.predict import find_images
 
@@ -179,8 +179,10 @@ def recipes(
     elif name is not None:
         typer.echo(config.find(name).read_text(encoding="utf-8"), nl=False)
     else:
-        for recipe, path in config.recipes().items():
-            typer.echo(f"{recipe:34} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+        known = config.recipes()
+        width = max(map(len, known))
+        for recipe, path in known.items():
+            typer.echo(f"{recipe:{width}} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

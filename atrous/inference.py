@@ -134,7 +134,10 @@ def pad_to_grid(images: Tensor, model: Model) -> Tensor:
 
     On such sides the first and last cells of the output grid lie on the first and last pixels, which is what upsampling
     with aligned corners takes for granted: the originals asked their users for `crop_size = k * output_stride + 1`.
+    Upsampling by outer edges stretches the grid over any size: its networks (torchvision) see images as they are.
     """
+    if not model.align_corners:
+        return images
     stride = model.config.output_stride
     bottom, right = (math.ceil((side - 1) / stride) * stride + 1 - side for side in _size(images))
     return _pad(images, model, bottom, right)

@@ -58,7 +58,12 @@ def test_train_evaluate_predict(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_recipes_are_listed_printed_and_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("recipes") == 0
-    assert "camvid/deeplab_v3plus_mobilenet_v2" in capsys.readouterr().out
+    listing = capsys.readouterr().out
+    assert "camvid/deeplab_v3plus_mobilenet_v2" in listing
+    names = [line.partition(" ")[0] for line in listing.splitlines()]
+    texts = [line.removeprefix(name) for name, line in zip(names, listing.splitlines(), strict=True)]
+    starts = {len(name) + len(text) - len(text.lstrip()) for name, text in zip(names, texts, strict=True)}
+    assert starts == {max(map(len, names)) + 1}  # one column of names, one of what they are
     assert run("recipes", RECIPE) == 0
     assert "depth_multiplier" in capsys.readouterr().out
     assert run("recipes", "--schema", str(tmp_path / "schema.json")) == 0

@@ -21,7 +21,7 @@ LISTED = 5  # names in a message
 def require_known(options: Mapping[str, Any], known: Collection[str], label: str) -> None:
     for name in options:
         if name not in known:
-            raise ValueError(f"{label}: {name} is no flag that a model depends on{nearest(name, list(known))}")
+            raise ValueError(f"{label}: {name} is no flag that a model depends on{nearest(str(name), list(known))}")
 
 
 def validated(kind: type[M], settings: Mapping[str, Any], label: str) -> M:

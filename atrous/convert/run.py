@@ -18,9 +18,10 @@ from atrous.convert.readers.archive import Source as Found
 from atrous.convert.readers.archive import extract, find_source
 from atrous.convert.readers.checkpoint import read_checkpoint
 from atrous.convert.readers.frozen_graph import read_graph
+from atrous.convert.readers.pth import read_pth, without_wrapper
 from atrous.convert.readers.tflite import read_tflite
 from atrous.convert.recalibrate import is_folded, recalibrate
-from atrous.convert.systems import semseg, tf_deeplab
+from atrous.convert.systems import mmsegmentation, semseg, tf_deeplab, torchvision
 from atrous.files import prepare_output
 from atrous.segmenter import Segmenter
 
@@ -33,23 +34,27 @@ class System(NamedTuple):
 SYSTEMS = {
     "tf_deeplab": System(tf_deeplab.recognised, tf_deeplab.convert),
     "semseg": System(semseg.recognised, semseg.convert),
+    "torchvision": System(torchvision.recognised, torchvision.convert),
+    "mmsegmentation": System(mmsegmentation.recognised, mmsegmentation.convert),
 }
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
+PYTORCH = (".pth", ".pt", ".pth.tar")
 ZOO = "zoo:"
 FOLDED = (
     "batch norms are folded: before training on from it, convert with --recalibrate IMAGES, which measures them anew"
 )
 CHECKPOINT = re.compile(r"\.index$|\.data-\d+-of-\d+$")
-KINDS = ("a checkpoint's prefix, .index or folder", "a frozen graph (.pb)", ".tflite", *ARCHIVES, "zoo:NAME")
+KINDS = ("a checkpoint's prefix, .index or folder", "a frozen graph (.pb)", ".tflite", *PYTORCH, *ARCHIVES, "zoo:NAME")
 
 
 def convert(
     source: str | Path | Mapping[str, Array], *, system: str | None = None, options: Mapping[str, Any] | None = None
 ) -> Segmenter:
-    """The model in `source`: a checkpoint, frozen graph, .tflite, archive, `zoo:NAME`, or arrays by variable name.
+    """The model in `source`: a checkpoint, frozen graph, .tflite, .pth, archive, `zoo:NAME`, or arrays by name.
 
     `system` is told from the names where it isn't given; `options` has what weights can't tell, in the flag names of
-    that system. Raises FileNotFoundError, or ValueError in one line with what is missing or doesn't fit.
+    that system (for semseg also `config`, the path of its YAML). Raises FileNotFoundError, or ValueError in one line
+    with what is missing or doesn't fit.
     """
     return conversion(source, system=system, options=options).segmenter
 
@@ -70,7 +75,7 @@ def conversion(
         model = zoo.find(text.removeprefix(ZOO))
         archive = zoo.fetch(model.name, progress=console)
         return conversion(archive, system="tf_deeplab", options={**model.options, **options})
-    if text.endswith(ARCHIVES) and Path(source).is_file():
+    if text.endswith(ARCHIVES) and not text.endswith(PYTORCH) and Path(source).is_file():
         return _from_archive(Path(source), system, options)
     return _converted(read(Path(source)), system, options)
 
@@ -84,6 +89,8 @@ def read(path: Path) -> Source:
         return tf_deeplab.graphs.from_graph(read_graph(path), label)
     if path.suffix == ".tflite":
         return tf_deeplab.graphs.from_tflite(read_tflite(path), label)
+    if path.name.endswith(PYTORCH):
+        return Source(label, read_pth(path))
     if path.is_file() and not CHECKPOINT.search(path.name):
         raise ValueError(f"{path}: of no kind that can be read; known: {', '.join(KINDS)}")
     return Source(label, read_checkpoint(path))
@@ -104,7 +111,7 @@ def _arrays(source: Mapping[str, Array]) -> dict[str, Array]:
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub":
             raise ValueError(f"the given variables: {name} is no array of numbers, but of {array.dtype}")
-    return arrays
+    return without_wrapper(arrays)
 
 
 def _converted(source: Source, system: str | None, options: Mapping[str, Any]) -> Conversion:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atrous.layers.conv import HEAD_NORM, Activation, ConvNorm, SeparableConv
+from atrous.layers.conv import HEAD_NORM, Activation, ConvNorm, Norm, SeparableConv
 from atrous.layers.resize import resize
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # by output stride: the same 3x3 taps on the image
@@ -43,8 +43,8 @@ def require_variance(norm: nn.Module, pooled: Tensor) -> None:
 class ImagePooling(ConvNorm):
     """The mean of the map, or of windows of it, through a 1x1 convolution, back at the size of the map."""
 
-    def __init__(self, inp: int, out: int, stride: tuple[int, int]) -> None:
-        super().__init__(inp, out, norm=HEAD_NORM)
+    def __init__(self, inp: int, out: int, stride: tuple[int, int], norm: Norm = HEAD_NORM) -> None:
+        super().__init__(inp, out, norm=norm)
         self.stride = stride
 
     def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
@@ -85,22 +85,23 @@ class ASPP(nn.Module):
         projection: bool = True,
         squeeze: Squeeze = "none",
         act: Activation = "relu",
+        norm: Norm = HEAD_NORM,
     ) -> None:
         super().__init__()
         if squeeze != "none" and not image_level:
             raise ValueError(f"squeeze={squeeze} without image_level: there is no mean of the image to make a gate of")
         atrous = SeparableConv if separable else ConvNorm
         is_gated = squeeze != "none"
-        self.image_pooling = ImagePooling(inp, out, pooling_stride) if image_level and not is_gated else None
+        self.image_pooling = ImagePooling(inp, out, pooling_stride, norm) if image_level and not is_gated else None
         self.image_gate = ImageGate(inp, out, pooling_stride, squeeze) if is_gated else None
-        first = ConvNorm(inp, out, norm=HEAD_NORM, act=act)
-        others = [atrous(inp, out, 3, rate=rate, norm=HEAD_NORM, act=act) for rate in rates]
+        first = ConvNorm(inp, out, norm=norm, act=act)
+        others = [atrous(inp, out, 3, rate=rate, norm=norm, act=act) for rate in rates]
         self.branches = nn.ModuleList([first, *others])
         joined = out * (1 + len(rates) + (self.image_pooling is not None))
         self.channels = out if projection else joined
         if is_gated and self.channels != out:
             raise ValueError(f"squeeze={squeeze} without projection wants rates=(): {joined} channels, gate of {out}")
-        self.projection = ConvNorm(joined, out, norm=HEAD_NORM, act=act) if projection else None
+        self.projection = ConvNorm(joined, out, norm=norm, act=act) if projection else None
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, window: Window | None = None) -> Tensor:

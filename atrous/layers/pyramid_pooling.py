@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from atrous.layers.aspp import require_variance
 from atrous.layers.conv import ConvNorm
 from atrous.layers.fcn_head import NORM
-from atrous.layers.resize import resize
+from atrous.layers.resize import Convention, resize
 
 
 class PyramidPooling(nn.Module):
@@ -19,9 +19,9 @@ class PyramidPooling(nn.Module):
     fewer pixels than bins has some of them twice. Raises ValueError when it is trained with one image a batch.
     """
 
-    def __init__(self, inp: int, bins: Sequence[int]) -> None:
+    def __init__(self, inp: int, bins: Sequence[int], convention: Convention = "aligned_corners") -> None:
         super().__init__()
-        self.bins = tuple(bins)
+        self.bins, self.convention = tuple(bins), convention
         width = inp // max(1, len(self.bins))
         self.branches = nn.ModuleList([ConvNorm(inp, width, norm=NORM) for _ in self.bins])
         self.channels = inp + width * len(self.bins)
@@ -33,4 +33,4 @@ class PyramidPooling(nn.Module):
     def _level(self, branch: nn.Module, bins: int, x: Tensor) -> Tensor:
         pooled = F.adaptive_avg_pool2d(x, bins)
         require_variance(branch.get_submodule("norm"), pooled)
-        return resize(branch(pooled), x.shape[-2:])
+        return resize(branch(pooled), x.shape[-2:], self.convention)

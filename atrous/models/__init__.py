@@ -13,6 +13,7 @@ from atrous.models.deeplab_v3 import DeepLabV3
 from atrous.models.deeplab_v3plus import DeepLabV3Plus
 from atrous.models.dense_prediction_cell import DensePredictionCellNet
 from atrous.models.encnet import EncNet
+from atrous.models.fcn import FCN
 from atrous.models.icnet import ICNet
 from atrous.models.image_classifier import ImageClassifier
 from atrous.models.lraspp import LRASPP
@@ -23,6 +24,7 @@ from atrous.models.pspnet import PSPNet
 __all__ = ["MODELS", "AnyModelConfig", "Model", "ModelConfig", "build"]
 
 MODELS: dict[str, type[Model]] = {
+    "fcn": FCN,
     "deeplab_v1": DeepLabV1,
     "deeplab_v2": DeepLabV2,
     "deeplab_v3": DeepLabV3,

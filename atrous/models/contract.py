@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from atrous.backbones import Options, build_backbone, check_backbone
 from atrous.backbones.contract import Color
 from atrous.layers.aspp import ASPP, RATES, Squeeze, Window
-from atrous.layers.conv import Activation
+from atrous.layers.conv import HEAD_NORM, Activation, Norm
 from atrous.layers.decoder import Decoder, Kind, Merge
 from atrous.layers.drop_path import DropPath
 from atrous.layers.resize import resize, scale_dimension
@@ -36,6 +36,8 @@ class ModelConfig(Settings):
     drop_path: float = Field(default=0.0, ge=0, lt=1)  # NAS nets: share of paths dropped in the last cell, in training
 
     merges: ClassVar[bool] = True  # has nothing but maps of logits, which several scales can be merged into
+
+    align_corners: bool = True  # of logits when they are upsampled (TensorFlow's DeepLab, semseg); False: torchvision
 
     image_pyramid: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)  # scales (arXiv:1606.00915, section 4.1.2)
     merge: Literal["max", "mean"] = "max"  # of the logits of these scales
@@ -77,6 +79,11 @@ class PyramidConfig(ModelConfig):
     pooling_stride: Size = (1, 1)  # in cells of c5
     projection: bool = True  # the 1x1 behind the branches
     squeeze: Squeeze = "none"  # the image's mean is a factor on the result, not a branch (arXiv:1905.02244)
+    norm_eps: PositiveFloat = HEAD_NORM.eps  # of the pyramid's batch norms
+
+    @property
+    def head_norm(self) -> Norm:
+        return HEAD_NORM._replace(eps=self.norm_eps)
 
     def aspp(self, inp: int) -> ASPP:
         return ASPP(
@@ -90,6 +97,7 @@ class PyramidConfig(ModelConfig):
             projection=self.projection,
             squeeze=self.squeeze,
             act=self.act,
+            norm=self.head_norm,
         )
 
 
@@ -134,7 +142,6 @@ class Model(nn.Module, ABC):
     """Takes RGB in 0..255, `uint8` or float, of any size, normalises inside, and returns logits at its own grid."""
 
     Config: ClassVar[type[ModelConfig]]
-    align_corners: ClassVar[bool] = True  # how its logits are to be upsampled
     config: ModelConfig
     shift: Tensor  # [3, 1, 1]
     scale: Tensor  # [3, 1, 1]
@@ -148,6 +155,11 @@ class Model(nn.Module, ABC):
         self.backbone = build_backbone(config.backbone, config.output_stride, config.options)
         self.register_buffer("shift", torch.tensor(self.backbone.mean).view(3, 1, 1))
         self.register_buffer("scale", torch.tensor(self.backbone.std).view(3, 1, 1))
+
+    @property
+    def align_corners(self) -> bool:
+        """How its logits are to be upsampled."""
+        return self.config.align_corners
 
     @property
     def mean(self) -> Color:

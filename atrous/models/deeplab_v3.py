@@ -2,9 +2,11 @@
 
 from typing import Literal
 
+from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
-from atrous.layers.conv import classifier
+from atrous.layers.conv import ConvNorm, classifier
+from atrous.layers.fcn_head import FCNHead
 from atrous.models.contract import Model, PyramidConfig
 from atrous.types import Outputs
 
@@ -15,12 +17,32 @@ class DeepLabV3(Model):
     class Config(PyramidConfig):
         name: Literal["deeplab_v3"] = "deeplab_v3"
         backbone: str = "mobilenet_v2"
+        head_channels: PositiveInt | None = None  # of a 3x3 behind the pyramid, as torchvision has one; None: none
+        auxiliary_channels: PositiveInt | None = None  # of a second head, on c4, as torchvision has one; None: none
+
+        @model_validator(mode="after")
+        def _pyramid_has_one_head(self) -> "DeepLabV3.Config":
+            if self.image_pyramid != (1.0,) and self.auxiliary_channels is not None:
+                raise ValueError(f"image_pyramid {self.image_pyramid} merges one output: not with auxiliary_channels")
+            return self
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)
-        self.aspp = config.aspp(self.backbone.channels["c5"])
-        self.classify = classifier(self.aspp.channels, num_classes)
+        channels, inner, second = self.backbone.channels, config.head_channels, config.auxiliary_channels
+        self.aspp = config.aspp(channels["c5"])
+        self.refine = (
+            None if inner is None else ConvNorm(self.aspp.channels, inner, 3, norm=config.head_norm, act=config.act)
+        )
+        self.classify = classifier(inner or self.aspp.channels, num_classes)
+        self.auxiliary = None if second is None else FCNHead(channels["c4"], second, num_classes)
+
+    @property
+    def logit_modules(self) -> tuple[str, ...]:
+        return ("classify",) if self.auxiliary is None else ("classify", "auxiliary")
 
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
-        x = self.aspp(self.features(images)["c5"], self.pooling_window(scale))
-        return Outputs(semantic=self.classify(x))
+        features = self.features(images)
+        x = self.aspp(features["c5"], self.pooling_window(scale))
+        x = x if self.refine is None else self.refine(x)
+        auxiliary = None if self.auxiliary is None else self.auxiliary(features["c4"])
+        return Outputs(semantic=self.classify(x), auxiliary=auxiliary)

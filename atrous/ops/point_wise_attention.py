@@ -173,12 +173,19 @@ def point_wise_attention_reference(
 
 def _channels(size: torch.Size, mask_size: Size, device: torch.device) -> tuple[Tensor, Tensor]:
     """Which channel of an anchor is for another position, and whether there is one: [others, anchors]."""
-    place = torch.cartesian_prod(*(torch.arange(side, device=device) for side in size))  # [hw, 2]
-    sides = torch.tensor(mask_size, device=device)
-    steps = place[:, None] - place + sides // 2  # [others, anchors, 2]
-    inside = ((steps >= 0) & (steps < sides)).all(2)
-    rows, columns = steps.minimum(sides - 1).clamp_min(0).unbind(2)
-    return rows * mask_size[1] + columns, inside
+    (rows, in_rows), (columns, in_columns) = (
+        _steps(side, mask_side, device) for side, mask_side in zip(size, mask_size, strict=True)
+    )
+    index = rows[:, None, :, None] * mask_size[1] + columns[:, None]  # [h, w, h, w]
+    inside = in_rows[:, None, :, None] & in_columns[:, None]
+    return index.flatten(2).flatten(0, 1), inside.flatten(2).flatten(0, 1)
+
+
+def _steps(side: int, mask_side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Along one axis: where in an anchor's mask another position is, and whether it is: [others, anchors]."""
+    places = torch.arange(side, device=device)
+    steps = places[:, None] - places + mask_side // 2
+    return steps.clamp(0, mask_side - 1), (steps >= 0) & (steps < mask_side)
 
 
 def point_wise_attention_loop(

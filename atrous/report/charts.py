@@ -103,8 +103,10 @@ def _mean(values: Sequence[float]) -> float:
 
 def ticks(low: float, high: float, *, most: int = 6) -> list[float]:
     """At most `most` round numbers, 1, 2 or 5 times a power of ten apart, that enclose `low` and `high`."""
-    if high - low <= 1e-6 * max(abs(low), abs(high)) + 1e-300:
-        low, high = low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+    largest = max(abs(low), abs(high))
+    if high - low <= 1e-6 * largest + 1e-300:
+        around = largest / 2 if largest > 1e-300 else 0.5  # below that, halves vanish
+        low, high = low - around, high + around
     exponent = math.floor(math.log10((high - low) / most))
     for width in (factor * 10.0**power for power in (exponent, exponent + 1, exponent + 2) for factor in (1, 2, 5)):
         first, last = math.floor(low / width + 1e-9), math.ceil(high / width - 1e-9)

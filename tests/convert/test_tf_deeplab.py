@@ -438,6 +438,8 @@ LISTS_OF_NUMBERS = [
     ("use_bounded_activation", "False", False),
     ("decoder_output_stride", 4, (4,)),
     ("decoder_output_stride", "4", (4,)),
+    ("atrous_rates", np.array([4, 8, 12]), (4, 8, 12)),
+    ("image_pooling_crop_size", np.array([33, 49]), (33, 49)),
     ("num_classes", "21", 21),
 ]
 OURS = {

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from atrous import visualize
@@ -246,6 +246,7 @@ def test_write_is_reproducible_and_makes_the_folder(tmp_path: Path) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(-1e12, 1e12), st.floats(-1e12, 1e12))
+@example(5e-324, 5e-324)
 def test_ticks_enclose_the_values_evenly(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)
     found = charts.ticks(low, high)

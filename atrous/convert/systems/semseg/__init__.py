@@ -1,7 +1,7 @@
 """hszhao/semseg: PSPNet, PSANet, and the ImageNet networks that they begin with."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from atrous.convert.filling import Shape, assign, blank_model, require_all, requ
 from atrous.convert.systems.semseg import recognise
 from atrous.convert.systems.semseg.names import names
 from atrous.convert.systems.semseg.options import Options, read_options
+from atrous.convert.systems.semseg.recognise import recognised
 from atrous.data import ade20k, cityscapes, voc
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.inference import InferenceConfig
@@ -22,9 +23,7 @@ from atrous.segmenter import Segmenter
 
 __all__ = ["convert", "recognised"]
 
-WRAPPER = "module."  # what training on several GPUs puts before each name
 COUNTER = "num_batches_tracked"
-T = TypeVar("T")
 LABEL_SPACES = {
     21: ("PASCAL VOC 2012", voc.VOC),
     19: ("Cityscapes", cityscapes.CITYSCAPES),
@@ -32,27 +31,18 @@ LABEL_SPACES = {
 }
 
 
-def recognised(shapes: Mapping[str, Shape]) -> bool:
-    return recognise.recognised(_unwrapped(shapes))
-
-
 def convert(source: Source, options: Mapping[str, Any]) -> Conversion:
     """The model of these weights; `options` are keys of the original's YAML. Raises ValueError in one line."""
     read = read_options(options, source.label)
-    arrays = _unwrapped(source.variables)
-    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+    shapes = {name: tuple(array.shape) for name, array in source.variables.items()}
     config = recognise.model_config(shapes, read, source.label)
     model = blank_model(config)
-    ignored = fill(model, arrays, source.label)
+    ignored = fill(model, source.variables, source.label)
     label_space, notes = _label_space(model.num_classes)
     inference = _inference(config, read, source.label)
     segmenter = Segmenter(model.eval(), label_space, inference)
     taken = [*_taken_on_trust(config, read, shapes), *notes]
-    return Conversion(segmenter, "semseg", len(arrays) - len(ignored), ignored, taken)
-
-
-def _unwrapped(named: Mapping[str, T]) -> dict[str, T]:
-    return {name.removeprefix(WRAPPER): value for name, value in named.items()}
+    return Conversion(segmenter, "semseg", len(shapes) - len(ignored), ignored, taken)
 
 
 def fill(model: Model, arrays: Mapping[str, Array], label: str) -> list[str]:

@@ -1,12 +1,9 @@
 """What semseg calls each of our weights: tables of rules from our modules to its own."""
 
-import re
-from collections.abc import Iterator
-
+from atrous.convert import naming
+from atrous.convert.naming import Rules, stages
 from atrous.models import Model
 from atrous.models.psanet import DIRECTIONS, PSANet
-
-Rules = tuple[tuple[str, str], ...]  # (pattern of a module's whole path, its name there)
 
 STEM: Rules = tuple(
     (rf"backbone\.stem\.{index}\.{part}", f"layer0.{3 * index + place}")
@@ -17,16 +14,7 @@ IMAGENET_STEM: Rules = (
     *((rf"backbone\.stem\.{index}\.conv", f"conv{index + 1}") for index in range(3)),
     *((rf"backbone\.stem\.{index}\.norm", f"bn{index + 1}") for index in range(3)),
 )
-STAGES: Rules = tuple(
-    (rf"backbone\.c{stage + 1}\.(\d+)\.{ours}", rf"layer{stage}.\1.{theirs}")
-    for stage in range(1, 5)
-    for ours, theirs in (
-        (r"conv(\d)\.conv", r"conv\2"),
-        (r"conv(\d)\.norm", r"bn\2"),
-        (r"shortcut\.conv", "downsample.0"),
-        (r"shortcut\.norm", "downsample.1"),
-    )
-)
+STAGES = stages()
 PYRAMID: Rules = (
     (r"pyramid\.branches\.(\d+)\.conv", r"ppm.features.\1.1"),
     (r"pyramid\.branches\.(\d+)\.norm", r"ppm.features.\1.2"),
@@ -40,8 +28,7 @@ HEADS: Rules = tuple(
 
 def names(model: Model) -> dict[str, str]:
     """The original's key for each entry of the state dict that is learnt or counted (not `shift`, `scale`)."""
-    rules = _rules(model)
-    return dict(_named(model, rules))
+    return naming.names(model, _rules(model))
 
 
 def _rules(model: Model) -> Rules:
@@ -68,16 +55,3 @@ def _attention(psa_type: str) -> Rules:
         (r"projection\.conv", "psa.proj.0"),
         (r"projection\.norm", "psa.proj.1"),
     )
-
-
-def _named(model: Model, rules: Rules) -> Iterator[tuple[str, str]]:
-    for key in model.state_dict():
-        path, _, leaf = key.rpartition(".")
-        if path and leaf != "num_batches_tracked":
-            yield key, f"{_name(path, rules)}.{leaf}"
-
-
-def _name(path: str, rules: Rules) -> str:
-    found = next((re.sub(pattern, name, path) for pattern, name in rules if re.fullmatch(pattern, path)), None)
-    assert found is not None, f"no rule names {path}"
-    return found

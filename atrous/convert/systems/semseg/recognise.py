@@ -39,7 +39,6 @@ class Facts(NamedTuple):
 
 
 def recognised(shapes: Shapes) -> bool:
-    """From names without the prefix `module.`."""
     return "layer0.0.weight" in shapes or shapes.get("conv1.weight") == INIT_STEM
 
 
@@ -161,4 +160,8 @@ def _mask_size(facts: Facts, weights: int, compact: bool, shrink_factor: int) ->
     if math.prod(size) != weights:
         wanted = f"a mask of {size[0]} x {size[1]} by {reason}" if crop or options.mask_h or options.mask_w else reason
         raise ValueError(f"{facts.label}: {MASK} has {weights} weights for each place: {wanted}")
+    if crop and any(side > most for side, most in zip(size, default_mask(crop, compact, shrink_factor), strict=True)):
+        most = "a mask of {} x {}".format(*default_mask(crop, compact, shrink_factor))
+        told = f"train_h, train_w = {crop[0]}, {crop[1]} and shrink_factor={shrink_factor}"
+        raise ValueError(f"{facts.label}: {most} is all that {told} have room for, mask_h, mask_w = {size} are larger")
     return size

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from atrous.layers.dense_prediction_cell import Branch
@@ -66,6 +67,7 @@ class Flags(Settings):
         """Aliases, single values where lists are meant, the kernel of a cell's branch as a pair."""
         if not isinstance(tree, dict):
             return tree
+        tree = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in tree.items()}
         tree = {key: value for key, value in tree.items() if value is not None and value != ""}
         for name, *aliases in (CROPS, SCALES):
             tree |= {name: tree.pop(alias) for alias in aliases if alias in tree}  # noqa: B035 - the last one counts

@@ -1,0 +1,171 @@
+"""PyTorch's checkpoints (`.pth`, `.pt`, `.pth.tar`): the weights by their names, and nothing that could run."""
+
+import contextlib
+import io
+import pickletools
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from atrous.convert.readers.contract import Array, DamagedError, naming, quoted, require_file
+
+T = TypeVar("T")
+
+KIND = "PyTorch checkpoint"
+KEYS = ("state_dict", "model", "model_state_dict")  # where training scripts keep the weights beside what else they save
+WRAPPERS = ("module.", "_orig_mod.")  # of training on several GPUs, of torch.compile
+ZIP_MAGIC = b"PK\x03\x04"
+NUM_PICKLES = 5  # of the older format: magic number, protocol, system, what was saved, keys of the storages
+MAX_PICKLE = 2**22  # bytes; a network of 1000 layers and its optimiser take a tenth of it
+GROWTH, SLACK = 4, 2**20  # weights may be views of each other, but hardly of more than the file holds
+PIECE = 2**20
+LISTED = 6  # entries in a message
+SAFE = re.compile(  # what weights, and numbers beside them, are made of; PyTorch itself is stricter still
+    r"collections (OrderedDict|Counter)|torch(\.storage|\.cuda|\.sparse)? \w+|torch\._utils _rebuild_\w+|"
+    r"torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter Parameter|torch\.serialization _get_layout|"
+    r"_codecs encode|(__builtin__|builtins) (set|complex)"
+)
+NUMBERS = (
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool),
+)
+ODD: dict[str, Callable[[Tensor], bool]] = {
+    "quantised": lambda tensor: tensor.is_quantized,
+    "nested": lambda tensor: tensor.is_nested,
+    "sparse": lambda tensor: tensor.layout is not torch.strided,
+    "without data": lambda tensor: tensor.is_meta,
+}
+
+
+def read_pth(path: Path) -> dict[str, Array]:
+    """The weights in a file of `torch.save`, without `module.` before their names; bfloat16 becomes float32.
+
+    They are those under `state_dict` or `model`, or the whole file if it is a mapping by itself; its other entries are
+    left out. Raises FileNotFoundError, or ValueError: what is damaged, which class is refused, what is there instead.
+    """
+    size = require_file(path).stat().st_size
+    with naming(path, KIND), _any_error():
+        tensors = _tensors(_load(path))
+        _require_room(tensors.values(), size)
+        return {name: _array(name, tensor) for name, tensor in without_wrapper(tensors).items()}
+
+
+def without_wrapper(named: Mapping[str, T]) -> dict[str, T]:
+    """The same under the names that they have in the network itself, if all are in the same wrapper."""
+    for wrapper in WRAPPERS * 2:  # either may be in the other
+        if all(name.startswith(wrapper) for name in named):
+            named = {name.removeprefix(wrapper): value for name, value in named.items()}
+    return dict(named)
+
+
+@contextlib.contextmanager
+def _any_error() -> Iterator[None]:
+    """PyTorch and `zipfile` promise nothing of what they raise for a damaged file, or of what they warn of."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (DamagedError, FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:
+        raise DamagedError(f"no file of torch.save, or a damaged one: {quoted(_first_line(error))}") from error
+
+
+def _first_line(error: Exception) -> str:
+    """Behind the advice to switch the safety off that PyTorch opens with."""
+    lines = str(error).rpartition("WeightsUnpickler error:")[2].split("\n")
+    return next((line.strip() for line in lines if line.strip()), type(error).__name__)
+
+
+# ---- the file
+
+
+def _load(path: Path) -> Any:  # noqa: ANN401
+    with path.open("rb") as file:
+        is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+        file.seek(0)
+        if is_zip:
+            _check_archive(file, path.stat().st_size)
+        else:
+            _check_pickles(file, NUM_PICKLES)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+
+
+def _check_archive(file: IO[bytes], size: int) -> None:
+    """Nothing in it is compressed or there twice, so that it can't grow; its checksums, if it has any, are right."""
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        names = [member.filename.partition("/")[2] for member in members]
+        if "data.pkl" not in names or "constants.pkl" in names:
+            raise DamagedError("a zip archive, but none of torch.save (TorchScript is not read)")
+        if len(set(names)) != len(names):
+            raise DamagedError("a member is there twice")
+        stored = sum(member.file_size for member in members)
+        if stored > size or any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise DamagedError(f"its members are compressed, or claim {stored} bytes in a file of {size}")
+        for name, member in zip(names, members, strict=True):
+            _check_member(archive, member, is_pickle=name == "data.pkl")
+
+
+def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, is_pickle: bool) -> None:
+    if not member.CRC:
+        del member.CRC  # torch.save can be told to write none
+    with archive.open(member) as stream:
+        if is_pickle:
+            _check_pickles(io.BytesIO(stream.read(MAX_PICKLE)), 1)
+        while stream.read(PIECE):
+            pass
+
+
+def _check_pickles(stream: IO[bytes], count: int) -> None:
+    """Raises DamagedError with the name of the first class or function that isn't of weights; none of them is run."""
+    for _ in range(count):
+        for code, what, _ in pickletools.genops(stream):
+            if code.name == "GLOBAL" and not SAFE.fullmatch(str(what)):
+                name = quoted(re.sub(r"^__builtin__\b", "builtins", str(what)).replace(" ", "."))
+                raise DamagedError(
+                    f"it holds {name}, which is refused: weights alone are read, of a file that may come from anybody; "
+                    "where you trust it, load it in Python and save its state_dict() again"
+                )
+            if stream.tell() >= MAX_PICKLE:
+                raise DamagedError(f"more than {MAX_PICKLE} bytes before its weights")
+
+
+# ---- what is in it
+
+
+def _tensors(tree: object) -> dict[str, Tensor]:
+    if not isinstance(tree, Mapping):
+        raise DamagedError(f"it holds a {type(tree).__name__}, where weights by name are wanted")
+    for entry in (*(tree.get(key) for key in KEYS), tree):
+        if isinstance(entry, Mapping) and (found := _tensors_among(entry)):
+            return found
+    there = [f"{quoted(str(name))} ({type(value).__name__})" for name, value in islice(tree.items(), LISTED)]
+    more = f" and {len(tree) - LISTED} more" if len(tree) > LISTED else ""
+    raise DamagedError(f"no weights are in it, but {', '.join(there) or 'nothing'}{more}")
+
+
+def _tensors_among(entry: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in entry.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _require_room(tensors: Collection[Tensor], size: int) -> None:
+    """Views and shapes of stride 0 may claim any size, and an older file storages that it doesn't have."""
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if claimed > GROWTH * size + SLACK:
+        raise DamagedError(f"its weights claim {claimed} bytes, in a file of {size}")
+
+
+def _array(name: str, tensor: Tensor) -> Array:
+    odd = next((word for word, is_odd in ODD.items() if is_odd(tensor)), None)
+    if odd is not None or tensor.dtype not in NUMBERS:
+        raise DamagedError(f"{quoted(name)} is {odd or tensor.dtype}: plain tensors of floats or integers are read")
+    tensor = tensor.detach()
+    return tensor.float().numpy() if tensor.dtype is torch.bfloat16 else tensor.numpy()

@@ -1,0 +1,38 @@
+"""Fully convolutional networks (Long et al. 2014, arXiv:1411.4038), with rates in place of the last strides."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from atrous.layers.fcn_head import FCNHead
+from atrous.models.contract import Model, ModelConfig
+from atrous.types import Outputs
+
+
+class FCN(Model):
+    """Section 4.1's classifier made convolutional, without the skips of section 4.2: c5 is fine enough as it is."""
+
+    class Config(ModelConfig):
+        merges: ClassVar[bool] = False
+        name: Literal["fcn"] = "fcn"
+        backbone: str = "resnet50"
+        output_stride: Literal[8, 16, 32] = 8  # as torchvision
+        head_channels: PositiveInt = 512  # as torchvision
+        auxiliary_channels: PositiveInt | None = 256  # of a second head, on c4, as torchvision; None: there is none
+        dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before the logits
+
+    def __init__(self, config: Config, num_classes: int) -> None:
+        super().__init__(config, num_classes)
+        channels, second = self.backbone.channels, config.auxiliary_channels
+        self.head = FCNHead(channels["c5"], config.head_channels, num_classes, dropout=config.dropout)
+        self.auxiliary = None if second is None else FCNHead(channels["c4"], second, num_classes)
+
+    @property
+    def logit_modules(self) -> tuple[str, ...]:
+        return ("head",) if self.auxiliary is None else ("head", "auxiliary")
+
+    def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
+        features = self.features(images)
+        auxiliary = None if self.auxiliary is None else self.auxiliary(features["c4"])
+        return Outputs(semantic=self.head(features["c5"]), auxiliary=auxiliary)

@@ -1,0 +1,356 @@
+"""PyTorch's checkpoints: what is found in them, and that nothing in them is run, however they are made."""
+
+import io
+import json
+import os
+import pickle
+import time
+import tracemalloc
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from atrous.convert.readers.pth import MAX_PICKLE, read_pth, without_wrapper
+from tests.convert.readers.test_fuzz import damaged
+
+Zip = Callable[[str, bytes], bytes | None]  # name and content of a member -> what to write in its place
+
+OLD = {"_use_new_zipfile_serialization": False}
+FORMATS: dict[str, dict[str, Any]] = {"zip": {}, "pickles": OLD}
+both_formats = pytest.mark.parametrize("form", FORMATS)
+HUGE = 10**12
+
+
+def state() -> OrderedDict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    weights = OrderedDict((f"layer{i}.weight", torch.randn(4, 3, generator=generator)) for i in range(3))
+    weights["layer0.bias"] = nn.Parameter(torch.randn(3, generator=generator))
+    weights["bn.num_batches_tracked"] = torch.tensor(7)
+    return weights
+
+
+def trained() -> dict[str, Any]:
+    """As semseg's program saves it: with the wrapper's names, and an optimiser that has momentum."""
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([parameter], 0.1, momentum=0.9)
+    parameter.grad = torch.ones(3)
+    optimizer.step()
+    wrapped = {f"module.{name}": tensor for name, tensor in state().items()}
+    return {"epoch": 3, "state_dict": wrapped, "optimizer": optimizer.state_dict()}
+
+
+def saved(path: Path, what: object, form: str = "zip", **how: Any) -> Path:  # noqa: ANN401
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's about itself
+        torch.save(what, path, **FORMATS[form], **how)
+    return path
+
+
+def rewritten(source: Path, change: Zip, compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(source) as old:
+        members = [(name, change(name.partition("/")[2], old.read(name))) for name in old.namelist()]
+    with zipfile.ZipFile(source, "w", compression) as new:
+        for name, content in members:
+            if content is not None:
+                new.writestr(name, content)
+    return source
+
+
+def refused(path: Path, reason: str) -> None:
+    started = time.process_time()
+    with pytest.raises(ValueError, match=reason) as error:
+        read_pth(path)
+    assert time.process_time() - started < 1
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# ---- what is found
+
+
+@both_formats
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict"])
+def test_weights_are_those_of_the_network_itself(tmp_path: Path, form: str, key: str) -> None:
+    checkpoint = trained()
+    checkpoint[key] = checkpoint.pop("state_dict")
+    found = read_pth(saved(tmp_path / "a.pth", checkpoint, form))
+    assert list(found) == list(state())
+    for name, tensor in state().items():
+        assert np.array_equal(found[name], tensor.detach().numpy())
+    assert found["bn.num_batches_tracked"].shape == ()
+
+
+@both_formats
+def test_a_mapping_may_be_all(tmp_path: Path, form: str) -> None:
+    others: dict[object, object] = {"epoch": 3, "arch": "psp", "classes": [1], 5: 6}
+    found = read_pth(saved(tmp_path / "a.pt", others | dict(state()), form))
+    assert list(found) == list(state())
+
+
+@both_formats
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (torch.float16, np.float16),
+        (torch.bfloat16, np.float32),
+        (torch.float32, np.float32),
+        (torch.float64, np.float64),
+        (torch.uint8, np.uint8),
+        (torch.bool, np.bool_),
+    ],
+)
+def test_numbers_keep_their_values(tmp_path: Path, form: str, dtype: torch.dtype, expected: type) -> None:
+    tensor = torch.tensor([[0.0, 1.5, 3.140625], [2.0, 0.0, 1e3]]).to(dtype)
+    found = read_pth(saved(tmp_path / "a.pth", {"x": tensor}, form))["x"]
+    assert found.dtype == expected
+    assert np.array_equal(found.astype(np.float64), tensor.double().numpy())
+
+
+@both_formats
+def test_views_keep_their_strides(tmp_path: Path, form: str) -> None:
+    base = torch.arange(12.0).view(3, 4)
+    found = read_pth(saved(tmp_path / "a.pth", {"all": base, "turned": base.T, "part": base[1:, 2:]}, form))
+    assert np.array_equal(found["turned"], base.T.numpy())
+    assert found["part"].tolist() == [[6, 7], [10, 11]]
+
+
+def test_a_large_file_is_not_read_before_it_is_used(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", {"x": torch.ones(2**22)})
+    tracemalloc.start()
+    found = read_pth(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
+    assert found["x"].sum() == 2**22
+
+
+def test_checksums_may_be_left_out(tmp_path: Path) -> None:
+    has_checksums = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = saved(tmp_path / "a.pth", trained())
+    finally:
+        torch.serialization.set_crc32_options(has_checksums)
+    assert list(read_pth(path)) == list(state())
+
+
+def test_a_wrapper_is_taken_off_where_all_are_in_it() -> None:
+    assert without_wrapper({"module.a": 1, "module.b": 2}) == {"a": 1, "b": 2}
+    assert without_wrapper({"_orig_mod.module.a": 1}) == {"a": 1}
+    assert without_wrapper({"module._orig_mod.a": 1}) == {"a": 1}
+    assert without_wrapper({"module.a": 1, "b": 2}) == {"module.a": 1, "b": 2}
+    assert without_wrapper({}) == {}
+
+
+# ---- what is not
+
+
+class Call:
+    """What `pickle` would call on reading."""
+
+    def __init__(self, function: Callable[..., object], *arguments: object) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return self.function, self.arguments
+
+
+class Custom:
+    value = 3
+
+
+@both_formats
+@pytest.mark.parametrize("place", ["epoch", "state_dict"])
+def test_nothing_is_run_and_what_was_to_run_is_named(tmp_path: Path, form: str, place: str) -> None:
+    mark = tmp_path / "was_run"
+    path = saved(tmp_path / "a.pth", {**trained(), place: Call(os.mkdir, str(mark))}, form)
+    refused(path, r"it holds '(posix|nt)\.mkdir', which is refused: weights alone are read")
+    refused(saved(path, {"x": Call(eval, f"open({str(mark)!r}, 'w')")}, form), r"it holds 'builtins\.eval', which is")
+    refused(saved(path, {"x": Call(bytearray, HUGE)}, form), r"it holds 'builtins\.bytearray', which is refused")
+    assert not mark.exists()
+
+
+@both_formats
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [
+        (nn.Conv2d(3, 3, 3), r"torch\.nn\.modules\.conv\.Conv2d"),
+        ({"model": nn.Linear(2, 2)}, r"torch\.nn\.modules\.linear\.Linear"),
+        ({**trained(), "args": Custom()}, r"tests\.convert\.readers\.test_pth\.Custom"),
+        ({"x": np.ones(3)}, r"numpy\..*\._reconstruct"),
+    ],
+)
+def test_objects_of_other_classes_are_named(tmp_path: Path, form: str, what: object, name: str) -> None:
+    refused(saved(tmp_path / "a.pth", what, form), f"it holds '{name}', which is refused")
+
+
+@both_formats
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: torch.eye(3).to_sparse(), "'x' is sparse: plain tensors of floats or integers are read"),
+        (lambda: torch.eye(3).to_sparse_csr(), "'x' is sparse"),
+        (lambda: torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8), "'x' is quantised"),
+        (lambda: torch.ones(3, dtype=torch.complex64), r"'x' is torch\.complex64"),
+        (lambda: torch.empty(3, device="meta"), "'x' is without data"),
+        (lambda: torch.empty(HUGE, device="meta"), r"its weights claim 40{9}\d+ bytes, in a file of"),
+        (lambda: torch.ones(1).expand(HUGE), r"its weights claim 40{9}\d+ bytes, in a file of"),
+        (lambda: torch.ones(1, dtype=torch.bfloat16).expand(HUGE), r"its weights claim 20{9}\d+ bytes"),
+    ],
+)
+def test_odd_tensors_are_named(tmp_path: Path, form: str, make: Callable[[], Tensor], reason: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tensor = make()
+    refused(saved(tmp_path / "a.pth", {**state(), "x": tensor}, form), reason)
+
+
+@both_formats
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ([1, 2], "it holds a list, where weights by name are wanted"),
+        (torch.ones(3), "it holds a Tensor, where weights by name are wanted"),
+        ({}, "no weights are in it, but nothing"),
+        ({"epoch": 3, "optimizer": {"state": {}}}, r"no weights are in it, but 'epoch' \(int\), 'optimizer' \(dict\)$"),
+        ({"state_dict": {}, 5: "a\nb"}, r"no weights are in it, but 'state_dict' \(dict\), '5' \(str\)$"),
+        ({str(number): number for number in range(9)}, r"'5' \(int\) and 3 more$"),
+    ],
+)
+def test_what_is_there_in_place_of_weights_is_told(tmp_path: Path, form: str, what: object, reason: str) -> None:
+    refused(saved(tmp_path / "a.pth", what, form), reason)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no pickle",
+        b"PK\x03\x04" + bytes(100),
+        b"\x80\x02.",
+        b"\x80\x02]q\x00.",
+        bytes(1000),
+        json.dumps({"state_dict": {}}).encode(),
+        pickle.dumps({"state_dict": {"x": 1}}),
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n",
+    ],
+)
+def test_what_is_no_checkpoint(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.pth"
+    path.write_bytes(data)
+    refused(path, "as a PyTorch checkpoint: no file of torch.save, or a damaged one: ")
+
+
+@both_formats
+def test_an_end_that_is_cut_off_is_told(tmp_path: Path, form: str) -> None:
+    path = saved(tmp_path / "a.pth", trained(), form)
+    whole = path.read_bytes()
+    for length in (len(whole) - 1, len(whole) - 30, len(whole) // 2, len(whole) // 10, 5):
+        path.write_bytes(whole[:length])
+        refused(path, "no file of torch.save, or a damaged one: ")
+
+
+def test_a_protocol_that_is_not_read_is_told(tmp_path: Path) -> None:
+    refused(saved(tmp_path / "a.pth", state(), pickle_protocol=4), "'Unsupported operand 149'")
+
+
+def test_archives_that_could_grow(tmp_path: Path) -> None:
+    path = rewritten(
+        saved(tmp_path / "a.pth", state()),
+        lambda name, data: bytes(2**24) if name == "data/0" else data,
+        zipfile.ZIP_DEFLATED,
+    )
+    refused(path, r"its members are compressed, or claim \d+ bytes in a file of \d+")
+
+
+def test_archives_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
+    refused(path, r"a zip archive, but none of torch.save \(TorchScript is not read\)")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    refused(path, "a zip archive, but none of torch.save")
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for folder in ("a", "b"):
+            archive.writestr(f"{folder}/data.pkl", pickle.dumps({}, 2))
+    refused(path, "a member is there twice")
+
+
+def test_flipped_bits_of_weights_are_found(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", state())
+    data = path.read_bytes()
+    weights = state()["layer1.weight"].numpy().tobytes()
+    path.write_bytes(data.replace(weights, bytes([weights[0] ^ 1]) + weights[1:]))
+    refused(path, "Bad CRC-32 for file 'a/data/1'")
+
+
+def claiming(path: Path, old: bytes) -> Path:
+    """The same with a number of its pickle made HUGE."""
+    number = pickle.dumps(HUGE, 2)[2:-1]
+    if zipfile.is_zipfile(path):
+        return rewritten(path, lambda name, data: data.replace(old, number) if name == "data.pkl" else data)
+    path.write_bytes(path.read_bytes().replace(old, number))
+    return path
+
+
+@both_formats
+def test_shapes_that_are_only_claimed(tmp_path: Path, form: str) -> None:
+    path = saved(tmp_path / "a.pth", {"x": torch.ones(4, 3)}, form)
+    refused(claiming(path, b"K\x04"), "resize storage|allocate memory|wrong byte size|weights claim")
+
+
+def test_storages_that_are_only_claimed(tmp_path: Path) -> None:
+    """Nothing is allocated for one in an archive: of what is there, its tensor takes what it needs."""
+    zipped = claiming(saved(tmp_path / "a.pth", {"x": torch.ones(4, 3)}), b"K\x0c")
+    assert read_pth(zipped)["x"].tolist() == [[1.0] * 3] * 4
+    pickles = claiming(saved(tmp_path / "b.pth", {"x": torch.ones(4, 3)}, "pickles"), b"K\x0c")
+    refused(pickles, "allocate memory|wrong byte size")
+
+
+def test_pickles_are_no_larger_than_weights_need(tmp_path: Path) -> None:
+    long = {**state(), "log": ["x" * 1000] + [str(number) * 100 for number in range(MAX_PICKLE // 400)]}
+    refused(saved(tmp_path / "a.pth", long), "PyTorch checkpoint: ")
+    refused(saved(tmp_path / "a.pth", long, "pickles"), f"more than {MAX_PICKLE} bytes before its weights")
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*none\.pth"):
+        read_pth(tmp_path / "none.pth")
+    with pytest.raises(ValueError, match="not a regular file"):
+        read_pth(tmp_path)
+
+
+@both_formats
+def test_damaged_files_are_refused_or_read_but_nothing_else(tmp_path: Path, form: str) -> None:
+    path = saved(tmp_path / "a.pth", trained(), form)
+    whole, num_refused = path.read_bytes(), 0
+    for case in range(400):
+        path.write_bytes(damaged(whole, np.random.default_rng(case)))
+        started = time.process_time()
+        try:
+            read_pth(path)
+        except ValueError as error:
+            num_refused += 1
+            assert str(path) in str(error)
+            assert "\n" not in str(error)
+        assert time.process_time() - started < 1
+    assert num_refused > 200
+
+
+def test_it_reads_what_python_writes_into_memory(tmp_path: Path) -> None:
+    buffer = io.BytesIO()  # its archive's folder has another name than the file
+    torch.save(trained(), buffer)
+    path = tmp_path / "b.pth"
+    path.write_bytes(buffer.getvalue())
+    assert list(read_pth(path)) == list(state())
