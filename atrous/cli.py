@@ -125,7 +125,7 @@ def predict(
         raise ValueError("; ".join(written.failures))
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # --output_stride=8, as the originals have it
 def convert(
     source: Annotated[
         str,
@@ -220,7 +220,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
             return _say(OUT_OF_MEMORY, 1)
         if not hasattr(error, "format_message"):  # what click raises for a wrong option
             raise
-        return _say(f"{error.format_message()}; see atrous --help", 2) if error.format_message() else 2
+        return _say(f"{error.format_message().rstrip('.')}; see atrous --help", 2) if error.format_message() else 2
     finally:
         _leave_process_group()
 

@@ -35,18 +35,29 @@ class Moments:
 
 
 def is_folded(model: nn.Module) -> bool:
-    """Whether its batch norms are what folding leaves: they shift, and have no statistics."""
-    norms = [norm for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)]
-    return bool(norms) and all(not norm.running_mean.any() for norm in norms if norm.running_mean is not None)
+    """Whether it has batch norms that are what folding leaves: they shift, and have no statistics."""
+    return bool(_folded(model))
+
+
+def _folded(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [norm for norm in model.modules() if isinstance(norm, nn.BatchNorm2d) and _is_plain(norm)]
+
+
+def _is_plain(norm: nn.BatchNorm2d) -> bool:
+    mean, variance = norm.running_mean, norm.running_var
+    return mean is not None and variance is not None and not mean.any() and bool((variance == 1).all())
 
 
 def recalibrate(segmenter: Segmenter, images: Sequence[Path]) -> None:
-    """Give every batch norm the statistics of its input over `images`; what the model computes stays the same.
+    """Give folded batch norms the statistics of their input over `images`; what the model computes stays the same.
 
     A batch norm that was folded into its convolution comes with mean 0 and variance 1, whatever it is fed: in training
-    it would normalise by the batch's own statistics and change everything. Raises ValueError for unreadable images.
+    it would normalise by the batch's own statistics and change everything. Raises ValueError for unreadable images, and
+    where nothing is folded.
     """
-    norms = [norm for norm in segmenter.model.modules() if isinstance(norm, nn.BatchNorm2d)]
+    norms = _folded(segmenter.model)
+    if not norms:
+        raise ValueError("no batch norm is folded in this model: each has statistics of its training, which are better")
     moments = [Moments(norm.num_features) for norm in norms]
     hooks = [norm.register_forward_pre_hook(_seeing(moment)) for norm, moment in zip(norms, moments, strict=True)]
     device = segmenter.model.shift.device

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from atrous.config import nearest
 from atrous.convert import zoo
 from atrous.convert.contract import Array, Conversion, Source
 from atrous.convert.readers.archive import Source as Found
@@ -73,6 +72,8 @@ def conversion(
     text = str(source)
     if text.startswith(ZOO):
         model = zoo.find(text.removeprefix(ZOO))
+        if system not in (None, "tf_deeplab"):
+            raise ValueError(f"system={system}: the zoo's models are all of tf_deeplab")
         archive = zoo.fetch(model.name, progress=console)
         return conversion(archive, system="tf_deeplab", options={**model.options, **options})
     if text.endswith(ARCHIVES) and not text.endswith(PYTORCH) and Path(source).is_file():
@@ -85,6 +86,8 @@ def read(path: Path) -> Source:
     label = str(path)
     if path.is_dir():
         return _read_found(find_source(path), label)
+    if path.is_file() and path.name == "checkpoint":  # which names the newest of its folder
+        return read(path.parent)
     if path.suffix == ".pb":
         return tf_deeplab.graphs.from_graph(read_graph(path), label)
     if path.suffix == ".tflite":
@@ -102,13 +105,21 @@ def _read_found(found: Found, label: str) -> Source:
 
 def _from_archive(archive: Path, system: str | None, options: Mapping[str, Any]) -> Conversion:
     with tempfile.TemporaryDirectory() as folder:
-        extract(archive, Path(folder))
-        return _converted(_read_found(find_source(Path(folder)), str(archive)), system, options)
+        try:
+            extract(archive, Path(folder))
+            source = _read_found(find_source(Path(folder)), str(archive))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(str(error).replace(folder, str(archive))) from None
+        except ValueError as error:
+            raise ValueError(str(error).replace(folder, str(archive))) from None
+        return _converted(source, system, options)
 
 
 def _arrays(source: Mapping[str, Array]) -> dict[str, Array]:
     arrays = {name: np.asarray(array) for name, array in source.items()}
     for name, array in arrays.items():
+        if not isinstance(name, str):
+            raise ValueError(f"the given variables: {name!r} is no variable's name")
         if array.dtype.kind not in "fiub":
             raise ValueError(f"the given variables: {name} is no array of numbers, but of {array.dtype}")
     return without_wrapper(arrays)
@@ -122,7 +133,7 @@ def _converted(source: Source, system: str | None, options: Mapping[str, Any]) -
         first = ", ".join(list(shapes)[:3]) or "none"
         raise ValueError(f"{source.label}: variables of no known system ({first} ...); known: {', '.join(SYSTEMS)}")
     if system not in SYSTEMS:
-        raise ValueError(f"system={system}: unknown{nearest(system, SYSTEMS)}")
+        raise ValueError(f"system={system}: unknown; known: {', '.join(SYSTEMS)}")
     done = SYSTEMS[system].convert(source, options)
     origin = {
         "source": source.label,
@@ -152,7 +163,10 @@ def run(
     console = console or Console(markup=False, highlight=False, emoji=False)
     if out.suffix != ".safetensors":
         raise ValueError(f"--out {out}: a model file's name ends in .safetensors")
-    prepare_output(out.parent)
+    if out.is_dir():
+        raise IsADirectoryError(f"--out {out}: is a folder")
+    if out.parent.exists():  # else it is made when there is something to write
+        prepare_output(out.parent)
     done = conversion(source, system=system, options=parse_options(options), console=console)
     if images:
         recalibrate(done.segmenter, images)

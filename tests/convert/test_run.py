@@ -251,3 +251,48 @@ def test_an_imagenet_classifier_knows_a_cat() -> None:
     prediction = segmenter.predict(SHARED / "photos" / "chelsea.png")
     assert "cat" in labels[int(prediction.semantic[0, 0])]
     assert len(np.unique(prediction.semantic)) == 1
+
+
+# ---- found by trying
+
+
+def test_nothing_is_made_for_a_source_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no such checkpoint" in line(capsys, tmp_path / "none", "--out", tmp_path / "new" / "sub" / "m.safetensors")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_wrong_archive_is_named_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "readme.txt").write_text("nothing")
+    path = tmp_path / "photos.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(tmp_path / "readme.txt", "readme.txt")
+    said = line(capsys, path, "--out", tmp_path / "m.safetensors")
+    assert str(path) in said
+    assert "/tmp/tmp" not in said
+
+
+def test_statistics_of_a_training_are_kept(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "photo.png", image())
+    out = tmp_path / "m.safetensors"
+    said = line(capsys, checkpoint, "--out", out, "--recalibrate", tmp_path / "photo.png")
+    assert "no batch norm is folded" in said
+    assert not out.exists()
+
+
+def test_flags_with_dashes_as_the_original_has_them(checkpoint: Path, tmp_path: Path) -> None:
+    assert run("convert", checkpoint, "--output_stride=8", "--crop_size=65", "--out", tmp_path / "m.safetensors") == 0
+    loaded = atrous.load(tmp_path / "m.safetensors")
+    assert loaded.model.config.output_stride == 8
+    assert loaded.inference.window == (65, 65)
+
+
+def test_the_file_that_names_the_newest_checkpoint(checkpoint: Path) -> None:
+    done = conversion(checkpoint.with_name("checkpoint"), options={"multi_grid": "1,2,4"})
+    assert "multi_grid does nothing: mobilenet_v2 has none" in done.notes
+
+
+def test_the_zoo_has_one_system(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = line(capsys, f"zoo:{HALF}", "--system", "semseg", "--out", tmp_path / "m.safetensors")
+    assert "all of tf_deeplab" in said

@@ -292,10 +292,12 @@ def test_published_crops_have_their_masks() -> None:
         ("psanet", {}, {"mask_h": 58}, "a mask of 58 x 60 by mask_h, mask_w"),
         ("psanet", {}, {"train_h": 705, "shrink_factor": 2}, "a mask of 89 x 89 by train_h, train_w = 705, 705 and"),
         ("psanet", {"mask_size": (5, 7)}, {}, "has 35 weights for each place: no square; mask_h=, mask_w= tell"),
+        ("psanet", {"mask_size": (5, 5)}, {"mask_h": 25, "mask_w": 1}, "a mask of 25 x 1: each side is 3 at least"),
+        ("psanet", {"mask_size": (6, 6), "compact": True}, {"train_h": 33}, "a mask of 3 x 3 by train_h, train_w"),
         ("psanet", {"mask_size": (6, 6), "compact": True}, {"compact": 0}, "mask_size 6,6: odd sides only"),
         ("psanet", {}, {"psa_softmax": "maybe"}, "psa_softmax='maybe': Input should be a valid boolean"),
         ("psanet", {}, {"normalization_factor": 0}, "normalization_factor=0: Input should be greater than 0"),
-        ("psanet", {}, {"config": "nowhere.yaml"}, "No such file"),
+        ("psanet", {}, {"config": "nowhere.yaml"}, "config=nowhere.yaml: cannot be read: No such file"),
     ],
 )
 def test_contradictions_are_refused(name: str, fields: Options, options: Options, reason: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -66,6 +67,7 @@ class Options(Settings):
         """An empty key is none, but for a factor, where it has a meaning; names of classes for those of networks."""
         if not isinstance(tree, dict):
             return tree
+        tree = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in tree.items()}
         tree = {key: None if value == "" else value for key, value in tree.items()}
         tree = {key: value for key, value in tree.items() if value is not None or key == "normalization_factor"}
         if isinstance(tree.get("arch"), str):
@@ -118,6 +120,8 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileNotFoundError(f"{CONFIG}={path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: no YAML: {reason}") from None

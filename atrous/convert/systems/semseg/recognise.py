@@ -15,6 +15,7 @@ PSA_TYPES = ("collect", "distribute", "bidirectional")
 INIT_STEM = (64, 3, 3, 3)  # of a deep stem; of a plain one 64 x 3 x 7 x 7
 STRIDE = 8
 SHRINKS = (2, 1, 3, 4)  # usual one first
+SMALLEST_MASK = 3
 MASK = "psa.attention.3.weight"
 
 
@@ -50,6 +51,8 @@ def model_config(shapes: Shapes, options: Options, label: str) -> ModelConfig:
         found = _classifier(facts)
     else:
         found = _attention(facts) if facts.has("psa.") else _pyramid(facts)
+        if not facts.has("aux."):
+            raise ValueError(f"{label}: it has no auxiliary head (aux.*), which all of semseg's own checkpoints have")
         found |= {"head_channels": facts.outputs("cls.0.weight"), "auxiliary_channels": facts.outputs("aux.0.weight")}
         found |= {"num_classes": facts.outputs("cls.4.weight"), "output_stride": STRIDE, "dropout": options.dropout}
     _require_agreement(_told(layers, found), facts)
@@ -160,6 +163,11 @@ def _mask_size(facts: Facts, weights: int, compact: bool, shrink_factor: int) ->
     if math.prod(size) != weights:
         wanted = f"a mask of {size[0]} x {size[1]} by {reason}" if crop or options.mask_h or options.mask_w else reason
         raise ValueError(f"{facts.label}: {MASK} has {weights} weights for each place: {wanted}")
+    if not compact and min(size) < SMALLEST_MASK:
+        raise ValueError(f"{facts.label}: a mask of {size[0]} x {size[1]}: each side is {SMALLEST_MASK} at least")
+    if compact and crop and size != default_mask(crop, compact, shrink_factor):
+        wanted = "{} x {}".format(*default_mask(crop, compact, shrink_factor))
+        raise ValueError(f"{facts.label}: a compact mask is as large as its map, {wanted} for this crop, not {size}")
     if crop and any(side > most for side, most in zip(size, default_mask(crop, compact, shrink_factor), strict=True)):
         most = "a mask of {} x {}".format(*default_mask(crop, compact, shrink_factor))
         told = f"train_h, train_w = {crop[0]}, {crop[1]} and shrink_factor={shrink_factor}"

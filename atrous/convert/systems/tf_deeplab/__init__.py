@@ -82,6 +82,8 @@ def _taken_on_trust(config: ModelConfig, flags: Flags, source: Source) -> list[s
         f"atrous_rates: {'those of the output stride' if rates is None else rates}": not are_rates_told,
         f"multi_grid=1,1,1 (the original's default{beta})": flags.multi_grid is None
         and config.backbone.startswith(("resnet", "xception")),
+        f"multi_grid does nothing: {config.backbone} has none": flags.multi_grid is not None
+        and config.multi_grid is None,
         "dense_prediction_cell_json: the released cell": config.name == "dense_prediction_cell"
         and flags.dense_prediction_cell_config is None,
         "image_pooling_crop_size, image_pooling_stride, image_se_uses_qsigmoid: the original's defaults; the released "

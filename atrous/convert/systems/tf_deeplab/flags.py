@@ -12,6 +12,7 @@ from atrous.types import Settings
 
 Pair = tuple[PositiveInt, PositiveInt]
 CROPS = ("crop_size", "eval_crop_size", "vis_crop_size")
+PAIRS = {"crop_size", "train_crop_size", "image_pooling_crop_size", "image_pooling_stride"}
 SCALES = ("eval_scales", "inference_scales")
 NAS = "nas_architecture_options"  # where the program itself keeps the flags nas_...
 
@@ -71,6 +72,8 @@ class Flags(Settings):
         tree = {key: value for key, value in tree.items() if value is not None and value != ""}
         for name, *aliases in (CROPS, SCALES):
             tree |= {name: tree.pop(alias) for alias in aliases if alias in tree}  # noqa: B035 - the last one counts
+        for name in PAIRS & tree.keys():
+            tree[name] = _as_pair(tree[name])
         for name in ("atrous_rates", "decoder_output_stride", "multi_grid", "image_pyramid", "eval_scales"):
             if name in tree:
                 tree[name] = _as_list(tree[name])
@@ -91,9 +94,21 @@ def _as_list(value: Any) -> Any:  # noqa: ANN401
     return [value] if isinstance(value, int | float) else value
 
 
+def _as_pair(value: Any) -> Any:  # noqa: ANN401
+    """One side stands for both: users of the original meant squares when its flags changed their form."""
+    if isinstance(value, str) and value.strip("[]() ").isdecimal():
+        value = int(value.strip("[]() "))
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    return [value, value] if isinstance(value, int) else value
+
+
 def _read_cell(text: str) -> Any:  # noqa: ANN401
-    """The cell of a JSON file, or of the JSON itself. Raises ValueError or OSError."""
-    source = text if text.lstrip().startswith("[") else Path(text).read_text(encoding="utf-8")
+    """The cell of a JSON file, or of the JSON itself. Raises ValueError."""
+    try:
+        source = text if text.lstrip().startswith("[") else Path(text).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"dense_prediction_cell_json={text[:80]}: cannot be read: {error.strerror}") from None
     try:
         cell = json.loads(source)
     except ValueError as error:
