@@ -55,6 +55,25 @@ def test_logits_are_litert_s(photo: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("source", [FLOAT, BYTES])
+def test_a_damaged_model_converts_or_says_in_one_line_why_not(source: Path, tmp_path: Path) -> None:
+    """Flips where tensors and operators are described: many pass the reader and reach what knows the network."""
+    rng, whole, path = np.random.default_rng(0), source.read_bytes(), tmp_path / source.name
+    refused = 0
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for place in rng.integers(int(0.96 * len(whole)), len(whole), 3):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            convert(path)
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 10
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "lowest", "highest"), [(FLOAT, 55.85, 56.45), (BYTES, 66.0, 70.0)])
 def test_scores_on_voc(source: Path, lowest: float, highest: float, tmp_path: Path) -> None:
     """Measured with LiteRT on the same images: 56.15 and 66.42; the second runs here in floats."""

@@ -38,9 +38,9 @@ def from_graph(graph: Graph, label: str) -> Source:
 def _graph_layers(graph: Graph) -> Iterator[Layer]:
     for node in graph.nodes.values():
         if node.op in ("Conv2D", "DepthwiseConv2dNative", "MaxPool"):
-            strides, dilations = node.ints.get("strides", (1,)), node.ints.get("dilations", (1,))
+            strides, dilations = node.ints.get("strides", ()), node.ints.get("dilations", ())
             block = graph.constants.get(f"{node.name}/SpaceToBatchND/block_shape", np.ones(1))
-            yield Layer(node.name, max(strides), max(*dilations, *(int(side) for side in block.flat[:2])))
+            yield Layer(node.name, max((1, *strides)), max((1, *dilations, *(int(side) for side in block.flat[:2]))))
 
 
 def _graph_size(graph: Graph) -> tuple[int, int] | None:
@@ -65,6 +65,7 @@ def from_tflite(model: TfLite, label: str) -> Source:
     makers = {output: operator for operator in model.operators for output in operator.outputs}
     for operator in model.operators:
         if operator.op in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            _require_convolution(model, operator, label)
             scope = _tflite_scope(model, operator)
             variables |= _tflite_variables(model, operator, scope)
             block = _block(model, makers.get(operator.inputs[0]))
@@ -72,9 +73,23 @@ def from_tflite(model: TfLite, label: str) -> Source:
         if operator.op == "MAX_POOL_2D":
             name = model.tensors[operator.outputs[0]].name
             layers.append(Layer(name, max(operator.options.stride), 1))
+    if not model.inputs:
+        raise ValueError(f"{label}: a graph without an input")
     image = model.tensors[model.inputs[0]]
     size = (image.shape[1], image.shape[2]) if _is_image(image.shape) else None
     return Source(label, variables, _hints(layers), size, _normalization(model))
+
+
+def _require_convolution(model: TfLite, operator: Operator, label: str) -> None:
+    """Raises ValueError where there are no weights of four dimensions, or the depth multiplier doesn't divide them."""
+    indices, multiplier = operator.inputs, operator.options.depth_multiplier
+    if len(indices) < 2 or min(indices[:2]) < 0:
+        raise ValueError(f"{label}: a convolution without weights")
+    shape = model.tensors[indices[1]].shape
+    is_depthwise = operator.op == "DEPTHWISE_CONV_2D"
+    if len(shape) != 4 or (is_depthwise and (shape[0] != 1 or multiplier < 1 or shape[3] % multiplier)):
+        name = model.tensors[indices[1]].name[:80]
+        raise ValueError(f"{label}: {name!r}: {list(shape)} are no weights of a convolution, multiplier {multiplier}")
 
 
 def _tflite_scope(model: TfLite, operator: Operator) -> str:

@@ -19,6 +19,7 @@ Settings = dict[str, Any]
 
 VARIANTS = {"nas_hnasnet": "auto_deeplab_s", "nas_pnasnet": "pnasnet"}  # model_variant -> row of BACKBONES, if another
 NUM_LARGE = 15  # blocks of MobileNetV3 large; the small one has 11
+ROUNDED_BY = 8  # channels, at most
 WIDTHS = (1.0, 0.5, 0.75, 0.35, 1.4, 1.3, 0.25, *(step / 20 for step in range(1, 41)))  # depth multipliers, usual first
 
 
@@ -137,11 +138,19 @@ def _candidates(backbone: str, shapes: Shapes, flags: Flags) -> Iterator[Setting
         counts = [filters] if filters else [shapes[first][-1], shapes[first][-1] // 2]
         yield from ({"depth_multiplier": count / NASNETS[backbone].filters} for count in counts)
         return
-    widths = [flags.depth_multiplier] if flags.depth_multiplier else WIDTHS
+    widths = [flags.depth_multiplier] if flags.depth_multiplier else _near_widths(backbone, shapes)
     takes_divisor = "divisible_by" in BACKBONES[backbone].takes
     for width in widths:
         for divisor in divisors if takes_divisor else [None]:
             yield {"depth_multiplier": width, "divisible_by": divisor}
+
+
+def _near_widths(backbone: str, shapes: Shapes) -> list[float]:
+    """Those whose stem, before its channels are rounded, is as wide as this one: to try all takes a second."""
+    stem = f"{ROOTS[backbone].scope}/Conv/weights"
+    whole = _planned(backbone, BACKBONES[backbone].output_strides[0], Options()).shapes[stem][-1]
+    found = shapes[stem][-1] if shapes.get(stem) else whole
+    return [width for width in WIDTHS if abs(width * whole - found) <= ROUNDED_BY] or list(WIDTHS[:1])
 
 
 class Plan(NamedTuple):
