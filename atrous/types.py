@@ -40,7 +40,7 @@ class Outputs(NamedTuple):
     auxiliary: Tensor | None = None  # [B, C, h', w'] logits of a second head (PSPNet, PSANet)
     center: Tensor | None = None  # [B, 1, h, w]
     offset: Tensor | None = None  # [B, 2, h, w] (dy, dx), in pixels of the image
-    pyramid: tuple[Tensor, ...] | None = None  # of each scale [B, C, h, w], what `semantic` was merged from
+    pyramid: tuple[Tensor, ...] | None = None  # [B, C, h, w] each: what `semantic` was merged from
     cascade: tuple[Tensor, ...] | None = None  # of each coarser level [B, C, h', w'], coarsest first, what was refined
     presence: Tensor | None = None  # [B, C] logits of which classes the image has at all
 
