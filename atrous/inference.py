@@ -13,8 +13,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from atrous.layers.resize import Convention, resize, scale_dimension
-from atrous.models.contract import Model
+from atrous.layers.resize import resize, scale_dimension
+from atrous.models.contract import Model, image_size
 from atrous.ops import upsample_argmax
 from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
 from atrous.types import Image, Settings
@@ -70,11 +70,11 @@ def predict_labels(model: Model, images: Tensor, config: InferenceConfig) -> Ten
         return predict_probabilities(model, images, config).argmax(1)
     framed = _framed(model, images, config)
     logits = model(framed.images).semantic
-    labels = upsample_argmax(logits, _size(framed.images), align_corners=model.align_corners)
+    labels = upsample_argmax(logits, image_size(framed.images), align_corners=model.align_corners)
     labels = labels[:, : framed.height, : framed.width]
-    if _size(labels) == _size(images):
+    if image_size(labels) == image_size(images):
         return labels
-    return F.interpolate(labels[:, None].float(), _size(images), mode="nearest-exact")[:, 0].to(labels.dtype)
+    return F.interpolate(labels[:, None].float(), image_size(images), mode="nearest-exact")[:, 0].to(labels.dtype)
 
 
 @torch.inference_mode()
@@ -85,7 +85,7 @@ def predict_probabilities(model: Model, images: Tensor, config: InferenceConfig)
     else:
         framed = _framed(model, images, config)
         probabilities = _averaged(model, framed.images, config)[..., : framed.height, : framed.width]
-    probabilities = _resize(probabilities, _size(images))
+    probabilities = _resize(probabilities, image_size(images))
     return probabilities if config.crf is None else _refined(probabilities, images, CRFS[config.crf])
 
 
@@ -100,7 +100,7 @@ class Framed(NamedTuple):
 def _framed(model: Model, images: Tensor, config: InferenceConfig) -> Framed:
     if config.mode == "canvas":
         return on_canvas(images, model, config.window)
-    return Framed(pad_to_grid(images, model), *_size(images))
+    return Framed(pad_to_grid(images, model), *image_size(images))
 
 
 def on_canvas(images: Tensor, model: Model, canvas: tuple[int, int]) -> Framed:
@@ -108,7 +108,7 @@ def on_canvas(images: Tensor, model: Model, canvas: tuple[int, int]) -> Framed:
 
     How the originals' networks of a fixed input size are fed.
     """
-    size = _size(images)
+    size = image_size(images)
     factor = min(1.0, *(room / side for room, side in zip(canvas, size, strict=True)))
     height, width = (max(1, round(side * factor)) for side in size)
     if (height, width) != size:
@@ -139,7 +139,7 @@ def pad_to_grid(images: Tensor, model: Model) -> Tensor:
     if not model.align_corners:
         return images
     stride = model.config.output_stride
-    bottom, right = (math.ceil((side - 1) / stride) * stride + 1 - side for side in _size(images))
+    bottom, right = (math.ceil((side - 1) / stride) * stride + 1 - side for side in image_size(images))
     return _pad(images, model, bottom, right)
 
 
@@ -150,13 +150,9 @@ def _pad(images: Tensor, model: Model, bottom: int, right: int, top: int = 0, le
     return F.pad(images.float() - mean, (left, right, top, bottom)) + mean
 
 
-def _size(images: Tensor) -> tuple[int, int]:
-    return images.shape[-2], images.shape[-1]
-
-
 def _averaged(model: Model, images: Tensor, config: InferenceConfig) -> Tensor:
     """Mean probabilities [B, C, H, W] over scales and mirrorings, each of one pass over the whole of the images."""
-    total = torch.zeros(images.shape[0], model.num_classes, *_size(images), device=images.device)
+    total = torch.zeros(images.shape[0], model.num_classes, *image_size(images), device=images.device)
     views = list(product(config.scales, (False, True) if config.flip else (False,)))
     for scale, is_mirrored in views:
         total += _view(model, images, scale, is_mirrored=is_mirrored)
@@ -168,17 +164,13 @@ def _view(model: Model, images: Tensor, scale: float, *, is_mirrored: bool) -> T
 
     The logits of a scale below 1 are brought to the grid of scale 1 before they are brought to the image's size.
     """
-    size, convention = _size(images), _convention(model)
+    size, convention = image_size(images), model.config.convention
     finest = max(1.0, scale) / model.config.logits_stride
     grid = [scale_dimension(side, finest) for side in size]
     view = images if scale == 1 else resize(images.float(), [scale_dimension(side, scale) for side in size])
     logits = model(view.flip(-1) if is_mirrored else view, scale).semantic.float()
     logits = resize(logits.flip(-1) if is_mirrored else logits, grid, convention)
     return resize(logits, size, convention).softmax(1)
-
-
-def _convention(model: Model) -> Convention:
-    return "aligned_corners" if model.align_corners else "half_pixel"
 
 
 def _refined(probabilities: Tensor, images: Tensor, crf: CRF) -> Tensor:
@@ -188,11 +180,11 @@ def _refined(probabilities: Tensor, images: Tensor, crf: CRF) -> Tensor:
 
 def _sliding_views(model: Model, images: Tensor, config: InferenceConfig) -> Tensor:
     """Mean probabilities [B, C, H, W] over scales, each in windows."""
-    total = torch.zeros(images.shape[0], model.num_classes, *_size(images), device=images.device)
+    total = torch.zeros(images.shape[0], model.num_classes, *image_size(images), device=images.device)
     for scale in config.scales:
-        view = _resize(images.float(), scaled_size(_size(images), scale, config.base_size))
+        view = _resize(images.float(), scaled_size(image_size(images), scale, config.base_size))
         found = _sliding(model, view, config) if config.base_size is None else _sliding_around(model, view, config)
-        total += _resize(found, _size(images))
+        total += _resize(found, image_size(images))
     return total / len(config.scales)
 
 
@@ -213,7 +205,7 @@ def _sliding_around(model: Model, images: Tensor, config: InferenceConfig) -> Te
     An odd pixel is added at the bottom or right. A network thus sees no size but that of its training crops, which
     PSANet is bound to.
     """
-    height, width = _size(images)
+    height, width = image_size(images)
     rows, columns = (max(0, window - side) for window, side in zip(config.window, (height, width), strict=True))
     top, left = rows // 2, columns // 2
     padded = _pad(images, model, rows - top, columns - left, top, left)
@@ -230,8 +222,8 @@ class View(NamedTuple):
 
 def _sliding(model: Model, images: Tensor, config: InferenceConfig) -> Tensor:
     """Probabilities [B, C, H, W], averaged where windows overlap, and over each window and its mirror image."""
-    total = torch.zeros(images.shape[0], model.num_classes, *_size(images), device=images.device)
-    count = torch.zeros(_size(images), device=images.device)
+    total = torch.zeros(images.shape[0], model.num_classes, *image_size(images), device=images.device)
+    count = torch.zeros(image_size(images), device=images.device)
     for views in _passes(images, config):
         windows = [_mirrored(images[..., view.rows, view.columns], view) for view in views]
         for view, found in zip(views, _in_one_pass(model, windows), strict=True):
@@ -244,10 +236,10 @@ def _passes(images: Tensor, config: InferenceConfig) -> list[list[View]]:
     """All windows, and their mirror images where asked for, as many to a pass as WINDOW_PIXELS allows."""
     rows, columns = (
         [slice(start, start + min(window, side)) for start in window_starts(side, window, config.overlap)]
-        for side, window in zip(_size(images), config.window, strict=True)
+        for side, window in zip(image_size(images), config.window, strict=True)
     )
     views = [View(*parts) for parts in product(rows, columns, (False, True) if config.flip else (False,))]
-    pixels = len(images) * math.prod(min(pair) for pair in zip(_size(images), config.window, strict=True))
+    pixels = len(images) * math.prod(min(pair) for pair in zip(image_size(images), config.window, strict=True))
     at_once = max(1, WINDOW_PIXELS // pixels)
     return [views[start : start + at_once] for start in range(0, len(views), at_once)]
 
@@ -258,10 +250,10 @@ def _mirrored(x: Tensor, view: View) -> Tensor:
 
 def _in_one_pass(model: Model, windows: list[Tensor]) -> Iterator[Tensor]:
     """Probabilities [B, C, h, w] of each of the windows of one size; only one is held at the size of the image."""
-    height, width = _size(windows[0])
+    height, width = image_size(windows[0])
     padded = pad_to_grid(torch.cat(windows), model)
     for logits in model(padded).semantic.float().split(len(windows[0])):
-        yield resize(logits, _size(padded), _convention(model))[..., :height, :width].softmax(1)
+        yield resize(logits, image_size(padded), model.config.convention)[..., :height, :width].softmax(1)
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:

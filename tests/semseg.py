@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from atrous.convert.systems.semseg import their_shapes
+from atrous.convert.naming import their_shapes
+from atrous.convert.systems.semseg.names import rules
 from atrous.models import Model
 from atrous.ops import Direction, point_wise_attention_loop
 
@@ -61,7 +62,7 @@ def seeded_weights(shapes: Mapping[str, Shape], salt: int = 0) -> Arrays:
 
 def listing(model: Model) -> dict[str, Shape]:
     """Name and shape of each weight, as semseg has them."""
-    return their_shapes(model)
+    return their_shapes(model, rules(model))
 
 
 def empty_weights(shapes: Mapping[str, Shape]) -> dict[str, NDArray[np.float32]]:

@@ -3,12 +3,16 @@
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from atrous import models
 from atrous.config import nearest
+from atrous.convert.contract import Array
+from atrous.data import ade20k, cityscapes, voc
+from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.models import Model, ModelConfig
 
 Shape = tuple[int, ...]
@@ -16,6 +20,11 @@ Shapes = Mapping[str, Shape]  # of variables, as the original orders their axes
 M = TypeVar("M", bound=BaseModel)
 
 LISTED = 5  # names in a message
+PUBLISHED = {  # by the number of classes
+    21: ("PASCAL VOC 2012", voc.VOC),
+    19: ("Cityscapes", cityscapes.CITYSCAPES),
+    150: ("ADE20K", ade20k.ADE20K),
+}
 
 
 def require_known(options: Mapping[str, Any], known: Collection[str], label: str) -> None:
@@ -48,6 +57,22 @@ def blank_model(config: ModelConfig) -> Model:
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.num_batches_tracked = torch.tensor(0)
     return model
+
+
+def published_classes(
+    num_classes: int, known: Mapping[int, tuple[str, LabelSpace]] = PUBLISHED
+) -> tuple[LabelSpace, list[str]]:
+    """The data set with so many classes, with a note that it is taken for granted; numbers where there is none."""
+    if num_classes not in known:
+        return LabelSpace(names=numbered_names(num_classes)), []
+    name, space = known[num_classes]
+    return space, [f"the {num_classes} classes are those of {name}"]
+
+
+def as_float32(array: Array) -> Tensor:
+    """With memory of its own."""
+    with np.errstate(over="ignore"):  # infinity then tells it
+        return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
 def assign(model: Model, state: Mapping[str, Tensor], names: Mapping[str, str], label: str) -> None:

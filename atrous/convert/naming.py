@@ -3,17 +3,14 @@
 import re
 from collections.abc import Iterator, Mapping
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from atrous.convert.contract import Array
-from atrous.convert.filling import Shape, Shapes, assign, listed, require_all, require_no_model_left
+from atrous.convert.filling import Shape, Shapes, as_float32, assign, listed, require_all, require_no_model_left
 from atrous.models import Model
 
 Rules = tuple[tuple[str, str], ...]  # (pattern of a module's whole path, its name there)
 
 COUNTER = "num_batches_tracked"
+CLASSIFIER = "fc.weight"  # ImageNet's, which is a matrix there and a 1x1 convolution here
 
 
 def stages(prefix: str = "") -> Rules:
@@ -48,24 +45,24 @@ def _name(path: str, rules: Rules) -> str:
     return found
 
 
+def their_shapes(model: Model, rules: Rules) -> dict[str, Shape]:
+    """Each weight that the model is made of, by their key."""
+    state = model.state_dict()
+    shapes = {name: tuple(state[key].shape) for key, name in names(model, rules).items()}
+    return {name: shape[:2] if name == CLASSIFIER else shape for name, shape in shapes.items()}
+
+
 def fill(model: Model, rules: Rules, arrays: Mapping[str, Array], label: str) -> list[str]:
     """Give the model its weights; returns those of no use, all of them counters of batches.
 
     Raises ValueError with the names of what is missing, of another shape, not finite, or has no place in the model.
     """
-    ours, state = names(model, rules), model.state_dict()
-    wanted = {name: tuple(state[key].shape) for key, name in ours.items()}
+    ours, state, wanted = names(model, rules), model.state_dict(), their_shapes(model, rules)
     require_all(wanted, {name: array.shape for name, array in arrays.items()}, label)
     ignored = sorted(arrays.keys() - wanted.keys())
     require_no_model_left([name for name in ignored if name.rpartition(".")[2] != COUNTER], label)
-    assign(model, {key: _to_tensor(arrays[name]) for key, name in ours.items()}, ours, label)
+    assign(model, {key: as_float32(arrays[name]).view(state[key].shape) for key, name in ours.items()}, ours, label)
     return ignored
-
-
-def _to_tensor(array: Array) -> Tensor:
-    """As float32, with memory of its own."""
-    with np.errstate(over="ignore"):  # infinity then tells it
-        return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
 def require_shape(shapes: Shapes, name: str, program: str, label: str) -> Shape:

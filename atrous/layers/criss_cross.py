@@ -1,7 +1,9 @@
 """Criss-cross attention (Huang et al. 2018, arXiv:1811.11721, section 3.2): pixels look along their row and column."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from atrous.layers.self_attention import GatedAttention
 
 
 def criss_cross(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -18,18 +20,8 @@ def criss_cross(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return of_column + torch.einsum("byxj,bcyj->bcyx", weights[..., height:], value)
 
 
-class CrissCrossAttention(nn.Module):
-    """x + gamma * criss_cross(x), of the shape of x [B, channels, h, w]; gamma begins at 0, so that x passes as it is.
-
-    Applied twice, every pixel has heard of every other (section 3.3).
-    """
+class CrissCrossAttention(GatedAttention):
+    """Applied twice, every pixel has heard of every other (section 3.3)."""
 
     def __init__(self, channels: int, key_channels: int) -> None:
-        super().__init__()
-        self.query = nn.Conv2d(channels, key_channels, 1)
-        self.key = nn.Conv2d(channels, key_channels, 1)
-        self.value = nn.Conv2d(channels, channels, 1)
-        self.gamma = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.gamma * criss_cross(self.query(x), self.key(x), self.value(x))
+        super().__init__(channels, key_channels, criss_cross)

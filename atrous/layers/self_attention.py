@@ -1,5 +1,8 @@
 """Self-attention over all pixels or over channels: DANet's (arXiv:1809.02983) and OCNet's (arXiv:1809.00916)."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,21 +34,29 @@ def _split(x: Tensor, parts: int) -> list[tuple[Tensor, ...]]:  # rows of parts
     return [stripe.tensor_split(width, 3) for stripe in x.tensor_split(height, 2)]
 
 
-class PositionAttention(nn.Module):
-    """x + gamma * the mean of all pixels' values by likeness (DANet, section 3.2); gamma begins at 0.
+class GatedAttention(nn.Module):
+    """x + gamma * what `attend` makes of query, key and value, of x's shape [B, channels, h, w]; gamma begins at 0.
 
-    The shape of x [B, channels, h, w] stays; likeness isn't scaled by the number of key channels.
+    So x passes as it is until gamma is learnt.
     """
 
-    def __init__(self, channels: int, key_channels: int) -> None:
+    def __init__(self, channels: int, key_channels: int, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
         super().__init__()
+        self.attend = attend
         self.query = nn.Conv2d(channels, key_channels, 1)
         self.key = nn.Conv2d(channels, key_channels, 1)
         self.value = nn.Conv2d(channels, channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.gamma * attend(self.query(x), self.key(x), self.value(x), scale=1.0)
+        return x + self.gamma * self.attend(self.query(x), self.key(x), self.value(x))
+
+
+class PositionAttention(GatedAttention):
+    """The mean of all pixels' values by likeness, which isn't scaled by the number of keys (DANet, section 3.2)."""
+
+    def __init__(self, channels: int, key_channels: int) -> None:
+        super().__init__(channels, key_channels, partial(attend, scale=1.0))
 
 
 class ChannelAttention(nn.Module):

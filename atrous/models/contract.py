@@ -13,7 +13,7 @@ from atrous.layers.aspp import ASPP, RATES, Squeeze, Window
 from atrous.layers.conv import HEAD_NORM, Activation, Norm
 from atrous.layers.decoder import Decoder, Kind, Merge
 from atrous.layers.drop_path import DropPath
-from atrous.layers.resize import resize, scale_dimension
+from atrous.layers.resize import Convention, resize, scale_dimension
 from atrous.types import Outputs, Settings
 
 Size = tuple[PositiveInt, PositiveInt]  # height, width
@@ -60,6 +60,10 @@ class ModelConfig(Settings):
     @property
     def act(self) -> Activation:  # of the heads
         return "relu6" if self.bounded else "relu"
+
+    @property
+    def convention(self) -> Convention:
+        return "aligned_corners" if self.align_corners else "half_pixel"
 
     @property
     def logits_stride(self) -> int:

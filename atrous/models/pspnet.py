@@ -7,7 +7,6 @@ from torch import Tensor
 
 from atrous.layers.fcn_head import FCNHead
 from atrous.layers.pyramid_pooling import PyramidPooling
-from atrous.layers.resize import Convention
 from atrous.models.contract import Model, ModelConfig
 from atrous.types import Outputs
 
@@ -28,8 +27,7 @@ class PSPNet(Model):
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)
         channels = self.backbone.channels
-        convention: Convention = "aligned_corners" if config.align_corners else "half_pixel"  # mmsegmentation
-        self.pyramid = PyramidPooling(channels["c5"], config.bins, convention)
+        self.pyramid = PyramidPooling(channels["c5"], config.bins, config.convention)
         self.head = FCNHead(self.pyramid.channels, config.head_channels, num_classes, dropout=config.dropout)
         self.auxiliary = FCNHead(channels["c4"], config.auxiliary_channels, num_classes, dropout=config.dropout)
 

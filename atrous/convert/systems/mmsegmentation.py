@@ -6,21 +6,14 @@ from typing import Any, NamedTuple
 from pydantic import PositiveInt
 
 from atrous.convert.contract import Conversion, Source
-from atrous.convert.filling import Shapes, blank_model, require_known, validated
+from atrous.convert.filling import Shapes, blank_model, published_classes, require_known, validated
 from atrous.convert.naming import Rules, count_modules, fill, require_agreement, require_shape, stages
-from atrous.data import ade20k, cityscapes, voc
-from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.models import ModelConfig
 from atrous.models.pspnet import PSPNet
 from atrous.segmenter import Segmenter
 from atrous.types import Settings
 
 PROGRAM = "mmsegmentation"
-LABEL_SPACES = {
-    21: ("PASCAL VOC 2012", voc.VOC),
-    19: ("Cityscapes", cityscapes.CITYSCAPES),
-    150: ("ADE20K", ade20k.ADE20K),
-}
 
 
 class Stem(NamedTuple):
@@ -85,7 +78,7 @@ def convert(source: Source, options: Mapping[str, Any]) -> Conversion:
     model = blank_model(model_config(shapes, stem, read, source.label))
     rules = (*(STEM_RULES if stem else PLAIN_STEM_RULES), *stages("backbone."), *HEADS)
     ignored = fill(model, rules, source.variables, source.label)
-    label_space, notes = _label_space(model.num_classes)
+    label_space, notes = published_classes(model.num_classes)
     taken = [*_taken_on_trust(STEMS[stem], read), *notes]
     return Conversion(Segmenter(model.eval(), label_space), PROGRAM, len(shapes) - len(ignored), ignored, taken)
 
@@ -139,13 +132,6 @@ def _bins(shapes: Shapes, options: Options, label: str) -> tuple[int, ...]:
     if len(bins) != count:
         raise ValueError(f"{label}: a pyramid of {count} levels: pool_scales= tells which, as 1,2,3,6, not {bins}")
     return bins
-
-
-def _label_space(num_classes: int) -> tuple[LabelSpace, list[str]]:
-    if num_classes not in LABEL_SPACES:
-        return LabelSpace(names=numbered_names(num_classes)), []
-    name, space = LABEL_SPACES[num_classes]
-    return space, [f"the {num_classes} classes are those of {name}"]
 
 
 def _taken_on_trust(stem: Stem, options: Options) -> list[str]:

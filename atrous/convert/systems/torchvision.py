@@ -7,10 +7,8 @@ import numpy as np
 from pydantic import PositiveInt
 
 from atrous.convert.contract import Array, Conversion, Source
-from atrous.convert.filling import Shapes, blank_model, require_known, validated
+from atrous.convert.filling import PUBLISHED, Shapes, blank_model, published_classes, require_known, validated
 from atrous.convert.naming import Rules, count_modules, fill, require_agreement, require_shape, stages
-from atrous.data import voc
-from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.models import MODELS, ModelConfig
 from atrous.segmenter import Segmenter
 from atrous.types import Settings as FrozenSettings
@@ -82,7 +80,7 @@ def convert(source: Source, options: Mapping[str, Any]) -> Conversion:
     model = blank_model(config)
     arrays = _our_axes(source.variables)
     ignored = fill(model, RULES[config.name], arrays, source.label)
-    label_space, notes = _label_space(model.num_classes)
+    label_space, notes = published_classes(model.num_classes, {21: PUBLISHED[21]})
     return Conversion(Segmenter(model.eval(), label_space), PROGRAM, len(arrays) - len(ignored), ignored, notes)
 
 
@@ -121,17 +119,9 @@ def _head(shapes: Shapes, label: str) -> Settings:
 
 
 def _our_axes(variables: Mapping[str, Array]) -> dict[str, Array]:
-    """ImageNet's classifier is a matrix there, and the image's mean the last, not the first of the branches joined."""
+    """The image's mean is the last there, not the first of the branches joined."""
     arrays = dict(variables)
-    if "fc.weight" in arrays and arrays["fc.weight"].ndim == 2:
-        arrays["fc.weight"] = arrays["fc.weight"][..., None, None]
     if PROJECTION in arrays and arrays[PROJECTION].ndim == 4:
         joined = arrays[PROJECTION]
         arrays[PROJECTION] = np.roll(joined, len(joined), axis=1)
     return arrays
-
-
-def _label_space(num_classes: int) -> tuple[LabelSpace, list[str]]:
-    if num_classes == voc.VOC.num_classes:
-        return voc.VOC, [f"the {num_classes} classes are those of PASCAL VOC 2012"]
-    return LabelSpace(names=numbered_names(num_classes)), []

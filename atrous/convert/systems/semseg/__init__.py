@@ -3,32 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from atrous.convert.contract import Array, Conversion, Source
-from atrous.convert.filling import Shape, assign, blank_model, require_all, require_no_model_left
+from atrous.convert.contract import Conversion, Source
+from atrous.convert.filling import Shape, blank_model, published_classes
+from atrous.convert.naming import fill
 from atrous.convert.systems.semseg import recognise
-from atrous.convert.systems.semseg.names import names
+from atrous.convert.systems.semseg.names import rules
 from atrous.convert.systems.semseg.options import Options, read_options
 from atrous.convert.systems.semseg.recognise import recognised
-from atrous.data import ade20k, cityscapes, voc
-from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.inference import InferenceConfig
-from atrous.models import Model, ModelConfig
+from atrous.models import ModelConfig
 from atrous.models.psanet import PSANet
 from atrous.models.pspnet import PSPNet
 from atrous.segmenter import Segmenter
 
 __all__ = ["convert", "recognised"]
-
-COUNTER = "num_batches_tracked"
-LABEL_SPACES = {
-    21: ("PASCAL VOC 2012", voc.VOC),
-    19: ("Cityscapes", cityscapes.CITYSCAPES),
-    150: ("ADE20K", ade20k.ADE20K),
-}
 
 
 def convert(source: Source, options: Mapping[str, Any]) -> Conversion:
@@ -37,46 +25,12 @@ def convert(source: Source, options: Mapping[str, Any]) -> Conversion:
     shapes = {name: tuple(array.shape) for name, array in source.variables.items()}
     config = recognise.model_config(shapes, read, source.label)
     model = blank_model(config)
-    ignored = fill(model, source.variables, source.label)
-    label_space, notes = _label_space(model.num_classes)
+    ignored = fill(model, rules(model), source.variables, source.label)
+    label_space, notes = published_classes(model.num_classes)
     inference = _inference(config, read, source.label)
     segmenter = Segmenter(model.eval(), label_space, inference)
     taken = [*_taken_on_trust(config, read, shapes), *notes]
     return Conversion(segmenter, "semseg", len(shapes) - len(ignored), ignored, taken)
-
-
-def fill(model: Model, arrays: Mapping[str, Array], label: str) -> list[str]:
-    """Give the model its weights; returns those of no use, all of them counters of batches.
-
-    Raises ValueError with the names of what is missing, of another shape, not finite, or has no place in the model.
-    """
-    wanted = their_shapes(model)
-    require_all(wanted, {name: array.shape for name, array in arrays.items()}, label)
-    ignored = sorted(arrays.keys() - wanted.keys())
-    require_no_model_left([name for name in ignored if name.rpartition(".")[2] != COUNTER], label)
-    ours, state = names(model), model.state_dict()
-    assign(model, {key: _to_tensor(arrays[name]).view(state[key].shape) for key, name in ours.items()}, ours, label)
-    return ignored
-
-
-def their_shapes(model: Model) -> dict[str, Shape]:
-    """Each weight that the model is made of, by the original's name; ImageNet's classifier is a matrix there."""
-    state = model.state_dict()
-    shapes = {name: tuple(state[key].shape) for key, name in names(model).items()}
-    return {name: shape[:2] if name == "fc.weight" else shape for name, shape in shapes.items()}
-
-
-def _to_tensor(array: Array) -> Tensor:
-    """As float32, with memory of its own."""
-    with np.errstate(over="ignore"):  # infinity then tells it
-        return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
-
-
-def _label_space(num_classes: int) -> tuple[LabelSpace, list[str]]:
-    if num_classes not in LABEL_SPACES:
-        return LabelSpace(names=numbered_names(num_classes)), []
-    name, space = LABEL_SPACES[num_classes]
-    return space, [f"the {num_classes} classes are those of {name}"]
 
 
 def _inference(config: ModelConfig, options: Options, label: str) -> InferenceConfig:

@@ -1,6 +1,5 @@
 """What semseg calls each of our weights: tables of rules from our modules to its own."""
 
-from atrous.convert import naming
 from atrous.convert.naming import Rules, stages
 from atrous.models import Model
 from atrous.models.psanet import DIRECTIONS, PSANet
@@ -26,12 +25,7 @@ HEADS: Rules = tuple(
 )
 
 
-def names(model: Model) -> dict[str, str]:
-    """The original's key for each entry of the state dict that is learnt or counted (not `shift`, `scale`)."""
-    return naming.names(model, _rules(model))
-
-
-def _rules(model: Model) -> Rules:
+def rules(model: Model) -> Rules:
     if model.config.name == "image_classifier":
         return (*IMAGENET_STEM, *STAGES, ("classify", "fc"))
     attention = _attention(model.config.psa_type) if isinstance(model, PSANet) else ()

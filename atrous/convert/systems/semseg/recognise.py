@@ -3,7 +3,8 @@
 import math
 from typing import Any, NamedTuple
 
-from atrous.convert.filling import Shapes, listed, validated
+from atrous.convert.filling import Shapes, validated
+from atrous.convert.naming import count_modules, require_agreement, require_shape
 from atrous.convert.systems.semseg.options import Options, Size
 from atrous.models import MODELS, ModelConfig
 
@@ -26,14 +27,11 @@ class Facts(NamedTuple):
 
     def outputs(self, name: str) -> int:
         """The first axis of a weight that the network can't be told without."""
-        shape = self.shapes.get(name)
-        if not shape:
-            raise ValueError(f"{self.label}: no network of semseg: it has no {name}, but {listed(list(self.shapes))}")
-        return shape[0]
+        return require_shape(self.shapes, name, "semseg", self.label)[0]
 
     def count(self, prefix: str) -> int:
         """How many modules are numbered behind `prefix`."""
-        return len({name[len(prefix) :].partition(".")[0] for name in self.shapes if name.startswith(prefix)})
+        return count_modules(self.shapes, prefix)
 
     def has(self, prefix: str) -> bool:
         return any(name.startswith(prefix) for name in self.shapes)
@@ -55,7 +53,7 @@ def model_config(shapes: Shapes, options: Options, label: str) -> ModelConfig:
             raise ValueError(f"{label}: it has no auxiliary head (aux.*), which all of semseg's own checkpoints have")
         found |= {"head_channels": facts.outputs("cls.0.weight"), "auxiliary_channels": facts.outputs("aux.0.weight")}
         found |= {"num_classes": facts.outputs("cls.4.weight"), "output_stride": STRIDE, "dropout": options.dropout}
-    _require_agreement(_told(layers, found), facts)
+    require_agreement(options.model_dump(), _told(layers, found), label)
     return validated(MODELS[found["name"]].Config, {"backbone": f"resnet{layers}s", **found}, label)
 
 
@@ -87,13 +85,6 @@ def _told(layers: int, found: Settings) -> Settings:
         "psanet": {"arch": "psa"},
     }
     return told | by_name.get(found["name"], {})
-
-
-def _require_agreement(told: Settings, facts: Facts) -> None:
-    for name, value in told.items():
-        given = getattr(facts.options, name)
-        if given not in (None, value):
-            raise ValueError(f"{facts.label}: {name}={given}, but its weights are those of {name}={value}")
 
 
 # ---- point-wise spatial attention

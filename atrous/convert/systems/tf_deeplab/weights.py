@@ -4,12 +4,11 @@ import re
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from atrous.backbones import Backbone
 from atrous.convert.contract import Array
-from atrous.convert.filling import Shape, assign, require_all, require_no_model_left
+from atrous.convert.filling import Shape, as_float32, assign, require_all, require_no_model_left
 from atrous.convert.systems.tf_deeplab.names import backbone_variables, variables
 from atrous.models import Model
 
@@ -32,8 +31,7 @@ def tf_shape(variable: str, shape: Shape) -> Shape:
 def to_tensor(variable: str, array: Array) -> Tensor:
     """A TensorFlow variable in our order of axes, float32, with memory of its own."""
     ours = np.argsort(tf_axes(variable)) if array.ndim == 4 else None
-    with np.errstate(over="ignore"):  # infinity then tells it
-        return torch.from_numpy(np.array(array.transpose(ours), dtype=np.float32, order="C"))
+    return as_float32(array.transpose(ours))
 
 
 def backbone_shapes(backbone: Backbone, row: str) -> dict[str, Shape]:
@@ -59,7 +57,7 @@ def fill(model: Model, arrays: Mapping[str, Array], label: str) -> list[str]:
     """
     names = variables(model)
     given = dict(arrays) | dict(_unfolded(model, names, arrays))
-    require_all(shapes_of(model), {name: array.shape for name, array in given.items()}, label)
+    require_all(_shapes(model, names), {name: array.shape for name, array in given.items()}, label)
     used = set(names.values()) | {_bias_of(name) for name in names.values() if name not in arrays}
     ignored = sorted(given.keys() - used)
     require_no_model_left([name for name in ignored if not LEFT_BY_TRAINING.fullmatch(name)], label)
