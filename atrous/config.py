@@ -15,7 +15,7 @@ from atrous.inference import InferenceConfig
 from atrous.losses import LossConfig
 from atrous.models import MODELS, AnyModelConfig
 from atrous.optim import OptimConfig
-from atrous.types import Settings
+from atrous.settings import Settings
 
 RECIPES = Path(__file__).parent / "recipes"
 Tree = dict[str, Any]  # a configuration before it is checked

@@ -17,7 +17,8 @@ from atrous.layers.resize import resize, scale_dimension
 from atrous.models.contract import Model, image_size
 from atrous.ops import upsample_argmax
 from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
-from atrous.types import Image, Settings
+from atrous.settings import Settings
+from atrous.types import Image
 
 WINDOW_PIXELS = 2**21  # of all windows in one pass, some 8 of 513 x 513: more take memory, and hardly save time
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
-from atrous.types import Settings
+from atrous.settings import Settings
 
 
 class OptimConfig(Settings):

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from atrous import data, distributed, evaluate, models, optim, reuse, run_folder, segmenter
 from atrous.config import Config, TrainConfig
-from atrous.data.label_space import Color, LabelSpace
+from atrous.data.label_space import LabelSpace
 from atrous.data.loader import Stream, training_batches, whole_samples
 from atrous.data.transforms import augment
 from atrous.distributed import World
@@ -30,7 +30,7 @@ from atrous.models.contract import Model
 from atrous.progress import Interrupted, Progress
 from atrous.run_folder import RunFolder, State
 from atrous.segmenter import Segmenter
-from atrous.types import Batch, Sample
+from atrous.types import Batch, Color, Sample
 
 
 class Standing(NamedTuple):

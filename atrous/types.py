@@ -4,21 +4,28 @@ The letters of every shape comment: B batch, C classes, K channels, H W image pi
 network's own output grid. Coordinates are (y, x), sizes (height, width), images RGB in 0..255.
 """
 
-from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, get_args, get_origin
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
-import yaml
+import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor
 
 Image: TypeAlias = NDArray[np.uint8]  # [H, W, 3]
 LabelMap: TypeAlias = NDArray[np.integer[Any]]  # [H, W]
+Size: TypeAlias = tuple[int, int]  # height, width
+Color: TypeAlias = tuple[int, int, int]  # RGB
+RGB: TypeAlias = tuple[float, float, float]  # in 0..255: the mean or standard deviation of a network's images
+
+# aligned_corners: the centres of the corner pixels coincide (TensorFlow DeepLab, semseg)
+# half_pixel: the outer edges of the corner pixels coincide (TensorFlow 2, OpenCV)
+Convention: TypeAlias = Literal["aligned_corners", "half_pixel"]
 
 
 class Sample(NamedTuple):
-    """One image with what is known of it, on the CPU, as read from disk or augmented."""
+    """One image and its labels, on the CPU, as read from disk or augmented."""
 
     name: str  # unique in its split; names the mask that is written for it
     image: Image  # [H, W, 3]
@@ -32,68 +39,43 @@ class Batch(NamedTuple):
     semantic: Tensor  # [B, H, W] uint8
     instance: Tensor | None = None  # [B, H, W] int32
 
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on `device`, its images in channels-last order."""
+        images = self.images.to(device, memory_format=torch.channels_last, non_blocking=True)
+        instance = None if self.instance is None else self.instance.to(device, non_blocking=True)
+        return Batch(self.names, images, self.semantic.to(device, non_blocking=True), instance)
+
+
+NO_HEADS: Mapping[str, Tensor] = MappingProxyType({})
+
 
 class Outputs(NamedTuple):
     """What every model returns, in training or not, at its own output grid."""
 
     semantic: Tensor  # [B, C, h, w] logits
-    auxiliary: Tensor | None = None  # [B, C, h', w'] logits of a second head (PSPNet, PSANet)
     center: Tensor | None = None  # [B, 1, h, w]
     offset: Tensor | None = None  # [B, 2, h, w] (dy, dx), in pixels of the image
-    pyramid: tuple[Tensor, ...] | None = None  # [B, C, h, w] each: what `semantic` was merged from
-    cascade: tuple[Tensor, ...] | None = None  # of each coarser level [B, C, h', w'], coarsest first, what was refined
-    presence: Tensor | None = None  # [B, C] logits of which classes the image has at all
+    heads: Mapping[str, Tensor] = NO_HEADS  # logits that only the loss reads, by the names that `loss.weights` has
 
 
-class Settings(BaseModel):
-    """A frozen section of the configuration: unknown keys are refused, text is read as the field's type."""
+class Facts(NamedTuple):
+    """All that inference may know of a network, whatever computes it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_texts(cls, tree: Any) -> Any:  # noqa: ANN401
-        if not isinstance(tree, dict):
-            return tree
-        fields = {name: field.annotation for name, field in cls.model_fields.items()}
-        return {name: _read(value, fields[name]) if name in fields else value for name, value in tree.items()}
-
-
-def _read(value: Any, annotation: Any) -> Any:  # noqa: ANN401
-    value = _from_text(value, annotation) if isinstance(value, str) else value
-    if isinstance(value, bool) and bool not in _members(annotation):
-        return str(value).lower()  # pydantic would take `true` for 1
-    return value
+    task: str  # a row of TASKS
+    num_classes: int
+    mean: RGB  # what images are padded with: it becomes 0 after normalisation
+    output_stride: int  # images are padded to sides of k * output_stride + 1 where corners are aligned
+    logits_stride: int  # image pixels between neighbouring logits
+    convention: Convention  # by which its maps are brought to the image's size
+    size: Size | None = None  # the only size that it takes; None: any
+    frames: int = 1  # images that one pass needs
 
 
-def _members(annotation: Any) -> set[Any]:  # noqa: ANN401
-    """A type with all that its unions, tuples and literals are made of."""
-    outer = get_origin(annotation) or (annotation if isinstance(annotation, type) else type(annotation))
-    return {outer}.union(*(_members(part) for part in get_args(annotation)))
+class Network(Protocol):
+    """Takes RGB in 0..255, [B, 3, H, W], and returns `Outputs` at its own grid. A Model is one, and so is an opened
+    file of another runtime. `scale` is what the images have been resized by.
+    """
 
-
-def _from_text(text: str, annotation: Any) -> Any:  # noqa: ANN401
-    """`16` for a Literal[8, 16], `513,513` for a tuple; a field that may hold text keeps it as it is."""
-    members = _members(annotation)
-    is_bracketed = text.startswith(("[", "{"))
-    if {tuple, dict} & members and (is_bracketed or "," in text):
-        return _parse(text if is_bracketed else f"[{text}]", text)
-    return text if {str, Path} & members else _parse(text, text)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 010 is ten, not eight; what is no decimal number (0x10, 1:30) is no whole number."""
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        return int(self.construct_scalar(node))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-
-
-def _parse(text: str, original: str) -> Any:  # noqa: ANN401
-    """What is no YAML stays the text that it was: pydantic says what would be right."""
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError):  # ValueError: 0x10, or a date such as 2024-99-99
-        return original
+    @property
+    def facts(self) -> Facts: ...
+    def __call__(self, images: Tensor, scale: float = 1.0) -> Outputs: ...

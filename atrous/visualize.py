@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
 from atrous.files import write_atomically
-from atrous.types import Image, LabelMap
+from atrous.types import Color, Image, LabelMap
 
 Palette = NDArray[np.uint8]  # [256, 3]
-Color = tuple[int, int, int]
 
 RIGHT: Color = (38, 74, 88)  # dark against bright, so that the two are also told apart without colour vision
 WRONG: Color = (255, 138, 76)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-Color = tuple[float, float, float]
+from atrous.types import RGB
 
 
 class Backbone(nn.Module, ABC):
@@ -16,8 +16,8 @@ class Backbone(nn.Module, ABC):
     Decoders at stride 4, 8 and 16 tap `low_level`, `low_level_8` and `low_level_16`, as far as the backbone has them.
     """
 
-    mean: Color  # RGB in 0..255: what an image is normalised with
-    std: Color
+    mean: RGB  # RGB in 0..255: what an image is normalised with
+    std: RGB
     channels: dict[str, int]  # by the names that `forward` returns
     strides: dict[str, int]
 

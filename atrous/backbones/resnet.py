@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atrous.backbones.contract import Backbone, Color
+from atrous.backbones.contract import Backbone
 from atrous.backbones.rates import AtrousRule, Placement, strides_to_rates
 from atrous.layers.conv import ConvNorm, Norm, Padding
+from atrous.types import RGB
 
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
 TAPS = {"c2": "low_level", "c3": "low_level_8", "c4": "low_level_16"}
@@ -90,8 +91,8 @@ class Program(NamedTuple):
     pool: Padding  # of the max pool behind the stem; never the largest, whatever the size
     tap: Literal["output", "residual"]  # what decoders take of a unit: all of it, or what was added to its shortcut
     norm: Norm
-    mean: Color
-    std: Color
+    mean: RGB
+    std: RGB
 
 
 TORCHVISION = Program(

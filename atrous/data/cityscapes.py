@@ -17,9 +17,9 @@ from atrous.data.contract import (
     require_split,
     subfolders,
 )
-from atrous.data.label_space import Color, LabelSpace
+from atrous.data.label_space import LabelSpace
 from atrous.files import require_folder
-from atrous.types import Sample
+from atrous.types import Color, Sample
 
 
 class Class(NamedTuple):

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import ImageOps
 from pydantic import ValidationError
 
-from atrous.data.label_space import Color, LabelSpace
+from atrous.data.label_space import LabelSpace
 from atrous.files import require_folder
-from atrous.types import Image, Sample, Settings
+from atrous.settings import Settings
+from atrous.types import Color, Image, Sample
 
 
 class DataConfig(Settings):

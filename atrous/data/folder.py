@@ -31,8 +31,9 @@ from atrous.data.contract import (
     require_split,
     subfolders,
 )
-from atrous.data.label_space import Color, LabelSpace, numbered_names
-from atrous.types import Sample, Settings
+from atrous.data.label_space import LabelSpace, numbered_names
+from atrous.settings import Settings
+from atrous.types import Color, Sample
 
 Channel = Annotated[StrictInt, Field(ge=0, le=255)]
 Colors = dict[str, tuple[Channel, Channel, Channel]] | tuple[tuple[Channel, Channel, Channel], ...]

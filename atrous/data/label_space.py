@@ -4,9 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from atrous.types import Settings
-
-Color = tuple[int, int, int]
+from atrous.settings import Settings
+from atrous.types import Color
 
 
 class LabelSpace(Settings):

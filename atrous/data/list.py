@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from atrous.data.contract import LOSSY_SUFFIXES, DataConfig, ImageFiles, Row, listing, named_space, require_root
-from atrous.data.label_space import Color, LabelSpace
-from atrous.types import Sample
+from atrous.data.label_space import LabelSpace
+from atrous.types import Color, Sample
 
 NAMES, COLORS = "_names.txt", "_colors.txt"
 

@@ -17,8 +17,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from pydantic import Field, field_validator
 
 from atrous.data.contract import DataConfig
-from atrous.data.label_space import Color, LabelSpace
-from atrous.types import Sample
+from atrous.data.label_space import LabelSpace
+from atrous.types import Color, Sample
 
 Tone: TypeAlias = tuple[float, float, float]  # RGB, 0..255
 Point: TypeAlias = tuple[float, float, float]  # metres: to the right of the camera, above the ground, ahead

@@ -16,8 +16,8 @@ import PIL.ImageFilter
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from atrous.data.label_space import Color
-from atrous.types import Image, Sample, Settings
+from atrous.settings import Settings
+from atrous.types import Color, Image, Sample
 
 Pixels = NDArray[Any]  # [H, W, 3] an image, or [H, W] a label or instance map; an image is smoothed, a map is not
 Matrix = NDArray[np.float64]  # [3, 3] on (x, y, 1), or on colours

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from atrous.layers.aspp import mean_over_windows, require_variance
 from atrous.layers.conv import HEAD_NORM, ConvNorm, SeparableConv
 from atrous.layers.resize import resize, scale_dimension
-from atrous.types import Settings
+from atrous.settings import Settings
 
 
 class Branch(Settings):

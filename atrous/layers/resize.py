@@ -1,16 +1,12 @@
 """Resizing and sizes, with the conventions of the originals by name."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from atrous.ops import resize_nearest as resize_nearest
-
-Convention = Literal["aligned_corners", "half_pixel"]
-# aligned_corners: the middles of the corner pixels coincide (TensorFlow DeepLab, semseg)
-# half_pixel: the outer edges of the corner pixels coincide (TensorFlow 2, OpenCV)
+from atrous.types import Convention as Convention
 
 
 def resize(x: Tensor, size: Sequence[int], convention: Convention = "aligned_corners") -> Tensor:

@@ -1,6 +1,5 @@
 """The losses of semantic segmentation, on logits at the network's own grid and labels at the image's."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -9,7 +8,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from atrous.ops import resize_nearest, upsample_cross_entropy
-from atrous.types import Outputs, Settings
+from atrous.settings import Settings
+from atrous.types import Outputs
+
+HEAD_WEIGHTS = {  # as the papers have them; a head that is not listed counts in full
+    "auxiliary": 0.4,  # a second head on the stage before the last (arXiv:1612.01105, section 5.2)
+    "cascade_0": 0.16,  # the coarser levels of a cascade (arXiv:1704.08545)
+    "cascade_1": 0.4,
+    "presence": 0.2,  # which classes an image has at all: the SE-loss of EncNet (arXiv:1803.08904)
+}
 
 
 class LossConfig(Settings):
@@ -17,9 +24,9 @@ class LossConfig(Settings):
     class_weights: tuple[NonNegativeFloat, ...] | Literal["counts"] | None = None  # counts: from the training labels
     hard_pixels: float = Field(1.0, gt=0, le=1)  # the share of pixels, the worst ones, that counts; 1: all
     hard_pixels_step: NonNegativeInt = 0  # the share falls from 1 to `hard_pixels` over so many steps (TF DeepLab)
-    auxiliary: NonNegativeFloat = 0.4  # weight of the second head, where the model has one (arXiv:1612.01105, 5.2)
-    cascade: tuple[NonNegativeFloat, ...] = (0.16, 0.4)  # of a cascade's levels, coarsest first (arXiv:1704.08545)
-    presence: NonNegativeFloat = 0.2  # of which classes an image has at all: the SE-loss of EncNet (arXiv:1803.08904)
+    weights: dict[str, NonNegativeFloat] = Field(
+        {}
+    )  # of the model's training heads by name; those left out: HEAD_WEIGHTS
 
 
 def semantic_loss(
@@ -34,14 +41,14 @@ def semantic_loss(
     align_corners: bool = True,
 ) -> dict[str, Tensor]:
     """The terms whose sum is to be minimised. `normalizer` replaces the number of pixels that the sum is divided by."""
-    heads = {"semantic": (outputs.semantic, 1.0)}
-    for number, logits in enumerate(outputs.pyramid or ()):
-        heads[f"pyramid_{number}"] = (logits, 1.0)  # a loss at each scale, and one where they are merged
-    if outputs.auxiliary is not None and config.auxiliary > 0:
-        heads["auxiliary"] = (outputs.auxiliary, config.auxiliary)
-    heads |= _cascade(outputs.cascade or (), config.cascade)
     terms: dict[str, Tensor] = {}
-    for name, (logits, factor) in heads.items():
+    for name, logits in {"semantic": outputs.semantic, **outputs.heads}.items():
+        factor = 1.0 if name == "semantic" else head_weight(config, name)
+        if factor == 0:
+            continue
+        if name == "presence":
+            terms[name] = factor * presence_loss(logits, labels, ignore=ignore, normalizer=normalizer)
+            continue
         is_grid = config.labels == "grid"
         seen, divisor = _at_grid(labels, logits, ignore, normalizer) if is_grid else (labels, normalizer)
         terms[name] = factor * upsample_cross_entropy(
@@ -53,10 +60,11 @@ def semantic_loss(
             align_corners=align_corners,
             normalizer=divisor,
         )
-    if outputs.presence is not None and config.presence > 0:
-        found = presence_loss(outputs.presence, labels, ignore=ignore, normalizer=normalizer)
-        terms["presence"] = config.presence * found
     return terms
+
+
+def head_weight(config: LossConfig, name: str) -> float:
+    return config.weights.get(name, HEAD_WEIGHTS.get(name, 1.0))
 
 
 def _at_grid(labels: Tensor, logits: Tensor, ignore: int, normalizer: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -70,17 +78,6 @@ def _at_grid(labels: Tensor, logits: Tensor, ignore: int, normalizer: Tensor | N
         return seen, None
     pixels, cells = (labels != ignore).sum(), (seen != ignore).sum()
     return seen, normalizer * cells / pixels.clamp_min(1)
-
-
-def _cascade(levels: Sequence[Tensor], weights: Sequence[float]) -> dict[str, tuple[Tensor, float]]:
-    """The coarser levels that count, each with its weight."""
-    if levels and len(levels) != len(weights):
-        raise ValueError(
-            f"loss.cascade {tuple(weights)} has {len(weights)} weights: the model has {len(levels)} coarser levels, "
-            "each needs one (0: it does not count)"
-        )
-    numbered = enumerate(zip(levels, weights, strict=False))  # other models have no levels
-    return {f"cascade_{number}": (logits, weight) for number, (logits, weight) in numbered if weight > 0}
 
 
 def presence_loss(

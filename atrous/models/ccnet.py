@@ -52,10 +52,14 @@ class CCNet(Model):
     def logit_modules(self) -> tuple[str, ...]:
         return ("classify", "auxiliary")
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return ("auxiliary",)
+
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
         x = self.reduce(features["c5"])
         for _ in range(self.config.recurrences):
             x = self.attention(x)
         x = self.fuse(torch.cat([features["c5"], self.refine(x)], 1))
-        return Outputs(semantic=self.classify(self.dropout(x)), auxiliary=self.auxiliary(features["c4"]))
+        return Outputs(semantic=self.classify(self.dropout(x)), heads={"auxiliary": self.auxiliary(features["c4"])})

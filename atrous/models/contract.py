@@ -8,13 +8,13 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from atrous.backbones import Options, build_backbone, check_backbone
-from atrous.backbones.contract import Color
 from atrous.layers.aspp import ASPP, RATES, Squeeze, Window
 from atrous.layers.conv import HEAD_NORM, Activation, Norm
 from atrous.layers.decoder import Decoder, Kind, Merge
 from atrous.layers.drop_path import DropPath
 from atrous.layers.resize import Convention, resize, scale_dimension
-from atrous.types import Outputs, Settings
+from atrous.settings import Settings
+from atrous.types import RGB, Facts, Outputs
 
 Size = tuple[PositiveInt, PositiveInt]  # height, width
 
@@ -146,6 +146,7 @@ class Model(nn.Module, ABC):
     """Takes RGB in 0..255, `uint8` or float, of any size, normalises inside, and returns logits at its own grid."""
 
     Config: ClassVar[type[ModelConfig]]
+    task: ClassVar[str] = "semantic"  # a row of TASKS
     config: ModelConfig
     shift: Tensor  # [3, 1, 1]
     scale: Tensor  # [3, 1, 1]
@@ -166,15 +167,32 @@ class Model(nn.Module, ABC):
         return self.config.align_corners
 
     @property
-    def mean(self) -> Color:
+    def mean(self) -> RGB:
         """The colour that becomes 0 after normalisation: what images are padded with."""
         red, green, blue = self.shift.flatten().tolist() if not self.shift.is_meta else self.backbone.mean
         return red, green, blue
 
     @property
+    def facts(self) -> Facts:
+        return Facts(
+            self.task,
+            self.num_classes,
+            self.mean,
+            self.config.output_stride,
+            self.config.logits_stride,
+            self.config.convention,
+        )
+
+    @property
     def logit_modules(self) -> tuple[str, ...]:
         """The parts whose shape depends on the number of classes."""
         return ("classify",)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The names of `Outputs.heads`, which `loss.weights` weights."""
+        scales = self.config.image_pyramid
+        return tuple(f"scale_{index}" for index in range(len(scales))) if len(scales) > 1 else ()
 
     def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
         """`scale` as `at_scale` has it. Raises ValueError if the images aren't [B, 3, H, W]."""
@@ -196,7 +214,8 @@ class Model(nn.Module, ABC):
             pyramid.append(resize(self.at_scale(view, one * scale).semantic, grid))
         stacked = torch.stack(pyramid)
         merged = stacked.amax(0) if self.config.merge == "max" else stacked.mean(0)
-        return Outputs(semantic=merged, pyramid=tuple(pyramid) if len(pyramid) > 1 else None)
+        heads = dict(zip(self.heads, pyramid, strict=True)) if len(pyramid) > 1 else {}
+        return Outputs(semantic=merged, heads=heads)
 
     @abstractmethod
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255

@@ -19,8 +19,8 @@ from atrous.types import Outputs
 class DANet(Model):
     """Figure 2 of the paper: attention over positions, attention over channels, and logits of their sum.
 
-    Each of the two makes logits of its own, in training only of use: they are `pyramid`, so that the loss is the
-    paper's, three cross entropies of equal weight. There is no auxiliary head on c4.
+    Each of the two has logits of its own for training, so that the loss is the paper's: three cross entropies of equal
+    weight. There is no auxiliary head on c4.
     """
 
     class Config(ModelConfig):
@@ -47,12 +47,16 @@ class DANet(Model):
     def logit_modules(self) -> tuple[str, ...]:
         return ("classify", "classify_position", "classify_channel")
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return ("position", "channel")
+
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
         c5 = self.features(images)["c5"]
         position, channel = self.position(c5), self.channel(c5)
         return Outputs(
             semantic=self.classify(position + channel),
-            pyramid=(self.classify_position(position), self.classify_channel(channel)),
+            heads={"position": self.classify_position(position), "channel": self.classify_channel(channel)},
         )
 
 

@@ -40,9 +40,13 @@ class DeepLabV3(Model):
     def logit_modules(self) -> tuple[str, ...]:
         return ("classify",) if self.auxiliary is None else ("classify", "auxiliary")
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return () if self.auxiliary is None else ("auxiliary",)
+
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
         x = self.aspp(features["c5"], self.pooling_window(scale))
         x = x if self.refine is None else self.refine(x)
-        auxiliary = None if self.auxiliary is None else self.auxiliary(features["c4"])
-        return Outputs(semantic=self.classify(x), auxiliary=auxiliary)
+        heads = {} if self.auxiliary is None else {"auxiliary": self.auxiliary(features["c4"])}
+        return Outputs(semantic=self.classify(x), heads=heads)

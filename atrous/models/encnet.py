@@ -68,6 +68,10 @@ class EncNet(Model):
     def logit_modules(self) -> tuple[str, ...]:
         return ("classify", "presence", "auxiliary")
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return ("auxiliary", "presence")
+
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
         x = self.head(features["c5"])
@@ -75,6 +79,5 @@ class EncNet(Model):
         x, context = self.context(self.fusion(torch.cat([x, *lateral], 1)))
         return Outputs(
             semantic=self.classify(self.dropout(x)),
-            auxiliary=self.auxiliary(features["c4"]),
-            presence=self.presence(context),
+            heads={"auxiliary": self.auxiliary(features["c4"]), "presence": self.presence(context)},
         )

@@ -32,7 +32,11 @@ class FCN(Model):
     def logit_modules(self) -> tuple[str, ...]:
         return ("head",) if self.auxiliary is None else ("head", "auxiliary")
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return () if self.auxiliary is None else ("auxiliary",)
+
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
-        auxiliary = None if self.auxiliary is None else self.auxiliary(features["c4"])
-        return Outputs(semantic=self.head(features["c5"]), auxiliary=auxiliary)
+        heads = {} if self.auxiliary is None else {"auxiliary": self.auxiliary(features["c4"])}
+        return Outputs(semantic=self.head(features["c5"]), heads=heads)

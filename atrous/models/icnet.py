@@ -68,10 +68,14 @@ class ICNet(Model):
     def logit_modules(self) -> tuple[str, ...]:
         return ("cascade", "classify")
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return ("cascade_0", "cascade_1")  # coarsest first
+
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
         coarse = self.pyramid(summed_pyramid(features["c5"], self.config.bins))
         middle = self.fuse_c4(coarse, features["c4"])
         fine = self.fuse_c3(middle, features["c3"])
-        levels = zip(self.cascade, (coarse, middle), strict=True)
-        return Outputs(semantic=self.classify(fine), cascade=tuple(classify(x) for classify, x in levels))
+        levels = zip(self.heads, self.cascade, (coarse, middle), strict=True)
+        return Outputs(semantic=self.classify(fine), heads={name: classify(x) for name, classify, x in levels})

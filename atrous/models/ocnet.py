@@ -96,7 +96,11 @@ class OCNet(Model):
     def logit_modules(self) -> tuple[str, ...]:
         return ("classify", "auxiliary")
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return ("auxiliary",)
+
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
         x = self.dropout(self.context(features["c5"]))
-        return Outputs(semantic=self.classify(x), auxiliary=self.auxiliary(features["c4"]))
+        return Outputs(semantic=self.classify(x), heads={"auxiliary": self.auxiliary(features["c4"])})

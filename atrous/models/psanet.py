@@ -76,13 +76,19 @@ class PSANet(Model):
     def logit_modules(self) -> tuple[str, ...]:
         return ("head", "auxiliary")
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return ("auxiliary",)
+
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
         c5 = features["c5"]
         size = self.config.map_size(*image_size(c5))
         received = torch.cat([attention(c5, size) for attention in self.attention.values()], 1)
         received = resize(self.projection(received / self.config.normalization_factor), c5.shape[-2:])
-        return Outputs(semantic=self.head(torch.cat([c5, received], 1)), auxiliary=self.auxiliary(features["c4"]))
+        return Outputs(
+            semantic=self.head(torch.cat([c5, received], 1)), heads={"auxiliary": self.auxiliary(features["c4"])}
+        )
 
 
 class Attention(nn.Module):

@@ -35,6 +35,12 @@ class PSPNet(Model):
     def logit_modules(self) -> tuple[str, ...]:
         return ("head", "auxiliary")
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return ("auxiliary",)
+
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
-        return Outputs(semantic=self.head(self.pyramid(features["c5"])), auxiliary=self.auxiliary(features["c4"]))
+        return Outputs(
+            semantic=self.head(self.pyramid(features["c5"])), heads={"auxiliary": self.auxiliary(features["c4"])}
+        )

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from atrous.ops import Lattice, permutohedral_filter, permutohedral_lattice
-from atrous.types import Image, Settings
+from atrous.settings import Settings
+from atrous.types import Image
 
 SMALLEST_PROBABILITY = 1e-20  # so far below what the kernels can outweigh that a zero stays one
 REACH = 5  # standard deviations; less than a millionth of a Gaussian lies beyond

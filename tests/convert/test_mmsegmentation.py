@@ -82,7 +82,7 @@ def test_its_own_weights_have_the_logits_of_the_network_by_the_letter(stem: str,
     segmenter, pixels = convert(arrays, options=options), image(*size)
     expected = Letter(arrays, "resnet50", STEMS[stem], aligned=aligned).pspnet(pixels)
     outputs = segmenter.model(pixels)
-    for found, wanted in ((outputs.semantic, expected.main), (outputs.auxiliary, expected.auxiliary)):
+    for found, wanted in ((outputs.semantic, expected.main), (outputs.heads["auxiliary"], expected.auxiliary)):
         assert_close(F.interpolate(found, size, mode="bilinear", align_corners=aligned), wanted)
     probabilities = predict_probabilities(segmenter.model, pixels, InferenceConfig())
     torch.testing.assert_close(probabilities, expected.main.softmax(1), rtol=0, atol=1e-3)

@@ -81,7 +81,7 @@ def test_both_heads_have_the_logits_of_the_network_by_the_letter(name: str) -> N
     expected = network.fcn(pixels) if name.startswith("fcn") else network.deeplab_v3(pixels)
     outputs = segmenter.model(pixels)
     assert_close(enlarged(outputs.semantic), expected.main)
-    assert_close(enlarged(outputs.auxiliary), expected.auxiliary)
+    assert_close(enlarged(outputs.heads["auxiliary"]), expected.auxiliary)
     whole = InferenceConfig()
     probabilities = predict_probabilities(segmenter.model, pixels, whole)
     torch.testing.assert_close(probabilities, expected.main.softmax(1), rtol=0, atol=1e-3)
@@ -116,7 +116,7 @@ def test_without_a_second_head_there_is_none() -> None:
     for shapes in (letter.fcn("resnet50", 3, auxiliary=False), letter.deeplab_v3("resnet50", 3, auxiliary=False)):
         model = blank(config_of(shapes))
         assert "auxiliary" not in model.logit_modules
-        assert model(torch.zeros(2, 3, 16, 24, device="meta")).auxiliary is None
+        assert model(torch.zeros(2, 3, 16, 24, device="meta")).heads == {}
 
 
 def test_what_is_published_of_the_network_is_kept() -> None:

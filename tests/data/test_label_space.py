@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from atrous.data import camvid, folder, voc
 from atrous.data.contract import class_of_value, decode_label, named_space
-from atrous.data.label_space import Color, LabelSpace, voc_colors
+from atrous.data.label_space import LabelSpace, voc_colors
+from atrous.types import Color
 
 TWO = LabelSpace(names=("background", "person"))
 THREE = LabelSpace(names=("sky", "road", "car"))

@@ -58,7 +58,7 @@ def test_the_loss_is_the_cross_entropy_at_strided_labels(align_corners: bool) ->
 def test_each_head_has_the_labels_of_its_own_grid() -> None:
     logits, labels = drawn()
     finer = drawn(stride=4, grid=(9, 13), seed=1)[0]
-    found = semantic_loss(Outputs(logits, auxiliary=finer), labels, GRID, ignore=255)
+    found = semantic_loss(Outputs(logits, heads={"auxiliary": finer}), labels, GRID, ignore=255)
     expected = F.cross_entropy(finer, labels[:, ::4, ::4].long(), ignore_index=255)
     torch.testing.assert_close(found["auxiliary"], 0.4 * expected)
 

@@ -11,7 +11,7 @@ from atrous.convert.naming import Rules, count_modules, fill, require_agreement,
 from atrous.models import ModelConfig
 from atrous.models.pspnet import PSPNet
 from atrous.segmenter import Segmenter
-from atrous.types import Settings
+from atrous.settings import Settings
 
 PROGRAM = "mmsegmentation"
 

@@ -11,7 +11,7 @@ from atrous.convert.filling import PUBLISHED, Shapes, blank_model, published_cla
 from atrous.convert.naming import Rules, count_modules, fill, require_agreement, require_shape, stages
 from atrous.models import MODELS, ModelConfig
 from atrous.segmenter import Segmenter
-from atrous.types import Settings as FrozenSettings
+from atrous.settings import Settings as FrozenSettings
 
 Settings = dict[str, Any]
 

@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from atrous.convert.filling import require_known, validated
-from atrous.types import Settings
+from atrous.settings import Settings
 
 Size = tuple[int, int]  # height, width
 SECTIONS = ("DATA", "TRAIN", "Distributed", "TEST")

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from atrous.layers.dense_prediction_cell import Branch
-from atrous.types import Settings
+from atrous.settings import Settings
 
 Pair = tuple[PositiveInt, PositiveInt]
 CROPS = ("crop_size", "eval_crop_size", "vis_crop_size")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from atrous.types import Settings
+from atrous.settings import Settings
 
 
 class Example(Settings):

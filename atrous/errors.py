@@ -1,0 +1,24 @@
+"""The errors that a user can cause. Each is one line: what was wrong, the value, what would be right, which file.
+
+The command line prints these and `OSError` as one line with exit code 2. Any other exception is a bug of Atrous.
+"""
+
+
+class AtrousError(ValueError):
+    """Something that the user can correct."""
+
+
+class ConfigError(AtrousError):
+    """A setting, option or argument is wrong, or settings contradict one another."""
+
+
+class DataError(AtrousError):
+    """An image, a label file or a dataset is damaged, or is not what the settings say."""
+
+
+class ModelFileError(AtrousError):
+    """A model file or a training state is damaged, or belongs to another network."""
+
+
+class ConversionError(AtrousError):
+    """A file of another program cannot become a model of Atrous."""
