@@ -13,7 +13,7 @@ from rich.progress import track
 
 from atrous import config as configs
 from atrous import distributed, segmenter
-from atrous.data.contract import IMAGE_SUFFIXES
+from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.files import prepare_output, write_atomically
 from atrous.inference import InferenceConfig
 from atrous.segmenter import Prediction

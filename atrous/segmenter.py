@@ -17,8 +17,8 @@ from torch import Tensor
 
 from atrous import models, visualize
 from atrous.config import Config, nearest
-from atrous.data.contract import as_rgb
-from atrous.data.contract import read_image as image_file
+from atrous.data.image_files import as_rgb
+from atrous.data.image_files import read_image as image_file
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.files import write_atomically
 from atrous.inference import InferenceConfig, as_batch, predict_labels, predict_probabilities
