@@ -58,11 +58,15 @@ def pair_folders(images: Path, labels: Path) -> list[Pair]:
 
 
 def pair_by_name(
-    images: Mapping[str, Path], folder: Path, labels: Mapping[str, Path], label_folder: Path
+    images: Mapping[str, Path], image_folder: Path, labels: Mapping[str, Path], label_folder: Path
 ) -> list[Pair]:
     """Images and labels with the same name. Raises DataError if one lacks the other."""
-    _refuse([name for name in images if name not in labels], f"images in {folder} have no label in {label_folder}")
-    _refuse([name for name in labels if name not in images], f"labels in {label_folder} have no image in {folder}")
+    _refuse(
+        [name for name in images if name not in labels], f"images in {image_folder} have no label in {label_folder}"
+    )
+    _refuse(
+        [name for name in labels if name not in images], f"labels in {label_folder} have no image in {image_folder}"
+    )
     return [Pair(name, path, labels[name]) for name, path in images.items()]
 
 

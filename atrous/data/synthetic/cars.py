@@ -8,11 +8,11 @@ from atrous.data.synthetic.scene import Scene
 from atrous.data.synthetic.shapes import CIRCLE, NEAR, Face, Point, part
 from atrous.data.synthetic.tones import BLACK, GLASS, LAMP, PAINTS, WHITE, Tone, lit, pick, varied
 
-Edge: TypeAlias = tuple[tuple[float, float], tuple[float, float]]  # of a car: its ends, each (along, across)
+Edge: TypeAlias = tuple[tuple[float, float], tuple[float, float]]  # its two ends on a car, each (along, across)
 
 
 class Shape(NamedTuple):
-    """Of a car, in metres; `foot` and `roof`: where its cabin begins and ends, in fractions of the length."""
+    """In metres. `foot` and `roof` are the ends of the cabin, below and above, in fractions of the length."""
 
     length: float
     width: float
@@ -39,7 +39,7 @@ class Car(NamedTuple):
     thing: int
 
     def at(self, along: float, across: float, up: float) -> Point:
-        """Where a point of the car is, in fractions of its length and width, and metres above the ground."""
+        """A point of the car, given in fractions of its length and width, and metres above the ground."""
         right, ahead = self.heading
         along, across = along * self.shape.length, across * self.shape.width
         return (self.x + along * right + across * ahead, up, max(NEAR, self.z + along * ahead - across * right))
@@ -82,7 +82,7 @@ def draw_car(scene: Scene, x: float, z: float) -> None:
 
 
 def _draw_car_shadow(scene: Scene, car: Car) -> None:
-    """Where it stands, and what its four upright sides throw."""
+    """The shadow below it, and those of its four sides."""
     for first, second in zip(CORNERS, CORNERS[1:] + CORNERS[:1], strict=True):
         top = car.shape.height * 0.8
         scene.shadow((car.at(*first, 0.0), car.at(*second, 0.0), car.at(*second, top), car.at(*first, top)))

@@ -1,4 +1,4 @@
-"""What is in a synthetic street."""
+"""The classes of a synthetic street."""
 
 from typing import NamedTuple
 
@@ -21,6 +21,4 @@ CLASSES = (
     Class("car", (36, 66, 178), is_thing=True),
     Class("person", (222, 52, 62), is_thing=True),
 )
-
-
 SKY, BUILDING, ROAD, PAVEMENT, VEGETATION, POLE, CAR, PERSON = range(len(CLASSES))

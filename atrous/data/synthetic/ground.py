@@ -22,7 +22,7 @@ def draw_ground(scene: Scene) -> None:
 
 
 def _draw_joints(scene: Scene, paving: Tone) -> None:
-    """Between the slabs of the pavement."""
+    """The joints between the slabs of the pavement."""
     street, joint = scene.street, scene.ink(PAVEMENT, lit(paving, scene.rng.uniform(0.78, 0.95)), NEAR)
     size = scene.rng.uniform(0.8, 1.8)
     for step in range(2, int(16 / size)):
@@ -33,7 +33,7 @@ def _draw_joints(scene: Scene, paving: Tone) -> None:
 
 
 def _draw_patches(scene: Scene, asphalt: Tone) -> None:
-    """Mended asphalt and a manhole."""
+    """Repaired asphalt and a manhole."""
     rng, (left, right) = scene.rng, scene.street.kerbs
     for factor in rng.uniform(0.78, 1.16, int(rng.integers(4))).tolist():
         x, z = rng.uniform(left, right - 2.0), rng.uniform(2.5, 14.0)

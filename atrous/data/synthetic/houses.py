@@ -14,7 +14,7 @@ from atrous.data.synthetic.tones import GLASS, LAMP, PLATES, SKIES, WALLS, WHITE
 
 
 class Look(NamedTuple):
-    """Of a house."""
+    """How a house looks."""
 
     wall: Tone
     roof: Tone
@@ -106,7 +106,7 @@ def _draw_bricks(scene: Scene, face: Face, tone: Tone, depth: float) -> None:
 
 
 def _draw_windows(scene: Scene, face: Face, look: Look, factor: float) -> None:
-    """Some mirror the sky; those out of sight, or too far away, are left out."""
+    """Some reflect the sky; those out of sight or too far away are left out."""
     depth, storey = (face[0][2] + face[1][2]) / 2, look.storey / face[2][1]
     bays, storeys = max(1, round(math.dist(face[0], face[1]) / look.bay)), max(1, int(1 / storey))
     panes = [scene.ink(BUILDING, tone, depth, grain=0.03) for tone in look.glass]

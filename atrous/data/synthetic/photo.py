@@ -15,6 +15,7 @@ Pixels: TypeAlias = NDArray[np.float32]
 
 
 def develop(scene: Scene, kinds: NDArray[np.uint8]) -> NDArray[np.uint8]:  # [H, W] -> [H, W, 3]
+    """The photograph of a scene whose classes are `kinds`."""
     rng, light, shape = scene.rng, scene.light, kinds.shape
     planes = _expose(scene)  # R, G, B, grain
     colors = planes[:3] * (1 + planes[3] * _texture(rng, shape))
@@ -27,7 +28,7 @@ def develop(scene: Scene, kinds: NDArray[np.uint8]) -> NDArray[np.uint8]:  # [H,
 
 
 def _expose(scene: Scene) -> Pixels:
-    """Colours behind their haze and, last, the grain, 0..1, with smooth edges: [4, H, W]."""
+    """Colours behind their haze and, as the last plane, the grain, 0..1, with smooth edges: [4, H, W]."""
     tones = np.array([(*surface.tone, 255 * surface.grain) for surface in scene.surfaces], np.float32)
     veil = np.array([[surface.depth] for surface in scene.surfaces], np.float32) * np.float32(scene.light.haze)
     tones[:, :3] += (np.array(scene.light.sky[1], np.float32) - tones[:, :3]) * (veil / (1 + veil))
@@ -62,7 +63,7 @@ def _shadows(scene: Scene) -> Pixels:
 
 
 def _mist(scene: Scene, height: int) -> Pixels:  # [H, 1]
-    """The share of haze over the ground, nearer and so clearer from row to row."""
+    """The share of haze over the ground, row by row; lower rows are nearer, and so clearer."""
     camera, rows = scene.camera, np.arange(height, dtype=np.float32)[:, None] * SCALE
     far = np.float32(scene.light.haze * camera.focal * camera.height)
     mist: Pixels = far / (far + np.maximum(0, rows - np.float32(camera.horizon)))
@@ -70,7 +71,7 @@ def _mist(scene: Scene, height: int) -> Pixels:  # [H, 1]
 
 
 def _heavens(scene: Scene, shape: tuple[int, ...]) -> Pixels:
-    """What the sky differs by from its colour at the horizon: deeper upwards, and clouds."""
+    """The difference of the sky from its colour at the horizon: deeper upwards, and clouds."""
     top, bottom = np.array(scene.light.sky, np.float32)
     up = 1 - np.arange(shape[0], dtype=np.float32) * np.float32(SCALE / scene.camera.horizon)
     clouds: Pixels = np.maximum(0, _clouds(scene.rng, shape, 5) + 0.4 * _clouds(scene.rng, shape, 14))
@@ -79,7 +80,7 @@ def _heavens(scene: Scene, shape: tuple[int, ...]) -> Pixels:
 
 
 def _photograph(rng: Generator, colors: Pixels) -> NDArray[np.uint8]:  # [3, H, W] -> [H, W, 3]
-    """A sensor with noise behind a lens that isn't always sharp."""
+    """Sensor noise, and a lens that isn't always sharp."""
     colors += np.float32(rng.uniform(1.0, 8.0)) * _noise(rng, *colors.shape)
     image = np.ascontiguousarray(np.clip(colors, 0, 255).astype(np.uint8).transpose(1, 2, 0))
     if rng.random() < 0.2:

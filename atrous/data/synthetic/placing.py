@@ -29,7 +29,7 @@ def placings(scene: Scene) -> list[Placing]:
 
 
 def _place_cars(rng: Generator, street: Street) -> list[Placing]:
-    """In three lanes: traffic between two rows of parked cars."""
+    """Three lanes: traffic between two rows of parked cars."""
     (left, right), cars = street.kerbs, []
     for x in (left + 1.0, (left + right) / 2, right - 1.0):
         z = rng.uniform(5.5, 10.0)

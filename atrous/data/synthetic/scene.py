@@ -9,12 +9,12 @@ from PIL import Image, ImageDraw
 from atrous.data.synthetic.shapes import NEAR, Point
 from atrous.data.synthetic.tones import Tone
 
-SCALE = 2  # painted at twice the size, then reduced: smooth edges
+SCALE = 2  # painted at twice the size, then reduced, for smooth edges
 
 
 class Camera(NamedTuple):
-    focal: float  # pixels of the painted map, as are all lengths here but the height
-    x: float  # where the street vanishes
+    focal: float  # pixels of the painted map, as all lengths here except the height
+    x: float  # of the vanishing point
     horizon: float
     roll: float  # radians, small
     height: float  # metres above the road
@@ -29,32 +29,32 @@ class Camera(NamedTuple):
         return pixels
 
     def reach(self, column: float, depth: float) -> float:
-        """How many metres to the right of the camera `column` is at that depth."""
+        """How many metres `column` is to the right of the camera at that depth."""
         return (column - self.x) * depth / self.focal
 
 
 class Street(NamedTuple):
-    """Metres; pairs are (left, right), left of the camera is negative."""
+    """In metres; pairs are (left, right), and what is left of the camera is negative."""
 
     kerbs: tuple[float, float]
     walls: tuple[float, float]
-    end: float  # how far away a cross street ends it
+    end: float  # distance of the cross street that ends it
     leaves: tuple[Tone, ...]  # of the season
 
 
 class Light(NamedTuple):
     sky: tuple[Tone, Tone]  # at the top, at the horizon
-    tint: Tone  # gain of R, G, B, round 1
+    tint: Tone  # gain of R, G, B, around 1
     haze: float  # a surface 1 / haze metres away has half its colour
-    shadow: float  # how much a shadow takes away, 0..1
-    slant: tuple[float, float]  # length of the shadow of one metre, to the right and ahead
+    shadow: float  # the share of light that a shadow takes away, 0..1
+    slant: tuple[float, float]  # where the shadow of a post of one metre ends, to the right and ahead
 
 
 class Surface(NamedTuple):
-    kind: int  # class
+    kind: int  # its class
     tone: Tone
     depth: float  # metres
-    thing: int = 0
+    thing: int = 0  # the same for all surfaces of a thing; 0: not of a thing
     grain: float = 0.1  # strength of its texture, 0..1
 
 
@@ -70,6 +70,7 @@ class Scene(NamedTuple):
     shade_pen: ImageDraw.ImageDraw
 
     def ink(self, kind: int, tone: Tone, depth: float, thing: int = 0, grain: float = 0.1) -> int:
+        """A new surface, as the number that paints it."""
         self.surfaces.append(Surface(kind, tone, depth, thing, grain))
         return len(self.surfaces) - 1
 
@@ -81,12 +82,12 @@ class Scene(NamedTuple):
         self.pen.ellipse((x - size, y - size, x + size, y + size), fill=ink)
 
     def sees(self, points: Sequence[Point]) -> bool:
-        """Whether they are not all to one side of the image."""
+        """False if all of them are to one side of the image."""
         columns = [x for x, _ in self.camera.project(points)]
         return max(columns) > 0 and min(columns) < self.paper.width
 
     def shadow(self, points: Sequence[Point]) -> None:
-        """Darken the ground below `points`, the top and the foot of what stands in the sun."""
+        """Darken the ground by the shadow of an outline."""
         right, ahead = self.light.slant
         ground = [(x + right * y, 0.0, max(NEAR, z + ahead * y)) for x, y, z in points]
         self.shade_pen.polygon(self.camera.project(ground), fill=255)

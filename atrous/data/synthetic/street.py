@@ -1,4 +1,4 @@
-"""Puts a whole street together, from far to near."""
+"""A whole street, painted from far to near."""
 
 from numpy.random import Generator
 from PIL import Image, ImageDraw
@@ -16,7 +16,7 @@ def draw_street(rng: Generator, size: tuple[int, int]) -> Scene:
     paper, shade = Image.new("I", (width, height)), Image.new("L", (width, height))
     pens = ImageDraw.Draw(paper), ImageDraw.Draw(shade)
     scene = Scene(rng, _camera(rng, height, width), _street(rng), _light(rng), [], paper, shade, *pens)
-    scene.ink(SKY, scene.light.sky[1], 0.0, grain=0.0)  # ink 0: the empty paper
+    scene.ink(SKY, scene.light.sky[1], 0.0, grain=0.0)  # ink 0 is the empty paper
     draw_skyline(scene)
     draw_ground(scene)
     for side in (0, 1):

@@ -28,8 +28,6 @@ SKIES = (  # at the top, at the horizon; the first are sunny
     (_tone("5c6eac"), _tone("f4be8e")),
     (_tone("887aa0"), _tone("f0ceb0")),
 )
-
-
 GREYS = _tones("5c5c60 706e6e 82807e 7a7c84 92908c")
 PAVINGS = GREYS[1:] + _tones("a69e92 b2aca6 9c7a6a 9e9278")
 WALLS = GREYS + _tones("ac5442 925c48 d6be96 e2dacc c49e60 809cb6 d09280 869878 546480 bcb0a8")
@@ -53,6 +51,7 @@ def lit(tone: Tone, factor: float) -> Tone:
 
 
 def varied(rng: Generator, tone: Tone) -> Tone:
+    """A little darker or lighter, and of a slightly different hue."""
     factor = rng.uniform(0.86, 1.16)
     red, green, blue = rng.uniform(-8.0, 8.0, 3).tolist()
     return (tone[0] * factor + red, tone[1] * factor + green, tone[2] * factor + blue)
