@@ -177,12 +177,13 @@ def write_report(
     history: Sequence[dict[str, Any]] = (),
 ) -> None:
     """The HTML page of an evaluation, with its best and worst images."""
-    header = model.header
+    header, space = model.header, model.label_space
+    colors = zip(space.names, space.palette().tolist(), strict=False)  # a palette has 256
     page = report.Report(
         title=title,
         subtitle=f"{header.model.name}, {header.model.backbone.name}",
         figures=evaluation.figures,
-        colors=dict(zip(header.label_space.names, header.label_space.palette_colors(), strict=False)),
+        colors={name: (red, green, blue) for name, (red, green, blue) in colors},
         num_images=len(evaluation.images),
         history=list(history),
         galleries=report.galleries(model, samples, evaluation.images),
@@ -206,7 +207,8 @@ def settings(model: Segmenter, overrides: Sequence[str], source: str) -> Config:
         return configs.override(model.training, overrides, source)
     if "data" not in tree:
         raise ConfigError(f"{source}: the file names no dataset; add data.format=... data.root=...")
-    header = model.header
+    header, space = model.header, model.label_space
+    colors = zip(space.names, space.palette().tolist(), strict=False)  # a palette has 256
     below = {"model": configs.to_tree(header.model), "evaluate": configs.to_tree(header.inference)}
     return configs.check(configs.merge(below, tree), source=source, overrides=overrides)
 
