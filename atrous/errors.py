@@ -3,6 +3,8 @@
 The command line prints these and `OSError` as one line with exit code 2. Any other exception is a bug of Atrous.
 """
 
+from collections.abc import Iterable
+
 
 class AtrousError(ValueError):
     """Something that the user can correct."""
@@ -22,3 +24,9 @@ class ModelFileError(AtrousError):
 
 class ConversionError(AtrousError):
     """A file of another program cannot become a model of Atrous."""
+
+
+def listing(items: Iterable[object], limit: int = 5) -> str:
+    """The first of many items, for an error of one line."""
+    texts = [str(item) for item in items]
+    return ", ".join(texts[:limit]) + (", ..." if len(texts) > limit else "")

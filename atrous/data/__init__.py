@@ -1,4 +1,4 @@
-"""Labelled images on disk, by layout: a row of FORMATS is a file of this folder."""
+"""Datasets by their layout: a row of FORMATS is a file, or a folder, beside this one."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Union
@@ -26,16 +26,19 @@ if TYPE_CHECKING:
     AnyDataConfig = DataConfig
 else:
     AnyDataConfig = Annotated[
-        Union[tuple(row.config for row in FORMATS.values())],  # noqa: UP007 - made from the table
+        Union[tuple(layout.config for layout in FORMATS.values())],  # noqa: UP007 - built from the table
         Field(discriminator="format"),
     ]
 
 
 def samples(config: DataConfig, split: str) -> Sequence[Sample]:
-    """One split, listed now and read when asked. Raises ValueError or FileNotFoundError, in one line, on bad input."""
+    """One split: its files are listed now, and read when a sample is requested.
+
+    Raises ConfigError, DataError or OSError in one line; so does reading a sample.
+    """
     return FORMATS[config.format].samples(config, split)
 
 
 def label_space(config: DataConfig) -> LabelSpace:
-    """What the label maps of `samples` mean. Raises as it does."""
+    """What the label maps of `samples` mean. Raises the same errors."""
     return FORMATS[config.format].label_space(config)

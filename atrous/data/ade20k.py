@@ -1,25 +1,20 @@
 """ADE20K's scene parsing (Zhou et al. 2017), as in ADEChallengeData2016: `images/` and `annotations/` by split.
 
-In the labels 0 is "other", what belongs to none of the 150 classes, and class k of the benchmark is k + 1.
+In the labels, 0 is "other", a pixel of none of the 150 classes, and class k of the benchmark is k + 1.
 """
 
 from collections.abc import Sequence
 from typing import Literal
 
-from atrous.data.contract import (
-    DataConfig,
-    ImageFiles,
-    paired_files,
-    remapped,
-    require_root,
-    require_split,
-    subfolders,
-)
+from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
+from atrous.data.naming import remapped
+from atrous.data.pairing import pair_folders, subfolders
 from atrous.files import require_folder
 from atrous.types import Sample
 
-COLORS = {  # each class, by the first of its names, in the benchmark's order
+COLORS = {  # by the first name of each class, in the benchmark's order
     "wall": (120, 120, 120),
     "building": (180, 120, 120),
     "sky": (6, 230, 230),
@@ -189,15 +184,15 @@ class Config(DataConfig):
     format: Literal["ade20k"] = "ade20k"
     train: str = "training"
     val: str = "validation"
-    other_class: bool = False  # TF DeepLab: 151 classes, of which "other" has a logit, but neither labels nor a loss
+    other_class: bool = False  # as TF DeepLab: 151 classes; "other" has a logit, but no labels and no loss
 
 
 def samples(config: Config, split: str) -> Sequence[Sample]:
-    """The images in `images/<split>/` with the labels in `annotations/<split>/`. Raises ValueError where one lacks."""
+    """The images in `images/<split>/` with the labels in `annotations/<split>/`."""
     root = require_root(config)
     images = require_folder(root / "images", "images")
     require_split(split, subfolders(images), images / split)
-    return ImageFiles(paired_files(images / split, root / "annotations" / split), label_space(config))
+    return ImageFiles(pair_folders(images / split, root / "annotations" / split), label_space(config))
 
 
 def label_space(config: Config) -> LabelSpace:

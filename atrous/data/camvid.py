@@ -1,18 +1,13 @@
-"""CamVid as SegNet has it (arXiv:1511.00561, section 4.1): `train/ val/ test/`, labels in `trainannot/` and so on."""
+"""CamVid, SegNet's version (arXiv:1511.00561, section 4.1): `train/`, `val/`, `test/`, labels in `trainannot/` etc."""
 
 from collections.abc import Sequence
 from typing import Literal
 
-from atrous.data.contract import (
-    DataConfig,
-    ImageFiles,
-    paired_files,
-    renamed,
-    require_root,
-    require_split,
-    subfolders,
-)
+from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
+from atrous.data.naming import renamed
+from atrous.data.pairing import pair_folders, subfolders
 from atrous.types import Sample
 
 COLORS = {
@@ -38,11 +33,11 @@ class Config(DataConfig):
 
 
 def samples(config: Config, split: str) -> Sequence[Sample]:
-    """The images in `<split>/` with the labels in `<split>annot/`. Raises ValueError where one lacks the other."""
+    """The images in `<split>/` with the labels in `<split>annot/`."""
     root = require_root(config)
     images, labels = root / split, root / f"{split}annot"
     require_split(split, [name for name in subfolders(root) if not name.endswith("annot")], images)
-    return ImageFiles(paired_files(images, labels), label_space(config))
+    return ImageFiles(pair_folders(images, labels), label_space(config))
 
 
 def label_space(config: Config) -> LabelSpace:

@@ -1,23 +1,18 @@
 """Cityscapes (Cordts et al. 2016, arXiv:1604.01685): photos in `leftImg8bit/`, labels of raw ids in `gtFine/`.
 
-Both are by split, then by city. Of the 34 raw ids 19 are classes; all others count nowhere.
+Both have a folder for each split and, in it, for each city. Of the 34 raw ids 19 are classes; the others count nowhere.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from atrous.data.contract import (
-    DataConfig,
-    ImageFiles,
-    Row,
-    paired,
-    remapped,
-    require_root,
-    require_split,
-    subfolders,
-)
+from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
+from atrous.data.naming import remapped
+from atrous.data.pairing import Pair, pair_by_name, subfolders
+from atrous.errors import DataError
 from atrous.files import require_folder
 from atrous.types import Color, Sample
 
@@ -59,35 +54,35 @@ FOLDERS = {"fine": "gtFine", "coarse": "gtCoarse"}
 
 
 class Config(DataConfig):
-    """data.format=cityscapes data.root=cityscapes; splits can be joined by a plus, as in data.train=train+val."""
+    """data.format=cityscapes data.root=cityscapes; a plus joins splits, as in data.train=train+val."""
 
     format: Literal["cityscapes"] = "cityscapes"
-    annotations: Literal["fine", "coarse"] = "fine"  # of the split to learn from; train_extra has coarse ones only
+    annotations: Literal["fine", "coarse"] = "fine"  # of the training split; train_extra has only coarse ones
 
 
 def samples(config: Config, split: str) -> Sequence[Sample]:
-    """The photos of a split with their labels. Raises ValueError where one lacks the other."""
+    """The photos of a split with their labels. Only those of the training split may be coarse."""
     root = require_root(config)
     labels = FOLDERS[config.annotations if split == config.train else "fine"]
-    rows = [row for part in split.split("+") for row in _rows(root, part, labels)]
-    return ImageFiles(rows, label_space(config))
+    pairs = [pair for part in split.split("+") for pair in _pairs(root, part, labels)]
+    return ImageFiles(pairs, label_space(config))
 
 
 def label_space(config: Config) -> LabelSpace:
     return remapped(CITYSCAPES, config)
 
 
-def _rows(root: Path, split: str, annotations: str) -> list[Row]:
+def _pairs(root: Path, split: str, annotations: str) -> list[Pair]:
     photos = require_folder(root / PHOTOS, PHOTOS)
     require_split(split, subfolders(photos), photos / split)
     labels = require_folder(root / annotations / split, "labels")
-    pictures, masks = _by_name(photos / split, f"_{PHOTOS}.png"), _by_name(labels, f"_{annotations}_labelIds.png")
-    return paired(pictures, photos / split, masks, labels)
+    images, masks = _by_name(photos / split, f"_{PHOTOS}.png"), _by_name(labels, f"_{annotations}_labelIds.png")
+    return pair_by_name(images, photos / split, masks, labels)
 
 
-def _by_name(folder: Path, ending: str) -> dict[str, Path]:
-    """The files of one kind in all cities, by what their names begin with: aachen_000000_000019."""
-    files = [path for path in sorted(folder.glob(f"*/*{ending}")) if not path.name.startswith(".")]
+def _by_name(folder: Path, suffix: str) -> dict[str, Path]:
+    """The files of one kind in all cities, by the beginning of their names, such as aachen_000000_000019."""
+    files = [path for path in sorted(folder.glob(f"*/*{suffix}")) if not path.name.startswith(".")]
     if not files:
-        raise ValueError(f"no file {folder}/*/*{ending}")
-    return {path.name.removesuffix(ending): path for path in files}
+        raise DataError(f"no file {folder}/*/*{suffix}")
+    return {path.name.removesuffix(suffix): path for path in files}

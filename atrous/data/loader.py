@@ -1,20 +1,29 @@
 """Endless batches of augmented samples, the same ones however many workers read them.
 
-Sample number n of a run is sample `n % N` of epoch `n // N`; the order of an epoch depends on (seed, epoch) and the
-augmentation of a sample on (seed, epoch, index) alone. So a run can be resumed at any sample, and the processes of a
+Sample number n of a run is sample `n % N` of epoch `n // N`; the order of an epoch depends only on (seed, epoch) and
+the augmentation of a sample only on (seed, epoch, index). So a run can be resumed at any sample, and the processes of a
 run share one stream: of each `batch * processes` numbers in a row, process r takes the r-th run of `batch`.
+
+An error that reading a sample raises for the user, AtrousError or OSError, becomes a problem: one line of text, which
+is raised in the parent process or, if the user asked for that, skipped. Every other exception is a bug and passes
+through, from a worker process too, with its trace.
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from atrous.data.label_space import LabelSpace
+from atrous.errors import AtrousError, DataError
 from atrous.types import Batch, Sample
+
+ATTEMPTS = 10  # samples in a row that may be unreadable before a run stops even if it skips errors
 
 
 class Augment(Protocol):
@@ -26,7 +35,7 @@ class Stream(NamedTuple):
 
     seed: int
     batch: int  # of one process
-    start: int = 0  # samples that the run, all processes together, has taken already
+    start: int = 0  # samples that all processes of the run together have read before
     rank: int = 0
     processes: int = 1
 
@@ -39,30 +48,65 @@ class Stream(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A sample, or none, and what could not be read on the way to it."""
+    """A sample, or None, and the errors met while reading it."""
 
     sample: Sample | None
     problems: tuple[str, ...] = ()
 
 
+def read_sample(samples: Sequence[Sample], index: int) -> Read:
+    """Errors of the user become values: on the way from a worker an exception would no longer be one line."""
+    try:
+        return Read(samples[index])
+    except (AtrousError, OSError) as error:
+        return Read(None, (str(error),))
+
+
+def missing_fields(samples: Sequence[Sample], needs: Collection[str], *, skip_errors: bool = False) -> tuple[str, ...]:
+    """Which of the fields `needs` of a Sample, such as `semantic`, this dataset lacks, by the first readable sample.
+
+    Raises DataError if none of the first samples can be read, with `skip_errors` false if the first one can't.
+    """
+    reads = [Read(None, ("the split has no samples",))]
+    for index in range(_attempts(samples, skip_errors)):
+        reads.append(read_sample(samples, index))
+        if (sample := reads[-1].sample) is not None:
+            fields = sample._asdict()
+            return tuple(field for field in needs if fields[field] is None)
+    raise DataError(reads[-1].problems[-1])
+
+
+def _attempts(samples: Sequence[Sample], skip_errors: bool) -> int:
+    return min(len(samples), ATTEMPTS if skip_errors else 1)
+
+
+# Training
+
+
 class Augmented(Dataset[Read]):
-    """Sample number n of a run. Errors are values: an exception would lose its one line on the way from a worker."""
+    """Sample number n of a run."""
 
     def __init__(self, samples: Sequence[Sample], augment: Augment, seed: int, *, skip_errors: bool) -> None:
         self.samples, self.augment, self.seed = samples, augment, seed
-        self.attempts = min(len(samples), 10) if skip_errors else 1
+        self.attempts = _attempts(samples, skip_errors)
 
     def __getitem__(self, number: int) -> Read:
-        problems: list[str] = []
+        problems: tuple[str, ...] = ()
         epoch, place = divmod(number, len(self.samples))
-        for attempt in range(self.attempts):  # a sample that can't be read is replaced by those after it
-            index = int(epoch_order(self.seed, epoch, len(self.samples))[(place + attempt) % len(self.samples)])
-            try:
-                sample = self.samples[index]
-                return Read(self.augment(sample, rng=np.random.default_rng([self.seed, epoch, index])), tuple(problems))
-            except (ValueError, OSError) as error:
-                problems.append(str(error))
-        return Read(None, tuple(problems))
+        order = epoch_order(self.seed, epoch, len(self.samples))
+        for attempt in range(self.attempts):  # an unreadable sample is replaced by the next one
+            index = int(order[(place + attempt) % len(order)])
+            sample, errors = read_sample(self.samples, index)
+            problems += errors
+            if sample is not None:
+                return Read(self._augmented(sample, epoch, index), problems)
+        return Read(None, problems)
+
+    def _augmented(self, sample: Sample, epoch: int, index: int) -> Sample:
+        try:
+            return self.augment(sample, rng=np.random.default_rng([self.seed, epoch, index]))
+        except (AtrousError, OSError) as error:  # would be reported as the user's mistake
+            raise RuntimeError(f"augmenting {sample.name} failed") from error
 
 
 @functools.lru_cache(maxsize=2)
@@ -76,13 +120,14 @@ class LoadedBatch(NamedTuple):
 
 
 def collate(reads: list[Read]) -> LoadedBatch:
-    """Stack samples of one size. No batch at all where a sample is missing."""
+    """Stack labelled samples of one size. There is no batch if a sample is missing."""
     problems = tuple(problem for read in reads for problem in read.problems)
     samples = [read.sample for read in reads if read.sample is not None]
     if len(samples) < len(reads):
         return LoadedBatch(None, problems)
     semantic = [sample.semantic for sample in samples if sample.semantic is not None]
     instance = [sample.instance for sample in samples if sample.instance is not None]
+    assert len(semantic) == len(samples), "missing_fields is asked for `semantic` before the first batch"
     return LoadedBatch(
         Batch(
             names=tuple(sample.name for sample in samples),
@@ -103,38 +148,39 @@ def training_batches(
     skip_errors: bool,
     pin_memory: bool = False,
 ) -> Iterator[tuple[Batch, tuple[str, ...]]]:
-    """Endless (batch, what was skipped on the way). Raises ValueError, with the file's name, for what can't be read."""
+    """Endless (batch, problems that were skipped). Raises DataError, with the file's name, for a file it can't read."""
     loader: DataLoader[Read] = DataLoader(
         Augmented(samples, augment, stream.seed, skip_errors=skip_errors),
         batch_sampler=cast("torch.utils.data.Sampler[list[int]]", _Numbers(stream)),
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin_memory,
-        generator=_own_numbers(),
+        generator=_own_generator(),
     )
     for batch, problems in _explained(loader):
         if batch is None:
-            raise ValueError(problems[-1])
+            raise DataError(problems[-1])
         yield batch, problems
 
 
-def _own_numbers() -> torch.Generator:
-    """A DataLoader draws a seed that we don't use: let it not be from the numbers that dropout goes on with."""
+def _own_generator() -> torch.Generator:
+    """A DataLoader draws a seed that we don't use; without this it would change the random numbers of dropout."""
     return torch.Generator()
 
 
 def _explained(loader: Iterable[Any]) -> Iterator[Any]:
-    """What a loader yields; the death of a worker is told as what it most often is."""
+    """What a loader yields. If the system ends a worker, the error says the usual reason."""
     try:
         yield from loader
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not str(error).startswith("DataLoader worker (pid"):  # the rest are exceptions that a worker raised
             raise
-        raise OSError(f"a process that reads images died ({error}); too little /dev/shm? try --workers 0") from error
+        reason = "it may need more shared memory (/dev/shm); try --workers 0"
+        raise OSError(f"a process that reads images died ({error}); {reason}") from error
 
 
 class _Numbers:
-    """What a DataLoader asks of a batch sampler: something that can be iterated."""
+    """What a DataLoader needs of a batch sampler: something that can be iterated."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -143,7 +189,10 @@ class _Numbers:
         return self.stream.batches()
 
 
-class _AsRead(Dataset[Read]):
+# Whole images
+
+
+class _Whole(Dataset[Read]):
     def __init__(self, samples: Sequence[Sample], indices: range) -> None:
         self.samples, self.indices = samples, indices
 
@@ -151,10 +200,7 @@ class _AsRead(Dataset[Read]):
         return len(self.indices)
 
     def __getitem__(self, place: int) -> Read:
-        try:
-            return Read(self.samples[self.indices[place]])
-        except (ValueError, OSError) as error:
-            return Read(None, (str(error),))
+        return read_sample(self.samples, self.indices[place])
 
 
 def whole_samples(
@@ -163,17 +209,34 @@ def whole_samples(
     """This process's samples as they are on disk, with their index; unreadable ones raise, or come as problems."""
     indices = range(rank, len(samples), processes)
     loader: DataLoader[Read] = DataLoader(
-        _AsRead(samples, indices),
+        _Whole(samples, indices),
         batch_size=None,
         num_workers=workers,
-        collate_fn=_same,  # type: ignore[arg-type]
-        generator=_own_numbers(),
+        collate_fn=_unchanged,  # type: ignore[arg-type]
+        generator=_own_generator(),
     )
     for index, read in zip(indices, _explained(loader), strict=True):
         if read.sample is None and not skip_errors:
-            raise ValueError(read.problems[-1])
+            raise DataError(read.problems[-1])
         yield index, read
 
 
-def _same(read: Read) -> Read:
+def _unchanged(read: Read) -> Read:
     return read
+
+
+def class_counts(
+    samples: Sequence[Sample], label_space: LabelSpace, *, workers: int, skip_errors: bool = False
+) -> Tensor:
+    """How many pixels of each class the labels of all samples have, read once, from this process: [C] int64.
+
+    Pixels of the ignore value don't count, even where that is the number of a class.
+    """
+    counts = torch.zeros(256, dtype=torch.int64)
+    for _, (sample, _) in whole_samples(samples, workers=workers, skip_errors=skip_errors):
+        if sample is not None:
+            assert sample.semantic is not None, "missing_fields is asked for `semantic` before this"
+            counts += torch.bincount(torch.from_numpy(sample.semantic).flatten(), minlength=256)
+    if label_space.ignore < 256:
+        counts[label_space.ignore] = 0
+    return counts[: label_space.num_classes]

@@ -1,11 +1,15 @@
-"""PASCAL VOC (Everingham et al. 2010): lists of image names in `ImageSets/Segmentation/`, labels as palette images."""
+"""PASCAL VOC (Everingham et al. 2010): image names in `ImageSets/Segmentation/`, labels as palette images."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from atrous.data.contract import DataConfig, ImageFiles, named_files, renamed, require_root, require_split
+from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace, voc_colors
+from atrous.data.naming import renamed
+from atrous.data.pairing import pair_listed
+from atrous.errors import DataError
 from atrous.types import Sample
 
 NAMES = (
@@ -38,18 +42,18 @@ class Config(DataConfig):
     """data.format=voc data.root=VOCdevkit, or the folder of another year in it, such as VOCdevkit/VOC2007."""
 
     format: Literal["voc"] = "voc"
-    labels: str = "SegmentationClass"  # SegmentationClassAug, with the list train_aug, for SBD's 10,582 images
+    labels: str = "SegmentationClass"  # SegmentationClassAug, with data.train=train_aug, for the 10,582 images of SBD
 
 
 def samples(config: Config, split: str) -> Sequence[Sample]:
-    """What `ImageSets/Segmentation/<split>.txt` names, in its order. Raises ValueError where a file is missing."""
+    """The images that `ImageSets/Segmentation/<split>.txt` lists, in its order."""
     year = _year_folder(require_root(config))
     lists = {path.stem: path for path in (year / "ImageSets" / "Segmentation").glob("*.txt")}
     require_split(split, lists, year / "ImageSets" / "Segmentation" / f"{split}.txt")
     lines = lists[split].read_text(encoding="utf-8-sig", errors="replace").splitlines()
     names = [line.strip() for line in lines if line.strip()]
-    rows = named_files(names, year / "JPEGImages", year / config.labels, lists[split])
-    return ImageFiles(rows, label_space(config))
+    pairs = pair_listed(names, year / "JPEGImages", year / config.labels, lists[split])
+    return ImageFiles(pairs, label_space(config))
 
 
 def label_space(config: Config) -> LabelSpace:
@@ -60,4 +64,4 @@ def _year_folder(root: Path) -> Path:
     for folder in (root, root / "VOC2012"):
         if (folder / "ImageSets" / "Segmentation").is_dir():
             return folder
-    raise ValueError(f"data.root: {root} is no VOCdevkit: [VOC2012/]ImageSets/Segmentation is not in it")
+    raise DataError(f"data.root: {root} is not a VOCdevkit: it has no [VOC2012/]ImageSets/Segmentation")

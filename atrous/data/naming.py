@@ -1,0 +1,111 @@
+"""Label spaces from the names of classes, as files or settings list them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from pydantic import ValidationError
+
+from atrous.data.contract import DataConfig
+from atrous.data.label_space import LabelSpace
+from atrous.errors import AtrousError, ConfigError, DataError, listing
+from atrous.types import Color
+
+Names: TypeAlias = Mapping[int, str] | Sequence[str]  # by label value; of a sequence, 0, 1, ...
+
+MAX_LABEL = 2**16 - 1  # that a label file can hold
+NOT_COUNTED = 255  # where raw ids are mapped that count nowhere
+
+
+def named_space(
+    names: Names, ignore: int | None, source: Path | None, colors: Mapping[str, Color] | None = None
+) -> LabelSpace:
+    """The label space of classes numbered by the values in the label files.
+
+    `source` is the file that holds the names; None: the setting data.names. Values other than 0..C-1 become raw ids, in
+    ascending order; a name for the ignored value among them is not a class. `ignore` None is 255, unless a class has
+    that value. `colors` has one for each name, or is empty.
+    """
+    by_value = names_by_value(names)
+    if outside := [value for value in (*by_value, ignore or 0) if not 0 <= value <= MAX_LABEL]:
+        raise naming_error(source, f"a label value must be in 0..{MAX_LABEL}, got {listing(outside)}")
+    is_plain = list(by_value) == list(range(len(by_value))) and (ignore is None or ignore <= 255)
+    classes = {value: name for value, name in by_value.items() if is_plain or value != ignore}
+    if len(classes) > 255:
+        raise naming_error(source, f"{len(classes)} classes, but 8 bits hold at most 255 and an ignore value")
+    raw_ids = [(value, index) for index, value in enumerate(classes)]
+    ignored = [] if ignore is None else [(ignore, NOT_COUNTED)]
+    try:
+        return LabelSpace(
+            names=tuple(classes.values()),
+            colors=tuple(colors[name] for name in classes.values()) if colors else (),
+            ignore=ignore if is_plain and ignore is not None else NOT_COUNTED,
+            raw_ids=() if is_plain else (*raw_ids, *ignored),
+        )
+    except ValidationError as error:
+        raise naming_error(source, one_line(error)) from error
+
+
+def names_by_value(names: Names) -> dict[int, str]:
+    """In ascending order of the values."""
+    return dict(sorted(names.items() if isinstance(names, Mapping) else enumerate(names)))
+
+
+def renamed(space: LabelSpace, config: DataConfig) -> LabelSpace:
+    """The layout's own label space, unless the config has names or an ignore value of its own."""
+    if config.names is None and config.ignore is None:
+        return space
+    names = space.names if config.names is None else config.names
+    ordered = names_by_value(names).values()
+    colors = dict(zip(ordered, space.colors, strict=True)) if len(names) == len(space.colors) else None
+    return named_space(names, space.ignore if config.ignore is None else config.ignore, None, colors)
+
+
+def remapped(space: LabelSpace, config: DataConfig) -> LabelSpace:
+    """Like `renamed`, for label files of raw ids.
+
+    `config.names` has one name for each class, or is {raw id: name} of the only ones to distinguish. Raw ids without a
+    name count nowhere, nor does the raw id `config.ignore`. Raises ConfigError for names that don't fit.
+    """
+    classes = dict(space.raw_ids)
+    _require_raw_ids(config, space)
+    if isinstance(config.names, Mapping):
+        colors = {
+            name: space.colors[classes[value]] for value, name in config.names.items() if classes[value] < NOT_COUNTED
+        }
+        all_colored = len(colors) == len(config.names)
+        space = named_space(config.names, None, None, colors if all_colored else None)
+        chosen = {value: index for index, value in enumerate(sorted(config.names))}
+        classes = dict.fromkeys(classes, NOT_COUNTED) | chosen
+    elif config.names is not None:
+        space = named_space(config.names, None, None, dict(zip(config.names, space.colors, strict=True)))
+    if config.ignore is not None:
+        classes[config.ignore] = NOT_COUNTED
+    return space.model_copy(update={"raw_ids": tuple(classes.items())})
+
+
+def _require_raw_ids(config: DataConfig, space: LabelSpace) -> None:
+    values, names = dict(space.raw_ids), config.names
+    if isinstance(names, Mapping) and (unknown := sorted(set(names) - set(values))):
+        raise ConfigError(f"data.names: no label value {listing(unknown)}; values are {min(values)}..{max(values)}")
+    if isinstance(names, tuple) and len(names) != space.num_classes:
+        raise ConfigError(f"data.names: {len(names)} names, but the dataset has {space.num_classes} classes")
+    if config.ignore is not None and not 0 <= config.ignore <= MAX_LABEL:
+        raise ConfigError(f"data.ignore: a label value must be in 0..{MAX_LABEL}, got {config.ignore}")
+
+
+def class_of_value(space: LabelSpace) -> dict[int, int]:
+    """The class, or ignore value, that each value in a label file stands for; all other values are errors."""
+    classes = dict(space.raw_ids) or {index: index for index in range(space.num_classes)}
+    return {space.ignore: space.ignore} | classes
+
+
+def one_line(error: ValidationError) -> str:
+    """All problems that pydantic reports, in one line."""
+    places = [(".".join(map(str, problem["loc"])), problem["msg"]) for problem in error.errors()]
+    return "; ".join(": ".join(filter(None, (place, text.removeprefix("Value error, ")))) for place, text in places)
+
+
+def naming_error(source: Path | None, text: str) -> AtrousError:
+    """`source` as in `named_space`."""
+    return ConfigError(f"data.names: {text}") if source is None else DataError(f"{source}: {text}")
