@@ -72,10 +72,10 @@ Json: TypeAlias = "dict[str, Json] | list[Json] | str | float | bool | None"
 class Numbers(NamedTuple):
     """All that a training computed, by name; numbers as `repr` shows them."""
 
-    steps: dict[str, Value]
-    validations: dict[str, Value]
-    results: dict[str, Value]  # the confusion matrix of the best model, where its file stores it
-    tensors: dict[str, Value]
+    steps: Mapping[str, Value]
+    validations: Mapping[str, Value]
+    results: Mapping[str, Value]  # the confusion matrix of the best model, where its file stores it
+    tensors: Mapping[str, Value]
 
 
 # ---- training
@@ -103,7 +103,7 @@ def _run(checkout: Path, processes: int, arguments: list[str], out: Path) -> "su
 
 
 def _environment(checkout: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
 
 
 def _is_refused(override: str, message: str) -> bool:
@@ -148,9 +148,10 @@ def _leaves(tree: Json, path: str = "") -> Iterator[tuple[str, str]]:
         items = tree.items() if isinstance(tree, dict) else enumerate(tree)
         for key, value in items:
             yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(tree, int) and not isinstance(tree, bool):
+        yield path, repr(float(tree))
     else:
-        is_whole = isinstance(tree, int) and not isinstance(tree, bool)
-        yield path, repr(float(tree)) if is_whole else repr(tree)
+        yield path, repr(tree)
 
 
 def _same_figure(path: str) -> str:
