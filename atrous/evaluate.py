@@ -12,13 +12,14 @@ from atrous import config as configs
 from atrous import data, distributed, model_file, report, segmenter
 from atrous.config import Config
 from atrous.data.label_space import LabelSpace, numbered_names
-from atrous.data.loader import whole_samples
+from atrous.data.loader import missing_fields, whole_samples
 from atrous.distributed import World
 from atrous.environment import environment
 from atrous.errors import ConfigError, DataError
 from atrous.files import write_atomically
 from atrous.report import ImageScore
 from atrous.segmenter import Segmenter
+from atrous.tasks import Task
 from atrous.tasks.contract import Figures, summed
 from atrous.types import Sample
 
@@ -134,7 +135,7 @@ def run(
     space = data.label_space(config.data)
     require_same_classes(loaded.label_space, space, path)
     samples = data.samples(config.data, config.data.val)
-    data.require_fields(samples, loaded.task.needs, config.data.format)
+    require_fields(samples, loaded.task, config)
     model = loaded.with_inference(config.evaluate).with_header(label_space=space, decode=config.decode)
     model = model.to(world.device)
     evaluation = measure(model, samples, config, world, workers, console)
@@ -223,6 +224,13 @@ def require_same_classes(ours: LabelSpace, theirs: LabelSpace, path: Path) -> No
             raise ConfigError(
                 f"class {index} is {name!r} in {path} but {other!r} in the data; if they are the same, set data.names"
             )
+
+
+def require_fields(samples: Sequence[Sample], task: Task, config: Config) -> None:
+    """Refuse a dataset that lacks the labels which the task needs."""
+    missing = missing_fields(samples, task.needs, skip_errors=config.data.on_error == "skip")
+    if missing:
+        raise DataError(f"data.format={config.data.format}: its samples have no {', '.join(missing)}, which the model needs")
 
 
 def data_name(config: Config) -> str:

@@ -12,10 +12,7 @@ from rich.progress import track
 from atrous import config as configs
 from atrous import distributed, segmenter
 from atrous.data.pairing import IMAGE_SUFFIXES
-<<<<<<< HEAD
 from atrous.errors import AtrousError, ConfigError
-=======
->>>>>>> data
 from atrous.files import prepare_output, write_atomically
 from atrous.inference import InferenceConfig
 from atrous.prediction import OVERLAYS, PROBABILITIES, Prediction

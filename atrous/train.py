@@ -143,9 +143,8 @@ def require_trainable(
     config: Config, space: LabelSpace, splits: Sequence[Sequence[Sample]], world: World
 ) -> None:
     """Refuse now what would fail, or silently be wrong, after hours."""
-    needs = TASKS[task_of(config.model)].needs
     for samples in splits:
-        data.require_fields(samples, needs, config.data.format)
+        evaluate.require_fields(samples, TASKS[task_of(config.model)], config)
     if config.model.num_classes is not None:
         require_same_classes(config.model.num_classes, space, "model.num_classes")
     is_synchronized = world.size > 1 and world.device.type == "cuda"
