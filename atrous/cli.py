@@ -24,7 +24,6 @@ app = typer.Typer(
 )
 
 
-
 def _print_version(is_asked: bool) -> None:
     if is_asked:
         typer.echo(f"atrous {__version__}")
@@ -43,7 +42,9 @@ def main_options(
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", help="settings to change", show_default=False)
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; by default a GPU if there is one", show_default=False)]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda or cuda:N; by default a GPU if there is one", show_default=False)
+]
 Workers = Annotated[int, typer.Option(min=0, help="processes that read images; 0: the main process reads them itself")]
 
 
@@ -170,7 +171,9 @@ def convert(
     recalibrate: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="IMAGE|FOLDER|PATTERN", help="measure folded batch norms on these images, so that training can continue", show_default=False
+            metavar="IMAGE|FOLDER|PATTERN",
+            help="measure folded batch norms on these images, so that training can continue",
+            show_default=False,
         ),
     ] = None,
 ) -> None:

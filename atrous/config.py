@@ -7,15 +7,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from atrous.data import FORMATS, AnyDataConfig
 from atrous.data.transforms import AugmentConfig
 from atrous.inference import InferenceConfig
-from atrous.losses import LossConfig
-from atrous.models import MODELS, AnyModelConfig
+from atrous.models import MODELS, AnyModelConfig, ModelConfig, task_of
 from atrous.optim import OptimConfig
 from atrous.settings import Settings
+from atrous.tasks import TASKS
 
 RECIPES = Path(__file__).parent / "recipes"
 Tree = dict[str, Any]  # a configuration before it is checked
@@ -55,10 +65,31 @@ class Config(Settings):
     model: AnyModelConfig
     data: AnyDataConfig
     augment: AugmentConfig = AugmentConfig()
-    loss: LossConfig = LossConfig()
+    loss: SerializeAsAny[Settings] = Field(default_factory=Settings, validate_default=True)  # of the model's task
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     evaluate: InferenceConfig = InferenceConfig()
+    decode: SerializeAsAny[Settings] = Field(default_factory=Settings, validate_default=True)  # of the model's task
+
+    @field_validator("loss", "decode", mode="before")
+    @classmethod
+    def _of_the_task(cls, settings: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - anything may stand in a file
+        return section_of_task(settings, info)
+
+
+def section_of_task(settings: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - anything may stand in a file
+    """A field validator's work: the section as the settings that the model's task has for it."""
+    if "model" not in info.data or not isinstance(settings, dict | Settings):
+        return settings
+    kind = kind_of_section(str(info.field_name), info.data["model"])
+    if isinstance(settings, kind):
+        return settings
+    return kind.model_validate(settings.model_dump() if isinstance(settings, Settings) else settings)
+
+
+def kind_of_section(section: str, model: ModelConfig) -> type[Settings]:
+    task = TASKS[task_of(model)]
+    return {"loss": task.loss, "decode": task.decoding}[section]
 
 
 def load(source: str, overrides: Sequence[str] = ()) -> Config:
@@ -211,6 +242,14 @@ def explain(error: ValidationError, tree: Tree, source: str, overrides: Sequence
     place = "on the command line" if is_given else f"in {source}"
     more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
     return f"{lines[0]} ({place}){more}"
+
+
+def brief(error: ValidationError) -> str:
+    """The first error as `key=value: reason`, for settings that no file or command line names."""
+    first = error.errors()[0]
+    key = ".".join(part for part in map(str, first["loc"]) if part.isidentifier())
+    reason = first.get("ctx", {}).get("error", first["msg"])
+    return f"{key}={_brief(first['input'])}: {reason}"
 
 
 def _innermost(errors: Sequence[Any]) -> list[Any]:

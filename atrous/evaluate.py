@@ -230,7 +230,9 @@ def require_fields(samples: Sequence[Sample], task: Task, config: Config) -> Non
     """Refuse a dataset that lacks the labels which the task needs."""
     missing = missing_fields(samples, task.needs, skip_errors=config.data.on_error == "skip")
     if missing:
-        raise DataError(f"data.format={config.data.format}: its samples have no {', '.join(missing)}, which the model needs")
+        raise DataError(
+            f"data.format={config.data.format}: its samples have no {', '.join(missing)}, which the model needs"
+        )
 
 
 def data_name(config: Config) -> str:

@@ -300,7 +300,7 @@ def _in_one_pass(network: Network, windows: list[Tensor]) -> Iterator[Tensor]:
     """Probabilities [B, C, h, w] of each window, all of one size; only one at a time is held at full size."""
     height, width = image_size(windows[0])
     padded = pad_to_grid(torch.cat(windows), network)
-    for logits in _logits(network, padded).split(len(windows[0])):
+    for logits in torch.split(_logits(network, padded), len(windows[0])):
         yield resize(logits, image_size(padded), network.facts.convention)[..., :height, :width].softmax(1)
 
 

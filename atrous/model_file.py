@@ -16,7 +16,8 @@ from atrous.errors import ModelFileError
 from atrous.files import write_atomically
 from atrous.inference import InferenceConfig
 from atrous.models import AnyModelConfig, Model
-from atrous.models.format_1 import upgraded_experiment, upgraded_model
+from atrous.models.format_1 import upgraded as upgraded_model
+from atrous.models.format_1 import upgraded_experiment
 from atrous.runtimes import RUNTIMES, Runtime
 from atrous.runtimes.pytorch import checksum
 from atrous.settings import Settings
@@ -39,7 +40,7 @@ class Header(Settings):
     @field_validator("decode", mode="before")
     @classmethod
     def _of_the_task(cls, tree: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
-        return configs.section_of_task("decoding", tree, info)
+        return configs.section_of_task(tree, info)
 
     @property
     def num_classes(self) -> int:

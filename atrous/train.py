@@ -139,9 +139,7 @@ def console_of(world: World, console: Console | None) -> Console:
     return console
 
 
-def require_trainable(
-    config: Config, space: LabelSpace, splits: Sequence[Sequence[Sample]], world: World
-) -> None:
+def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequence[Sample]], world: World) -> None:
     """Refuse now what would fail, or silently be wrong, after hours."""
     for samples in splits:
         evaluate.require_fields(samples, TASKS[task_of(config.model)], config)

@@ -16,7 +16,7 @@ from atrous.layers.decoder import Decoder, DecoderConfig, Kind
 from atrous.layers.drop_path import DropPath
 from atrous.layers.resize import Convention, resize, scale_dimension
 from atrous.settings import Settings
-from atrous.types import Color, Facts, Outputs
+from atrous.types import RGB, Facts, Outputs
 
 Size = tuple[PositiveInt, PositiveInt]  # height, width
 
@@ -100,7 +100,7 @@ class Model(nn.Module, ABC):
         self.backbone = build_backbone(config.backbone, config.output_stride)
         self.register_buffer("shift", torch.tensor(self.backbone.mean).view(3, 1, 1))
         self.register_buffer("scale", torch.tensor(self.backbone.std).view(3, 1, 1))
-        self.mean: Color = self.backbone.mean  # what images are padded with: it becomes 0 after normalisation
+        self.mean: RGB = self.backbone.mean  # what images are padded with: it becomes 0 after normalisation
         read_mean(self)
         self.register_load_state_dict_post_hook(read_mean)
 

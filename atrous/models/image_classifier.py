@@ -13,10 +13,7 @@ from atrous.types import Outputs
 
 
 class ImageClassifier(Model):
-    """Logits [B, C, 1, 1], one cell for the whole image: of the mean of c5, or of a wider map made from c5.
-
-    The wider map is MobileNetV2's (arXiv:1801.04381, table 2).
-    """
+    """Logits [B, C] of the mean of c5, or of a wider map made from c5 as MobileNetV2's (arXiv:1801.04381, table 2)."""
 
     task: ClassVar[str] = "classification"
 
@@ -35,4 +32,4 @@ class ImageClassifier(Model):
     def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
         x = self.features(images)["c5"]
         x = x if self.widen is None else self.widen(x)
-        return Outputs(semantic=self.classify(x.mean((2, 3), keepdim=True)))
+        return Outputs(classes=self.classify(x.mean((2, 3), keepdim=True)).flatten(1))

@@ -91,7 +91,7 @@ def page(report: Report, curves: Sequence[Curve], bars: Mapping[str, str]) -> st
             report=report,
             scores=scores(report),
             headline=report.figures.titles[report.figures.headline],
-            curves=[(curve.title, curve.note, Markup(curve.svg)) for curve in curves],  # noqa: S704
+            curves=[(curve.title, curve.note, Markup(curve.svg)) for curve in curves],
             names=names,
             headings=headings(report.figures),
             rows=rows(report, bars),
@@ -144,8 +144,10 @@ def _known(value: float | None) -> float | None:
 def scores(report: Report) -> list[tuple[str, str]]:
     """Titles and values of the headline row: the scores, then the number of images."""
     titles = [(report.figures.titles[name], fraction(value)) for name, value in report.figures.scores.items()]
-    return [*((title[:1].upper() + title[1:] if " " in title else title, value) for title, value in titles),
-            ("Images", count(report.num_images))]
+    return [
+        *((title[:1].upper() + title[1:] if " " in title else title, value) for title, value in titles),
+        ("Images", count(report.num_images)),
+    ]
 
 
 def headings(figures: Figures) -> list[Heading]:
@@ -163,15 +165,13 @@ def rows(report: Report, bars: Mapping[str, str]) -> list[Row]:
     figures = report.figures
     sums = [sum(row[index] or 0 for row in figures.table.rows.values()) for index in range(len(figures.table.columns))]
     unsorted = [
-        Row(Name(name, report.color(name)), _entries(figures, row, sums, Markup(bars[name])))  # noqa: S704
+        Row(Name(name, report.color(name)), _entries(figures, row, sums, Markup(bars[name])))
         for name, row in figures.table.rows.items()
     ]
     return sorted(unsorted, key=lambda row: (row.entries[0].value is None, -(row.entries[0].value or 0.0)))
 
 
-def _entries(
-    figures: Figures, row: Sequence[float | int | None], sums: Sequence[float], bar: Markup
-) -> list[Entry]:
+def _entries(figures: Figures, row: Sequence[float | int | None], sums: Sequence[float], bar: Markup) -> list[Entry]:
     entries: list[Entry] = []
     for index, value in enumerate(row):
         known = _known(value)
@@ -211,7 +211,9 @@ def largest_confusions(confusion: NDArray[Any], names: Sequence[Name]) -> list[C
     order = np.argsort(-wrong, axis=None, kind="stable")[:NUM_CONFUSIONS]
     pairs = [(int(index) // len(wrong), int(index) % len(wrong)) for index in order]
     return [
-        Confusion(names[truth], names[other], int(wrong[truth, other]) / int(confusion[truth].sum()), int(wrong[truth, other]))
+        Confusion(
+            names[truth], names[other], int(wrong[truth, other]) / int(confusion[truth].sum()), int(wrong[truth, other])
+        )
         for truth, other in pairs
         if wrong[truth, other] > 0
     ]

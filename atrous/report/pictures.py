@@ -16,7 +16,7 @@ QUALITY = 88
 
 
 class ImageScore(NamedTuple):
-    index: int  # of the sample
+    sample: int  # its index
     score: float  # the headline, of this image alone
 
 
@@ -51,7 +51,7 @@ def galleries(model: Segmenter, samples: Sequence[Sample], images: Sequence[Imag
 
 
 def _picture(model: Segmenter, samples: Sequence[Sample], image: ImageScore) -> Picture:
-    sample = samples[image.index]
+    sample = samples[image.sample]
     labels = model.decode(sample.image)
     return Picture(sample.name, image.score, model.task.panels(sample, labels, model.label_space))
 

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,14 +23,13 @@ SHOWN = 3  # names in an error
 class Prepared(NamedTuple):
     """A network for prediction; the model that it was made from stays as it is."""
 
-    module: torch.nn.Module
+    module: Callable[..., Outputs]
     facts: Facts
     precision: Precision
 
     def __call__(self, images: Tensor, scale: float = 1.0) -> Outputs:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            outputs: Outputs = self.module(images, scale)
-        return outputs
+            return self.module(images, scale)
 
 
 def prepare(
@@ -57,16 +56,20 @@ def shared_copy(model: Model) -> Model:
 
 def read_metadata(path: Path) -> Mapping[str, str]:
     with _opened(path) as file:
-        return file.metadata() or {}
+        metadata: Mapping[str, str] = file.metadata() or {}  # type: ignore[no-untyped-call]
+        return metadata
 
 
 def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.device) -> Model:
     """The model in evaluation mode on `device`. Raises ModelFileError where the weights are not those of `config`."""
     with _opened(path) as file:
-        stored = (file.metadata() or {}).get("checksum")
+        stored = (file.metadata() or {}).get("checksum")  # type: ignore[no-untyped-call]
         # Tensors read from a file lie where the file has them, and kernels round differently on memory that isn't
         # aligned: without a copy the length of the header would change the last bits of a prediction.
-        weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        weights: dict[str, Tensor] = {
+            name: file.get_tensor(name).clone()  # type: ignore[no-untyped-call]
+            for name in file.keys()  # type: ignore[no-untyped-call]  # noqa: SIM118
+        }
     if stored is not None and checksum(weights) != stored:
         raise ModelFileError(f"{path}: its weights do not match their checksum: the file is damaged")
     with torch.device("meta"):
@@ -92,7 +95,7 @@ def checksum(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

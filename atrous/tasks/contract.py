@@ -90,9 +90,7 @@ class Figures(NamedTuple):
         """Plain values, for JSON."""
         return {
             "scores": dict(self.scores),
-            "classes": {
-                name: dict(zip(self.table.columns, row, strict=True)) for name, row in self.table.rows.items()
-            },
+            "classes": {name: dict(zip(self.table.columns, row, strict=True)) for name, row in self.table.rows.items()},
             **({} if self.confusion is None else {"confusion": self.confusion.tolist()}),
         }
 
