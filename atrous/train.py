@@ -74,7 +74,7 @@ def train(
         else (reuse.reuse(model, settings.init, settings.reuse))
     )
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = optim.build(model, config.optim)
+    optimizer = optim.build(model, config.optim, model.logit_modules)
     averaged = copy.deepcopy(model) if settings.ema else None
     kept = Segmenter(averaged or model, label_space, config.evaluate, config)  # what is measured and saved
 
@@ -135,7 +135,7 @@ def train(
                             labels,
                             config.loss,
                             ignore=label_space.ignore,
-                            weights=weights,
+                            class_weights=weights,
                             top_k=top_k,
                             normalizer=pixels,
                             align_corners=model.align_corners,
