@@ -25,7 +25,7 @@ from atrous.data import FORMATS, AnyDataConfig
 from atrous.data.transforms import AugmentConfig
 from atrous.errors import ConfigError
 from atrous.inference import InferenceConfig
-from atrous.models import MODELS, AnyModelConfig, ModelConfig, format_1, task_of
+from atrous.models import MODELS, AnyModelConfig, format_1, task_of
 from atrous.optim import OptimConfig
 from atrous.settings import Settings
 from atrous.tasks import TASKS
@@ -85,15 +85,15 @@ def section_of_task(settings: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
     """A field validator's work: the section as the settings that the model's task has for it."""
     if "model" not in info.data or not isinstance(settings, dict | Settings):
         return settings
-    kind = kind_of_section(str(info.field_name), info.data["model"])
+    kind = kinds_of_task(task_of(info.data["model"]))[str(info.field_name)]
     if isinstance(settings, kind):
         return settings
     return kind.model_validate(settings.model_dump() if isinstance(settings, Settings) else settings)
 
 
-def kind_of_section(section: str, model: ModelConfig) -> type[Settings]:
-    task = TASKS[task_of(model)]
-    return {"loss": task.loss, "decode": task.decoding}[section]
+def kinds_of_task(name: str) -> dict[str, type[Settings]]:
+    """The sections whose settings follow from the model's task."""
+    return {"loss": TASKS[name].loss, "decode": TASKS[name].decoding}
 
 
 def load(source: str, overrides: Sequence[str] = ()) -> Config:
@@ -237,6 +237,9 @@ def to_yaml(config: BaseModel) -> str:
 def schema() -> Tree:
     """The JSON schema by which an editor completes and checks a recipe."""
     tree = Config.model_json_schema()
+    for section in ("loss", "decode"):
+        kinds = [kinds_of_task(name)[section].model_json_schema() for name in TASKS]
+        tree["properties"][section] = {"anyOf": kinds}
     tree["properties"]["base"] = {"type": "string", "description": "the recipe that this one derives from"}
     tree["required"] = []
     return tree
@@ -387,9 +390,17 @@ def _without_kind(path: list[str]) -> list[str]:
 def known_keys(tree: Tree) -> list[str]:
     """Each `section.field` that this tree, with its kinds of sections, may have."""
     keys = list(Config.model_fields)
-    for section, field in Config.model_fields.items():
+    for section, field in {**Config.model_fields, **_fields_of_task(tree)}.items():
         keys += _keys_within(section, field, tree.get(section))
     return keys
+
+
+def _fields_of_task(tree: Tree) -> dict[str, FieldInfo]:
+    model = tree.get("model")
+    name = str(model.get("name")) if isinstance(model, dict) else ""
+    if name not in MODELS:
+        return {}
+    return {section: FieldInfo(annotation=kind) for section, kind in kinds_of_task(MODELS[name].task).items()}
 
 
 def _keys_within(section: str, field: FieldInfo, part: Any) -> Iterator[str]:  # noqa: ANN401 - as YAML has it

@@ -208,8 +208,7 @@ def settings(model: Segmenter, overrides: Sequence[str], source: str) -> Config:
         return configs.override(model.training, overrides, source)
     if "data" not in tree:
         raise ConfigError(f"{source}: the file names no dataset; add data.format=... data.root=...")
-    header, space = model.header, model.label_space
-    colors = zip(space.names, space.palette().tolist(), strict=False)  # a palette has 256
+    header = model.header
     below = {"model": configs.to_tree(header.model), "evaluate": configs.to_tree(header.inference)}
     return configs.check(configs.merge(below, tree), source=source, overrides=overrides)
 
@@ -231,7 +230,7 @@ def require_fields(samples: Sequence[Sample], task: Task, config: Config) -> Non
     missing = missing_fields(samples, task.needs, skip_errors=config.data.on_error == "skip")
     if missing:
         raise DataError(
-            f"data.format={config.data.format}: its samples have no {', '.join(missing)}, which the model needs"
+            f"data.format={config.data.format}: its samples lack {', '.join(missing)}, which the model needs"
         )
 
 

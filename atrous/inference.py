@@ -305,7 +305,7 @@ def _in_one_pass(network: Network, windows: list[Tensor]) -> Iterator[Tensor]:
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
-    """Where windows begin along a side. The last one ends with the side; one that is longer than the side starts at 0."""
+    """Where windows begin along a side. The last one ends with it; one that is longer than the side begins at 0."""
     step = max(1, math.ceil(window * (1 - overlap) - 1e-6))  # 465 * (1 - 1 / 3) is 310.00000000000006
     count = max(0, math.ceil((length - window) / step)) + 1
     return [max(0, min(index * step, length - window)) for index in range(count)]

@@ -34,8 +34,8 @@ class Header(Settings):
     inference: InferenceConfig = InferenceConfig()  # the protocol of a prediction
     decode: SerializeAsAny[Settings] = Field(default_factory=Settings, validate_default=True)  # of the model's task
     training: Config | None = None  # the experiment that the weights come from
-    results: dict[str, Any] = {}  # figures, with the protocol that they were measured with
-    origin: dict[str, Any] = {}  # of converted weights: the source, its options, what was assumed
+    results: dict[str, Any] = Field({})  # figures, with the protocol that they were measured with
+    origin: dict[str, Any] = Field({})  # of converted weights: the source, its options, what was assumed
 
     @field_validator("decode", mode="before")
     @classmethod
@@ -75,7 +75,7 @@ def load(path: Path, device: torch.device) -> tuple[Network, Header]:
 
 
 def runtime_of(path: Path) -> Runtime:
-    """The row of RUNTIMES that opens files of this suffix; PyTorch where no row has it, which then says what is wrong."""
+    """The row of RUNTIMES for this suffix. PyTorch opens all others, and says what is wrong with them."""
     rows = [row for row in RUNTIMES.values() if path.name.endswith(row.suffix)]
     return rows[0] if rows else RUNTIMES["pytorch"]
 

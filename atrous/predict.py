@@ -86,7 +86,7 @@ def inference_settings(inference: InferenceConfig, overrides: Sequence[str], sou
 
 
 def find_images(sources: Sequence[str], out: Path) -> Iterator[Job]:
-    """Files, folders (searched recursively) and patterns as jobs with different names, without earlier results in `out`.
+    """Files, folders (searched recursively) and patterns as jobs of different names, without results in `out`.
 
     Raises FileNotFoundError for a source without an image.
     """

@@ -54,7 +54,7 @@ class Prediction:
         return PILImage.fromarray(self.task.paint(self.image, self.labels, self.label_space, alpha))
 
     def save(self, path: str | Path) -> None:
-        """Write the labels in the task's own form, such as a PNG whose values are classes and whose palette is theirs."""
+        """Write the labels in the task's own form: for classes of pixels, a PNG whose palette has their colours."""
         result = next(iter(self.task.results.values()))
         write_atomically(Path(path), result.encode(self.labels, self.label_space))
 

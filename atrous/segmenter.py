@@ -28,6 +28,7 @@ from atrous.tasks import TASKS, Task
 from atrous.tasks.contract import Labels
 from atrous.types import Image, Network
 
+CPU = torch.device("cpu")
 ImageLike = str | Path | NDArray[np.uint8] | PILImage.Image
 
 
@@ -35,7 +36,7 @@ ImageLike = str | Path | NDArray[np.uint8] | PILImage.Image
 class Segmenter:
     network: Network
     header: Header
-    device: torch.device = torch.device("cpu")  # that images are sent to
+    device: torch.device = CPU  # that images are sent to
 
     @property
     def model(self) -> Model:
@@ -156,7 +157,7 @@ def create(
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Segmenter:
-    """Read a model file. Raises FileNotFoundError, or ModelFileError with its path where it is not a model of Atrous."""
+    """Read a model file. Raises FileNotFoundError, or ModelFileError where it is not a model of Atrous."""
     network, header = model_file.load(Path(path), torch.device(device))
     return Segmenter(network, header, torch.device(device)).with_inference(header.inference)
 

@@ -160,7 +160,7 @@ def build(config: Config, space: LabelSpace, world: World, *, is_new: bool) -> t
     model = models.build(config.model, space.num_classes).to(world.device)
     reused = reuse.reuse(model, settings.init, settings.reuse) if settings.init is not None and is_new else None
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = optim.build(model, config.optim)
+    optimizer = optim.build(model, config.optim, model.logit_modules)
     averaged = copy.deepcopy(model) if settings.ema else None
     return Learner(model, averaged, optimizer, spread(model, config, world)), reused
 

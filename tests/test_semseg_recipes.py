@@ -54,7 +54,7 @@ def test_heads_learn_ten_times_as_fast_and_everything_decays(name: str) -> None:
     config = recipe(name)
     with torch.device("meta"):
         model = models.build(config.model, CLASSES[name.split("/")[0]])
-    groups = optim.parameter_groups(model, config.optim)
+    groups = optim.parameter_groups(model, config.optim, model.logit_modules)
     assert [(group["lr"], group["weight_decay"]) for group in groups] == [(0.01, 1e-4), (pytest.approx(0.1), 1e-4)]
     backbone = sum(parameter.numel() for parameter in model.backbone.parameters())
     assert sum(parameter.numel() for parameter in groups[0]["params"]) == backbone  # type: ignore[attr-defined]

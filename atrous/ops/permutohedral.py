@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from atrous.errors import ConfigError
+
 
 class Product(NamedTuple):
     """A sparse matrix, row after row."""
@@ -119,7 +121,9 @@ def _number(simplices: Simplices) -> tuple[Tensor, Tensor]:
     least = origins.amin(0)
     extents = ((origins.amax(0) - least + 4) / size).ceil() * size  # room for corners and their neighbours
     if not size * math.prod(extents.tolist()) < 2**62:
-        raise ValueError("features are not finite, or spread over too many standard deviations: take larger deviations")
+        raise ConfigError(
+            "features are not finite, or spread over too many standard deviations: take larger deviations"
+        )
     strides = torch.cat([torch.ones(1), extents]).long().cumprod(0)
     strides[-1] = 0  # the last coordinate follows from the others
     steps = strides.sum() - size * strides

@@ -11,7 +11,7 @@ from atrous.types import Network
 
 
 class Runtime(NamedTuple):
-    """A row of RUNTIMES. Both functions raise ModelFileError, with the path, for a damaged file or one of another kind."""
+    """A row of RUNTIMES. Both functions raise ModelFileError, with the path, for a file that is damaged or foreign."""
 
     suffix: str  # of the files that it opens
     read_metadata: Callable[[Path], Mapping[str, str]]  # what `model_file.Header` is stored as

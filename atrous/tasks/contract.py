@@ -1,4 +1,4 @@
-"""What a task is: what is learnt, how a network's outputs become labels, how these are measured, and shown to people."""
+"""What a task is: what is learnt, how outputs become labels, how labels are measured and shown to people."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -22,7 +22,7 @@ class Objective(Protocol):
         """What the loss compares outputs with, on the batch's device."""
 
     def counts(self, targets: Targets, step: int) -> Tensor | None:
-        """How many items (pixels, things) each mean of one pass is over, [K] float64; None: each pass has its own means.
+        """How many items (pixels, things) the means of one pass are over, [K] float64; None: passes have their own means.
 
         Counts are summed over the passes and processes of an update before any loss is computed, so that every item of
         an update weighs the same.

@@ -53,7 +53,7 @@ class SemanticObjective(NamedTuple):
             targets["semantic"],
             self.config,
             ignore=self.ignore,
-            weights=self.weights,
+            class_weights=self.weights,
             top_k=hard_pixel_share(self.config, step),
             normalizer=None if counts is None else counts[0].clamp_min(1).float(),
             align_corners=self.align_corners,
