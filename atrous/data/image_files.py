@@ -121,10 +121,7 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         return image
     if isinstance(image.info.get("transparency"), bytes):  # of a palette: Pillow warns about the direct way
         image = image.convert("RGBA")
-    try:
-        return image.convert("RGB")
-    except ValueError as error:
-        raise DataError(f"{error}; save it as RGB") from error
+    return image.convert("RGB")
 
 
 def _require_codes(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -14,20 +14,18 @@ class LabelSpace(Settings):
     names: tuple[str, ...]
     colors: tuple[Color, ...] = ()  # empty: the PASCAL VOC colours
     things: tuple[int, ...] = ()  # classes whose objects are told apart; all others are stuff
-    ignore: int = 255  # may be a class, as ADE20K's "other": the network then has a logit that is never asked for
+    ignore: int = 255  # may be a class, as ADE20K's "other": the network then has a logit that is never trained
     panoptic_divisor: int = 1000  # panoptic id = class * divisor + number of the thing in its class
-    raw_ids: tuple[tuple[int, int], ...] = ()  # (value in the label files, class); empty: they are the classes
+    raw_ids: tuple[tuple[int, int], ...] = ()  # (value in the label files, class); empty: values are classes
 
     @model_validator(mode="after")
-    def _is_sound(self) -> "LabelSpace":
+    def _is_valid(self) -> "LabelSpace":
         if len(self.names) < 2:
-            raise ValueError(
-                f"one class only ({', '.join(self.names) or 'no name at all'}): a model must choose between at least "
-                "two; name the background as a class of its own"
-            )
+            number = f"one ({self.names[0]})" if self.names else "none"
+            raise ValueError(f"expected at least two classes, got {number}; name the background as well")
         repeated = sorted({name for name in self.names if self.names.count(name) > 1})
         if repeated:
-            raise ValueError(f"class names must differ, but {', '.join(repeated)} comes twice")
+            raise ValueError(f"class names must differ, but {', '.join(repeated)} is repeated")
         if self.colors and len(self.colors) != len(self.names):
             raise ValueError(f"{len(self.names)} class names but {len(self.colors)} colors")
         return self
@@ -44,7 +42,7 @@ class LabelSpace(Settings):
         return palette
 
 
-def voc_colors(count: int) -> NDArray[np.uint8]:
+def voc_colors(count: int) -> NDArray[np.uint8]:  # [count, 3]
     """PASCAL VOC's colours: the bits of the index, dealt to R, G, B from the highest bit down."""
     index = np.arange(count)
     bits = [(index[:, None] >> (3 * position + np.arange(3)) & 1) << (7 - position) for position in range(8)]
@@ -52,5 +50,5 @@ def voc_colors(count: int) -> NDArray[np.uint8]:
 
 
 def numbered_names(count: int) -> tuple[str, ...]:
-    """What classes are called of which nothing but the number is known."""
+    """Names for classes of which only the number is known."""
     return tuple(f"class_{index}" for index in range(count))

@@ -35,7 +35,7 @@ def images_by_stem(folder: Path, what: str) -> dict[str, Path]:
     files = {os.path.splitext(name)[0]: folder / name for name in names}  # noqa: PTH122 (a Path for each name is slow)
     if len(files) < len(names):
         repeated = [name for name in names if name not in {path.name for path in files.values()}]
-        _refuse(repeated, f"files in {folder} differ from another file only in their suffix")
+        _refuse(repeated, f"files in {folder} that differ from another file only in their suffix")
     return files
 
 
@@ -62,10 +62,10 @@ def pair_by_name(
 ) -> list[Pair]:
     """Images and labels with the same name. Raises DataError if one lacks the other."""
     _refuse(
-        [name for name in images if name not in labels], f"images in {image_folder} have no label in {label_folder}"
+        [name for name in images if name not in labels], f"images in {image_folder} without a label in {label_folder}"
     )
     _refuse(
-        [name for name in labels if name not in images], f"labels in {label_folder} have no image in {image_folder}"
+        [name for name in labels if name not in images], f"labels in {label_folder} without an image in {image_folder}"
     )
     return [Pair(name, path, labels[name]) for name, path in images.items()]
 
@@ -73,9 +73,9 @@ def pair_by_name(
 def pair_listed(names: Sequence[str], images: Path, labels: Path, source: Path) -> list[Pair]:
     """The images and labels whose names the file `source` lists, in its order. Raises DataError with missing ones."""
     image_files, label_files = images_by_stem(images, "images"), labels_by_stem(labels, "labels")
-    _refuse([name for name, count in Counter(names).items() if count > 1], f"names in {source} occur twice")
-    _refuse([name for name in names if name not in image_files], f"names in {source} have no image in {images}")
-    _refuse([name for name in names if name not in label_files], f"names in {source} have no label in {labels}")
+    _refuse([name for name, count in Counter(names).items() if count > 1], f"names in {source} that are repeated")
+    _refuse([name for name in names if name not in image_files], f"names in {source} without an image in {images}")
+    _refuse([name for name in names if name not in label_files], f"names in {source} without a label in {labels}")
     if not names:
         raise DataError(f"{source} lists no image")
     return [Pair(name, image_files[name], label_files[name]) for name in names]
@@ -83,4 +83,4 @@ def pair_listed(names: Sequence[str], images: Path, labels: Path, source: Path) 
 
 def _refuse(names: Collection[str], complaint: str) -> None:
     if names:
-        raise DataError(f"{len(names)} {complaint}: {listing(names)}")
+        raise DataError(f"{complaint} ({len(names)}): {listing(names)}")

@@ -1,4 +1,4 @@
-"""ADE20K: 150 classes, or 151 as TensorFlow DeepLab counts them, on real and drawn files."""
+"""ADE20K: 150 classes, or 151 as TensorFlow DeepLab counts them, on real and synthetic files."""
 
 from pathlib import Path
 
@@ -13,58 +13,44 @@ from atrous.data.ade20k import ADE20K, WITH_OTHER, Config
 from atrous.metrics import confusion
 from atrous.ops import upsample_cross_entropy
 from tests.conftest import SHARED
+from tests.data.conftest import complaint, first_rows, names, semantic, write_ade20k
 
 REAL = SHARED / "data" / "ade20k_samples"
 
 
-def draw(root: Path, name: str = "ADE_train_00000001", split: str = "training") -> Config:
-    """An image of one row, the label of which holds every value from 0 to 150."""
-    for folder, kind in (("images", "jpg"), ("annotations", "png")):
-        (root / folder / split).mkdir(parents=True, exist_ok=True)
-        values = np.arange(151, dtype=np.uint8)[None]
-        PIL.Image.fromarray(values).save(root / folder / split / f"{name}.{kind}")
-    return Config(root=root)
-
-
-def labels(config: Config) -> list[int]:
-    (sample,) = atrous.data.samples(config, config.train)
-    found: list[int] = np.asarray(sample.semantic)[0].tolist()
-    return found
-
-
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no ADE20K in {REAL}")
-def test_real_images_show_what_their_names_say(tmp_path: Path) -> None:
+def test_real_images_show_the_classes_of_their_labels(tmp_path: Path) -> None:
     """The samples beside the repository lie in one folder; the benchmark has one for each split."""
     for folder in ("images", "annotations"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "validation").symlink_to(REAL / folder)
     first, *others = atrous.data.samples(Config(root=tmp_path), "validation")
     assert (first.name, first.image.shape, len(others)) == ("ADE_val_00000001", (512, 683, 3), 2)
-    semantic = np.asarray(first.semantic)
-    shown = {ADE20K.names[index] for index in np.unique(semantic) if index != 255}
+    labels = semantic(first)
+    shown = {ADE20K.names[index] for index in np.unique(labels) if index != 255}
     assert shown == {"wall", "building", "sky", "tree", "road", "grass", "plant"}
-    sky, grass = (np.argwhere(semantic == ADE20K.names.index(name))[:, 0].mean() for name in ("sky", "grass"))
+    sky, grass = (np.argwhere(labels == ADE20K.names.index(name))[:, 0].mean() for name in ("sky", "grass"))
     assert sky < grass  # the sky is above
 
 
-def test_values_are_classes_plus_one(tmp_path: Path) -> None:
-    assert labels(draw(tmp_path)) == [255, *range(150)]
+def test_label_values_are_classes_plus_one(tmp_path: Path) -> None:
+    assert first_rows(write_ade20k(tmp_path)) == [[255, *range(150)]]
 
 
-def test_with_the_class_other_values_are_classes(tmp_path: Path) -> None:
-    config = draw(tmp_path).model_copy(update={"other_class": True})
-    assert labels(config) == [255, *range(1, 151)]
+def test_with_the_class_other_label_values_are_classes(tmp_path: Path) -> None:
+    config = write_ade20k(tmp_path).model_copy(update={"other_class": True})
+    assert first_rows(config) == [[255, *range(1, 151)]]
     assert ade20k.label_space(config).names[:3] == ("other", "wall", "building")
 
 
-def test_names_and_colors_are_the_benchmarks() -> None:
+def test_names_and_colors_are_those_of_the_benchmark() -> None:
     assert (ADE20K.num_classes, WITH_OTHER.num_classes) == (150, 151)
     assert [ADE20K.names[index] for index in (0, 2, 20, 149)] == ["wall", "sky", "car", "flag"]
     assert ADE20K.colors == WITH_OTHER.colors[1:]
     assert dict(zip(ADE20K.names, ADE20K.colors, strict=True))["sky"] == (6, 230, 230)
 
 
-def test_other_costs_nothing_and_counts_only_where_it_is_predicted() -> None:
+def test_the_class_other_costs_nothing_and_counts_only_where_it_is_predicted() -> None:
     truth = torch.tensor([[[255, 1, 1, 1]]])
     logits = torch.zeros(1, 151, 1, 4)
     logits[0, 1, 0, 2:] = 9
@@ -77,37 +63,38 @@ def test_other_costs_nothing_and_counts_only_where_it_is_predicted() -> None:
 
 
 def test_the_splits_are_training_and_validation(tmp_path: Path) -> None:
-    draw(tmp_path)
-    config = draw(tmp_path, "ADE_val_00000001", "validation")
-    found = [[sample.name for sample in atrous.data.samples(config, split)] for split in (config.train, config.val)]
-    assert found == [["ADE_train_00000001"], ["ADE_val_00000001"]]
-    with pytest.raises(ValueError, match=r"no split 'val': .*; splits found: training, validation"):
-        atrous.data.samples(config, "val")
+    write_ade20k(tmp_path)
+    config = write_ade20k(tmp_path, "ADE_val_00000001", "validation")
+    assert [names(config, split) for split in (config.train, config.val)] == [
+        ["ADE_train_00000001"],
+        ["ADE_val_00000001"],
+    ]
+    expected = f"no split 'val': {tmp_path}/images/val does not exist; splits: training, validation"
+    assert complaint(config, "val") == expected
 
 
-def test_images_and_labels_without_each_other(tmp_path: Path) -> None:
-    config = draw(tmp_path)
+def test_an_image_without_a_label_is_refused(tmp_path: Path) -> None:
+    config = write_ade20k(tmp_path)
     (tmp_path / "annotations/training/ADE_train_00000001.png").rename(tmp_path / "annotations/training/b.png")
-    with pytest.raises(
-        ValueError, match=r"1 of the images in .*/images/training have no label in .*: ADE_train_00000001"
-    ):
-        atrous.data.samples(config, "training")
+    expected = (
+        f"images in {tmp_path}/images/training without a label in {tmp_path}/annotations/training (1): ADE_train_"
+    )
+    assert complaint(config).startswith(expected)
 
 
-def test_a_root_that_is_something_else(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=f"images: no such folder: {tmp_path / 'images'}"):
-        atrous.data.samples(Config(root=tmp_path), "training")
+def test_a_root_without_images_is_refused(tmp_path: Path) -> None:
+    text = complaint(Config(root=tmp_path), error=FileNotFoundError)
+    assert text == f"images: no such folder: {tmp_path / 'images'}"
 
 
-def test_some_classes_alone(tmp_path: Path) -> None:
-    config = draw(tmp_path).model_copy(update={"names": {13: "person", 1: "wall"}})
-    assert labels(config) == [255, 0, *[255] * 11, 1, *[255] * 137]
+def test_classes_can_be_chosen(tmp_path: Path) -> None:
+    config = write_ade20k(tmp_path).model_copy(update={"names": {13: "person", 1: "wall"}})
+    assert first_rows(config) == [[255, 0, *[255] * 11, 1, *[255] * 137]]
     assert ade20k.label_space(config).colors == ((120, 120, 120), (150, 5, 61))
 
 
-def test_a_value_that_is_none_is_refused(tmp_path: Path) -> None:
-    config = draw(tmp_path)
+def test_a_value_that_is_not_a_class_is_refused(tmp_path: Path) -> None:
+    config = write_ade20k(tmp_path)
     path = tmp_path / "annotations/training/ADE_train_00000001.png"
     PIL.Image.fromarray(np.full((1, 151), 151, np.uint8)).save(path)
-    with pytest.raises(ValueError, match=f"{path}: .*151"):
-        list(atrous.data.samples(config, "training"))
+    assert complaint(config).startswith(f"{path}: value 151 (151 pixels): the 150 classes are 1, 2, 3, ")
