@@ -177,7 +177,7 @@ def convert(
         ),
     ] = None,
 ) -> None:
-    """Convert a model of another program: TensorFlow DeepLab (without TensorFlow), semseg, torchvision, mmsegmentation."""
+    """Convert a model of TensorFlow DeepLab (without TensorFlow), semseg, torchvision or mmsegmentation."""
     from atrous.convert import run
     from atrous.predict import find_images
 

@@ -1,6 +1,6 @@
 """A network with its header: what users load, create, predict with and save."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -91,7 +91,7 @@ class Segmenter:
 
         Raises ConfigError where another output stride would need other weights.
         """
-        config = at_output_stride(self.model.config, output_stride)
+        config = model_config(self.model.config.at_output_stride(output_stride), "with_output_stride")
         with torch.device("meta"):
             model = models.build(config, self.model.num_classes)
         _require_same_network(self.model, model)
@@ -171,22 +171,6 @@ def _require_same_network(own: Model, other: Model) -> None:
         raise ConfigError(
             f"with_output_stride: {network} has other weights at {wanted} than at {trained}; stay at {trained}"
         )
-
-
-def at_output_stride(config: ModelConfig, output_stride: int) -> ModelConfig:
-    """The model at another output stride. Rates that were set are scaled; the others derive from the stride."""
-    tree = config.model_dump()
-    for section in (tree, *(part for part in tree.values() if isinstance(part, dict))):
-        if section.get("rates"):
-            section["rates"] = _scaled(section["rates"], config.output_stride, output_stride)
-    return model_config({**tree, "output_stride": output_stride}, "with_output_stride")
-
-
-def _scaled(rates: Sequence[int], output_stride: int, other: int) -> tuple[int, ...]:
-    scaled = [rate * output_stride / other for rate in rates]
-    if any(rate != int(rate) for rate in scaled):
-        raise ConfigError(f"rates {tuple(rates)} at output stride {output_stride} are not whole numbers at {other}")
-    return tuple(int(rate) for rate in scaled)
 
 
 def model_config(tree: Mapping[str, Any], source: str) -> ModelConfig:

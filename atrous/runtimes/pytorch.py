@@ -33,7 +33,11 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    model: Model, device: str | torch.device, *, precision: Precision = "fp32", compile: bool = False  # noqa: A002
+    model: Model,
+    device: str | torch.device,
+    *,
+    precision: Precision = "fp32",
+    compile: bool = False,  # noqa: A002
 ) -> Prepared:
     """A copy of `model` in evaluation mode on `device`, whose facts are read once.
 

@@ -22,7 +22,7 @@ class Objective(Protocol):
         """What the loss compares outputs with, on the batch's device."""
 
     def counts(self, targets: Targets, step: int) -> Tensor | None:
-        """How many items (pixels, things) the means of one pass are over, [K] float64; None: passes have their own means.
+        """How many items (pixels, things) one pass has its means over, [K] float64; None: passes have their own means.
 
         Counts are summed over the passes and processes of an update before any loss is computed, so that every item of
         an update weighs the same.
