@@ -416,10 +416,9 @@ def validate(
     figures, headline = evaluation.figures, evaluation.figures.headline
     score = figures.scores[headline]
     progress.validated(at.step, figures.titles[headline], score)
-    tree = evaluation.to_tree()
-    run_folder.log(run, {"step": at.step, "scores": tree["scores"], "classes": tree["classes"]})
+    run_folder.log(run, {"step": at.step, "scores": dict(figures.scores), "classes": figures.table.first_column()})
     if score > at.best and run.is_writer:
-        measured.with_header(results={"step": at.step, **tree}).save(run.best)
+        measured.with_header(results={"step": at.step, **evaluation.to_tree()}).save(run.best)
     return at._replace(measured=at.step, best=max(at.best, score))
 
 

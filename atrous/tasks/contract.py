@@ -68,6 +68,9 @@ class Table(NamedTuple):
     rows: Mapping[str, tuple[float | int | None, ...]]  # None: undefined, such as the IoU of an absent class
     totals: tuple[float | int | None, ...] = ()  # a last row: means and sums
 
+    def first_column(self) -> dict[str, float | int | None]:
+        return {name: row[0] for name, row in self.rows.items()}
+
 
 class Figures(NamedTuple):
     """What a metric reports. Terminal, JSON, model file and page all show this one value."""
