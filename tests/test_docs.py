@@ -113,7 +113,7 @@ def follow(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         return
     _, verb, *words = shlex.split(command)
     words, target = (words[: words.index(">")], Path(words[-1])) if ">" in words else (words, None)
-    if verb == "train" and "--resume" not in words:
+    if "--out" in words and "--resume" not in words:
         shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)  # a reader starts afresh
     capsys.readouterr()
     code = cli.run([verb, *words, *QUICK.get(verb, ())])
