@@ -123,6 +123,14 @@ def follow(command: str, capsys: pytest.CaptureFixture[str]) -> None:
         target.write_text(output.out)
 
 
+def test_a_run_leaves_the_files_that_its_page_lists(trained: Path) -> None:
+    table = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").partition("## What a run leaves")[2]
+    names = re.findall(r"^\| `(\S+)` \|", table.partition("\n## ")[0], re.MULTILINE)
+    assert names
+    missing = [name for name in names if not (trained / "runs" / "mine" / name).exists()]
+    assert not missing
+
+
 # ---- checked only
 
 
