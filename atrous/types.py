@@ -16,7 +16,8 @@ from torch import Tensor
 Image: TypeAlias = NDArray[np.uint8]  # [H, W, 3]
 LabelMap: TypeAlias = NDArray[np.integer[Any]]  # [H, W]
 Size: TypeAlias = tuple[int, int]  # height, width
-Color: TypeAlias = tuple[float, float, float]  # RGB in 0..255: whole numbers, unless it is a mean or a deviation
+Color: TypeAlias = tuple[int, int, int]  # RGB
+RGB: TypeAlias = tuple[float, float, float]  # in 0..255: the mean or standard deviation of a network's images
 
 # aligned_corners: the centres of the corner pixels coincide (TensorFlow DeepLab, semseg)
 # half_pixel: the outer edges of the corner pixels coincide (TensorFlow 2, OpenCV)
@@ -62,7 +63,7 @@ class Facts(NamedTuple):
 
     task: str  # a row of TASKS
     num_classes: int
-    mean: Color  # what images are padded with: it becomes 0 after normalisation
+    mean: RGB  # what images are padded with: it becomes 0 after normalisation
     output_stride: int  # images are padded to sides of k * output_stride + 1 where corners are aligned
     logits_stride: int  # image pixels between neighbouring logits
     convention: Convention  # by which its maps are brought to the image's size

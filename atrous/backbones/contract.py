@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from atrous.layers.conv import Activation
 from atrous.settings import Settings
-from atrous.types import Color
+from atrous.types import RGB
 
 # The stride of each feature map on the image, unless the output stride is smaller.
 STRIDES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32, "low_level": 4, "low_level_8": 8, "low_level_16": 16}
@@ -45,8 +45,8 @@ class Backbone(nn.Module, ABC):
     """
 
     Config: ClassVar[type[BackboneConfig]]
-    mean: Color  # what images are normalised with, in 0..255
-    std: Color
+    mean: RGB  # what images are normalised with, in 0..255
+    std: RGB
     channels: dict[str, int]  # by the names that `forward` returns
     strides: dict[str, int]
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from atrous.backbones.contract import Backbone, BackboneConfig, require_grid, strides_at
 from atrous.backbones.rates import AtrousRule, Placement, strides_to_rates
 from atrous.layers.conv import TORCH_NORM, ConvNorm, Norm, Padding
-from atrous.types import Color
+from atrous.types import RGB
 
 STAGES = ("c2", "c3", "c4", "c5")
 TAPS = {"c2": "low_level", "c3": "low_level_8", "c4": "low_level_16"}
@@ -92,8 +92,8 @@ class Program(NamedTuple):
     pool: Padding  # of the max pool behind the stem; never the largest, whatever the size
     tap: Literal["output", "residual"]  # what decoders take of a unit: all of it, or what was added to its shortcut
     norm: Norm
-    mean: Color
-    std: Color
+    mean: RGB
+    std: RGB
 
 
 TORCHVISION = Program(
