@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+
 from atrous.backbones import BACKBONES, BackboneConfig, build_backbone
 from atrous.backbones.nasnet import NASNETS
 from atrous.convert.filling import Shapes, require_shapes, validated
