@@ -16,8 +16,8 @@ from torch import Tensor
 Image: TypeAlias = NDArray[np.uint8]  # [H, W, 3]
 LabelMap: TypeAlias = NDArray[np.integer[Any]]  # [H, W]
 Size: TypeAlias = tuple[int, int]  # height, width
-Color: TypeAlias = tuple[int, int, int]  # RGB in 0..255
-RGB: TypeAlias = tuple[float, float, float]  # in 0..255: a mean or a deviation
+Color: TypeAlias = tuple[int, int, int]  # RGB
+RGB: TypeAlias = tuple[float, float, float]  # in 0..255: the mean or standard deviation of a network's images
 
 # aligned_corners: the centres of the corner pixels coincide (TensorFlow DeepLab, semseg)
 # half_pixel: the outer edges of the corner pixels coincide (TensorFlow 2, OpenCV)

@@ -13,7 +13,7 @@ from atrous.config import nearest
 from atrous.convert.contract import Array
 from atrous.data import ade20k, cityscapes, voc
 from atrous.data.label_space import LabelSpace, numbered_names
-from atrous.models import Model, ModelConfig
+from atrous.models import Model, ModelConfig, format_1
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]  # of variables, as the original orders their axes
@@ -36,6 +36,8 @@ def require_known(options: Mapping[str, Any], known: Collection[str], label: str
 def validated(kind: type[M], settings: Mapping[str, Any], label: str) -> M:
     """Raises ValueError in one line: the first field that is wrong."""
     try:
+        if issubclass(kind, ModelConfig):
+            settings = format_1.upgraded({"name": kind.model_fields["name"].default, **settings})
         return kind.model_validate(dict(settings))
     except ValidationError as error:
         first = error.errors()[0]

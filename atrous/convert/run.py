@@ -189,7 +189,7 @@ def summary(done: Conversion, measured: int) -> str:
     config = done.segmenter.model.config
     parameters = sum(parameter.numel() for parameter in done.segmenter.model.parameters())
     lines = [
-        f"{done.system}: {config.name}, {config.backbone}, output stride {config.output_stride}, "
+        f"{done.system}: {config.name}, {config.backbone.name}, output stride {config.output_stride}, "
         f"{done.segmenter.model.num_classes} classes, {parameters / 1e6:.2f} M parameters",
         f"{done.used} variables used" + (f", {len(done.ignored)} not: {_kinds(done.ignored)}" if done.ignored else ""),
         *(f"taken for granted: {note}" for note in done.notes),

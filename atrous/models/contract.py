@@ -100,9 +100,8 @@ class Model(nn.Module, ABC):
         self.backbone = build_backbone(config.backbone, config.output_stride)
         self.register_buffer("shift", torch.tensor(self.backbone.mean).view(3, 1, 1))
         self.register_buffer("scale", torch.tensor(self.backbone.std).view(3, 1, 1))
-        self.mean: RGB = self.backbone.mean  # what images are padded with: it becomes 0 after normalisation
-        read_mean(self)
-        self.register_load_state_dict_post_hook(read_mean)
+        self.mean = _color(torch.tensor(self.backbone.mean, device="cpu"))  # what images are padded with
+        self.register_load_state_dict_post_hook(read_mean)  # type: ignore[no-untyped-call]
 
     @property
     def align_corners(self) -> bool:
@@ -154,11 +153,15 @@ class Model(nn.Module, ABC):
 
 
 def read_mean(model: nn.Module, _: object = None) -> None:
-    """Take the mean from the weights, once: reading it from a GPU for each image would wait for the GPU."""
+    """Take the mean from the weights, once: to read it for each image would wait for the GPU each time."""
     assert isinstance(model, Model)
     if not model.shift.is_meta:
-        red, green, blue = model.shift.flatten().tolist()
-        model.mean = (red, green, blue)
+        model.mean = _color(model.shift)
+
+
+def _color(values: Tensor) -> RGB:
+    red, green, blue = values.flatten().tolist()
+    return red, green, blue
 
 
 class ImagePyramidModel(Model):

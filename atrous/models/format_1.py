@@ -100,7 +100,7 @@ def _backbone(model: Tree) -> Tree:
 
 
 def _loss(loss: Tree) -> Tree:
-    weights = {name: loss[name] for name in ("auxiliary", "presence") if name in loss}
+    weights: Tree = {name: loss[name] for name in ("auxiliary", "presence") if name in loss}
     weights |= {f"cascade_{index}": weight for index, weight in enumerate(loss.get("cascade", ()))}
     changed = {name: weight for name, weight in weights.items() if weight != HEADS.get(name)}
     others = {field: value for field, value in loss.items() if field not in ("auxiliary", "cascade", "presence")}

@@ -73,17 +73,17 @@ def _inference(flags: Flags, source: Source) -> InferenceConfig:
 
 def _taken_on_trust(config: ModelConfig, flags: Flags, source: Source) -> list[str]:
     """What the weights don't tell and nobody has said."""
-    rates = getattr(config, "rates", ())
+    rates = getattr(getattr(config, "aspp", config), "rates", ())
     are_rates_told = rates == () or flags.atrous_rates or "atrous_rates" in source.hints
-    beta = "; the released beta ResNets want 1,2,4" if config.backbone.endswith("_beta") else ""
+    beta = "; the released beta ResNets want 1,2,4" if config.backbone.name.endswith("_beta") else ""
     notes = {
         f"output_stride={config.output_stride} (the original's default)": flags.output_stride is None
         and "output_stride" not in source.hints,
         f"atrous_rates: {'those of the output stride' if rates is None else rates}": not are_rates_told,
         f"multi_grid=1,1,1 (the original's default{beta})": flags.multi_grid is None
-        and config.backbone.startswith(("resnet", "xception")),
-        f"multi_grid does nothing: {config.backbone} has none": flags.multi_grid is not None
-        and config.multi_grid is None,
+        and config.backbone.name.startswith(("resnet", "xception")),
+        f"multi_grid does nothing: {config.backbone.name} has none": flags.multi_grid is not None
+        and "multi_grid" not in type(config.backbone).model_fields,
         "dense_prediction_cell_json: the released cell": config.name == "dense_prediction_cell"
         and flags.dense_prediction_cell_config is None,
         "image_pooling_crop_size, image_pooling_stride, image_se_uses_qsigmoid: the original's defaults; the released "

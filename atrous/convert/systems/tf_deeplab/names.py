@@ -56,7 +56,7 @@ NORM_LEAVES = {
 
 def variables(model: Model) -> dict[str, str]:
     """The checkpoint's variable for each entry of the state dict that is learnt or counted (not `shift`, `scale`)."""
-    root = ROOTS[model.config.backbone]
+    root = ROOTS[model.config.backbone.name]
     head = root.classifier if model.config.name == "image_classifier" else heads.SCOPES
     return _variables(model, "", _rules((*root.scopes, *head), root.scope))
 

@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import torch
 
-from atrous.backbones import BACKBONES, Options, build_backbone
+from atrous.backbones import BACKBONES, BackboneConfig, build_backbone
 from atrous.backbones.nasnet import NASNETS
 from atrous.convert.filling import Shapes, require_shapes, validated
 from atrous.convert.systems.tf_deeplab import head
 from atrous.convert.systems.tf_deeplab.flags import Flags
 from atrous.convert.systems.tf_deeplab.names import ROOTS
 from atrous.convert.systems.tf_deeplab.weights import backbone_shapes
-from atrous.models import MODELS, ModelConfig
+from atrous.models import MODELS, ModelConfig, format_1
 
 Settings = dict[str, Any]
 
@@ -33,7 +33,7 @@ def model_config(shapes: Shapes, flags: Flags, hints: Mapping[str, Any], label: 
     settings["image_pyramid"] = flags.image_pyramid or (1.0,)
     settings["merge"] = "mean" if flags.merge_method == "avg" else "max"
     settings |= _options(backbone, shapes, flags, output_stride)
-    plan = _planned(backbone, output_stride, _as_options(settings))
+    plan = _planned(_as_config(backbone, settings), output_stride)
     require_shapes(plan.shapes, shapes, label)
     found = head.settings(head.Facts(shapes, flags, hints, scope, plan.channels, output_stride, label))
     return validated(MODELS[found["name"]].Config, {**settings, **found}, label)
@@ -85,7 +85,7 @@ def _is_row(row: str, scope: str, shapes: Shapes) -> bool:
 
 
 def _output_stride(backbone: str, shapes: Shapes, flags: Flags, hints: Mapping[str, Any]) -> int:
-    possible = BACKBONES[backbone].output_strides
+    possible = BACKBONES[backbone].Config(name=backbone).output_strides
     default = 32 if head.classifier_scope(shapes, ROOTS[backbone].scope) else 16
     wanted = flags.output_stride or hints.get("output_stride") or default
     if backbone == "pnasnet" and flags.output_stride is None:  # whose widths tell
@@ -96,18 +96,18 @@ def _output_stride(backbone: str, shapes: Shapes, flags: Flags, hints: Mapping[s
 
 def _options(backbone: str, shapes: Shapes, flags: Flags, output_stride: int) -> Settings:
     """What the backbone is built with beside its output stride."""
-    entry, scope = BACKBONES[backbone], ROOTS[backbone].scope
+    takes, scope = BACKBONES[backbone].Config.model_fields, ROOTS[backbone].scope
     settings: Settings = {"bounded": flags.use_bounded_activation}
-    if entry.num_grid and flags.multi_grid is not None:
+    if "multi_grid" in takes and flags.multi_grid is not None:
         settings["multi_grid"] = flags.multi_grid
-    if "classification_head" in entry.takes:
+    if "classification_head" in takes:
         found = f"{scope}/classification_head_conv/weights" in shapes
         settings["classification_head"] = (
             found if flags.nas_use_classification_head is None else (flags.nas_use_classification_head)
         )
         settings["remove_stride_32"] = flags.nas_remove_os32_stride
         settings["drop_path"] = 1 - flags.drop_path_keep_prob
-    if "depth_multiplier" in entry.takes:
+    if "depth_multiplier" in takes:
         settings |= _width(backbone, shapes, flags, output_stride, settings)
     return settings
 
@@ -126,7 +126,7 @@ def _width(backbone: str, shapes: Shapes, flags: Flags, output_stride: int, sett
 
 def _misfits(backbone: str, output_stride: int, settings: Settings, shapes: Shapes) -> int:
     """How many variables of such a backbone have another shape."""
-    wanted = _planned(backbone, output_stride, _as_options(settings)).shapes
+    wanted = _planned(_as_config(backbone, settings), output_stride).shapes
     return sum(shapes.get(name, shape) != shape for name, shape in wanted.items())
 
 
@@ -139,7 +139,7 @@ def _candidates(backbone: str, shapes: Shapes, flags: Flags) -> Iterator[Setting
         yield from ({"depth_multiplier": count / NASNETS[backbone].filters} for count in counts)
         return
     widths = [flags.depth_multiplier] if flags.depth_multiplier else _near_widths(backbone, shapes)
-    takes_divisor = "divisible_by" in BACKBONES[backbone].takes
+    takes_divisor = "divisible_by" in BACKBONES[backbone].Config.model_fields
     for width in widths:
         for divisor in divisors if takes_divisor else [None]:
             yield {"depth_multiplier": width, "divisible_by": divisor}
@@ -148,7 +148,8 @@ def _candidates(backbone: str, shapes: Shapes, flags: Flags) -> Iterator[Setting
 def _near_widths(backbone: str, shapes: Shapes) -> list[float]:
     """Those whose stem, before its channels are rounded, is as wide as this one: to try all takes a second."""
     stem = f"{ROOTS[backbone].scope}/Conv/weights"
-    whole = _planned(backbone, BACKBONES[backbone].output_strides[0], Options()).shapes[stem][-1]
+    whole_config = BACKBONES[backbone].Config(name=backbone)
+    whole = _planned(whole_config, whole_config.output_strides[0]).shapes[stem][-1]
     found = shapes[stem][-1] if shapes.get(stem) else whole
     return [width for width in WIDTHS if abs(width * whole - found) <= ROUNDED_BY] or list(WIDTHS[:1])
 
@@ -159,14 +160,16 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=256)  # building takes long: a tenth of a second and more
-def _planned(backbone: str, output_stride: int, options: Options) -> Plan:
+def _planned(config: BackboneConfig, output_stride: int) -> Plan:
     with torch.device("meta"):
-        network = build_backbone(backbone, output_stride, options)
-    return Plan(backbone_shapes(network, backbone), network.channels)
+        network = build_backbone(config, output_stride)
+    return Plan(backbone_shapes(network, config.name), network.channels)
 
 
-def _as_options(settings: Settings) -> Options:
-    return Options(**{name: settings[name] for name in Options._fields if settings.get(name) is not None})
+def _as_config(backbone: str, settings: Settings) -> BackboneConfig:
+    used = {name: settings[name] for name in format_1.BACKBONE if settings.get(name) is not None}
+    tree = format_1.upgraded({"backbone": backbone, **used})
+    return BACKBONES[backbone].Config.model_validate(tree["backbone"])
 
 
 def _sample(shapes: Shapes) -> str:
