@@ -7,6 +7,7 @@ import PIL.Image
 import pytest
 
 import atrous.data
+from atrous.config import load
 from atrous.data import list as list_files
 from atrous.data.label_space import voc_colors
 from atrous.errors import DataError
@@ -42,9 +43,24 @@ def test_names_and_colours_are_the_label_space(root: Path) -> None:
     assert (space.ignore, space.raw_ids) == (255, ())
 
 
-def test_lines_may_be_written_so(root: Path, line: str) -> None:
-    write(root / "train.txt", f"{line}\n")
-    assert names(list_files.Config(root=root)) == ["a"]
+def test_a_recipe_for_folders_can_take_a_list() -> None:
+    config = load("folder/deeplab_v3plus", ["data.format=list", "data.root=x", "data.train=list/train.txt"])
+    assert isinstance(config.data, list_files.Config)
+    assert (config.data.train, config.data.val) == ("list/train.txt", "val.txt")
+
+
+def test_lines_may_have_spaces_tabs_and_byte_order_marks(root: Path) -> None:
+    lines = (
+        "images/a.png labels/a.png",
+        "images/a.png\tlabels/a.png\r",
+        "  images/a.png   labels/a.png  ",
+        "images/a.png \t labels/a.png",
+        "\ufeffimages/a.png labels/a.png",
+        "\n\nimages/a.png labels/a.png\n\n",
+    )
+    for line in lines:
+        write(root / "train.txt", f"{line}\n")
+        assert names(list_files.Config(root=root)) == ["a"], line
 
 
 def test_paths_may_contain_spaces_if_a_tab_separates_them(root: Path) -> None:

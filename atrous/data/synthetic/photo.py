@@ -17,7 +17,7 @@ Pixels: TypeAlias = NDArray[np.float32]
 def develop(scene: Scene, kinds: NDArray[np.uint8]) -> NDArray[np.uint8]:  # [H, W] -> [H, W, 3]
     """The photograph of a scene whose classes are `kinds`."""
     rng, light, shape = scene.rng, scene.light, kinds.shape
-    planes = _expose(scene)  # R, G, B, grain
+    planes = expose(scene)  # R, G, B, grain
     colors = planes[:3] * (1 + planes[3] * _texture(rng, shape))
     ground = np.isin(kinds, (ROAD, PAVEMENT))
     colors *= 1 - ground * _shadows(scene)
@@ -27,7 +27,7 @@ def develop(scene: Scene, kinds: NDArray[np.uint8]) -> NDArray[np.uint8]:  # [H,
     return _photograph(rng, colors)
 
 
-def _expose(scene: Scene) -> Pixels:
+def expose(scene: Scene) -> Pixels:
     """Colours behind their haze and, as the last plane, the grain, 0..1, with smooth edges: [4, H, W]."""
     tones = np.array([(*surface.tone, 255 * surface.grain) for surface in scene.surfaces], np.float32)
     veil = np.array([[surface.depth] for surface in scene.surfaces], np.float32) * np.float32(scene.light.haze)
