@@ -17,7 +17,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 
 
 def channel_attention(x: Tensor) -> Tensor:
-    """arXiv:1809.02983, section 3.3, as it is written: the largest product of a row minus each, and the softmax of these."""
+    """arXiv:1809.02983, section 3.3, as written: softmax of the largest product of a row minus each of its products."""
     mean = torch.zeros_like(x)
     for b in range(len(x)):
         for i in range(x.shape[1]):
