@@ -15,7 +15,7 @@ from atrous.convert.run import conversion
 from atrous.data import ade20k, cityscapes, voc
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.segmenter import Segmenter
-from tests.tf_deeplab import Shapes, empty_variables, seeded, variable_lists
+from tests.reference.tf_deeplab import Shapes, empty_variables, seeded, variable_lists
 
 Arrays = dict[str, NDArray[Any]]
 

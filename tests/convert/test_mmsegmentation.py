@@ -13,9 +13,9 @@ from atrous.convert import convert
 from atrous.convert.run import conversion
 from atrous.convert.systems import mmsegmentation, semseg, torchvision
 from atrous.inference import InferenceConfig, predict_probabilities
-from tests import torchvision_letter as letter
-from tests.semseg import golden, seeded_weights
-from tests.torchvision_letter import Arrays, Letter, Shapes
+from tests.reference import torchvision as reference
+from tests.reference.semseg import golden, seeded_weights
+from tests.reference.torchvision import Arrays, Letter, Shapes
 
 STEMS = {"semseg's": (64, 64, 128), "ResNetV1c's": (32, 32, 64), "a single 7x7": ()}
 RENAMED = (  # specs/semseg.md, section 1.7
@@ -76,7 +76,7 @@ def test_semsegs_weights_under_these_names_have_its_logits() -> None:
 @pytest.mark.parametrize("stem", ["ResNetV1c's", "a single 7x7"])
 @torch.no_grad()
 def test_its_own_weights_have_the_logits_of_the_network_by_the_letter(stem: str, aligned: bool) -> None:
-    arrays = letter.random_weights(letter.pspnet("resnet50", STEMS[stem]))
+    arrays = reference.random_weights(reference.pspnet("resnet50", STEMS[stem]))
     size = (41, 65) if aligned else (45, 70)
     options = {"align_corners": "true"} if aligned else {}
     segmenter, pixels = convert(arrays, options=options), image(*size)
@@ -99,7 +99,7 @@ def test_its_own_weights_have_the_logits_of_the_network_by_the_letter(stem: str,
     ],
 )
 def test_names_and_shapes_tell_the_network(backbone: str, stem: str, row: str) -> None:
-    shapes = letter.pspnet(backbone, STEMS[stem], 150)
+    shapes = reference.pspnet(backbone, STEMS[stem], 150)
     told = {"depth": backbone.removeprefix("resnet"), "num_classes": 150, "pool_scales": "1,2,3,6"}
     assert mmsegmentation.recognised(shapes)
     assert not torchvision.recognised(shapes)
@@ -118,7 +118,7 @@ def without(shapes: Shapes, prefix: str) -> Shapes:
     return {name: shape for name, shape in shapes.items() if not name.startswith(prefix)}
 
 
-SEMSEGS, V1C = (letter.pspnet("resnet50", STEMS[stem]) for stem in ("semseg's", "ResNetV1c's"))
+SEMSEGS, V1C = (reference.pspnet("resnet50", STEMS[stem]) for stem in ("semseg's", "ResNetV1c's"))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ SEMSEGS, V1C = (letter.pspnet("resnet50", STEMS[stem]) for stem in ("semseg's", 
             r"stem_channels=32: known are stems of 128 \(64, 64, 128\), 64 \(32, 32, 64\) and a single 7x7",
         ),
         (
-            letter.resnet("resnet18", (32, 32, 64), "backbone.") | {"decode_head.conv_seg.weight": (19, 128, 1, 1)},
+            reference.resnet("resnet18", (32, 32, 64), "backbone.") | {"decode_head.conv_seg.weight": (19, 128, 1, 1)},
             {},
             "its units have two convolutions, of which only the first is atrous there, not here",
         ),

@@ -23,7 +23,7 @@ from atrous.models import build
 from atrous.models.deeplab_v3 import DeepLabV3
 from tests.conftest import SHARED, save
 from tests.convert.readers.writers import constant, node, tensor, write_checkpoint
-from tests.tf_deeplab import listing, seeded
+from tests.reference.tf_deeplab import listing, seeded
 
 REAL = SHARED / "goldens" / "tf_deeplab" / "checkpoint"
 HALF = "mobilenetv2_dm05_coco_voc_trainaug"

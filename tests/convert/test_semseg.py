@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from atrous.convert.systems.semseg.recognise import default_mask, mask_crop, model_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,9 +15,8 @@ from atrous.convert import convert
 from atrous.convert.run import conversion, summary
 from atrous.convert.systems import semseg
 from atrous.convert.systems.semseg.options import read_options
-from atrous.convert.systems.semseg.recognise import default_mask, mask_crop, model_config
 from atrous.models import MODELS, Model, ModelConfig, build
-from tests.semseg import CASES, Letter, Shape, empty_weights, golden, listing, seeded_weights
+from tests.reference.semseg import CASES, Letter, Shape, empty_weights, golden, listing, seeded_weights
 
 Options = dict[str, Any]
 UNTOLD = ("psa_type", "compact", "shrink_factor", "mask_h", "mask_w")  # by weights, or not always

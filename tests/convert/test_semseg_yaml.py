@@ -16,7 +16,7 @@ from atrous.convert.systems.semseg.options import read_options
 from atrous.models import build
 from atrous.models.psanet import PSANet
 from atrous.models.pspnet import PSPNet
-from tests.semseg import Arrays, Shape, empty_weights, listing, seeded_weights
+from tests.reference.semseg import Arrays, Shape, empty_weights, listing, seeded_weights
 
 TRAIN = {  # specs/semseg.md, section 2: every key of its twelve files
     "arch": "psp",

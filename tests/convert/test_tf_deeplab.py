@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from atrous.convert.contract import Source
+from atrous.convert.systems.tf_deeplab.recognise import model_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from atrous.convert import convert
-from atrous.convert.contract import Source
 from atrous.convert.run import conversion
 from atrous.convert.systems import tf_deeplab
-from atrous.convert.systems.tf_deeplab.recognise import model_config
 from atrous.inference import InferenceConfig
 from atrous.models import MODELS, Model, ModelConfig, build
-from tests.tf_deeplab import (
+from tests.reference.tf_deeplab import (
     CASES,
     UNTOLD,
     Shapes,

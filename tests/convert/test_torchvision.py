@@ -16,26 +16,26 @@ from atrous.convert.systems import mmsegmentation, semseg, torchvision
 from atrous.convert.systems.torchvision import Options, model_config
 from atrous.inference import InferenceConfig, predict_labels, predict_probabilities
 from atrous.models import Model, ModelConfig, build
-from tests import torchvision_letter as letter
-from tests.torchvision_letter import Arrays, Letter, Shapes
+from tests.reference import torchvision as reference
+from tests.reference.torchvision import Arrays, Letter, Shapes
 
 PUBLISHED = {  # learnt parameters; those of ImageNet's with 1000 classes, the others with 21 and a second head
-    "deeplabv3_resnet50": (letter.deeplab_v3("resnet50"), 42_004_074),
-    "deeplabv3_resnet101": (letter.deeplab_v3("resnet101"), 60_996_202),
-    "fcn_resnet50": (letter.fcn("resnet50"), 35_322_218),
-    "fcn_resnet101": (letter.fcn("resnet101"), 54_314_346),
-    "resnet18": (letter.classifier("resnet18"), 11_689_512),
-    "resnet34": (letter.classifier("resnet34"), 21_797_672),
-    "resnet50": (letter.classifier("resnet50"), 25_557_032),
-    "resnet101": (letter.classifier("resnet101"), 44_549_160),
-    "resnet152": (letter.classifier("resnet152"), 60_192_808),
+    "deeplabv3_resnet50": (reference.deeplab_v3("resnet50"), 42_004_074),
+    "deeplabv3_resnet101": (reference.deeplab_v3("resnet101"), 60_996_202),
+    "fcn_resnet50": (reference.fcn("resnet50"), 35_322_218),
+    "fcn_resnet101": (reference.fcn("resnet101"), 54_314_346),
+    "resnet18": (reference.classifier("resnet18"), 11_689_512),
+    "resnet34": (reference.classifier("resnet34"), 21_797_672),
+    "resnet50": (reference.classifier("resnet50"), 25_557_032),
+    "resnet101": (reference.classifier("resnet101"), 44_549_160),
+    "resnet152": (reference.classifier("resnet152"), 60_192_808),
 }
 SIZE = (45, 70)  # not of the form 8k, nor 8k + 1
 
 
 @cache
 def weights(name: str) -> Arrays:
-    return letter.random_weights(PUBLISHED[name][0])
+    return reference.random_weights(PUBLISHED[name][0])
 
 
 def image(height: int, width: int) -> Tensor:
@@ -113,7 +113,7 @@ def test_published_names_and_sizes(name: str) -> None:
 
 
 def test_without_a_second_head_there_is_none() -> None:
-    for shapes in (letter.fcn("resnet50", 3, auxiliary=False), letter.deeplab_v3("resnet50", 3, auxiliary=False)):
+    for shapes in (reference.fcn("resnet50", 3, auxiliary=False), reference.deeplab_v3("resnet50", 3, auxiliary=False)):
         model = blank(config_of(shapes))
         assert "auxiliary" not in model.logit_modules
         assert model(torch.zeros(2, 3, 16, 24, device="meta")).heads == {}
@@ -133,7 +133,7 @@ def test_what_is_published_of_the_network_is_kept() -> None:
 
 
 def test_a_file_goes_through_and_can_be_loaded_again(tmp_path: Path) -> None:
-    arrays = letter.random_weights(letter.classifier("resnet18", 5))
+    arrays = reference.random_weights(reference.classifier("resnet18", 5))
     state = {name: torch.from_numpy(array) for name, array in arrays.items()}
     torch.save(state, tmp_path / "resnet18-5c106cde.pth")
     torch.save({"model": state, "epoch": 3}, tmp_path / "checkpoint.pth.tar")
@@ -149,29 +149,33 @@ def test_a_file_goes_through_and_can_be_loaded_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shapes", "options", "reason"),
     [
-        (letter.fcn("resnet50"), {"model": "fcn_resnet101"}, "model=fcn_resnet101, but .* model=fcn_resnet50"),
-        (letter.fcn("resnet50"), {"num_classes": 19}, "num_classes=19, but .* num_classes=21"),
-        (letter.fcn("resnet50"), {"num_clases": 19}, "num_clases is no flag .*; did you mean num_classes"),
-        (letter.fcn("resnet50"), {"num_classes": "many"}, "num_classes='many': Input should be a valid integer"),
-        (letter.resnet("resnet50"), {}, "no network of torchvision: it has no fc.weight, but conv1.weight"),
-        (letter.resnet("resnet18", prefix="backbone."), {}, "it has no classifier.4.weight"),
+        (reference.fcn("resnet50"), {"model": "fcn_resnet101"}, "model=fcn_resnet101, but .* model=fcn_resnet50"),
+        (reference.fcn("resnet50"), {"num_classes": 19}, "num_classes=19, but .* num_classes=21"),
+        (reference.fcn("resnet50"), {"num_clases": 19}, "num_clases is no flag .*; did you mean num_classes"),
+        (reference.fcn("resnet50"), {"num_classes": "many"}, "num_classes='many': Input should be a valid integer"),
+        (reference.resnet("resnet50"), {}, "no network of torchvision: it has no fc.weight, but conv1.weight"),
+        (reference.resnet("resnet18", prefix="backbone."), {}, "it has no classifier.4.weight"),
         (
-            {**letter.fcn("resnet50"), "classifier.9.weight": (3,)},
+            {**reference.fcn("resnet50"), "classifier.9.weight": (3,)},
             {},
             "1 variables have no place .*: classifier.9.weight",
         ),
         (
-            {**letter.classifier("resnet50"), "layer1.0.conv1.weight": (128, 64, 1, 1)},  # ResNeXt
+            {**reference.classifier("resnet50"), "layer1.0.conv1.weight": (128, 64, 1, 1)},  # ResNeXt
             {},
             r"layer1.0.conv1.weight is \[128, 64, 1, 1\], not \[64, 64, 1, 1\]",
         ),
         (
-            {name: shape for name, shape in letter.classifier("resnet34").items() if not name.startswith("layer3.5")},
+            {
+                name: shape
+                for name, shape in reference.classifier("resnet34").items()
+                if not name.startswith("layer3.5")
+            },
             {},
             "5 units of two convolutions in layer3, as no ResNet has; known: resnet18",
         ),
         (
-            {name: shape for name, shape in letter.fcn("resnet50").items() if name != "aux_classifier.4.bias"},
+            {name: shape for name, shape in reference.fcn("resnet50").items() if name != "aux_classifier.4.bias"},
             {},
             "1 variables of the model are missing: aux_classifier.4.bias",
         ),

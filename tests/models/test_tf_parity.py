@@ -9,7 +9,7 @@ from atrous.convert import convert
 from atrous.convert.systems.tf_deeplab.names import ROOTS
 from atrous.inference import predict_probabilities
 from tests.conftest import SHARED
-from tests.tf_deeplab import (
+from tests.reference.tf_deeplab import (
     CASES,
     GOLDENS,
     LIST_OF,

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from atrous.convert.arrays import Array
 from atrous.convert.readers.checkpoint import find_prefix, read_checkpoint
-from atrous.convert.readers.contract import Array
 from atrous.convert.readers.crc32c import masked_crc32c
 from tests.conftest import SHARED
 from tests.convert.readers import writers
-from tests.tf_deeplab import seeded
+from tests.reference.tf_deeplab import seeded
 
 TF1 = SHARED / "goldens" / "tf_deeplab" / "checkpoint"
 TF2 = SHARED / "goldens" / "deeplab2" / "checkpoint"

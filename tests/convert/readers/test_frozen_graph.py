@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from atrous.convert.arrays import Array
 from atrous.convert.readers.checkpoint import read_checkpoint
-from atrous.convert.readers.contract import Array
 from atrous.convert.readers.frozen_graph import Graph, read_graph
 from tests.conftest import SHARED
 from tests.convert.readers import writers

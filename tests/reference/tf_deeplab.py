@@ -18,7 +18,7 @@ from torch import Tensor
 from atrous.convert.systems.tf_deeplab.names import variables
 from atrous.models import Model
 
-GOLDENS = Path(__file__).parent / "goldens" / "tf_deeplab"
+GOLDENS = Path(__file__).parents[1] / "goldens" / "tf_deeplab"
 CASES: dict[str, dict[str, Any]] = json.loads((GOLDENS / "models.json").read_text(encoding="utf-8"))
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]

@@ -18,7 +18,7 @@ from atrous.convert.systems.semseg.names import rules
 from atrous.models import Model
 from atrous.ops import Direction, point_wise_attention_loop
 
-GOLDENS = Path(__file__).parent / "goldens" / "semseg"
+GOLDENS = Path(__file__).parents[1] / "goldens" / "semseg"
 CASES = sorted(path.stem.removeprefix("semseg_") for path in GOLDENS.glob("*.npz"))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
 Shape = tuple[int, ...]
