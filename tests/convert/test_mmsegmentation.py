@@ -15,7 +15,7 @@ from atrous.convert.systems import mmsegmentation, semseg, torchvision
 from atrous.inference import InferenceConfig, predict_probabilities
 from tests.reference import torchvision as reference
 from tests.reference.semseg import golden, seeded_weights
-from tests.reference.torchvision import Arrays, Letter, Shapes
+from tests.reference.torchvision import Arrays, ReferenceNetwork, Shapes
 
 STEMS = {"semseg's": (64, 64, 128), "ResNetV1c's": (32, 32, 64), "a single 7x7": ()}
 RENAMED = (  # specs/semseg.md, section 1.7
@@ -80,7 +80,7 @@ def test_its_own_weights_have_the_logits_of_the_network_by_the_letter(stem: str,
     size = (41, 65) if aligned else (45, 70)
     options = {"align_corners": "true"} if aligned else {}
     segmenter, pixels = convert(arrays, options=options), image(*size)
-    expected = Letter(arrays, "resnet50", STEMS[stem], aligned=aligned).pspnet(pixels)
+    expected = ReferenceNetwork(arrays, "resnet50", STEMS[stem], aligned=aligned).pspnet(pixels)
     outputs = segmenter.model(pixels)
     for found, wanted in ((outputs.semantic, expected.main), (outputs.heads["auxiliary"], expected.auxiliary)):
         assert_close(F.interpolate(found, size, mode="bilinear", align_corners=aligned), wanted)

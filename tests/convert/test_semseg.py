@@ -16,7 +16,7 @@ from atrous.convert.run import conversion, summary
 from atrous.convert.systems import semseg
 from atrous.convert.systems.semseg.options import read_options
 from atrous.models import MODELS, Model, ModelConfig, build
-from tests.reference.semseg import CASES, Letter, Shape, empty_weights, golden, listing, seeded_weights
+from tests.reference.semseg import CASES, ReferenceNetwork, Shape, empty_weights, golden, listing, seeded_weights
 
 Options = dict[str, Any]
 UNTOLD = ("psa_type", "compact", "shrink_factor", "mask_h", "mask_w")  # by weights, or not always
@@ -152,7 +152,7 @@ def test_logits_are_those_of_the_network_by_the_letter(case: tuple[str, Options,
     with torch.no_grad():
         found = segmenter.model(image).semantic
     args = {"layers": 50, "shrink_factor": 2, "compact": 0} | args
-    _assert_close(found, Letter(weights, args).logits(image))
+    _assert_close(found, ReferenceNetwork(weights, args).logits(image))
 
 
 # ---- which network

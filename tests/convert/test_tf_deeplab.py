@@ -23,7 +23,7 @@ from atrous.inference import InferenceConfig
 from atrous.models import MODELS, Model, ModelConfig, build
 from tests.reference.tf_deeplab import (
     CASES,
-    UNTOLD,
+    UNDECIDED,
     Shapes,
     checkpoint,
     empty_variables,
@@ -147,7 +147,7 @@ def test_each_variable_of_a_list_is_used(key: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_flags_that_the_weights_tell_change_nothing(case: str) -> None:
     flags, shapes = flags_of(case), variables_of(case)
-    told = {name: flags[name] for name in UNTOLD & flags.keys()}
+    told = {name: flags[name] for name in UNDECIDED & flags.keys()}
     assert _config(shapes, **flags) == _config(shapes, **told)
 
 

@@ -17,7 +17,7 @@ from atrous.convert.systems.torchvision import Options, model_config
 from atrous.inference import InferenceConfig, predict_labels, predict_probabilities
 from atrous.models import Model, ModelConfig, build
 from tests.reference import torchvision as reference
-from tests.reference.torchvision import Arrays, Letter, Shapes
+from tests.reference.torchvision import Arrays, ReferenceNetwork, Shapes
 
 PUBLISHED = {  # learnt parameters; those of ImageNet's with 1000 classes, the others with 21 and a second head
     "deeplabv3_resnet50": (reference.deeplab_v3("resnet50"), 42_004_074),
@@ -77,7 +77,7 @@ def blank(config: ModelConfig) -> Model:
 @torch.no_grad()
 def test_both_heads_have_the_logits_of_the_network_by_the_letter(name: str) -> None:
     pixels, segmenter = image(*SIZE), convert(weights(name))
-    network = Letter(weights(name), name.rpartition("_")[2])
+    network = ReferenceNetwork(weights(name), name.rpartition("_")[2])
     expected = network.fcn(pixels) if name.startswith("fcn") else network.deeplab_v3(pixels)
     outputs = segmenter.model(pixels)
     assert_close(enlarged(outputs.semantic), expected.main)
@@ -98,7 +98,7 @@ def test_imagenet_networks_tell_the_same_classes(name: str) -> None:
         "output_stride": 32,
     }
     pixels = image(64, 97)
-    assert_close(segmenter.model(pixels).semantic[..., 0, 0], Letter(weights(name), name).classes(pixels))
+    assert_close(segmenter.model(pixels).semantic[..., 0, 0], ReferenceNetwork(weights(name), name).classes(pixels))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -137,7 +137,7 @@ def test_a_file_goes_through_and_can_be_loaded_again(tmp_path: Path) -> None:
     state = {name: torch.from_numpy(array) for name, array in arrays.items()}
     torch.save(state, tmp_path / "resnet18-5c106cde.pth")
     torch.save({"model": state, "epoch": 3}, tmp_path / "checkpoint.pth.tar")
-    expected = Letter(arrays, "resnet18").classes(image(33, 47))
+    expected = ReferenceNetwork(arrays, "resnet18").classes(image(33, 47))
     for name in ("resnet18-5c106cde.pth", "checkpoint.pth.tar"):
         with torch.no_grad():
             assert_close(convert(tmp_path / name).model(image(33, 47)).semantic[..., 0, 0], expected)
