@@ -78,7 +78,11 @@ def _tidy(part: Path, path: Path) -> None:
 
 
 def _require_http(url: str) -> None:
-    if not re.match(r"https?://", url, re.IGNORECASE):
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        raise ConfigError(f"{url}: not a valid address: {error}") from None
+    if scheme not in ("http", "https"):
         raise ConfigError(f"{url}: files are fetched from http:// and https:// addresses only")
 
 
