@@ -185,7 +185,7 @@ def write_report(
         path,
         report.Report(
             title=title,
-            subtitle=f"{segmenter.model.config.name}, {segmenter.model.config.backbone}",
+            subtitle=f"{segmenter.model.config.name}, {segmenter.model.config.backbone.name}",
             scores={name: found[name] for name in ("miou", "pixel_accuracy", "mean_accuracy", "images", "absent")},
             classes=_class_scores(found, segmenter.label_space),
             confusion=evaluation.total.numpy(),

@@ -76,7 +76,7 @@ def _require_fit(
 def _advice(what: Reuse, names: Sequence[str]) -> str:
     """The next mode that would leave out all that doesn't fit."""
     if what == "backbone" or any(name.startswith("backbone.") for name in names):
-        return "; the backbones differ: model.backbone, model.depth_multiplier and the like must be those of the file"
+        return "; the backbones differ: model.backbone and its settings must be those of the file"
     return (
         "; train.reuse=all_but_logits or train.reuse=backbone takes less"
         if what == "all"

@@ -13,6 +13,7 @@ import torch
 from atrous import config as configs
 from atrous.config import Config
 from atrous.files import prepare_output, write_atomically
+from atrous.models import format_1
 
 State = dict[str, Any]  # of a training between two steps: tensors and numbers only
 
@@ -92,7 +93,8 @@ def resume(run: RunFolder, config: Config) -> State | None:
 
 def require_same(run: RunFolder, config: Config, what: str) -> None:
     """Refuse another experiment than the folder's; only its data may have moved."""
-    stored = configs.check(configs.read_tree(str(run.config)), source=str(run.config))
+    tree = format_1.upgraded_experiment(configs.read_tree(str(run.config)))
+    stored = configs.check(tree, source=str(run.config))
     for key, there, here in configs.differences(stored, config):
         if key == "data.root":
             continue

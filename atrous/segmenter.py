@@ -22,7 +22,7 @@ from atrous.data.contract import read_image as image_file
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.files import write_atomically
 from atrous.inference import InferenceConfig, as_batch, predict_labels, predict_probabilities
-from atrous.models import MODELS, AnyModelConfig
+from atrous.models import MODELS, AnyModelConfig, format_1
 from atrous.models.contract import Model, ModelConfig
 from atrous.types import Image, LabelMap
 
@@ -164,10 +164,11 @@ def _require_ours(metadata: Mapping[str, str], path: Path) -> None:
 
 def _assemble(metadata: Mapping[str, str], weights: dict[str, Tensor], path: Path) -> Segmenter:
     try:
-        config = _model_config(json.loads(metadata["model"]), str(path))
+        config = _model_config(format_1.upgraded(json.loads(metadata["model"])), str(path))
         label_space = LabelSpace.model_validate_json(metadata["label_space"])
         inference = InferenceConfig.model_validate_json(metadata.get("inference", "{}"))
-        training = Config.model_validate_json(metadata["training"]) if "training" in metadata else None
+        experiment = json.loads(metadata.get("training", "null"))
+        training = experiment and Config.model_validate(format_1.upgraded_experiment(experiment))
         results = json.loads(metadata.get("results", "{}"))
     except (ValidationError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: its header is damaged: {' '.join(str(error).split())[:200]}") from error
@@ -201,7 +202,7 @@ def _require_same_network(own: Model, other: Model) -> None:
     one, two = ({name: weight.shape for name, weight in model.state_dict().items()} for model in (own, other))
     if one != two:
         trained, wanted = own.config.output_stride, other.config.output_stride
-        network = f"{own.config.name} with {own.config.backbone}"
+        network = f"{own.config.name} with {own.config.backbone.name}"
         raise ValueError(
             f"with_output_stride: {network} at {wanted} has other weights than at {trained}; keep {trained}"
         )
@@ -214,15 +215,7 @@ def require_same_classes(num_classes: int, label_space: LabelSpace, what: str) -
 
 def at_output_stride(config: ModelConfig, output_stride: int) -> ModelConfig:
     """The model at another output stride: rates that were given are scaled, the others derive from it anyway."""
-    tree = config.model_dump()
-    ratio = config.output_stride / output_stride
-    if tree.get("rates"):
-        scaled = [rate * ratio for rate in tree["rates"]]
-        if any(rate != int(rate) for rate in scaled):
-            given = f"rates {tree['rates']} at output stride {config.output_stride}"
-            raise ValueError(f"{given} have no whole counterpart at {output_stride}")
-        tree["rates"] = tuple(int(rate) for rate in scaled)
-    return _model_config({**tree, "output_stride": output_stride}, "with_output_stride")
+    return _model_config(config.at_output_stride(output_stride), "with_output_stride")
 
 
 def _model_config(tree: Mapping[str, Any], source: str) -> ModelConfig:

@@ -12,10 +12,10 @@ from atrous.config import Config, load
 
 SHARED = Path(__file__).parents[2] / "shared"
 TINY = (
-    "model.depth_multiplier=0.1",
-    "model.aspp_channels=8",
-    "model.decoder_channels=8",
-    "model.low_level_channels=4",
+    "model.backbone.depth_multiplier=0.1",
+    "model.aspp.channels=8",
+    "model.decoder.channels=8",
+    "model.decoder.low_level_channels=4",
     "data.size=64,96",
     "data.num_train=12",
     "data.num_val=3",

@@ -95,7 +95,7 @@ def summary(done: Conversion, num_images: int) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     protocol = done.segmenter.inference.describe().items()
     lines = [
-        f"{done.system}: {config.name}, {config.backbone}, output stride {config.output_stride}, "
+        f"{done.system}: {config.name}, {config.backbone.name}, output stride {config.output_stride}, "
         f"{model.num_classes} classes, {parameters / 1e6:.2f} M parameters",
         f"{done.num_used} weights used" + (f", {len(done.unused)} not: {_kinds(done.unused)}" if done.unused else ""),
         *(f"assumed: {assumption}" for assumption in done.assumptions),

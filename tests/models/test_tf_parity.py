@@ -44,7 +44,7 @@ def test_logits_are_the_originals(case: str) -> None:
     with torch.no_grad():
         outputs = segmenter.model(golden_image(case))
     _assert_close(outputs.semantic, golden_logits(case))
-    for logits, scale in zip(outputs.pyramid or (), CASES[case]["image_pyramid"] or (), strict=True):
+    for logits, scale in zip(outputs.heads.values(), CASES[case]["image_pyramid"] or (), strict=True):
         _assert_close(logits, golden_logits(case, f"logits_{scale:.2f}".replace(".", "_")))
 
 

@@ -68,7 +68,7 @@ DEEP_STEM: Rules = tuple(
 
 
 def rules(config: ModelConfig) -> Rules:
-    has_deep_stem = config.backbone.endswith(("s", "c"))
+    has_deep_stem = config.backbone.name.endswith(("s", "c"))
     return (*DEEP_STEM, *RULES) if has_deep_stem else RULES
 
 

@@ -113,8 +113,8 @@ def _head(evidence: Evidence[Options]) -> ConfigFields:
     fields = {**COMMON, "num_classes": width("classifier.4"), "auxiliary_channels": auxiliary}
     if not evidence.has(PROJECTION):
         return {"name": "fcn", "head_channels": width("classifier.0"), **fields}
-    widths = {"aspp_channels": evidence.shape(PROJECTION)[0], "head_channels": width("classifier.1")}
-    return {"name": "deeplab_v3", **PYRAMID, **widths, **fields}
+    aspp = {**PYRAMID, "channels": evidence.shape(PROJECTION)[0]}
+    return {"name": "deeplab_v3", "aspp": aspp, "head_channels": width("classifier.1"), **fields}
 
 
 SYSTEM = System(

@@ -11,6 +11,9 @@ from atrous.data.label_space import LabelSpace
 from atrous.errors import ConfigError
 from atrous.inference import InferenceConfig
 from atrous.models import ModelConfig
+from atrous.models.deeplab_v2 import DeepLabV2
+from atrous.models.deeplab_v3 import DeepLabV3
+from atrous.models.deeplab_v3plus import DeepLabV3Plus
 
 __all__ = ["SYSTEM"]
 
@@ -42,10 +45,9 @@ def inference(evidence: Evidence[Flags], config: ModelConfig) -> InferenceConfig
 
 
 def assumptions(evidence: Evidence[Flags], config: ModelConfig) -> dict[str, bool]:
-    flags, hints, tree = evidence.options, evidence.hints, config.model_dump()
-    rates = tree.get("rates", ())
-    has_grid = config.backbone.startswith(("resnet", "xception"))
-    beta = "; the released beta ResNets need 1,2,4" if config.backbone.endswith("_beta") else ""
+    flags, hints, backbone, rates = evidence.options, evidence.hints, config.backbone.name, _rates(config)
+    has_grid = "multi_grid" in type(config.backbone).model_fields
+    beta = "; the released beta ResNets need 1,2,4" if backbone.endswith("_beta") else ""
     is_cell, is_light = config.name == "dense_prediction_cell", config.name == "lraspp"
     return {
         f"output_stride={config.output_stride} (the original's default)": not (
@@ -55,11 +57,18 @@ def assumptions(evidence: Evidence[Flags], config: ModelConfig) -> dict[str, boo
             rates == () or flags.atrous_rates or hints.atrous_rates
         ),
         f"multi_grid=1,1,1 (the original's default{beta})": has_grid and flags.multi_grid is None,
-        f"multi_grid has no effect on {config.backbone}": not has_grid and flags.multi_grid is not None,
+        f"multi_grid has no effect on {backbone}": not has_grid and flags.multi_grid is not None,
         "dense_prediction_cell_json: the released cell": is_cell and flags.dense_prediction_cell_config is None,
         "image_pooling_crop_size, image_pooling_stride, image_se_uses_qsigmoid: the original's defaults; the released "
         "MobileNetV3 models need 769,769 and 4,5 and true": is_light and flags.image_pooling_crop_size is None,
     }
+
+
+def _rates(config: ModelConfig) -> tuple[int, ...] | None:
+    """None if they follow from the output stride, () if there are none."""
+    if isinstance(config, DeepLabV3.Config | DeepLabV3Plus.Config):
+        return config.aspp.rates
+    return config.rates if isinstance(config, DeepLabV2.Config) else ()
 
 
 SYSTEM = System(

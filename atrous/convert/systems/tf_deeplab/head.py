@@ -73,7 +73,7 @@ def _classifier(evidence: FlagEvidence, trunk: Trunk) -> Deduction:
     is_behind_c5 = is_slim and evidence.has(widen) and shapes[widen][2] == trunk.channels["c5"]  # else it makes c5
     head_channels = _outputs(evidence, widen) if is_behind_c5 else None
     fields = {"name": "image_classifier", "num_classes": num_classes, "head_channels": head_channels}
-    return Deduction(fields, {"num_classes": num_classes})
+    return Deduction(fields, {"num_classes": num_classes, "image_pyramid": (1.0,)})
 
 
 # ---- DeepLab v2: logits by convolutions of several rates, summed
@@ -117,7 +117,7 @@ def _cell(evidence: FlagEvidence, trunk: Trunk) -> Deduction:
         "cell_channels": _outputs(evidence, CELL_PROJECTION),
         "pooling_window": flags.image_pooling_crop_size,
         "num_classes": num_classes,
-        **decoder,
+        "decoder": decoder,
     }
     return Deduction(fields, {"num_classes": num_classes, "aspp_with_batch_norm": True, **_decided_by_decoder(decoder)})
 
@@ -129,24 +129,21 @@ def _aspp(evidence: FlagEvidence, trunk: Trunk) -> Deduction:
     """DeepLab v3, v3+ or LR-ASPP."""
     aspp, decoder, num_classes = _pyramid(evidence, trunk), _decoder(evidence, trunk), _num_classes(evidence)
     decided = {"num_classes": num_classes, **_decided_by_pyramid(aspp), **_decided_by_decoder(decoder)}
-    strides = decoder["decoder_strides"]
-    if not strides:
-        return Deduction({"name": "deeplab_v3", "num_classes": num_classes, **aspp}, decided)
-    if _is_light(aspp, decoder):
-        names = ("aspp_channels", "pooling_window", "pooling_stride", "squeeze")
-        shared = {name: aspp[name] for name in names}
-        return Deduction(
-            {"name": "lraspp", "decoder_stride": strides[0], "num_classes": num_classes, **shared}, decided
-        )
-    return Deduction({"name": "deeplab_v3plus", "num_classes": num_classes, **aspp, **decoder}, decided)
+    if not decoder["strides"]:
+        fields = {"name": "deeplab_v3", "aspp": aspp}
+    elif _is_light(aspp, decoder):
+        pooling = {name: aspp[name] for name in ("pooling_window", "pooling_stride", "squeeze")}
+        stride = decoder["strides"][0]
+        fields = {"name": "lraspp", "head_channels": aspp["channels"], "decoder_stride": stride, **pooling}
+    else:
+        fields = {"name": "deeplab_v3plus", "aspp": aspp, "decoder": decoder}
+    return Deduction({"num_classes": num_classes, **fields}, decided)
 
 
 def _is_light(aspp: ConfigFields, decoder: ConfigFields) -> bool:
     """LR-ASPP (arXiv:1905.02244): a gate in place of the projection, logits added at one finer stride."""
-    adds_logits = decoder["decoder_logits"] and decoder["decoder_merge"] == "sum"
-    return bool(
-        aspp["squeeze"] != "none" and not aspp["projection"] and adds_logits and len(decoder["decoder_strides"]) == 1
-    )
+    adds_logits = decoder["logits"] and decoder["merge"] == "sum" and len(decoder["strides"]) == 1
+    return bool(aspp["squeeze"] != "none" and not aspp["projection"] and adds_logits)
 
 
 def _pyramid(evidence: FlagEvidence, trunk: Trunk) -> ConfigFields:
@@ -155,7 +152,7 @@ def _pyramid(evidence: FlagEvidence, trunk: Trunk) -> ConfigFields:
     gate = "hard_sigmoid" if flags.image_se_uses_qsigmoid else "sigmoid"
     return {
         "rates": _rates(evidence, count, trunk.output_stride),
-        "aspp_channels": _outputs(evidence, "aspp0/weights"),
+        "channels": _outputs(evidence, "aspp0/weights"),
         "separable": evidence.has("aspp1_depthwise/depthwise_weights") or not evidence.has("aspp1/weights"),
         "image_level": evidence.has("image_pooling/weights"),
         "pooling_window": flags.image_pooling_crop_size,
@@ -168,7 +165,7 @@ def _pyramid(evidence: FlagEvidence, trunk: Trunk) -> ConfigFields:
 def _decided_by_pyramid(aspp: ConfigFields) -> Decided:
     return {
         "aspp_with_batch_norm": True,
-        "aspp_convs_filters": aspp["aspp_channels"],
+        "aspp_convs_filters": aspp["channels"],
         "add_image_level_feature": aspp["image_level"],
         "aspp_with_separable_conv": aspp["separable"] if aspp["rates"] != () else None,
         "aspp_with_concat_projection": aspp["projection"],
@@ -204,32 +201,32 @@ def _rates(evidence: FlagEvidence, count: int, output_stride: int) -> tuple[int,
 
 
 def _decoder(evidence: FlagEvidence, trunk: Trunk) -> ConfigFields:
-    """The decoder's fields; without a decoder only `decoder_strides=()`."""
+    """The decoder's fields; without a decoder only `strides=()`."""
     projections = [name for name in map(_projection, range(len(TAPS))) if evidence.has(name)]
     strides = evidence.options.decoder_output_stride
     if not projections:
         if strides:
             raise ConfigError(f"{evidence.label}: decoder_output_stride={strides}, but there is no decoder")
-        return {"decoder_strides": ()}
+        return {"strides": ()}
     split, conv = "decoder/decoder_split_sep_conv0_depthwise/depthwise_weights", "decoder/decoder_conv0/weights"
     return {
-        "decoder_strides": _decoder_strides(evidence, trunk, projections),
+        "strides": _decoder_strides(evidence, trunk, projections),
         "low_level_channels": _outputs(evidence, projections[0]),
-        "decoder_channels": _outputs(evidence, _last_conv(evidence)),
-        "decoder_separable": evidence.has(split, "decoder/decoder_conv0_depthwise/depthwise_weights"),
-        "decoder_merge": "sum" if evidence.has(split, conv) else "concat",
-        "decoder_logits": not evidence.has(LOGITS),
+        "channels": _outputs(evidence, _last_conv(evidence)),
+        "separable": evidence.has(split, "decoder/decoder_conv0_depthwise/depthwise_weights"),
+        "merge": "sum" if evidence.has(split, conv) else "concat",
+        "logits": not evidence.has(LOGITS),
     }
 
 
 def _decided_by_decoder(decoder: ConfigFields) -> Decided:
-    if not decoder["decoder_strides"]:
+    if not decoder["strides"]:
         return {}
     return {
-        "decoder_filters": decoder["decoder_channels"],
-        "decoder_use_separable_conv": None if decoder["decoder_logits"] else decoder["decoder_separable"],
-        "decoder_use_sum_merge": decoder["decoder_merge"] == "sum",
-        "decoder_output_is_logits": decoder["decoder_logits"],
+        "decoder_filters": decoder["channels"],
+        "decoder_use_separable_conv": None if decoder["logits"] else decoder["separable"],
+        "decoder_use_sum_merge": decoder["merge"] == "sum",
+        "decoder_output_is_logits": decoder["logits"],
     }
 
 

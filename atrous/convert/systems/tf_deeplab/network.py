@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import torch
 
-from atrous.backbones import BACKBONES, Options, build_backbone
+from atrous.backbones import BACKBONES, BackboneConfig, build_backbone
 from atrous.backbones.nasnet import NASNETS
 from atrous.convert.arrays import Shapes
 from atrous.convert.filling import original_shapes, require_shapes
+from atrous.convert.options import validated
 from atrous.convert.system import ConfigFields, Deduction, listed
 from atrous.convert.systems.tf_deeplab.head import FlagEvidence, Trunk, classifier_scope, deduced_head
 from atrous.convert.systems.tf_deeplab.layout import TENSORFLOW
@@ -29,19 +30,25 @@ def recognised(shapes: Shapes) -> bool:
 
 def config(evidence: FlagEvidence) -> Deduction:
     _require_axes(evidence)
-    backbone, flags = _backbone(evidence), evidence.options
-    output_stride = _output_stride(evidence, backbone)
-    fields: ConfigFields = {
-        "backbone": backbone,
-        "output_stride": output_stride,
+    name = _backbone(evidence)
+    output_stride = _output_stride(evidence, name)
+    backbone = validated(
+        BACKBONES[name].Config, _backbone_fields(evidence, name, output_stride), evidence.label, ConfigError
+    )
+    _require_stride(evidence, backbone, output_stride)
+    plan = _planned(backbone, output_stride)
+    require_shapes(plan.shapes, evidence.shapes, evidence.label)
+    head = deduced_head(evidence, Trunk(ROOTS[name].scope, plan.channels, output_stride))
+    merged = {} if head.fields["name"] == "image_classifier" else _merged_scales(evidence)
+    return Deduction({"backbone": backbone, "output_stride": output_stride, **merged, **head.fields}, head.decided)
+
+
+def _merged_scales(evidence: FlagEvidence) -> ConfigFields:
+    flags = evidence.options
+    return {
         "image_pyramid": flags.image_pyramid or (1.0,),
         "merge": "mean" if flags.merge_method == "avg" else "max",
-        **_backbone_fields(evidence, backbone, output_stride),
     }
-    plan = _planned(backbone, output_stride, _as_options(fields))
-    require_shapes(plan.shapes, evidence.shapes, evidence.label)
-    head = deduced_head(evidence, Trunk(ROOTS[backbone].scope, plan.channels, output_stride))
-    return Deduction({**fields, **head.fields}, head.decided)
 
 
 def _require_axes(evidence: FlagEvidence) -> None:
@@ -93,8 +100,20 @@ def _is_row(row: str, scope: str, shapes: Shapes) -> bool:
     return True
 
 
+def _default(backbone: str) -> BackboneConfig:
+    return BACKBONES[backbone].Config(name=backbone)
+
+
+def _require_stride(evidence: FlagEvidence, backbone: BackboneConfig, output_stride: int) -> None:
+    if output_stride not in backbone.output_strides:
+        known = " or ".join(map(str, backbone.output_strides))
+        raise ConfigError(
+            f"{evidence.label}: output_stride={output_stride} is not for {backbone.name}, which has {known}"
+        )
+
+
 def _output_stride(evidence: FlagEvidence, backbone: str) -> int:
-    flag, possible = evidence.options.output_stride, BACKBONES[backbone].output_strides
+    flag, possible = evidence.options.output_stride, _default(backbone).output_strides
     default = 32 if classifier_scope(evidence.shapes, ROOTS[backbone].scope) else 16
     stride = flag or evidence.hints.output_stride or default
     if backbone == "pnasnet" and flag is None:  # whose widths tell
@@ -104,22 +123,22 @@ def _output_stride(evidence: FlagEvidence, backbone: str) -> int:
 
 def _num_pnasnet_misfits(evidence: FlagEvidence, output_stride: int) -> int:
     fields = _backbone_fields(evidence, "pnasnet", output_stride)
-    return _num_misfits(evidence.shapes, "pnasnet", output_stride, fields)
+    return _num_misfits(evidence, fields, output_stride)
 
 
 def _backbone_fields(evidence: FlagEvidence, backbone: str, output_stride: int) -> ConfigFields:
-    """Its settings other than the output stride."""
-    entry, flags = BACKBONES[backbone], evidence.options
-    fields: ConfigFields = {"bounded": flags.use_bounded_activation}
-    if entry.num_grid and flags.multi_grid is not None:
+    """Those of its own config."""
+    settings, flags = BACKBONES[backbone].Config.model_fields, evidence.options
+    fields: ConfigFields = {"name": backbone, "bounded": flags.use_bounded_activation}
+    if "multi_grid" in settings:
         fields["multi_grid"] = flags.multi_grid
-    if "classification_head" in entry.takes:
+    if "classification_head" in settings:
         has_head = evidence.has(f"{ROOTS[backbone].scope}/classification_head_conv/weights")
         flag = flags.nas_use_classification_head
         fields["classification_head"] = has_head if flag is None else flag
         fields["remove_stride_32"] = flags.nas_remove_os32_stride
         fields["drop_path"] = 1 - flags.drop_path_keep_prob
-    if "depth_multiplier" in entry.takes:
+    if "depth_multiplier" in settings:
         fields |= _width(evidence, backbone, output_stride, fields)
     return fields
 
@@ -132,7 +151,7 @@ def _width(evidence: FlagEvidence, backbone: str, output_stride: int, fields: Co
     best: ConfigFields = {"depth_multiplier": evidence.options.depth_multiplier or 1.0}
     fewest = 1 << 30
     for width in _candidates(evidence, backbone):
-        misfits = _num_misfits(evidence.shapes, backbone, output_stride, {**fields, **width})
+        misfits = _num_misfits(evidence, {**fields, **width}, output_stride)
         if misfits < fewest:
             best, fewest = width, misfits
         if misfits == 0:
@@ -140,10 +159,11 @@ def _width(evidence: FlagEvidence, backbone: str, output_stride: int, fields: Co
     return best
 
 
-def _num_misfits(shapes: Shapes, backbone: str, output_stride: int, fields: ConfigFields) -> int:
+def _num_misfits(evidence: FlagEvidence, fields: ConfigFields, output_stride: int) -> int:
     """How many variables of such a backbone have another shape."""
-    expected = _planned(backbone, output_stride, _as_options(fields)).shapes
-    return sum(shapes.get(name, shape) != shape for name, shape in expected.items())
+    config = validated(BACKBONES[fields["name"]].Config, fields, evidence.label, ConfigError)
+    expected = _planned(config, output_stride).shapes
+    return sum(evidence.shapes.get(name, shape) != shape for name, shape in expected.items())
 
 
 def _candidates(evidence: FlagEvidence, backbone: str) -> Iterator[ConfigFields]:
@@ -156,16 +176,16 @@ def _candidates(evidence: FlagEvidence, backbone: str) -> Iterator[ConfigFields]
         return
     divisors = [flags.divisible_by] if flags.divisible_by else [None, 8]
     widths = [flags.depth_multiplier] if flags.depth_multiplier else _near_widths(shapes, backbone)
-    takes_divisor = "divisible_by" in BACKBONES[backbone].takes
+    has_divisor = "divisible_by" in BACKBONES[backbone].Config.model_fields
     for width in widths:
-        for divisor in divisors if takes_divisor else [None]:
-            yield {"depth_multiplier": width, "divisible_by": divisor}
+        for divisor in divisors:
+            yield {"depth_multiplier": width, **({"divisible_by": divisor} if has_divisor else {})}
 
 
 def _near_widths(shapes: Shapes, backbone: str) -> list[float]:
     """Those whose stem, before its channels are rounded, is about as wide: to try all would take a second."""
     stem = f"{ROOTS[backbone].scope}/Conv/weights"
-    full = _planned(backbone, BACKBONES[backbone].output_strides[0], Options()).shapes[stem][-1]
+    full = _planned(_default(backbone), _default(backbone).output_strides[0]).shapes[stem][-1]
     channels = shapes[stem][-1] if shapes.get(stem) else full
     return [width for width in WIDTHS if abs(width * full - channels) <= ROUNDED_BY] or list(WIDTHS[:1])
 
@@ -176,11 +196,7 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=256)  # to build one takes a tenth of a second and more
-def _planned(backbone: str, output_stride: int, options: Options) -> Plan:
+def _planned(config: BackboneConfig, output_stride: int) -> Plan:
     with torch.device("meta"):
-        network = build_backbone(backbone, output_stride, options)
-    return Plan(original_shapes(network, backbone_rules(backbone), TENSORFLOW), network.channels)
-
-
-def _as_options(fields: ConfigFields) -> Options:
-    return Options(**{name: fields[name] for name in Options._fields if fields.get(name) is not None})
+        network = build_backbone(config, output_stride)
+    return Plan(original_shapes(network, backbone_rules(config.name), TENSORFLOW), network.channels)

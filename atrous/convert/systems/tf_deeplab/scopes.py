@@ -136,7 +136,7 @@ ROOTS: dict[str, Root] = {  # by row of BACKBONES
 
 def rules(config: ModelConfig) -> Rules:
     """The scopes of a whole model."""
-    root = ROOTS[config.backbone]
+    root = ROOTS[config.backbone.name]
     return _rooted((*root.rules, *(root.classifier if config.name == "image_classifier" else HEADS)), root.scope)
 
 
