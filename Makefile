@@ -1,30 +1,40 @@
-# Each target makes .venv by itself if there is none, or if what is to be in it has changed.
+# Each target that needs .venv makes it if it is missing, or if what belongs in it has changed.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# Tests use one thread each, so that each core gets a worker of its own. `worksteal` gives a worker consecutive tests, which
+# share a module's fixtures, and balances the load at the end.
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test slow check format bench
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow coverage check format bench
 
-demo: $(INSTALLED) ## train, evaluate, predict and report on drawn street scenes: minutes on two cores
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## train, evaluate, predict and report on synthetic street scenes: minutes on two cores
 	$(BIN)/atrous demo
 
-test: $(INSTALLED) ## the fast tests
-	$(BIN)/pytest -m "not slow"
+test: $(INSTALLED) ## run the fast tests
+	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
-slow: $(INSTALLED) ## the long tests: kills and resumes, many processes, the demo's score
+slow: $(INSTALLED) ## run the slow tests: killed and resumed runs, many processes, the demo's score
 	$(BIN)/pytest -m slow
 
-check: $(INSTALLED) ## format, lint, types, layers
+coverage: $(INSTALLED) ## run the fast tests and print how much of the code they reach
+	$(BIN)/pytest -m "not slow" $(PARALLEL) --cov --cov-report=term
+
+check: $(INSTALLED) ## check format, lint, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(INSTALLED) ## mend what can be mended
+format: $(INSTALLED) ## fix lint where possible, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## times and memory, peers side by side
+bench: $(INSTALLED) ## measure time and memory against the alternatives
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 $(INSTALLED): pyproject.toml constraints.txt

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atrous.config import Config as Config
     from atrous.data.label_space import LabelSpace as LabelSpace
-    from atrous.segmenter import Prediction as Prediction
+    from atrous.prediction import Prediction as Prediction
     from atrous.segmenter import Segmenter as Segmenter
     from atrous.segmenter import create as create
     from atrous.segmenter import load as load
@@ -16,7 +16,7 @@ _FACE = {
     "create": "atrous.segmenter",
     "load": "atrous.segmenter",
     "Segmenter": "atrous.segmenter",
-    "Prediction": "atrous.segmenter",
+    "Prediction": "atrous.prediction",
     "Config": "atrous.config",
     "LabelSpace": "atrous.data.label_space",
 }

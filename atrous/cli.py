@@ -1,33 +1,55 @@
-"""The verbs of the command line. Each imports its file late; what a user can cause is one line and exit code 2."""
+"""The verbs of the command line. Each imports its file late; errors that a user can cause are one line, exit code 2."""
 
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from atrous.progress import Interrupted
+from atrous import __version__
+from atrous.errors import AtrousError, ConfigError, DataError
+from atrous.interrupt import Interrupted
 
 app = typer.Typer(
-    help="From labelled images to a segmentation model. Settings are given as section.field=value.",
+    help="From labelled images to a segmentation model. Settings have the form section.field=value.",
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"atrous {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """From labelled images to a segmentation model. Settings have the form section.field=value."""
+
+
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", help="settings to change", show_default=False)
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N; a GPU where there is one", show_default=False)]
-Workers = Annotated[int, typer.Option(min=0, help="processes that read images; 0: none but this")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda or cuda:N; by default a GPU if there is one", show_default=False)
+]
+Workers = Annotated[int, typer.Option(min=0, help="processes that read images; 0: the main process reads them itself")]
 
 
 def _own_cores() -> int:
-    """The cores that this process may use and needn't share with others that `torchrun` started beside it."""
+    """The cores of this process: its share where `torchrun` has started several."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
@@ -40,7 +62,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="the run's folder")] = Path("runs/demo"),
     device: Device = None,
 ) -> None:
-    """Train, evaluate, predict and report on drawn street scenes, in minutes on a laptop."""
+    """Train, evaluate, predict and report on synthetic street scenes, in minutes on a laptop."""
     from atrous.demo import run
 
     run(out, device=device)
@@ -48,16 +70,16 @@ def demo(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="a recipe's name (see `atrous recipes`) or a YAML file")],
+    recipe: Annotated[str, typer.Argument(help="the name of a recipe (see `atrous recipes`) or a YAML file")],
     overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="the run's folder [default: runs/NAME OF THE RECIPE]", show_default=False)
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in the folder")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="resume the run in the folder")] = False,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
-    """Train a model; the folder gets the best one, the last one, metrics and a report."""
+    """Train a model. The folder then holds the best model, the last one, metrics and a report."""
     from atrous import config, train
 
     chosen = config.load(recipe, overrides or [])
@@ -66,7 +88,7 @@ def train(
 
 
 def _run_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
-    """Where a run goes that has no --out; one that goes on from its own config stays where that is."""
+    """The folder of a run without --out; a run that is resumed from its own config stays where that is."""
     path = Path(source)
     if resume and not is_recipe and path.name == "config.yaml":
         return path.parent
@@ -77,12 +99,12 @@ def _run_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
 def evaluate(
     model: Annotated[Path, typer.Argument(help="a model file", show_default=False)],
     overrides: Overrides = None,
-    json: Annotated[Path | None, typer.Option(help="write all figures to this file", show_default=False)] = None,
+    json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
     report: Annotated[Path | None, typer.Option(help="write an HTML page to this file", show_default=False)] = None,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
-    """Measure a model on labelled images: mIoU and a table of the classes."""
+    """Measure a model on labelled images: its scores and a table of the classes."""
     from atrous import evaluate
 
     for path in filter(None, (json, report)):
@@ -91,7 +113,7 @@ def evaluate(
 
 
 def _require_writable(path: Path) -> None:
-    """Find out before the work whether its results can be written."""
+    """Check before the work that its results can be written."""
     from atrous.files import prepare_output
 
     if path.is_dir():
@@ -105,24 +127,24 @@ def predict(
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGE|FOLDER|PATTERN... [evaluate.FIELD=VALUE]...", show_default=False)
     ],
-    out: Annotated[Path, typer.Option(help="folder for masks/ and overlays/", show_default=False)],
-    overlays: Annotated[bool, typer.Option(help="write the images with the classes laid over them")] = True,
+    out: Annotated[Path, typer.Option(help="the folder for masks/ and overlays/", show_default=False)],
+    overlays: Annotated[bool, typer.Option(help="write the images under the colours of their classes")] = True,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="write class probabilities too (.npz)")
+        bool, typer.Option("--probabilities", help="also write class probabilities (.npz)")
     ] = False,
     device: Device = None,
 ) -> None:
-    """Segment images of any size; writes palette masks and overlays."""
+    """Segment images of any size: writes palette masks and overlays."""
     from atrous import predict
 
     overrides = [text for text in images if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
     sources = [text for text in images if text not in overrides]
     if not sources:
-        raise ValueError(f"no image, folder or pattern is named, only {overrides[0]}")
-    written = predict.run(model, sources, out, overrides, overlays=overlays, probabilities=probabilities, device=device)
-    typer.echo(f"{written.images} images: {out}/masks" + (f", {out}/overlays" if overlays else ""))
-    if written.failures:
-        raise ValueError("; ".join(written.failures))
+        raise ConfigError(f"no image, folder or pattern, only the setting {overrides[0]}")
+    summary = predict.run(model, sources, out, overrides, overlays=overlays, probabilities=probabilities, device=device)
+    typer.echo(f"{summary.images} images: {', '.join(map(str, summary.folders))}")
+    if summary.failures:
+        raise DataError("; ".join(summary.failures))
 
 
 @app.command(context_settings={"ignore_unknown_options": True})  # --output_stride=8, as the originals have it
@@ -139,36 +161,38 @@ def convert(
         list[str] | None,
         typer.Argument(
             metavar="[FLAG=VALUE]...",
-            help="what weights can't tell, in the source's own flags: output_stride=8 atrous_rates=12,24,36",
+            help="what the weights do not show, in the source's own flags: output_stride=8 atrous_rates=12,24,36",
             show_default=False,
         ),
     ] = None,
     system: Annotated[
-        str | None, typer.Option(help="the program it comes from, if names don't tell", show_default=False)
+        str | None, typer.Option(help="the program that it comes from, if the names do not show it", show_default=False)
     ] = None,
     recalibrate: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="IMAGE|FOLDER|PATTERN", help="measure folded batch norms on these, to train on", show_default=False
+            metavar="IMAGE|FOLDER|PATTERN",
+            help="measure folded batch norms on these images, so that training can continue",
+            show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Make a model of another program ours: TensorFlow DeepLab's (without TensorFlow), semseg's, torchvision's."""
+    """Convert a model of TensorFlow DeepLab (without TensorFlow), semseg, torchvision or mmsegmentation."""
     from atrous.convert import run
     from atrous.predict import find_images
 
-    images = [task.image for task in find_images(recalibrate or [], out.parent)]
+    images = [job.image for job in find_images(recalibrate or [], out.parent)]
     run.run(source, out, options or [], system=system, images=images)
 
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="print this recipe, to be edited", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="print this recipe, ready to edit", show_default=False)] = None,
     schema: Annotated[
-        Path | None, typer.Option(help="write the JSON schema of a recipe to this file", show_default=False)
+        Path | None, typer.Option(help="write the JSON schema of recipes to this file", show_default=False)
     ] = None,
 ) -> None:
-    """List the recipes, print one, or write the schema by which an editor checks them."""
+    """List the recipes, print one, or write the schema with which an editor checks them."""
     import json
 
     from atrous import config
@@ -186,12 +210,12 @@ def recipes(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb and exit: 0 done, 1 a run that broke, 2 something the user can mend, 130 Ctrl-C."""
+    """Run a verb and exit: 0 done, 1 a run that broke, 2 an error that the user can correct, 130 Ctrl-C."""
     sys.exit(run(arguments))
 
 
 OUT_OF_MEMORY = (
-    "the GPU's memory is full; a training needs less with a smaller train.batch or augment.crop, "
+    "the GPU is out of memory; a training needs less with a smaller train.batch or augment.crop, "
     "a prediction with evaluate.mode=sliding"
 )
 
@@ -211,16 +235,17 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _say(str(saved), 130)
     except FloatingPointError as error:
         return _say(str(error), 1)
-    except (ValueError, OSError, ImportError) as error:
+    except (AtrousError, OSError) as error:
         if os.environ.get("ATROUS_DEBUG"):
             raise
         return _say(str(error), 2)
     except Exception as error:
+        if hasattr(error, "format_message"):  # what click raises for a wrong option
+            return _say(f"{error.format_message().rstrip('.')}; see atrous --help", 2) if error.format_message() else 2
         if _is_out_of_memory(error):
             return _say(OUT_OF_MEMORY, 1)
-        if not hasattr(error, "format_message"):  # what click raises for a wrong option
-            raise
-        return _say(f"{error.format_message().rstrip('.')}; see atrous --help", 2) if error.format_message() else 2
+        traceback.print_exc()
+        return _say(f"this is a fault of Atrous {__version__}, not of yours; please report it with the lines above", 1)
     finally:
         _leave_process_group()
 

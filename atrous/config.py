@@ -7,22 +7,36 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
+from atrous.backbones import BACKBONES, BackboneConfig
 from atrous.data import FORMATS, AnyDataConfig
 from atrous.data.transforms import AugmentConfig
+from atrous.errors import ConfigError
 from atrous.inference import InferenceConfig
-from atrous.losses import LossConfig
-from atrous.models import MODELS, AnyModelConfig
+from atrous.models import MODELS, AnyModelConfig, format_1, task_of
 from atrous.optim import OptimConfig
 from atrous.settings import Settings
+from atrous.tasks import TASKS
 
 RECIPES = Path(__file__).parent / "recipes"
 Tree = dict[str, Any]  # a configuration before it is checked
 
-# Sections of which there are several kinds, told apart by one key.
+# Sections of several kinds, which one key tells apart. Below the top, the value of this key may stand for the section.
 KINDS: dict[str, tuple[str, Mapping[str, type[Settings]]]] = {
     "model": ("name", {name: model.Config for name, model in MODELS.items()}),
+    "model.backbone": ("name", {name: backbone.Config for name, backbone in BACKBONES.items()}),
     "data": ("format", {name: layout.config for name, layout in FORMATS.items()}),
 }
 
@@ -55,14 +69,38 @@ class Config(Settings):
     model: AnyModelConfig
     data: AnyDataConfig
     augment: AugmentConfig = AugmentConfig()
-    loss: LossConfig = LossConfig()
+    loss: SerializeAsAny[Settings] = Field(default_factory=Settings, validate_default=True)  # of the model's task
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     evaluate: InferenceConfig = InferenceConfig()
+    decode: SerializeAsAny[Settings] = Field(default_factory=Settings, validate_default=True)  # of the model's task
+
+    @field_validator("loss", "decode", mode="before")
+    @classmethod
+    def _of_the_task(cls, settings: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - anything may stand in a file
+        return section_of_task(settings, info)
+
+
+def section_of_task(settings: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - anything may stand in a file
+    """A field validator's work: the section as the settings that the model's task has for it."""
+    if "model" not in info.data or not isinstance(settings, dict | Settings):
+        return settings
+    kind = kinds_of_task(task_of(info.data["model"]))[str(info.field_name)]
+    if isinstance(settings, kind):
+        return settings
+    return kind.model_validate(settings.model_dump() if isinstance(settings, Settings) else settings)
+
+
+def kinds_of_task(name: str) -> dict[str, type[Settings]]:
+    """The sections whose settings follow from the model's task."""
+    return {"loss": TASKS[name].loss, "decode": TASKS[name].decoding}
 
 
 def load(source: str, overrides: Sequence[str] = ()) -> Config:
-    """The config of a recipe's name or of a YAML file, with `section.field=value` overrides on top."""
+    """The config of a recipe's name or of a YAML file, with `section.field=value` overrides on top.
+
+    Raises ConfigError, or FileNotFoundError for the file.
+    """
     tree = merge(read_tree(source), parse_overrides(overrides))
     return check(tree, source=source, overrides=overrides)
 
@@ -73,11 +111,11 @@ def override(config: Config, overrides: Sequence[str], source: str) -> Config:
 
 
 def check(tree: Tree, *, source: str, overrides: Sequence[str] = ()) -> Config:
-    """The tree as a Config. Raises ValueError in one line: the key, what is wrong, what would be right, and where."""
+    """The tree as a Config. Raises ConfigError in one line: the key, what is wrong, what would be right, and where."""
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(explain(error, tree, source, overrides)) from None
+        raise ConfigError(explain(error, tree, source, overrides)) from None
 
 
 # ---- YAML in and out
@@ -101,43 +139,82 @@ def find(source: str, folder: Path = Path()) -> Path:
 
 
 def read_tree(source: str, seen: tuple[Path, ...] = ()) -> Tree:
-    """A YAML file as a tree, upon that of the recipe or the file beside it which its `base:` names."""
+    """A YAML file as a tree, laid over that of its `base:`, a recipe or a file beside it.
+
+    Raises ConfigError if it is not a YAML file of sections, or FileNotFoundError.
+    """
     path = find(source, seen[-1].parent if seen else Path())
     if path.resolve() in [step.resolve() for step in seen]:
-        raise ValueError(f"{path}: `base` leads back to itself: {' -> '.join(str(step) for step in (*seen, path))}")
+        raise ConfigError(f"{path}: `base` leads back to itself: {' -> '.join(str(step) for step in (*seen, path))}")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-99-99
-        raise ValueError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
-        raise ValueError(f"{path}: sections such as `train:` are wanted, found a {type(tree).__name__}")
+        raise ConfigError(f"{path}: must be a mapping of sections such as `train:`, got a {type(tree).__name__}")
     base = tree.pop("base", None)
     return tree if base is None else merge(read_tree(str(base), (*seen, path)), tree)
 
 
 def parse_overrides(overrides: Sequence[str]) -> Tree:
-    """`["train.steps=5", ...]` as a tree; what type the text is read as is up to the field."""
+    """`["train.steps=5", ...]` as a tree, whose values are still text: the field says what type it is read as.
+
+    Later values win. Raises ConfigError where an override is not of this form.
+    """
     tree: Tree = {}
     for text in overrides:
         key, equals, value = text.partition("=")
-        section, dot, field = key.partition(".")
+        section, dot, _ = key.partition(".")
         if not (equals and dot and section):
             hint = nearest(key, known_keys({})) if equals else ""
             form = "an override has the form section.field=value, such as train.steps=1000"
-            raise ValueError(f"{text!r}: {form}{hint}")
-        tree = merge(tree, {section: {field: None if value in ("null", "none", "None") else value}})
+            raise ConfigError(f"{text!r}: {form}{hint}")
+        tree = _put(tree, key.split("."), None if value in ("null", "none", "None") else value)
     return tree
 
 
-def merge(below: Tree, above: Tree) -> Tree:
-    """`above` laid over `below`, field by field. A section that changes its kind keeps what both kinds know."""
+def _put(tree: Tree, keys: Sequence[str], value: Any, section: str = "") -> Tree:  # noqa: ANN401 - as YAML has it
+    """The tree with a value at the end of a path of keys, beside what other overrides have put there."""
+    key, *rest = keys
+    place = f"{section}.{key}" if section else key
+    old, new = _as_section(place, tree.get(key)), _as_section(place, value)
+    if rest:
+        new = _put(old if isinstance(old, dict) else {}, rest, value, place)
+    elif isinstance(old, dict) and isinstance(new, dict):
+        new = {**old, **new}
+    return {**tree, key: new}
+
+
+def merge(below: Tree, above: Tree, section: str = "") -> Tree:
+    """`above` laid over `below`, key by key. A section that changes its kind keeps what both kinds know.
+
+    A mapping whose keys are numbers, such as that of class names, is one value.
+    """
     merged = dict(below)
-    for section, fields in above.items():
-        old = merged.get(section)
-        if isinstance(old, dict) and isinstance(fields, dict):
-            fields = {**_of_kind(section, old, fields), **fields}
-        merged[section] = fields
+    for key, value in above.items():
+        place = f"{section}.{key}" if section else key
+        old, new = _as_section(place, merged.get(key)), _as_section(place, value)
+        is_section = _is_section(old) and _is_section(new)
+        merged[key] = merge(_of_kind(place, old, new), new, place) if is_section else value
     return merged
+
+
+def _is_section(value: Any) -> bool:  # noqa: ANN401 - as YAML has it
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
+def _as_section(place: str, value: Any) -> Any:  # noqa: ANN401 - as YAML has it
+    """`resnet50s` for a backbone is `{name: resnet50s}`."""
+    if place not in KINDS or "." not in place or not isinstance(value, str):
+        return value
+    return _flow_mapping(value) if value.startswith("{") else {KINDS[place][0]: value}
+
+
+def _flow_mapping(text: str) -> Any:  # noqa: ANN401 - as YAML has it
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _of_kind(section: str, old: Tree, new: Tree) -> Tree:
@@ -160,6 +237,9 @@ def to_yaml(config: BaseModel) -> str:
 def schema() -> Tree:
     """The JSON schema by which an editor completes and checks a recipe."""
     tree = Config.model_json_schema()
+    for section in ("loss", "decode"):
+        kinds = [kinds_of_task(name)[section].model_json_schema() for name in TASKS]
+        tree["properties"][section] = {"anyOf": kinds}
     tree["properties"]["base"] = {"type": "string", "description": "the recipe that this one derives from"}
     tree["required"] = []
     return tree
@@ -169,27 +249,34 @@ def differences(one: Config, other: Config) -> Iterator[tuple[str, Any, Any]]:
     """(section.field, value in one, value in the other) wherever they differ."""
     left, right = to_tree(one), to_tree(other)
     for section in left:
-        for field in {**left[section], **right[section]}:
-            values = left[section].get(field), right[section].get(field)
-            if values[0] != values[1]:
-                yield f"{section}.{field}", *values
+        yield from _differences(section, left[section], right[section])
+
+
+def _differences(place: str, left: Any, right: Any) -> Iterator[tuple[str, Any, Any]]:  # noqa: ANN401 - as YAML has it
+    if isinstance(left, dict) and isinstance(right, dict):
+        for key in {**left, **right}:
+            yield from _differences(f"{place}.{key}", left.get(key), right.get(key))
+    elif left != right:
+        yield place, left, right
 
 
 # ---- one line for what is wrong
 
-EXPLANATIONS = {  # pydantic's type of an error -> what is wanted instead
-    "int_parsing": "a whole number is wanted",
-    "int_type": "a whole number is wanted",
-    "int_from_float": "a whole number is wanted",
-    "float_parsing": "a number is wanted",
-    "float_type": "a number is wanted",
-    "finite_number": "a finite number is wanted",
-    "bool_parsing": "true or false is wanted",
-    "bool_type": "true or false is wanted",
-    "string_type": "a text is wanted",
-    "tuple_type": "a list such as [1, 2] is wanted",
-    "dict_type": "a list or a mapping is wanted",
-    "path_type": "a path is wanted",
+EXPLANATIONS = {  # pydantic's type of an error -> what would be right
+    "int_parsing": "must be a whole number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "tuple_type": "must be a list such as [1, 2]",
+    "dict_type": "must be a list or a mapping",
+    "model_type": "must be a mapping of settings",
+    "model_attributes_type": "must be a mapping of settings",
+    "path_type": "must be a path",
     "too_long": "wrong number of values: at most {max_length}, got {actual_length}",
     "too_short": "wrong number of values: at least {min_length}, got {actual_length}",
     "literal_error": "must be {expected}",
@@ -213,6 +300,14 @@ def explain(error: ValidationError, tree: Tree, source: str, overrides: Sequence
     return f"{lines[0]} ({place}){more}"
 
 
+def brief(error: ValidationError) -> str:
+    """The first error as `key=value: reason`, for settings that no file or command line names."""
+    first = error.errors()[0]
+    key = ".".join(part for part in map(str, first["loc"]) if part.isidentifier())
+    reason = first.get("ctx", {}).get("error", first["msg"])
+    return f"{key}={_brief(first['input'])}: {reason}"
+
+
 def _innermost(errors: Sequence[Any]) -> list[Any]:
     """Without what only follows: a tuple that is too short because its item is wrong."""
     places = [one["loc"] for one in errors]
@@ -224,14 +319,12 @@ def _explain_one(details: Any, tree: Tree) -> str:  # noqa: ANN401
     path = _without_kind([str(part) for part in details["loc"]])
     key = ".".join(path)
     if kind == "extra_forbidden":
-        hint = "" if len(path) > 2 else nearest(key, known_keys(tree) if "." in key else list(Config.model_fields))
-        return f"{key}: unknown key{hint}"
+        path = [*path, *_single_keys(details["input"])]
+        return f"{'.'.join(path)}: unknown key{_known_instead(path, tree)}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        name, kinds = KINDS[path[0]]
-        value = str(tree[path[0]].get(name, ""))
-        return f"{key}.{name}={value}: unknown {name if path[0] == 'data' else path[0]}{nearest(value, kinds)}"
+        return _unknown_kind(key, details["input"])
     if kind == "missing" and len(path) > 1 and path[-1].isdigit():
-        return f"{'.'.join(path[:-1])}: wrong number of values, at least {int(path[-1]) + 1} are wanted"
+        return f"{'.'.join(path[:-1])}: wrong number of values: at least {int(path[-1]) + 1}"
     if kind == "missing":
         return f"{key} is missing"
     if kind == "value_error":
@@ -240,32 +333,88 @@ def _explain_one(details: Any, tree: Tree) -> str:  # noqa: ANN401
     return f"{key}={_brief(details['input'])}: {reason}"
 
 
+def _unknown_kind(section: str, part: Any) -> str:  # noqa: ANN401 - as YAML has it
+    key, kinds = KINDS[section]
+    value = str(part.get(key, "")) if isinstance(part, dict) else str(getattr(part, key, part))
+    place = section if "." in section else f"{section}.{key}"
+    what = key if section == "data" else section.rpartition(".")[2]
+    return f"{place}={value}: unknown {what}{nearest(value, kinds) or '; known: ' + ', '.join(kinds)}"
+
+
+def _single_keys(value: Any) -> Iterator[str]:  # noqa: ANN401 - as YAML has it
+    """The rest of an override's path below an unknown key."""
+    while isinstance(value, dict) and len(value) == 1:
+        ((key, value),) = value.items()
+        yield str(key)
+
+
+def _known_instead(path: Sequence[str], tree: Tree) -> str:
+    """What an unknown key may have meant: its name of today, a near name beside it, or the same name elsewhere."""
+    if any(part.isdigit() for part in path):
+        return ""
+    known, key = known_keys(tree), ".".join(path)
+    if len(path) == 1:
+        return nearest(key, list(Config.model_fields))
+    renamed = format_1.new_names(*path) if len(path) == 2 else []
+    today = [name for name in renamed if name in known or path[0] == "loss"]
+    if today:
+        return f"; did you mean {today[0]}?"
+    section = (renamed[0] if renamed else key).rpartition(".")[0]
+    beside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
+    if "." not in section or not beside:
+        return nearest(key, known) or nearest(key, list(beside.values()))
+    close = difflib.get_close_matches(path[-1], list(beside), n=1)
+    if close:
+        return f"; did you mean {beside[close[0]]}?"
+    elsewhere = [name for name in known if name.rpartition(".")[2] == path[-1]]
+    return nearest(key, elsewhere) if elsewhere else f"; known: {', '.join(beside.values())}"
+
+
 def _brief(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _without_kind(path: list[str]) -> list[str]:
-    """Leave out what pydantic puts in: the kind of a section, the branches of unions."""
-    if len(path) > 1 and path[0] in KINDS and path[1] in KINDS[path[0]][1]:
-        path = [path[0], *path[2:]]
-    return [part for index, part in enumerate(path) if index < 2 or part.isdigit() or part.isidentifier()]
+    """Leave out what pydantic puts in: the kinds of sections, the branches of unions."""
+    places: list[str] = []
+    for part in path:
+        _, kinds = KINDS.get(".".join(places), ("", {}))
+        if part not in kinds:
+            places.append(part)
+    if ".".join(places[:-1]) in KINDS and len(places) > 2 and places[-1] == KINDS[".".join(places[:-1])][0]:
+        places.pop()  # which is written `model.backbone=...`
+    return [part for index, part in enumerate(places) if index < 2 or part.isdigit() or part.isidentifier()]
 
 
 def known_keys(tree: Tree) -> list[str]:
-    """Each `section.field` that this tree, with its kinds of model and data, may have."""
+    """Each `section.field` that this tree, with its kinds of sections, may have."""
     keys = list(Config.model_fields)
-    for section, field in Config.model_fields.items():
-        kind = _kind_of(section, tree) if section in KINDS else field.annotation
-        if isinstance(kind, type) and issubclass(kind, Settings):
-            keys += [f"{section}.{name}" for name in kind.model_fields]
+    for section, field in {**Config.model_fields, **_fields_of_task(tree)}.items():
+        keys += _keys_within(section, field, tree.get(section))
     return keys
 
 
-def _kind_of(section: str, tree: Tree) -> type[Settings] | None:
+def _fields_of_task(tree: Tree) -> dict[str, FieldInfo]:
+    model = tree.get("model")
+    name = str(model.get("name")) if isinstance(model, dict) else ""
+    if name not in MODELS:
+        return {}
+    return {section: FieldInfo(annotation=kind) for section, kind in kinds_of_task(MODELS[name].task).items()}
+
+
+def _keys_within(section: str, field: FieldInfo, part: Any) -> Iterator[str]:  # noqa: ANN401 - as YAML has it
+    kind = _kind_of(section, field, part) if section in KINDS else field.annotation
+    if isinstance(kind, type) and issubclass(kind, Settings):
+        for name, inner in kind.model_fields.items():
+            yield f"{section}.{name}"
+            yield from _keys_within(f"{section}.{name}", inner, part.get(name) if isinstance(part, dict) else None)
+
+
+def _kind_of(section: str, field: FieldInfo, part: Any) -> type[Settings] | None:  # noqa: ANN401 - as YAML has it
     key, kinds = KINDS[section]
-    part = tree.get(section)
-    return kinds.get(str(part.get(key))) if isinstance(part, dict) else None
+    default = field.default.name if isinstance(field.default, BackboneConfig) else ""
+    return kinds.get(str(part.get(key, default) if isinstance(part, dict) else part or default))
 
 
 def nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""`atrous demo`: the whole way, from drawn scenes to a page to look at."""
+"""`atrous demo`: everything once, from synthetic scenes to a page to look at."""
 
 from io import BytesIO
 from pathlib import Path
@@ -18,38 +18,39 @@ NUM_NEW = 6  # scenes to predict that are in neither split
 
 
 def run(out: Path, *, device: str | None = None, console: Console | None = None) -> None:
-    """Train, measure on unseen scenes, predict, report. A run that `out` holds already is gone on with."""
+    """Train, evaluate on unseen scenes, predict, report. A demo that `out` holds already is resumed."""
     console = console or Console(markup=False, highlight=False)
-    torch.set_num_threads(1)  # the network is so small that a second thread costs more than it brings
+    torch.set_num_threads(1)  # the network is so small that a second thread costs more than it gains
     config = configs.load(RECIPE)
     folder = RunFolder(out)
     if is_old_demo(folder, config):
-        console.print(f"{out} holds a demo of other settings: removing it")
+        console.print(f"{out} holds a demo with other settings: removing it")
         run_folder.remove(folder)
-    console.rule("1 of 3  train a small model on drawn street scenes")
+    console.rule("1 of 3  train a small model on synthetic street scenes")
     train.train(config, out, resume=folder.is_saved, device=device, workers=1, console=console)
-    console.rule("2 of 3  measure the best model on scenes that it has not seen")
-    found = evaluate.run(folder.best, json_path=out / "metrics.json", device=device, workers=1, console=console)
+    console.rule("2 of 3  evaluate the best model on scenes that it has not seen")
+    evaluation = evaluate.run(folder.best, json_path=out / "metrics.json", device=device, workers=1, console=console)
     console.rule("3 of 3  segment new scenes")
-    draw_new(config, out / "images")
+    write_new_scenes(config, out / "images")
     predict.run(folder.best, [str(out / "images")], out, device=device, console=console)
+    figures = evaluation.figures
     console.print(
-        f"\nmIoU {found['miou']:.3f} on {found['images']} unseen scenes. Look at\n"
+        f"\n{figures.describe(figures.headline)} on {len(evaluation.images)} unseen scenes. Look at\n"
         f"  {folder.report}  curves, classes, best and worst scenes\n"
-        f"  {out / 'overlays'}  new scenes with what the model saw in them\n"
+        f"  {out / 'overlays'}  new scenes under the classes that the model predicts\n"
         f"and then train on images of your own: README.md"
     )
 
 
 def is_old_demo(folder: RunFolder, config: Config) -> bool:
-    """A run on drawn scenes whose settings aren't today's; anything else in the folder is not ours to remove."""
+    """A run on synthetic scenes with other settings than today's; anything else in the folder is not ours to remove."""
     if not (folder.is_saved and folder.config.exists()):
         return False
     stored = configs.read_tree(str(folder.config))
     return stored.get("data", {}).get("format") == config.data.format and stored != configs.to_tree(config)
 
 
-def draw_new(config: Config, folder: Path) -> None:
+def write_new_scenes(config: Config, folder: Path) -> None:
     """Write scenes from beyond the end of the validation split."""
     first = len(data.samples(config.data, config.data.val))
     more = config.data.model_copy(update={"num_val": first + NUM_NEW})

@@ -6,6 +6,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from atrous.errors import ConfigError
+
 T = TypeVar("T")
 
 
@@ -18,7 +20,7 @@ class World(NamedTuple):
 def join(device: str | None = None) -> World:
     """Enter the process group that `torchrun` describes in the environment, or be the only process.
 
-    `device` None takes a GPU where there is one. Raises ValueError for a device that this machine has not.
+    `device` None is a GPU where there is one. Raises ConfigError for a device that this machine does not have.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
@@ -31,11 +33,11 @@ def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
-        raise ValueError(f"--device {name}: no such device; cpu, cuda or cuda:N") from error
+        raise ConfigError(f"--device {name}: no such device; it must be cpu, cuda or cuda:N") from error
     count = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(device.type, 0)
     if (device.index or 0) >= count:
-        there = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
-        raise ValueError(f"--device {name}: not here; PyTorch {torch.__version__} sees {there}")
+        devices = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
+        raise ConfigError(f"--device {name}: not available; PyTorch {torch.__version__} sees {devices}")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", local_rank)
     if device.type == "cuda":
@@ -55,12 +57,8 @@ def sum_over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def any_process(flag: bool, device: torch.device) -> bool:
-    return bool(sum_over_processes(torch.tensor(int(flag), device=device)))
-
-
 def gather(items: list[T]) -> list[T]:
-    """The items of all processes, on each of them."""
+    """The items of all processes, on each of them, in the order of the ranks."""
     if not distributed.is_initialized():
         return items
     lists: list[list[T]] = [[] for _ in range(distributed.get_world_size())]
@@ -69,7 +67,7 @@ def gather(items: list[T]) -> list[T]:
 
 
 def from_first(flag: bool, device: torch.device) -> bool:
-    """What rank 0 says, on each process."""
+    """The flag of rank 0, on each process."""
     value = torch.tensor(int(flag), device=device)
     if distributed.is_initialized():
         distributed.broadcast(value, 0)
@@ -77,13 +75,13 @@ def from_first(flag: bool, device: torch.device) -> bool:
 
 
 def copy_buffers_from_first(module: nn.Module) -> None:
-    """Batch-norm statistics are each process's own between two steps: let all measure what rank 0 saves."""
+    """Batch-norm statistics differ between processes: let all of them measure what rank 0 saves."""
     if distributed.is_initialized():
         for buffer in module.buffers():
             distributed.broadcast(buffer, 0)
 
 
 def wait() -> None:
-    """Hold each process until all are here: what rank 0 wrote before can be read after."""
+    """Wait for all processes: what rank 0 has written can then be read."""
     if distributed.is_initialized():
         distributed.barrier()

@@ -1,7 +1,7 @@
-"""Parameter groups, optimisers and learning-rate schedules; a schedule is a pure function of the step."""
+"""Parameter groups, optimisers and learning-rate schedules. A schedule is a pure function of the step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Literal
 
 import torch
@@ -18,28 +18,28 @@ class OptimConfig(Settings):
     nesterov: bool = False  # sgd
     betas: tuple[float, float] = (0.9, 0.999)  # adamw
     weight_decay: NonNegativeFloat = 4e-5
-    decay_norms: bool = False  # the originals never decay the scales and shifts of a normalisation ...
-    decay_biases: bool = False  # ... nor biases (TensorFlow); semseg decays all
-    decay_depthwise: bool = False  # TF: depthwise kernels are not decayed
-    head_lr: PositiveFloat = 1.0  # times `lr`, for all that is not the backbone; 10 in PSPNet
-    last_layer_lr: PositiveFloat = 1.0  # times that, for the layer that makes the logits
-    bias_lr: PositiveFloat = 1.0  # times that, for biases, but not for the shifts of a normalisation; 2 in TF DeepLab
+    decay_norms: bool = False  # scales and shifts of normalisations; semseg decays these and the next two
+    decay_biases: bool = False
+    decay_depthwise: bool = False  # kernels of depthwise convolutions; TF DeepLab decays none of the three
+    head_lr: PositiveFloat = 1.0  # times `lr`, outside the backbone; 10 in PSPNet
+    last_layer_lr: PositiveFloat = 1.0  # times that, for the layers that compute the logits
+    bias_lr: PositiveFloat = 1.0  # times that, for biases, but not for the shifts of normalisations; 2 in TF DeepLab
     clip_norm: PositiveFloat | None = None
 
     schedule: Literal["poly", "step", "cosine", "constant"] = "poly"
     power: PositiveFloat = 0.9  # poly
     step_size: PositiveInt = 2000  # step: every so many steps ...
-    step_factor: PositiveFloat = 0.1  # ... the rate is multiplied by this
+    step_factor: PositiveFloat = 0.1  # ... the learning rate is multiplied by this
     end_lr: NonNegativeFloat = 0.0  # poly, cosine
-    decay_steps: PositiveInt | None = None  # poly, cosine: None: until the last step
-    warmup: Literal["linear", "slow_start"] = "linear"  # slow_start: `warmup_lr` all along, as TF DeepLab
+    decay_steps: PositiveInt | None = None  # poly, cosine; None: up to the last step
+    warmup: Literal["linear", "slow_start"] = "linear"  # slow_start: constant at `warmup_lr` (TF DeepLab)
     warmup_steps: NonNegativeInt = 0
     warmup_lr: NonNegativeFloat = 1e-4
 
 
 def poly(config: OptimConfig, step: int, span: int) -> float:
-    left = 1 - min(step, span) / span
-    return float(config.end_lr + (config.lr - config.end_lr) * left**config.power)
+    remaining = 1 - min(step, span) / span
+    return float(config.end_lr + (config.lr - config.end_lr) * remaining**config.power)
 
 
 def step_down(config: OptimConfig, step: int, span: int) -> float:
@@ -64,7 +64,7 @@ SCHEDULES: dict[str, Callable[[OptimConfig, int, int], float]] = {
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
-    """The rate of step 0..steps-1; the schedule proper begins, at step 0 of its own, where the warm-up ends."""
+    """The learning rate of step 0..steps-1. The schedule counts its own steps from the end of the warm-up."""
     if step < config.warmup_steps:
         progress = 0.0 if config.warmup == "slow_start" else step / config.warmup_steps
         return config.warmup_lr + (config.lr - config.warmup_lr) * progress
@@ -72,19 +72,19 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     return SCHEDULES[config.schedule](config, step - config.warmup_steps, span)
 
 
-def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
-    """The trainable parameters by (learning-rate factor, weight decay); each group holds its factor as `lr_factor`.
+def parameter_groups(model: nn.Module, config: OptimConfig, logit_modules: Collection[str]) -> list[dict[str, object]]:
+    """The trainable parameters by (learning-rate factor, weight decay); each group stores its factor as `lr_factor`.
 
-    With SGD a factor on the rate is TensorFlow DeepLab's factor on the gradient, momentum and decay included: there the
-    decay is part of the loss, and so of the gradient. AdamW is blind to factors on gradients, not to these.
+    `logit_modules` are the parts of the model that compute the logits. With SGD, a factor on the learning rate equals
+    TensorFlow DeepLab's factor on the gradient, momentum and decay included: there the decay is part of the loss, and
+    so of the gradient. AdamW ignores factors on gradients, but not these.
     """
-    logits = getattr(model, "logit_modules", ("classify",))  # a Model says which of its parts make them
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for module_name, module in model.named_modules():
         part = module_name.split(".")[0]
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                factor = _factor(config, part == "backbone", part in logits, _is_bias(module, name))
+                factor = _factor(config, part == "backbone", part in logit_modules, _is_bias(module, name))
                 decay = config.weight_decay if _is_decayed(module, name, config) else 0.0
                 groups.setdefault((factor, decay), []).append(parameter)
     return [
@@ -93,9 +93,9 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, ob
     ]
 
 
-def _factor(config: OptimConfig, in_backbone: bool, makes_logits: bool, is_bias: bool) -> float:
-    head = 1.0 if in_backbone else config.head_lr
-    last_layer = config.last_layer_lr if makes_logits else 1.0
+def _factor(config: OptimConfig, is_backbone: bool, is_last_layer: bool, is_bias: bool) -> float:
+    head = 1.0 if is_backbone else config.head_lr
+    last_layer = config.last_layer_lr if is_last_layer else 1.0
     return head * last_layer * (config.bias_lr if is_bias else 1.0)
 
 
@@ -116,13 +116,13 @@ def _is_decayed(module: nn.Module, name: str, config: OptimConfig) -> bool:
     return config.decay_depthwise if is_depthwise else True
 
 
-def build(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    groups = parameter_groups(model, config)
+def build(model: nn.Module, config: OptimConfig, logit_modules: Collection[str]) -> torch.optim.Optimizer:
+    groups = parameter_groups(model, config, logit_modules)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["lr_factor"]
+        group["lr"] = value * group["lr_factor"]

@@ -2,11 +2,9 @@
 
 import glob
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import track
@@ -14,21 +12,24 @@ from rich.progress import track
 from atrous import config as configs
 from atrous import distributed, segmenter
 from atrous.data.pairing import IMAGE_SUFFIXES
+from atrous.errors import AtrousError, ConfigError
 from atrous.files import prepare_output, write_atomically
 from atrous.inference import InferenceConfig
-from atrous.segmenter import Prediction
+from atrous.prediction import OVERLAYS, PROBABILITIES, Prediction
+from atrous.tasks import TASKS
 
-RESULTS = ("masks", "overlays", "probabilities")  # the folders in the output folder
+RESULTS = (*(folder for task in TASKS.values() for folder in task.results), OVERLAYS, PROBABILITIES)  # folders
 
 
-class Task(NamedTuple):
+class Job(NamedTuple):
     image: Path
-    name: Path  # where its results lie below each output folder, without suffix
+    name: Path  # of its results below each output folder, without suffix
 
 
-class Written(NamedTuple):
+class Summary(NamedTuple):
     images: int
-    failures: tuple[str, ...]  # one line for each image that couldn't be read
+    failures: tuple[str, ...]  # one line for each image that could not be read
+    folders: tuple[Path, ...]  # that results were written to
 
 
 def run(
@@ -41,38 +42,35 @@ def run(
     probabilities: bool = False,
     device: str | None = None,
     console: Console | None = None,
-) -> Written:
-    """Write `masks/NAME.png`, and `overlays/NAME.jpg` and `probabilities/NAME.npz` where wanted, for each image.
+) -> Summary:
+    """Write `masks/NAME.png`, and `overlays/NAME.jpg` and `probabilities/NAME.npz` if asked to, for each image.
 
-    An image that can't be read is named at the end; the others are done.
+    An image that can't be read is reported at the end; the others are done.
     """
     console = console or Console(markup=False, highlight=False, emoji=False)
-    tasks = list(find_images(sources, out))
+    jobs = list(find_images(sources, out))
     model = segmenter.load(path)
     model = model.with_inference(inference_settings(model.inference, overrides, str(path)))
     model = model.to(distributed.choose_device(device))
     prepare_output(out)
     failures: list[str] = []
-    for task in track(tasks, "predicting", console=console, disable=not console.is_terminal):
+    folders: dict[Path, None] = {}
+    for job in track(jobs, "predicting", console=console, disable=not console.is_terminal):
         try:
-            prediction = model.predict(task.image, probabilities=probabilities)
-        except ValueError as error:
+            prediction = model.predict(job.image, probabilities=probabilities)
+        except (AtrousError, OSError) as error:
             failures.append(str(error))
             continue
-        write(prediction, out, task.name, overlays=overlays)
-    return Written(len(tasks) - len(failures), tuple(failures))
+        folders |= dict.fromkeys(write(prediction, out, job.name, overlays=overlays, probabilities=probabilities))
+    return Summary(len(jobs) - len(failures), tuple(failures), tuple(folders))
 
 
-def write(prediction: Prediction, out: Path, name: Path, *, overlays: bool) -> None:
-    prediction.save(out / "masks" / f"{name}.png")
-    if overlays:
-        buffer = BytesIO()
-        prediction.overlay().save(buffer, "JPEG", quality=92)
-        write_atomically(out / "overlays" / f"{name}.jpg", buffer.getvalue())
-    if prediction.probabilities is not None:
-        buffer = BytesIO()
-        np.savez_compressed(buffer, probabilities=prediction.probabilities.astype(np.float16))
-        write_atomically(out / "probabilities" / f"{name}.npz", buffer.getvalue())
+def write(prediction: Prediction, out: Path, name: Path, *, overlays: bool, probabilities: bool) -> list[Path]:
+    """The folders that files were written to."""
+    files = prediction.files(overlays=overlays, probabilities=probabilities)
+    for (folder, suffix), content in files.items():
+        write_atomically(out / folder / f"{name}{suffix}", content)
+    return [out / folder for folder, _ in files]
 
 
 def inference_settings(inference: InferenceConfig, overrides: Sequence[str], source: str) -> InferenceConfig:
@@ -80,39 +78,41 @@ def inference_settings(inference: InferenceConfig, overrides: Sequence[str], sou
     tree = configs.merge({"evaluate": configs.to_tree(inference)}, configs.parse_overrides(overrides))
     others = sorted(tree.keys() - {"evaluate"})
     if others:
-        raise ValueError(f"{others[0]}: a prediction has only the settings of evaluate, such as evaluate.flip=true")
+        raise ConfigError(f"{others[0]}: a prediction has only the settings of evaluate, such as evaluate.flip=true")
     try:
         return InferenceConfig.model_validate(tree["evaluate"])
     except ValidationError as error:
-        raise ValueError(configs.explain(error, tree, source, overrides, section="evaluate")) from None
+        raise ConfigError(configs.explain(error, tree, source, overrides, section="evaluate")) from None
 
 
-def find_images(sources: Sequence[str], out: Path) -> Iterator[Task]:
-    """Files, folders (searched to the bottom) and patterns, as tasks of different names; not what was written to `out`.
+def find_images(sources: Sequence[str], out: Path) -> Iterator[Job]:
+    """Files, folders (searched recursively) and patterns as jobs of different names, without results in `out`.
 
     Raises FileNotFoundError for a source without an image.
     """
-    taken: dict[Path, Path] = {}
+    images: dict[Path, Path] = {}
     for source in sources:
-        tasks = [task for task in _images_of(source) if not _is_result(task.image, out)]
-        if not tasks:
+        jobs = [job for job in _images_of(source) if not _is_result(job.image, out)]
+        if not jobs:
             raise FileNotFoundError(f"{source}: {_why_none(Path(source), out)}")
-        for task in tasks:
-            other = taken.setdefault(task.name, task.image)
-            if other != task.image:
-                raise ValueError(f"{task.image} and {other} would both be written as {task.name}; predict them apart")
-            yield task
+        for job in jobs:
+            other = images.setdefault(job.name, job.image)
+            if other != job.image:
+                raise ConfigError(
+                    f"{job.image} and {other} would both be written as {job.name}; predict them separately"
+                )
+            yield job
 
 
-def _images_of(source: str) -> list[Task]:
+def _images_of(source: str) -> list[Job]:
     path = Path(source)
     if path.is_dir():
-        found = [file for file in sorted(path.rglob("*")) if is_image(file)]
-        return [Task(file, file.relative_to(path).with_suffix("")) for file in found]
+        files = [file for file in sorted(path.rglob("*")) if is_image(file)]
+        return [Job(file, file.relative_to(path).with_suffix("")) for file in files]
     if path.is_file():
-        return [Task(path, Path(path.stem))]
-    files = [Path(name) for name in sorted(glob.glob(source, recursive=True))]  # noqa: PTH207 - absolute too
-    return [Task(file, Path(file.stem)) for file in files if is_image(file)]
+        return [Job(path, Path(path.stem))]
+    files = [Path(name) for name in sorted(glob.glob(source, recursive=True))]  # noqa: PTH207 - also absolute patterns
+    return [Job(file, Path(file.stem)) for file in files if is_image(file)]
 
 
 def is_image(path: Path) -> bool:
@@ -126,5 +126,5 @@ def _is_result(image: Path, out: Path) -> bool:
 
 def _why_none(source: Path, out: Path) -> str:
     if source.is_dir():
-        return f"no image ({', '.join(IMAGE_SUFFIXES)}) in it, but for results in {out}"
+        return f"no image ({', '.join(IMAGE_SUFFIXES)}) in this folder, apart from results in {out}"
     return f"a result of an earlier prediction in {out}" if source.is_file() else "no such file, folder or pattern"

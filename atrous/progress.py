@@ -10,25 +10,19 @@ from rich.progress import Progress as Bar
 
 LINE_EVERY = 30.0  # seconds, where there is no terminal to draw a bar in
 NAMED = 5  # files that could not be read; the others are counted
-SMOOTHING = 0.05  # weight of the newest step in what is shown; what is logged is not smoothed
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error
-    """Ctrl-C or SIGTERM; what was done is saved, and the message says how to go on.
-
-    Not a KeyboardInterrupt: typer would take that, and its message, for itself.
-    """
+SMOOTHING = 0.3  # weight of the newest value in what is shown; what is logged is not smoothed
 
 
 class Progress:
-    """Loss, mIoU, images per second and time left of a training."""
+    """Loss, score, images per second and time left of a training."""
 
     def __init__(self, console: Console, steps: int, done: int) -> None:
         self.console, self.steps = console, steps
         self.loss: float | None = None
-        self.miou: float | None = None
-        self.rate: float | None = None
+        self.score = ""
+        self.speed: float | None = None  # images per second
         self.num_skipped = 0
+        self.images = self.images_of_step = 0  # since `last`; of one step
         self.last = self.last_line = time.perf_counter()
         self.bar = Bar(
             TextColumn("step"),
@@ -52,36 +46,42 @@ class Progress:
     ) -> None:
         self.bar.stop()
         if self.num_skipped > NAMED:
-            self._print(f"skipped: {self.num_skipped} in all that could not be read")
+            self._print(f"skipped: {self.num_skipped} images in all that could not be read")
 
-    def step(self, step: int, terms: dict[str, float], learning_rate: float, images: int) -> dict[str, Any]:
-        """Show a finished step; the row that is logged of it."""
+    def step(self, step: int, images: int) -> None:
+        """Count a finished step, without any figure that would have to wait for the device."""
+        self.images += images
+        self.images_of_step = images
+        self.bar.update(self.task, completed=step)
+
+    def log(self, step: int, terms: dict[str, float], learning_rate: float) -> dict[str, Any]:
+        """Show the figures of a step, and return the row that is logged."""
         now = time.perf_counter()
-        speed, self.last = images / (now - self.last), now
+        speed = self.images / (now - self.last)
+        self.images, self.last = 0, now
         loss = sum(terms.values())
-        self.loss, self.rate = _smooth(self.loss, loss), _smooth(self.rate, speed)
-        self.bar.update(self.task, completed=step, figures=self.figures())
+        self.loss, self.speed = _smooth(self.loss, loss), _smooth(self.speed, speed)
+        self.bar.update(self.task, figures=self.figures())
         if self.bar.disable and (now - self.last_line > LINE_EVERY or step == self.steps):
             self.last_line = now
-            left = (self.steps - step) * images / self.rate
-            self._print(f"step {step}/{self.steps}  {self.figures()}  {left / 60:.1f} min left")
+            minutes = (self.steps - step) * self.images_of_step / self.speed / 60
+            self._print(f"step {step}/{self.steps}  {self.figures()}  {minutes:.1f} min left")
         parts = terms if len(terms) > 1 else {}
         return {"step": step, "loss": loss, **parts, "learning_rate": learning_rate, "images_per_second": speed}
 
     def figures(self) -> str:
-        miou = "" if self.miou is None else f"  mIoU {self.miou:.3f}"
-        return f"loss {self.loss or 0.0:.3f}{miou}  {self.rate or 0.0:.1f} images/s"
+        return f"loss {self.loss or 0.0:.3f}{self.score}  {self.speed or 0.0:.1f} images/s"
 
     def validating(self) -> None:
         self.bar.update(self.task, figures=f"{self.figures()}  validating ...")
 
-    def validated(self, step: int, miou: float) -> None:
-        """Show a validation; the time that it took is not counted as a step's."""
-        self.miou, self.last = miou, time.perf_counter()
-        self._print(f"step {step}: validation mIoU {miou:.4f}")
+    def validated(self, step: int, title: str, value: float) -> None:
+        """Show a validation. Its time does not count as a step's."""
+        self.score, self.last, self.images = f"  {title} {value:.3f}", time.perf_counter(), 0
+        self._print(f"step {step}: validation {title} {value:.4f}")
 
     def skipped(self, problems: tuple[str, ...]) -> None:
-        """Name what could not be read: the first few files; in the end, their number."""
+        """Name the first few files that could not be read; the others are counted at the end."""
         for problem in problems:
             self.num_skipped += 1
             if self.num_skipped <= NAMED:

@@ -1,16 +1,17 @@
-"""`train.init=FILE train.reuse=...`: a training that begins with the weights of another model."""
+"""`train.init=FILE train.reuse=...`: a training that is initialised from the weights of another model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from atrous import convert, segmenter
+from atrous import segmenter
+from atrous.errors import ModelFileError
 from atrous.models import Model
 
-Reuse = Literal["all", "all_but_logits", "backbone"]
-NORMALIZATION = ("shift", "scale")  # belong to the backbone's weights
+Part = Literal["all", "all_but_logits", "backbone"]
+NORMALIZATION = ("shift", "scale")  # of the images: they belong to the backbone's weights
 LISTED = 3
 
 
@@ -19,71 +20,70 @@ class Reused(NamedTuple):
 
     source: str
     reused: list[str]
-    fresh: list[str]  # of the model, left as they were drawn
+    fresh: list[str]  # of the model, still random
     unused: list[str]  # of the source
 
     def describe(self) -> str:
-        fresh = f"fresh: {_parts(self.fresh)}" if self.fresh else "nothing is fresh"
-        unused = f"; not used of it: {_parts(self.unused)}" if self.unused else ""
-        return f"begun with {len(self.reused)} weights of {self.source} ({_parts(self.reused)}); {fresh}{unused}"
+        fresh = f"random: {_parts(self.fresh)}" if self.fresh else "none is random"
+        unused = f"; unused: {_parts(self.unused)}" if self.unused else ""
+        return f"initialised from {self.source}: {len(self.reused)} weights ({_parts(self.reused)}); {fresh}{unused}"
 
     def to_tree(self) -> dict[str, Any]:
         return self._asdict()
 
 
-def reuse(model: Model, source: str, what: Reuse) -> Reused:
-    """Copy weights of a model file, or of whatever `atrous convert` reads, into `model`.
+def reuse(model: Model, source: str, part: Part) -> Reused:
+    """Copy weights of a model file, or of anything that `atrous convert` reads, into `model`.
 
-    Raises FileNotFoundError, or ValueError where a weight that is to be reused is missing or has another shape.
+    Raises FileNotFoundError, or ModelFileError where a weight that should be reused is missing or has another shape.
     """
-    given = _weights(source)
+    weights = _weights(source)
     state = model.state_dict()
-    wanted = [name for name in state if _is_wanted(name, what, model.logit_modules)]
-    _require_fit(wanted, state, given, source, what)
-    model.load_state_dict({**state, **{name: given[name] for name in wanted}})
-    chosen = set(wanted)
-    return Reused(source, wanted, [name for name in state if name not in chosen], sorted(given.keys() - chosen))
+    names = [name for name in state if _is_reused(name, part, model.logit_modules)]
+    _require_fit(names, state, weights, source, part)
+    model.load_state_dict({**state, **{name: weights[name] for name in names}})
+    chosen = set(names)
+    return Reused(source, names, [name for name in state if name not in chosen], sorted(weights.keys() - chosen))
 
 
-def _weights(source: str) -> dict[str, Tensor]:
+def _weights(source: str) -> Mapping[str, Tensor]:
+    from atrous import convert
+
     path = Path(source)
     loaded = segmenter.load(path) if path.suffix == ".safetensors" else convert.convert(source)
     return loaded.model.state_dict()
 
 
-def _is_wanted(name: str, what: Reuse, logit_modules: Sequence[str]) -> bool:
-    part = name.partition(".")[0]
-    if what == "backbone":
-        return part == "backbone" or name in NORMALIZATION
-    return what == "all" or part not in logit_modules
+def _is_reused(name: str, part: Part, logit_modules: Sequence[str]) -> bool:
+    module = name.partition(".")[0]
+    if part == "backbone":
+        return module == "backbone" or name in NORMALIZATION
+    return part == "all" or module not in logit_modules
 
 
 def _require_fit(
-    wanted: Sequence[str], state: dict[str, Tensor], given: dict[str, Tensor], source: str, what: Reuse
+    names: Sequence[str], state: Mapping[str, Tensor], weights: Mapping[str, Tensor], source: str, part: Part
 ) -> None:
-    missing = [name for name in wanted if name not in given]
-    other = [name for name in wanted if name in given and given[name].shape != state[name].shape]
+    missing = [name for name in names if name not in weights]
+    other = [name for name in names if name in weights and weights[name].shape != state[name].shape]
     if not missing and not other:
         return
     lines = [
-        f"{len(names)} weights {how}: {', '.join(names[:LISTED])}"
-        for how, names in (("are missing", missing), ("have another shape", other))
-        if names
+        f"{len(some)} weights {what}: {', '.join(some[:LISTED])}"
+        for what, some in (("are missing", missing), ("have another shape", other))
+        if some
     ]
-    raise ValueError(f"train.init={source}, train.reuse={what}: {'; '.join(lines)}{_advice(what, missing + other)}")
+    raise ModelFileError(f"train.init={source}, train.reuse={part}: {'; '.join(lines)}{_advice(part, missing + other)}")
 
 
-def _advice(what: Reuse, names: Sequence[str]) -> str:
-    """The next mode that would leave out all that doesn't fit."""
-    if what == "backbone" or any(name.startswith("backbone.") for name in names):
-        return "; the backbones differ: model.backbone, model.depth_multiplier and the like must be those of the file"
-    return (
-        "; train.reuse=all_but_logits or train.reuse=backbone takes less"
-        if what == "all"
-        else ("; train.reuse=backbone takes less")
-    )
+def _advice(part: Part, names: Sequence[str]) -> str:
+    """The settings that would leave out everything that does not fit."""
+    if part == "backbone" or any(name.startswith("backbone.") for name in names):
+        return "; the backbones differ: set model.backbone to the file's, with its settings"
+    smaller = "train.reuse=all_but_logits or train.reuse=backbone" if part == "all" else "train.reuse=backbone"
+    return f"; {smaller} reuses less"
 
 
 def _parts(names: Sequence[str]) -> str:
-    """`backbone, aspp`: the parts of a model that the names are of."""
+    """`backbone, aspp`: the parts of a model that the names belong to."""
     return ", ".join(dict.fromkeys(name.partition(".")[0] for name in names)) or "none"

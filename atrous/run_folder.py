@@ -1,26 +1,34 @@
-"""What a training keeps on disk, and how it is found again. All files are whole, so that a kill loses little."""
+"""What a training keeps on disk, and how it is resumed. All files are complete, so that a kill loses little.
+
+Only the process that writes (rank 0) changes anything; on the others these functions do nothing.
+"""
 
 import contextlib
 import io
 import json
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from atrous import config as configs
+from atrous import distributed
 from atrous.config import Config
+from atrous.distributed import World
+from atrous.errors import ConfigError, ModelFileError
 from atrous.files import prepare_output, write_atomically
+from atrous.models.format_1 import upgraded_experiment
 
 State = dict[str, Any]  # of a training between two steps: tensors and numbers only
 
 
 class RunFolder(NamedTuple):
-    """Paths of a run's files; `state` alone is enough to go on from."""
+    """Paths of a run's files; `state` alone is enough to resume."""
 
     path: Path
+    is_writer: bool = True
 
     @property
     def config(self) -> Path:
@@ -48,7 +56,7 @@ class RunFolder(NamedTuple):
 
     @property
     def reused(self) -> Path:
-        """Which weights the run began with, and which were drawn."""
+        """Which weights the run was initialised from, and which are random."""
         return self.path / "reused.json"
 
     @property
@@ -61,13 +69,28 @@ class RunFolder(NamedTuple):
         return self.state.exists() or self.best.exists() or self.last.exists()
 
 
+# ---- begun or resumed
+
+
+@contextlib.contextmanager
+def opened(run: RunFolder, config: Config, world: World, *, resume: bool) -> Iterator[State | None]:
+    """The state to resume from, None for a new run. Rank 0 makes the folder and decides; the others follow.
+
+    A run that breaks before it has saved anything leaves nothing new behind.
+    """
+    with discarded_unless_saved(run):
+        state = None
+        if run.is_writer:
+            state = resumed(run, config) if resume else begin(run, config)
+        is_resumed = distributed.from_first(state is not None, world.device)
+        yield read_state(run.state) if is_resumed and not run.is_writer else state
+
+
 def begin(run: RunFolder, config: Config) -> State | None:
-    """Start a run, with no state, in a folder that has none. Raises ValueError where something would be overwritten."""
-    prepare_output(run.path)
+    """Start a run, with no state, in a folder that has none. Raises ConfigError where it would overwrite something."""
     if run.is_saved:
-        raise ValueError(
-            f"--out {run.path}: holds a run already; add --resume to go on with it, or name another folder"
-        )
+        raise ConfigError(f"--out {run.path}: holds a run already; add --resume to resume it, or name another folder")
+    prepare_output(run.path)
     if run.config.exists():
         require_same(run, config, "--out")
     write_atomically(run.config, configs.to_yaml(config))
@@ -75,14 +98,14 @@ def begin(run: RunFolder, config: Config) -> State | None:
     return None
 
 
-def resume(run: RunFolder, config: Config) -> State | None:
-    """The state to go on from, None where nothing was saved yet. Raises ValueError if the run has another config."""
+def resumed(run: RunFolder, config: Config) -> State | None:
+    """The state to resume from, None where nothing was saved yet. Raises ConfigError if the run has another config."""
     if not run.is_saved:
         return begin(run, config)
     prepare_output(run.path)
     for path in (run.config, run.state):
         if not path.exists():
-            raise ValueError(f"--resume: {run.path} holds models, but not {path.relative_to(run.path)} to go on from")
+            raise ModelFileError(f"--resume: {run.path} holds models, but {path.relative_to(run.path)} is missing")
     require_same(run, config, "--resume")
     remove_leftovers(run)
     state = read_state(run.state)
@@ -92,11 +115,11 @@ def resume(run: RunFolder, config: Config) -> State | None:
 
 def require_same(run: RunFolder, config: Config, what: str) -> None:
     """Refuse another experiment than the folder's; only its data may have moved."""
-    stored = configs.check(configs.read_tree(str(run.config)), source=str(run.config))
+    tree = upgraded_experiment(configs.read_tree(str(run.config)))
+    stored = configs.check(tree, source=str(run.config))
     for key, there, here in configs.differences(stored, config):
-        if key == "data.root":
-            continue
-        raise ValueError(f"{what}: {key} is {here} here but {there} in {run.config}; take the run's own config")
+        if key != "data.root":
+            raise ConfigError(f"{what}: {key} is {here} here but {there} in {run.config}; use the run's own config")
 
 
 def remove_leftovers(run: RunFolder) -> None:
@@ -106,32 +129,68 @@ def remove_leftovers(run: RunFolder) -> None:
             leftover.unlink()
 
 
+@contextlib.contextmanager
+def discarded_unless_saved(run: RunFolder) -> Iterator[None]:
+    new_files = [path for path in run.files if not path.exists()]
+    new_folders = [path for path in (run.state.parent, run.path, *run.path.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        if run.is_writer and not run.is_saved:
+            _remove(new_files, new_folders)
+        raise
+
+
+def remove(run: RunFolder) -> None:
+    """Delete a run's own files, and the folders if nothing else is in them."""
+    _remove(run.files, (run.state.parent, run.path))
+
+
+def _remove(files: Iterable[Path], folders: Iterable[Path]) -> None:
+    for path in files:
+        with contextlib.suppress(OSError):  # it does not exist
+            path.unlink()
+    for folder in folders:
+        with contextlib.suppress(OSError):  # other files are in it, or it does not exist
+            folder.rmdir()
+
+
+# ---- states
+
+
 def read_state(path: Path) -> State:
-    """On the CPU. Raises ValueError with the path where it isn't whole."""
+    """On the CPU. Raises ModelFileError with the path where it is damaged."""
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
-        raise ValueError(f"{path}: not a whole training state: {str(error).splitlines()[0]}") from error
+        raise ModelFileError(f"{path}: not a complete training state: {str(error).splitlines()[0]}") from error
     return state
 
 
-def write_state(path: Path, state: State) -> None:
+def write_state(run: RunFolder, state: State) -> None:
+    if not run.is_writer:
+        return
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(run.state, buffer.getvalue())
 
 
-def log(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a run's metrics."""
+# ---- metrics
+
+
+def log(run: RunFolder, row: Mapping[str, Any]) -> None:
+    """Add a row to the run's metrics."""
+    if not run.is_writer:
+        return
     try:
-        with path.open("a", encoding="utf-8") as file:
+        with run.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
+        raise OSError(error.errno, f"cannot write {run.metrics}: {error.strerror}") from error
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics; a last line that a kill cut off is left out."""
+    """The rows of a run's metrics, without a last line that a kill has cut off."""
     return list(_whole_rows(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
 
 
@@ -144,33 +203,13 @@ def _whole_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def drop_rows_after(path: Path, step: int, measured: int) -> None:
-    """Forget what was lost with a kill and will be done again: later steps, and validations after `measured`."""
-    rows = [row for row in read_rows(path) if row["step"] <= (measured if "miou" in row else step)]
+    """Drop what a kill lost and the run will do again: steps after `step`, and validations after `measured`."""
+    rows = [row for row in read_rows(path) if row["step"] <= (measured if "scores" in row else step)]
     if path.exists():
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def remove(run: RunFolder) -> None:
-    """Delete a run's own files, and the folders if nothing else is in them."""
-    _remove(run, run.files)
-
-
-def _remove(run: RunFolder, files: Iterable[Path]) -> None:
-    for path in files:
-        with contextlib.suppress(OSError):  # it never came to be
-            path.unlink()
-    for folder in (run.state.parent, run.path):
-        with contextlib.suppress(OSError):  # other files are in it, or it isn't there
-            folder.rmdir()
-
-
-@contextlib.contextmanager
-def discarded_unless_saved(run: RunFolder) -> Iterator[None]:
-    """Leave nothing new behind of a run that breaks before there is anything to go on from."""
-    before = [path for path in run.files if path.exists()]
-    try:
-        yield
-    except BaseException:
-        if not run.is_saved:
-            _remove(run, [path for path in run.files if path not in before])
-        raise
+def write_reused(run: RunFolder, tree: Mapping[str, Any]) -> None:
+    """Which weights the run was initialised from."""
+    if run.is_writer:
+        write_atomically(run.reused, json.dumps(tree, indent=1))

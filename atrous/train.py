@@ -1,16 +1,12 @@
-"""`atrous train`: the whole of training, top to bottom, in one function."""
+"""`atrous train`: all of training, top to bottom, in one function."""
 
 import contextlib
 import copy
-import json
-import math
 import shlex
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,18 +14,23 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from atrous import data, distributed, evaluate, models, optim, reuse, run_folder, segmenter
+from atrous import data, distributed, evaluate, models, optim, report, reuse, run_folder, segmenter
 from atrous.config import Config, TrainConfig
 from atrous.data.label_space import LabelSpace
-from atrous.data.loader import Stream, training_batches, whole_samples
+from atrous.data.loader import Stream, training_batches
 from atrous.data.transforms import augment
 from atrous.distributed import World
-from atrous.files import write_atomically
-from atrous.losses import hard_pixel_share, median_frequency_weights, semantic_loss
-from atrous.models.contract import Model
-from atrous.progress import Interrupted, Progress
+from atrous.errors import ConfigError
+from atrous.interrupt import Interrupted, StopFlag, stop_signals
+from atrous.model_file import require_same_classes
+from atrous.models import Model, task_of
+from atrous.progress import Progress
+from atrous.report import Evaluation
+from atrous.reuse import Reused
 from atrous.run_folder import RunFolder, State
 from atrous.segmenter import Segmenter
+from atrous.tasks import TASKS
+from atrous.tasks.contract import Objective, Targets
 from atrous.types import Batch, Color, Sample
 
 
@@ -39,7 +40,32 @@ class Standing(NamedTuple):
     step: int = 0  # updates done
     taken: int = 0  # samples, by all processes
     measured: int = 0  # the step of the last validation
-    best: float = -1.0  # mIoU of the best one
+    best: float = -1.0  # the headline score of the best one
+
+
+class Learner(NamedTuple):
+    """Everything that an update changes."""
+
+    model: Model
+    averaged: Model | None
+    optimizer: torch.optim.Optimizer
+    parallel: nn.Module  # the model, spread over the processes
+
+
+class Pass(NamedTuple):
+    """A batch on the device, and what its loss compares outputs with."""
+
+    batch: Batch
+    targets: Targets
+
+
+class Losses(NamedTuple):
+    """The terms of one pass. They stay on the device until they are logged, so that no step waits for it."""
+
+    step: int
+    names: tuple[str, ...]  # of the images
+    terms: dict[str, Tensor]
+    factor: float  # on each term
 
 
 def train(
@@ -51,165 +77,95 @@ def train(
     workers: int = 0,
     console: Console | None = None,
 ) -> RunFolder:
-    """Train as `config` says, or go on with the run in `out`; in the end the folder holds the best model and a report.
+    """Train as `config` says, or resume the run in `out`. At the end the folder holds the best model and a report.
 
-    Raises ValueError and OSError for what the user can mend, FloatingPointError when the loss is no longer finite, and
+    Raises AtrousError and OSError for what the user can correct, FloatingPointError when the loss is not finite, and
     Interrupted, after saving, on Ctrl-C.
     """
+    # One process, or one of many: only the first writes and prints.
     world = distributed.join(device)
-    run, settings = RunFolder(out), config.train
-    console = console or Console(markup=False, highlight=False)
-    console.quiet = console.quiet or world.rank > 0
-    label_space = data.label_space(config.data)
-    samples = data.samples(config.data, config.data.train)
-    val_samples = data.samples(config.data, config.data.val)
-    require_trainable(config, label_space, world)
-    weights = class_weights(config, samples, label_space, workers)
+    run, settings, console = RunFolder(out, world.rank == 0), config.train, console_of(world, console)
 
-    torch.manual_seed(settings.seed)
-    model = models.build(config.model, label_space.num_classes).to(world.device)
-    reused = (
-        None
-        if settings.init is None or (resume and run.state.exists())
-        else (reuse.reuse(model, settings.init, settings.reuse))
-    )
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = optim.build(model, config.optim)
-    averaged = copy.deepcopy(model) if settings.ema else None
-    kept = Segmenter(averaged or model, label_space, config.evaluate, config)  # what is measured and saved
+    with run_folder.opened(run, config, world, resume=resume) as state, stop_signals() as stop:
+        # The data, and what its labels mean.
+        space = data.label_space(config.data)
+        samples, val_samples = (data.samples(config.data, split) for split in (config.data.train, config.data.val))
+        require_trainable(config, space, (samples, val_samples), world)
 
-    discarded = run_folder.discarded_unless_saved(run) if world.rank == 0 else contextlib.nullcontext()
-    with discarded, stop_signals() as stop:
-        at = restore(open_run(run, config, resume, world), model, averaged, optimizer)
-        parallel = prepare(model, config, world)
-        batches = training_batches(
-            samples,
-            partial(augment, config=config.augment, fill=fill_color(model), ignore=label_space.ignore),
-            Stream(settings.seed, settings.batch, at.taken, world.rank, world.size),
-            workers=workers,
-            skip_errors=config.data.on_error == "skip",
-            pin_memory=world.device.type == "cuda",
-        )
-        console.print(introduction(config, model, samples, val_samples, world, at.step))
-        if reused is not None:
-            console.print(reused.describe())
-            if world.rank == 0:
-                write_atomically(run.reused, json.dumps(reused.to_tree(), indent=1))
+        # The network, new or as it was saved; what is measured and saved of it; what it minimises.
+        learner, reused = build(config, space, world, is_new=state is None)
+        at = restore(state, learner)
+        measured = segmenter_of(learner, config, space)
+        objective = objective_of(learner.model, config, space, samples, world, workers)
+        introduce(run, learner.model, config, (samples, val_samples), world, at, reused, console)
 
+        # Steps, with a validation now and then, until none is due.
+        batches = training_batches_from(at, samples, learner.model, config, space, world, workers)
+        losses: list[Losses] = []
         with Progress(console, settings.steps, at.step) as progress:
             while at.step < settings.steps or is_due(at, settings):
                 if is_due(at, settings):
-                    progress.validating()
-                    results = validate(kept, val_samples, world, workers, stop)
-                    progress.validated(at.step, results["miou"])
-                    if world.rank == 0:
-                        run_folder.log(run.metrics, {"step": at.step, **summary(results)})
-                        if results["miou"] > at.best:
-                            kept.with_results({"step": at.step, **results}).save(run.best)
-                    at = at._replace(measured=at.step, best=max(at.best, results["miou"]))
-                    if world.rank == 0:
-                        run_folder.write_state(run.state, snapshot(model, averaged, optimizer, at))
+                    at = validate(run, measured, val_samples, at, world, workers, progress, stop)
+                    run_folder.write_state(run, snapshot(learner, at))
                     continue
-
-                seed_step(settings.seed, at.step, world.rank)
-                model.set_progress(at.step / settings.steps)
-                rate = optim.learning_rate(config.optim, at.step, settings.steps)
-                optim.set_learning_rate(optimizer, rate)
-                top_k = hard_pixel_share(config.loss, at.step)
-                parts = [next(batches) for _ in range(settings.accumulate)]
-                # All pixels of an update count alike, wherever they are computed. The hardest pixels are chosen, and
-                # averaged, within each pass. DDP takes the mean over the processes, hence times their number.
-                pixels = count_pixels(parts, label_space.ignore, world) if top_k == 1 else None
-                factor = world.size if top_k == 1 else 1 / settings.accumulate
-
-                terms: dict[str, float] = {}
-                for number, (batch, problems) in enumerate(parts, start=1):
-                    progress.skipped(problems)
-                    images = batch.images.to(world.device, memory_format=torch.channels_last, non_blocking=True)
-                    labels = batch.semantic.to(world.device, non_blocking=True)
-                    with gradients_summed(parallel, on=number == settings.accumulate):
-                        with torch.autocast(world.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                            outputs = parallel(images)
-                        losses = semantic_loss(
-                            outputs,
-                            labels,
-                            config.loss,
-                            ignore=label_space.ignore,
-                            weights=weights,
-                            top_k=top_k,
-                            normalizer=pixels,
-                            align_corners=model.align_corners,
-                        )
-                        found = {name: float(loss.detach()) * factor for name, loss in losses.items()}
-                        require_finite(found, batch, at.step)
-                        (torch.stack(list(losses.values())).sum() * factor).backward()  # type: ignore[no-untyped-call]
-                    terms = {name: terms.get(name, 0.0) + value for name, value in found.items()}
-                if config.optim.clip_norm is not None:
-                    nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-                if averaged is not None:
-                    average(averaged, model, ema_decay(settings.ema or 0.0, at.step))
-                images_taken = settings.batch * settings.accumulate * world.size
-                at = at._replace(step=at.step + 1, taken=at.taken + images_taken)
-
-                row = progress.step(at.step, mean_over_processes(terms, world), rate, images_taken)
-                if world.rank == 0 and (at.step % settings.log_every == 0 or at.step == settings.steps):
-                    run_folder.log(run.metrics, row)
-                is_stopped = distributed.any_process(stop.is_set(), world.device)
-                if world.rank == 0 and (at.step % settings.save_every == 0 or is_due(at, settings) or is_stopped):
-                    run_folder.write_state(run.state, snapshot(model, averaged, optimizer, at))
-                    kept.save(run.last)
+                passes = load(batches, objective, settings, world, progress)
+                counts, is_stopped = agree(objective, passes, at.step, settings, stop, world)
                 if is_stopped:
-                    raise Interrupted(f"stopped after step {at.step} of {settings.steps}, saved; {how_to_go_on(run)}")
-    report(run, val_samples, world, workers, console)
+                    save(run, learner, measured, at, losses)
+                    raise Interrupted(f"stopped after step {at.step} of {settings.steps}, saved; {how_to_resume(run)}")
+
+                learning_rate = set_schedules(learner, config, at.step, world)
+                losses += add_gradients(learner.parallel, objective, passes, counts, settings, at.step, world)
+                update(learner, config, at.step)
+                at = advanced(at, settings, world)
+
+                progress.step(at.step, images_of_step(settings, world))
+                if at.step % settings.log_every == 0 or at.step == settings.steps:
+                    run_folder.log(run, progress.log(at.step, mean_terms(losses, world), learning_rate))
+                    losses.clear()
+                if at.step % settings.save_every == 0 or is_due(at, settings):
+                    save(run, learner, measured, at, losses)
+    finish(run, val_samples, world, workers, console)
     return run
 
 
 # ---- before the first step
 
 
-def require_trainable(config: Config, label_space: LabelSpace, world: World) -> None:
+def console_of(world: World, console: Console | None) -> Console:
+    """The first process prints; the others are quiet."""
+    console = console or Console(markup=False, highlight=False)
+    console.quiet = console.quiet or world.rank > 0
+    return console
+
+
+def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequence[Sample]], world: World) -> None:
     """Refuse now what would fail, or silently be wrong, after hours."""
+    for samples in splits:
+        evaluate.require_fields(samples, TASKS[task_of(config.model)], config)
     if config.model.num_classes is not None:
-        segmenter.require_same_classes(config.model.num_classes, label_space, "model.num_classes")
-    weights = config.loss.class_weights
-    if isinstance(weights, tuple) and len(weights) != label_space.num_classes:
-        raise ValueError(f"loss.class_weights: {len(weights)} values for {label_space.num_classes} classes")
+        require_same_classes(config.model.num_classes, space, "model.num_classes")
     is_synchronized = world.size > 1 and world.device.type == "cuda"
     if config.train.batch == 1 and config.train.batch_norm == "tuned" and not is_synchronized:
-        raise ValueError(
-            "train.batch=1 with train.batch_norm=tuned: image pooling leaves one value a channel, which has no "
-            "variance; take train.batch=2 or more, or train.batch_norm=frozen"
+        raise ConfigError(
+            "train.batch=1 with train.batch_norm=tuned: image pooling leaves one value per channel, which has no "
+            "variance; set train.batch=2 or more, or train.batch_norm=frozen"
         )
 
 
-def open_run(run: RunFolder, config: Config, resume: bool, world: World) -> State | None:
-    """The state to go on from, None for a new run. Rank 0 makes the folder and decides; the others follow."""
-    state = None
-    if world.rank == 0:
-        state = run_folder.resume(run, config) if resume else run_folder.begin(run, config)
-    is_resumed = distributed.from_first(state is not None, world.device)
-    return run_folder.read_state(run.state) if is_resumed and world.rank > 0 else state
+def build(config: Config, space: LabelSpace, world: World, *, is_new: bool) -> tuple[Learner, Reused | None]:
+    """The network with its first weights; a run that is resumed loads no others."""
+    settings = config.train
+    torch.manual_seed(settings.seed)
+    model = models.build(config.model, space.num_classes).to(world.device)
+    reused = reuse.reuse(model, settings.init, settings.reuse) if settings.init is not None and is_new else None
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = optim.build(model, config.optim, model.logit_modules)
+    averaged = copy.deepcopy(model) if settings.ema else None
+    return Learner(model, averaged, optimizer, spread(model, config, world)), reused
 
 
-def class_weights(config: Config, samples: Sequence[Sample], label_space: LabelSpace, workers: int) -> Tensor | None:
-    """As given, or from the pixels of each class in all of the training labels."""
-    given = config.loss.class_weights
-    if given is None:
-        return None
-    if given != "counts":
-        return torch.tensor(given, dtype=torch.float32)
-    counts = torch.zeros(256, dtype=torch.int64)
-    for _, read in whole_samples(samples, workers=workers, skip_errors=config.data.on_error == "skip"):
-        if read.sample is not None:
-            counts += torch.bincount(torch.from_numpy(read.sample.semantic).flatten(), minlength=256)
-    if label_space.ignore < 256:
-        counts[label_space.ignore] = 0
-    return median_frequency_weights(counts[: label_space.num_classes])
-
-
-def prepare(model: Model, config: Config, world: World) -> nn.Module:
+def spread(model: Model, config: Config, world: World) -> nn.Module:
     """Set the batch norms, and spread the model over the processes; the parameters stay those of `model`."""
     set_batch_norm(model, config)
     if world.size == 1:
@@ -221,7 +177,7 @@ def prepare(model: Model, config: Config, world: World) -> nn.Module:
 
 
 def set_batch_norm(model: nn.Module, config: Config) -> None:
-    """Training mode; frozen batch norms keep their statistics while their scales and shifts learn, as in TF DeepLab."""
+    """Training mode. Frozen batch norms keep their statistics while scales and shifts still learn, as in TF DeepLab."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -229,33 +185,128 @@ def set_batch_norm(model: nn.Module, config: Config) -> None:
             module.train(config.train.batch_norm == "tuned")
 
 
+def segmenter_of(learner: Learner, config: Config, space: LabelSpace) -> Segmenter:
+    """What is measured and saved: the averaged weights where there are any."""
+    model = learner.averaged or learner.model
+    return segmenter.of_model(model, space, inference=config.evaluate, decode=config.decode, training=config)
+
+
+def objective_of(
+    model: Model, config: Config, space: LabelSpace, samples: Sequence[Sample], world: World, workers: int
+) -> Objective:
+    skip_errors = config.data.on_error == "skip"
+    make = TASKS[model.task].objective
+    return make(
+        config.loss, space, model.facts, model.heads, samples, world=world, workers=workers, skip_errors=skip_errors
+    )
+
+
+def training_batches_from(
+    at: Standing,
+    samples: Sequence[Sample],
+    model: Model,
+    config: Config,
+    space: LabelSpace,
+    world: World,
+    workers: int,
+) -> Iterator[tuple[Batch, tuple[str, ...]]]:
+    """The run's stream of augmented batches, from where the training stands."""
+    return training_batches(
+        samples,
+        partial(augment, config=config.augment, fill=fill_color(model), ignore=space.ignore),
+        Stream(config.train.seed, config.train.batch, at.taken, world.rank, world.size),
+        workers=workers,
+        skip_errors=config.data.on_error == "skip",
+        pin_memory=world.device.type == "cuda",
+    )
+
+
 def fill_color(model: Model) -> Color:
-    red, green, blue = (round(value) for value in model.mean)
+    red, green, blue = (round(value) for value in model.facts.mean)
     return red, green, blue
 
 
-def introduction(
-    config: Config, model: Model, samples: Sequence[Sample], val_samples: Sequence[Sample], world: World, step: int
-) -> str:
+def introduce(
+    run: RunFolder,
+    model: Model,
+    config: Config,
+    splits: tuple[Sequence[Sample], Sequence[Sample]],
+    world: World,
+    at: Standing,
+    reused: Reused | None,
+    console: Console,
+) -> None:
+    """Print what is trained on what, and from which weights."""
+    samples, val_samples = splits
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    images = config.train.batch * config.train.accumulate * world.size
-    begin = f"going on after step {step}" if step else "starting"
-    passes = config.train.steps * images / len(samples)
+    images = images_of_step(config.train, world)
+    begin = f"resuming after step {at.step}" if at.step else "starting"
+    epochs = config.train.steps * images / len(samples)
     where = f"{world.device}" if world.size == 1 else f"{world.size} x {world.device.type}"
-    lines = (
-        f"{config.model.name}, {config.model.backbone}: {parameters / 1e6:.2f} M parameters, {where}",
-        f"{config.data.format}: {len(samples)} images to learn from, {len(val_samples)} to measure on",
-        f"{begin}: {config.train.steps} steps of {images} images, {passes:.1f} passes over the data",
-    )
-    return "\n".join(lines)
+    console.print(f"{config.model.name}, {config.model.backbone.name}: {parameters / 1e6:.2f} M parameters, {where}")
+    console.print(f"{config.data.format}: {len(samples)} images for training, {len(val_samples)} for validation")
+    console.print(f"{begin}: {config.train.steps} steps of {images} images, {epochs:.1f} epochs")
+    if reused is not None:
+        console.print(reused.describe())
+        run_folder.write_reused(run, reused.to_tree())
 
 
 # ---- inside the loop
 
 
 def is_due(at: Standing, settings: TrainConfig) -> bool:
-    """Whether a validation is to be made here that has not been made."""
+    """Whether a validation is due at this step and has not been made."""
     return at.step > at.measured and (at.step % settings.eval_every == 0 or at.step == settings.steps)
+
+
+def images_of_step(settings: TrainConfig, world: World) -> int:
+    return settings.batch * settings.accumulate * world.size
+
+
+def advanced(at: Standing, settings: TrainConfig, world: World) -> Standing:
+    return at._replace(step=at.step + 1, taken=at.taken + images_of_step(settings, world))
+
+
+def load(
+    batches: Iterator[tuple[Batch, tuple[str, ...]]],
+    objective: Objective,
+    settings: TrainConfig,
+    world: World,
+    progress: Progress,
+) -> list[Pass]:
+    """The passes of one update, on the device."""
+    passes = []
+    for _ in range(settings.accumulate):
+        batch, problems = next(batches)
+        progress.skipped(problems)
+        batch = batch.to(world.device)
+        passes.append(Pass(batch, objective.targets(batch)))
+    return passes
+
+
+def agree(
+    objective: Objective, passes: Sequence[Pass], step: int, settings: TrainConfig, stop: StopFlag, world: World
+) -> tuple[Tensor | None, bool]:
+    """What the objective counts over all passes and processes, and whether any process was asked to stop.
+
+    One message carries both. On a GPU the second is read only where the figures of a step are logged: reading waits.
+    """
+    counts = [count for one in passes if (count := objective.counts(one.targets, step)) is not None]
+    if world.size == 1:
+        return (torch.stack(counts).sum(0) if counts else None), stop.is_set()
+    flag = torch.tensor([float(stop.is_set())], dtype=torch.float64, device=world.device)
+    total = distributed.sum_over_processes(torch.cat([*([torch.stack(counts).sum(0)] if counts else []), flag]))
+    is_read = world.device.type == "cpu" or step % settings.log_every == 0
+    return (total[:-1] if counts else None), is_read and bool(total[-1])
+
+
+def set_schedules(learner: Learner, config: Config, step: int, world: World) -> float:
+    """Put everything to its value at `step`; the learning rate."""
+    seed_step(config.train.seed, step, world.rank)
+    learner.model.set_progress(step / config.train.steps)
+    learning_rate = optim.learning_rate(config.optim, step, config.train.steps)
+    optim.set_learning_rate(learner.optimizer, learning_rate)
+    return learning_rate
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -263,165 +314,180 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
-def count_pixels(parts: Sequence[tuple[Batch, object]], ignore: int, world: World) -> Tensor:
-    """How many labelled pixels this update has, over all of its passes and processes; at least 1."""
-    count = sum(int((batch.semantic != ignore).sum()) for batch, _ in parts)
-    total = torch.tensor(float(count), dtype=torch.float64)
-    return distributed.sum_over_processes(total.to(world.device)).clamp_min(1).float()
+def add_gradients(
+    parallel: nn.Module,
+    objective: Objective,
+    passes: Sequence[Pass],
+    counts: Tensor | None,
+    settings: TrainConfig,
+    step: int,
+    world: World,
+) -> list[Losses]:
+    """Add the gradients of all passes of one update; their losses.
+
+    With `counts` each loss is divided by a number of the whole update, so that every item weighs the same wherever it
+    is computed. Without (the hardest pixels) each pass has means of its own.
+    """
+    # DDP averages the gradients of the processes, hence times their number.
+    factor = 1 / settings.accumulate if counts is None else world.size
+    losses = []
+    for number, (batch, targets) in enumerate(passes, start=1):
+        with gradients_summed(parallel, is_last=number == len(passes)):
+            with torch.autocast(world.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                outputs = parallel(batch.images)
+            terms = objective.terms(outputs, targets, counts, step)
+            (torch.stack(list(terms.values())).sum() * factor).backward()  # type: ignore[no-untyped-call]
+        details = {name: term.detach() for name, term in terms.items()}
+        losses.append(Losses(step + 1, batch.names, details, factor))
+    return losses
 
 
-def gradients_summed(parallel: nn.Module, *, on: bool) -> contextlib.AbstractContextManager[Any]:
+def gradients_summed(parallel: nn.Module, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
     """Let the processes exchange gradients only in the last pass of an update."""
-    if isinstance(parallel, DistributedDataParallel) and not on:
+    if isinstance(parallel, DistributedDataParallel) and not is_last:
         return parallel.no_sync()
     return contextlib.nullcontext()
 
 
-def require_finite(terms: dict[str, float], batch: Batch, step: int) -> None:
-    if all(math.isfinite(value) for value in terms.values()):
-        return
-    values = ", ".join(f"{name} {value:g}" for name, value in terms.items())
-    raise FloatingPointError(
-        f"the loss is not finite at step {step + 1} ({values}) for {', '.join(batch.names)}; "
-        "try a lower optim.lr, optim.warmup_steps, optim.clip_norm or train.precision=fp32"
-    )
+def update(learner: Learner, config: Config, step: int) -> None:
+    if config.optim.clip_norm is not None:
+        nn.utils.clip_grad_norm_(learner.model.parameters(), config.optim.clip_norm)
+    learner.optimizer.step()
+    learner.optimizer.zero_grad()
+    if learner.averaged is not None:
+        average(learner.averaged, learner.model, ema_decay(config.train.ema or 0.0, step))
 
 
 def ema_decay(decay: float, step: int) -> float:
-    """The decay at `step`: less at first, so that the random weights of the start are soon forgotten."""
+    """The decay at `step`: smaller at first, so that the random weights of the start are soon forgotten."""
     return min(decay, (1 + step) / (10 + step))
 
 
 @torch.no_grad()
 def average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
     """Move the averaged weights a little towards the model's; counters are copied."""
-    for kept, new in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(new, 1 - decay)
+    for old, new in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
+        if old.is_floating_point():
+            old.lerp_(new, 1 - decay)
         else:
-            kept.copy_(new)
+            old.copy_(new)
 
 
-def mean_over_processes(terms: dict[str, float], world: World) -> dict[str, float]:
+def mean_terms(losses: Sequence[Losses], world: World) -> dict[str, float]:
+    """The terms of the last step, their mean over the processes. Raises FloatingPointError as `require_finite`."""
+    require_finite(losses)
+    last = [one for one in losses if one.step == losses[-1].step]
+    terms = {name: sum(float(one.terms[name]) * one.factor for one in last) for name in last[0].terms}
     values = torch.tensor(list(terms.values()), dtype=torch.float32, device=world.device)
     total = distributed.sum_over_processes(values) / world.size
     return dict(zip(terms, total.tolist(), strict=True))
 
 
+def require_finite(losses: Sequence[Losses]) -> None:
+    """Raises FloatingPointError with the first step, since the last call, whose loss is not finite."""
+    if not losses or all(torch.stack([term.isfinite() for one in losses for term in one.terms.values()]).tolist()):
+        return
+    first = next(one for one in losses if not all(term.isfinite() for term in one.terms.values()))
+    values = ", ".join(f"{name} {float(term) * first.factor:g}" for name, term in first.terms.items())
+    raise FloatingPointError(
+        f"the loss is not finite at step {first.step} ({values}) for {', '.join(first.names)}; "
+        "try a lower optim.lr, optim.warmup_steps, optim.clip_norm or train.precision=fp32"
+    )
+
+
 def validate(
-    kept: Segmenter, samples: Sequence[Sample], world: World, workers: int, stop: "StopFlag"
-) -> dict[str, Any]:
-    """Measure on the validation split. Ctrl-C ends it at once: the state was saved just before."""
+    run: RunFolder,
+    measured: Segmenter,
+    samples: Sequence[Sample],
+    at: Standing,
+    world: World,
+    workers: int,
+    progress: Progress,
+    stop: StopFlag,
+) -> Standing:
+    """Measure on the validation split, and save the model if it is the best. Ctrl-C ends it: the state is saved."""
 
     def advance(_: int) -> None:
         if stop.is_set():
-            raise Interrupted("stopped while validating; the training is saved, --resume validates again")
+            raise Interrupted(f"stopped while validating; the training is saved; {how_to_resume(run)}")
 
-    evaluation = measure(kept, samples, world, workers, advance)
-    return evaluate.results(evaluation, kept.label_space, world.device)
+    progress.validating()
+    evaluation = measure(measured, samples, world, workers, advance)
+    figures, headline = evaluation.figures, evaluation.figures.headline
+    score = figures.scores[headline]
+    progress.validated(at.step, figures.titles[headline], score)
+    run_folder.log(run, {"step": at.step, "scores": dict(figures.scores), "classes": figures.table.first_column()})
+    if score > at.best and run.is_writer:
+        measured.with_header(results={"step": at.step, **evaluation.to_tree()}).save(run.best)
+    return at._replace(measured=at.step, best=max(at.best, score))
 
 
 def measure(
-    kept: Segmenter,
+    measured: Segmenter,
     samples: Sequence[Sample],
     world: World,
     workers: int,
     advance: Callable[[int], None] | None = None,
-) -> evaluate.Evaluation:
-    assert kept.training is not None
-    distributed.copy_buffers_from_first(kept.model)
+) -> Evaluation:
+    assert measured.training is not None
+    distributed.copy_buffers_from_first(measured.model)
     return evaluate.evaluate(
-        kept.with_inference(kept.inference),
+        measured.with_inference(measured.inference),
         samples,
         world=world,
         workers=workers,
-        skip_errors=kept.training.data.on_error == "skip",
-        data_name=evaluate.data_name(kept.training),
+        skip_errors=measured.training.data.on_error == "skip",
+        data_name=evaluate.data_name(measured.training),
         advance=advance,
     )
-
-
-def summary(results: dict[str, Any]) -> dict[str, Any]:
-    """What of a validation goes into metrics.jsonl."""
-    return {name: results[name] for name in ("miou", "pixel_accuracy", "mean_accuracy", "per_class")}
-
-
-class StopFlag:
-    """Set by Ctrl-C or SIGTERM; the second Ctrl-C ends the program at once."""
-
-    def __init__(self) -> None:
-        self._set = False
-
-    def is_set(self) -> bool:
-        return self._set
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._set:
-            raise KeyboardInterrupt
-        self._set = True
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[StopFlag]:
-    """Let a signal end the step that is being done, not break it."""
-    flag = StopFlag()
-    old = {number: signal.signal(number, flag) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield flag
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 # ---- saved, and restored bit for bit
 
 
-def snapshot(model: nn.Module, averaged: nn.Module | None, optimizer: torch.optim.Optimizer, at: Standing) -> State:
+def save(run: RunFolder, learner: Learner, measured: Segmenter, at: Standing, losses: Sequence[Losses]) -> None:
+    """Write what the run is resumed from. Weights after a loss that was not finite are not worth saving."""
+    require_finite(losses)
+    run_folder.write_state(run, snapshot(learner, at))
+    if run.is_writer:
+        measured.save(run.last)
+
+
+def snapshot(learner: Learner, at: Standing) -> State:
     return {
         **at._asdict(),
-        "model": model.state_dict(),
-        "averaged": None if averaged is None else averaged.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "model": learner.model.state_dict(),
+        "averaged": None if learner.averaged is None else learner.averaged.state_dict(),
+        "optimizer": learner.optimizer.state_dict(),
     }
 
 
-def restore(
-    state: State | None, model: nn.Module, averaged: nn.Module | None, optimizer: torch.optim.Optimizer
-) -> Standing:
-    """Put the weights and the optimiser back to where `state` was taken; with none, they are at the start."""
+def restore(state: State | None, learner: Learner) -> Standing:
+    """Put weights and optimizer back to where `state` was taken; without one, the training is at its start."""
     if state is None:
         return Standing()
-    model.load_state_dict(state["model"])
-    if averaged is not None:
-        averaged.load_state_dict(state["averaged"])
-    optimizer.load_state_dict(state["optimizer"])
+    learner.model.load_state_dict(state["model"])
+    if learner.averaged is not None:
+        learner.averaged.load_state_dict(state["averaged"])
+    learner.optimizer.load_state_dict(state["optimizer"])
     return Standing(*(state[name] for name in Standing._fields))
 
 
-def how_to_go_on(run: RunFolder) -> str:
-    return f"go on with: atrous train {shlex.quote(str(run.config))} --out {shlex.quote(str(run.path))} --resume"
+def how_to_resume(run: RunFolder) -> str:
+    return f"resume with: atrous train {shlex.quote(str(run.config))} --out {shlex.quote(str(run.path))} --resume"
 
 
 # ---- after the last step
 
 
-def report(run: RunFolder, samples: Sequence[Sample], world: World, workers: int, console: Console) -> None:
-    """Measure the best model once more, image by image, and write the page of the run."""
+def finish(run: RunFolder, samples: Sequence[Sample], world: World, workers: int, console: Console) -> None:
+    """Measure the best model once more, image by image, and write the report of the run."""
     distributed.wait()
     best = segmenter.load(run.best).to(world.device)
     evaluation = measure(best, samples, world, workers)
-    if world.rank > 0:
+    if not run.is_writer:
         return
-    found = evaluate.results(evaluation, best.label_space, world.device)
-    evaluate.print_table(found, console)
-    evaluate.write_report(
-        run.report,
-        best,
-        samples,
-        evaluation,
-        found,
-        title=run.path.name,
-        history=run_folder.read_rows(run.metrics),
-        device=world.device,
-    )
+    history = run_folder.read_rows(run.metrics)
+    report.write_page(run.report, best, samples, evaluation, title=run.path.name, history=history)
+    report.print_evaluation(evaluation, console)
     console.print(f"best model: {run.best} (step {best.results['step']})\nreport: {run.report}")

@@ -31,28 +31,32 @@ class Sample(NamedTuple):
     image: Image  # [H, W, 3]
     semantic: NDArray[np.uint8] | None = None  # [H, W] train ids, or the label space's ignore value
     instance: NDArray[np.int32] | None = None  # [H, W] 0: no thing, 1..: things, numbered over all classes
+    category: int | None = None  # the class of the whole image
 
 
 class Batch(NamedTuple):
     names: tuple[str, ...]
     images: Tensor  # [B, 3, H, W] uint8
-    semantic: Tensor  # [B, H, W] uint8
+    semantic: Tensor | None = None  # [B, H, W] uint8
     instance: Tensor | None = None  # [B, H, W] int32
+    category: Tensor | None = None  # [B] int64
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on `device`, its images in channels-last order."""
         images = self.images.to(device, memory_format=torch.channels_last, non_blocking=True)
-        instance = None if self.instance is None else self.instance.to(device, non_blocking=True)
-        return Batch(self.names, images, self.semantic.to(device, non_blocking=True), instance)
+        labels = (self.semantic, self.instance, self.category)
+        return Batch(self.names, images, *(x if x is None else x.to(device, non_blocking=True) for x in labels))
 
 
+NO_MAP = torch.empty(0)
 NO_HEADS: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Outputs(NamedTuple):
     """What every model returns, in training or not, at its own output grid."""
 
-    semantic: Tensor  # [B, C, h, w] logits
+    semantic: Tensor = NO_MAP  # [B, C, h, w] logits; empty where a network has only `classes`
+    classes: Tensor | None = None  # [B, C] logits of the whole image
     center: Tensor | None = None  # [B, 1, h, w]
     offset: Tensor | None = None  # [B, 2, h, w] (dy, dx), in pixels of the image
     heads: Mapping[str, Tensor] = NO_HEADS  # logits that only the loss reads, by the names that `loss.weights` has

@@ -3,7 +3,6 @@
 import io
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
 from atrous.errors import ConfigError, DataError
-from atrous.files import write_atomically
 from atrous.types import Color, Image, LabelMap
 
 Palette = NDArray[np.uint8]  # [256, 3]
@@ -81,18 +79,28 @@ def _require_same_size(a: tuple[int, ...], b: tuple[int, ...], name_a: str, name
         )
 
 
-def save_palette_png(path: Path, labels: LabelMap, palette: Palette) -> None:
+def palette_png(labels: LabelMap, palette: Palette) -> bytes:
     """A PNG whose pixel values are the labels: 8 bits with colours, or 16 bits grey where a label is above 255.
 
     Raises DataError for labels below 0 or above 65535, which a PNG cannot hold.
     """
     low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
     if low < 0 or high > 65535:
-        raise DataError(f"{path}: labels must be in 0..65535 to be saved as a PNG, got {low}..{high}")
+        raise DataError(f"labels must be in 0..65535 to be saved as a PNG, got {low}..{high}")
     picture = PIL.Image.fromarray(np.ascontiguousarray(labels, np.uint8 if high <= 255 else np.uint16))
     if high <= 255:
         picture.putpalette(palette.tobytes())
-    write_atomically(path, _png(picture))
+    return _png(picture)
+
+
+def captioned(image: Image, lines: Sequence[str]) -> Image:
+    """The image above lines of text, on white paper."""
+    height, width = image.shape[:2]
+    sheet = PIL.Image.new("RGB", (max(width, 1), height + _GAP + _ROW * len(lines)), _PAPER)
+    sheet.paste(PIL.Image.fromarray(image), (0, 0))
+    for index, line in enumerate(lines):
+        _write(sheet, (_GAP // 2, height + _GAP // 2 + _ROW * index), _shorten(line, width - _GAP))
+    return np.asarray(sheet)
 
 
 def _png(picture: PIL.Image.Image) -> bytes:

@@ -1,8 +1,8 @@
-"""python benchmarks/crf.py: time and memory of the fully connected CRF, on one core. Two minutes.
+"""Time and memory of the fully connected CRF on one core: python benchmarks/crf.py takes two minutes.
 
-The image is drawn: smooth colours, edges and grain, for about as many lattice vertices as a photograph has (more grain,
-more vertices). The peak is what a fresh process holds at most above what it held before the call (resident memory, as
-Linux counts it).
+The image is synthetic: smooth colours, edges and grain, with about as many lattice vertices as a photograph (more grain
+gives more vertices). The peak is the largest resident memory of a fresh process, as Linux counts it, above what it
+held before the call.
 """
 
 import datetime
@@ -48,14 +48,14 @@ def main() -> None:
 
 
 def measure(case: Case) -> tuple[float, float]:
-    """The median of the seconds, and MiB above what was held before the first call."""
+    """Median seconds, and the peak in MiB."""
     with get_context("spawn").Pool(1) as fresh:
         return fresh.apply(_measure_alone, (case,))
 
 
 def _measure_alone(case: Case) -> tuple[float, float]:
     torch.set_num_threads(1)
-    _call(case._replace(height=32, width=32))  # libraries are there
+    _call(case._replace(height=32, width=32))  # loads the libraries
     before = _memory("VmRSS")
     times = [_call(case) for _ in range(ROUNDS)]
     return statistics.median(times), _memory("VmHWM") - before

@@ -1,8 +1,9 @@
-"""Point-wise spatial attention beside the dense gather and the loop of the definition: python benchmarks/psa.py
+"""Point-wise spatial attention against the dense gather and the loop of the definition: python benchmarks/psa.py
 
-One over-complete mask that reaches everything, 512 channels, softmax, a batch of one; forward, and forward with both
-gradients. The versions take turns within one process; the peak is what a fresh process holds at most above what it held
-before the call (resident memory, as Linux counts it), on a GPU that of the allocator.
+One over-complete mask that covers everything, 512 channels, softmax, a batch of one; forward, and forward with both
+gradients. The versions alternate in one process, so that other load affects all of them. On a CPU the peak is the
+largest resident memory of a fresh process, as Linux counts it, above what it held before the call; on a GPU it is the
+allocator's.
 """
 
 import datetime
@@ -40,7 +41,7 @@ class Case(NamedTuple):
 
 def main(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    rounds: Annotated[int, typer.Option(help="runs of each version; the median is shown")] = 5,
+    rounds: Annotated[int, typer.Option(help="runs of each version; the median is printed")] = 5,
 ) -> None:
     print(f"{_machine(device)}\n")
     names = (*(f"{name} ms" for name in VERSIONS), "gather / strided", "loop / strided")
@@ -48,9 +49,10 @@ def main(
     print(f"| map | direction | gradients | {' | '.join(names)} |\n|---|---|---|{'--:|' * len(names)}")
     for side, direction, with_gradients in product((30, 60), DIRECTIONS, (False, True)):
         case = Case(side, direction, with_gradients, device)
-        figures = [_with_ratios(_times(case, rounds), 1), _with_ratios([_peak(case, name) for name in VERSIONS], 0)]
-        what = f"| {side} x {side} | {direction} | {'yes' if with_gradients else 'no'} "
-        print(f"{what}| {' | '.join(cell for cells in figures for cell in cells)} |", flush=True)
+        peaks = [_peak(case, name) for name in VERSIONS]
+        cells: tuple[str, ...] = (f"{side} x {side}", direction, "yes" if with_gradients else "no")
+        cells += (*_with_ratios(_times(case, rounds), 1), *_with_ratios(peaks, 0))
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def _with_ratios(figures: list[float], digits: int) -> list[str]:
@@ -62,7 +64,7 @@ def _call(case: Case, version: str) -> Callable[[], object]:
     features = torch.randn(1, CHANNELS, case.side, case.side, device=case.device, requires_grad=case.with_gradients)
     mask = torch.randn(1, weights, case.side, case.side, device=case.device)
     if version == "strided":
-        mask = mask.contiguous(memory_format=torch.channels_last)  # as PSANet makes it
+        mask = mask.contiguous(memory_format=torch.channels_last)  # as PSANet has it
     mask.requires_grad_(case.with_gradients)
 
     def run() -> object:
@@ -88,7 +90,7 @@ def _milliseconds(call: Callable[[], object], device: str) -> float:
 
 
 def _peak(case: Case, version: str) -> float:
-    """MiB above what was held before the call."""
+    """MiB above what the process held before the call."""
     if case.device == "cuda":
         return _peak_of_gpu(case, version)
     with get_context("spawn").Pool(1) as fresh:
@@ -104,9 +106,9 @@ def _peak_of_gpu(case: Case, version: str) -> float:
 
 
 def _peak_of_process(case: Case, version: str) -> float:
-    _call(case._replace(side=4), version)()  # threads and libraries are there
+    _call(case._replace(side=4), version)()  # starts threads and loads libraries
     call = _call(case, version)
-    Path("/proc/self/clear_refs").write_text("5")  # the highest mark so far: the inputs themselves were made in pieces
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak: making the inputs raised it
     before = _memory("VmRSS")
     call()
     return _memory("VmHWM") - before

@@ -1,4 +1,4 @@
-"""python benchmarks/transforms.py: scale and crop, crop-first against resize-then-crop. 15 seconds on one core."""
+"""Crop-first against resize-then-crop: python benchmarks/transforms.py takes 15 seconds on one core."""
 
 import os
 import platform
@@ -48,9 +48,9 @@ def milliseconds(cut: Callable[[Sample, Choice], Sample], sample: Sample, choice
 
 
 def measure(sample: Sample, scale: float, rng: np.random.Generator) -> tuple[float, float]:
-    """Medians of (resize first, crop first), taken in turns on the same crops after one of each to warm up."""
-    still = AugmentConfig(crop=CROP)
-    choices = [choose(still, rng)._replace(scale=scale) for _ in range(REPEATS + 1)]
+    """Medians of (resize first, crop first), alternating on the same crops after one of each to warm up."""
+    config = AugmentConfig(crop=CROP)
+    choices = [choose(config, rng)._replace(scale=scale) for _ in range(REPEATS + 1)]
     times = [(milliseconds(resize_first, sample, each), milliseconds(crop_first, sample, each)) for each in choices]
     slow, fast = zip(*times[1:], strict=True)
     return median(slow), median(fast)
@@ -62,9 +62,9 @@ def row(name: str, slow: float, fast: float) -> str:
 
 def machine() -> str:
     listing = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", listing.read_text()) if listing.exists() else None
+    name = re.search(r"model name\s*: (.*)", listing.read_text()) if listing.exists() else None
     versions = f"Python {platform.python_version()}, Pillow {PIL.__version__}, NumPy {np.__version__}"
-    cpu = found.group(1) if found else platform.machine()
+    cpu = name.group(1) if name else platform.machine()
     return f"{cpu}, {os.cpu_count()} cores (one used); {versions}; {date.today()}"
 
 

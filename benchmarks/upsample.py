@@ -1,8 +1,7 @@
-"""Time and memory of the tiled upsampling kernels beside the plain ones: python benchmarks/upsample.py [--device cuda]
+"""Time and memory of the tiled upsampling kernels against the plain ones: python benchmarks/upsample.py [--device cuda]
 
-Both take turns within one process, so that what else the machine does hits both. On a CPU the peak is what a fresh
-process holds at most above what it held before the call (resident memory, as Linux counts it), on a GPU that of the
-allocator.
+Both alternate in one process, so that other load affects both. On a CPU the peak is the largest resident memory of a
+fresh process, as Linux counts it, above what it held before the call; on a GPU it is the allocator's.
 """
 
 import datetime
@@ -45,7 +44,7 @@ ARGMAXES = {"plain": upsample_argmax_reference, "tiled": upsample_argmax}
 
 def main(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    rounds: Annotated[int, typer.Option(help="runs of each kernel; the median is shown")] = 7,
+    rounds: Annotated[int, typer.Option(help="runs of each kernel; the median is printed")] = 7,
 ) -> None:
     print(f"{_machine(device)}\n")
     print("| kernel | classes | size | stride | plain ms | tiled ms | faster | plain MiB | tiled MiB | smaller |")
@@ -90,7 +89,7 @@ def _milliseconds(call: Callable[[], object], device: str) -> float:
 
 
 def _peak(case: Case, version: str) -> float:
-    """MiB above what was held before the call."""
+    """MiB above what the process held before the call."""
     if case.device == "cuda":
         return _peak_of_gpu(case, version)
     with get_context("spawn").Pool(1) as fresh:
@@ -106,7 +105,7 @@ def _peak_of_gpu(case: Case, version: str) -> float:
 
 
 def _peak_of_process(case: Case, version: str) -> float:
-    _call(case._replace(size=32), version)()  # threads and libraries are there
+    _call(case._replace(size=32), version)()  # starts threads and loads libraries
     call = _call(case, version)
     before = _memory("VmRSS")
     call()

@@ -1,4 +1,4 @@
-"""What several tests share: a model small enough to train in a second, and data sets drawn on disk."""
+"""What several tests share: a model small enough to train in a second, and datasets made on disk."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,16 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from atrous.config import Config, load
 
 SHARED = Path(__file__).parents[2] / "shared"
+SMALL_MODEL = (  # of a DeepLab v3+ with MobileNetV2
+    "model.backbone.depth_multiplier=0.1",
+    "model.aspp.channels=8",
+    "model.decoder.channels=8",
+    "model.decoder.low_level_channels=4",
+)
 TINY = (
-    "model.depth_multiplier=0.1",
-    "model.aspp_channels=8",
-    "model.decoder_channels=8",
-    "model.low_level_channels=4",
+    *SMALL_MODEL,
     "data.size=64,96",
     "data.num_train=12",
     "data.num_val=3",
@@ -28,10 +32,14 @@ TINY = (
     "train.log_every=1",
 )
 
+# A deadline measures how busy the machine is: tests run beside one another, and times belong in benchmarks/.
+settings.register_profile("atrous", deadline=None)
+settings.load_profile("atrous")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """The tests' tensors are small: a second thread costs more than it brings, and sums come out the same each time."""
+    """A second thread costs the tests' small tensors more than it saves, and on one thread sums are reproducible."""
     torch.set_num_threads(1)
 
 
@@ -47,8 +55,11 @@ def tiny() -> Callable[..., Config]:
 
 @pytest.fixture
 def folder_data(tmp_path: Path) -> Path:
-    """A data set of the `folder` layout: 6 + 2 images of two classes, the right half of each brighter."""
-    root = tmp_path / "mydata"
+    """A dataset of the `folder` layout: 6 + 2 images of two classes, the right half of each brighter."""
+    return write_folder_data(tmp_path / "mydata")
+
+
+def write_folder_data(root: Path) -> Path:
     rng = np.random.default_rng(0)
     for split, count in (("train", 6), ("val", 2)):
         for index in range(count):

@@ -1,4 +1,4 @@
-"""The demo from end to end: what it promises in the README."""
+"""The demo from end to end: what the README promises."""
 
 import json
 from html.parser import HTMLParser
@@ -12,7 +12,9 @@ from atrous import demo
 
 
 @pytest.mark.slow
-def test_the_demo_reaches_its_score_and_runs_again_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_reaches_its_score_and_a_second_run_is_immediate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "demo"
     demo.run(out, console=Console(width=120))
     assert json.loads((out / "metrics.json").read_text())["miou"] >= 0.85

@@ -1,8 +1,6 @@
-"""Schedules against the original's own numbers; which parameters are decayed."""
+"""Learning rates against the originals' own figures; which parameters have which learning rate and decay."""
 
-import json
-import math
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +9,9 @@ from torch import nn
 from atrous import optim
 from atrous.models.lraspp import LRASPP
 from atrous.optim import OptimConfig, learning_rate, parameter_groups
+from tests.reference.tensorflow_deeplab import FIGURES
 
-GOLDEN = json.loads((Path(__file__).parent / "goldens" / "tf_deeplab" / "ops.json").read_text())["lr"]
-TF = {
+TENSORFLOW = {
     "poly": OptimConfig(),
     "poly_slow100": OptimConfig(warmup="slow_start", warmup_steps=100),
     "step": OptimConfig(schedule="step"),
@@ -23,21 +21,27 @@ TF = {
 }
 
 
-@pytest.mark.parametrize("name", TF)
-def test_schedules_equal_the_original(name: str) -> None:
-    for step, expected in GOLDEN[name]:
-        assert learning_rate(TF[name], step, 30_000) == pytest.approx(expected, rel=1e-5, abs=1e-9), step
+def test_schedules_equal_tensorflows() -> None:
+    for name, config in TENSORFLOW.items():
+        for step, expected in FIGURES["lr"][name]:
+            assert learning_rate(config, step, 30_000) == pytest.approx(expected, rel=1e-5, abs=1e-9), (name, step)
 
 
-def test_cosine_goes_from_the_rate_to_the_end() -> None:
+def test_cosine_falls_from_lr_to_end_lr() -> None:
     config = OptimConfig(schedule="cosine", lr=1.0, end_lr=0.2)
     assert [learning_rate(config, step, 100) for step in (0, 50, 100)] == pytest.approx([1.0, 0.6, 0.2])
 
 
 def test_linear_warmup_meets_the_schedule() -> None:
     config = OptimConfig(lr=1.0, warmup_steps=10, warmup_lr=0.0, schedule="constant")
-    rates = [learning_rate(config, step, 100) for step in range(12)]
-    assert rates == pytest.approx([step / 10 for step in range(10)] + [1.0, 1.0])
+    learning_rates = [learning_rate(config, step, 100) for step in range(12)]
+    assert learning_rates == pytest.approx([step / 10 for step in range(10)] + [1.0, 1.0])
+
+
+# ---- parameter groups
+
+
+LOGITS = ("classify",)
 
 
 class Net(nn.Module):
@@ -48,32 +52,42 @@ class Net(nn.Module):
         self.classify = nn.Conv2d(3, 2, 1)
 
 
-def decays(config: OptimConfig) -> dict[str, tuple[float, float]]:
-    """Each parameter's (rate factor, decay), by its name."""
-    net = Net()
-    names = {id(parameter): name for name, parameter in net.named_parameters()}
-    found = {}
-    for group in parameter_groups(net, config):
-        for parameter in group["params"]:  # type: ignore[attr-defined]
-            found[names[id(parameter)]] = (group["lr_factor"], group["weight_decay"])
-    assert found.keys() == set(names.values())
-    return found  # type: ignore[return-value]
+def groups_by_name(model: nn.Module, config: OptimConfig, logit_modules: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The group of each parameter."""
+    groups: list[dict[str, Any]] = parameter_groups(model, config, logit_modules)
+    group_of = {id(parameter): group for group in groups for parameter in group["params"]}
+    assert len(group_of) == sum(len(group["params"]) for group in groups)
+    return {name: group_of[id(parameter)] for name, parameter in model.named_parameters()}
 
 
-def test_as_tensorflow_only_full_kernels_are_decayed() -> None:
-    found = decays(OptimConfig(weight_decay=0.5, head_lr=10))
-    assert {name for name, (_, decay) in found.items() if decay} == {
-        "backbone.2.weight",
-        "head.weight",
-        "classify.weight",
-    }
-    assert {name.split(".")[0] for name, (factor, _) in found.items() if factor == 10} == {"head", "classify"}
-    assert {name.split(".")[0] for name, (factor, _) in found.items() if factor == 1} == {"backbone"}
+def factors(config: OptimConfig) -> dict[str, float]:
+    return {name: group["lr_factor"] for name, group in groups_by_name(Net(), config, LOGITS).items()}
+
+
+def decays(config: OptimConfig) -> dict[str, float]:
+    return {name: group["weight_decay"] for name, group in groups_by_name(Net(), config, LOGITS).items()}
+
+
+def test_only_full_kernels_are_decayed_unless_configured() -> None:
+    """The first as TensorFlow DeepLab, the last as semseg."""
+    kernels = {"backbone.2.weight", "head.weight", "classify.weight"}
+    biases = {"backbone.2.bias", "head.bias", "classify.bias"}
+    norms, depthwise = {"backbone.1.weight", "backbone.1.bias"}, {"backbone.0.weight"}
+    for options, expected in (
+        ({}, kernels),
+        ({"decay_norms": True}, kernels | norms),
+        ({"decay_biases": True}, kernels | biases),
+        ({"decay_depthwise": True}, kernels | depthwise),
+        (dict.fromkeys(("decay_norms", "decay_biases", "decay_depthwise"), True), kernels | biases | norms | depthwise),
+    ):
+        config = OptimConfig(weight_decay=0.5, head_lr=10, **options)
+        assert {name for name, decay in decays(config).items() if decay == 0.5} == expected
+        assert set(decays(config).values()) <= {0.0, 0.5}
 
 
 def test_factors_of_parts_and_biases_multiply() -> None:
-    found = decays(OptimConfig(head_lr=10, last_layer_lr=3, bias_lr=2))
-    assert {name: factor for name, (factor, _) in found.items()} == {
+    assert set(factors(OptimConfig()).values()) == {1.0}
+    assert factors(OptimConfig(head_lr=10, last_layer_lr=3, bias_lr=2)) == {
         "backbone.0.weight": 1,
         "backbone.1.weight": 1,
         "backbone.1.bias": 1,  # the shift of a normalisation
@@ -86,58 +100,53 @@ def test_factors_of_parts_and_biases_multiply() -> None:
     }
 
 
-def test_a_model_says_what_makes_its_logits() -> None:
-    """Where the decoder does, `classify` has no weights."""
+def test_the_last_layer_is_what_computes_a_models_logits() -> None:
+    """In LR-ASPP that is the decoder; `classify` has no weights."""
     with torch.device("meta"):
         model = LRASPP(LRASPP.Config(), 19)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    fast = [group for group in parameter_groups(model, OptimConfig(last_layer_lr=10)) if group["lr_factor"] == 10]
-    found = {names[id(parameter)].split(".")[0] for group in fast for parameter in group["params"]}  # type: ignore[attr-defined]
-    assert found == set(model.logit_modules)
+    groups = groups_by_name(model, OptimConfig(last_layer_lr=10), model.logit_modules)
+    fast = {name.partition(".")[0] for name, group in groups.items() if group["lr_factor"] == 10}
+    slow = {name.partition(".")[0] for name, group in groups.items() if group["lr_factor"] == 1}
+    assert fast == set(model.logit_modules)
+    assert not fast & slow
 
 
-def test_a_factor_on_the_rate_is_one_on_the_gradient() -> None:
-    """As TensorFlow DeepLab does it: the gradient of the loss with its decay, times the factor, into the momentum."""
+# ---- updates
+
+
+def test_a_factor_on_the_learning_rate_is_one_on_the_gradient() -> None:
+    """As in TensorFlow DeepLab: the gradient of the loss with its decay, times the factor, goes into the momentum."""
     weight, decay, factor, momentum = 3.0, 0.5, 10.0, 0.9
     net = nn.Module()
     net.classify = nn.Linear(1, 1, bias=False)
     nn.init.constant_(net.classify.weight, weight)
     config = OptimConfig(weight_decay=decay, last_layer_lr=factor, momentum=momentum)
-    optimizer = optim.build(net, config)
+    optimizer = optim.build(net, config, LOGITS)
     speed = 0.0
-    for rate in (0.1, 0.05, 0.01):
-        optim.set_learning_rate(optimizer, rate)
+    for value in (0.1, 0.05, 0.01):
+        optim.set_learning_rate(optimizer, value)
         net.classify.weight.grad = 2 * net.classify.weight.detach()
         optimizer.step()
         speed = momentum * speed + factor * (2 * weight + decay * weight)
-        weight -= rate * speed
+        weight -= value * speed
         assert net.classify.weight.item() == pytest.approx(weight)
 
 
-def test_by_default_all_have_one_rate() -> None:
-    assert {factor for factor, _ in decays(OptimConfig()).values()} == {1.0}
+def test_the_learning_rate_reaches_each_group_by_its_factor() -> None:
+    for name, kind in (("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)):
+        optimizer = optim.build(Net(), OptimConfig.model_validate({"name": name, "head_lr": 10}), LOGITS)
+        assert isinstance(optimizer, kind)
+        optim.set_learning_rate(optimizer, 0.5)
+        assert {group["lr"] for group in optimizer.param_groups} == {0.5, 5.0}
 
 
-def test_as_semseg_all_are_decayed() -> None:
-    config = OptimConfig(weight_decay=0.5, decay_norms=True, decay_biases=True, decay_depthwise=True)
-    assert {decay for _, decay in decays(config).values()} == {0.5}
-
-
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_the_rate_reaches_each_group_by_its_factor(name: str) -> None:
-    optimizer = optim.build(Net(), OptimConfig.model_validate({"name": name, "head_lr": 10}))
-    optim.set_learning_rate(optimizer, 0.5)
-    assert {group["lr"] for group in optimizer.param_groups} == {0.5, 5.0}
-
-
-def test_sgd_is_the_original_momentum() -> None:
+def test_sgd_is_the_originals_momentum() -> None:
     """v <- m v + g; w <- w - lr v, without dampening."""
     weight = nn.Parameter(torch.zeros(1))
     module = nn.Module()
     module.weight = weight
-    optimizer = optim.build(module, OptimConfig(lr=0.1, weight_decay=0))
+    optimizer = optim.build(module, OptimConfig(lr=0.1, weight_decay=0), LOGITS)
     for _ in range(3):
         weight.grad = torch.ones(1)
         optimizer.step()
     assert weight.item() == pytest.approx(-0.1 * (1 + 1.9 + 2.71))
-    assert math.isfinite(weight.item())

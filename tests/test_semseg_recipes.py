@@ -22,7 +22,7 @@ def recipe(name: str) -> Config:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_recipe_opens_with_the_reference_figures(name: str) -> None:
-    text = " ".join(line.removeprefix("# ") for line in recipes()[name].read_text().splitlines()[:6])
+    text = " ".join(line.removeprefix("# ") for line in recipes()[name].read_text().splitlines()[:7])
     figures = text.partition("mIoU ")[2].partition(" on val")[0].replace("mAcc ", "").replace("pixel accuracy ", "")
     miou, mean_accuracy, pixel_accuracy = (float(figure) for figure in figures.split(" / "))
     assert 40 < miou < mean_accuracy < pixel_accuracy < 97
@@ -54,7 +54,7 @@ def test_heads_learn_ten_times_as_fast_and_everything_decays(name: str) -> None:
     config = recipe(name)
     with torch.device("meta"):
         model = models.build(config.model, CLASSES[name.split("/")[0]])
-    groups = optim.parameter_groups(model, config.optim)
+    groups = optim.parameter_groups(model, config.optim, model.logit_modules)
     assert [(group["lr"], group["weight_decay"]) for group in groups] == [(0.01, 1e-4), (pytest.approx(0.1), 1e-4)]
     backbone = sum(parameter.numel() for parameter in model.backbone.parameters())
     assert sum(parameter.numel() for parameter in groups[0]["params"]) == backbone  # type: ignore[attr-defined]

@@ -1,8 +1,8 @@
-"""What tests/goldens/tf_deeplab/ops.{npz,json} hold of TensorFlow DeepLab beside its networks.
+"""Operations of TensorFlow DeepLab other than its networks, from tests/goldens/tf_deeplab/ops.{npz,json}.
 
-Elsewhere: `bil_*`, `bil1_*` in layers/test_resize.py (a copy, resize.npz), `loss_*` and most of `loss` in
-ops/test_upsample.py, `lr` in test_optim.py, `miou` in metrics/test_confusion.py and, for ADE20K's class "other",
-data/test_ade20k.py. Not used is `cmap_mapillary_vistas`: there is no such layout yet.
+Other tests use the rest: `bil_*` and `bil1_*` in layers/test_resize.py (a copy, resize.npz), `loss_*` and most of
+`loss` in ops/test_upsample.py, `lr` in test_optim.py, `miou` in metrics/test_confusion.py and, for ADE20K's class
+"other", data/test_ade20k.py. `cmap_mapillary_vistas` is not used: there is no such layout yet.
 """
 
 import json
@@ -60,27 +60,26 @@ def model(backbone: str) -> Model:
 # Resizing
 
 
-@pytest.mark.parametrize("size", ["4x5", "13x17", "14x18", "5x5", "1x3"])
-def test_nearest_neighbours_are_tensorflows(size: str) -> None:
-    found = resize_nearest(torch.from_numpy(golden("nn_in"))[..., 0], [int(side) for side in size.split("x")])
-    np.testing.assert_array_equal(found, golden(f"nn_align_{size}")[..., 0])
+def test_nearest_neighbours_are_tensorflows() -> None:
+    for size in ("4x5", "13x17", "14x18", "5x5", "1x3"):
+        labels = resize_nearest(torch.from_numpy(golden("nn_in"))[..., 0], [int(side) for side in size.split("x")])
+        np.testing.assert_array_equal(labels, golden(f"nn_align_{size}")[..., 0], err_msg=size)
 
 
-@pytest.mark.parametrize(("side", "scale", "expected"), FIGURES["scale_dimension"])
-def test_scaled_sides_are_tensorflows(side: int, scale: float, expected: int) -> None:
-    assert scale_dimension(side, scale) == expected
+def test_scaled_sides_are_tensorflows() -> None:
+    for side, scale, expected in FIGURES["scale_dimension"]:
+        assert scale_dimension(side, scale) == expected, (side, scale)
 
 
-@pytest.mark.parametrize("case", FIGURES["resize_to_range"], ids=str)
-def test_sizes_of_a_range_are_tensorflows(case: list[int]) -> None:
-    height, width, least, most, factor, *expected = case
-    config = AugmentConfig(resize_min=least, resize_max=most, resize_factor=factor)
-    assert list(resized_size((height, width), config)) == expected
+def test_sizes_of_a_range_are_tensorflows() -> None:
+    for height, width, least, most, factor, *expected in FIGURES["resize_to_range"]:
+        config = AugmentConfig(resize_min=least, resize_max=most, resize_factor=factor)
+        assert list(resized_size((height, width), config)) == expected, (height, width, least, most, factor)
 
 
 @pytest.mark.parametrize("name", RESIZED)
 def test_resized_samples_are_tensorflows(name: str) -> None:
-    """With its conventions; the augmentation's own are others, of the same sizes (docs/parity.md)."""
+    """With TensorFlow's conventions; augmentation resizes to the same sizes by its own (docs/parity.md)."""
     height, width = golden(f"{name}_label").shape[:2]
     torch.testing.assert_close(resize(tensor("pp_image"), (height, width)), tensor(f"{name}_image"), rtol=0, atol=1e-4)
     torch.testing.assert_close(resize_nearest(tensor("pp_label"), (height, width)), tensor(f"{name}_label"))
@@ -97,10 +96,10 @@ def test_augmented_sizes_are_tensorflows(name: str) -> None:
     assert (rows.max() + 1, columns.max() + 1) == golden(f"{name}_label").shape[:2]
 
 
-def test_the_resized_image_is_what_the_original_shows() -> None:
+def test_the_resized_image_is_the_one_that_the_original_displays() -> None:
     np.testing.assert_array_equal(golden("pp_resized_original"), golden("pp_resized_image"))
     window = scaled_window(resized_size((45, 37), AugmentConfig(resize_min=65)), 1.0, (999, 999), (0, 0))
-    assert window.scaled == (79, 65)  # without a maximum the longer side is free
+    assert window.scaled == (79, 65)  # without a maximum the longer side has no limit
 
 
 # Padding
@@ -122,14 +121,15 @@ def test_training_pads_within_half_a_grey_level(backbone: str) -> None:
     np.testing.assert_array_equal(padded.semantic, golden("pp_eval_label")[..., 0])
 
 
-@pytest.mark.parametrize("backbone", sorted(set(FIGURES["mean_pixel"]) & set(BACKBONES) - {"resnet_v1_18"}))
-def test_mean_colors_are_tensorflows(backbone: str) -> None:
-    with torch.device("meta"):
-        assert build_backbone(backbone, 16).mean == pytest.approx(FIGURES["mean_pixel"][backbone])
+def test_mean_colors_are_tensorflows() -> None:
+    for backbone in FIGURES["mean_pixel"].keys() & BACKBONES.keys() - {"resnet_v1_18"}:
+        with torch.device("meta"):
+            mean = build_backbone(BACKBONES[backbone].Config(name=backbone), 16).mean
+        assert mean == pytest.approx(FIGURES["mean_pixel"][backbone]), backbone
 
 
 def test_resnet_18_is_padded_with_its_own_mean() -> None:
-    """The original subtracts ImageNet's mean and pads with grey, so that its padding isn't 0; ours is."""
+    """The original subtracts ImageNet's mean but pads with grey, so that its padding isn't 0; ours is."""
     assert FIGURES["mean_pixel"]["resnet_v1_18"] == golden("pp_eval_resnet_v1_18")[-1, -1].tolist() == [127.5] * 3
     assert model("resnet_v1_18").mean == pytest.approx(FIGURES["mean_pixel"]["resnet_v1_50"])
     assert FIGURES["mean_pixel"]["None"] == FIGURES["mean_pixel"]["resnet_v1_50"]
@@ -147,7 +147,7 @@ def test_the_loss_after_the_annealing_is_tensorflows() -> None:
 
 
 def test_batch_norm_in_training_is_tensorflows() -> None:
-    """Normalised by the biased variance; the running one takes up the unbiased."""
+    """Normalised by the biased variance; the running variance averages the unbiased one."""
     norm = ConvNorm(4, 4, norm=Norm(eps=1.001e-5, momentum=1 - DECAY), act="none").norm.train()
     torch.testing.assert_close(norm(tensor("bn_in")), tensor("bn_out"), rtol=0, atol=1e-6)
     theirs = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}

@@ -1,47 +1,74 @@
-"""What a backbone is: normalised images in, named feature maps out."""
+"""What a backbone is: normalised images in, named feature maps out; and what all of their configs share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, ClassVar, get_args
 
 from torch import Tensor, nn
 
+from atrous.layers.conv import Activation
+from atrous.settings import Settings
 from atrous.types import RGB
+
+# The stride of each feature map on the image, unless the output stride is smaller.
+STRIDES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32, "low_level": 4, "low_level_8": 8, "low_level_16": 16}
+OUTPUT_STRIDES = (8, 16, 32)
+
+
+class BackboneConfig(Settings):
+    """The settings that all backbones share; a family narrows `name` to its own networks and adds what it alone has."""
+
+    name: str  # a row of BACKBONES
+    bounded: bool = False  # for 8-bit arithmetic, the heads on it have no activation above 6; Xception itself neither
+
+    @property
+    def output_strides(self) -> tuple[int, ...]:
+        """The output strides that it can be built for."""
+        return OUTPUT_STRIDES
+
+    @property
+    def head_activation(self) -> Activation:
+        """The activation of the heads on it."""
+        return "relu6" if self.bounded else "relu"
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The networks of this family."""
+        return get_args(cls.model_fields["name"].annotation)
 
 
 class Backbone(nn.Module, ABC):
     """Features by name: the stages `c1`..`c5`, and what decoders tap.
 
-    `c1` has stride 2, each stage twice that of the one before, up to the output stride, at which the rest stays.
-    Decoders at stride 4, 8 and 16 tap `low_level`, `low_level_8` and `low_level_16`, as far as the backbone has them.
+    `c1` has stride 2, each later stage twice the stride of the one before, until the output stride is reached. Decoders
+    at stride 4, 8 and 16 tap `low_level`, `low_level_8` and `low_level_16`, where the backbone has them.
     """
 
-    mean: RGB  # RGB in 0..255: what an image is normalised with
+    Config: ClassVar[type[BackboneConfig]]
+    mean: RGB  # what images are normalised with, in 0..255
     std: RGB
     channels: dict[str, int]  # by the names that `forward` returns
     strides: dict[str, int]
+
+    def __init__(self, config: BackboneConfig, output_stride: int) -> None:
+        super().__init__()
 
     @abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:  # [B, 3, H, W], (RGB - mean) / std
         ...
 
 
-class Options(NamedTuple):
-    """What may be asked of a backbone beside its output stride; ModelConfig has fields of the same names."""
-
-    depth_multiplier: float = 1.0
-    divisible_by: int | None = None
-    multi_grid: tuple[int, ...] | None = None
-    bounded: bool = False
-    classification_head: bool = False
-    remove_stride_32: bool = False
-    drop_path: float = 0.0
+def read_name(settings: Any) -> Any:  # noqa: ANN401 - anything may stand in a file
+    """A name alone stands for the network with its default settings."""
+    return {"name": settings} if isinstance(settings, str) else settings
 
 
-class Entry(NamedTuple):
-    """A row of BACKBONES: how to build it, and which of the options it takes."""
+def strides_at(output_stride: int, names: Iterable[str]) -> dict[str, int]:
+    """The strides of these feature maps where none is coarser than the output stride."""
+    return {name: min(STRIDES[name], output_stride) for name in names}
 
-    build: Callable[[int, Options], Backbone]  # output stride, options
-    takes: frozenset[str] = frozenset()  # names of Options
-    num_grid: int = 0  # units of c5, each with its factor in a multi-grid; 0: takes none
-    output_strides: tuple[int, ...] = (8, 16, 32)
+
+def require_grid(config: BackboneConfig, multi_grid: tuple[int, ...] | None, units: int) -> None:
+    """Raises ValueError unless a multi-grid has a factor for each unit of the last stage."""
+    if multi_grid is not None and len(multi_grid) != units:
+        raise ValueError(f"multi_grid {multi_grid}: the last stage of {config.name} has {units} units, each needs one")

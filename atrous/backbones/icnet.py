@@ -1,15 +1,14 @@
 """The branches of ICNet (Zhao et al. 2017, arXiv:1704.08545), up to where they are fused, as its authors' program."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from atrous.backbones.contract import Backbone
-from atrous.layers.conv import ConvNorm, Norm
+from atrous.backbones.contract import STRIDES, Backbone, BackboneConfig
+from atrous.layers.conv import TORCH_NORM, ConvNorm
 from atrous.layers.resize import resize
 
-NORM = Norm(eps=1e-5, momentum=0.1)
-STRIDES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32}
+STAGES = ("c1", "c2", "c3", "c4", "c5")
 TAPS = {"low_level": "c2", "low_level_8": "c3", "low_level_16": "c4"}
 FIRST_STRIDES = (1, 2, 1, 1)  # of the trunk's stages, behind a stem and a pool of stride 2 each
 RATES = (1, 1, 2, 4)  # of all 3x3 of a stage, its first unit's, too
@@ -25,6 +24,12 @@ class Row(NamedTuple):
 ICNETS = {"icnet_resnet50": Row((3, 4, 6, 3), width=32)}  # half of ResNet-50's width: what is left after pruning
 
 
+if TYPE_CHECKING:
+    Name = str
+else:
+    Name = Literal[tuple(ICNETS)]
+
+
 class Unit(nn.Module):
     """A bottleneck with its stride in the first 1x1, as in He et al. 2015 (arXiv:1512.03385) and in Caffe."""
 
@@ -33,10 +38,10 @@ class Unit(nn.Module):
     def __init__(self, inp: int, width: int, stride: int, rate: int) -> None:
         super().__init__()
         out = self.expansion * width
-        self.conv1 = ConvNorm(inp, width, norm=NORM, stride=stride)
-        self.conv2 = ConvNorm(width, width, 3, norm=NORM, rate=rate)
-        self.conv3 = ConvNorm(width, out, norm=NORM, act="none")
-        self.shortcut = nn.Identity() if inp == out else ConvNorm(inp, out, norm=NORM, stride=stride, act="none")
+        self.conv1 = ConvNorm(inp, width, norm=TORCH_NORM, stride=stride)
+        self.conv2 = ConvNorm(width, width, 3, norm=TORCH_NORM, rate=rate)
+        self.conv3 = ConvNorm(width, out, norm=TORCH_NORM, act="none")
+        self.shortcut = nn.Identity() if inp == out else ConvNorm(inp, out, norm=TORCH_NORM, stride=stride, act="none")
 
     def forward(self, x: Tensor) -> Tensor:  # [B, K, h, w]
         y: Tensor = self.shortcut(x) + self.conv3(self.conv2(self.conv1(x)))
@@ -53,23 +58,31 @@ class ICNetBackbone(Backbone):
     mean = (123.68, 116.779, 103.939)
     std = (1.0, 1.0, 1.0)
 
-    def __init__(self, row: Row) -> None:
-        super().__init__()
+    class Config(BackboneConfig):
+        name: Name
+
+        @property
+        def output_strides(self) -> tuple[int, ...]:
+            return (32,)
+
+    def __init__(self, config: Config, output_stride: int) -> None:
+        super().__init__(config, output_stride)
+        row = ICNETS[config.name]
         width, early = row.width, row.blocks[0] + 1
         units = _units(row)
         self.sub1 = nn.Sequential(*(_halving(inp, out) for inp, out in ((3, 32), (32, 32), (32, 64))))
         self.sub2 = nn.Sequential(
             _halving(3, width),
-            ConvNorm(width, width, 3, norm=NORM),
-            ConvNorm(width, 2 * width, 3, norm=NORM),
+            ConvNorm(width, width, 3, norm=TORCH_NORM),
+            ConvNorm(width, 2 * width, 3, norm=TORCH_NORM),
             nn.MaxPool2d(3, 2, 1),
             *units[:early],
         )
         self.sub4 = nn.Sequential(*units[early:])
         ends = (32, 32, 64, 2 * Unit.expansion * width, 8 * Unit.expansion * width)
-        self.channels = dict(zip(STRIDES, ends, strict=True))
+        self.channels = dict(zip(STAGES, ends, strict=True))
         self.channels |= {tap: self.channels[stage] for tap, stage in TAPS.items()}
-        self.strides = STRIDES | {tap: STRIDES[stage] for tap, stage in TAPS.items()}
+        self.strides = {name: STRIDES[name] for name in self.channels}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         features, x = {}, images
@@ -81,7 +94,7 @@ class ICNetBackbone(Backbone):
 
 
 def _halving(inp: int, out: int) -> ConvNorm:
-    return ConvNorm(inp, out, 3, norm=NORM, stride=2)
+    return ConvNorm(inp, out, 3, norm=TORCH_NORM, stride=2)
 
 
 def _half(x: Tensor) -> Tensor:

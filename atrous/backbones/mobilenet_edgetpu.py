@@ -3,16 +3,15 @@
 Neither hard swish nor squeeze-and-excitation, and as long as maps are large, one convolution in place of two.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from pydantic import Field
 from torch import Tensor, nn
 
-from atrous.backbones.contract import Backbone
+from atrous.backbones.contract import Backbone, BackboneConfig, strides_at
 from atrous.backbones.rates import Placement, strides_to_rates
-from atrous.layers.conv import ConvNorm, Norm
+from atrous.layers.conv import SLIM_NORM, ConvNorm
 from atrous.layers.inverted_residual import InvertedResidual, round_channels
-
-NORM = Norm(eps=1e-3, momentum=0.05)  # TensorFlow's decay is 0.997: too slow for a short run
 
 
 class Row(NamedTuple):
@@ -38,7 +37,6 @@ ROWS = (
     Row(False, 3, 8, 192, 1, 1),
 )
 STAGES = {0: "c1", 4: "c2", 8: "c3", 16: "c4"}  # outputs of blocks; c5 is that of the last convolution
-STRIDES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32}
 
 
 class FusedResidual(nn.Module):
@@ -47,11 +45,11 @@ class FusedResidual(nn.Module):
     def __init__(self, inp: int, wide: int, out: int, kernel: int, *, place: Placement, shortcut: bool) -> None:
         super().__init__()
         self.expand = (
-            ConvNorm(inp, wide, kernel, norm=NORM, stride=place.stride, rate=place.rate, padding="same")
+            ConvNorm(inp, wide, kernel, norm=SLIM_NORM, stride=place.stride, rate=place.rate, padding="same")
             if wide > inp
             else nn.Identity()
         )
-        self.project = ConvNorm(wide, out, norm=NORM, act="none")
+        self.project = ConvNorm(wide, out, norm=SLIM_NORM, act="none")
         self.has_shortcut = shortcut and place.stride == 1 and inp == out
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,7 +64,7 @@ def _block(row: Row, unit: int, inp: int, out: int, place: Placement) -> nn.Modu
     if row.fused:
         return FusedResidual(inp, wide, out, row.kernel, place=place, shortcut=shortcut)
     return InvertedResidual(
-        inp, wide, out, row.kernel, norm=NORM, act="relu", stride=place.stride, rate=place.rate, shortcut=shortcut
+        inp, wide, out, row.kernel, norm=SLIM_NORM, act="relu", stride=place.stride, rate=place.rate, shortcut=shortcut
     )
 
 
@@ -76,21 +74,25 @@ class MobileNetEdgeTPU(Backbone):
     mean = (127.5, 127.5, 127.5)
     std = (127.5, 127.5, 127.5)
 
-    def __init__(self, output_stride: int, depth_multiplier: float = 1.0) -> None:
-        super().__init__()
+    class Config(BackboneConfig):
+        name: Literal["mobilenet_edgetpu"] = "mobilenet_edgetpu"
+        depth_multiplier: float = Field(default=1.0, gt=0)  # all widths, as a multiple of the original's
+
+    def __init__(self, config: Config, output_stride: int) -> None:
+        super().__init__(config, output_stride)
         units = [(row, unit) for row in ROWS for unit in range(row.repeats)]
         widths = [STEM, *(row.channels for row, _ in units), LAST]
-        stem, *outs, last = (round_channels(width * depth_multiplier, 8) for width in widths)
+        stem, *outs, last = (round_channels(width * config.depth_multiplier, 8) for width in widths)
         strides = [row.stride if unit == 0 else 1 for row, unit in units]
         plan = strides_to_rates([2, *strides], output_stride, "unit")[1:]
-        self.stem = ConvNorm(3, stem, 3, norm=NORM, stride=2, padding="same")
+        self.stem = ConvNorm(3, stem, 3, norm=SLIM_NORM, stride=2, padding="same")
         self.blocks = nn.ModuleList(
             _block(*unit, inp, out, place)
             for unit, inp, out, place in zip(units, [stem, *outs[:-1]], outs, plan, strict=True)
         )
-        self.last = ConvNorm(outs[-1], last, norm=NORM)
+        self.last = ConvNorm(outs[-1], last, norm=SLIM_NORM)
         self.channels = {**{name: outs[block] for block, name in STAGES.items()}, "c5": last}
-        self.strides = {name: min(stride, output_stride) for name, stride in STRIDES.items()}
+        self.strides = strides_at(output_stride, self.channels)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x, features = self.stem(images), {}

@@ -1,15 +1,14 @@
 """MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381), as TensorFlow's DeepLab has it: up to its 320 channels."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from atrous.backbones.contract import Backbone
+from atrous.backbones.contract import Backbone, BackboneConfig, strides_at
 from atrous.backbones.rates import strides_to_rates
-from atrous.layers.conv import ConvNorm, Norm
+from atrous.layers.conv import SLIM_NORM, ConvNorm
 from atrous.layers.inverted_residual import InvertedResidual, round_channels
-
-NORM = Norm(eps=1e-3, momentum=0.05)  # TensorFlow's decay is 0.997: too slow for a short run
 
 
 class Row(NamedTuple):
@@ -33,7 +32,6 @@ ROWS = (
 )
 STAGES = {0: "c1", 2: "c2", 5: "c3", 12: "c4", 16: "c5"}  # outputs of blocks
 TAPS = {2: "low_level", 5: "low_level_8", 12: "low_level_16"}  # their widened features, after the depthwise convolution
-STRIDES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32, "low_level": 4, "low_level_8": 8, "low_level_16": 16}
 
 
 class MobileNetV2(Backbone):
@@ -42,27 +40,33 @@ class MobileNetV2(Backbone):
     mean = (127.5, 127.5, 127.5)
     std = (127.5, 127.5, 127.5)
 
-    def __init__(self, output_stride: int, depth_multiplier: float = 1.0, divisible_by: int | None = None) -> None:
-        super().__init__()
-        divisor = divisible_by or (8 if depth_multiplier == 1 else 1)  # DeepLab's own rule; slim's is 8 for all
+    class Config(BackboneConfig):
+        name: Literal["mobilenet_v2"] = "mobilenet_v2"
+        depth_multiplier: float = Field(default=1.0, gt=0)  # all widths, as a multiple of the paper's
+        divisible_by: PositiveInt | None = None  # what divides all widths; None: 8 at full width, else 1 (TF DeepLab)
+
+    def __init__(self, config: Config, output_stride: int) -> None:
+        super().__init__(config, output_stride)
+        width = config.depth_multiplier
+        divisor = config.divisible_by or (8 if width == 1 else 1)  # DeepLab's own rule; slim's is 8 for all
         rows = [row for row in ROWS for _ in range(row.repeats)]
         strides = [row.stride if unit == 0 else 1 for row in ROWS for unit in range(row.repeats)]
         widths = [STEM, *(row.channels for row in rows)]
-        stem, *outs = (round_channels(width * depth_multiplier, divisor) for width in widths)
+        stem, *outs = (round_channels(channels * width, divisor) for channels in widths)
         inps = [stem, *outs[:-1]]
         wides = [
             inp if row.expansion == 1 else round_channels(inp * row.expansion, 8)
             for inp, row in zip(inps, rows, strict=True)
         ]
         plan = strides_to_rates([2, *strides], output_stride, "unit")[1:]
-        self.stem = ConvNorm(3, stem, 3, norm=NORM, stride=2, act="relu6", padding="same")
+        self.stem = ConvNorm(3, stem, 3, norm=SLIM_NORM, stride=2, act="relu6", padding="same")
         self.blocks = nn.ModuleList(
-            InvertedResidual(inp, wide, out, norm=NORM, act="relu6", stride=place.stride, rate=place.rate)
+            InvertedResidual(inp, wide, out, norm=SLIM_NORM, act="relu6", stride=place.stride, rate=place.rate)
             for inp, wide, out, place in zip(inps, wides, outs, plan, strict=True)
         )
         self.channels = {name: outs[block] for block, name in STAGES.items()}
         self.channels |= {name: wides[block] for block, name in TAPS.items()}
-        self.strides = {name: min(stride, output_stride) for name, stride in STRIDES.items()}
+        self.strides = strides_at(output_stride, self.channels)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x, features = self.stem(images), {}

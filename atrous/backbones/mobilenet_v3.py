@@ -1,15 +1,14 @@
 """MobileNetV3 (Howard et al. 2019, arXiv:1905.02244) for segmentation: section 6.4, half the last stage's width."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from pydantic import Field
 from torch import Tensor, nn
 
-from atrous.backbones.contract import Backbone
+from atrous.backbones.contract import Backbone, BackboneConfig, strides_at
 from atrous.backbones.rates import strides_to_rates
-from atrous.layers.conv import Activation, ConvNorm, Norm
+from atrous.layers.conv import SLIM_NORM, Activation, ConvNorm
 from atrous.layers.inverted_residual import InvertedResidual, round_channels
-
-NORM = Norm(eps=1e-3, momentum=0.05)  # TensorFlow's decay is 0.997: too slow for a short run
 
 
 class Row(NamedTuple):
@@ -72,7 +71,11 @@ MOBILENETS = {
         ends=(0, 2, 7),
     ),
 }
-STRIDES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32, "low_level": 4, "low_level_8": 8, "low_level_16": 16}
+
+if TYPE_CHECKING:
+    Name = str
+else:
+    Name = Literal[tuple(MOBILENETS)]
 
 
 class MobileNetV3(Backbone):
@@ -85,25 +88,30 @@ class MobileNetV3(Backbone):
     mean = (127.5, 127.5, 127.5)
     std = (127.5, 127.5, 127.5)
 
-    def __init__(self, network: Network, output_stride: int, depth_multiplier: float = 1.0) -> None:
-        super().__init__()
+    class Config(BackboneConfig):
+        name: Name
+        depth_multiplier: float = Field(default=1.0, gt=0)  # all widths, as a multiple of the paper's
+
+    def __init__(self, config: Config, output_stride: int) -> None:
+        super().__init__(config, output_stride)
+        network = MOBILENETS[config.name]
         rows = network.rows
         paper = [STEM, *(row.channels for row in rows)]
-        stem, *outs = (round_channels(width * depth_multiplier, 8) for width in paper)
+        stem, *outs = (round_channels(width * config.depth_multiplier, 8) for width in paper)
         inps = [stem, *outs[:-1]]
         # The widened features keep the paper's ratio to their own, already rounded, input.
         ratios = [row.wide / width for row, width in zip(rows, paper[:-1], strict=True)]
         wides = [round_channels(inp * ratio, 8) for inp, ratio in zip(inps, ratios, strict=True)]
         plan = strides_to_rates([2, *(row.stride for row in rows)], output_stride, "unit")[1:]
-        last = round_channels(network.last * depth_multiplier, 8)
-        self.stem = ConvNorm(3, stem, 3, norm=NORM, stride=2, act="hard_swish", padding="same")
+        last = round_channels(network.last * config.depth_multiplier, 8)
+        self.stem = ConvNorm(3, stem, 3, norm=SLIM_NORM, stride=2, act="hard_swish", padding="same")
         self.blocks = nn.ModuleList(
             InvertedResidual(
                 inp,
                 wide,
                 out,
                 row.kernel,
-                norm=NORM,
+                norm=SLIM_NORM,
                 act=row.act,
                 stride=place.stride,
                 rate=place.rate,
@@ -111,12 +119,12 @@ class MobileNetV3(Backbone):
             )
             for inp, wide, out, row, place in zip(inps, wides, outs, rows, plan, strict=True)
         )
-        self.last = ConvNorm(outs[-1], last, norm=NORM, act="hard_swish")
+        self.last = ConvNorm(outs[-1], last, norm=SLIM_NORM, act="hard_swish")
         self.stages = dict(zip(network.ends, ("c2", "c3", "c4"), strict=True))
         self.taps = dict(zip(network.ends, ("low_level", "low_level_8", "low_level_16"), strict=True))
         self.channels = {"c1": stem, **{name: outs[block] for block, name in self.stages.items()}, "c5": last}
         self.channels |= {name: wides[block] for block, name in self.taps.items()}
-        self.strides = {name: min(stride, output_stride) for name, stride in STRIDES.items()}
+        self.strides = strides_at(output_stride, self.channels)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.stem(images)

@@ -6,18 +6,18 @@ TensorFlow's DeepLab has them: PNASNet with twelve cells, behind the stem of Aut
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atrous.backbones.contract import Backbone
-from atrous.layers.conv import Conv, ConvNorm, Norm, same_padding
+from atrous.backbones.contract import Backbone, BackboneConfig
+from atrous.layers.conv import SLIM_NORM, Conv, ConvNorm, same_padding
 from atrous.layers.drop_path import DropPath
 from atrous.layers.resize import resize
 
-NORM = Norm(eps=1e-3, momentum=0.05)  # TensorFlow's decay is 0.9997: too slow for a short run
 STEM = (64, 64, 128)
 HEAD = {16: 512, 32: 1024}  # channels at the strides that a classifier would go down to
 HEAD_WIDTH = 2048
@@ -69,6 +69,12 @@ NASNETS = {
 }
 
 
+if TYPE_CHECKING:
+    Name = str
+else:
+    Name = Literal[tuple(NASNETS)]
+
+
 class Separable(nn.Sequential):
     """Twice an activation, a depthwise convolution, a 1x1 and batch norm; the first has the stride."""
 
@@ -77,9 +83,9 @@ class Separable(nn.Sequential):
         depthwise = partial(Conv, channels, channels, kernel, rate=1, groups=channels, padding="symmetric")
         self.relu = nn.ReLU()
         self.depthwise_1 = depthwise(stride=stride)
-        self.pointwise_1 = ConvNorm(channels, channels, norm=NORM)  # with the second activation
+        self.pointwise_1 = ConvNorm(channels, channels, norm=SLIM_NORM)  # with the second activation
         self.depthwise_2 = depthwise(stride=1)
-        self.pointwise_2 = ConvNorm(channels, channels, norm=NORM, act="none")
+        self.pointwise_2 = ConvNorm(channels, channels, norm=SLIM_NORM, act="none")
 
 
 class Atrous(nn.Module):
@@ -88,7 +94,7 @@ class Atrous(nn.Module):
     def __init__(self, channels: int, stride: int, kernel: int) -> None:
         super().__init__()
         self.stride = stride
-        self.filter = ConvNorm(channels, channels, kernel, norm=NORM, rate=2 // stride, act="none")
+        self.filter = ConvNorm(channels, channels, kernel, norm=SLIM_NORM, rate=2 // stride, act="none")
 
     def forward(self, x: Tensor) -> Tensor:  # [B, K, h, w]
         size = [-(-pixels // self.stride) for pixels in x.shape[-2:]]
@@ -109,7 +115,7 @@ class MaxPool(nn.Module):
 
 
 def _project(inp: int, out: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.ReLU(), ConvNorm(inp, out, norm=NORM, stride=stride, act="none"))
+    return nn.Sequential(nn.ReLU(), ConvNorm(inp, out, norm=SLIM_NORM, stride=stride, act="none"))
 
 
 def _skip(channels: int, stride: int) -> nn.Module:
@@ -161,48 +167,58 @@ class NASNet(Backbone):
     """Stages and taps are raw sums, before any activation; but for `c5`, which has one.
 
     Auto-DeepLab goes down to stride 32 and comes back: its `c4` has stride 16 and its `c5` stride 8, the last of the
-    network. PNASNet has a path, so widths and weights, of its own at each output stride. `drop_path` is the share of
-    paths that the last cell drops at the end of the training; those before it drop less. `classification_head` adds the
-    layers between cells and classes, kept at the output stride by their rates. Raises ValueError if the multiplier
-    leaves no filter.
+    network. PNASNet has a path of its own, and so its own widths and weights, at each output stride. The layers of a
+    classification head are kept at the output stride by their rates.
     """
 
     mean = (127.5, 127.5, 127.5)
     std = (127.5, 127.5, 127.5)
 
-    def __init__(
-        self,
-        found: Searched,
-        output_stride: int,
-        depth_multiplier: float = 1.0,
-        *,
-        classification_head: bool = False,
-        remove_stride_32: bool = False,
-        drop_path: float = 0.0,
-    ) -> None:
-        super().__init__()
-        levels, filters = found.levels[output_stride], round(found.filters * depth_multiplier)
-        if filters < 1:
-            raise ValueError(f"depth_multiplier {depth_multiplier} leaves none of {found.filters} filters")
-        self.scales = [min(level, 2) if remove_stride_32 else level for level in levels]
+    class Config(BackboneConfig):
+        name: Name
+        depth_multiplier: float = Field(default=1.0, gt=0)  # all widths behind the stem, as a multiple of the paper's
+        classification_head: bool = False  # with the layers between the cells and ImageNet's classes
+        remove_stride_32: bool = False  # the path stays at stride 16 where it would go to 32
+        drop_path: float = Field(default=0.0, ge=0, lt=1)  # share of the last cell's paths dropped as a training ends
+
+        @model_validator(mode="after")
+        def _some_filters_are_left(self) -> "NASNet.Config":
+            if self.filters < 1:
+                whole = NASNETS[self.name].filters
+                raise ValueError(f"depth_multiplier {self.depth_multiplier} leaves none of {whole} filters")
+            return self
+
+        @property
+        def filters(self) -> int:
+            return round(NASNETS[self.name].filters * self.depth_multiplier)
+
+        @property
+        def output_strides(self) -> tuple[int, ...]:
+            return tuple(NASNETS[self.name].levels)
+
+    def __init__(self, config: Config, output_stride: int) -> None:
+        super().__init__(config, output_stride)
+        searched, filters = NASNETS[config.name], config.filters
+        levels = searched.levels[output_stride]
+        self.scales = [min(level, 2) if config.remove_stride_32 else level for level in levels]
         self.stem = _stem()
-        widths = [*STEM[1:], *(len(found.cell) * filters << level for level in levels)]
+        widths = [*STEM[1:], *(len(searched.cell) * filters << level for level in levels)]
         self.cells = nn.ModuleList(
             Cell(
-                found.cell,
+                searched.cell,
                 widths[index + 1],
                 widths[index],
                 filters << level,
                 stride=2 if scale > before else 1,
-                drop=drop_path * (index + 1) / len(levels),
+                drop=config.drop_path * (index + 1) / len(levels),
             )
             for index, (level, before, scale) in enumerate(zip(levels, [0, *self.scales], self.scales, strict=False))
         )
-        self.head = _head(widths[-1], output_stride) if classification_head else nn.Sequential()
-        self.taps = found.taps
+        self.head = _head(widths[-1], output_stride) if config.classification_head else nn.Sequential()
+        self.taps = searched.taps
         strides = [2, 4, *(4 << scale for scale in self.scales)]
         self.channels = {name: widths[index] for name, index in self.taps.items()}
-        self.channels["c5"] = HEAD_WIDTH if classification_head else widths[-1]
+        self.channels["c5"] = HEAD_WIDTH if config.classification_head else widths[-1]
         self.strides = {name: strides[index] for name, index in self.taps.items()} | {"c5": strides[-1]}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -226,9 +242,9 @@ class NASNet(Backbone):
 
 def _stem() -> nn.Sequential:
     return nn.Sequential(
-        ConvNorm(3, STEM[0], 3, norm=NORM, stride=2),
-        ConvNorm(STEM[0], STEM[1], 3, norm=NORM, act="none"),
-        ConvNorm(STEM[1], STEM[2], 3, norm=NORM, stride=2, act="none"),
+        ConvNorm(3, STEM[0], 3, norm=SLIM_NORM, stride=2),
+        ConvNorm(STEM[0], STEM[1], 3, norm=SLIM_NORM, act="none"),
+        ConvNorm(STEM[1], STEM[2], 3, norm=SLIM_NORM, stride=2, act="none"),
     )
 
 
@@ -236,7 +252,7 @@ def _head(inp: int, output_stride: int) -> nn.Sequential:
     head = nn.Sequential()
     for stride, width in HEAD.items():
         if stride > output_stride:
-            head.add_module(f"stride_{stride}", ConvNorm(inp, width, 3, norm=NORM, rate=stride // output_stride))
+            head.add_module(f"stride_{stride}", ConvNorm(inp, width, 3, norm=SLIM_NORM, rate=stride // output_stride))
             inp = width
-    head.add_module("expand", ConvNorm(inp, HEAD_WIDTH, norm=NORM))
+    head.add_module("expand", ConvNorm(inp, HEAD_WIDTH, norm=SLIM_NORM))
     return head

@@ -2,17 +2,18 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atrous.backbones.contract import Backbone
+from atrous.backbones.contract import Backbone, BackboneConfig, require_grid, strides_at
 from atrous.backbones.rates import AtrousRule, Placement, strides_to_rates
-from atrous.layers.conv import ConvNorm, Norm, Padding
+from atrous.layers.conv import TORCH_NORM, ConvNorm, Norm, Padding
 from atrous.types import RGB
 
-STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
+STAGES = ("c2", "c3", "c4", "c5")
 TAPS = {"c2": "low_level", "c3": "low_level_8", "c4": "low_level_16"}
 
 
@@ -100,7 +101,7 @@ TORCHVISION = Program(
     strided="first",
     pool="symmetric",
     tap="output",
-    norm=Norm(eps=1e-5, momentum=0.1),
+    norm=TORCH_NORM,
     mean=(123.675, 116.28, 103.53),
     std=(58.395, 57.12, 57.375),
 )
@@ -149,22 +150,37 @@ RESNETS = {
 }
 
 
-class ResNet(Backbone):
-    """Each stage is its last unit's output at its stride. Where that unit has the next stride, it is the one before.
+if TYPE_CHECKING:
+    Name = str
+else:
+    Name = Literal[tuple(RESNETS)]
 
-    What a decoder taps is of the same units, but not of c5. A multi-grid multiplies the rates of c5's units, one factor
-    each (arXiv:1706.05587, section 3.2.1).
+
+class ResNet(Backbone):
+    """Each stage is the output of its last unit at its stride; where that unit has the next stride, of the unit before.
+
+    Decoders tap the same units, except c5.
     """
 
-    def __init__(self, row: Row, output_stride: int, multi_grid: Sequence[int] | None = None) -> None:
-        super().__init__()
+    class Config(BackboneConfig):
+        name: Name
+        multi_grid: tuple[PositiveInt, ...] | None = None  # a factor on each c5 unit's rates (arXiv:1706.05587, 3.2.1)
+
+        @model_validator(mode="after")
+        def _grid_has_a_factor_for_each_unit(self) -> "ResNet.Config":
+            require_grid(self, self.multi_grid, RESNETS[self.name].blocks[-1])
+            return self
+
+    def __init__(self, config: Config, output_stride: int) -> None:
+        super().__init__(config, output_stride)
+        row = RESNETS[config.name]
         self.program = row.program
         self.mean, self.std = row.program.mean, row.program.std
         self.stem = _stem(row)
-        plan = iter(_plan(row, output_stride, multi_grid))
+        plan = iter(_plan(row, output_stride, config.multi_grid))
         inp = (row.deep_stem or (row.width,))[-1]
         self.channels = {"c1": inp}
-        for index, (stage, count) in enumerate(zip(STRIDES, row.blocks, strict=True)):
+        for index, (stage, count) in enumerate(zip(STAGES, row.blocks, strict=True)):
             width = row.width << index
             units = nn.ModuleList()
             for _ in range(count):
@@ -173,8 +189,7 @@ class ResNet(Backbone):
             self.add_module(stage, units)
             self.channels[stage] = inp
         self.channels |= {tap: self.channels[stage] for stage, tap in TAPS.items()}
-        strides = {"c1": 2} | STRIDES | {tap: STRIDES[stage] for stage, tap in TAPS.items()}
-        self.strides = {name: min(stride, output_stride) for name, stride in strides.items()}
+        self.strides = strides_at(output_stride, self.channels)
         self.ends = _ends(row)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

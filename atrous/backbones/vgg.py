@@ -3,12 +3,12 @@
 import math
 from itertools import accumulate
 from operator import mul
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atrous.backbones.contract import Backbone
+from atrous.backbones.contract import Backbone, BackboneConfig
 
 
 class Row(NamedTuple):
@@ -32,6 +32,12 @@ VGGS = {
 }
 
 
+if TYPE_CHECKING:
+    Name = str
+else:
+    Name = Literal[tuple(VGGS)]
+
+
 class Conv(nn.Conv2d):
     """A 3x3 that keeps the size, with a bias, which begins at 0."""
 
@@ -52,9 +58,16 @@ class VGG(Backbone):
     mean = (122.675, 116.669, 104.008)
     std = (1.0, 1.0, 1.0)
 
-    def __init__(self, row: Row) -> None:
-        super().__init__()
-        self.row = row
+    class Config(BackboneConfig):
+        name: Name
+
+        @property
+        def output_strides(self) -> tuple[int, ...]:
+            return (8,)
+
+    def __init__(self, config: Config, output_stride: int) -> None:
+        super().__init__(config, output_stride)
+        self.row = row = VGGS[config.name]
         names = [f"c{index}" for index in range(1, 6)]
         inps = (3, *row.channels[:-1])
         for name, *stage in zip(names, inps, row.channels, row.convs, row.rates, strict=True):

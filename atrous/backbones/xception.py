@@ -1,15 +1,14 @@
 """Xception (Chollet 2016, arXiv:1610.02357), aligned and modified as in figure 4 of DeepLab v3+ (arXiv:1802.02611)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
-from atrous.backbones.contract import Backbone
+from atrous.backbones.contract import Backbone, BackboneConfig, require_grid, strides_at
 from atrous.backbones.rates import Placement, strides_to_rates
-from atrous.layers.conv import ACTIVATIONS, Activation, ConvNorm, Norm, Padding, SeparableConv
-
-NORM = Norm(eps=1e-3, momentum=0.05)  # TensorFlow's decay is 0.9997: too slow for a short run
+from atrous.layers.conv import ACTIVATIONS, SLIM_NORM, Activation, ConvNorm, Padding, SeparableConv
 
 
 class Unit(NamedTuple):
@@ -41,7 +40,6 @@ XCEPTIONS = {
 }
 # Of each unit with a stride: its input, and what its second convolution makes of it, still without the stride.
 FEATURES = (("c1",), ("c2", "low_level"), ("c3", "low_level_8"), ("c4", "low_level_16"))
-STRIDES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32, "low_level": 4, "low_level_8": 8, "low_level_16": 16}
 
 
 class Kind(NamedTuple):
@@ -67,12 +65,12 @@ class XceptionUnit(nn.Module):
         super().__init__()
         (first, second, out), (stride, rate, _), clip = unit.widths, place, kind.clip
         self.relu = ACTIVATIONS[kind.relu]()  # not in place: shortcut and decoders need what it is applied to
-        self.separable1 = SeparableConv(inp, first, norm=NORM, rate=rate, act=clip)
-        self.separable2 = SeparableConv(first, second, norm=NORM, rate=rate, act=clip)
+        self.separable1 = SeparableConv(inp, first, norm=SLIM_NORM, rate=rate, act=clip)
+        self.separable2 = SeparableConv(first, second, norm=SLIM_NORM, rate=rate, act=clip)
         self.separable3 = SeparableConv(
-            second, out, norm=NORM, stride=stride, rate=rate, act=clip, padding=kind.padding
+            second, out, norm=SLIM_NORM, stride=stride, rate=rate, act=clip, padding=kind.padding
         )
-        self.shortcut = ConvNorm(inp, out, norm=NORM, stride=stride, act=clip) if unit.projects else nn.Identity()
+        self.shortcut = ConvNorm(inp, out, norm=SLIM_NORM, stride=stride, act=clip) if unit.projects else nn.Identity()
         self.of_sum = kind.of_sum()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,20 +78,30 @@ class XceptionUnit(nn.Module):
         return self.of_sum(self.shortcut(x) + self.separable3(self.relu(tap))), tap
 
 
-class Xception(Backbone):
-    """A multi-grid multiplies the rates of the last three convolutions, one factor each (arXiv:1706.05587, 3.2.1).
+if TYPE_CHECKING:
+    Name = str
+else:
+    Name = Literal[tuple(XCEPTIONS)]
 
-    If `bounded`, all features lie in -6..6, for 8-bit arithmetic, and strides are padded for by TensorFlow's SAME.
-    """
+
+class Xception(Backbone):
+    """If `bounded`, all features lie in -6..6, and convolutions with a stride are padded by TensorFlow's SAME."""
 
     mean = (127.5, 127.5, 127.5)
     std = (127.5, 127.5, 127.5)
 
-    def __init__(
-        self, row: Row, output_stride: int, multi_grid: Sequence[int] | None = None, bounded: bool = False
-    ) -> None:
-        super().__init__()
-        kind, units = BOUNDED if bounded else FREE, _units(row)
+    class Config(BackboneConfig):
+        name: Name
+        multi_grid: tuple[PositiveInt, ...] | None = None  # factors on the last three rates (arXiv:1706.05587, 3.2.1)
+
+        @model_validator(mode="after")
+        def _grid_has_a_factor_for_each_convolution(self) -> "Xception.Config":
+            require_grid(self, self.multi_grid, len(LAST))
+            return self
+
+    def __init__(self, config: Config, output_stride: int) -> None:
+        super().__init__(config, output_stride)
+        kind, units = BOUNDED if config.bounded else FREE, _units(XCEPTIONS[config.name])
         _, *plan, last = strides_to_rates([2, *(unit.stride for unit in units.values()), 1], output_stride, "unit")
         inp, features = STEM[-1], iter(FEATURES)
         self.stem = _stem(kind)
@@ -106,8 +114,8 @@ class Xception(Backbone):
                 self.taken[name] = next(features)
                 self.channels.update(zip(self.taken[name], (inp, unit.widths[1]), strict=False))
             inp = unit.widths[-1]
-        self.exit_2 = _last(inp, [last.rate * factor for factor in multi_grid or (1, 1, 1)], kind)
-        self.strides = {name: min(stride, output_stride) for name, stride in STRIDES.items()}
+        self.exit_2 = _last(inp, [last.rate * factor for factor in config.multi_grid or (1, 1, 1)], kind)
+        self.strides = strides_at(output_stride, self.channels)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x, features = self.stem(images), dict[str, Tensor]()
@@ -126,14 +134,14 @@ def _units(row: Row) -> dict[str, Unit]:
 def _stem(kind: Kind) -> nn.Sequential:
     first, second = STEM
     return nn.Sequential(
-        ConvNorm(3, first, 3, norm=NORM, stride=2, act=kind.relu, padding=kind.padding),
-        ConvNorm(first, second, 3, norm=NORM, act=kind.relu),
+        ConvNorm(3, first, 3, norm=SLIM_NORM, stride=2, act=kind.relu, padding=kind.padding),
+        ConvNorm(first, second, 3, norm=SLIM_NORM, act=kind.relu),
     )
 
 
 def _last(inp: int, rates: Sequence[int], kind: Kind) -> nn.Sequential:
     convs = nn.Sequential()
     for number, (out, rate) in enumerate(zip(LAST, rates, strict=True), 1):
-        convs.add_module(f"separable{number}", SeparableConv(inp, out, norm=NORM, rate=rate, act=kind.relu))
+        convs.add_module(f"separable{number}", SeparableConv(inp, out, norm=SLIM_NORM, rate=rate, act=kind.relu))
         inp = out
     return convs

@@ -120,23 +120,26 @@ class LoadedBatch(NamedTuple):
 
 
 def collate(reads: list[Read]) -> LoadedBatch:
-    """Stack labelled samples of one size. There is no batch if a sample is missing."""
+    """Stack samples of one size, and each kind of labels that all of them have. No batch if a sample is missing."""
     problems = tuple(problem for read in reads for problem in read.problems)
     samples = [read.sample for read in reads if read.sample is not None]
     if len(samples) < len(reads):
         return LoadedBatch(None, problems)
-    semantic = [sample.semantic for sample in samples if sample.semantic is not None]
-    instance = [sample.instance for sample in samples if sample.instance is not None]
-    assert len(semantic) == len(samples), "missing_fields is asked for `semantic` before the first batch"
     return LoadedBatch(
         Batch(
             names=tuple(sample.name for sample in samples),
             images=torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2).contiguous(),
-            semantic=torch.from_numpy(np.stack(semantic)),
-            instance=torch.from_numpy(np.stack(instance)) if len(instance) == len(samples) else None,
+            semantic=_stacked([sample.semantic for sample in samples]),
+            instance=_stacked([sample.instance for sample in samples]),
+            category=_stacked([None if x is None else np.asarray(x, np.int64) for x in (s.category for s in samples)]),
         ),
         problems,
     )
+
+
+def _stacked(arrays: Sequence[NDArray[np.integer[Any]] | None]) -> Tensor | None:
+    known = [array for array in arrays if array is not None]
+    return torch.from_numpy(np.stack(known)) if len(known) == len(arrays) else None
 
 
 def training_batches(

@@ -1,7 +1,6 @@
 """InPlaceABN (Rota Bulo et al. 2017, arXiv:1712.02616) in plain PyTorch: its values, without its saving of memory."""
 
-from atrous.layers.conv import ConvNorm
-from atrous.layers.fcn_head import NORM
+from atrous.layers.conv import TORCH_NORM, ConvNorm
 
 
 def conv_abn(inp: int, out: int, kernel: int = 1, *, rate: int = 1) -> ConvNorm:
@@ -9,4 +8,4 @@ def conv_abn(inp: int, out: int, kernel: int = 1, *, rate: int = 1) -> ConvNorm:
 
     Where an InPlaceABN has learnt the scale g, the batch norm has |g| + eps.
     """
-    return ConvNorm(inp, out, kernel, norm=NORM, rate=rate, act="leaky_relu")
+    return ConvNorm(inp, out, kernel, norm=TORCH_NORM, rate=rate, act="leaky_relu")

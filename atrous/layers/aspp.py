@@ -4,15 +4,32 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from atrous.errors import ConfigError
 from atrous.layers.conv import HEAD_NORM, Activation, ConvNorm, Norm, SeparableConv
-from atrous.layers.resize import resize
+from atrous.layers.resize import resize, scale_dimension
+from atrous.settings import Settings
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # by output stride: the same 3x3 taps on the image
 Squeeze = Literal["none", "sigmoid", "hard_sigmoid"]
 Window = tuple[int, int]  # height, width in cells of the feature map
+Sides = tuple[PositiveInt, PositiveInt]  # height, width
+
+
+class ASPPConfig(Settings):
+    rates: tuple[PositiveInt, ...] | None = None  # None: (6, 12, 18) at output stride 16, section 3.3; (): no 3x3
+    channels: PositiveInt = 256  # section 3.3
+    separable: bool = True  # the 3x3; DeepLab v3's are not in the paper, but in its authors' program
+    dropout: float = Field(0.1, ge=0, lt=1)  # behind the projection, as the authors' program
+    image_level: bool = True  # the mean of the whole image as a branch
+    pooling_window: Sides | None = None  # in pixels of the image: what the mean is taken over; None: all of it
+    pooling_stride: Sides = (1, 1)  # in cells of c5
+    projection: bool = True  # the 1x1 behind the branches
+    squeeze: Squeeze = "none"  # the image's mean is a factor on the result, not a branch (arXiv:1905.02244)
+    norm_eps: PositiveFloat = HEAD_NORM.eps  # of the batch norms
 
 
 def gate(x: Tensor, squeeze: Squeeze) -> Tensor:
@@ -31,12 +48,24 @@ def mean_over_windows(x: Tensor, window: Window | None, stride: tuple[int, int] 
     return F.avg_pool2d(x, (height, width), stride)
 
 
+def window_at(
+    window: tuple[int, int] | None,  # height, width in pixels of the image
+    scale: float,  # what the image has been resized by
+    output_stride: int,
+) -> Window | None:
+    """The window in cells of c5."""
+    if window is None:
+        return None
+    height, width = (scale_dimension(scale_dimension(side, scale), 1 / output_stride) for side in window)
+    return height, width
+
+
 def require_variance(norm: nn.Module, pooled: Tensor) -> None:
-    """Raises ValueError when a batch norm is to be trained on one value a channel."""
+    """Raises ConfigError when a batch norm is to be trained on one value a channel."""
     if norm.training and pooled.numel() == pooled.shape[1] and not isinstance(norm, nn.SyncBatchNorm):
-        raise ValueError(
-            "a batch of one image can't be trained on: image pooling leaves batch norm one value a channel; "
-            "take two images or more a batch (and a process), or freeze the batch norm"
+        raise ConfigError(
+            "a batch of one image can't be trained on: image pooling leaves batch norm one value per channel; "
+            "set train.batch to 2 or more (per process), or train.batch_norm=frozen"
         )
 
 
@@ -69,7 +98,7 @@ class ASPP(nn.Module):
     """[B, inp, h, w] -> [B, channels, h, w]: image mean, 1x1 and a 3x3 at each rate, side by side, then a projection.
 
     No `rates`, no 3x3 branches. With `squeeze` the image mean is a factor on the result in place of a branch. Without
-    `projection` its `channels` are those of all branches. Raises ValueError when it is trained with one image a batch.
+    `projection` its `channels` are those of all branches. Raises ConfigError when trained with one image a batch.
     """
 
     def __init__(
@@ -89,7 +118,7 @@ class ASPP(nn.Module):
     ) -> None:
         super().__init__()
         if squeeze != "none" and not image_level:
-            raise ValueError(f"squeeze={squeeze} without image_level: there is no mean of the image to make a gate of")
+            raise ConfigError(f"squeeze={squeeze} without image_level: there is no mean of the image to make a gate of")
         atrous = SeparableConv if separable else ConvNorm
         is_gated = squeeze != "none"
         self.image_pooling = ImagePooling(inp, out, pooling_stride, norm) if image_level and not is_gated else None
@@ -100,7 +129,9 @@ class ASPP(nn.Module):
         joined = out * (1 + len(rates) + (self.image_pooling is not None))
         self.channels = out if projection else joined
         if is_gated and self.channels != out:
-            raise ValueError(f"squeeze={squeeze} without projection wants rates=(): {joined} channels, gate of {out}")
+            raise ConfigError(
+                f"squeeze={squeeze} without projection requires rates=(): {joined} channels, gate of {out}"
+            )
         self.projection = ConvNorm(joined, out, norm=norm, act=act) if projection else None
         self.dropout = nn.Dropout(dropout)
 

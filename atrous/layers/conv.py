@@ -28,9 +28,10 @@ class Norm(NamedTuple):
     momentum: float = 0.1  # PyTorch's: one minus what TensorFlow calls decay
 
 
-# TensorFlow's fused batch norm lifts the heads' 1e-5 to 1.001e-5. With its decay of 0.9997 the running statistics are
-# of use after some 10 000 steps only; 0.95, which its ResNets have, suits short runs as well.
-HEAD_NORM = Norm(eps=1.001e-5, momentum=0.05)
+TORCH_NORM = Norm()  # PyTorch's own, of torchvision's and semseg's networks and of heads trained in PyTorch
+# TensorFlow's decays, 0.997 and 0.9997, need runs of 10 000 steps and more; 0.95, that of its ResNets, does not.
+SLIM_NORM = Norm(eps=1e-3, momentum=0.05)  # of TF-slim's MobileNets, Xceptions and NAS nets
+HEAD_NORM = Norm(eps=1.001e-5, momentum=0.05)  # of TensorFlow DeepLab's heads: its fused batch norm raises 1e-5
 
 
 def same_padding(size: int, kernel: int, stride: int, rate: int) -> tuple[int, int]:

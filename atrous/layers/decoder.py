@@ -4,13 +4,33 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
+from atrous.errors import ConfigError
 from atrous.layers.conv import HEAD_NORM, Activation, ConvNorm, SeparableConv
 from atrous.layers.resize import resize
+from atrous.settings import Settings
 
 Merge = Literal["concat", "sum"]
 Kind = Literal["separable", "dense", "logits"]  # of its convolutions; logits: 1x1 with bias, nothing behind
+
+
+class DecoderConfig(Settings):
+    strides: tuple[Literal[4, 8, 16], ...] = (4,)  # of the low-level features that join, coarsest first (section 3.1)
+    low_level_channels: PositiveInt = 48  # table 1
+    channels: PositiveInt = 256  # table 2
+    separable: bool | None = None  # the 3x3; None: as those of ASPP, or separable where there is none
+    merge: Merge = "concat"  # sum: one convolution, added to the projected low-level features
+    logits: bool = False  # the decoder's 1x1 convolutions make the logits; `channels` is not used
+
+    @model_validator(mode="after")
+    def _strides_fall(self) -> "DecoderConfig":
+        if list(self.strides) != sorted(set(self.strides), reverse=True):
+            raise ValueError(f"strides {self.strides}: must be in falling order, such as (8, 4)")
+        if self.logits and not self.strides:
+            raise ValueError("logits without strides: there is no decoder to make them")
+        return self
 
 
 def _conv(inp: int, out: int, kernel: int, kind: Kind, act: Activation) -> nn.Module:
@@ -71,7 +91,7 @@ class Decoder(nn.ModuleList):
         missing = [stride for stride in strides if stride not in tapped]
         if missing:
             has = f"only at {tapped}" if tapped else "nowhere"
-            raise ValueError(f"no decoder at stride {missing[0]}: this backbone has features for one {has}")
+            raise ConfigError(f"no decoder at stride {missing[0]}: this backbone has features for one {has}")
         for stride in strides:
             low = channels[TAPS[stride]]
             self.append(STAGES[merge](inp, low, low_level_channels, out, kind, act))

@@ -7,6 +7,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from atrous.errors import ConfigError
 from atrous.layers.aspp import mean_over_windows, require_variance
 from atrous.layers.conv import HEAD_NORM, ConvNorm, SeparableConv
 from atrous.layers.resize import resize, scale_dimension
@@ -55,11 +56,11 @@ class DensePredictionCell(nn.Module):
         super().__init__()
         factor = 16 // output_stride  # a cell's rates are those of output stride 16
         if factor == 0:
-            raise ValueError(f"a dense prediction cell has output stride 8 or 16, not {output_stride}")
+            raise ConfigError(f"a dense prediction cell has output stride 8 or 16, not {output_stride}")
         self.inputs = [branch.input for branch in cell]
         for index, source in enumerate(self.inputs):
             if not -1 <= source < index:
-                raise ValueError(f"branch {index} of a cell takes -1 or an earlier branch as its input, not {source}")
+                raise ConfigError(f"branch {index} of a cell: input must be -1 or an earlier branch, got {source}")
         self.branches = nn.ModuleList(
             _operation(branch, inp if branch.input < 0 else out, out, factor, output_stride) for branch in cell
         )

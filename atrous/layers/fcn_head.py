@@ -2,9 +2,7 @@
 
 from torch import nn
 
-from atrous.layers.conv import ConvNorm, Norm, classifier
-
-NORM = Norm(eps=1e-5, momentum=0.1)  # PyTorch's own, which these heads were trained with
+from atrous.layers.conv import TORCH_NORM, ConvNorm, classifier
 
 
 class FCNHead(nn.Sequential):
@@ -12,6 +10,6 @@ class FCNHead(nn.Sequential):
 
     def __init__(self, inp: int, mid: int, num_classes: int, *, kernel: int = 3, dropout: float = 0.1) -> None:
         super().__init__()
-        self.conv = ConvNorm(inp, mid, kernel, norm=NORM)
+        self.conv = ConvNorm(inp, mid, kernel, norm=TORCH_NORM)
         self.dropout = nn.Dropout2d(dropout)
         self.classify = classifier(mid, num_classes)

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atrous.layers.aspp import require_variance
-from atrous.layers.conv import ConvNorm
-from atrous.layers.fcn_head import NORM
+from atrous.layers.conv import TORCH_NORM, ConvNorm
 from atrous.layers.resize import Convention, resize
 
 
@@ -23,7 +22,7 @@ class PyramidPooling(nn.Module):
         super().__init__()
         self.bins, self.convention = tuple(bins), convention
         width = inp // max(1, len(self.bins))
-        self.branches = nn.ModuleList([ConvNorm(inp, width, norm=NORM) for _ in self.bins])
+        self.branches = nn.ModuleList([ConvNorm(inp, width, norm=TORCH_NORM) for _ in self.bins])
         self.channels = inp + width * len(self.bins)
 
     def forward(self, x: Tensor) -> Tensor:

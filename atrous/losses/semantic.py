@@ -1,5 +1,7 @@
-"""The losses of semantic segmentation, on logits at the network's own grid and labels at the image's."""
+"""The losses of semantic segmentation, on logits at the network's own grid and labels at the image's size."""
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Literal
 
 import torch
@@ -7,26 +9,39 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from torch import Tensor
 from torch.nn import functional as F
 
+from atrous.errors import ConfigError
 from atrous.ops import resize_nearest, upsample_cross_entropy
 from atrous.settings import Settings
 from atrous.types import Outputs
 
-HEAD_WEIGHTS = {  # as the papers have them; a head that is not listed counts in full
+HEAD_WEIGHTS = {  # of the papers; a head that is not listed has weight 1
     "auxiliary": 0.4,  # a second head on the stage before the last (arXiv:1612.01105, section 5.2)
     "cascade_0": 0.16,  # the coarser levels of a cascade (arXiv:1704.08545)
     "cascade_1": 0.4,
-    "presence": 0.2,  # which classes an image has at all: the SE-loss of EncNet (arXiv:1803.08904)
+    "presence": 0.2,  # which classes an image contains: the SE-loss of EncNet (arXiv:1803.08904)
 }
 
 
 class LossConfig(Settings):
-    labels: Literal["image", "grid"] = "image"  # logits are compared at the image's size, or at their own grid
+    labels: Literal["image", "grid"] = "image"  # compared at the image's size, or at the grid of the logits
     class_weights: tuple[NonNegativeFloat, ...] | Literal["counts"] | None = None  # counts: from the training labels
-    hard_pixels: float = Field(1.0, gt=0, le=1)  # the share of pixels, the worst ones, that counts; 1: all
-    hard_pixels_step: NonNegativeInt = 0  # the share falls from 1 to `hard_pixels` over so many steps (TF DeepLab)
-    weights: dict[str, NonNegativeFloat] = Field(
-        {}
-    )  # of the model's training heads by name; those left out: HEAD_WEIGHTS
+    hard_pixels: float = Field(1.0, gt=0, le=1)  # only this share of the pixels counts, those with the largest losses
+    hard_pixels_step: NonNegativeInt = 0  # over this many steps the share falls from 1 to `hard_pixels` (TF DeepLab)
+    weights: dict[str, NonNegativeFloat] = Field({})  # of the training heads, by name; of the others: HEAD_WEIGHTS
+
+
+def require_heads(config: LossConfig, heads: Sequence[str]) -> None:
+    """Raise ConfigError, with the nearest name, if `loss.weights` has one that is not among the model's `heads`."""
+    for name in config.weights:
+        if name not in heads:
+            raise ConfigError(f"loss.weights.{name}: the model has no such training head; {_suggestion(name, heads)}")
+
+
+def _suggestion(name: str, heads: Sequence[str]) -> str:
+    close = get_close_matches(name, heads, 1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"it has {', '.join(heads)}" if heads else "it has none"
 
 
 def semantic_loss(
@@ -35,12 +50,12 @@ def semantic_loss(
     config: LossConfig,
     *,
     ignore: int,
-    weights: Tensor | None = None,  # [C]
-    top_k: float = 1.0,
+    class_weights: Tensor | None = None,  # [C]
+    top_k: float = 1.0,  # the share of pixels that counts
     normalizer: Tensor | None = None,
     align_corners: bool = True,
 ) -> dict[str, Tensor]:
-    """The terms whose sum is to be minimised. `normalizer` replaces the number of pixels that the sum is divided by."""
+    """The terms whose sum is minimised, by head. `normalizer` replaces the number of pixels that divides each sum."""
     terms: dict[str, Tensor] = {}
     for name, logits in {"semantic": outputs.semantic, **outputs.heads}.items():
         factor = 1.0 if name == "semantic" else head_weight(config, name)
@@ -49,13 +64,14 @@ def semantic_loss(
         if name == "presence":
             terms[name] = factor * presence_loss(logits, labels, ignore=ignore, normalizer=normalizer)
             continue
-        is_grid = config.labels == "grid"
-        seen, divisor = _at_grid(labels, logits, ignore, normalizer) if is_grid else (labels, normalizer)
+        targets, divisor = labels, normalizer
+        if config.labels == "grid":
+            targets, divisor = _at_grid(labels, logits, ignore, normalizer)
         terms[name] = factor * upsample_cross_entropy(
             logits,
-            seen,
+            targets,
             ignore=ignore,
-            weights=weights,
+            weights=class_weights,
             top_k=top_k,
             align_corners=align_corners,
             normalizer=divisor,
@@ -70,14 +86,14 @@ def head_weight(config: LossConfig, name: str) -> float:
 def _at_grid(labels: Tensor, logits: Tensor, ignore: int, normalizer: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The labels under each cell of the logits' grid (semseg's zoom 1, TF DeepLab's `upsample_logits=False`).
 
-    `normalizer` is a number of pixels, of all passes of an update: it shrinks as this pass's labels do, so that the
-    pass counts by its share of labelled pixels, as at the image's size.
+    `normalizer` counts the pixels of all passes of an update. It shrinks in proportion to the labels of this pass, so
+    that the pass counts by its share of labelled pixels, as at the image's size.
     """
-    seen = resize_nearest(labels, logits.shape[-2:])
+    grid_labels = resize_nearest(labels, logits.shape[-2:])
     if normalizer is None:
-        return seen, None
-    pixels, cells = (labels != ignore).sum(), (seen != ignore).sum()
-    return seen, normalizer * cells / pixels.clamp_min(1)
+        return grid_labels, None
+    pixels, cells = (labels != ignore).sum(), (grid_labels != ignore).sum()
+    return grid_labels, normalizer * cells / pixels.clamp_min(1)
 
 
 def presence_loss(
@@ -87,25 +103,25 @@ def presence_loss(
     ignore: int,
     normalizer: Tensor | None = None,
 ) -> Tensor:
-    """The binary cross entropies of which classes each image has, their mean over classes (SE-loss, arXiv:1803.08904).
+    """The binary cross entropy of which classes each image contains, averaged over classes (SE-loss, arXiv:1803.08904).
 
-    An image counts by its labelled pixels, so that `normalizer`, in place of their number, does here what it does to a
-    loss of pixels: an update is the same in one pass or several, on one process or many.
+    An image counts in proportion to its labelled pixels. `normalizer` replaces their number, as in a loss over pixels:
+    an update is the same in one pass or in several, on one process or on many.
     """
     num_classes = logits.shape[1]
     classes = labels.flatten(1).long()  # [B, H * W]
-    counted = (classes != ignore) & (classes >= 0) & (classes < num_classes)
+    is_class = (classes != ignore) & (classes >= 0) & (classes < num_classes)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    there = logits.new_zeros(len(logits), num_classes + 1)
-    there = there.scatter_(1, classes.where(counted, num_classes), 1.0)[:, :num_classes]
-    losses = F.binary_cross_entropy_with_logits(logits, there, reduction="none").mean(1)  # [B]
-    pixels = counted.sum(1)
+    presence = logits.new_zeros(len(logits), num_classes + 1)  # the last column is for pixels without a class
+    presence = presence.scatter_(1, classes.where(is_class, num_classes), 1.0)[:, :num_classes]
+    losses = F.binary_cross_entropy_with_logits(logits, presence, reduction="none").mean(1)  # [B]
+    pixels = is_class.sum(1)
     total = pixels.sum() if normalizer is None else normalizer
     return (losses * pixels).sum() / total.clamp(min=1)
 
 
 def hard_pixel_share(config: LossConfig, step: int) -> float:
-    """How much of the pixels counts at `step`: a straight way down from all of them to `hard_pixels`."""
+    """The share of pixels that counts at `step`: it falls linearly from 1 to `hard_pixels`."""
     if config.hard_pixels_step == 0:
         return config.hard_pixels
     progress = min(1.0, step / config.hard_pixels_step)
@@ -113,7 +129,10 @@ def hard_pixel_share(config: LossConfig, step: int) -> float:
 
 
 def median_frequency_weights(counts: Tensor) -> Tensor:
-    """Weight of a class: the median of all frequencies over its own (as arXiv:1411.4734, 6.3.1); without pixels, 0."""
+    """Class weights [C]: the median frequency divided by the class's own (arXiv:1411.4734, section 6.3.1).
+
+    `counts` [C] are pixels. A class without pixels has weight 0.
+    """
     frequency = counts.double() / counts.sum()
     present = frequency > 0
     return torch.where(present, frequency[present].median() / frequency.clamp_min(1e-12), 0.0).float()

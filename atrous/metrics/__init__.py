@@ -1,1 +1,1 @@
-"""What a result is worth: a metric is a sum, its `statistic`, added over images and processes, and a `report` of it."""
+"""Metrics: a `statistic` that is added over images and processes, and a `report` that turns the total into scores."""

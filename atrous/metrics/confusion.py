@@ -1,4 +1,4 @@
-"""Mean intersection over union and the accuracies, from one matrix that adds up over images and processes."""
+"""Intersection over union and accuracy, from a confusion matrix summed over images and processes."""
 
 from typing import NamedTuple
 
@@ -8,21 +8,21 @@ from atrous.ops import confusion_counts
 
 
 class Scores(NamedTuple):
-    miou: float  # over the classes that occur in truth or prediction; 0 where none does
-    iou: tuple[float | None, ...]  # by class; None: neither in truth nor in prediction
-    accuracy: tuple[float | None, ...]  # by class, the part of its pixels found; None: not in the truth
+    miou: float  # over the classes that occur in truth or prediction; 0 if none does
+    iou: tuple[float | None, ...]  # by class; None: in neither truth nor prediction
+    accuracy: tuple[float | None, ...]  # by class, the share of its pixels predicted as it; None: not in the truth
     pixel_accuracy: float
     mean_accuracy: float  # over the classes in the truth
     pixels: tuple[int, ...]  # by class, in the truth
 
 
 def statistic(prediction: Tensor, truth: Tensor, num_classes: int, *, ignore: int = 255) -> Tensor:
-    """What is added over images and processes, then reported: [C, C] int64, rows truth, columns prediction."""
+    """The confusion matrix of one or more images: [C, C] int64, rows truth, columns prediction."""
     return confusion_counts(prediction, truth, num_classes, ignore=ignore)
 
 
 def report(total: Tensor) -> Scores:
-    """The scores of all pixels together; as in `tf.metrics.mean_iou`, a class only predicted is a 0 in the mean."""
+    """Scores over all pixels. As in `tf.metrics.mean_iou`, a class that is only predicted has an IoU of 0."""
     hits = total.diagonal().tolist()
     truth, predicted = total.sum(1).tolist(), total.sum(0).tolist()
     union = [a + b - both for a, b, both in zip(truth, predicted, hits, strict=True)]

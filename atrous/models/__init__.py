@@ -21,7 +21,7 @@ from atrous.models.ocnet import OCNet
 from atrous.models.psanet import PSANet
 from atrous.models.pspnet import PSPNet
 
-__all__ = ["MODELS", "AnyModelConfig", "Model", "ModelConfig", "build"]
+__all__ = ["MODELS", "AnyModelConfig", "Model", "ModelConfig", "build", "task_of"]
 
 MODELS: dict[str, type[Model]] = {
     "fcn": FCN,
@@ -49,6 +49,11 @@ else:
         Union[tuple(model.Config for model in MODELS.values())],  # noqa: UP007 - made from the table
         Field(discriminator="name"),
     ]
+
+
+def task_of(config: ModelConfig) -> str:
+    """What the model is for: a row of TASKS."""
+    return MODELS[config.name].task
 
 
 def build(config: ModelConfig, num_classes: int) -> Model:

@@ -4,17 +4,19 @@ Published for Cityscapes val at one scale: 77.9 % mIoU with one recurrence, 78.4
 80.0 with the loss of hard pixels (crop 769, batch 8, 60 000 steps, rate 0.01, auxiliary weight 0.4).
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from atrous.backbones import AnyBackboneConfig
+from atrous.backbones.resnet import ResNet
 from atrous.layers.abn import conv_abn
 from atrous.layers.conv import classifier
 from atrous.layers.criss_cross import CrissCrossAttention
 from atrous.layers.fcn_head import FCNHead
-from atrous.models.contract import Model, ModelConfig
+from atrous.models.contract import MapConfig, Model
 from atrous.types import Outputs
 
 
@@ -24,10 +26,9 @@ class CCNet(Model):
     Heads have leaky ReLUs (`conv_abn`) as the authors' program, but the auxiliary one: it is everybody's FCN head.
     """
 
-    class Config(ModelConfig):
-        merges: ClassVar[bool] = False
+    class Config(MapConfig):
         name: Literal["ccnet"] = "ccnet"
-        backbone: str = "resnet101s"
+        backbone: AnyBackboneConfig = ResNet.Config(name="resnet101s")
         output_stride: Literal[8, 16, 32] = 8  # section 3.1
         recurrences: PositiveInt = 2  # R of section 3.3
         head_channels: PositiveInt = 512  # as the authors' program
@@ -56,7 +57,7 @@ class CCNet(Model):
     def heads(self) -> tuple[str, ...]:
         return ("auxiliary",)
 
-    def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
+    def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
         x = self.reduce(features["c5"])
         for _ in range(self.config.recurrences):

@@ -1,16 +1,18 @@
 """What a model is: a frozen `Config` and a network from images to `Outputs`, without loss or post-processing."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from atrous.backbones import Options, build_backbone, check_backbone
-from atrous.layers.aspp import ASPP, RATES, Squeeze, Window
-from atrous.layers.conv import HEAD_NORM, Activation, Norm
-from atrous.layers.decoder import Decoder, Kind, Merge
+from atrous.backbones import AnyBackboneConfig, BackboneConfig, build_backbone
+from atrous.errors import ConfigError
+from atrous.layers.aspp import ASPP, RATES, ASPPConfig
+from atrous.layers.conv import HEAD_NORM, Activation
+from atrous.layers.decoder import Decoder, DecoderConfig, Kind
 from atrous.layers.drop_path import DropPath
 from atrous.layers.resize import Convention, resize, scale_dimension
 from atrous.settings import Settings
@@ -23,123 +25,61 @@ class ModelConfig(Settings):
     """The settings that all models share; a model narrows `name` to its own and adds what its paper adds."""
 
     name: str
-    backbone: str  # a row of BACKBONES
+    backbone: AnyBackboneConfig  # a row of BACKBONES, by name or with its settings
     output_stride: Literal[8, 16, 32] = 16  # of c5; may differ between training and evaluation, with the same weights
     num_classes: int | None = Field(default=None, ge=2)  # None: as many as the label space has
 
-    depth_multiplier: float = Field(default=1.0, gt=0)  # width of a MobileNet or a NAS net, as a part of the paper's
-    divisible_by: PositiveInt | None = None  # of a MobileNet's widths; None: 8 at full width, else 1 (TF DeepLab)
-    multi_grid: tuple[PositiveInt, ...] | None = None  # factor on the rate of each unit of the last stage
-    bounded: bool = False  # Xception: no activation above 6, for 8-bit arithmetic; heads, too
-    classification_head: bool = False  # NAS nets: with the layers that ImageNet's classes were told from
-    remove_stride_32: bool = False  # NAS nets: the path stays at stride 16 where it would go to 32
-    drop_path: float = Field(default=0.0, ge=0, lt=1)  # NAS nets: share of paths dropped in the last cell, in training
-
-    merges: ClassVar[bool] = True  # has nothing but maps of logits, which several scales can be merged into
-
-    align_corners: bool = True  # of logits when they are upsampled (TensorFlow's DeepLab, semseg); False: torchvision
-
-    image_pyramid: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)  # scales (arXiv:1606.00915, section 4.1.2)
-    merge: Literal["max", "mean"] = "max"  # of the logits of these scales
+    @model_validator(mode="before")
+    @classmethod
+    def _name_default_backbone(cls, settings: Any) -> Any:  # noqa: ANN401 - anything may stand in a file
+        """Settings of a backbone without its name are the default backbone's."""
+        default = cls.model_fields["backbone"].default
+        backbone = settings.get("backbone") if isinstance(settings, dict) else None
+        if isinstance(backbone, dict) and "name" not in backbone and isinstance(default, BackboneConfig):
+            return {**settings, "backbone": {**backbone, "name": default.name}}
+        return settings
 
     @model_validator(mode="after")
-    def _backbone_exists(self) -> "ModelConfig":
-        check_backbone(self.backbone, self.output_stride, self.options)
+    def _backbone_has_this_stride(self) -> Self:
+        strides = self.backbone.output_strides
+        if self.output_stride not in strides:
+            known = " or ".join(map(str, strides))
+            raise ValueError(f"output_stride {self.output_stride} is not for {self.backbone.name}, which has {known}")
         return self
-
-    @model_validator(mode="after")
-    def _pyramid_can_be_merged(self) -> "ModelConfig":
-        if self.image_pyramid != (1.0,) and not self.merges:
-            raise ValueError(f"image_pyramid {self.image_pyramid} is not for {self.name}, which has several outputs")
-        return self
-
-    @property
-    def options(self) -> Options:
-        return Options(*(getattr(self, name) for name in Options._fields))
-
-    @property
-    def act(self) -> Activation:  # of the heads
-        return "relu6" if self.bounded else "relu"
 
     @property
     def convention(self) -> Convention:
-        return "aligned_corners" if self.align_corners else "half_pixel"
+        """How its logits lie on the image."""
+        return "aligned_corners"
 
     @property
     def logits_stride(self) -> int:
         """How many image pixels lie between neighbouring logits."""
         return self.output_stride
 
+    def at_output_stride(self, output_stride: int) -> dict[str, Any]:
+        """The settings, not yet validated, of the same model at another output stride.
 
-class PyramidConfig(ModelConfig):
-    """The settings of atrous spatial pyramid pooling."""
+        Rates that are set are scaled, the others derive from it. Raises ConfigError where a rate would not be whole.
+        """
+        return {**self.model_dump(), "output_stride": output_stride}
 
-    rates: tuple[PositiveInt, ...] | None = None  # None: (6, 12, 18) at output stride 16, section 3.3; (): no 3x3
-    aspp_channels: PositiveInt = 256  # section 3.3
-    separable: bool = True  # the 3x3 of pyramid and decoder; DeepLab v3's are not, its authors' program's are
-    dropout: float = Field(0.1, ge=0, lt=1)  # after the pyramid, as the authors' program
-    image_level: bool = True  # the mean of the whole image as a branch
-    pooling_window: Size | None = None  # in pixels of the image: what the mean is taken over; None: all of it
-    pooling_stride: Size = (1, 1)  # in cells of c5
-    projection: bool = True  # the 1x1 behind the branches
-    squeeze: Squeeze = "none"  # the image's mean is a factor on the result, not a branch (arXiv:1905.02244)
-    norm_eps: PositiveFloat = HEAD_NORM.eps  # of the pyramid's batch norms
+
+class MapConfig(ModelConfig):
+    """The settings of models whose logits are a map of the image."""
+
+    align_corners: bool = True  # how logits are upsampled: TensorFlow's DeepLab and semseg; False: torchvision
 
     @property
-    def head_norm(self) -> Norm:
-        return HEAD_NORM._replace(eps=self.norm_eps)
-
-    def aspp(self, inp: int) -> ASPP:
-        return ASPP(
-            inp,
-            self.aspp_channels,
-            RATES[self.output_stride] if self.rates is None else self.rates,
-            separable=self.separable,
-            dropout=self.dropout,
-            image_level=self.image_level,
-            pooling_stride=self.pooling_stride,
-            projection=self.projection,
-            squeeze=self.squeeze,
-            act=self.act,
-            norm=self.head_norm,
-        )
+    def convention(self) -> Convention:
+        return "aligned_corners" if self.align_corners else "half_pixel"
 
 
-class DecoderConfig(ModelConfig):
-    """The settings of the decoder of DeepLab v3+."""
+class ImagePyramidConfig(MapConfig):
+    """The settings of models that can merge the logits of several scales, as they have no other outputs."""
 
-    decoder_strides: tuple[Literal[4, 8, 16], ...] = (4,)  # of the low-level features that join, coarsest first
-    low_level_channels: PositiveInt = 48  # table 1
-    decoder_channels: PositiveInt = 256  # table 2
-    decoder_separable: bool | None = None  # None: as `separable`
-    decoder_merge: Merge = "concat"  # sum: one convolution, added to the projected low-level features
-    decoder_logits: bool = False  # the decoder's 1x1 convolutions make the logits; `decoder_channels` does not count
-
-    @model_validator(mode="after")
-    def _strides_fall(self) -> "DecoderConfig":
-        if list(self.decoder_strides) != sorted(set(self.decoder_strides), reverse=True):
-            raise ValueError(f"decoder_strides {self.decoder_strides}: coarsest first, such as (8, 4)")
-        if self.decoder_logits and not self.decoder_strides:
-            raise ValueError("decoder_logits without decoder_strides: there is no decoder to make them")
-        return self
-
-    @property
-    def logits_stride(self) -> int:
-        return min(self.decoder_strides, default=self.output_stride)
-
-    def decoder(self, inp: int, channels: dict[str, int], num_classes: int) -> Decoder:
-        separable = getattr(self, "separable", True) if self.decoder_separable is None else self.decoder_separable
-        kind: Kind = "logits" if self.decoder_logits else "separable" if separable else "dense"
-        return Decoder(
-            inp,
-            channels,
-            self.decoder_strides,
-            low_level_channels=self.low_level_channels,
-            out=num_classes if self.decoder_logits else self.decoder_channels,
-            kind=kind,
-            merge=self.decoder_merge,
-            act=self.act,
-        )
+    image_pyramid: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)  # scales (arXiv:1606.00915, section 4.1.2)
+    merge: Literal["max", "mean"] = "max"  # of the logits of these scales
 
 
 class Model(nn.Module, ABC):
@@ -154,23 +94,19 @@ class Model(nn.Module, ABC):
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
         if num_classes < 2:
-            raise ValueError(f"{num_classes} classes: a model must choose between at least two")
+            raise ConfigError(f"num_classes must be at least 2, got {num_classes}: a model chooses between classes")
         self.config = config
         self.num_classes = num_classes
-        self.backbone = build_backbone(config.backbone, config.output_stride, config.options)
+        self.backbone = build_backbone(config.backbone, config.output_stride)
         self.register_buffer("shift", torch.tensor(self.backbone.mean).view(3, 1, 1))
         self.register_buffer("scale", torch.tensor(self.backbone.std).view(3, 1, 1))
+        self.mean = _color(torch.tensor(self.backbone.mean, device="cpu"))  # what images are padded with
+        self.register_load_state_dict_post_hook(read_mean)  # type: ignore[no-untyped-call]
 
     @property
     def align_corners(self) -> bool:
         """How its logits are to be upsampled."""
-        return self.config.align_corners
-
-    @property
-    def mean(self) -> RGB:
-        """The colour that becomes 0 after normalisation: what images are padded with."""
-        red, green, blue = self.shift.flatten().tolist() if not self.shift.is_meta else self.backbone.mean
-        return red, green, blue
+        return self.config.convention == "aligned_corners"
 
     @property
     def facts(self) -> Facts:
@@ -191,19 +127,61 @@ class Model(nn.Module, ABC):
     @property
     def heads(self) -> tuple[str, ...]:
         """The names of `Outputs.heads`, which `loss.weights` weights."""
+        return ()
+
+    @abstractmethod
+    def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
+        """`scale` is what the images have been resized by: windows in pixels of the image are resized with it.
+
+        Raises ConfigError if the images are not [B, 3, H, W].
+        """
+
+    def features(self, images: Tensor) -> dict[str, Tensor]:
+        """The backbone's taps of the normalised images."""
+        features: dict[str, Tensor] = self.backbone(self.normalized(images))
+        return features
+
+    def normalized(self, images: Tensor) -> Tensor:
+        require_images(images)
+        return (images.to(self.shift.dtype) - self.shift) / self.scale
+
+    def set_progress(self, progress: float) -> None:
+        """How far a training is, 0 to 1: more paths are dropped the further it is."""
+        for module in self.modules():
+            if isinstance(module, DropPath):
+                module.progress = progress
+
+
+def read_mean(model: nn.Module, _: object = None) -> None:
+    """Take the mean from the weights, once: to read it for each image would wait for the GPU each time."""
+    assert isinstance(model, Model)
+    if not model.shift.is_meta:
+        model.mean = _color(model.shift)
+
+
+def _color(values: Tensor) -> RGB:
+    red, green, blue = values.flatten().tolist()
+    return red, green, blue
+
+
+class ImagePyramidModel(Model):
+    """A model that may see its images at several scales at once; their logits are merged (arXiv:1606.00915, 4.1.2)."""
+
+    config: ImagePyramidConfig
+
+    @property
+    def heads(self) -> tuple[str, ...]:
         scales = self.config.image_pyramid
         return tuple(f"scale_{index}" for index in range(len(scales))) if len(scales) > 1 else ()
 
     def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
-        """`scale` as `at_scale` has it. Raises ValueError if the images aren't [B, 3, H, W]."""
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images must be [B, 3, H, W], RGB in 0..255, not {list(images.shape)}")
         if self.config.image_pyramid == (1.0,):
             return self.at_scale(images, scale)
         return self._merged(images, scale)
 
     def _merged(self, images: Tensor, scale: float) -> Outputs:
         """Each scale's logits brought to the grid of the largest (at least that of scale 1), and their max or mean."""
+        require_images(images)
         scales = self.config.image_pyramid
         finest = max(1.0, *scales) / self.config.logits_stride
         grid = [scale_dimension(side, finest) for side in images.shape[-2:]]
@@ -219,32 +197,59 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
-        """One pass; `scale` is what the images have been scaled by: windows in pixels of the image scale with it."""
-
-    def normalized(self, images: Tensor) -> Tensor:
-        return (images.to(self.shift.dtype) - self.shift) / self.scale
-
-    def features(self, images: Tensor) -> dict[str, Tensor]:
-        """The backbone's taps of the normalised images."""
-        features: dict[str, Tensor] = self.backbone(self.normalized(images))
-        return features
-
-    def pooling_window(self, scale: float) -> Window | None:
-        """What image pooling takes the mean over, in cells of c5; None: everything."""
-        window: Size | None = getattr(self.config, "pooling_window", None)
-        if window is None:
-            return None
-        height, width = (
-            scale_dimension(scale_dimension(side, scale), 1 / self.config.output_stride) for side in window
-        )
-        return height, width
-
-    def set_progress(self, progress: float) -> None:
-        """How far a training is, 0 to 1: more paths are dropped the further it is."""
-        for module in self.modules():
-            if isinstance(module, DropPath):
-                module.progress = progress
+        """One pass at one scale; `scale` as `forward` has it."""
 
 
-def image_size(images: Tensor) -> tuple[int, int]:
-    return images.shape[-2], images.shape[-1]
+# ---- parts that several models build
+
+
+def build_aspp(config: ASPPConfig, inp: int, *, output_stride: int, act: Activation) -> ASPP:
+    return ASPP(
+        inp,
+        config.channels,
+        RATES[output_stride] if config.rates is None else config.rates,
+        separable=config.separable,
+        dropout=config.dropout,
+        image_level=config.image_level,
+        pooling_stride=config.pooling_stride,
+        projection=config.projection,
+        squeeze=config.squeeze,
+        act=act,
+        norm=HEAD_NORM._replace(eps=config.norm_eps),
+    )
+
+
+def build_decoder(
+    config: DecoderConfig,
+    inp: int,
+    channels: Mapping[str, int],  # of the backbone
+    num_classes: int,
+    *,
+    separable: bool,  # where the config does not say
+    act: Activation,
+) -> Decoder:
+    is_separable = separable if config.separable is None else config.separable
+    kind: Kind = "logits" if config.logits else "separable" if is_separable else "dense"
+    return Decoder(
+        inp,
+        channels,
+        config.strides,
+        low_level_channels=config.low_level_channels,
+        out=num_classes if config.logits else config.channels,
+        kind=kind,
+        merge=config.merge,
+        act=act,
+    )
+
+
+def scaled_rates(rates: Sequence[int], output_stride: int, new: int) -> tuple[int, ...]:
+    """The rates whose taps lie on the same pixels of the image. Raises ConfigError where one would not be whole."""
+    scaled = [rate * output_stride / new for rate in rates]
+    if any(rate != int(rate) for rate in scaled):
+        raise ConfigError(f"rates {list(rates)} at output stride {output_stride} have no whole counterpart at {new}")
+    return tuple(int(rate) for rate in scaled)
+
+
+def require_images(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ConfigError(f"images must be [B, 3, H, W], RGB in 0..255, got {list(images.shape)}")

@@ -4,15 +4,16 @@ Published for Cityscapes with ResNet-101: 79.93 % mIoU and 95.97 % of pixels rig
 test. That network has rates 4, 8, 16 in c5, as `multi_grid=1,2,4` makes them here, and a plain stem, not a deep one.
 """
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from atrous.layers.conv import ConvNorm, classifier
-from atrous.layers.fcn_head import NORM
+from atrous.backbones import AnyBackboneConfig
+from atrous.backbones.resnet import ResNet
+from atrous.layers.conv import TORCH_NORM, ConvNorm, classifier
 from atrous.layers.self_attention import ChannelAttention, PositionAttention
-from atrous.models.contract import Model, ModelConfig
+from atrous.models.contract import MapConfig, Model
 from atrous.types import Outputs
 
 
@@ -23,10 +24,9 @@ class DANet(Model):
     weight. There is no auxiliary head on c4.
     """
 
-    class Config(ModelConfig):
-        merges: ClassVar[bool] = False
+    class Config(MapConfig):
         name: Literal["danet"] = "danet"
-        backbone: str = "resnet101s"
+        backbone: AnyBackboneConfig = ResNet.Config(name="resnet101s")
         output_stride: Literal[8, 16, 32] = 8  # section 3.1
         head_channels: PositiveInt = 512  # as the authors' program
         key_channels: PositiveInt = 64  # of the positions: an eighth of `head_channels`, as the authors' program
@@ -51,7 +51,7 @@ class DANet(Model):
     def heads(self) -> tuple[str, ...]:
         return ("position", "channel")
 
-    def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
+    def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
         c5 = self.features(images)["c5"]
         position, channel = self.position(c5), self.channel(c5)
         return Outputs(
@@ -61,7 +61,8 @@ class DANet(Model):
 
 
 def _branch(inp: int, width: int, attention: nn.Module) -> nn.Sequential:
-    return nn.Sequential(ConvNorm(inp, width, 3, norm=NORM), attention, ConvNorm(width, width, 3, norm=NORM))
+    before, after = (ConvNorm(channels, width, 3, norm=TORCH_NORM) for channels in (inp, width))
+    return nn.Sequential(before, attention, after)
 
 
 def _classify(inp: int, num_classes: int, dropout: float) -> nn.Sequential:

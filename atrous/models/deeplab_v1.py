@@ -1,14 +1,16 @@
 """DeepLab v1 (Chen et al. 2014, arXiv:1412.7062): Semantic Segmentation with Deep Nets and Fully Connected CRFs."""
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
+from atrous.backbones.contract import read_name
+from atrous.backbones.vgg import VGG
 from atrous.layers.conv import classifier
 from atrous.layers.resize import resize
-from atrous.models.contract import Model, ModelConfig
+from atrous.models.contract import ImagePyramidConfig, ImagePyramidModel
 from atrous.types import Outputs
 
 
@@ -29,12 +31,12 @@ SIDE = 128  # channels of each side branch, section 3.3
 SIDES = {"image": 8, "c1": 4, "c2": 2, "c3": 1, "c4": 1}  # what a side branch begins on: its stride to come to 8
 
 
-class DeepLabV1(Model):
+class DeepLabV1(ImagePyramidModel):
     """VGG-16 at output stride 8 with fc6 as an atrous convolution. The CRF is `postprocess.crf`'s."""
 
-    class Config(ModelConfig):
+    class Config(ImagePyramidConfig):
         name: Literal["deeplab_v1"] = "deeplab_v1"
-        backbone: Literal["vgg16"] = "vgg16"
+        backbone: Annotated[VGG.Config, BeforeValidator(read_name)] = VGG.Config(name="vgg16")
         output_stride: Literal[8] = 8
         variant: Literal["large_fov", "7x7", "4x4"] = "large_fov"  # table 2
         multi_scale: bool = False  # MSc of section 3.3: side branches on the image and the first four poolings

@@ -1,22 +1,26 @@
 """DeepLab v3 (Chen et al. 2017, arXiv:1706.05587): Rethinking Atrous Convolution for Semantic Image Segmentation."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
-from atrous.layers.conv import ConvNorm, classifier
+from atrous.backbones import AnyBackboneConfig
+from atrous.backbones.mobilenet_v2 import MobileNetV2
+from atrous.layers.aspp import ASPPConfig, window_at
+from atrous.layers.conv import HEAD_NORM, ConvNorm, classifier
 from atrous.layers.fcn_head import FCNHead
-from atrous.models.contract import Model, PyramidConfig
+from atrous.models.contract import ImagePyramidConfig, ImagePyramidModel, build_aspp, scaled_rates
 from atrous.types import Outputs
 
 
-class DeepLabV3(Model):
+class DeepLabV3(ImagePyramidModel):
     """Figure 5 of the paper: atrous spatial pyramid pooling on c5, and logits at the output stride."""
 
-    class Config(PyramidConfig):
+    class Config(ImagePyramidConfig):
         name: Literal["deeplab_v3"] = "deeplab_v3"
-        backbone: str = "mobilenet_v2"
+        backbone: AnyBackboneConfig = MobileNetV2.Config()
+        aspp: ASPPConfig = ASPPConfig()
         head_channels: PositiveInt | None = None  # of a 3x3 behind the pyramid, as torchvision has one; None: none
         auxiliary_channels: PositiveInt | None = None  # of a second head, on c4, as torchvision has one; None: none
 
@@ -26,13 +30,20 @@ class DeepLabV3(Model):
                 raise ValueError(f"image_pyramid {self.image_pyramid} merges one output: not with auxiliary_channels")
             return self
 
+        def at_output_stride(self, output_stride: int) -> dict[str, Any]:
+            settings = super().at_output_stride(output_stride)
+            if self.aspp.rates is not None:
+                settings["aspp"]["rates"] = scaled_rates(self.aspp.rates, self.output_stride, output_stride)
+            return settings
+
+    config: Config
+
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)
         channels, inner, second = self.backbone.channels, config.head_channels, config.auxiliary_channels
-        self.aspp = config.aspp(channels["c5"])
-        self.refine = (
-            None if inner is None else ConvNorm(self.aspp.channels, inner, 3, norm=config.head_norm, act=config.act)
-        )
+        act, norm = config.backbone.head_activation, HEAD_NORM._replace(eps=config.aspp.norm_eps)
+        self.aspp = build_aspp(config.aspp, channels["c5"], output_stride=config.output_stride, act=act)
+        self.refine = None if inner is None else ConvNorm(self.aspp.channels, inner, 3, norm=norm, act=act)
         self.classify = classifier(inner or self.aspp.channels, num_classes)
         self.auxiliary = None if second is None else FCNHead(channels["c4"], second, num_classes)
 
@@ -42,11 +53,12 @@ class DeepLabV3(Model):
 
     @property
     def heads(self) -> tuple[str, ...]:
-        return () if self.auxiliary is None else ("auxiliary",)
+        return super().heads if self.auxiliary is None else ("auxiliary",)
 
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
-        x = self.aspp(features["c5"], self.pooling_window(scale))
+        window = window_at(self.config.aspp.pooling_window, scale, self.config.output_stride)
+        x = self.aspp(features["c5"], window)
         x = x if self.refine is None else self.refine(x)
         heads = {} if self.auxiliary is None else {"auxiliary": self.auxiliary(features["c4"])}
         return Outputs(semantic=self.classify(x), heads=heads)

@@ -1,37 +1,63 @@
 """DeepLab v3+ (Chen et al. 2018, arXiv:1802.02611): Encoder-Decoder with Atrous Separable Convolution."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import model_validator
 from torch import Tensor, nn
 
+from atrous.backbones import AnyBackboneConfig
+from atrous.backbones.xception import Xception
+from atrous.layers.aspp import ASPPConfig, window_at
 from atrous.layers.conv import classifier
-from atrous.models.contract import DecoderConfig, Model, PyramidConfig, image_size
+from atrous.layers.decoder import DecoderConfig
+from atrous.layers.resize import image_size
+from atrous.models.contract import ImagePyramidConfig, ImagePyramidModel, build_aspp, build_decoder, scaled_rates
 from atrous.types import Outputs
 
 
-class DeepLabV3Plus(Model):
+class DeepLabV3Plus(ImagePyramidModel):
     """Figure 2 of the paper: ASPP on c5, joined at stride 4 by a thin projection of the low-level features."""
 
-    class Config(PyramidConfig, DecoderConfig):
+    class Config(ImagePyramidConfig):
         name: Literal["deeplab_v3plus"] = "deeplab_v3plus"
-        backbone: str = "xception_65"  # section 3.2
-        decoder_strides: tuple[Literal[4, 8, 16], ...] = Field((4,), min_length=1)  # section 3.1
+        backbone: AnyBackboneConfig = Xception.Config(name="xception_65")  # section 3.2
+        aspp: ASPPConfig = ASPPConfig()
+        decoder: DecoderConfig = DecoderConfig()
+
+        @model_validator(mode="after")
+        def _has_a_decoder(self) -> "DeepLabV3Plus.Config":
+            if not self.decoder.strides:
+                raise ValueError("decoder.strides must have at least one: without a decoder it is deeplab_v3")
+            return self
+
+        @property
+        def logits_stride(self) -> int:
+            return min(self.decoder.strides)
+
+        def at_output_stride(self, output_stride: int) -> dict[str, Any]:
+            settings = super().at_output_stride(output_stride)
+            if self.aspp.rates is not None:
+                settings["aspp"]["rates"] = scaled_rates(self.aspp.rates, self.output_stride, output_stride)
+            return settings
 
     config: Config
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)
-        self.aspp = config.aspp(self.backbone.channels["c5"])
-        self.decoder = config.decoder(self.aspp.channels, self.backbone.channels, num_classes)
-        has_logits = config.decoder_logits
-        self.classify = nn.Identity() if has_logits else classifier(config.decoder_channels, num_classes)
+        channels, act, separable = self.backbone.channels, config.backbone.head_activation, config.aspp.separable
+        self.aspp = build_aspp(config.aspp, channels["c5"], output_stride=config.output_stride, act=act)
+        self.decoder = build_decoder(
+            config.decoder, self.aspp.channels, channels, num_classes, separable=separable, act=act
+        )
+        has_logits = config.decoder.logits
+        self.classify = nn.Identity() if has_logits else classifier(config.decoder.channels, num_classes)
 
     @property
     def logit_modules(self) -> tuple[str, ...]:
-        return ("decoder",) if self.config.decoder_logits else ("classify",)
+        return ("decoder",) if self.config.decoder.logits else ("classify",)
 
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
-        x = self.aspp(features["c5"], self.pooling_window(scale))
+        window = window_at(self.config.aspp.pooling_window, scale, self.config.output_stride)
+        x = self.aspp(features["c5"], window)
         return Outputs(semantic=self.classify(self.decoder(x, features, image_size(images))))

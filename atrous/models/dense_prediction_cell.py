@@ -5,41 +5,53 @@ from typing import Literal
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from atrous.backbones import AnyBackboneConfig
+from atrous.backbones.xception import Xception
 from atrous.layers.conv import classifier
+from atrous.layers.decoder import DecoderConfig
 from atrous.layers.dense_prediction_cell import BEST, Branch, DensePredictionCell
-from atrous.layers.resize import scale_dimension
-from atrous.models.contract import DecoderConfig, Model, Size, image_size
+from atrous.layers.resize import image_size, scale_dimension
+from atrous.models.contract import ImagePyramidConfig, ImagePyramidModel, Size, build_decoder
 from atrous.types import Outputs
 
 
-class DensePredictionCellNet(Model):
-    """A searched cell in the place of ASPP, with the decoder of DeepLab v3+, or, `decoder_strides=()`, none."""
+class DensePredictionCellNet(ImagePyramidModel):
+    """A searched cell in place of ASPP, with the decoder of DeepLab v3+, or with none if `decoder.strides` is ()."""
 
-    class Config(DecoderConfig):
+    class Config(ImagePyramidConfig):
         name: Literal["dense_prediction_cell"] = "dense_prediction_cell"
-        backbone: str = "xception_71"  # section 5
+        backbone: AnyBackboneConfig = Xception.Config(name="xception_71")  # section 5
         output_stride: Literal[8, 16] = 16
         cell: tuple[Branch, ...] = Field(BEST, min_length=1)  # figure 5a
         cell_channels: PositiveInt = 256  # section 4.1
         dropout: float = Field(0.1, ge=0, lt=1)  # before the projection, as the authors' program
         pooling_window: Size | None = None  # in pixels of the image: what a pooling's grid divides; None: all of it
+        decoder: DecoderConfig = DecoderConfig()
+
+        @property
+        def logits_stride(self) -> int:
+            return min(self.decoder.strides, default=self.output_stride)
 
     config: Config
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)
-        inp, width = self.backbone.channels["c5"], config.cell_channels
+        channels, width, act = self.backbone.channels, config.cell_channels, config.backbone.head_activation
         self.cell = DensePredictionCell(
-            inp, width, config.cell, output_stride=config.output_stride, dropout=config.dropout
+            channels["c5"], width, config.cell, output_stride=config.output_stride, dropout=config.dropout
         )
-        has_decoder = bool(config.decoder_strides)
-        self.decoder = config.decoder(width, self.backbone.channels, num_classes) if has_decoder else None
-        out = config.decoder_channels if has_decoder else width
-        self.classify = nn.Identity() if config.decoder_logits else classifier(out, num_classes)
+        has_decoder = bool(config.decoder.strides)
+        self.decoder = (
+            build_decoder(config.decoder, width, channels, num_classes, separable=True, act=act)
+            if has_decoder
+            else None
+        )
+        out = config.decoder.channels if has_decoder else width
+        self.classify = nn.Identity() if config.decoder.logits else classifier(out, num_classes)
 
     @property
     def logit_modules(self) -> tuple[str, ...]:
-        return ("decoder",) if self.config.decoder_logits else ("classify",)
+        return ("decoder",) if self.config.decoder.logits else ("classify",)
 
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features, image = self.features(images), image_size(images)

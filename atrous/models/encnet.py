@@ -1,16 +1,18 @@
 """EncNet (Zhang et al. 2018, arXiv:1803.08904): Context Encoding for Semantic Segmentation."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from atrous.layers.conv import ConvNorm, classifier
+from atrous.backbones import AnyBackboneConfig
+from atrous.backbones.resnet import ResNet
+from atrous.layers.conv import TORCH_NORM, ConvNorm, classifier
 from atrous.layers.encoding import Encoding
-from atrous.layers.fcn_head import NORM, FCNHead
+from atrous.layers.fcn_head import FCNHead
 from atrous.layers.resize import resize
-from atrous.models.contract import Model, ModelConfig
+from atrous.models.contract import MapConfig, Model
 from atrous.types import Outputs
 
 LATERAL = ("c3", "c4")
@@ -21,9 +23,9 @@ class ContextEncoding(nn.Module):
 
     def __init__(self, channels: int, num_codewords: int) -> None:
         super().__init__()
-        self.project = ConvNorm(channels, channels, norm=NORM)
+        self.project = ConvNorm(channels, channels, norm=TORCH_NORM)
         self.encoding = Encoding(channels, num_codewords)
-        self.norm = nn.BatchNorm1d(num_codewords, eps=NORM.eps, momentum=NORM.momentum)
+        self.norm = nn.BatchNorm1d(num_codewords, eps=TORCH_NORM.eps, momentum=TORCH_NORM.momentum)
         self.gate = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # [B, K, h, w] -> [B, K, h, w], [B, K]
@@ -38,10 +40,9 @@ class EncNet(Model):
     The context is a sum over pixels, and its norms know that of the training crop: predict in windows of this size.
     """
 
-    class Config(ModelConfig):
-        merges: ClassVar[bool] = False
+    class Config(MapConfig):
         name: Literal["encnet"] = "encnet"
-        backbone: str = "resnet50s"
+        backbone: AnyBackboneConfig = ResNet.Config(name="resnet50s")
         output_stride: Literal[8, 16, 32] = 8  # as the paper's dilated networks
         head_channels: PositiveInt = 512  # as the authors' program
         num_codewords: PositiveInt = 32  # as the paper's networks for segmentation
@@ -55,9 +56,9 @@ class EncNet(Model):
         super().__init__(config, num_classes)
         channels, width = self.backbone.channels, config.head_channels
         names = LATERAL if config.lateral else ()
-        self.head = ConvNorm(channels["c5"], width, 3, norm=NORM)
-        self.lateral = nn.ModuleDict({name: ConvNorm(channels[name], width, norm=NORM) for name in names})
-        self.fusion = ConvNorm((1 + len(names)) * width, width, 3, norm=NORM) if names else nn.Identity()
+        self.head = ConvNorm(channels["c5"], width, 3, norm=TORCH_NORM)
+        self.lateral = nn.ModuleDict({name: ConvNorm(channels[name], width, norm=TORCH_NORM) for name in names})
+        self.fusion = ConvNorm((1 + len(names)) * width, width, 3, norm=TORCH_NORM) if names else nn.Identity()
         self.context = ContextEncoding(width, config.num_codewords)
         self.dropout = nn.Dropout(config.dropout)
         self.classify = classifier(width, num_classes)
@@ -72,7 +73,7 @@ class EncNet(Model):
     def heads(self) -> tuple[str, ...]:
         return ("auxiliary", "presence")
 
-    def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
+    def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
         x = self.head(features["c5"])
         lateral = [resize(project(features[name]), x.shape[-2:]) for name, project in self.lateral.items()]

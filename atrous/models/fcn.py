@@ -1,22 +1,23 @@
 """Fully convolutional networks (Long et al. 2014, arXiv:1411.4038), with rates in place of the last strides."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from atrous.backbones import AnyBackboneConfig
+from atrous.backbones.resnet import ResNet
 from atrous.layers.fcn_head import FCNHead
-from atrous.models.contract import Model, ModelConfig
+from atrous.models.contract import MapConfig, Model
 from atrous.types import Outputs
 
 
 class FCN(Model):
     """Section 4.1's classifier made convolutional, without the skips of section 4.2: c5 is fine enough as it is."""
 
-    class Config(ModelConfig):
-        merges: ClassVar[bool] = False
+    class Config(MapConfig):
         name: Literal["fcn"] = "fcn"
-        backbone: str = "resnet50"
+        backbone: AnyBackboneConfig = ResNet.Config(name="resnet50")
         output_stride: Literal[8, 16, 32] = 8  # as torchvision
         head_channels: PositiveInt = 512  # as torchvision
         auxiliary_channels: PositiveInt | None = 256  # of a second head, on c4, as torchvision; None: there is none
@@ -36,7 +37,7 @@ class FCN(Model):
     def heads(self) -> tuple[str, ...]:
         return () if self.auxiliary is None else ("auxiliary",)
 
-    def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
+    def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
         heads = {} if self.auxiliary is None else {"auxiliary": self.auxiliary(features["c4"])}
         return Outputs(semantic=self.head(features["c5"]), heads=heads)

@@ -1,18 +1,18 @@
 """ICNet (Zhao et al. 2017, arXiv:1704.08545): Real-Time Semantic Segmentation on High-Resolution Images."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atrous.layers.conv import ConvNorm, Norm, classifier
+from atrous.backbones import AnyBackboneConfig
+from atrous.backbones.icnet import ICNetBackbone
+from atrous.layers.conv import TORCH_NORM, ConvNorm, classifier
 from atrous.layers.resize import resize
-from atrous.models.contract import Model, ModelConfig
+from atrous.models.contract import MapConfig, Model
 from atrous.types import Outputs
-
-NORM = Norm(eps=1e-5, momentum=0.1)
 
 
 def summed_pyramid(x: Tensor, bins: Sequence[int]) -> Tensor:
@@ -25,8 +25,8 @@ class CascadeFeatureFusion(nn.Module):
 
     def __init__(self, coarse: int, fine: int, out: int) -> None:
         super().__init__()
-        self.coarse = ConvNorm(coarse, out, 3, norm=NORM, rate=2, act="none")
-        self.fine = ConvNorm(fine, out, norm=NORM, act="none")
+        self.coarse = ConvNorm(coarse, out, 3, norm=TORCH_NORM, rate=2, act="none")
+        self.fine = ConvNorm(fine, out, norm=TORCH_NORM, act="none")
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:  # [B, K, h, w], [B, K', h', w'] -> [B, out, h', w']
         y: Tensor = self.coarse(resize(coarse, fine.shape[-2:])) + self.fine(fine)
@@ -40,10 +40,9 @@ class ICNet(Model):
     places, and two zooms are one: on sizes of 32k + 1 logits at strides 32, 16 and 8 are its own at 16, 8 and 4.
     """
 
-    class Config(ModelConfig):
-        merges: ClassVar[bool] = False
+    class Config(MapConfig):
         name: Literal["icnet"] = "icnet"
-        backbone: str = "icnet_resnet50"
+        backbone: AnyBackboneConfig = ICNetBackbone.Config(name="icnet_resnet50")
         output_stride: Literal[32] = 32  # of c5: a decoder of three levels needs them at 32, 16 and 8
         bins: tuple[PositiveInt, ...] = (1, 2, 3, 6)  # of the means, as the authors' program; (): none
         pyramid_channels: PositiveInt = 256  # as the authors' program
@@ -58,7 +57,7 @@ class ICNet(Model):
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)
         channels, deep, fused = self.backbone.channels, config.pyramid_channels, config.fusion_channels
-        self.pyramid = ConvNorm(channels["c5"], deep, norm=NORM)
+        self.pyramid = ConvNorm(channels["c5"], deep, norm=TORCH_NORM)
         self.fuse_c4 = CascadeFeatureFusion(deep, channels["c4"], fused)
         self.fuse_c3 = CascadeFeatureFusion(fused, channels["c3"], fused)
         self.cascade = nn.ModuleList([classifier(deep, num_classes), classifier(fused, num_classes)])
@@ -72,7 +71,7 @@ class ICNet(Model):
     def heads(self) -> tuple[str, ...]:
         return ("cascade_0", "cascade_1")  # coarsest first
 
-    def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
+    def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
         coarse = self.pyramid(summed_pyramid(features["c5"], self.config.bins))
         middle = self.fuse_c4(coarse, features["c4"])

@@ -1,33 +1,35 @@
-"""A backbone with the classifier it was pre-trained with (ImageNet): one label for a whole image."""
+"""A backbone with the classifier that it was pretrained with (ImageNet): one label for a whole image."""
 
 from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 from torch import Tensor
 
-from atrous.backbones.mobilenet_v2 import NORM
-from atrous.layers.conv import ConvNorm, classifier
+from atrous.backbones import AnyBackboneConfig
+from atrous.backbones.mobilenet_v2 import MobileNetV2
+from atrous.layers.conv import SLIM_NORM, ConvNorm, classifier
 from atrous.models.contract import Model, ModelConfig
 from atrous.types import Outputs
 
 
 class ImageClassifier(Model):
-    """Logits [B, C, 1, 1] of the mean of c5, or of a wider map made of it (MobileNetV2: arXiv:1801.04381, table 2)."""
+    """Logits [B, C] of the mean of c5, or of a wider map made from c5 as MobileNetV2's (arXiv:1801.04381, table 2)."""
+
+    task: ClassVar[str] = "classification"
 
     class Config(ModelConfig):
-        merges: ClassVar[bool] = False
         name: Literal["image_classifier"] = "image_classifier"
-        backbone: str = "mobilenet_v2"
+        backbone: AnyBackboneConfig = MobileNetV2.Config()
         output_stride: Literal[8, 16, 32] = 32
         head_channels: PositiveInt | None = None  # 1280 for MobileNetV2; None: c5 itself
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)
         c5, wide = self.backbone.channels["c5"], config.head_channels
-        self.widen = None if wide is None else ConvNorm(c5, wide, norm=NORM, act="relu6")
+        self.widen = None if wide is None else ConvNorm(c5, wide, norm=SLIM_NORM, act="relu6")
         self.classify = classifier(wide or c5, num_classes)
 
-    def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
+    def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
         x = self.features(images)["c5"]
         x = x if self.widen is None else self.widen(x)
-        return Outputs(semantic=self.classify(x.mean((2, 3), keepdim=True)))
+        return Outputs(classes=self.classify(x.mean((2, 3), keepdim=True)).flatten(1))

@@ -5,20 +5,23 @@ from typing import Literal
 from pydantic import PositiveInt
 from torch import Tensor
 
-from atrous.layers.aspp import ASPP
+from atrous.backbones import AnyBackboneConfig
+from atrous.backbones.mobilenet_v3 import MobileNetV3
+from atrous.layers.aspp import ASPP, window_at
 from atrous.layers.decoder import Decoder
-from atrous.models.contract import Model, ModelConfig, Size, image_size
+from atrous.layers.resize import image_size
+from atrous.models.contract import ImagePyramidConfig, ImagePyramidModel, Size
 from atrous.types import Outputs
 
 
-class LRASPP(Model):
+class LRASPP(ImagePyramidModel):
     """Figure 10: c5 through a 1x1, scaled by the pooled image; its logits plus those of the features at stride 8."""
 
-    class Config(ModelConfig):
+    class Config(ImagePyramidConfig):
         name: Literal["lraspp"] = "lraspp"
-        backbone: str = "mobilenet_v3_large_seg"
+        backbone: AnyBackboneConfig = MobileNetV3.Config(name="mobilenet_v3_large_seg")
         output_stride: Literal[8, 16, 32] = 32  # table 7
-        aspp_channels: PositiveInt = 128  # table 7
+        head_channels: PositiveInt = 128  # table 7
         pooling_window: Size | None = (769, 769)  # 25 x 25 cells at output stride 32, as the released models
         pooling_stride: Size = (4, 5)  # as the released models
         squeeze: Literal["sigmoid", "hard_sigmoid"] = "hard_sigmoid"
@@ -32,7 +35,7 @@ class LRASPP(Model):
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)
-        channels, width = self.backbone.channels, config.aspp_channels
+        channels, width = self.backbone.channels, config.head_channels
         self.aspp = ASPP(
             channels["c5"],
             width,
@@ -40,7 +43,7 @@ class LRASPP(Model):
             pooling_stride=config.pooling_stride,
             projection=False,
             squeeze=config.squeeze,
-            act=config.act,
+            act=config.backbone.head_activation,
         )
         strides = (config.decoder_stride,)
         self.decoder = Decoder(
@@ -53,5 +56,6 @@ class LRASPP(Model):
 
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
-        x = self.aspp(features["c5"], self.pooling_window(scale))
+        window = window_at(self.config.pooling_window, scale, self.config.output_stride)
+        x = self.aspp(features["c5"], window)
         return Outputs(semantic=self.decoder(x, features, image_size(images)))

@@ -5,18 +5,20 @@ test 81.7; ADE20K val 45.45; LIP 54.72 (crop 769, batch 8, 40 000 steps, rate 0.
 """
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from atrous.backbones import AnyBackboneConfig
+from atrous.backbones.resnet import ResNet
 from atrous.layers.abn import conv_abn
 from atrous.layers.aspp import RATES
 from atrous.layers.conv import classifier
 from atrous.layers.fcn_head import FCNHead
 from atrous.layers.self_attention import ObjectContext
-from atrous.models.contract import Model, ModelConfig
+from atrous.models.contract import MapConfig, Model
 from atrous.types import Outputs
 
 BINS = (1, 2, 3, 6)  # of pyramid-OC: attention stays within a whole map, its quarters, ninths, ...
@@ -72,10 +74,9 @@ class OCNet(Model):
     Heads have leaky ReLUs (`conv_abn`) as the authors' program, but the auxiliary one: it is everybody's FCN head.
     """
 
-    class Config(ModelConfig):
-        merges: ClassVar[bool] = False
+    class Config(MapConfig):
         name: Literal["ocnet"] = "ocnet"
-        backbone: str = "resnet101s"
+        backbone: AnyBackboneConfig = ResNet.Config(name="resnet101s")
         output_stride: Literal[8, 16, 32] = 8  # as the paper's dilated networks
         variant: Variant = "base"  # base-OC, pyramid-OC, ASP-OC
         head_channels: int = Field(512, ge=4)  # as the authors' program
@@ -100,7 +101,7 @@ class OCNet(Model):
     def heads(self) -> tuple[str, ...]:
         return ("auxiliary",)
 
-    def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
+    def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
         x = self.dropout(self.context(features["c5"]))
         return Outputs(semantic=self.classify(x), heads={"auxiliary": self.auxiliary(features["c4"])})

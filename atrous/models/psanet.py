@@ -1,15 +1,17 @@
 """PSANet (Zhao et al., ECCV 2018): Point-wise Spatial Attention Network for Scene Parsing."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from atrous.layers.conv import ConvNorm
-from atrous.layers.fcn_head import NORM, FCNHead
-from atrous.layers.resize import resize
-from atrous.models.contract import Model, ModelConfig, Size, image_size
+from atrous.backbones import AnyBackboneConfig
+from atrous.backbones.resnet import ResNet
+from atrous.layers.conv import TORCH_NORM, ConvNorm
+from atrous.layers.fcn_head import FCNHead
+from atrous.layers.resize import image_size, resize
+from atrous.models.contract import MapConfig, Model, Size
 from atrous.ops import Direction, point_wise_attention
 from atrous.types import Outputs
 
@@ -28,10 +30,9 @@ class PSANet(Model):
     attends on a map of the mask's size, which is the shrunk c5 itself for a crop of the size that it was trained with.
     """
 
-    class Config(ModelConfig):
-        merges: ClassVar[bool] = False
+    class Config(MapConfig):
         name: Literal["psanet"] = "psanet"
-        backbone: str = "resnet50s"
+        backbone: AnyBackboneConfig = ResNet.Config(name="resnet50s")
         output_stride: Literal[8, 16, 32] = 8  # section 4.1
         psa_type: Literal["collect", "distribute", "bidirectional"] = "bidirectional"  # section 3.2
         compact: bool = False  # a mask tells by place, not by distance, what to take or to give
@@ -48,7 +49,7 @@ class PSANet(Model):
         def _mask_has_a_middle(self) -> "PSANet.Config":
             if not self.compact and not all(side % 2 for side in self.mask):
                 rows, columns = self.mask
-                raise ValueError(f"mask_size {rows},{columns}: odd sides only, as 59,59: a mask must have a middle")
+                raise ValueError(f"mask_size {rows},{columns}: must have odd sides, such as 59,59, and so a middle")
             return self
 
         @property
@@ -68,7 +69,7 @@ class PSANet(Model):
         c4, c5 = (self.backbone.channels[stage] for stage in ("c4", "c5"))
         directions = DIRECTIONS[config.psa_type]
         self.attention = nn.ModuleDict({direction: _attention(c5, direction, config) for direction in directions})
-        self.projection = ConvNorm(config.psa_channels * len(directions), c5, norm=NORM)
+        self.projection = ConvNorm(config.psa_channels * len(directions), c5, norm=TORCH_NORM)
         self.head = FCNHead(2 * c5, config.head_channels, num_classes, dropout=config.dropout)
         self.auxiliary = FCNHead(c4, config.auxiliary_channels, num_classes, dropout=config.dropout)
 
@@ -80,7 +81,7 @@ class PSANet(Model):
     def heads(self) -> tuple[str, ...]:
         return ("auxiliary",)
 
-    def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
+    def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
         c5 = features["c5"]
         size = self.config.map_size(*image_size(c5))
@@ -100,8 +101,8 @@ class Attention(nn.Module):
         super().__init__()
         self.direction, self.softmax = direction, softmax
         self.mask_size = None if compact else mask_size
-        self.reduce = ConvNorm(inp, out, norm=NORM)
-        self.adapt = ConvNorm(out, out, norm=NORM)
+        self.reduce = ConvNorm(inp, out, norm=TORCH_NORM)
+        self.adapt = ConvNorm(out, out, norm=TORCH_NORM)
         self.mask = nn.Conv2d(out, mask_size[0] * mask_size[1], 1, bias=False)
 
     def forward(self, x: Tensor, size: Size) -> Tensor:

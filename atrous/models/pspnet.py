@@ -1,23 +1,24 @@
 """PSPNet (Zhao et al. 2016, arXiv:1612.01105): Pyramid Scene Parsing Network."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from atrous.backbones import AnyBackboneConfig
+from atrous.backbones.resnet import ResNet
 from atrous.layers.fcn_head import FCNHead
 from atrous.layers.pyramid_pooling import PyramidPooling
-from atrous.models.contract import Model, ModelConfig
+from atrous.models.contract import MapConfig, Model
 from atrous.types import Outputs
 
 
 class PSPNet(Model):
     """Figure 3 of the paper, and the second head of figure 4, on the stage before the last."""
 
-    class Config(ModelConfig):
-        merges: ClassVar[bool] = False
+    class Config(MapConfig):
         name: Literal["pspnet"] = "pspnet"
-        backbone: str = "resnet50s"
+        backbone: AnyBackboneConfig = ResNet.Config(name="resnet50s")
         output_stride: Literal[8, 16, 32] = 8  # section 3.3
         bins: tuple[PositiveInt, ...] = (1, 2, 3, 6)  # section 3.2; (): no pyramid, table 1's baseline
         head_channels: PositiveInt = 512  # as the authors' program
@@ -39,7 +40,7 @@ class PSPNet(Model):
     def heads(self) -> tuple[str, ...]:
         return ("auxiliary",)
 
-    def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
+    def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
         return Outputs(
             semantic=self.head(self.pyramid(features["c5"])), heads={"auxiliary": self.auxiliary(features["c4"])}

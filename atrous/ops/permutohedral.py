@@ -121,7 +121,7 @@ def _number(simplices: Simplices) -> tuple[Tensor, Tensor]:
     least = origins.amin(0)
     extents = ((origins.amax(0) - least + 4) / size).ceil() * size  # room for corners and their neighbours
     if not size * math.prod(extents.tolist()) < 2**62:
-        raise ConfigError("features are not finite or span too many standard deviations; take larger deviations")
+        raise ConfigError("features are not finite or span too many standard deviations: take larger deviations")
     strides = torch.cat([torch.ones(1), extents]).long().cumprod(0)
     strides[-1] = 0  # the last coordinate follows from the others
     steps = strides.sum() - size * strides

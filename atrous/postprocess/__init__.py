@@ -1,4 +1,4 @@
-"""From probabilities to labels that keep to the edges of the image."""
+"""Refines what a network predicts for an image by the image itself."""
 
 from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
 

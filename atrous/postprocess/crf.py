@@ -1,10 +1,11 @@
 """The fully connected CRF of DeepLab v1 (arXiv:1412.7062, section 4.1) and v2 (arXiv:1606.00915, section 3.3).
 
 Mean field inference of Kraehenbuehl and Koltun (arXiv:1210.5644): unary energy -log p, Potts compatibility, and two
-kernels, w1 exp(-dp^2 / 2 sa^2 - dI^2 / 2 sb^2) of position p and colour I and w2 exp(-dp^2 / 2 sg^2) of position alone.
-As in their published code (version 2, whose default is NORMALIZE_SYMMETRIC), each kernel K becomes D^-1/2 K D^-1/2 with
-D its row sums, and a pixel's message to itself is kept. The first kernel is the permutohedral lattice's, as there; the
-second is a product of two small matrices, exact where theirs is a lattice again.
+kernels, w1 exp(-dp^2 / 2 sa^2 - dI^2 / 2 sb^2) of position p and colour I, and w2 exp(-dp^2 / 2 sg^2) of position
+alone. As in their published code (version 2, whose default is NORMALIZE_SYMMETRIC), each kernel K becomes
+D^-1/2 K D^-1/2, where D holds its row sums, and a pixel's message to itself is kept. The first kernel is approximated
+on the permutohedral lattice, as in that code. The second, for which that code uses another lattice, is computed exactly
+as a product of two small matrices.
 """
 
 import math
@@ -17,14 +18,15 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
+from atrous.errors import DataError
 from atrous.ops import Lattice, permutohedral_filter, permutohedral_lattice
 from atrous.settings import Settings
 from atrous.types import Image
 
-SMALLEST_PROBABILITY = 1e-20  # so far below what the kernels can outweigh that a zero stays one
+SMALLEST_PROBABILITY = 1e-20  # of a zero; so low that the kernels cannot outweigh it
 REACH = 5  # standard deviations; less than a millionth of a Gaussian lies beyond
-VECTOR = 8  # classes are filled up to a multiple of it: whole vectors are faster
-GROUP_BYTES = 30 << 20  # larger blocks come anew from the system each time, which costs more than filling them
+VECTOR = 8  # the number of classes is padded to a multiple of it: whole vectors are faster
+GROUP_BYTES = 30 << 20  # larger blocks are requested from the system each time, which costs more than filling them
 
 CRFName = Literal[
     "v1",
@@ -71,9 +73,9 @@ CRFS: dict[CRFName, CRF] = {  # w1, sa, sb, w2, sg of the authors' release scrip
 def refine(probabilities: Tensor, image: Image, crf: CRF) -> Tensor:
     """The marginal probabilities after `crf.iterations` rounds of mean field: [C, H, W], float32, on the CPU.
 
-    `probabilities` [C, H, W] are the network's at the size of the image, which is RGB. Zeros are clipped, and kernels
-    normalised symmetrically (above); no gradient is kept. Raises ValueError where the two don't fit each other, for
-    negative or infinite probabilities, and for deviations too small for the lattice.
+    `probabilities` [C, H, W] are the network's, at the size of the RGB image. Zeros are clipped; no gradient is kept.
+    Raises DataError if the sizes differ or a probability is negative, infinite or NaN, and ConfigError if the standard
+    deviations are too small for the lattice.
     """
     _require_fit(probabilities, image)
     with torch.no_grad():
@@ -90,14 +92,14 @@ def refine(probabilities: Tensor, image: Image, crf: CRF) -> Tensor:
 
 
 def _groups(unary: Tensor, lattice: Lattice) -> list[slice]:
-    """Classes that are filtered together."""
+    """The slices of classes that are filtered together."""
     rows = max(len(lattice.splat.starts), len(lattice.slice.starts))  # vertices, pixels
     size = max(GROUP_BYTES // (rows * unary.itemsize * VECTOR), 1) * VECTOR
     return [slice(start, start + size) for start in range(0, unary.shape[-1], size)]
 
 
 def _log(probabilities: Tensor) -> Tensor:
-    """[H, W, C], filled up with classes that are impossible and stay so."""
+    """Logarithms [H, W, C], padded with classes of probability 0."""
     logits = probabilities.to("cpu", torch.float32).clamp(min=SMALLEST_PROBABILITY).log().movedim(0, -1)
     return F.pad(logits, (0, -len(probabilities) % VECTOR), value=-math.inf)
 
@@ -113,7 +115,7 @@ def _bilateral(lattice: Lattice, norm: Tensor, weight: float, marginals: Tensor)
 
 
 def _features(image: Image, crf: CRF) -> Tensor:
-    """In the order of the published code, since the lattice isn't quite the same in all directions: [H * W, 5]."""
+    """x, y, red, green, blue: [H * W, 5], in the order of the published code, on which the lattice depends slightly."""
     rows, columns = (torch.arange(size, dtype=torch.float32) for size in image.shape[:2])
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     colors = torch.from_numpy(image.astype("float32")) / crf.bilateral_rgb  # [H, W, 3]
@@ -131,7 +133,7 @@ def _spatial(rows: Tensor, columns: Tensor, reach: int, marginals: Tensor) -> Te
 
 
 def _gaussian(length: int, deviation: float) -> Tensor:
-    """Normalised on both sides. The kernel of the plane is a product, so are its row sums: [length, length]."""
+    """One axis of the normalised kernel, [length, length]: the plane's kernel is a product, and so are its row sums."""
     place = torch.arange(length, dtype=torch.float64)
     kernel = torch.exp(-(((place[:, None] - place) / deviation) ** 2) / 2)
     norm = kernel.sum(1).rsqrt()
@@ -139,7 +141,7 @@ def _gaussian(length: int, deviation: float) -> Tensor:
 
 
 def _band_product(matrix: Tensor, values: Tensor, reach: int) -> Tensor:
-    """`matrix` [n, n] times `values` [..., n, K], without what lies further than `reach` from the diagonal's blocks."""
+    """`matrix` [n, n] times `values` [..., n, K]. Entries further than `reach` from the diagonal's blocks are 0."""
     length = len(matrix)
     pieces = []
     for start in range(0, length, reach):
@@ -151,14 +153,10 @@ def _band_product(matrix: Tensor, values: Tensor, reach: int) -> Tensor:
 
 def _require_fit(probabilities: Tensor, image: Image) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != "uint8":
-        raise ValueError(f"the image is {image.dtype} of shape {image.shape}: it must be uint8 of [H, W, 3]")
+        raise DataError(f"the image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
     if probabilities.ndim != 3 or probabilities.shape[1:] != image.shape[:2] or not probabilities.numel():
-        shape, size = tuple(probabilities.shape), " x ".join(map(str, image.shape[:2]))
-        raise ValueError(
-            f"probabilities {shape} and an image of {size} pixels don't fit: they must be [C, H, W] of its size"
-        )
+        shape, size = list(probabilities.shape), list(image.shape[:2])
+        raise DataError(f"probabilities must be [C, H, W] at the size of the image, {size}, got {shape}")
     lowest, highest = (float(extreme) for extreme in torch.aminmax(probabilities.detach()))
     if not (lowest >= 0 and highest < math.inf):
-        raise ValueError(
-            f"probabilities lie in {lowest:g}..{highest:g}: they must be finite and not negative, no logits"
-        )
+        raise DataError(f"probabilities must be finite and not negative, got {lowest:g}..{highest:g}; are they logits?")

@@ -39,22 +39,33 @@ def _share(value: float, span: Sequence[float]) -> float:
     return min(max((value - span[0]) / (span[-1] - span[0]), 0.0), 1.0)
 
 
-def curves(history: Sequence[Mapping[str, Any]]) -> list[Curve]:
-    """Loss, validation mIoU and learning rate over steps, from the rows of metrics.jsonl, where they hold any."""
-    loss, miou, rate = (_column(history, key) for key in ("loss", "miou", "learning_rate"))
+def curves(history: Sequence[Mapping[str, Any]], headline: str, title: str) -> list[Curve]:
+    """Loss, validation score and learning rate over steps, as far as the rows of metrics.jsonl have them.
+
+    `headline` is the name of the score, `title` how people write it.
+    """
+    scores = [{"step": row.get("step"), **row["scores"]} for row in history if "scores" in row]
+    loss, score, learning_rate = (
+        _column(rows, key) for rows, key in ((history, "loss"), (scores, headline), (history, "learning_rate"))
+    )
     raw = thinned(loss, MAX_POINTS)
     smooth = smoothed(raw)
-    end = max((step for step, _ in [*loss, *miou, *rate]), default=0.0)
-    made = [
+    end = max((step for step, _ in [*loss, *score, *learning_rate]), default=0.0)
+    validation = f"Validation {title}"
+    drawings = [
         Curve(
             "Training loss",
             f"{number(_last(smooth), digits=3)} at the end, smoothed",
             curve("Training loss", smooth, end=end, faint=raw),
         ),
-        Curve("Validation mIoU", _best(miou), curve("Validation mIoU", miou, end=end, dots=True)),
-        Curve("Learning rate", f"{number(_highest(rate)[1], digits=3)} at most", curve("Learning rate", rate, end=end)),
+        Curve(validation, _best(score), curve(validation, score, end=end, dots=True)),
+        Curve(
+            "Learning rate",
+            f"{number(_highest(learning_rate)[1], digits=3)} at most",
+            curve("Learning rate", learning_rate, end=end),
+        ),
     ]
-    return [drawn for drawn in made if drawn.svg]
+    return [drawing for drawing in drawings if drawing.svg]
 
 
 def _column(history: Sequence[Mapping[str, Any]], key: str) -> list[Point]:

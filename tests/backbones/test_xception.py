@@ -1,4 +1,4 @@
-"""Xception 41, 65 and 71: the original's logits and variables; where it has its rates, activations and taps."""
+"""Xception 41, 65 and 71: where they have their rates, activations and taps."""
 
 import pytest
 import torch
@@ -6,12 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from atrous.backbones import Backbone, Options, build_backbone, check_backbone
 from atrous.backbones.rates import Placement
 from atrous.backbones.xception import BOUNDED, FREE, Kind, Unit, Xception, XceptionUnit
+<<<<<<< HEAD
+from tests.backbones.conftest import on_meta
+=======
 from atrous.models import MODELS, Model, build
 from tests.conftest import SHARED
-from tests.tf_deeplab import CASES, assert_golden, listing
+from tests.reference.tf_deeplab import CASES, assert_golden, listing
 
 VARIABLES = SHARED / "goldens" / "tf_deeplab" / "variables"
 GOLDENS = [case for case, flags in CASES.items() if flags["variant"].startswith("xception")]
@@ -73,10 +75,11 @@ def test_parameter_counts(case: str) -> None:
 def test_epsilons() -> None:
     norms = [module for module in _meta("xception_41", 16).modules() if isinstance(module, nn.BatchNorm2d)]
     assert {norm.eps for norm in norms} == {1e-3}
+>>>>>>> convert
 
 
 def _convs(name: str, output_stride: int, grid: tuple[int, ...] | None = None) -> dict[str, nn.Conv2d]:
-    modules = _meta(name, output_stride, Options(multi_grid=grid)).named_modules()
+    modules = on_meta(name, output_stride, multi_grid=grid).named_modules()
     return {path: module for path, module in modules if isinstance(module, nn.Conv2d) and module.groups > 1}
 
 
@@ -122,7 +125,7 @@ def test_a_stride_is_in_the_third_convolution_of_its_unit(name: str, output_stri
     ],
 )
 def test_taps_are_where_the_original_has_its_end_points(name: str, expected: dict[str, str]) -> None:
-    backbone = _meta(name, 8)
+    backbone = on_meta(name, 8)
     assert isinstance(backbone, Xception)
     assert {unit: names[1] for unit, names in backbone.taken.items() if len(names) > 1} == expected
 
@@ -189,8 +192,3 @@ def test_gradients_reach_every_weight(kind: Kind) -> None:
     out, tap = unit(torch.randn(2, 4, 9, 9))
     (out.square().mean() + tap.square().mean()).backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in unit.parameters())
-
-
-def test_a_multi_grid_needs_three_factors() -> None:
-    with pytest.raises(ValueError, match=r"multi_grid \(1, 2\): the last stage of xception_65 has 3 units"):
-        check_backbone("xception_65", 16, Options(multi_grid=(1, 2)))

@@ -1,8 +1,5 @@
 """Labels at the grid of the logits: TensorFlow DeepLab's figure, strided slices, the weight of a pass in an update."""
 
-import json
-
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,12 +11,12 @@ from atrous.config import load
 from atrous.losses import LossConfig, semantic_loss
 from atrous.ops import resize_nearest
 from atrous.types import Outputs
-from tests.test_tf_ops import GOLDENS
+from tests.reference.tensorflow_deeplab import FIGURES, array
 
 GRID = LossConfig(labels="grid")
 
 
-def drawn(stride: int = 8, grid: tuple[int, int] = (5, 7), seed: int = 0) -> tuple[Tensor, Tensor]:
+def example(stride: int = 8, grid: tuple[int, int] = (5, 7), seed: int = 0) -> tuple[Tensor, Tensor]:
     """Logits [2, 3, h, w] and labels of k * stride + 1 pixels, a quarter of them ignored."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, 3, *grid, generator=generator)
@@ -28,16 +25,16 @@ def drawn(stride: int = 8, grid: tuple[int, int] = (5, 7), seed: int = 0) -> tup
     return logits, labels.where(labels < 3, 255).to(torch.uint8)
 
 
+def grid_loss(logits: Tensor, labels: Tensor, *, normalizer: Tensor | None = None) -> Tensor:
+    return semantic_loss(Outputs(logits), labels, GRID, ignore=255, normalizer=normalizer)["semantic"]
+
+
 def test_the_loss_is_tensorflows_without_upsampled_logits() -> None:
-    with np.load(GOLDENS / "ops.npz") as arrays:
-        logits, labels = (torch.from_numpy(arrays[f"loss_{name}"]) for name in ("logits", "labels"))
-    expected = json.loads((GOLDENS / "ops.json").read_text())["loss"]["no_upsample"]
-    outputs = Outputs(semantic=logits.permute(0, 3, 1, 2))
-    found = semantic_loss(outputs, labels[..., 0], GRID, ignore=255)["semantic"]
-    assert float(found) == pytest.approx(expected, rel=1e-6)
-    assert float(semantic_loss(outputs, labels[..., 0], LossConfig(), ignore=255)["semantic"]) != pytest.approx(
-        expected
-    )
+    logits, labels = array("loss_logits").permute(0, 3, 1, 2), array("loss_labels")[..., 0]
+    expected = FIGURES["loss"]["no_upsample"]
+    assert float(grid_loss(logits, labels)) == pytest.approx(expected, rel=1e-6)
+    at_image_size = semantic_loss(Outputs(logits), labels, LossConfig(), ignore=255)["semantic"]
+    assert float(at_image_size) != pytest.approx(expected)
 
 
 @given(stride=st.sampled_from([1, 2, 4, 8, 16]), height=st.integers(1, 120), width=st.integers(2, 120))
@@ -47,73 +44,69 @@ def test_labels_of_k_strides_and_one_are_a_strided_slice(stride: int, height: in
     assert torch.equal(resize_nearest(labels, (height, width)), labels[::stride, ::stride])
 
 
-@pytest.mark.parametrize("align_corners", [True, False])
-def test_the_loss_is_the_cross_entropy_at_strided_labels(align_corners: bool) -> None:
-    logits, labels = drawn()
-    found = semantic_loss(Outputs(logits), labels, GRID, ignore=255, align_corners=align_corners)["semantic"]
+def test_the_loss_is_the_cross_entropy_at_strided_labels() -> None:
+    logits, labels = example()
     expected = F.cross_entropy(logits, labels[:, ::8, ::8].long(), ignore_index=255)
-    torch.testing.assert_close(found, expected)
+    for align_corners in (True, False):
+        terms = semantic_loss(Outputs(logits), labels, GRID, ignore=255, align_corners=align_corners)
+        torch.testing.assert_close(terms["semantic"], expected)
 
 
 def test_each_head_has_the_labels_of_its_own_grid() -> None:
-    logits, labels = drawn()
-    finer = drawn(stride=4, grid=(9, 13), seed=1)[0]
-    found = semantic_loss(Outputs(logits, heads={"auxiliary": finer}), labels, GRID, ignore=255)
+    logits, labels = example()
+    finer = example(stride=4, grid=(9, 13), seed=1)[0]
+    terms = semantic_loss(Outputs(logits, heads={"auxiliary": finer}), labels, GRID, ignore=255)
     expected = F.cross_entropy(finer, labels[:, ::4, ::4].long(), ignore_index=255)
-    torch.testing.assert_close(found["auxiliary"], 0.4 * expected)
+    torch.testing.assert_close(terms["auxiliary"], 0.4 * expected)
 
 
 def test_gradients_reach_every_labelled_cell_and_no_other() -> None:
-    logits, labels = drawn()
-    semantic_loss(Outputs(logits.requires_grad_()), labels, GRID, ignore=255)["semantic"].backward()  # type: ignore[no-untyped-call]
+    logits, labels = example()
+    torch.autograd.backward(grid_loss(logits.requires_grad_(), labels))
     assert logits.grad is not None
     assert torch.equal(logits.grad.abs().sum(1) > 0, labels[:, ::8, ::8] != 255)
 
 
-def test_the_number_of_all_labelled_pixels_leaves_one_pass_as_it_is() -> None:
-    """Training passes how many pixels of the whole update are labelled; of one pass these are its own."""
-    logits, labels = drawn()
+def test_in_a_single_pass_the_number_of_labelled_pixels_changes_nothing() -> None:
+    """Training passes the number of labelled pixels of the whole update; in a single pass it is the pass's own."""
+    logits, labels = example()
     pixels = (labels != 255).sum().float()
-    given_number = semantic_loss(Outputs(logits), labels, GRID, ignore=255, normalizer=pixels)["semantic"]
-    torch.testing.assert_close(given_number, semantic_loss(Outputs(logits), labels, GRID, ignore=255)["semantic"])
+    torch.testing.assert_close(grid_loss(logits, labels, normalizer=pixels), grid_loss(logits, labels))
 
 
 def test_passes_count_by_their_labelled_pixels() -> None:
-    first, second = drawn(), drawn(seed=1)
-    second[1][:, :20] = 255
-    pixels = [(labels != 255).sum().float() for _, labels in (first, second)]
-    alone = [semantic_loss(Outputs(logits), labels, GRID, ignore=255)["semantic"] for logits, labels in (first, second)]
-    together = [
-        semantic_loss(Outputs(logits), labels, GRID, ignore=255, normalizer=pixels[0] + pixels[1])["semantic"]
-        for logits, labels in (first, second)
-    ]
-    torch.testing.assert_close(
-        together[0] + together[1], (alone[0] * pixels[0] + alone[1] * pixels[1]) / (pixels[0] + pixels[1])
-    )
+    passes = example(), example(seed=1)
+    passes[1][1][:, :20] = 255
+    pixels = [(labels != 255).sum().float() for _, labels in passes]
+    total = pixels[0] + pixels[1]
+    alone = [grid_loss(*one) for one in passes]
+    together = [grid_loss(*one, normalizer=total) for one in passes]
+    torch.testing.assert_close(together[0] + together[1], (alone[0] * pixels[0] + alone[1] * pixels[1]) / total)
 
 
-@pytest.mark.parametrize("normalizer", [None, torch.tensor(1.0), torch.tensor(900.0)])
-@pytest.mark.parametrize("kept", [0, 1])
-def test_without_a_label_under_the_grid_the_loss_is_zero(normalizer: Tensor | None, kept: int) -> None:
-    """Neither where no pixel has a label, nor where those that have lie between the cells."""
-    logits, labels = drawn()
-    labels.fill_(255)
-    labels[:, 3, 3] = 1 if kept else 255
-    loss = semantic_loss(Outputs(logits.requires_grad_()), labels, GRID, ignore=255, normalizer=normalizer)["semantic"]
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert float(loss.detach()) == 0
-    assert logits.grad is not None
-    assert not logits.grad.any()
+def test_without_a_label_under_the_grid_the_loss_is_zero() -> None:
+    """Whether no pixel has a label, or only pixels between the cells have one."""
+    logits, labels = example()
+    for label in (255, 1):
+        labels.fill_(255)
+        labels[:, 3, 3] = label
+        for normalizer in (None, torch.tensor(1.0), torch.tensor(900.0)):
+            leaf = logits.clone().requires_grad_()
+            loss = grid_loss(leaf, labels, normalizer=normalizer)
+            torch.autograd.backward(loss)
+            assert float(loss.detach()) == 0
+            assert leaf.grad is not None
+            assert not leaf.grad.any()
 
 
 def test_hard_pixels_are_the_hardest_cells() -> None:
-    logits, labels = drawn()
-    found = semantic_loss(Outputs(logits), labels, GRID, ignore=255, top_k=0.2)["semantic"]
+    logits, labels = example()
+    loss = semantic_loss(Outputs(logits), labels, GRID, ignore=255, top_k=0.2)["semantic"]
     cells = F.cross_entropy(logits, labels[:, ::8, ::8].long(), ignore_index=255, reduction="none").flatten()
-    torch.testing.assert_close(found, cells.topk(int(0.2 * 70)).values.mean())
+    torch.testing.assert_close(loss, cells.topk(int(0.2 * 70)).values.mean())
 
 
-def test_a_recipe_chooses_it() -> None:
+def test_a_recipe_chooses_where_labels_are_compared() -> None:
     assert load("synthetic/deeplab_v3plus_tiny", ["loss.labels=grid"]).loss.labels == "grid"
     with pytest.raises(ValueError, match=r"loss\.labels=gird: must be 'image' or 'grid'"):
         load("synthetic/deeplab_v3plus_tiny", ["loss.labels=gird"])

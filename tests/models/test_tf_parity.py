@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from atrous.convert import convert
-from atrous.convert.systems.tf_deeplab.names import ROOTS
+from atrous.convert.systems.tf_deeplab.scopes import ROOTS
 from atrous.inference import predict_probabilities
 from tests.conftest import SHARED
-from tests.tf_deeplab import (
+from tests.reference.tf_deeplab import (
     CASES,
     GOLDENS,
     LIST_OF,
-    UNTOLD,
+    UNDECIDED,
     dense_pyramid,
     flags_of,
     golden_image,
@@ -36,7 +36,7 @@ def _assert_close(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("case", NEIGHBOURS)
 def test_logits_are_the_originals(case: str) -> None:
     flags = flags_of(case)
-    segmenter = convert(seeded_variables(case), options={name: flags[name] for name in UNTOLD & flags.keys()})
+    segmenter = convert(seeded_variables(case), options={name: flags[name] for name in UNDECIDED & flags.keys()})
     if CASES[case]["eval_scales"]:
         found = predict_probabilities(segmenter.model, golden_image(case), segmenter.inference)
         _assert_close(found.softmax(1), golden_logits(case, "prob"))  # theirs is softmax of a mean of probabilities
@@ -44,7 +44,7 @@ def test_logits_are_the_originals(case: str) -> None:
     with torch.no_grad():
         outputs = segmenter.model(golden_image(case))
     _assert_close(outputs.semantic, golden_logits(case))
-    for logits, scale in zip(outputs.pyramid or (), CASES[case]["image_pyramid"] or (), strict=True):
+    for logits, scale in zip(outputs.heads.values(), CASES[case]["image_pyramid"] or (), strict=True):
         _assert_close(logits, golden_logits(case, f"logits_{scale:.2f}".replace(".", "_")))
 
 

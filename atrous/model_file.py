@@ -1,0 +1,111 @@
+"""A model is one file: weights, and a `Header` with everything that it takes to use them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, field_validator
+from safetensors.torch import save as to_safetensors
+
+from atrous import config as configs
+from atrous.config import Config
+from atrous.data.label_space import LabelSpace
+from atrous.errors import ModelFileError
+from atrous.files import write_atomically
+from atrous.inference import InferenceConfig
+from atrous.models import AnyModelConfig, Model
+from atrous.models.format_1 import upgraded as upgraded_model
+from atrous.models.format_1 import upgraded_experiment
+from atrous.runtimes import RUNTIMES, Runtime
+from atrous.runtimes.pytorch import checksum
+from atrous.settings import Settings
+from atrous.types import Network
+
+FORMAT = "2"  # of the metadata; a file of a later format is refused
+READABLE = ("1", "2")
+SECTIONS = ("model", "label_space", "inference", "decode", "training", "results", "origin")  # as JSON
+
+
+class Header(Settings):
+    model: AnyModelConfig
+    label_space: LabelSpace
+    inference: InferenceConfig = InferenceConfig()  # the protocol of a prediction
+    decode: SerializeAsAny[Settings] = Field(default_factory=Settings, validate_default=True)  # of the model's task
+    training: Config | None = None  # the experiment that the weights come from
+    results: dict[str, Any] = Field({})  # figures, with the protocol that they were measured with
+    origin: dict[str, Any] = Field({})  # of converted weights: the source, its options, what was assumed
+
+    @field_validator("decode", mode="before")
+    @classmethod
+    def _of_the_task(cls, tree: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+        return configs.section_of_task(tree, info)
+
+    @property
+    def num_classes(self) -> int:
+        return self.model.num_classes or self.label_space.num_classes
+
+    def to_metadata(self) -> dict[str, str]:
+        values = {name: value for name in SECTIONS if (value := getattr(self, name)) is not None}
+        return {name: _to_json(value) for name, value in values.items()}
+
+
+def _to_json(value: Any) -> str:  # noqa: ANN401
+    return value.model_dump_json() if isinstance(value, Settings) else json.dumps(value)
+
+
+def save(path: Path, model: Model, header: Header) -> None:
+    """Write weights and header to one file, completely or not at all. Raises OSError with the path."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"atrous_format": FORMAT, **header.to_metadata(), "checksum": checksum(weights)}
+    write_atomically(path, to_safetensors(weights, metadata))
+
+
+def load(path: Path, device: torch.device) -> tuple[Network, Header]:
+    """The network in a file, opened by the runtime of its suffix, and its header.
+
+    Raises FileNotFoundError, or ModelFileError with the path where the file is damaged or not a model of Atrous.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no such model file: {path}")
+    runtime = runtime_of(path)
+    header = parse(runtime.read_metadata(path), path)
+    return runtime.open(path, header.model, header.num_classes, device), header
+
+
+def runtime_of(path: Path) -> Runtime:
+    """The row of RUNTIMES for this suffix. PyTorch opens all others, and says what is wrong with them."""
+    rows = [row for row in RUNTIMES.values() if path.name.endswith(row.suffix)]
+    return rows[0] if rows else RUNTIMES["pytorch"]
+
+
+def parse(metadata: Mapping[str, str], path: Path) -> Header:
+    """The header from a file's metadata, also from that of format 1."""
+    if "atrous_format" not in metadata or "model" not in metadata or "label_space" not in metadata:
+        raise ModelFileError(f"{path}: not a model of Atrous: the file's header has no Atrous config")
+    number = metadata["atrous_format"]
+    if number not in READABLE:
+        raise ModelFileError(f"{path}: written in format {number}; this version of Atrous reads {', '.join(READABLE)}")
+    try:
+        tree = {name: json.loads(metadata[name]) for name in SECTIONS if name in metadata}
+        header = Header.model_validate(upgraded(tree) if number == "1" else tree)
+    except json.JSONDecodeError as error:
+        raise ModelFileError(f"{path}: its header is damaged: {error}") from error
+    except ValidationError as error:
+        raise ModelFileError(f"{path}: its header is damaged: {configs.brief(error)}") from error
+    require_same_classes(header.num_classes, header.label_space, f"{path}: num_classes")
+    return header
+
+
+def upgraded(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A header of format 1 as one of today: flat model settings, and the origin of a conversion among the results."""
+    results = dict(tree.get("results", {}))
+    origin = results.pop("converted", {})
+    training = {"training": upgraded_experiment(tree["training"])} if "training" in tree else {}
+    return {**tree, "model": upgraded_model(tree["model"]), **training, "results": results, "origin": origin}
+
+
+def require_same_classes(num_classes: int, label_space: LabelSpace, what: str) -> None:
+    if num_classes != label_space.num_classes:
+        raise ModelFileError(f"{what} is {num_classes}, but the label space has {label_space.num_classes} classes")

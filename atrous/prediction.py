@@ -1,0 +1,75 @@
+"""What a network makes of one image: labels, pictures, files."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+
+from atrous.data.label_space import LabelSpace
+from atrous.files import write_atomically
+from atrous.tasks import Task
+from atrous.tasks.contract import Labels
+from atrous.types import Image, LabelMap
+
+OVERLAYS, PROBABILITIES = "overlays", "probabilities"
+QUALITY = 92  # of overlays, as JPEG
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The labels of one image, at the image's own size."""
+
+    labels: Labels  # on the CPU
+    image: Image  # [H, W, 3], what was predicted from
+    label_space: LabelSpace
+    task: Task
+
+    @property
+    def semantic(self) -> LabelMap:
+        """The class of each pixel, [H, W] uint8, or int32 for more than 256 classes. Raises AttributeError without."""
+        if self.labels.semantic is None:
+            raise AttributeError("this network's task gives no class for each pixel")
+        kind = np.uint8 if self.label_space.num_classes <= 256 else np.int32
+        array: LabelMap = self.labels.semantic.numpy().astype(kind, copy=False)
+        return array
+
+    @property
+    def probabilities(self) -> NDArray[np.float32] | None:
+        """Of the classes, [C, H, W]; None where they were not asked for."""
+        return None if self.labels.probabilities is None else self.labels.probabilities.numpy()
+
+    @property
+    def classes(self) -> dict[str, float]:
+        """The probability of each class for the whole image. Raises AttributeError for a task without."""
+        if self.labels.classes is None:
+            raise AttributeError("this network's task gives no class for the whole image")
+        return dict(zip(self.label_space.names, self.labels.classes.tolist(), strict=True))
+
+    def overlay(self, alpha: float = 0.55) -> PILImage.Image:
+        """The image under the colours of its labels; `alpha` runs from 0 (image alone) to 1 (colours alone)."""
+        return PILImage.fromarray(self.task.paint(self.image, self.labels, self.label_space, alpha))
+
+    def save(self, path: str | Path) -> None:
+        """Write the labels in the task's own form: for classes of pixels, a PNG whose palette has their colours."""
+        result = next(iter(self.task.results.values()))
+        write_atomically(Path(path), result.encode(self.labels, self.label_space))
+
+    def files(self, *, overlays: bool, probabilities: bool) -> Mapping[tuple[str, str], bytes]:
+        """What `atrous predict` writes, by folder and suffix."""
+        files = {
+            (folder, result.suffix): result.encode(self.labels, self.label_space)
+            for folder, result in self.task.results.items()
+        }
+        if overlays:
+            buffer = io.BytesIO()
+            self.overlay().save(buffer, "JPEG", quality=QUALITY)
+            files[OVERLAYS, ".jpg"] = buffer.getvalue()
+        if probabilities and self.probabilities is not None:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, probabilities=self.probabilities.astype(np.float16))
+            files[PROBABILITIES, ".npz"] = buffer.getvalue()
+        return files

@@ -1,0 +1,10 @@
+"""What computes a network."""
+
+from atrous.runtimes import pytorch
+from atrous.runtimes.contract import Runtime
+
+__all__ = ["RUNTIMES", "Runtime"]
+
+RUNTIMES: dict[str, Runtime] = {
+    "pytorch": Runtime(".safetensors", pytorch.read_metadata, pytorch.open_file),
+}

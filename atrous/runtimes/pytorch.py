@@ -1,0 +1,119 @@
+"""PyTorch itself: weights in a .safetensors file, computed by the models of this package."""
+
+import contextlib
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from atrous import models
+from atrous.errors import ModelFileError
+from atrous.models import Model, ModelConfig
+from atrous.types import Facts, Outputs
+
+Precision = Literal["fp32", "bf16"]
+SHOWN = 3  # names in an error
+
+
+class Prepared(NamedTuple):
+    """A network for prediction; the model that it was made from stays as it is."""
+
+    module: Callable[..., Outputs]
+    facts: Facts
+    precision: Precision
+
+    def __call__(self, images: Tensor, scale: float = 1.0) -> Outputs:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.module(images, scale)
+
+
+def prepare(
+    model: Model,
+    device: str | torch.device,
+    *,
+    precision: Precision = "fp32",
+    compile: bool = False,  # noqa: A002
+) -> Prepared:
+    """A copy of `model` in evaluation mode on `device`, whose facts are read once.
+
+    Weights that are on `device` already are shared, so that later updates of `model` reach the copy. `compile` passes
+    it to `torch.compile`.
+    """
+    device = torch.device(device)
+    is_there = all(tensor.device == device for tensor in (*model.parameters(), *model.buffers()))
+    prepared = shared_copy(model) if is_there else copy.deepcopy(model).to(device)
+    prepared.eval()
+    module = torch.compile(prepared, dynamic=True) if compile else prepared
+    return Prepared(module, prepared.facts, precision)
+
+
+def shared_copy(model: Model) -> Model:
+    """Another module over the same tensors: its mode can be changed alone."""
+    memo = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, memo)
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    with _opened(path) as file:
+        metadata: Mapping[str, str] = file.metadata() or {}  # type: ignore[no-untyped-call]
+        return metadata
+
+
+def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.device) -> Model:
+    """The model in evaluation mode on `device`. Raises ModelFileError where the weights are not those of `config`."""
+    with _opened(path) as file:
+        stored = (file.metadata() or {}).get("checksum")  # type: ignore[no-untyped-call]
+        # Tensors read from a file lie where the file has them, and kernels round differently on memory that isn't
+        # aligned: without a copy the length of the header would change the last bits of a prediction.
+        weights: dict[str, Tensor] = {
+            name: file.get_tensor(name).clone()  # type: ignore[no-untyped-call]
+            for name in file.keys()  # type: ignore[no-untyped-call]  # noqa: SIM118
+        }
+    if stored is not None and checksum(weights) != stored:
+        raise ModelFileError(f"{path}: its weights do not match their checksum: the file is damaged")
+    with torch.device("meta"):
+        model = models.build(config, num_classes)
+    require_same_weights(model.state_dict(), weights, path)
+    model.load_state_dict(weights, assign=True)
+    return model.eval().to(device)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> "Iterator[safe_open]":
+    """An open .safetensors file, whose errors name the path."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            yield file
+    except SafetensorError as error:
+        what = "not a complete .safetensors file (truncated, damaged or of another kind)"
+        raise ModelFileError(f"{path}: {what}: {error}") from error
+
+
+def checksum(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def require_same_weights(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: Path) -> None:
+    """Every weight is there, each in its shape, and there are no others: anything else is another model."""
+    missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    lists = [
+        f"{len(names)} {what} ({', '.join(names[:SHOWN])})"
+        for what, names in (("missing", missing), ("unknown", unknown))
+        if names
+    ]
+    if lists:
+        raise ModelFileError(f"{path}: the weights are not those of the model in its header: {', '.join(lists)}")
+    for name in sorted(expected):
+        if weights[name].shape != expected[name].shape:
+            shapes = f"{list(weights[name].shape)} where the model has {list(expected[name].shape)}"
+            raise ModelFileError(f"{path}: {name} is {shapes}: the weights and the header (num_classes?) disagree")

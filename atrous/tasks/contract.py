@@ -1,0 +1,166 @@
+"""What a task is: what is learnt, how outputs become labels, how labels are measured and shown to people."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from atrous.data.label_space import LabelSpace
+from atrous.distributed import World
+from atrous.inference import Seen
+from atrous.settings import Settings
+from atrous.types import Batch, Color, Facts, Image, Outputs, Sample
+
+Targets = Mapping[str, Tensor]
+
+
+class Objective(Protocol):
+    """What a training minimises."""
+
+    def targets(self, batch: Batch) -> Targets:
+        """What the loss compares outputs with, on the batch's device."""
+
+    def counts(self, targets: Targets, step: int) -> Tensor | None:
+        """How many items (pixels, things) one pass has its means over, [K] float64; None: passes have their own means.
+
+        Counts are summed over the passes and processes of an update before any loss is computed, so that every item of
+        an update weighs the same.
+        """
+
+    def terms(self, outputs: Outputs, targets: Targets, counts: Tensor | None, step: int) -> dict[str, Tensor]:
+        """The terms whose sum is minimised. `counts` are those of the whole update."""
+
+
+class MakeObjective(Protocol):
+    """Raises ConfigError where the loss's settings do not fit the network or the data."""
+
+    def __call__(
+        self,
+        config: Any,  # noqa: ANN401 - of the task's own `loss`
+        space: LabelSpace,
+        facts: Facts,
+        heads: Sequence[str],  # of the network's `Outputs.heads`
+        samples: Sequence[Sample],
+        *,
+        world: World,
+        workers: int,
+        skip_errors: bool,
+    ) -> Objective: ...
+
+
+class Labels(NamedTuple):
+    """What a task decodes for one image, at the image's size, on the device that computed it."""
+
+    semantic: Tensor | None = None  # [H, W] classes
+    panoptic: Tensor | None = None  # [H, W] class * divisor + number of the thing
+    classes: Tensor | None = None  # [C] probabilities of the whole image
+    probabilities: Tensor | None = None  # [C, H, W], where the protocol computes them
+
+    def cpu(self) -> "Labels":
+        return Labels(*(x if x is None else x.cpu() for x in self))
+
+
+class Table(NamedTuple):
+    """Figures by row, in general by class. The first column is the one to sort by."""
+
+    columns: tuple[str, ...]
+    rows: Mapping[str, tuple[float | int | None, ...]]  # None: undefined, such as the IoU of an absent class
+    totals: tuple[float | int | None, ...] = ()  # a last row: means and sums
+
+    def first_column(self) -> dict[str, float | int | None]:
+        return {name: row[0] for name, row in self.rows.items()}
+
+
+class Figures(NamedTuple):
+    """What a metric reports. Terminal, JSON, model file and page all show this one value."""
+
+    scores: Mapping[str, float]  # by name, fractions; the first is the headline
+    titles: Mapping[str, str]  # of the scores, as people write them
+    table: Table
+    confusion: NDArray[Any] | None = None  # [C, C] counts, rows truth, columns prediction
+    notes: Mapping[str, str] = {}  # how the figures were counted: lines of the protocol
+
+    @property
+    def headline(self) -> str:
+        """The name of the score that decides which model is the best."""
+        return next(iter(self.scores))
+
+    def describe(self, name: str) -> str:
+        return f"{self.titles[name]} {self.scores[name]:.4f}"
+
+    def to_tree(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "scores": dict(self.scores),
+            "classes": {name: dict(zip(self.table.columns, row, strict=True)) for name, row in self.table.rows.items()},
+            **({} if self.confusion is None else {"confusion": self.confusion.tolist()}),
+        }
+
+
+def joined(parts: Sequence[Figures]) -> Figures:
+    """The figures of several metrics over the same classes as one value."""
+    first, *others = parts
+    for other in others:
+        first = Figures(
+            {**first.scores, **other.scores},
+            {**first.titles, **other.titles},
+            _beside(first.table, other.table),
+            other.confusion if first.confusion is None else first.confusion,
+            {**first.notes, **other.notes},
+        )
+    return first
+
+
+def _beside(left: Table, right: Table) -> Table:
+    """Both tables' columns; a row that one of them lacks is empty there."""
+    missing = [(None,) * len(table.columns) for table in (left, right)]
+    rows = {
+        name: (*left.rows.get(name, missing[0]), *right.rows.get(name, missing[1]))
+        for name in (*left.rows, *right.rows)
+    }
+    return Table((*left.columns, *right.columns), rows, (*left.totals, *right.totals))
+
+
+class Metric(NamedTuple):
+    """A statistic that is added (`+`) over images and processes, and then reported."""
+
+    statistic: Callable[[Labels, Sample, LabelSpace], Any]
+    report: Callable[[Any, LabelSpace], Figures]
+
+
+class Result(NamedTuple):
+    """A file that `atrous predict` writes for each image, into a folder named for what is in it."""
+
+    suffix: str
+    encode: Callable[[Labels, LabelSpace], bytes]
+
+
+class Task(NamedTuple):
+    """A row of TASKS. Training, evaluation, prediction and report call it, and know no task by name."""
+
+    loss: type[Settings]  # the section `loss`
+    decoding: type[Settings]  # the section `decode`
+    objective: MakeObjective
+    decode: Callable[[Seen, LabelSpace, Any], list[Labels]]
+    metrics: Mapping[str, Metric]  # the headline of the first decides which model is the best
+    paint: Callable[[Image, Labels, LabelSpace, float], Image]  # the image under its labels; alpha 0 (image) to 1
+    panels: Callable[[Sample, Labels, LabelSpace], list[tuple[str, Image]]]  # of an image in a report, with captions
+    legend: Mapping[str, Color]  # colours in the panels that are not those of classes
+    results: Mapping[str, Result]  # by folder
+    needs: tuple[str, ...]  # fields of a Sample, checked before step 1
+
+    def report(self, totals: Mapping[str, Any], space: LabelSpace) -> Figures:
+        """The figures of all metrics, from their statistics."""
+        return joined([metric.report(totals[name], space) for name, metric in self.metrics.items()])
+
+    def statistics(self, labels: Labels, sample: Sample, space: LabelSpace) -> dict[str, Any]:
+        return {name: metric.statistic(labels, sample, space) for name, metric in self.metrics.items()}
+
+
+def summed(statistics: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sum of what `Task.statistics` returned for several images; {} for none."""
+    total: dict[str, Any] = {}
+    for one in statistics:
+        total = {name: total[name] + value for name, value in one.items()} if total else dict(one)
+    return total

@@ -1,0 +1,172 @@
+"""Semantic segmentation: a class for each pixel."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from atrous import distributed, visualize
+from atrous.data.label_space import LabelSpace
+from atrous.data.loader import class_counts
+from atrous.distributed import World
+from atrous.errors import ConfigError
+from atrous.inference import Seen, labels_at_image
+from atrous.losses.semantic import (
+    LossConfig,
+    hard_pixel_share,
+    median_frequency_weights,
+    require_heads,
+    semantic_loss,
+)
+from atrous.metrics import confusion
+from atrous.settings import Settings
+from atrous.tasks.contract import Figures, Labels, Metric, Result, Table, Targets, Task
+from atrous.types import Batch, Facts, Image, LabelMap, Outputs, Sample
+
+TITLES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
+
+
+class DecodeConfig(Settings):
+    """The arg-max has no settings."""
+
+
+class SemanticObjective(NamedTuple):
+    config: LossConfig
+    ignore: int
+    weights: Tensor | None  # [C]
+    align_corners: bool
+
+    def targets(self, batch: Batch) -> Targets:  # [B, H, W]
+        assert batch.semantic is not None
+        return {"semantic": batch.semantic}
+
+    def counts(self, targets: Targets, step: int) -> Tensor | None:
+        """The labelled pixels. The hardest pixels are chosen, and averaged, within each pass."""
+        if hard_pixel_share(self.config, step) < 1:
+            return None
+        return (targets["semantic"] != self.ignore).sum(dtype=torch.float64)[None]
+
+    def terms(self, outputs: Outputs, targets: Targets, counts: Tensor | None, step: int) -> dict[str, Tensor]:
+        return semantic_loss(
+            outputs,
+            targets["semantic"],
+            self.config,
+            ignore=self.ignore,
+            class_weights=self.weights,
+            top_k=hard_pixel_share(self.config, step),
+            normalizer=None if counts is None else counts[0].clamp_min(1).float(),
+            align_corners=self.align_corners,
+        )
+
+
+def objective(
+    config: LossConfig,
+    space: LabelSpace,
+    facts: Facts,
+    heads: Sequence[str],
+    samples: Sequence[Sample],
+    *,
+    world: World,
+    workers: int,
+    skip_errors: bool,
+) -> SemanticObjective:
+    require_heads(config, heads)
+    weights = None
+    if config.class_weights == "counts":
+        weights = median_frequency_weights(_class_counts(samples, space, world, workers, skip_errors=skip_errors))
+    elif config.class_weights is not None:
+        weights = torch.tensor(config.class_weights, dtype=torch.float32)
+        if len(weights) != space.num_classes:
+            raise ConfigError(f"loss.class_weights: {len(weights)} values for {space.num_classes} classes")
+    return SemanticObjective(config, space.ignore, weights, facts.convention == "aligned_corners")
+
+
+def _class_counts(
+    samples: Sequence[Sample], space: LabelSpace, world: World, workers: int, *, skip_errors: bool
+) -> Tensor:
+    """Pixels of each class over all training labels; one process counts for all."""
+    counts = torch.zeros(space.num_classes, dtype=torch.int64)
+    if world.rank == 0:
+        counts = class_counts(samples, space, workers=workers, skip_errors=skip_errors)
+    return distributed.sum_over_processes(counts.to(world.device)).cpu()
+
+
+def decode(seen: Seen, space: LabelSpace, config: DecodeConfig) -> list[Labels]:
+    probabilities = seen.outputs.semantic if seen.is_mean else [None] * len(seen.outputs.semantic)
+    pairs = zip(labels_at_image(seen), probabilities, strict=True)
+    return [Labels(semantic, probabilities=probability) for semantic, probability in pairs]
+
+
+# ---- measured
+
+
+def statistic(labels: Labels, sample: Sample, space: LabelSpace) -> Tensor:  # [C, C] int64, on the CPU
+    assert labels.semantic is not None
+    truth = torch.from_numpy(sample.semantic).to(labels.semantic.device)
+    return confusion.statistic(labels.semantic, truth, space.num_classes, ignore=space.ignore).cpu()
+
+
+def report(total: Tensor, space: LabelSpace) -> Figures:
+    scores = confusion.report(total)
+    columns = zip(scores.iou, scores.accuracy, scores.pixels, strict=True)
+    absent = [name for name, iou in zip(space.names, scores.iou, strict=True) if iou is None]
+    left_out = f"; in neither labels nor predictions, so left out: {', '.join(absent)}" if absent else ""
+    return Figures(
+        {name: getattr(scores, name) for name in TITLES},
+        TITLES,
+        Table(
+            ("IoU", "accuracy", "pixels"),
+            dict(zip(space.names, columns, strict=True)),
+            (scores.miou, scores.mean_accuracy, sum(scores.pixels)),
+        ),
+        total.numpy(),
+        {
+            "compared at": "the size of each image's labels",
+            "mean over": f"{space.num_classes - len(absent)} of {space.num_classes} classes{left_out}",
+            "pixels": f"one confusion matrix over all pixels whose label isn't {space.ignore}",
+        },
+    )
+
+
+# ---- shown
+
+
+def label_map(labels: Labels, space: LabelSpace) -> LabelMap:
+    """The classes as an array, uint8 where they fit."""
+    assert labels.semantic is not None
+    array: LabelMap = labels.semantic.cpu().numpy()
+    return array.astype("uint8" if space.num_classes <= 256 else "int32", copy=False)
+
+
+def paint(image: Image, labels: Labels, space: LabelSpace, alpha: float) -> Image:
+    return visualize.overlay(image, label_map(labels, space), space.palette(), alpha=alpha)
+
+
+def panels(sample: Sample, labels: Labels, space: LabelSpace) -> list[tuple[str, Image]]:
+    assert sample.semantic is not None
+    prediction, palette = label_map(labels, space), space.palette()
+    return [
+        ("Image", sample.image),
+        ("Prediction", visualize.overlay(sample.image, prediction, palette)),
+        ("Truth", visualize.overlay(sample.image, sample.semantic, palette, ignore=space.ignore)),
+        ("Errors", visualize.error_map(prediction, sample.semantic, space.ignore)),
+    ]
+
+
+def encode(labels: Labels, space: LabelSpace) -> bytes:
+    return visualize.palette_png(label_map(labels, space), space.palette())
+
+
+SEMANTIC = Task(
+    loss=LossConfig,
+    decoding=DecodeConfig,
+    objective=objective,
+    decode=decode,
+    metrics={"confusion": Metric(statistic, report)},
+    paint=paint,
+    panels=panels,
+    legend={"right": visualize.RIGHT, "wrong": visualize.WRONG, "ignored": visualize.IGNORED},
+    results={"masks": Result(".png", encode)},
+    needs=("semantic",),
+)
