@@ -97,4 +97,4 @@ def test_a_value_that_is_not_a_class_is_refused(tmp_path: Path) -> None:
     config = write_ade20k(tmp_path)
     path = tmp_path / "annotations/training/ADE_train_00000001.png"
     PIL.Image.fromarray(np.full((1, 151), 151, np.uint8)).save(path)
-    assert complaint(config).startswith(f"{path}: value 151 (151 pixels): the 150 classes are 1, 2, 3, ")
+    assert complaint(config).startswith(f"{path}: value 151 (151 pixels): not a class; the 150 classes are 1, 2, 3, ")
