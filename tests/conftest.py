@@ -1,4 +1,4 @@
-"""What several tests share: a model small enough to train in a second, and datasets made on disk."""
+"""What several tests share: a model small enough to train in a second, a finished run of it, datasets on disk."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,10 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from atrous import train
 from atrous.config import Config, load
+from atrous.run_folder import RunFolder
+from tests.runs import QUIET
 
 SHARED = Path(__file__).parents[2] / "shared"
 SMALL_MODEL = (  # of a DeepLab v3+ with MobileNetV2
@@ -45,12 +48,18 @@ def one_thread() -> None:
 
 @pytest.fixture
 def tiny() -> Callable[..., Config]:
+    return tiny_config
+
+
+def tiny_config(*overrides: str) -> Config:
     """The tiny recipe, smaller still, with overrides."""
+    return load("synthetic/deeplab_v3plus_tiny", [*TINY, *overrides])
 
-    def config(*overrides: str) -> Config:
-        return load("synthetic/deeplab_v3plus_tiny", [*TINY, *overrides])
 
-    return config
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of four steps with validations after the second and the fourth. For reading only."""
+    return train.train(tiny_config("train.eval_every=2"), tmp_path_factory.mktemp("finished") / "run", console=QUIET)
 
 
 @pytest.fixture
