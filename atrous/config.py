@@ -362,7 +362,7 @@ def _known_instead(path: Sequence[str], tree: Tree) -> str:
     section = (renamed[0] if renamed else key).rpartition(".")[0]
     beside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
     if "." not in section or not beside:
-        return nearest(key, known)
+        return nearest(key, known) or nearest(key, list(beside.values()))
     close = difflib.get_close_matches(path[-1], list(beside), n=1)
     if close:
         return f"; did you mean {beside[close[0]]}?"

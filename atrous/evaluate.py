@@ -3,10 +3,9 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from atrous import config as configs
 from atrous import data, distributed, model_file, report, segmenter
@@ -17,33 +16,15 @@ from atrous.distributed import World
 from atrous.environment import environment
 from atrous.errors import ConfigError, DataError
 from atrous.files import write_atomically
-from atrous.report import ImageScore
+from atrous.report import Evaluation, ImageScore
 from atrous.segmenter import Segmenter
 from atrous.tasks import Task
 from atrous.tasks.contract import Figures, summed
 from atrous.types import Sample
 
 
-class Evaluation(NamedTuple):
-    figures: Figures
-    images: list[ImageScore]
-    skipped: list[str]  # a line for each image that could not be read
-    protocol: dict[str, str]
-    environment: dict[str, str]
-
-    def to_tree(self) -> dict[str, Any]:
-        """Everything as plain values: what `--json` writes and a model file stores."""
-        return {
-            **self.figures.to_tree(),
-            "images": len(self.images),
-            "skipped": self.skipped,
-            "protocol": self.protocol,
-            "environment": self.environment,
-        }
-
-
 def evaluate(
-    segmenter: Segmenter,
+    model: Segmenter,
     samples: Sequence[Sample],
     *,
     world: World,
@@ -56,7 +37,7 @@ def evaluate(
 
     `advance` is called with the number of images that were finished since its last call.
     """
-    task, space = segmenter.task, segmenter.label_space
+    task, space = model.task, model.label_space
     total: dict[str, Any] = {}
     images: list[ImageScore] = []
     skipped: list[str] = []
@@ -66,7 +47,7 @@ def evaluate(
         skipped += read.problems
         if read.sample is None:
             continue
-        statistics = task.statistics(segmenter.decode(read.sample.image), read.sample, space)
+        statistics = task.statistics(model.decode(read.sample.image), read.sample, space)
         total = summed([total, statistics])
         figures = task.report(statistics, space)
         images.append(ImageScore(index, figures.scores[figures.headline]))
@@ -77,41 +58,19 @@ def evaluate(
     if not totals:
         raise DataError(f"{data_name}: none of {len(samples)} images could be read, so there is nothing to measure")
     figures = task.report(summed(totals), space)
-    lines = protocol(segmenter, figures, len(images), len(skipped), data_name)
+    lines = protocol(model, figures, len(images), len(skipped), data_name)
     return Evaluation(figures, images, skipped, lines, environment(world.device))
 
 
-def protocol(segmenter: Segmenter, figures: Figures, images: int, skipped: int, data_name: str) -> dict[str, str]:
+def protocol(model: Segmenter, figures: Figures, images: int, skipped: int, data_name: str) -> dict[str, str]:
     return {
         "data": data_name,
         "images": f"{images} ({skipped} could not be read)" if skipped else str(images),
-        **segmenter.inference.describe(),
-        "output stride": str(segmenter.network.facts.output_stride),
+        **model.inference.describe(),
+        "output stride": str(model.network.facts.output_stride),
         "arithmetic": "float32",
         **figures.notes,
     }
-
-
-def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    figures = evaluation.figures
-    title = f"{evaluation.protocol['data']}, {len(evaluation.images)} images"
-    table = Table("class", title=title, title_justify="left")
-    for column in figures.table.columns:
-        table.add_column(column, justify="right")
-    for name, row in figures.table.rows.items():
-        table.add_row(name, *map(_cell, row))
-    table.add_section()
-    table.add_row("all", *map(_cell, figures.table.totals))
-    console.print(table)
-    console.print("   ".join(figures.describe(name) for name in figures.scores))
-    lines = [f"{name}: {value}" for name, value in evaluation.protocol.items() if name != "data"]
-    console.print("; ".join(lines), highlight=False)
-
-
-def _cell(value: float | int | None) -> str:
-    if value is None:
-        return "absent"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 # ---- the verb
@@ -139,13 +98,12 @@ def run(
     model = loaded.with_inference(config.evaluate).with_header(label_space=space, decode=config.decode)
     model = model.to(world.device)
     evaluation = measure(model, samples, config, world, workers, console)
-    if world.rank > 0:
-        return evaluation
-    if json_path is not None:
-        write_atomically(json_path, json.dumps(evaluation.to_tree(), indent=1) + "\n")
-    if report_path is not None:
-        write_report(report_path, model, samples, evaluation, title=str(Path(path.parent.name) / path.name))
-    print_evaluation(evaluation, console)
+    if world.rank == 0:
+        if json_path is not None:
+            write_atomically(json_path, json.dumps(evaluation.to_tree(), indent=1) + "\n")
+        if report_path is not None:
+            report.write_page(report_path, model, samples, evaluation, title=f"{path.parent.name}/{path.name}")
+        report.print_evaluation(evaluation, console)
     return evaluation
 
 
@@ -166,34 +124,6 @@ def measure(
         return evaluate(
             model, samples, world=world, workers=workers, skip_errors=skip_errors, data_name=name, advance=advance
         )
-
-
-def write_report(
-    path: Path,
-    model: Segmenter,
-    samples: Sequence[Sample],
-    evaluation: Evaluation,
-    *,
-    title: str,
-    history: Sequence[dict[str, Any]] = (),
-) -> None:
-    """The HTML page of an evaluation, with its best and worst images."""
-    header, space = model.header, model.label_space
-    colors = zip(space.names, space.palette().tolist(), strict=False)  # a palette has 256
-    page = report.Report(
-        title=title,
-        subtitle=f"{header.model.name}, {header.model.backbone.name}",
-        figures=evaluation.figures,
-        colors={name: (red, green, blue) for name, (red, green, blue) in colors},
-        num_images=len(evaluation.images),
-        history=list(history),
-        galleries=report.galleries(model, samples, evaluation.images),
-        legend=model.task.legend,
-        config_yaml=configs.to_yaml(header.training or header.model),
-        protocol=evaluation.protocol,
-        environment=evaluation.environment,
-    )
-    report.write(path, page)
 
 
 def settings(model: Segmenter, overrides: Sequence[str], source: str) -> Config:

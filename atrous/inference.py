@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from atrous.errors import ConfigError
-from atrous.layers.resize import resize, scale_dimension
-from atrous.models.contract import image_size
+from atrous.layers.resize import image_size, resize, scale_dimension
 from atrous.ops import upsample_argmax
 from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
 from atrous.settings import Settings

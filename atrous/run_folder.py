@@ -131,25 +131,26 @@ def remove_leftovers(run: RunFolder) -> None:
 
 @contextlib.contextmanager
 def discarded_unless_saved(run: RunFolder) -> Iterator[None]:
-    before = [path for path in run.files if path.exists()]
+    new_files = [path for path in run.files if not path.exists()]
+    new_folders = [path for path in (run.state.parent, run.path, *run.path.parents) if not path.exists()]
     try:
         yield
     except BaseException:
         if run.is_writer and not run.is_saved:
-            _remove(run, [path for path in run.files if path not in before])
+            _remove(new_files, new_folders)
         raise
 
 
 def remove(run: RunFolder) -> None:
     """Delete a run's own files, and the folders if nothing else is in them."""
-    _remove(run, run.files)
+    _remove(run.files, (run.state.parent, run.path))
 
 
-def _remove(run: RunFolder, files: Iterable[Path]) -> None:
+def _remove(files: Iterable[Path], folders: Iterable[Path]) -> None:
     for path in files:
         with contextlib.suppress(OSError):  # it does not exist
             path.unlink()
-    for folder in (run.state.parent, run.path):
+    for folder in folders:
         with contextlib.suppress(OSError):  # other files are in it, or it does not exist
             folder.rmdir()
 

@@ -14,18 +14,18 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from atrous import data, distributed, evaluate, models, optim, reuse, run_folder, segmenter
+from atrous import data, distributed, evaluate, models, optim, report, reuse, run_folder, segmenter
 from atrous.config import Config, TrainConfig
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import Stream, training_batches
 from atrous.data.transforms import augment
 from atrous.distributed import World
 from atrous.errors import ConfigError
-from atrous.evaluate import Evaluation
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
 from atrous.progress import Progress
+from atrous.report import Evaluation
 from atrous.reuse import Reused
 from atrous.run_folder import RunFolder, State
 from atrous.segmenter import Segmenter
@@ -488,6 +488,6 @@ def finish(run: RunFolder, samples: Sequence[Sample], world: World, workers: int
     if not run.is_writer:
         return
     history = run_folder.read_rows(run.metrics)
-    evaluate.write_report(run.report, best, samples, evaluation, title=run.path.name, history=history)
-    evaluate.print_evaluation(evaluation, console)
+    report.write_page(run.report, best, samples, evaluation, title=run.path.name, history=history)
+    report.print_evaluation(evaluation, console)
     console.print(f"best model: {run.best} (step {best.results['step']})\nreport: {run.report}")

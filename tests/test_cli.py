@@ -15,7 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from atrous import cli, create
+from atrous import __version__, cli, create
 from atrous.config import Config
 from atrous.progress import Progress
 from tests.conftest import SHARED, SMALL_MODEL, TINY, save
@@ -42,7 +42,7 @@ def test_train_evaluate_predict(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "best model:" in capsys.readouterr().out
     assert run("evaluate", str(out / "best.safetensors"), "--json", str(tmp_path / "r.json"), "--workers", "0") == 0
     assert "mIoU" in capsys.readouterr().out
-    assert 0 <= json.loads((tmp_path / "r.json").read_text())["miou"] <= 1
+    assert 0 <= json.loads((tmp_path / "r.json").read_text())["scores"]["miou"] <= 1
     save(tmp_path / "image.png", np.zeros((20, 30, 3), np.uint8))
     images = (str(tmp_path / "image.png"), "evaluate.flip=true")
     assert run("predict", str(out / "best.safetensors"), *images, "--out", str(tmp_path / "p")) == 0
@@ -147,8 +147,8 @@ def intact(root: Path) -> None:
 BAD_INPUTS: tuple[tuple[Callable[[Path], None], tuple[str, ...], str], ...] = (
     (no_folder, (), "data.root: no such folder: {root}"),
     (empty_split, (), "{root}/images/train"),
-    (no_label, (), "{root}/masks/train: 3"),
-    (no_image, (), "{root}/images/train: 3"),
+    (no_label, (), "images in {root}/images/train without a label in {root}/masks/train (1): 3"),
+    (no_image, (), "labels in {root}/masks/train without an image in {root}/images/train (1): 3"),
     (other_size, (), "{root}/masks/train/3.png is 61 x 40"),
     (truncated, (), "{root}/images/train/1.png"),
     (unknown_value, (), "{root}/masks/train/3.png: value 2 (2400 pixels)"),
@@ -192,7 +192,7 @@ def test_names_in_brackets_are_printed_as_they_are(
 
 
 def test_skipped_files_are_named_at_first_and_counted_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    for count, last_line in ((5, []), (7, ["skipped: 7 in all that could not be read"])):
+    for count, last_line in ((5, []), (7, ["skipped: 7 images in all that could not be read"])):
         with Progress(Console(width=200), steps=1, done=0) as progress:
             progress.skipped(tuple(f"[red]/{index}.png is broken" for index in range(count)))
         lines = capsys.readouterr().out.splitlines()
@@ -224,7 +224,7 @@ def test_settings_of_a_prediction_are_distinguished_from_images(
     for arguments, reason in (
         (("a.png", "train.steps=1"), "train: a prediction has only the settings of evaluate"),
         (("a.png", "evaluate.flop=1"), "did you mean evaluate.flip?"),
-        (("evaluate.flip=true",), "no image, folder or pattern is named, only evaluate.flip=true"),
+        (("evaluate.flip=true",), "no image, folder or pattern, only the setting evaluate.flip=true"),
     ):
         assert reason in failure(capsys, "predict", "m.safetensors", *arguments, "--out", "out")
         assert not Path("out").exists()
@@ -255,6 +255,26 @@ def test_a_full_gpu_is_one_line_and_exit_code_1(
     message = failure(capsys, "train", RECIPE, "--out", str(tmp_path / "run"), code=1)
     assert "train.batch" in message
     assert "augment.crop" in message
+
+
+def test_a_bug_is_reported_as_ours_with_its_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*arguments: object, **options: object) -> None:
+        raise ValueError("shapes do not match")
+
+    monkeypatch.setattr("atrous.train.train", train)
+    assert run("train", RECIPE, "--out", str(tmp_path / "run")) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert "ValueError: shapes do not match" in error
+    assert "this is a fault of Atrous" in error
+
+
+def test_conventions_of_command_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"atrous {__version__}\n"
+    assert run("-h") == run("train", "-h") == 0
 
 
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,5 +332,5 @@ def test_real_street_scenes_are_trained_on(tmp_path: Path) -> None:
     small = ["train.steps=1", "train.batch=2", "augment.crop=65,97", "model.depth_multiplier=0.1"]
     arguments = ["camvid/deeplab_v3plus_mobilenet_v2", f"data.root={tmp_path / 'camvid'}", *small]
     assert run("train", *arguments, "--out", str(tmp_path / "run"), "--workers", "0") == 0
-    figures = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert len(figures["per_class"]) == 11
+    row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert len(row["classes"]) == 11

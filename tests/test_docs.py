@@ -4,6 +4,7 @@ A page is run in a folder that has what its reader has (MYDATA, photos/, a train
 What needs other people's data or a download is only checked: the command's options and settings must exist.
 """
 
+import ast
 import re
 import shlex
 import shutil
@@ -199,6 +200,29 @@ def as_documented(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "" if value == {} else str(value)
+
+
+# ---- the tables of errors
+
+
+def test_documented_errors_exist() -> None:
+    """`... the mask is RGB ...` stands for any message with these words."""
+    messages = "\n".join(message for path in (ROOT / "atrous").rglob("*.py") for message in texts(path))
+    for page in GUIDES:
+        table = page.read_text(encoding="utf-8").partition("## Errors")[2]
+        for row in re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE):
+            parts = [part.strip() for part in row.split("...") if part.strip()]
+            missing = [part for part in parts if part not in messages]
+            assert not missing, f"{page.name}: no message has {missing[0]!r}"
+
+
+def texts(path: Path) -> Iterator[str]:
+    """The string literals of a module, with what is written in one piece joined; a placeholder is a space."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else " " for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
 
 
 # ---- links

@@ -187,6 +187,6 @@ def test_the_protocol_says_its_base_size() -> None:
     assert SEMSEG.describe() == {
         "image": "longer side 70, windows of 33 x 41, 33% overlap",
         "scales": "1",
-        "mirrored too": "yes",
+        "flipped too": "yes",
     }
     assert not SEMSEG.is_single

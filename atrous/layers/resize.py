@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from atrous.ops import resize_nearest as resize_nearest
 from atrous.types import Convention as Convention
+from atrous.types import Size
 
 
 def resize(x: Tensor, size: Sequence[int], convention: Convention = "aligned_corners") -> Tensor:
@@ -22,3 +23,8 @@ def resize(x: Tensor, size: Sequence[int], convention: Convention = "aligned_cor
 def scale_dimension(side: int, scale: float) -> int:
     """`side` scaled such that corners stay aligned: 513 at 1/16 is 33 (TF DeepLab)."""
     return int((side - 1) * scale + 1)
+
+
+def image_size(images: Tensor) -> Size:
+    """Height and width."""
+    return images.shape[-2], images.shape[-1]

@@ -253,7 +253,3 @@ def scaled_rates(rates: Sequence[int], output_stride: int, new: int) -> tuple[in
 def require_images(images: Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3:
         raise ConfigError(f"images must be [B, 3, H, W], RGB in 0..255, got {list(images.shape)}")
-
-
-def image_size(images: Tensor) -> tuple[int, int]:
-    return images.shape[-2], images.shape[-1]

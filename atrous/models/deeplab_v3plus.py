@@ -10,14 +10,8 @@ from atrous.backbones.xception import Xception
 from atrous.layers.aspp import ASPPConfig, window_at
 from atrous.layers.conv import classifier
 from atrous.layers.decoder import DecoderConfig
-from atrous.models.contract import (
-    ImagePyramidConfig,
-    ImagePyramidModel,
-    build_aspp,
-    build_decoder,
-    image_size,
-    scaled_rates,
-)
+from atrous.layers.resize import image_size
+from atrous.models.contract import ImagePyramidConfig, ImagePyramidModel, build_aspp, build_decoder, scaled_rates
 from atrous.types import Outputs
 
 

@@ -10,8 +10,8 @@ from atrous.backbones.xception import Xception
 from atrous.layers.conv import classifier
 from atrous.layers.decoder import DecoderConfig
 from atrous.layers.dense_prediction_cell import BEST, Branch, DensePredictionCell
-from atrous.layers.resize import scale_dimension
-from atrous.models.contract import ImagePyramidConfig, ImagePyramidModel, Size, build_decoder, image_size
+from atrous.layers.resize import image_size, scale_dimension
+from atrous.models.contract import ImagePyramidConfig, ImagePyramidModel, Size, build_decoder
 from atrous.types import Outputs
 
 

@@ -9,7 +9,8 @@ from atrous.backbones import AnyBackboneConfig
 from atrous.backbones.mobilenet_v3 import MobileNetV3
 from atrous.layers.aspp import ASPP, window_at
 from atrous.layers.decoder import Decoder
-from atrous.models.contract import ImagePyramidConfig, ImagePyramidModel, Size, image_size
+from atrous.layers.resize import image_size
+from atrous.models.contract import ImagePyramidConfig, ImagePyramidModel, Size
 from atrous.types import Outputs
 
 

@@ -10,8 +10,8 @@ from atrous.backbones import AnyBackboneConfig
 from atrous.backbones.resnet import ResNet
 from atrous.layers.conv import TORCH_NORM, ConvNorm
 from atrous.layers.fcn_head import FCNHead
-from atrous.layers.resize import resize
-from atrous.models.contract import MapConfig, Model, Size, image_size
+from atrous.layers.resize import image_size, resize
+from atrous.models.contract import MapConfig, Model, Size
 from atrous.ops import Direction, point_wise_attention
 from atrous.types import Outputs
 

@@ -14,17 +14,20 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from atrous import visualize
-from atrous.report import ClassScore, Picture, Report, charts, html, render, write
+from atrous.report import Gallery, Picture, Report, charts, html, render, write
+from atrous.report.pictures import shrink
+from atrous.tasks.contract import Figures, Table
 
 HOSTILE = "<img src=https://example.org/x onerror=alert(1)> & \"quotes\" 'and' </script></pre>"
+TITLES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
+LEGEND = {"right": (1, 2, 3), "wrong": (4, 5, 6), "ignored": (7, 8, 9)}
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 HISTORY: list[dict[str, Any]] = [
     *(
         {"step": s, "loss": 2 / s, "learning_rate": 0.01 * (1 - s / 400), "images_per_second": 9.0}
         for s in range(1, 401)
     ),
-    *({"step": s, "miou": 0.4 + s / 2000} for s in (100, 200, 300, 400)),
+    *({"step": s, "scores": {"miou": 0.4 + s / 2000}} for s in (100, 200, 300, 400)),
 ]
 
 
@@ -63,28 +66,39 @@ class Tree(HTMLParser):
         return " ".join(data for tag, data in self.texts if tag not in ("script", "style"))
 
 
-def picture(name: str, width: int = 64) -> Picture:
-    image = np.random.default_rng(0).integers(0, 256, (48, width, 3), np.uint8)
-    return Picture(name, 0.512, image, image, image, image)
+def picture(name: str, score: float = 0.512) -> Picture:
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    return Picture(name, score, [(caption, image) for caption in ("Image", "Prediction", "Truth", "Errors")])
+
+
+def figures(num_classes: int, **changes: Any) -> Figures:  # noqa: ANN401
+    rng = np.random.default_rng(num_classes)
+    confusion = rng.integers(0, 90, (num_classes, num_classes)) + np.diag([1000] * num_classes)
+    rows = {
+        f"class {index}": ((index + 1) / (num_classes + 1), 0.5, int(confusion[index].sum()))
+        for index in range(num_classes)
+    }
+    table = Table(("IoU", "accuracy", "pixels"), rows)
+    scores = {"miou": 0.85349, "pixel_accuracy": 0.9, "mean_accuracy": 0.8}
+    return Figures(scores, TITLES, table, confusion)._replace(**changes)
 
 
 def sample(num_classes: int = 11, **changes: Any) -> Report:  # noqa: ANN401
-    rng = np.random.default_rng(num_classes)
-    confusion = rng.integers(0, 90, (num_classes, num_classes)) + np.diag([1000] * num_classes)
-    palette = rng.integers(0, 256, (num_classes, 3)).tolist()
-    classes = [
-        ClassScore(f"class {index}", (r, g, b), (index + 1) / (num_classes + 1), 0.5, int(confusion[index].sum()))
-        for index, (r, g, b) in enumerate(palette)
-    ]
+    """A report; changes to fields of its figures may be among `changes`."""
+    of_figures = {name: changes.pop(name) for name in Figures._fields if name in changes}
+    palette = np.random.default_rng(num_classes).integers(0, 256, (num_classes, 3)).tolist()
     report = Report(
         title="A network on a street",
         subtitle="Trained for a test.",
-        scores={"miou": 0.85349, "pixel_accuracy": 0.9, "mean_accuracy": 0.8, "images": 1234, "absent": []},
-        classes=classes,
-        confusion=confusion,
+        figures=figures(num_classes, **of_figures),
+        colors={f"class {index}": (red, green, blue) for index, (red, green, blue) in enumerate(palette)},
+        num_images=1234,
         history=HISTORY,
-        best=[picture("good.png")],
-        worst=[picture("bad.png"), picture("worse.png")],
+        galleries=[
+            Gallery("Worst", [picture("bad.png"), picture("worse.png")]),
+            Gallery("Best", [picture("good.png")]),
+        ],
+        legend=LEGEND,
         config_yaml="train:\n  steps: 400\n",
         protocol={"split": "val", "scales": "1.0"},
         environment={"torch": "2.13.0"},
@@ -138,23 +152,32 @@ def test_large_matrices_are_listed_by_their_largest_confusions() -> None:
 
 
 def test_a_large_matrix_without_confusions_says_so() -> None:
-    assert "No pixel was taken for another class" in render(sample(40, confusion=np.diag([5] * 40)))
+    assert "Nothing was predicted as another class" in render(sample(40, confusion=np.diag([5] * 40)))
 
 
-def test_classes_are_sorted_by_iou_and_absent_ones_are_marked() -> None:
-    ious = [0.2, None, 0.9, math.nan, 0.5]
-    report = sample(5)
-    classes = [row._replace(iou=iou, accuracy=iou) for row, iou in zip(report.classes, ious, strict=True)]
-    report = report._replace(classes=classes, scores=report.scores | {"absent": ["class 1", "class 3"]})
-    page = render(report)
+def test_classes_are_sorted_by_the_first_column_and_absent_ones_are_marked() -> None:
+    values = [0.2, None, 0.9, math.nan, 0.5]
+    table = Table(("IoU", "accuracy"), {f"class {index}": (value, value) for index, value in enumerate(values)})
+    page = render(sample(5, table=table))
     rows = rows_of(page, 'id="class-table"')
     assert [re.findall(r"class \d", row)[0] for row in rows] == ["class 2", "class 4", "class 0", "class 1", "class 3"]
     assert ["absent" in row for row in rows] == [False, False, False, True, True]
-    assert "neither truth nor prediction: class 1, class 3." in page
     assert "nan" not in Tree(page).text().lower()
 
 
-def test_the_headline_is_the_miou_with_its_protocol_beneath() -> None:
+def test_counts_have_a_share_beside_them() -> None:
+    table = Table(("IoU", "pixels"), {"road": (0.5, 750), "car": (0.25, 250), "tree": (None, 0)})
+    text = " ".join(Tree(render(sample(3, table=table))).text().split())
+    assert "Class IoU Share Pixels road 0.500 75% 750 car 0.250 25% 250 tree absent 0% 0" in text
+
+
+def test_a_table_without_a_matrix_has_no_section_for_it() -> None:
+    page = render(sample(confusion=None))
+    assert "confusion" not in [section["id"] for section in Tree(page).all("section")]
+    assert 'href="#confusion"' not in page
+
+
+def test_the_headline_is_the_first_score_with_its_protocol_beneath() -> None:
     text = Tree(render(sample())).text()
     assert re.search(r"0\.853 .*1,234 split val · scales 1\.0", text)
 
@@ -171,12 +194,12 @@ def test_pictures_are_inside_the_page_and_described() -> None:
 
 def test_wide_pictures_are_shrunk_and_small_ones_are_not() -> None:
     shapes = [(1024, 2048), (48, 64), (3000, 640), (1, 5000)]
-    sizes = [html.shrink(np.zeros((*shape, 3), np.uint8)).size for shape in shapes]
+    sizes = [shrink(np.zeros((*shape, 3), np.uint8)).size for shape in shapes]
     assert sizes == [(640, 320), (64, 48), (640, 3000), (640, 1)]
 
 
 def test_empty_parts_have_no_section() -> None:
-    page = render(sample(history=[], best=[], worst=[], config_yaml="", protocol={}, environment={}, subtitle=""))
+    page = render(sample(history=[], galleries=[], config_yaml="", protocol={}, environment={}, subtitle=""))
     ids = [section["id"] for section in Tree(page).all("section")]
     assert ids == ["classes", "confusion", "settings"]
     assert 'href="#training"' not in page and 'href="#images"' not in page and "<img" not in page
@@ -205,24 +228,27 @@ def test_all_text_from_outside_is_escaped() -> None:
     report = plain._replace(
         title=HOSTILE,
         subtitle=HOSTILE,
-        classes=[row._replace(name=f"{row.name} {HOSTILE}") for row in plain.classes],
-        best=[picture(HOSTILE)],
+        figures=plain.figures._replace(
+            titles=dict.fromkeys(TITLES, HOSTILE),
+            table=Table((HOSTILE,), {f"{name} {HOSTILE}": (0.5,) for name in plain.figures.table.rows}),
+        ),
+        galleries=[*plain.galleries[:1], Gallery(HOSTILE, [picture(HOSTILE)])],
+        legend={HOSTILE: (1, 2, 3)},
         config_yaml=HOSTILE,
         protocol={HOSTILE: HOSTILE},
         environment={HOSTILE: HOSTILE},
-        scores=plain.scores | {"absent": [HOSTILE]},
     )
     tree, expected = Tree(render(report)), Tree(render(plain))
     assert len(tree.all("script")) == len(expected.all("script"))
     assert len(tree.all("img")) == len(expected.all("img")) and not any("onerror" in image for image in tree.all("img"))
-    assert tree.text().count(HOSTILE) >= 8
+    assert tree.text().count(HOSTILE) >= 20
     assert any(HOSTILE in (image["alt"] or "") for image in tree.all("img"))
 
 
 def test_unknown_numbers_are_dashes() -> None:
-    report = sample(scores={"miou": None, "pixel_accuracy": math.nan}, best=[picture("x")._replace(score=math.nan)])
-    page = render(report)
-    assert page.count(f"<dd>{html.UNKNOWN}</dd>") == 4
+    scores = dict.fromkeys(TITLES, math.nan)
+    page = render(sample(scores=scores, galleries=[Gallery("Best", [picture("x", score=math.nan)])]))
+    assert page.count(f"<dd>{html.UNKNOWN}</dd>") == 3
     assert f"mIoU {html.UNKNOWN}" in page
 
 
@@ -265,7 +291,7 @@ def test_numbers_on_axes() -> None:
 
 
 def test_curves_have_a_note_with_their_main_figure() -> None:
-    assert [(curve.title, curve.note) for curve in charts.curves(HISTORY)] == [
+    assert [(curve.title, curve.note) for curve in charts.curves(HISTORY, "miou", "mIoU")] == [
         ("Training loss", "0.00507 at the end, smoothed"),
         ("Validation mIoU", "0.600 at best, step 400"),
         ("Learning rate", "0.00998 at most"),
@@ -273,9 +299,12 @@ def test_curves_have_a_note_with_their_main_figure() -> None:
 
 
 def test_curves_leave_out_what_was_not_recorded() -> None:
-    assert charts.curves([]) == []
-    assert [curve.title for curve in charts.curves([{"step": 5, "miou": 0.5}])] == ["Validation mIoU"]
-    assert charts.curves([{"loss": 1.0}, {"step": 1, "loss": None}, {"step": 2, "loss": math.nan}]) == []
+    assert charts.curves([], "miou", "mIoU") == []
+    validation: list[dict[str, Any]] = [{"step": 5, "scores": {"miou": 0.5}}]
+    assert [curve.title for curve in charts.curves(validation, "miou", "mIoU")] == ["Validation mIoU"]
+    assert charts.curves(validation, "pq", "PQ") == []
+    unknown: list[dict[str, Any]] = [{"loss": 1.0}, {"step": 1, "loss": None}, {"step": 2, "loss": math.nan}]
+    assert charts.curves(unknown, "miou", "mIoU") == []
 
 
 def test_a_line_is_broken_where_the_value_is_not_finite() -> None:
@@ -297,7 +326,7 @@ def test_a_curve_stays_inside_its_plot_and_is_labelled() -> None:
 
 def test_long_histories_stay_small() -> None:
     history = [{"step": step, "loss": 1 / (1 + step)} for step in range(100_000)]
-    assert sum(len(curve.svg) for curve in charts.curves(history)) < 60_000
+    assert sum(len(curve.svg) for curve in charts.curves(history, "miou", "mIoU")) < 60_000
 
 
 def test_smoothing_keeps_a_level_and_does_not_lag_behind_a_fall() -> None:
@@ -352,20 +381,20 @@ def test_a_browser_shows_the_page_without_complaint(tmp_path: Path) -> None:
 
 @in_browser
 def test_the_class_table_sorts_by_the_column_that_was_clicked(tmp_path: Path) -> None:
-    report = sample(3)
     names = ["wall", "Äpfel", "car"]
-    classes = [row._replace(name=name) for row, name in zip(report.classes, names, strict=True)]
-    click = "<script>document.querySelector('#class-table button').click(); throw new Error('seen');</script>"
+    table = Table(("IoU",), {name: ((index + 1) / 4,) for index, name in enumerate(names)})
+    click = "<script>document.querySelector('#class-table button').click(); throw new Error('visible');</script>"
     page = tmp_path / "report.html"
-    page.write_text(render(report._replace(classes=classes)).replace("</body>", f"{click}</body>"), encoding="utf-8")
+    page.write_text(render(sample(3, table=table)).replace("</body>", f"{click}</body>"), encoding="utf-8")
     dom, log = browse(page, "--dump-dom")
-    assert "CONSOLE" in log and "seen" in log, "an error in the page would be seen by the test above"
+    assert "CONSOLE" in log and "visible" in log, "the test above would notice an error in the page"
     rows = rows_of(dom, 'id="class-table"')
     assert [next(name for name in names if name in row) for row in rows] == ["Äpfel", "car", "wall"]
     assert dom.count("aria-sort") - dom.count("[aria-sort") - dom.count('"aria-sort"') == 1
 
 
-def test_the_colours_of_the_errors_are_explained() -> None:
-    page = render(sample())
-    for color in (visualize.RIGHT, visualize.WRONG, visualize.IGNORED):
-        assert f"background:rgb({color[0]},{color[1]},{color[2]})" in page
+def test_colours_other_than_those_of_classes_are_explained() -> None:
+    text, page = Tree(render(sample())).text(), render(sample())
+    for name, (red, green, blue) in LEGEND.items():
+        assert name in text
+        assert f"background:rgb({red},{green},{blue})" in page
