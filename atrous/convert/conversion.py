@@ -1,17 +1,16 @@
 """From another program's weights to a segmenter: the steps that are the same for every system."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from atrous import segmenter
 from atrous.config import nearest
 from atrous.convert.arrays import Shapes
 from atrous.convert.filling import blank_model, fill, shapes_of
 from atrous.convert.options import read_options, require_agreement, validated
 from atrous.convert.system import Deduction, Evidence, ForeignWeights, OptionsT, OptionTree, System, listed
 from atrous.convert.systems import SYSTEMS
-from atrous.data.label_space import LabelSpace
 from atrous.errors import ConfigError, ConversionError
-from atrous.inference import InferenceConfig
-from atrous.models import MODELS, Model, ModelConfig
+from atrous.models import MODELS, ModelConfig
 from atrous.segmenter import Segmenter
 
 
@@ -42,13 +41,9 @@ def convert_weights(weights: ForeignWeights, system: str | None, options: Option
         "unused": unused,
         "assumptions": assumptions,
     }
-    segmenter = _segmenter(model, label_space, row.inference(evidence, config), origin)
-    return Conversion(segmenter, name, len(weights.arrays) - len(unused), unused, assumptions)
-
-
-def _segmenter(model: Model, space: LabelSpace, inference: InferenceConfig, origin: dict[str, Any]) -> Segmenter:
-    """The one place where a segmenter is made from a conversion, and its origin is kept."""
-    return Segmenter(model.eval(), space, inference, results={"converted": origin})
+    inference = row.inference(evidence, config)
+    converted = segmenter.of_model(model.eval(), label_space, inference=inference, origin=origin)
+    return Conversion(converted, name, len(weights.arrays) - len(unused), unused, assumptions)
 
 
 def recognise(shapes: Shapes, label: str) -> str:

@@ -9,13 +9,7 @@ from atrous.backbones import Backbone
 from atrous.layers.conv import ACTIVATIONS
 from atrous.layers.inverted_residual import InvertedResidual
 from atrous.layers.squeeze import SqueezeExcite
-<<<<<<< HEAD
 from tests.backbones.conftest import built, on_meta
-=======
-from atrous.models import MODELS, Model, build
-from tests.conftest import SHARED
-from tests.reference.tf_deeplab import assert_golden, listing
->>>>>>> convert
 
 LARGE, SMALL, EDGETPU = "mobilenet_v3_large_seg", "mobilenet_v3_small_seg", "mobilenet_edgetpu"
 

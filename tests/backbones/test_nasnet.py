@@ -19,13 +19,7 @@ from atrous.backbones.nasnet import (
 from atrous.layers.conv import Conv, same_padding
 from atrous.layers.drop_path import DropPath
 from atrous.layers.resize import resize
-<<<<<<< HEAD
 from tests.backbones.conftest import built, on_meta
-=======
-from atrous.models import MODELS, Model, build
-from tests.conftest import SHARED
-from tests.reference.tf_deeplab import Shape, assert_golden, listing
->>>>>>> convert
 
 STRIDES = [("pnasnet", 8), ("pnasnet", 16), ("pnasnet", 32), ("auto_deeplab_s", 8)]
 

@@ -7,69 +7,7 @@ from torch.nn import functional as F
 
 from atrous.backbones.resnet import Subsample, _max_pool
 from atrous.layers.conv import Conv, same_padding
-<<<<<<< HEAD
 from tests.backbones.conftest import built, on_meta
-=======
-from atrous.models import MODELS, Model, build
-from tests.conftest import SHARED
-from tests.reference.tf_deeplab import CASES, assert_golden, listing
-
-VARIABLES = SHARED / "goldens" / "tf_deeplab" / "variables"
-GOLDENS = ("r101b_v3plus_os16_65", "r50b_v3plus_os8_65", "r50_v3_os16_65", "r50_v3_os16_even64x80", "r18b_os16_65")
-COUNTS = {  # specs/tf-deeplab.md, section 2.3: parameters with running statistics, and those learnt
-    "r18": ("resnet_v1_18", "deeplab_v3", 12_200_661, 12_184_917),
-    "r18b": ("resnet_v1_18_beta", "deeplab_v3", 12_182_469, 12_166_597),
-    "r50_v3": ("resnet_v1_50", "deeplab_v3", 26_601_685, 26_533_205),
-    "r50b_v3plus": ("resnet_v1_50_beta", "deeplab_v3plus", 26_891_013, 26_819_909),
-    "r101b_v3plus": ("resnet_v1_101_beta", "deeplab_v3plus", 45_935_365, 45_812_037),
-}
-
-
-def _model(name: str, settings: dict[str, object]) -> Model:
-    return build(MODELS[name].Config.model_validate(settings), num_classes=21)
-
-
-def _meta(name: str, output_stride: int, options: Options | None = None) -> Backbone:
-    with torch.device("meta"):
-        return build_backbone(name, output_stride, options or Options())
-
-
-@pytest.mark.parametrize("case", GOLDENS)
-def test_logits_are_the_originals(case: str) -> None:
-    flags = CASES[case]
-    settings = {
-        "backbone": flags["variant"],
-        "output_stride": flags["output_stride"],
-        "rates": flags["atrous_rates"],
-        "multi_grid": flags["options"].get("multi_grid"),
-        "separable": flags["options"].get("aspp_with_separable_conv", True),
-    }
-    assert_golden(_model("deeplab_v3plus" if flags["decoder_output_stride"] else "deeplab_v3", settings), case)
-
-
-@pytest.mark.parametrize("case", COUNTS)
-def test_variables_are_the_originals(case: str) -> None:
-    if not VARIABLES.exists():
-        pytest.skip(f"the lists of the originals' variables are not at {VARIABLES}")
-    lines = (VARIABLES / f"vars_{case}.txt").read_text(encoding="utf-8").splitlines()
-    rows = (line.split() for line in lines if line.startswith("resnet"))
-    expected = {name: tuple(map(int, shape.split("x"))) for name, shape in rows}
-    with torch.device("meta"):
-        found = listing(_model(COUNTS[case][1], {"backbone": COUNTS[case][0]}))
-    assert {name: shape for name, shape in found.items() if name.startswith("resnet")} == expected
-
-
-@pytest.mark.parametrize("case", COUNTS)
-def test_parameter_counts(case: str) -> None:
-    backbone, name, total, learnt = COUNTS[case]
-    with torch.device("meta"):
-        model = _model(name, {"backbone": backbone})
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert parameters == learnt
-    assert parameters + 2 * sum(norm.num_features for norm in norms) == total
-    assert {(norm.eps, norm.momentum) for norm in norms} == {(1.001e-5, 0.05)}
->>>>>>> convert
 
 
 def _rates(name: str, output_stride: int, stage: str, conv: str, grid: tuple[int, ...] | None = None) -> list[int]:

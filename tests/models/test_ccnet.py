@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-<<<<<<< HEAD
 from tests.models.conftest import (
     IMAGES,
     config_of,
@@ -15,11 +14,6 @@ from tests.models.conftest import (
     small,
     unreached,
 )
-=======
-from atrous.models import Model, build
-from atrous.models.ccnet import CCNet
-from tests.models.memorising import IMAGES, learn, terms, unreached
->>>>>>> convert
 
 
 def test_parameter_counts_whatever_the_recurrences() -> None:

@@ -4,7 +4,6 @@ import torch
 from torch import nn
 
 from atrous.losses import LossConfig, semantic_loss
-<<<<<<< HEAD
 from tests.models.conftest import (
     IMAGES,
     LABELS,
@@ -16,21 +15,6 @@ from tests.models.conftest import (
     terms,
     unreached,
 )
-=======
-from atrous.models import Model, build
-from atrous.models.danet import DANet
-from tests.models.memorising import IMAGES, LABELS, learn, terms, unreached
-
-
-def _small(**settings: object) -> Model:
-    torch.manual_seed(0)
-    narrow = {"backbone": "resnet_tiny", "head_channels": 16, "key_channels": 2}
-    return build(DANet.Config.model_validate(narrow | settings), 4)
-
-
-def _conv(inp: int, out: int, kernel: int = 1) -> int:
-    return kernel**2 * inp * out + 2 * out  # with its norm
->>>>>>> convert
 
 
 def test_parameter_counts() -> None:

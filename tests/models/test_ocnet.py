@@ -4,13 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-<<<<<<< HEAD
 from tests.models.conftest import IMAGES, config_of, conv_norm, head_parameters, learn, on_meta, small, unreached
-=======
-from atrous.models import Model, build
-from atrous.models.ocnet import OCNet
-from tests.models.memorising import IMAGES, learn, terms, unreached
->>>>>>> convert
 
 VARIANTS = ["base", "pyramid", "asp"]
 
