@@ -273,9 +273,7 @@ def test_damage_is_an_error_of_one_line_or_none(suffix: str, cut: float, flips: 
         assert re.fullmatch(rf"cannot read image {re.escape(str(path))}: .+", str(error))
 
 
-def test_a_bug_in_our_decoding_is_not_blamed_on_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bug_in_our_decoding_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ValueError("a bug")
 
