@@ -25,7 +25,7 @@ from atrous.inference import (
 from atrous.models import MODELS
 from atrous.models.contract import Model
 from atrous.postprocess.crf import CRFS, refine
-from tests.tf_deeplab import CASES, GOLDENS, golden_image, golden_logits, load_seeded
+from tests.reference.tf_deeplab import CASES, GOLDENS, golden_image, golden_logits, load_seeded
 
 Floats = NDArray[np.floating]
 TINY = ["model.depth_multiplier=0.1", "model.aspp_channels=8", "model.decoder_channels=8", "model.low_level_channels=4"]

@@ -22,8 +22,8 @@ from atrous.run_folder import RunFolder
 from atrous.segmenter import Segmenter
 from tests.conftest import TINY
 from tests.convert.readers.writers import write_checkpoint
+from tests.reference.tf_deeplab import checkpoint
 from tests.test_train import assert_same, stop_after, weights
-from tests.tf_deeplab import checkpoint
 
 Tiny = Callable[..., Config]
 QUIET = Console(quiet=True)
