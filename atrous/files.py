@@ -32,7 +32,7 @@ def require_folder(path: Path, what: str) -> Path:
 
 
 def prepare_output(path: Path) -> Path:
-    """Make the folder `path` if it does not exist. Raises OSError now, not after hours of work, if it is read-only."""
+    """Make the folder `path` if needed. Raises OSError if it is not writable, before hours of work depend on it."""
     probe = path / f".probe.{os.getpid()}"
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -30,9 +31,10 @@ class StopFlag:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopFlag]:
-    """Let a signal end the current step instead of breaking it."""
+    """Let a signal end the current step instead of breaking it. Outside the main thread signals stay as they are."""
     flag = StopFlag()
-    handlers = {number: signal.signal(number, flag) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    handlers = {number: signal.signal(number, flag) for number in numbers}
     try:
         yield flag
     finally:

@@ -41,7 +41,7 @@ def colorize(labels: LabelMap, palette: Palette) -> Image:
 def overlay(
     image: Image, labels: LabelMap, palette: Palette, *, alpha: float = 0.55, ignore: int | None = None
 ) -> Image:
-    """The image under the colours of its labels, with a thin bright line between them, except at `ignore`."""
+    """The image under its labels' colours, with a thin bright line between them; `ignore` shows the image alone."""
     _require_same_size(image.shape[:2], labels.shape, "the image", "the labels")
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha must be between 0 (the image) and 1 (the colours), got {alpha}")

@@ -23,6 +23,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "synthetic/deeplab_v3plus_tiny"
+# They follow a setting's own: when `model.name` changes, older revisions silently drop unknown keys that precede it.
 COMMON = (
     "data.size=96,128",
     "data.num_train=40",
@@ -84,7 +85,6 @@ class Numbers(NamedTuple):
 
 def train(checkout: Path, setting: Setting, steps: int, out: Path) -> Numbers:
     """Train under `checkout`; a setting whose name it does not know is tried in its older form."""
-    # The setting comes first: when `model.name` changes, older revisions drop unknown keys that precede it.
     overrides = [*setting.overrides, *COMMON, f"train.steps={steps}", f"train.eval_every={max(steps // 2, 1)}"]
     done = _run(checkout, setting.processes, [RECIPE, *overrides], out)
     while done.returncode and any(refused := [_is_refused(text, done.stderr) for text in overrides]):

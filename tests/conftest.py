@@ -1,4 +1,4 @@
-"""What several tests share: a model small enough to train in a second, and datasets made on disk."""
+"""What several tests share: a model small enough to train in a second, a finished run of it, datasets on disk."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from PIL import Image
+from PIL import Image as PILImage
 
+from atrous import segmenter, train
 from atrous.config import Config, load
+from atrous.data.label_space import LabelSpace
+from atrous.inference import InferenceConfig
+from atrous.run_folder import RunFolder
+from atrous.segmenter import Segmenter
+from atrous.types import Image
+from tests.runs import QUIET
 
 SHARED = Path(__file__).parents[2] / "shared"
 SMALL_MODEL = (  # of a DeepLab v3+ with MobileNetV2
@@ -45,12 +52,37 @@ def one_thread() -> None:
 
 @pytest.fixture
 def tiny() -> Callable[..., Config]:
+    return tiny_config
+
+
+def tiny_config(*overrides: str) -> Config:
     """The tiny recipe, smaller still, with overrides."""
+    return load("synthetic/deeplab_v3plus_tiny", [*TINY, *overrides])
 
-    def config(*overrides: str) -> Config:
-        return load("synthetic/deeplab_v3plus_tiny", [*TINY, *overrides])
 
-    return config
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of four steps with validations after the second and the fourth. For reading only."""
+    return train.train(tiny_config("train.eval_every=2"), tmp_path_factory.mktemp("finished") / "run", console=QUIET)
+
+
+@pytest.fixture
+def small() -> Segmenter:
+    """The tiny recipe's network for three classes, each likely somewhere, with a full header."""
+    config = tiny_config()
+    space = LabelSpace(names=("sky", "road", "car"), colors=((0, 0, 255), (99, 99, 99), (255, 0, 0)), ignore=9)
+    created = segmenter.create(config.model, label_space=space)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(created.model.get_parameter("classify.weight"), std=1.0)
+    results = {"scores": {"miou": 0.5}, "protocol": {"flip": "yes"}}
+    return created.with_header(
+        inference=InferenceConfig(flip=True), training=config, results=results, origin={"source": "model.pth"}
+    )
+
+
+def noise(height: int = 40, width: int = 50) -> Image:
+    """An image of random pixels, the same at each call."""
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 @pytest.fixture
@@ -74,4 +106,4 @@ def write_folder_data(root: Path) -> Path:
 
 def save(path: Path, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
+    PILImage.fromarray(pixels).save(path)

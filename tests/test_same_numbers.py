@@ -52,11 +52,11 @@ def test_figures_that_only_the_newer_checkout_reports_are_no_difference() -> Non
 def test_scores_are_found_by_whichever_name_a_revision_gives_them(tmp_path: Path) -> None:
     rows = {
         "before": '{"step": 2, "miou": 0.25, "per_class": {"road": 0.5, "car": null}}',
-        "after": '{"step": 2, "scores": {"miou": 0.25}, "table": {"rows": {"road": [0.5, 1], "car": [null, 2]}}}',
+        "after": '{"step": 2, "scores": {"miou": 0.25}, "classes": {"road": 0.5, "car": null}}',
     }
     results = {
         "before": '{"miou": 0.25, "confusion": [[1, 2], [3, 4]]}',
-        "after": '{"figures": {"matrix": [[1, 2], [3, 4]]}}',
+        "after": '{"figures": {"confusion": [[1, 2], [3, 4]]}}',
     }
     for name, row in rows.items():
         (tmp_path / name).mkdir()

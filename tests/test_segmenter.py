@@ -1,256 +1,224 @@
-"""One file holds a model whole; a damaged or foreign one is refused with its name."""
+"""A network with its header: created by name, predicting, at another output stride, and of another runtime."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import atrous
-from atrous import models, segmenter
-from atrous.config import Config
+from atrous import data, evaluate, models, segmenter
 from atrous.data.label_space import LabelSpace
+from atrous.distributed import World
+from atrous.errors import AtrousError, ConfigError, DataError
 from atrous.inference import InferenceConfig
+from atrous.model_file import Header
 from atrous.models import MODELS
 from atrous.segmenter import Segmenter
+from atrous.types import Facts, Outputs
+from tests.conftest import noise
+from tests.runs import Tiny, assert_same
 
-
-@pytest.fixture
-def small(tiny: Callable[..., Config]) -> Segmenter:
-    config = tiny()
-    space = LabelSpace(names=("sky", "road", "car"), colors=((0, 0, 255), (99, 99, 99), (255, 0, 0)), ignore=9)
-    made = segmenter.create(config.model, label_space=space)
-    torch.nn.init.normal_(list(made.model.parameters())[-2], std=1.0)
-    return Segmenter(made.model, space, InferenceConfig(flip=True), config, {"miou": 0.5, "protocol": {"flip": "yes"}})
-
-
-def image(height: int = 40, width: int = 50) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def test_saved_and_loaded_it_is_the_same(small: Segmenter, tmp_path: Path) -> None:
-    small.save(tmp_path / "model.safetensors")
-    loaded = atrous.load(tmp_path / "model.safetensors")
-    assert (loaded.label_space, loaded.inference, loaded.training, loaded.results) == (
-        small.label_space,
-        small.inference,
-        small.training,
-        small.results,
-    )
-    for (name, one), (other_name, other) in zip(
-        small.model.state_dict().items(), loaded.model.state_dict().items(), strict=True
-    ):
-        assert name == other_name
-        assert torch.equal(one, other)
-    assert np.array_equal(small.predict(image()).semantic, loaded.predict(image()).semantic)
+CPU = torch.device("cpu")
+ALONE = World(0, 1, CPU)
 
 
 def test_predict_takes_arrays_pil_images_and_paths(small: Segmenter, tmp_path: Path) -> None:
     path = tmp_path / "image.png"
-    Image.fromarray(image()).save(path)
-    found = [small.predict(given).semantic for given in (image(), Image.fromarray(image()), path, str(path))]
-    assert all(np.array_equal(found[0], other) for other in found)
-    assert found[0].shape == (40, 50)
-    assert found[0].dtype == np.uint8
+    Image.fromarray(noise()).save(path)
+    labels = [small.predict(image).semantic for image in (noise(), Image.fromarray(noise()), path, str(path))]
+    assert all(np.array_equal(labels[0], other) for other in labels)
+    assert labels[0].shape == (40, 50)
+    assert labels[0].dtype == np.uint8
 
 
-def test_probabilities_are_there_on_request(small: Segmenter) -> None:
-    found = small.predict(image(), probabilities=True)
-    assert found.probabilities is not None
-    assert found.probabilities.shape == (3, 40, 50)
-    assert np.allclose(found.probabilities.sum(0), 1, atol=1e-5)
-    assert np.array_equal(found.probabilities.argmax(0), found.semantic)
-    assert small.predict(image()).probabilities is None
-
-
-def test_masks_are_palette_pngs_and_overlays_have_the_size_of_the_image(small: Segmenter, tmp_path: Path) -> None:
-    found = small.predict(image())
-    found.save(tmp_path / "mask.png")
-    with Image.open(tmp_path / "mask.png") as mask:
-        assert mask.mode == "P"
-        assert np.array_equal(np.array(mask), found.semantic)
-        assert np.array_equal(np.array(mask.convert("RGB")), small.label_space.palette()[found.semantic])
-    assert found.overlay().size == (50, 40)
-
-
-@pytest.mark.parametrize(
-    "bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)]
-)
-def test_other_arrays_are_refused(small: Segmenter, bad: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
-    with pytest.raises(ValueError, match="an image is an array"):
-        small.predict(bad)
+def test_other_arrays_are_refused(small: Segmenter) -> None:
+    for shape, kind in (((4, 4), np.uint8), ((4, 4, 4), np.uint8), ((4, 4, 3), np.float32)):
+        with pytest.raises(DataError, match=r"an image is an RGB array \[H, W, 3\] of uint8; got"):
+            small.predict(np.zeros(shape, kind))
 
 
 def test_unreadable_images_are_named(small: Segmenter, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         small.predict(tmp_path / "nowhere.png")
     (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n rubbish")
-    with pytest.raises(ValueError, match=r"bad\.png"):
+    with pytest.raises(DataError, match=r"bad\.png"):
         small.predict(tmp_path / "bad.png")
+
+
+# ---- the prepared network
+
+
+def test_prediction_leaves_the_modes_of_the_model_alone(small: Segmenter) -> None:
+    small.model.train()
+    small.model.backbone.eval()
+    modes = [module.training for module in small.model.modules()]
+    one, other = small.predict(noise()).semantic, small.predict(noise()).semantic
+    assert [module.training for module in small.model.modules()] == modes
+    small.model.eval()
+    assert np.array_equal(one, other)
+    assert np.array_equal(one, small.predict(noise()).semantic)
+
+
+def test_the_network_is_prepared_once_and_sees_later_changes_of_the_weights(small: Segmenter) -> None:
+    prepared = small.prepared
+    before = small.predict(noise()).semantic
+    with torch.no_grad():
+        small.model.get_parameter("classify.bias")[1] += 1000
+    after = small.predict(noise()).semantic
+    assert (before != 1).any()
+    assert (after == 1).all()
+    assert small.prepared is prepared
+
+
+def test_a_change_of_the_header_or_the_device_prepares_anew(small: Segmenter) -> None:
+    for other in (small.with_inference(InferenceConfig()), small.with_header(results={}), small.to("cpu")):
+        assert other.network is small.network
+        assert other.prepared is not small.prepared
+
+
+# ---- another output stride
 
 
 def test_another_output_stride_shares_the_weights(small: Segmenter) -> None:
     dense = small.with_output_stride(8)
-    assert dense.model.config.output_stride == 8
-    assert dense.model.config.model_dump()["rates"] == (4, 8, 12)
+    assert dense.model.config.output_stride == dense.header.model.output_stride == 8
+    assert dense.model.config.model_dump()["aspp"]["rates"] == (4, 8, 12)
     assert small.model.config.output_stride == 16
     own = dict(small.model.named_parameters())
     assert all(parameter is own[name] for name, parameter in dense.model.named_parameters())
-    assert dense.predict(image()).semantic.shape == (40, 50)
+    assert dense.predict(noise()).semantic.shape == (40, 50)
 
 
-def test_rates_that_have_no_counterpart_are_refused(tiny: Callable[..., Config]) -> None:
-    made = segmenter.create(tiny("model.rates=1,3").model, num_classes=3)
-    with pytest.raises(ValueError, match="no whole counterpart at 32"):
-        made.with_output_stride(32)
+def test_a_protocol_brings_its_output_stride(small: Segmenter) -> None:
+    dense = small.with_inference(InferenceConfig(output_stride=8))
+    assert (dense.network.facts.output_stride, dense.inference.output_stride) == (8, 8)
+    assert dense.with_inference(InferenceConfig()).network.facts.output_stride == 8
+    assert small.with_inference(InferenceConfig(output_stride=16)).network is small.network
 
 
-@pytest.mark.parametrize(
-    ("model", "backbone", "output_stride", "reason"),
-    [
-        ("deeplab_v3", "pnasnet", 8, "deeplab_v3 with pnasnet at 8 has other weights than at 16; keep 16"),
-        ("deeplab_v1", "vgg16", 16, "output_stride=16: Input should be 8"),
-        ("deeplab_v2", "vgg16", 16, "output_stride 16 is not for vgg16, which has 8"),
-        (
-            "deeplab_v2",
-            "mobilenet_v2",
-            32,
-            r"rates \(6, 12, 18, 24\) at output stride 8 have no whole counterpart at 32",
-        ),
-        ("dense_prediction_cell", "mobilenet_v2", 32, "output_stride=32: Input should be 8 or 16"),
-    ],
+def test_rates_without_a_counterpart_are_refused(tiny: Tiny) -> None:
+    created = segmenter.create(tiny("model.aspp.rates=1,3").model, num_classes=3)
+    with pytest.raises(ConfigError, match="no whole counterpart at 32"):
+        created.with_output_stride(32)
+
+
+REFUSED_STRIDES = (  # model, backbone, output stride, reason
+    ("deeplab_v3", "pnasnet", 8, "deeplab_v3 with pnasnet has other weights at 8 than at 16; stay at 16"),
+    ("deeplab_v1", "vgg16", 16, "output_stride=16: Input should be 8"),
+    ("deeplab_v2", "vgg16", 16, "output_stride 16 is not for vgg16, which has 8"),
+    ("deeplab_v2", "mobilenet_v2", 32, "rates [6, 12, 18, 24] at output stride 8 have no whole counterpart at 32"),
+    ("dense_prediction_cell", "mobilenet_v2", 32, "output_stride=32: Input should be 8 or 16"),
 )
-def test_an_output_stride_that_can_not_be_had_is_refused_in_one_line(
-    model: str, backbone: str, output_stride: int, reason: str
-) -> None:
-    with torch.device("meta"):
-        config = MODELS[model].Config.model_validate(
-            {"backbone": backbone} | ({"output_stride": 8} if backbone == "vgg16" else {})
-        )
-        made = Segmenter(models.build(config, 3), LabelSpace(names=("a", "b", "c")))
-    with pytest.raises(ValueError, match=reason) as error:
-        made.with_output_stride(output_stride)
-    assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match=reason):
-        made.with_inference(InferenceConfig.model_validate({"output_stride": output_stride}))
 
 
-def test_a_model_with_lists_of_lists_is_saved_whole(tmp_path: Path) -> None:
-    cell = ({"kernel": 1}, {"op": "pyramid_pooling", "grid_size": (2, 4), "input": 0})
-    tree = {
-        "backbone": "mobilenet_v2",
-        "depth_multiplier": 0.1,
-        "cell": cell,
-        "cell_channels": 4,
-        "image_pyramid": (0.5, 1),
-    }
-    config = MODELS["dense_prediction_cell"].Config.model_validate(tree)
-    protocol = InferenceConfig(mode="canvas", window=(33, 49), crf="v2_vgg16")
-    made = segmenter.create(config, num_classes=3)
-    Segmenter(made.model, made.label_space, protocol).save(tmp_path / "model.safetensors")
-    loaded = atrous.load(tmp_path / "model.safetensors")
-    assert loaded.model.config == made.model.config == config.model_copy(update={"num_classes": 3})
-    assert loaded.inference == protocol
-    assert loaded.predict(image()).semantic.shape == (40, 50)
+def test_an_output_stride_that_a_network_does_not_have_is_refused_in_one_line() -> None:
+    space = LabelSpace(names=("a", "b", "c"))
+    for name, backbone, output_stride, reason in REFUSED_STRIDES:
+        stride = {"output_stride": 8} if backbone == "vgg16" else {}
+        config = MODELS[name].Config.model_validate({"backbone": backbone, **stride})
+        with torch.device("meta"):
+            model = models.build(config, 3)
+        created = Segmenter(model, Header(model=config, label_space=space))
+        protocol = InferenceConfig.model_validate({"output_stride": output_stride})
+        for change in (created.with_output_stride, lambda _, made=created, how=protocol: made.with_inference(how)):
+            with pytest.raises(ConfigError) as error:
+                change(output_stride)
+            assert reason in str(error.value)
+            assert "\n" not in str(error.value)
+
+
+# ---- created
 
 
 def test_create_by_name() -> None:
-    made = atrous.create("deeplab_v3", backbone="mobilenet_v2", num_classes=4)
-    assert made.label_space.num_classes == 4
+    created = atrous.create("deeplab_v3", backbone="mobilenet_v2", num_classes=4)
+    assert created.label_space.num_classes == 4
     again = atrous.create("deeplab_v3", backbone="mobilenet_v2", num_classes=4)
-    assert all(
-        torch.equal(one, other) for one, other in zip(made.model.parameters(), again.model.parameters(), strict=True)
-    )
+    assert_same(created.model.state_dict(), again.model.state_dict())
 
 
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"model": "deeplab_v9", "num_classes": 3}, "did you mean deeplab_v3"),
-        ({"model": "deeplab_v3", "backbone": "resnet51", "num_classes": 3}, "did you mean resnet5?0?"),
-        ({"model": "deeplab_v3", "backbone": "mobilenet_v2"}, "num_classes or label_space"),
-        ({"model": "deeplab_v3", "backbone": "mobilenet_v2", "num_classes": 1}, "num_classes"),
-        ({"model": "deeplab_v3", "backbone": "mobilenet_v2", "num_classes": 3, "output_stride": 5}, "output_stride"),
-    ],
+def test_create_leaves_the_random_numbers_of_the_program_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    atrous.create("deeplab_v3", backbone="mobilenet_v2", num_classes=2, seed=7)
+    assert torch.equal(torch.rand(3), expected)
+
+
+WRONG_SETTINGS: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"model": "deeplab_v9", "num_classes": 3}, "did you mean deeplab_v3"),
+    ({"model": "deeplab_v3", "backbone": "resnet51", "num_classes": 3}, "did you mean resnet50"),
+    ({"model": "deeplab_v3", "backbone": "mobilenet_v2"}, "num_classes or label_space is missing"),
+    ({"model": "deeplab_v3", "backbone": "mobilenet_v2", "num_classes": 1}, "num_classes"),
+    ({"model": "deeplab_v3", "backbone": "mobilenet_v2", "num_classes": 3, "output_stride": 5}, "output_stride"),
+    (
+        {"model": "deeplab_v3", "num_classes": 5, "label_space": LabelSpace(names=("a", "b"))},
+        "create: num_classes is 5, but the label space has 2 classes",
+    ),
 )
-def test_create_explains_what_it_cannot_do(settings: dict[str, object], reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        atrous.create(**settings)  # type: ignore[arg-type]
 
 
-def test_a_label_space_of_other_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="is 5, but the label space has 2 classes"):
-        atrous.create("deeplab_v3", backbone="mobilenet_v2", num_classes=5, label_space=LabelSpace(names=("a", "b")))
+def test_create_explains_what_it_cannot_do() -> None:
+    for settings, reason in WRONG_SETTINGS:
+        with pytest.raises(AtrousError) as error:
+            atrous.create(**settings)
+        assert reason in str(error.value)
+        assert "\n" not in str(error.value)
 
 
-# ---- files that aren't what they should be
+# ---- of another runtime
+
+
+class Halves:
+    """A network that is no model of PyTorch: class 1 on the right half of an image, class 0 on the left."""
+
+    facts = Facts("semantic", 2, (0.0, 0.0, 0.0), 8, 8, "half_pixel")
+
+    def __call__(self, images: Tensor, scale: float = 1.0) -> Outputs:
+        rows, columns = (-(-side // 8) for side in images.shape[-2:])
+        right = (torch.arange(columns) >= columns / 2).float().expand(len(images), rows, columns)
+        return Outputs(torch.stack([1 - right, right], 1))
 
 
 @pytest.fixture
-def saved(small: Segmenter, tmp_path: Path) -> Path:
-    small.save(tmp_path / "model.safetensors")
-    return tmp_path / "model.safetensors"
+def halves(tiny: Tiny) -> Segmenter:
+    space = LabelSpace(names=("left", "right"))
+    return Segmenter(Halves(), Header(model=tiny().model, label_space=space))
 
 
-@pytest.mark.parametrize("length", [0, 4, 100, 5000, -1])
-def test_a_truncated_file_is_refused(saved: Path, length: int) -> None:
-    saved.write_bytes(saved.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"model\.safetensors: not a whole \.safetensors file"):
-        atrous.load(saved)
+def test_a_network_of_another_runtime_predicts_by_every_protocol(halves: Segmenter) -> None:
+    expected = np.zeros((32, 48), np.uint8)
+    expected[:, 24:] = 1
+    assert halves.prepared is halves.network
+    for inference in (InferenceConfig(), InferenceConfig(scales=(1.0, 2.0)), InferenceConfig(mode="canvas")):
+        prediction = halves.with_inference(inference).predict(noise(32, 48), probabilities=True)
+        assert np.array_equal(prediction.semantic, expected), inference
+        assert prediction.probabilities is not None
+    assert np.array_equal(halves.to("cpu").predict(noise(32, 48)).semantic, expected)
 
 
-def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
-    save_file({"weight": torch.zeros(3)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(ValueError, match=r"foreign\.safetensors: .* not an Atrous model"):
-        atrous.load(tmp_path / "foreign.safetensors")
-    torch.save({"weight": torch.zeros(3)}, tmp_path / "foreign.pth")
-    with pytest.raises(ValueError, match=r"foreign\.pth: not a whole"):
-        atrous.load(tmp_path / "foreign.pth")
-    with pytest.raises(FileNotFoundError, match="no such model file"):
-        atrous.load(tmp_path / "nowhere.safetensors")
+def test_a_network_of_another_runtime_is_evaluated(halves: Segmenter, folder_data: Path) -> None:
+    """The right half of each image is class 1, as the network says."""
+    config = atrous.config.load(
+        "synthetic/deeplab_v3plus_tiny", ["data.format=folder", f"data.root={folder_data}"]
+    ).data
+    space, samples = data.label_space(config), data.samples(config, "val")
+    evaluation = evaluate.evaluate(halves.with_header(label_space=space), samples, world=ALONE)
+    assert evaluation.figures.scores["pixel_accuracy"] > 0.9
+    assert evaluation.protocol["output stride"] == "8"
 
 
-def rewrite(path: Path, *, header: dict[str, str] | None = None, drop: str = "", resize: str = "") -> None:
-    """Save the file again, with something about it changed."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        metadata = {**file.metadata(), **(header or {})}
-    weights = {name: tensor for name, tensor in load_file(path).items() if name != drop}
-    if resize:
-        weights[resize] = weights[resize][:1].clone()
-    save_file(weights, path, metadata)
-
-
-def test_missing_weights_are_listed(saved: Path) -> None:
-    name = next(name for name in load_file(saved) if name.endswith("running_mean"))
-    rewrite(saved, drop=name)
-    with pytest.raises(ValueError, match=rf"1 missing \({name}\)"):
-        atrous.load(saved)
-
-
-def test_weights_of_another_shape_are_named(saved: Path) -> None:
-    name = list(load_file(saved))[-1]
-    rewrite(saved, resize=name)
-    with pytest.raises(ValueError, match="disagree"):
-        atrous.load(saved)
-
-
-@pytest.mark.parametrize(
-    ("header", "reason"),
-    [
-        ({"label_space": json.dumps({"names": ["a", "b"]})}, "disagree"),
-        ({"atrous_format": "99"}, "format 99"),
-        ({"label_space": "{"}, "damaged"),
-        ({"model": json.dumps({"name": "deeplab_v77"})}, "unknown model"),
-    ],
-)
-def test_a_header_that_does_not_fit_is_refused(saved: Path, header: dict[str, str], reason: str) -> None:
-    rewrite(saved, header=header)
-    with pytest.raises(ValueError, match=reason) as error:
-        atrous.load(saved)
-    assert str(saved) in str(error.value)
+def test_a_network_of_another_runtime_cannot_be_changed_or_saved(halves: Segmenter, tmp_path: Path) -> None:
+    for change in (
+        lambda: halves.model,
+        lambda: halves.with_output_stride(16),
+        lambda: halves.with_inference(InferenceConfig(output_stride=16)),
+        lambda: halves.save(tmp_path / "model.safetensors"),
+    ):
+        with pytest.raises(ConfigError, match="Halves: an exported network has no model to train or to change"):
+            change()
+    assert not (tmp_path / "model.safetensors").exists()

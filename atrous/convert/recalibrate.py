@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from atrous.errors import ConfigError
-from atrous.inference import InferenceConfig, as_batch, predict_labels
+from atrous.inference import InferenceConfig, as_batch, look
 from atrous.models import Model
 from atrous.types import Image
 
@@ -63,7 +63,7 @@ def recalibrate(model: Model, inference: InferenceConfig, images: Iterable[Image
     hooks = [norm.register_forward_pre_hook(_adding_to(moment)) for norm, moment in zip(norms, moments, strict=True)]
     try:
         for image in images:
-            predict_labels(model.eval(), as_batch(image, model.shift.device), inference)
+            look(model.eval(), as_batch(image, model.shift.device), inference)
     finally:
         for hook in hooks:
             hook.remove()
