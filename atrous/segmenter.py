@@ -16,10 +16,11 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from atrous import models, visualize
-from atrous.config import Config, nearest
+from atrous.config import Config, explain, nearest
 from atrous.data.contract import as_rgb
 from atrous.data.contract import read_image as image_file
 from atrous.data.label_space import LabelSpace, numbered_names
+from atrous.errors import ConfigError
 from atrous.files import write_atomically
 from atrous.inference import InferenceConfig, as_batch, predict_labels, predict_probabilities
 from atrous.models import MODELS, AnyModelConfig, format_1
@@ -224,9 +225,7 @@ def _model_config(tree: Mapping[str, Any], source: str) -> ModelConfig:
     try:
         config: ModelConfig = TypeAdapter(AnyModelConfig).validate_python(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = first.get("ctx", {}).get("error", first["msg"])
-        raise ValueError(f"{source}: {first['loc'][-1]}={first['input']!r}: {reason}") from None
+        raise ConfigError(explain(error, {"model": dict(tree)}, source, (), section="model")) from None
     return config
 
 

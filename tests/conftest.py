@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from atrous.config import Config, load
+from atrous.config import Config, load, override
 
 SHARED = Path(__file__).parents[2] / "shared"
+RECIPE = "synthetic/deeplab_v3plus_tiny"
 TINY = (
     "model.backbone.depth_multiplier=0.1",
     "model.aspp.channels=8",
@@ -40,7 +41,7 @@ def tiny() -> Callable[..., Config]:
     """The tiny recipe, smaller still, with overrides."""
 
     def config(*overrides: str) -> Config:
-        return load("synthetic/deeplab_v3plus_tiny", [*TINY, *overrides])
+        return override(load(RECIPE, TINY), overrides, RECIPE)
 
     return config
 

@@ -246,7 +246,7 @@ def scaled_rates(rates: Sequence[int], output_stride: int, new: int) -> tuple[in
     """The rates whose taps lie on the same pixels of the image. Raises ConfigError where one would not be whole."""
     scaled = [rate * output_stride / new for rate in rates]
     if any(rate != int(rate) for rate in scaled):
-        raise ConfigError(f"rates {list(rates)} at output stride {output_stride} have no whole counterpart at {new}")
+        raise ConfigError(f"rates {tuple(rates)} at output stride {output_stride} have no whole counterpart at {new}")
     return tuple(int(rate) for rate in scaled)
 
 
