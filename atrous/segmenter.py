@@ -181,7 +181,7 @@ def model_config(tree: Mapping[str, Any], source: str) -> ModelConfig:
     try:
         config: ModelConfig = TypeAdapter(AnyModelConfig).validate_python(tree)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {configs.brief(error)}") from None
+        raise ConfigError(configs.explain(error, {"model": dict(tree)}, source, (), section="model")) from None
     return config
 
 
