@@ -36,7 +36,8 @@ Arrays = dict[str, NDArray[np.float32]]
 @functools.cache
 def half_width() -> Arrays:
     """The variables of the zoo's smallest model."""
-    config = DeepLabV3.Config(backbone="mobilenet_v2", depth_multiplier=0.5, rates=())
+    fields = {"backbone": {"name": "mobilenet_v2", "depth_multiplier": 0.5}, "aspp": {"rates": ()}}
+    config = DeepLabV3.Config.model_validate(fields)
     with torch.device("meta"):
         model = build(config, 21)
     return {name: seeded(name, shape) for name, shape in listing(model).items()}

@@ -445,12 +445,13 @@ def _assert_consistent(model: ZooModel) -> None:
     flags = Flags.model_validate(model.options)
     assert set(model.options) <= set(Flags.model_fields)
     assert flags.model_variant in BACKBONES
+    strides = BACKBONES[flags.model_variant].Config(name=flags.model_variant).output_strides
     assert flags.dataset == (None if model.dataset == "coco" else model.dataset)
     assert model.megabytes is None or 1 < model.megabytes < 1000
     assert bool(model.results) == (model.dataset not in ("imagenet", "coco"))
     if model.results:
         assert flags.output_stride == model.results[0].output_stride
-        assert flags.output_stride in BACKBONES[flags.model_variant].output_strides
+        assert flags.output_stride in strides
         assert flags.crop_size is not None
         assert all(side % 4 == 1 for side in flags.crop_size)
     if flags.atrous_rates:
@@ -459,7 +460,7 @@ def _assert_consistent(model: ZooModel) -> None:
     for result in model.results:
         assert 30 < result.miou < 90
         assert result.split == ("test" if "trainval" in model.name else "val")
-        assert result.output_stride in BACKBONES[flags.model_variant].output_strides
+        assert result.output_stride in strides
         assert result.flip == (len(result.scales) > 1)
         assert result.pixel_accuracy is None or result.miou < result.pixel_accuracy < 100
 
