@@ -1,10 +1,8 @@
 """`atrous convert` from end to end: files and archives in, a model file out."""
 
 import functools
-import http.server
 import json
 import tarfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,29 +16,22 @@ import atrous
 from atrous import cli
 from atrous.convert import convert
 from atrous.convert.run import conversion
-from atrous.convert.zoo import ZOO
-from atrous.models import build
-from atrous.models.deeplab_v3 import DeepLabV3
 from tests.conftest import SHARED, save
-from tests.convert.conftest import error_line, run
-from tests.convert.readers.writers import constant, node, tensor, write_checkpoint
-from tests.reference.tf_deeplab import listing, seeded
+from tests.convert.conftest import assert_close, error_line, run
+from tests.convert.readers.writers import write_checkpoint
+from tests.convert.sources import (
+    HALF,
+    archive_name,
+    half_width,
+    serve,
+    write_archive,
+    write_graph,
+    write_tflite,
+    write_training,
+)
 
 REAL = SHARED / "goldens" / "tf_deeplab" / "checkpoint"
-HALF = "mobilenetv2_dm05_coco_voc_trainaug"
 needs_real = pytest.mark.skipif(not REAL.exists(), reason=f"no real checkpoint at {REAL}")
-
-Arrays = dict[str, NDArray[np.float32]]
-
-
-@functools.cache
-def half_width() -> Arrays:
-    """The variables of the zoo's smallest model."""
-    fields = {"backbone": {"name": "mobilenet_v2", "depth_multiplier": 0.5}, "aspp": {"rates": ()}}
-    config = DeepLabV3.Config.model_validate(fields)
-    with torch.device("meta"):
-        model = build(config, 21)
-    return {name: seeded(name, shape) for name, shape in listing(model).items()}
 
 
 @functools.cache
@@ -64,29 +55,17 @@ def assert_same_logits(path: Path) -> None:
         assert torch.equal(atrous.load(path).model(batch()).semantic, expected())
 
 
-def with_slots(arrays: Arrays) -> dict[str, NDArray[np.generic]]:
-    """With what a training saves beside the model."""
-    slots = {f"{name}/Momentum": np.zeros_like(array) for name, array in arrays.items() if name.endswith("weights")}
-    return {**arrays, **slots, "global_step": np.array(30_000, np.int64)}
-
-
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """The prefix of a checkpoint as `Saver` writes it into a training's folder."""
-    folder = tmp_path / "train_logdir"
-    folder.mkdir()
-    write_checkpoint(folder / "model.ckpt-30000", with_slots(half_width()))
-    (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-30000"\n')
-    return folder / "model.ckpt-30000"
+    """The prefix of a checkpoint in a training's folder."""
+    return write_training(tmp_path / "train_logdir")
 
 
 @pytest.fixture
 def archive(checkpoint: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "site" / f"{ZOO[HALF].archive}.tar.gz"
+    path = tmp_path / "site" / archive_name()
     path.parent.mkdir()
-    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
-        for file in sorted(checkpoint.parent.iterdir()):
-            tar.add(file, f"deeplabv3_mnv2_dm05/{file.name}")
+    write_archive(path, checkpoint.parent)
     return path
 
 
@@ -111,10 +90,19 @@ def test_a_checkpoint(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_frozen_graph(tmp_path: Path) -> None:
     path = tmp_path / "frozen_inference_graph.pb"
-    graph = b"".join(constant(name, tensor(array)) for name, array in half_width().items())
-    path.write_bytes(graph + node("ImageTensor", "Placeholder"))
+    write_graph(path)
     assert run(path, "--out", tmp_path / "m.safetensors") == 0
     assert_same_logits(tmp_path / "m.safetensors")
+
+
+def test_a_tflite_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tflite(tmp_path / "model.tflite")
+    assert run(tmp_path / "model.tflite", "--out", tmp_path / "m.safetensors") == 0
+    assert "batch norms are folded" in capsys.readouterr().out
+    loaded = atrous.load(tmp_path / "m.safetensors")
+    assert loaded.inference.window == (65, 65)
+    with torch.no_grad():
+        assert_close(loaded.model(batch()).semantic, expected(), 1e-5)
 
 
 def test_an_archive(archive: Path, tmp_path: Path) -> None:
@@ -122,23 +110,13 @@ def test_an_archive(archive: Path, tmp_path: Path) -> None:
     assert_same_logits(tmp_path / "m.safetensors")
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def zoo(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A mirror of the zoo on this machine, with one archive."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(archive.parent)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("ATROUS_ZOO", f"http://127.0.0.1:{server.server_port}/")
-    monkeypatch.setenv("ATROUS_CACHE", str(tmp_path / "cache"))
-    yield
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve(archive.parent) as address:
+        monkeypatch.setenv("ATROUS_ZOO", address)
+        monkeypatch.setenv("ATROUS_CACHE", str(tmp_path / "cache"))
+        yield
 
 
 @pytest.mark.usefixtures("zoo")

@@ -31,8 +31,8 @@ from tests.reference.tf_deeplab import (
     Shapes,
     checkpoint,
     flags_of,
+    folded_checkpoint,
     load_seeded,
-    names,
     seeded,
     variable_lists,
     variables_of,
@@ -397,31 +397,12 @@ def test_a_backbone_with_a_wide_last_layer_needs_no_wider_map() -> None:
 # ---- batch norms that were folded
 
 
-def _folded(model: Model) -> Arrays:
-    """As an exporter writes it: each batch norm folded into the weights and a bias of the convolution before it."""
-    arrays: Arrays = dict(checkpoint(model))
-    eps = {path: norm.eps for path, norm in model.named_modules() if isinstance(norm, nn.BatchNorm2d)}
-    variables = names(model)
-    for path in eps:
-        scope = variables[f"{path}.weight"].removesuffix("/BatchNorm/gamma")
-        gamma, beta, mean, variance = (
-            arrays.pop(f"{scope}/BatchNorm/{leaf}").astype(np.float64)
-            for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
-        )
-        factor = gamma / np.sqrt(variance + eps[path])
-        weights = next(f"{scope}/{leaf}" for leaf in ("weights", "depthwise_weights") if f"{scope}/{leaf}" in arrays)
-        spread = factor[:, None] if weights.endswith("depthwise_weights") else factor
-        arrays[weights] = (arrays[weights] * spread).astype(np.float32)
-        arrays[f"{scope}/biases"] = (beta - mean * factor).astype(np.float32)
-    return arrays
-
-
 @pytest.mark.parametrize(
     "variant", ["mobilenet_v2 x 0.35", "v3 large x 0.75", "resnet 18", "sum", "edgetpu x 0.75", "cell of our own"]
 )
 def test_folded_batch_norms_become_ones_that_only_shift(variant: str) -> None:
     model = _variant(variant)
-    arrays = _folded(model)
+    arrays = folded_checkpoint(model)
     done = conversion(arrays, options=_undecided(model.config))
     assert (done.num_used, done.unused) == (len(arrays), [])
     assert_close(_logits(done.segmenter.model), _logits(model), 1e-5)
