@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     config = {"TRAIN": {"arch": "psp", "layers": 50, "train_h": 89, "train_w": 89, "use_ppm": False}}
     (tmp_path / "voc2012_pspnet50.yaml").write_text(yaml.safe_dump(config))
     save(tmp_path / "photos" / "street.png", np.zeros((65, 65, 3), np.uint8))
-    np.savez(tmp_path / "variables.npz", **half_width())
+    np.savez(tmp_path / "variables.npz", allow_pickle=False, **half_width())
     monkeypatch.chdir(tmp_path)
     with serve(tmp_path) as address:
         monkeypatch.setenv("ATROUS_ZOO", address)

@@ -557,13 +557,13 @@ CONTRADICTED: list[tuple[str, Options, str]] = [
     ("mnv3_small", {"model_variant": "mobilenet_v3_large_seg", "depth_multiplier": 1}, "weights"),
     ("mnv2_v3plus", {"num_classes": 20}, "num_classes=20, but its weights are those of num_classes=21"),
     ("mnv3_small", {"num_classes": 21}, "num_classes=21, but its weights are those of num_classes=19"),
-    ("mnv2_v3plus", {"dataset": "cityscapes"}, "dataset=cityscapes has 19 classes, the model 21"),
+    ("mnv2_v3plus", {"dataset": "cityscapes"}, "dataset=cityscapes has 19 classes, but the model has 21"),
     ("mnv2_v3plus", {"depth_multiplier": 0.5}, "other shapes"),
     ("mnv2_dm05", {"depth_multiplier": 1}, "other shapes"),
     ("mnv2_v3plus", {"decoder_output_stride": "8"}, "other shapes"),
     ("mnv2_v3plus", {"decoder_output_stride": "8,4"}, "1 decoder stages, but decoder_output_stride is"),
     ("mnv2_dec_8_4", {"decoder_output_stride": "4,8"}, "must be in falling order"),
-    ("mnv2_v3", {"decoder_output_stride": "4"}, "there is no decoder"),
+    ("mnv2_v3", {"decoder_output_stride": "4"}, "the network has no decoder"),
     (
         "mnv2_v3plus",
         {"decoder_filters": 128},
@@ -587,7 +587,7 @@ CONTRADICTED: list[tuple[str, Options, str]] = [
     ("r50b_v3plus", {"multi_grid": "1,2"}, "has 3 units"),
     ("x71_dpc", {"output_stride": 32}, "output_stride=32"),
     ("x71_dpc", {"dense_prediction_cell_config": BRANCHES}, "a cell of 5 branches, but the one described has 3"),
-    ("edgetpu", {"decoder_output_stride": 4}, "there is no decoder"),
+    ("edgetpu", {"decoder_output_stride": 4}, "the network has no decoder"),
 ]
 
 

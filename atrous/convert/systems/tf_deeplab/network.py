@@ -156,7 +156,7 @@ def _width(evidence: FlagEvidence, backbone: str, output_stride: int, fields: Co
 
 
 def _num_misfits(evidence: FlagEvidence, fields: ConfigFields, output_stride: int) -> int:
-    """How many variables of such a backbone have another shape."""
+    """How many variables would have another shape in a backbone with these fields."""
     config = validated(BACKBONES[fields["name"]].Config, fields, evidence.label, ConfigError)
     expected = _planned(config, output_stride).shapes
     return sum(evidence.shapes.get(name, shape) != shape for name, shape in expected.items())
