@@ -73,7 +73,9 @@ def archive(checkpoint: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", ["prefix", "index", "folder"])
-def test_a_checkpoint(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str) -> None:
+def test_a_checkpoint_is_converted(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
     source = {
         "prefix": checkpoint,
         "index": checkpoint.with_name(f"{checkpoint.name}.index"),
@@ -88,14 +90,14 @@ def test_a_checkpoint(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert_same_logits(tmp_path / "m.safetensors")
 
 
-def test_a_frozen_graph(tmp_path: Path) -> None:
+def test_a_frozen_graph_is_converted(tmp_path: Path) -> None:
     path = tmp_path / "frozen_inference_graph.pb"
     write_graph(path)
     assert run(path, "--out", tmp_path / "m.safetensors") == 0
     assert_same_logits(tmp_path / "m.safetensors")
 
 
-def test_a_tflite_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tflite_model_is_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tflite(tmp_path / "model.tflite")
     assert run(tmp_path / "model.tflite", "--out", tmp_path / "m.safetensors") == 0
     assert "batch norms are folded" in capsys.readouterr().out
@@ -105,7 +107,7 @@ def test_a_tflite_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert_close(loaded.model(batch()).semantic, expected(), 1e-5)
 
 
-def test_an_archive(archive: Path, tmp_path: Path) -> None:
+def test_an_archive_is_converted(archive: Path, tmp_path: Path) -> None:
     assert run(archive, "--out", tmp_path / "m.safetensors") == 0
     assert_same_logits(tmp_path / "m.safetensors")
 
@@ -165,7 +167,9 @@ def test_options_reach_the_model(checkpoint: Path) -> None:
 # ---- refused
 
 
-def test_wrong_calls(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_calls_are_reported_in_one_line(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "m.safetensors"
     assert "no such checkpoint" in error_line(capsys, tmp_path / "none.ckpt", "--out", out)
     assert "an option must have the form flag=value" in error_line(capsys, checkpoint, "output_stride", "--out", out)
@@ -176,7 +180,7 @@ def test_wrong_calls(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert not out.exists()
 
 
-def test_a_model_of_another_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_of_another_program_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_checkpoint(tmp_path / "bert", {"bert/encoder/kernel": np.ones((2, 2), np.float32)})
     message = error_line(capsys, tmp_path / "bert", "--out", tmp_path / "m.safetensors")
     assert "weights of no known system (bert/encoder/kernel" in message
@@ -189,7 +193,7 @@ def test_files_of_other_content_are_refused_by_name(tmp_path: Path, capsys: pyte
         assert name in error_line(capsys, tmp_path / name, "--out", tmp_path / "m.safetensors")
 
 
-def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     assert "empty" in error_line(capsys, tmp_path / "empty", "--out", tmp_path / "m.safetensors")
 
@@ -199,7 +203,7 @@ def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @needs_real
 @pytest.mark.parametrize("source", ["model.ckpt-30000", "", "frozen_inference_graph.pb"])
-def test_the_real_checkpoint_and_its_frozen_graph(source: str) -> None:
+def test_a_real_checkpoint_and_its_frozen_graph_have_the_originals_logits(source: str) -> None:
     segmenter = convert(REAL / source if source else REAL)
     with np.load(REAL / "expected.npz") as golden:
         pixels, logits, labels = golden["image"], golden["logits"], golden["labels"]
@@ -252,7 +256,7 @@ def test_flags_may_have_dashes_as_in_the_original(checkpoint: Path, tmp_path: Pa
     assert loaded.inference.window == (65, 65)
 
 
-def test_the_file_that_names_the_newest_checkpoint(checkpoint: Path) -> None:
+def test_the_file_that_names_the_newest_checkpoint_is_a_source(checkpoint: Path) -> None:
     done = conversion(checkpoint.with_name("checkpoint"), options={"multi_grid": "1,2,4"})
     assert "multi_grid has no effect on mobilenet_v2" in done.assumptions
 

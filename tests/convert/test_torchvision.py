@@ -81,7 +81,7 @@ def test_imagenet_networks_have_the_logits_of_the_reference_network(name: str) -
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_names_and_sizes(name: str) -> None:
+def test_published_networks_have_their_names_and_sizes(name: str) -> None:
     shapes, count = PUBLISHED[name]
     config = config_of(SYSTEM, shapes, model=name)
     assert config == config_of(SYSTEM, shapes)

@@ -352,7 +352,7 @@ def test_a_redirection_cannot_leave_https() -> None:
         )
 
 
-def test_mirror_and_cache_from_the_environment(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_sets_mirror_and_cache(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATROUS_ZOO", site.url.rstrip("/"))
     monkeypatch.setenv("ATROUS_CACHE", str(tmp_path / "mine"))
     assert fetch(NAME) == tmp_path / "mine" / FILE
@@ -407,7 +407,9 @@ def test_a_lock_is_on_the_file_that_exists(tmp_path: Path) -> None:
             assert part.exists()
 
 
-def test_a_bar_in_a_terminal_and_lines_in_a_log(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_a_bar_and_a_log_shows_lines(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     terminal, log = io.StringIO(), io.StringIO()
     download(f"{site.url}[red]x", tmp_path / "[red]x", Console(file=terminal, force_terminal=True, width=120))
     assert "1.0/1.0 MB" in terminal.getvalue()
