@@ -17,7 +17,7 @@ def test_the_demo_reaches_its_score_and_a_second_run_is_immediate(
 ) -> None:
     out = tmp_path / "demo"
     demo.run(out, console=Console(width=120))
-    assert json.loads((out / "metrics.json").read_text())["miou"] >= 0.85
+    assert json.loads((out / "metrics.json").read_text())["scores"]["miou"] >= 0.85
     assert "Look at" in capsys.readouterr().out
     HTMLParser().feed((out / "report.html").read_text())
     overlays = sorted((out / "overlays").iterdir())
