@@ -357,7 +357,7 @@ def _known_instead(path: Sequence[str], tree: Tree) -> str:
     renamed = format_1.new_names(*path) if len(path) == 2 else []
     today = [name for name in renamed if name in known or path[0] == "loss"]
     if today:
-        return f"; did you mean {' or '.join(today)}?"
+        return f"; did you mean {today[0]}?"
     section = (renamed[0] if renamed else key).rpartition(".")[0]
     beside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
     if "." not in section or not beside:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written aside, then renamed."""
+"""Files that are either complete or absent: they are written under another name, then renamed."""
 
 import contextlib
 import os
@@ -6,24 +6,24 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write `content` to `path`; a kill or a full disk leaves the old file, or none. Raises OSError with the path."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    """After a kill or on a full disk, `path` is the old file, or absent. Raises OSError with the path."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
     finally:
-        with contextlib.suppress(OSError):  # it was renamed, or never came to be
-            aside.unlink()
+        with contextlib.suppress(OSError):  # it was renamed, or never created
+            temporary.unlink()
 
 
 def require_folder(path: Path, what: str) -> Path:
-    """`path`, if it is a folder; `what` names the setting that it came from."""
+    """`path`, if it is a folder, else raises OSError; `what` names the setting that holds it."""
     if not path.exists():
         raise FileNotFoundError(f"{what}: no such folder: {path}")
     if not path.is_dir():
@@ -32,7 +32,7 @@ def require_folder(path: Path, what: str) -> Path:
 
 
 def prepare_output(path: Path) -> Path:
-    """Make the folder `path` and make sure that it can be written to, before hours of work depend on it."""
+    """Make the folder `path` if needed. Raises OSError if it is not writable, before hours of work depend on it."""
     probe = path / f".probe.{os.getpid()}"
     try:
         path.mkdir(parents=True, exist_ok=True)

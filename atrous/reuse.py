@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from atrous import segmenter
+from atrous import convert, segmenter
 from atrous.errors import ModelFileError
 from atrous.models import Model
 
@@ -47,8 +47,6 @@ def reuse(model: Model, source: str, part: Part) -> Reused:
 
 
 def _weights(source: str) -> Mapping[str, Tensor]:
-    from atrous import convert
-
     path = Path(source)
     loaded = segmenter.load(path) if path.suffix == ".safetensors" else convert.convert(source)
     return loaded.model.state_dict()

@@ -10,24 +10,24 @@ import PIL.Image
 from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
-from atrous.errors import DataError
+from atrous.errors import ConfigError, DataError
 from atrous.types import Color, Image, LabelMap
 
 Palette = NDArray[np.uint8]  # [256, 3]
 
-RIGHT: Color = (38, 74, 88)  # dark against bright, so that the two are also told apart without colour vision
+RIGHT: Color = (38, 74, 88)  # dark and bright: the two also differ without colour vision
 WRONG: Color = (255, 138, 76)
 IGNORED: Color = (150, 156, 160)
 
-_SPREAD = 0x9E3779  # odd: times it, modulo 2^24, no two labels share a colour; golden ratio: neighbours differ
+_SPREAD = 0x9E3779  # odd, so no two labels share a colour modulo 2^24; golden ratio, so neighbours differ
 _CONTOUR = np.array([255, 255, 255], np.uint16)
 _PAPER, _INK = (255, 255, 255), (32, 36, 40)
-_GAP, _TEXT, _ROW = 12, 15, 23  # pixels: between panels, height of a text, of a line of text
+_GAP, _TEXT, _ROW = 12, 15, 23  # pixels: between panels, height of text, height of a line
 _LEGEND_ROWS = 24
 
 
 def colorize(labels: LabelMap, palette: Palette) -> Image:
-    """Labels past the palette's end, as panoptic ids, get a colour of their own each: [H, W] to [H, W, 3]."""
+    """[H, W] to [H, W, 3]. Labels beyond the palette, such as panoptic ids, each get a colour of their own."""
     if labels.dtype == np.uint8:
         return np.take(palette, labels, axis=0)
     wide = labels.astype(np.int64) & 0xFFFFFF
@@ -41,10 +41,10 @@ def colorize(labels: LabelMap, palette: Palette) -> Image:
 def overlay(
     image: Image, labels: LabelMap, palette: Palette, *, alpha: float = 0.55, ignore: int | None = None
 ) -> Image:
-    """The image under its labels' colours, with a thin light line between labels; pixels of `ignore` stay the image."""
+    """The image under its labels' colours, with a thin bright line between them; `ignore` shows the image alone."""
     _require_same_size(image.shape[:2], labels.shape, "the image", "the labels")
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}, but must be between 0 (the image) and 1 (the colours)")
+        raise ConfigError(f"alpha must be between 0 (the image) and 1 (the colours), got {alpha}")
     mixed = _blend(image, colorize(labels, palette), alpha)
     edges = _contours(labels)
     mixed[edges] = _blend(mixed[edges], _CONTOUR, 0.7 * min(1.0, 2 * alpha))
@@ -52,12 +52,12 @@ def overlay(
 
 
 def _blend(below: NDArray[np.uint8], above: NDArray[np.unsignedinteger[Any]], alpha: float) -> NDArray[np.uint8]:
-    weight = round(256 * alpha)  # in whole numbers: four times faster than floats, and within one grey level of them
+    weight = round(256 * alpha)  # integers: four times faster than floats, and within one grey level of them
     return ((below.astype(np.uint16) * (256 - weight) + above.astype(np.uint16) * weight) >> 8).astype(np.uint8)
 
 
 def _contours(labels: LabelMap) -> NDArray[np.bool_]:  # [H, W]
-    """True on the upper or left pixel of two neighbours that differ: lines one pixel wide."""
+    """True for the upper or left pixel of two neighbours that differ: lines one pixel wide."""
     edges = np.zeros(labels.shape, bool)
     edges[:-1] |= labels[:-1] != labels[1:]
     edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
@@ -74,7 +74,9 @@ def error_map(prediction: LabelMap, truth: LabelMap, ignore: int) -> Image:
 def _require_same_size(a: tuple[int, ...], b: tuple[int, ...], name_a: str, name_b: str) -> None:
     if a != b:
         sizes = ["x".join(map(str, size)) for size in (a, b)]
-        raise ValueError(f"{name_a} has {sizes[0]} pixels (height x width), {name_b} {sizes[1]}: they must be one size")
+        raise DataError(
+            f"{name_a} and {name_b} must have the same size (height x width), got {sizes[0]} and {sizes[1]}"
+        )
 
 
 def palette_png(labels: LabelMap, palette: Palette) -> bytes:
@@ -84,7 +86,7 @@ def palette_png(labels: LabelMap, palette: Palette) -> bytes:
     """
     low, high = (int(labels.min()), int(labels.max())) if labels.size else (0, 0)
     if low < 0 or high > 65535:
-        raise DataError(f"labels run from {low} to {high}, but a PNG holds 0 to 65535")
+        raise DataError(f"labels must be in 0..65535 to be saved as a PNG, got {low}..{high}")
     picture = PIL.Image.fromarray(np.ascontiguousarray(labels, np.uint8 if high <= 255 else np.uint16))
     if high <= 255:
         picture.putpalette(palette.tobytes())
@@ -108,9 +110,9 @@ def _png(picture: PIL.Image.Image) -> bytes:
 
 
 def side_by_side(panels: Sequence[tuple[str, Image]]) -> PIL.Image.Image:
-    """Pictures in a row, each under its caption, on white paper as high as the highest of them."""
+    """Pictures in a row, each under its caption, on white; as high as the highest of them."""
     if not panels:
-        raise ValueError("no panels: side_by_side needs at least one picture")
+        raise ValueError("side_by_side needs at least one picture")
     top, height = _GAP + _ROW, max(image.shape[0] for _, image in panels)
     sheet = PIL.Image.new("RGB", (_GAP + sum(i.shape[1] + _GAP for _, i in panels), top + height + _GAP), _PAPER)
     left = _GAP
@@ -131,7 +133,7 @@ def _write(sheet: PIL.Image.Image, corner: tuple[int, int], text: str) -> None:
 
 
 def _shorten(text: str, width: int) -> str:
-    """`text`, or as much of its beginning as fits with three dots into `width` pixels."""
+    """`text`, or as much of its beginning as fits into `width` pixels together with three dots."""
     font = _font()
     if font.getlength(text) <= width:
         return text

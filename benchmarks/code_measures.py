@@ -102,13 +102,13 @@ def cycles(graph: Graph) -> list[list[str]]:
 
 
 def _reachable(graph: Graph, start: str) -> set[str]:
-    reached: set[str] = set()
-    waiting = [start]
-    while waiting:
-        for name in graph[waiting.pop()] - reached:
-            reached.add(name)
-            waiting.append(name)
-    return reached
+    targets: set[str] = set()
+    queue = [start]
+    while queue:
+        for name in graph[queue.pop()] - targets:
+            targets.add(name)
+            queue.append(name)
+    return targets
 
 
 # ---- tests
@@ -117,10 +117,10 @@ def _reachable(graph: Graph, start: str) -> set[str]:
 def num_tests(checkout: Path, *arguments: str) -> int | None:
     """How many pytest collects; None where it can't."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", OPTIONS, *arguments]
-    shown = subprocess.run(
+    result = subprocess.run(
         command, cwd=checkout, env={**os.environ, "PYTHONPATH": str(checkout)}, capture_output=True, text=True
     )
-    matches = re.findall(r"^(?:(\d+)/)?(\d+) tests? collected", shown.stdout, re.MULTILINE)
+    matches = re.findall(r"^(?:(\d+)/)?(\d+) tests? collected", result.stdout, re.MULTILINE)
     return int(matches[-1][0] or matches[-1][1]) if matches else None
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = "synthetic/deeplab_v3plus_tiny"
+# They follow a setting's own: when `model.name` changes, older revisions silently drop unknown keys that precede it.
 COMMON = (
     "data.size=96,128",
     "data.num_train=40",
@@ -63,7 +64,7 @@ SAME_FIGURE = (
     (r"(?:.+\.)?rows\.(.+)\.0", r"iou of \1"),
 )
 HEADLINE = "miou"  # a row that has it is a validation's
-MEASURED = ("images_per_second",)  # no two runs agree on it
+TIMES = ("images_per_second",)  # no two runs agree on it
 CONFUSION = r".*\b(?:confusion|matrix)\.(\d+\.\d+)"  # a cell of it in the results that a model file stores
 
 Value: TypeAlias = str | Tensor
@@ -85,12 +86,12 @@ class Numbers(NamedTuple):
 def train(checkout: Path, setting: Setting, steps: int, out: Path) -> Numbers:
     """Train under `checkout`; a setting whose name it does not know is tried in its older form."""
     overrides = [*setting.overrides, *COMMON, f"train.steps={steps}", f"train.eval_every={max(steps // 2, 1)}"]
-    done = _run(checkout, setting.processes, [RECIPE, *overrides], out)
-    while done.returncode and any(refused := [_is_refused(text, done.stderr) for text in overrides]):
-        overrides = [_older(text) if flag else text for text, flag in zip(overrides, refused, strict=True)]
-        done = _run(checkout, setting.processes, [RECIPE, *overrides], out)
-    if done.returncode:
-        raise SystemExit(f"{checkout}: the training failed:\n{done.stderr[-3000:]}")
+    result = _run(checkout, setting.processes, [RECIPE, *overrides], out)
+    while result.returncode and any(flags := [_is_refused(text, result.stderr) for text in overrides]):
+        overrides = [_older(text) if flag else text for text, flag in zip(overrides, flags, strict=True)]
+        result = _run(checkout, setting.processes, [RECIPE, *overrides], out)
+    if result.returncode:
+        raise SystemExit(f"{checkout}: the training failed:\n{result.stderr[-3000:]}")
     return read_numbers(out)
 
 
@@ -120,11 +121,11 @@ def _older(override: str) -> str:
 def require_own_package(checkout: Path) -> None:
     """Refuse to compare a checkout whose package is not the one that Python imports."""
     code = "import atrous; print(atrous.__file__)"
-    shown = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], env=_environment(checkout), cwd="/", capture_output=True, text=True, check=True
     )
-    if not Path(shown.stdout.strip()).is_relative_to(checkout):
-        raise SystemExit(f"{checkout}: Python imports {shown.stdout.strip()} instead")
+    if not Path(result.stdout.strip()).is_relative_to(checkout):
+        raise SystemExit(f"{checkout}: Python imports {result.stdout.strip()} instead")
 
 
 # ---- what a run folder holds
@@ -136,7 +137,7 @@ def read_numbers(run: Path) -> Numbers:
     for line in (run / "metrics.jsonl").read_text().splitlines():
         row = {_same_figure(path): text for path, text in _leaves(json.loads(line))}
         target = validations if HEADLINE in row else steps
-        target |= {f"step {float(row['step']):g}: {name}": text for name, text in row.items() if name not in MEASURED}
+        target |= {f"step {float(row['step']):g}: {name}": text for name, text in row.items() if name not in TIMES}
     tensors: dict[str, Value] = {}
     for stem in ("best", "last"):
         tensors |= {f"{stem}: {name}": tensor for name, tensor in _tensors(run / f"{stem}.safetensors").items()}
@@ -230,9 +231,9 @@ def worktree(revision: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder).resolve() / "checkout"
         git = ["git", "-C", str(ROOT), "worktree"]
-        added = subprocess.run([*git, "add", "--detach", str(path), revision], capture_output=True, text=True)
-        if added.returncode:
-            raise SystemExit(f"--against {revision}: {added.stderr.strip()}")
+        result = subprocess.run([*git, "add", "--detach", str(path), revision], capture_output=True, text=True)
+        if result.returncode:
+            raise SystemExit(f"--against {revision}: {result.stderr.strip()}")
         try:
             yield path
         finally:

@@ -7,19 +7,22 @@ import pytest
 import yaml
 
 from atrous import config
+from atrous.backbones import BACKBONES
 from atrous.config import Config, TrainConfig, differences, load, merge, parse_overrides, recipes, schema, to_yaml
+from atrous.errors import ConfigError
+from atrous.models import MODELS
 
 RECIPE = "synthetic/deeplab_v3plus_tiny"
 ROOTED = {"camvid", "voc", "folder", "cityscapes", "ade20k"}
 
 
 @pytest.mark.parametrize("name", recipes())
-def test_every_recipe_is_sound_and_opens_with_its_command(name: str) -> None:
-    given = ["data.root=somewhere"] if name.split("/")[0] in ROOTED else []
-    assert isinstance(load(name, given), Config)
-    lines = recipes()[name].read_text().splitlines()
-    assert lines[0].startswith("# ")
-    assert f"atrous train {name}" in "".join(lines[:4]) or name == "synthetic/demo"
+def test_every_recipe_is_valid_and_opens_with_a_title_and_its_command(name: str) -> None:
+    root = ["data.root=somewhere"] if name.split("/")[0] in ROOTED else []
+    assert isinstance(load(name, root), Config)
+    title, command, *_ = recipes()[name].read_text().splitlines()
+    assert title.startswith("# ")
+    assert command.startswith(f"# atrous train {name}")
 
 
 @pytest.mark.parametrize(
@@ -27,30 +30,30 @@ def test_every_recipe_is_sound_and_opens_with_its_command(name: str) -> None:
     [
         ("train.stepz=3", "train.stepz: unknown key; did you mean train.steps?"),
         ("steps=4", "did you mean train.steps?"),
-        ("trian.steps=4", "trian: unknown key; did you mean train?"),
-        ("train.steps=abc", "train.steps=abc: a whole number is wanted"),
-        ("train.steps=true", "train.steps=true: a whole number is wanted"),
-        ("train.steps=2.5", "a whole number is wanted"),
+        ("trian.steps=4", "trian.steps: unknown key; did you mean train.steps?"),
+        ("train.steps=abc", "train.steps=abc: must be a whole number"),
+        ("train.steps=true", "train.steps=true: must be a whole number"),
+        ("train.steps=2.5", "must be a whole number"),
         ("augment.crop=1,2,3", "augment.crop=[1, 2, 3]: wrong number of values: at most 2, got 3"),
-        ("augment.crop=[1]", "augment.crop: wrong number of values, at least 2 are wanted"),
-        ("augment.crop=5", "augment.crop=5: a list such as [1, 2] is wanted"),
+        ("augment.crop=[1]", "augment.crop: wrong number of values: at least 2"),
+        ("augment.crop=5", "augment.crop=5: must be a list such as [1, 2]"),
         ("model.name=deeplab_v4", "model.name=deeplab_v4: unknown model; did you mean deeplab_v3?"),
-        ("model.backbone=mobilenet_v22", "did you mean mobilenet_v2?"),
+        ("model.backbone=mobilenet_v22", "model.backbone=mobilenet_v22: unknown backbone; did you mean mobilenet_v2?"),
         ("data.format=vocc", "data.format=vocc: unknown format; did you mean voc?"),
         ("model.output_stride=12", "model.output_stride=12: must be 8, 16 or 32"),
         ("optim.lr=-1", "optim.lr=-1: must be greater than 0"),
         ("train", "an override has the form section.field=value"),
-        ("model.depth_multiplier=0", "must be greater than 0"),
-        ("augment.crop=[1,2", "augment.crop=[1,2: a list such as [1, 2] is wanted"),
-        ("train.steps=@5", "train.steps=@5: a whole number is wanted"),
-        ("optim.lr=*2", "optim.lr=*2: a number is wanted"),
-        ("train.steps={", "train.steps={: a whole number is wanted"),
+        ("model.backbone.depth_multiplier=0", "model.backbone.depth_multiplier=0: must be greater than 0"),
+        ("augment.crop=[1,2", "augment.crop=[1,2: must be a list such as [1, 2]"),
+        ("train.steps=@5", "train.steps=@5: must be a whole number"),
+        ("optim.lr=*2", "optim.lr=*2: must be a number"),
+        ("train.steps={", "train.steps={: must be a whole number"),
         ("evaluate.scales=inf", "evaluate.scales"),
-        ("evaluate.scales=1,inf", "a finite number is wanted"),
-        ("optim.lr=.nan", "a finite number is wanted"),
+        ("evaluate.scales=1,inf", "must be a finite number"),
+        ("optim.lr=.nan", "must be a finite number"),
         ("train.optim.lr=1", "train.optim.lr: unknown key; did you mean optim.lr?"),
-        ("model.decoder_strides=4,8", "model: decoder_strides (4, 8): coarsest first, such as (8, 4)"),
-        ("model.decoder_strides=4", "model.decoder_strides=4: a list such as [1, 2] is wanted"),
+        ("model.decoder.strides=4,8", "model.decoder: strides (4, 8): must be in falling order, such as (8, 4)"),
+        ("model.decoder.strides=4", "model.decoder.strides=4: must be a list such as [1, 2]"),
         ("model.name=deeplab_v1", "model.backbone=mobilenet_v2: must be 'vgg16'"),
         ("model.image_pyramid=1,-1", "model.image_pyramid.1=-1: must be greater than 0"),
         ("evaluate.mode=canvases", "must be 'whole', 'sliding' or 'canvas'"),
@@ -156,8 +159,9 @@ def test_a_mapping_of_names_replaces_that_of_the_base(tmp_path: Path) -> None:
 def test_a_config_survives_yaml(tmp_path: Path) -> None:
     pyramid = [
         "model.image_pyramid=0.5,1",
-        "model.decoder_strides=8,4",
-        "model.pooling_window=65,65",
+        "model.decoder.strides=8,4",
+        "model.aspp.pooling_window=65,65",
+        "loss.weights.auxiliary=0.2",
         "evaluate.crf=v1",
     ]
     found = load(RECIPE, ["augment.crop=33,49", "loss.class_weights=[1,2,3,4,5,6,7,8]", "optim.lr=1e-3", *pyramid])
@@ -172,17 +176,138 @@ def test_differences_name_the_fields() -> None:
         ("model.output_stride", 16, 8),
         ("train.steps", 1200, 9),
     ]
+    assert list(differences(load(RECIPE), load(RECIPE, ["model.backbone=resnet50", "model.aspp.channels=3"]))) == [
+        ("model.backbone.name", "mobilenet_v2", "resnet50"),
+        ("model.backbone.depth_multiplier", 0.35, None),
+        ("model.aspp.channels", 64, 3),
+    ]
 
 
 def test_another_kind_of_section_keeps_only_what_it_knows() -> None:
     found = load(RECIPE, ["data.format=voc", "data.root=x", "model.name=deeplab_v3"])
     assert found.data.format == "voc"
-    assert found.model.backbone == "mobilenet_v2"
-    assert "decoder_channels" not in type(found.model).model_fields
+    assert found.model.backbone == load(RECIPE).model.backbone
+    assert "decoder" not in type(found.model).model_fields
 
 
-def test_merge_goes_into_sections() -> None:
+def test_merge_goes_into_sections_and_the_sections_within() -> None:
     assert merge({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}, "d": 4}) == {"a": {"b": 1, "c": 3}, "d": 4}
+    assert merge({"a": {"b": {"c": 1, "d": 2}}}, {"a": {"b": {"d": 3}}}) == {"a": {"b": {"c": 1, "d": 3}}}
+    assert merge({"a": {"b": {0: "x", 1: "y"}}}, {"a": {"b": {0: "z"}}}) == {"a": {"b": {0: "z"}}}
+
+
+# ---- sections within sections
+
+MOBILENET, RESNET = "model.backbone=mobilenet_v3_large_seg", "model.backbone=resnet50s"
+HALF = "model.backbone.depth_multiplier=0.5"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "backbone"),
+    [
+        ((), {"name": "mobilenet_v2", "bounded": False, "depth_multiplier": 0.35, "divisible_by": None}),
+        ((RESNET,), {"name": "resnet50s", "bounded": False, "multi_grid": None}),
+        ((HALF,), {"name": "mobilenet_v2", "bounded": False, "depth_multiplier": 0.5, "divisible_by": None}),
+        ((MOBILENET,), {"name": "mobilenet_v3_large_seg", "bounded": False, "depth_multiplier": 0.35}),
+        ((MOBILENET, HALF), {"name": "mobilenet_v3_large_seg", "bounded": False, "depth_multiplier": 0.5}),
+        ((HALF, MOBILENET), {"name": "mobilenet_v3_large_seg", "bounded": False, "depth_multiplier": 0.5}),
+        ((RESNET, MOBILENET), {"name": "mobilenet_v3_large_seg", "bounded": False, "depth_multiplier": 0.35}),
+        (
+            ("model.backbone={name: resnet50, multi_grid: [1, 2, 4]}", "model.backbone.bounded=true"),
+            {"name": "resnet50", "bounded": True, "multi_grid": (1, 2, 4)},
+        ),
+        (
+            ("model.backbone.multi_grid=1,2,4", "model.backbone.name=resnet50"),
+            {"name": "resnet50", "bounded": False, "multi_grid": (1, 2, 4)},
+        ),
+    ],
+)
+def test_a_backbone_is_named_and_set_in_any_order(overrides: tuple[str, ...], backbone: dict[str, object]) -> None:
+    assert load(RECIPE, overrides).model.backbone.model_dump() == backbone
+
+
+def test_settings_within_sections_come_from_the_command_line_and_from_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        f"base: {RECIPE}\n"
+        "model: {backbone: {depth_multiplier: 0.5}, aspp: {channels: 32}, decoder: {strides: [8, 4]}}\n"
+        "loss: {weights: {auxiliary: 0.1, presence: 0.3}}\n"
+    )
+    config = load(str(path), ["model.aspp.rates=6,12,18", "loss.weights.auxiliary=0.2"])
+    settings = config.model.model_dump()
+    assert settings["backbone"]["depth_multiplier"] == 0.5
+    assert (settings["aspp"]["channels"], settings["aspp"]["rates"]) == (32, (6, 12, 18))
+    assert (settings["decoder"]["strides"], settings["decoder"]["channels"]) == ((8, 4), 64)
+    assert config.loss.weights == {"auxiliary": 0.2, "presence": 0.3}
+
+
+@pytest.mark.parametrize("backbone", ["resnet_small", "{name: resnet_small}"])
+def test_another_family_drops_what_it_does_not_know_of_the_recipe_below(tmp_path: Path, backbone: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"base: {RECIPE}\nmodel: {{backbone: {backbone}}}\n")
+    assert load(str(path)).model.backbone.model_dump() == {"name": "resnet_small", "bounded": False, "multi_grid": None}
+    path.write_text(f"base: {RECIPE}\nmodel: {{backbone: {{name: resnet_small, depth_multiplier: 0.5}}}}\n")
+    with pytest.raises(ConfigError, match=r"model\.backbone\.depth_multiplier: unknown key"):
+        load(str(path))
+
+
+def test_a_backbone_without_a_name_is_the_models_default(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("model: {name: deeplab_v3, backbone: {depth_multiplier: 0.5}}\ndata: {format: synthetic}\n")
+    assert load(str(path)).model.backbone.name == "mobilenet_v2"
+    with pytest.raises(ConfigError, match=r"did you mean model\.backbone\.depth_multiplier\?"):
+        load(str(path), ["model.backbone.dept_multiplier=1"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([RESNET, HALF], "model.backbone.depth_multiplier: unknown key; known: RESNETS"),
+        ([HALF, RESNET], "model.backbone.depth_multiplier: unknown key; known: RESNETS"),
+        (["model.backbone.dept_multiplier=1"], "unknown key; did you mean model.backbone.depth_multiplier?"),
+        ([RESNET, "model.backbone.multigrid=1,2,4"], "unknown key; did you mean model.backbone.multi_grid?"),
+        (["model.backbone.dropout=0"], "model.backbone.dropout: unknown key; did you mean model.aspp.dropout?"),
+        (["model.aspp.chanels=8"], "model.aspp.chanels: unknown key; did you mean model.aspp.channels?"),
+        ([RESNET, "model.backbone.multi_grid=1,2"], "model.backbone: multi_grid (1, 2): the last stage of resnet50s"),
+        (["model.backbone=zzz"], "model.backbone=zzz: unknown backbone; known: mobilenet_v2, mobilenet_v3_large_seg"),
+        (["model.backbone={"], "model.backbone={: unknown backbone"),
+        (["model.aspp=5"], "model.aspp=5: must be a mapping of settings"),
+        (["model.output_stride=32", "model.backbone=vgg16"], "model: output_stride 32 is not for vgg16, which has 8"),
+    ],
+)
+def test_a_wrong_setting_within_a_section_is_explained(overrides: list[str], message: str) -> None:
+    known = "model.backbone.name, model.backbone.bounded, model.backbone.multi_grid"
+    with pytest.raises(ConfigError) as error:
+        load(RECIPE, overrides)
+    assert message.replace("RESNETS", known) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "today"),
+    [
+        (["model.depth_multiplier=1"], "did you mean model.backbone.depth_multiplier?"),
+        (["model.aspp_channels=8"], "did you mean model.aspp.channels?"),
+        (["model.name=deeplab_v3", "model.aspp_channels=8"], "did you mean model.aspp.channels?"),
+        (["model.name=lraspp", "model.aspp_channels=8"], "did you mean model.head_channels?"),
+        (["model.decoder_channels=8"], "did you mean model.decoder.channels?"),
+        (["model.low_level_channels=8"], "did you mean model.decoder.low_level_channels?"),
+        (["model.rates=2,4"], "did you mean model.aspp.rates?"),
+        (["model.separable=false"], "did you mean model.aspp.separable?"),
+        (["model.bounded=true"], "did you mean model.backbone.bounded?"),
+        (
+            [RESNET, "model.depth_multiplier=1"],
+            "known: model.backbone.name, model.backbone.bounded, model.backbone.multi",
+        ),
+        (["loss.auxiliary=0.2"], "did you mean loss.weights.auxiliary?"),
+        (["loss.cascade=0.2,0.4"], "did you mean loss.weights.cascade_0?"),
+    ],
+)
+def test_a_flat_name_of_format_1_is_refused_with_its_name_of_today(overrides: list[str], today: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(RECIPE, overrides)
+    key = overrides[-1].partition("=")[0]
+    assert f"{key}: unknown key; {today}" in str(error.value)
 
 
 def test_later_overrides_win() -> None:
@@ -197,10 +322,19 @@ def test_the_schema_knows_every_field_and_recipe() -> None:
     assert "camvid" in found
 
 
+def test_the_schema_takes_a_backbone_by_name_or_with_its_settings() -> None:
+    tree = schema()
+    configs = {part["properties"].get("name", {}).get("const"): part for part in tree["$defs"].values()}
+    for name in MODELS.keys() - {"deeplab_v1"}:  # which has one backbone
+        by_name, by_settings = configs[name]["properties"]["backbone"]["anyOf"]
+        assert by_name["enum"] == list(BACKBONES)
+        assert by_settings["discriminator"]["mapping"].keys() == BACKBONES.keys()
+
+
 def test_values_in_a_file_are_typed_by_the_field(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(f"base: {RECIPE}\noptim: {{lr: 1e-3}}\ntrain: {{steps: yes}}\n")
-    with pytest.raises(ValueError, match=r"train\.steps=true: a whole number is wanted \(in .*mine\.yaml\)"):
+    with pytest.raises(ValueError, match=r"train\.steps=true: must be a whole number \(in .*mine\.yaml\)"):
         load(str(path))
     path.write_text(f"base: {RECIPE}\noptim: {{lr: 1e-3}}\n")
     assert load(str(path)).optim.lr == 0.001

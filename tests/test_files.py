@@ -1,4 +1,4 @@
-"""Files are whole or not there, whatever goes wrong."""
+"""Files are complete or absent, whatever goes wrong."""
 
 import resource
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from atrous.files import prepare_output, require_folder, write_atomically
 
 @contextmanager
 def full_disk(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes: the kernel refuses the write as a full disk would."""
+    """No file may grow beyond `size` bytes: the kernel refuses the write, as on a full disk."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
     try:
@@ -21,7 +21,7 @@ def full_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
-def test_write_makes_folders_and_replaces(tmp_path: Path) -> None:
+def test_writing_makes_folders_and_replaces_files(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.txt"
     write_atomically(path, "one")
     write_atomically(path, b"two")
@@ -38,7 +38,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_in_the_way_of_the_folder_is_named(tmp_path: Path) -> None:
+def test_a_file_where_a_folder_must_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot write"):
         write_atomically(tmp_path / "file" / "below", "x")
@@ -46,11 +46,11 @@ def test_a_file_in_the_way_of_the_folder_is_named(tmp_path: Path) -> None:
         prepare_output(tmp_path / "file")
 
 
-def test_prepare_output_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_preparing_an_output_folder_leaves_no_file_in_it(tmp_path: Path) -> None:
     assert list(prepare_output(tmp_path / "a" / "b").iterdir()) == []
 
 
-def test_require_folder_names_the_setting(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused_with_the_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert require_folder(tmp_path, "data.root") == tmp_path
     with pytest.raises(FileNotFoundError, match=r"data\.root: no such folder"):

@@ -27,7 +27,7 @@ from atrous.models import MODELS, Model
 from atrous.postprocess.crf import CRFS, refine
 from tests.conftest import SMALL_MODEL, spread_classes
 from tests.reference import multi_scale as reference
-from tests.tf_deeplab import CASES, GOLDENS, golden_image, golden_logits, load_seeded
+from tests.reference.tf_deeplab import CASES, GOLDENS, golden_image, golden_logits, load_seeded
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,12 @@ from atrous.reuse import Part, Reused, reuse
 from atrous.run_folder import RunFolder
 from tests.conftest import TINY
 from tests.convert.readers.writers import write_checkpoint
+from tests.reference.tf_deeplab import checkpoint
 from tests.runs import QUIET, Tiny, assert_same, stop_after, weights
-from tests.tf_deeplab import checkpoint
 
 RECIPE = "synthetic/deeplab_v3plus_tiny"
 MOBILENET = {"name": "mobilenet_v2", "depth_multiplier": 0.1}
-SMALL: dict[str, dict[str, Any]] = {
+SMALL: dict[str, Any] = {
     "aspp": {"channels": 8, "rates": (2, 4, 6)},
     "decoder": {"channels": 8, "low_level_channels": 4},
     "rates": (2, 4, 6),  # of deeplab_v2

@@ -1,4 +1,4 @@
-"""Pictures of label maps: drawn by hand where a pixel's colour can be said in advance."""
+"""Pictures of label maps, by hand where the colour of a pixel is known in advance."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from atrous import visualize
+from atrous.errors import ConfigError, DataError
 
 PALETTE = np.stack([np.arange(256), 255 - np.arange(256), np.full(256, 7)], axis=1).astype(np.uint8)
 IMAGE = np.full((4, 6, 3), 100, np.uint8)
@@ -22,37 +23,37 @@ label_maps = arrays.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1,
 
 @settings(max_examples=25, deadline=None)
 @given(label_maps)
-def test_colorize_looks_colours_up_whatever_the_integer_type(labels: NDArray[np.uint8]) -> None:
+def test_colorize_looks_colours_up_for_any_integer_type(labels: NDArray[np.uint8]) -> None:
     expected = PALETTE[labels]
     np.testing.assert_array_equal(visualize.colorize(labels, PALETTE), expected)
     np.testing.assert_array_equal(visualize.colorize(labels.astype(np.int32), PALETTE), expected)
 
 
-def test_labels_past_the_palette_have_distinct_colours() -> None:
+def test_labels_beyond_the_palette_have_distinct_colours() -> None:
     labels = np.arange(256, 256 + 20_000).reshape(100, 200)
     colors = visualize.colorize(labels, PALETTE).reshape(-1, 3)
     assert len(np.unique(colors, axis=0)) == labels.size
 
 
-def test_neighbouring_labels_past_the_palette_look_different() -> None:
+def test_neighbouring_labels_beyond_the_palette_look_different() -> None:
     colors = visualize.colorize(np.arange(256, 1256)[None], PALETTE)[0].astype(int)
     assert np.abs(np.diff(colors, axis=0)).max(1).min() >= 50
 
 
-def test_overlay_mixes_image_and_colour() -> None:
+def test_an_overlay_mixes_image_and_colour() -> None:
     mixed = visualize.overlay(IMAGE, HALVES, PALETTE, alpha=0.25)
     np.testing.assert_allclose(mixed[0, 0], 0.75 * 100 + 0.25 * PALETTE[1], atol=1)
     np.testing.assert_allclose(mixed[0, 5], 0.75 * 100 + 0.25 * PALETTE[2], atol=1)
 
 
-def test_overlay_draws_one_light_pixel_between_classes() -> None:
+def test_an_overlay_has_one_bright_pixel_between_classes() -> None:
     mixed = visualize.overlay(IMAGE, HALVES, PALETTE).astype(int)
     plain = visualize.overlay(IMAGE, np.ones_like(HALVES), PALETTE).astype(int)
     lighter = (mixed.sum(-1) > plain.sum(-1) + 100).all(0)
     assert lighter.tolist() == [False, False, True, False, False, False]
 
 
-def test_overlay_at_alpha_0_and_1() -> None:
+def test_an_overlay_of_alpha_0_is_the_image_and_of_alpha_1_the_colours() -> None:
     one_class = np.full((4, 6), 3, np.uint8)
     np.testing.assert_array_equal(visualize.overlay(IMAGE, HALVES, PALETTE, alpha=0), IMAGE)
     np.testing.assert_array_equal(visualize.overlay(IMAGE, one_class, PALETTE, alpha=1), PALETTE[one_class])
@@ -67,47 +68,50 @@ def test_ignored_pixels_keep_the_image(labels: NDArray[np.uint8], ignore: int) -
     assert mixed.dtype == np.uint8 and mixed.shape == image.shape
 
 
-def test_overlay_refuses_other_sizes_and_strengths() -> None:
-    with pytest.raises(ValueError, match=r"image has 4x6 .* labels 6x4"):
+def test_an_overlay_of_another_size_or_an_impossible_alpha_is_refused() -> None:
+    with pytest.raises(DataError, match=r"the image and the labels must have the same size .*, got 4x6 and 6x4"):
         visualize.overlay(IMAGE, HALVES.T, PALETTE)
-    with pytest.raises(ValueError, match=r"alpha is 1\.5"):
+    with pytest.raises(ConfigError, match=r"alpha must be between .*, got 1\.5"):
         visualize.overlay(IMAGE, HALVES, PALETTE, alpha=1.5)
 
 
-def test_error_map_tells_right_wrong_and_ignored() -> None:
+def test_an_error_map_shows_right_wrong_and_ignored_pixels() -> None:
     truth = np.array([[0, 1, 255, 255]], np.uint8)
     prediction = np.array([[0, 0, 255, 1]], np.int64)
     colors = visualize.error_map(prediction, truth, 255)[0].tolist()
     assert colors == [list(c) for c in (visualize.RIGHT, visualize.WRONG, visualize.IGNORED, visualize.IGNORED)]
 
 
-def test_error_map_refuses_maps_of_other_sizes() -> None:
-    with pytest.raises(ValueError, match=r"prediction has 1x4 .* truth 4x1"):
+def test_an_error_map_of_different_sizes_is_refused() -> None:
+    with pytest.raises(DataError, match=r"the prediction and the truth must have .*, got 1x4 and 4x1"):
         visualize.error_map(np.zeros((1, 4), int), np.zeros((4, 1), int), 255)
 
 
-@pytest.mark.parametrize(
-    ("high", "dtype", "mode"),
-    [(255, np.uint8, "P"), (200, np.int32, "P"), (256, np.int32, "I;16"), (65535, int, "I;16")],
-)
-def test_saved_labels_come_back(tmp_path: Path, high: int, dtype: type[Any], mode: str) -> None:
-    labels = np.linspace(0, high, 35).astype(dtype).reshape(5, 7)
-    visualize.save_palette_png(tmp_path / "mask.png", labels, PALETTE)
-    with PIL.Image.open(tmp_path / "mask.png") as picture:
-        assert picture.mode == mode
-        np.testing.assert_array_equal(np.asarray(picture), labels)
-        if mode == "P":
-            np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), PALETTE[labels])
+def test_saved_labels_can_be_read_back(tmp_path: Path) -> None:
+    cases: list[tuple[int, type[Any], str]] = [
+        (255, np.uint8, "P"),
+        (200, np.int32, "P"),
+        (256, np.int32, "I;16"),
+        (65535, int, "I;16"),
+    ]
+    for high, dtype, mode in cases:
+        labels = np.linspace(0, high, 35).astype(dtype).reshape(5, 7)
+        visualize.save_palette_png(tmp_path / "mask.png", labels, PALETTE)
+        with PIL.Image.open(tmp_path / "mask.png") as picture:
+            assert picture.mode == mode
+            np.testing.assert_array_equal(np.asarray(picture), labels)
+            if mode == "P":
+                np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), PALETTE[labels])
 
 
-@pytest.mark.parametrize("bad", [-1, 65536])
-def test_labels_that_a_png_cannot_hold_are_refused(tmp_path: Path, bad: int) -> None:
-    with pytest.raises(ValueError, match=rf"mask\.png: labels run from .*{bad}"):
-        visualize.save_palette_png(tmp_path / "mask.png", np.array([[0, bad]]), PALETTE)
+def test_labels_that_a_png_cannot_hold_are_refused(tmp_path: Path) -> None:
+    for label, span in ((-1, r"-1\.\.0"), (65536, r"0\.\.65536")):
+        with pytest.raises(DataError, match=rf"mask\.png: labels must be in 0\.\.65535 .*, got {span}$"):
+            visualize.save_palette_png(tmp_path / "mask.png", np.array([[0, label]]), PALETTE)
     assert not list(tmp_path.iterdir())
 
 
-def test_side_by_side_keeps_the_pictures_whole() -> None:
+def test_pictures_side_by_side_are_complete() -> None:
     low, high = np.full((20, 40, 3), 200, np.uint8), np.full((50, 30, 3), (9, 8, 7), np.uint8)
     sheet = np.asarray(visualize.side_by_side([("low", low), ("a caption far wider than its picture", high)]))
     assert sheet.shape[0] > 50 and sheet.shape[1] > 70
@@ -118,19 +122,19 @@ def test_side_by_side_keeps_the_pictures_whole() -> None:
     assert (above == 255).all(), "the caption must not leave its panel"
 
 
-def test_side_by_side_needs_a_picture() -> None:
+def test_no_picture_cannot_be_side_by_side() -> None:
     with pytest.raises(ValueError, match="at least one picture"):
         visualize.side_by_side([])
 
 
-@pytest.mark.parametrize("count", [0, 1, 24, 25, 150])
-def test_legend_shows_every_colour(count: int) -> None:
-    sheet = visualize.legend([f"class {index}" for index in range(count)], PALETTE)
-    shown = np.unique(sheet.astype(int) @ (65536, 256, 1))
-    assert np.isin(PALETTE[:count].astype(int) @ (65536, 256, 1), shown).all()
-    assert sheet.shape[0] < 600
+def test_a_legend_shows_every_colour() -> None:
+    for count in (0, 1, 24, 25, 150):
+        sheet = visualize.legend([f"class {index}" for index in range(count)], PALETTE)
+        colors = np.unique(sheet.astype(int) @ (65536, 256, 1))
+        assert np.isin(PALETTE[:count].astype(int) @ (65536, 256, 1), colors).all(), count
+        assert sheet.shape[0] < 600
 
 
-def test_legend_refuses_too_few_colours() -> None:
+def test_a_legend_with_too_few_colours_is_refused() -> None:
     with pytest.raises(ValueError, match="2 names but only 1 colors"):
         visualize.legend(["a", "b"], [(0, 0, 0)])

@@ -1,4 +1,4 @@
-"""Big files over HTTP: gone on with after a break, whole or not there, and the same ones ever after."""
+"""Resumable downloads over HTTP: a file is complete or absent, and verified by its hash from then on."""
 
 import hashlib
 import os
@@ -29,20 +29,21 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
 
+from atrous.errors import ConfigError, ConversionError
 from atrous.files import write_atomically
 from atrous.progress import LINE_EVERY
 
-TIMEOUT = 60.0  # seconds without a byte
+TIMEOUT = 60.0  # seconds without data
 CHUNK = 1 << 18  # bytes
-NOT_SATISFIABLE = 416  # no such range: what is here is no beginning of what is there
+NOT_SATISFIABLE = 416  # no such range: the local part is not the beginning of the server's file
 
 
 def download(url: str, path: Path, console: Console | None = None) -> str:
-    """Fetch `url`, unless `path` is there already; the SHA-256, which is remembered in `path`.json.
+    """Fetch `url` unless `path` exists, and return the SHA-256, which is recorded in `path`.json.
 
-    What arrived before a break lies in `path`.part, and the next call goes on from there. Other processes that want the
-    same file wait. Raises OSError, with the address or the path, where the network or the disk fails, and ValueError if
-    the file is not the one that is remembered.
+    After an interruption, the next call resumes from `path`.part. Other processes that need the same file wait. Raises
+    OSError, with the address or the path, if the network or the disk fails, and ConversionError if the file does not
+    match its recorded hash.
     """
     _require_http(url)
     console = console or Console(quiet=True)
@@ -55,7 +56,7 @@ def download(url: str, path: Path, console: Console | None = None) -> str:
                 return _fetch(url, part, path, console)
             _tidy(part, path)
     digest = _verified(path, path)
-    _say(console, f"{path} is here already, SHA-256 {digest}")
+    _say(console, f"{path} is already here, SHA-256 {digest}")
     return digest
 
 
@@ -66,46 +67,50 @@ def _fetch(url: str, part: Path, path: Path, console: Console) -> str:
         part.replace(path)
     finally:
         _tidy(part, path)
-    _say(console, f"{path}: SHA-256 {digest}, remembered in {_record(path).name}")
+    _say(console, f"{path}: SHA-256 {digest}, recorded in {_record(path).name}")
     return digest
 
 
 def _tidy(part: Path, path: Path) -> None:
-    """Keep only what can be gone on with."""
+    """Delete a part that can't be resumed."""
     if part.exists() and not (part.stat().st_size and recall(path).validator):
         part.unlink()
 
 
 def _require_http(url: str) -> None:
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise ValueError(f"{url}: files are fetched from http:// and https:// addresses only")
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        raise ConfigError(f"{url}: not a valid address: {error}") from None
+    if scheme not in ("http", "https"):
+        raise ConfigError(f"{url}: files are fetched from http:// and https:// addresses only")
 
 
 def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
-# ---- what is remembered
+# ---- records
 
 
 class Record(BaseModel):
-    """What is known of a file, kept in a JSON beside it."""
+    """What is known about a file, in a JSON file beside it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: str | None = None  # None: it was put here by hand
-    validator: str | None = None  # the server's ETag or date of the file: changes with it; None: a break starts anew
-    sha256: str | None = None  # None: it hasn't been here whole
+    validator: str | None = None  # the server's ETag or date, which changes with the file; None: can't be resumed
+    sha256: str | None = None  # None: it has never been complete
 
 
 def recall(path: Path) -> Record:
-    """What is remembered of the file `path`, which needn't be there. Raises ValueError if the record is damaged."""
+    """The record of the file `path`, which need not exist. Raises ConversionError if the record is damaged."""
     try:
         return Record.model_validate_json(_record(path).read_bytes())
     except FileNotFoundError:
         return Record()
     except ValidationError as error:
-        raise ValueError(f"{_record(path)}: damaged; delete it, and hashes are remembered anew") from error
+        raise ConversionError(f"{_record(path)}: damaged; delete it to record the hash again") from error
 
 
 def _record(path: Path) -> Path:
@@ -117,33 +122,33 @@ def _remember(path: Path, **changes: str | None) -> None:
 
 
 def _verified(file: Path, path: Path) -> str:
-    """The SHA-256 of `file`, which is `path` or will become it, if it's the remembered one or the first."""
+    """The SHA-256 of `file`, which is `path` or will become it, if it is the recorded one or the first."""
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     known = recall(path).sha256
     if known is None:
         _remember(path, sha256=digest)
     elif known != digest:
-        raise ValueError(_mismatch(file, path, digest, known))
+        raise ConversionError(_mismatch(file, path, digest, known))
     return digest
 
 
 def _mismatch(file: Path, path: Path, digest: str, known: str) -> str:
-    """Say what differs and how to go on; a download that is refused isn't kept."""
+    """What differs, and what to do; deletes a download that is refused."""
     record = _record(path)
-    found = f"has SHA-256 {digest}, but {record} remembers {known}"
+    difference = f"has SHA-256 {digest}, but {record} has {known}"
     if file == path:
-        return f"{path} {found}: delete {path} to fetch it anew, or {record} to trust it as it is"
+        return f"{path} {difference}: delete {path} to fetch it again, or {record} to trust it as it is"
     url = recall(path).url
     file.unlink()
-    return f"{url} {found}: it was changed there or on its way, and is not kept; delete {record} to trust it"
+    return f"{url} {difference}: it was changed there or on its way, and was deleted; delete {record} to trust it"
 
 
 # ---- one process at a time
 
 
 def _locked(part: Path, console: Console) -> AbstractContextManager[object]:
-    """Wait until no other process works on `part`. Where there is no flock (Windows), nothing is promised."""
+    """Wait until no other process works on `part`. Without flock (Windows), nothing is guaranteed."""
     if os.name != "posix":
         return nullcontext()
     while True:
@@ -152,7 +157,7 @@ def _locked(part: Path, console: Console) -> AbstractContextManager[object]:
             _lock(file, part, console)
         if _is_at(file, part):
             return file
-        file.close()  # whoever had the lock is done with this file: renamed or removed it
+        file.close()  # whoever had the lock has renamed or removed this file
 
 
 def _lock(file: IO[bytes], part: Path, console: Console) -> None:
@@ -161,7 +166,7 @@ def _lock(file: IO[bytes], part: Path, console: Console) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        _say(console, f"waiting for another process that fetches {part.stem}")
+        _say(console, f"waiting for another process that is fetching {part.stem}")
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
@@ -171,51 +176,50 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
     return False
 
 
-# ---- over the network, every failure a FileNotFoundError or ConnectionError with the address
+# ---- network: every failure is a FileNotFoundError or ConnectionError with the address
 
 
 class Answer(NamedTuple):
     body: HTTPResponse
-    start: int  # the first byte that comes
-    total: int  # bytes of the whole file
+    start: int  # the first byte of the body
+    total: int  # bytes of the complete file
     validator: str | None
 
 
 def _receive(url: str, part: Path, path: Path, console: Console) -> None:
-    """Complete `part`, or make it anew where the server's file is another one by now."""
+    """Complete `part`, or start it again if the server's file has changed."""
     known = recall(path)
-    have = part.stat().st_size if part.exists() else 0
-    answer = _ask(url, have, known.validator if known.url == url else None)
+    size = part.stat().st_size if part.exists() else 0
+    answer = _ask(url, size, known.validator if known.url == url else None)
     with answer.body:
         if not answer.start:
             with _writing(part):
                 part.write_bytes(b"")
             _remember(path, url=url, validator=answer.validator)
         _require_space(part.parent, answer.total - answer.start, url)
-        size = f"{answer.total / 1e6:,.1f} MB"
-        _say(console, f"{url}: {size}" + (f", from {answer.start / 1e6:,.1f} MB on" if answer.start else ""))
+        resumed = f", resumed at {answer.start / 1e6:,.1f} MB" if answer.start else ""
+        _say(console, f"{url}: {answer.total / 1e6:,.1f} MB{resumed}")
         with _writing(part):
             _append(url, part, answer, console)
 
 
-def _ask(url: str, have: int = 0, validator: str | None = None) -> Answer:
-    """Ask for all, or for what comes after `have` bytes if the file is still the one that `validator` tells."""
-    wanted = {"Range": f"bytes={have}-", "If-Range": validator} if have and validator else {}
+def _ask(url: str, start: int = 0, validator: str | None = None) -> Answer:
+    """Ask for the file, or for its bytes from `start` if the server's file still has this validator."""
+    headers = {"Range": f"bytes={start}-", "If-Range": validator} if start and validator else {}
     try:
-        body = cast(HTTPResponse, _opener().open(Request(url, headers=wanted), timeout=TIMEOUT))
+        body = cast(HTTPResponse, _opener().open(Request(url, headers=headers), timeout=TIMEOUT))
     except HTTPError as error:
         error.close()
-        if error.code == NOT_SATISFIABLE and wanted:
+        if error.code == NOT_SATISFIABLE and headers:
             return _ask(url)
         raise _refused(url, error.code, error.reason) from None
-    except (OSError, HTTPException, ValueError) as error:  # ValueError: a host that can't be one
+    except (OSError, HTTPException, UnicodeError) as error:  # UnicodeError: a host name that isn't valid
         raise ConnectionError(f"{url} cannot be reached: {_reason(error)}") from error
-    answer = _understood(url, body, have if wanted else 0)
-    return answer or _ask(url)
+    return _answer(url, body, start if headers else 0) or _ask(url)
 
 
-def _understood(url: str, body: HTTPResponse, have: int) -> Answer | None:
-    """What comes; None: another part than was asked for."""
+def _answer(url: str, body: HTTPResponse, start: int) -> Answer | None:
+    """None if it is not the part that was asked for."""
     problem = _problem(body)
     if problem:
         body.close()
@@ -224,11 +228,11 @@ def _understood(url: str, body: HTTPResponse, have: int) -> Answer | None:
     if body.status == 200:
         return Answer(body, 0, length, _validator(body.headers))
     span = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", body.headers.get("Content-Range", ""))
-    if span and tuple(map(int, span.groups())) == (have, have + length):
-        return Answer(body, have, have + length, _validator(body.headers))
+    if span and tuple(map(int, span.groups())) == (start, start + length):
+        return Answer(body, start, start + length, _validator(body.headers))
     body.close()
-    if not have:
-        raise ConnectionError(f"{url}: the server sent a part of the file, but was asked for all of it")
+    if not start:
+        raise ConnectionError(f"{url}: the server sent a part of the file, but was asked for the whole file")
     return None
 
 
@@ -236,14 +240,14 @@ def _problem(body: HTTPResponse) -> str | None:
     if body.status not in (200, 206):
         return f"the server answered {body.status} {body.reason}"
     if body.headers.get_content_type() == "text/html":
-        return "the server answered with a web page, not a file; is there a proxy that wants a login?"
+        return "the server answered with a web page, not a file; does a proxy ask for a login?"
     if body.length is None:
-        return "the server doesn't say how long the file is, so that it couldn't be told whether it is whole"
+        return "the server doesn't say how long the file is, so a broken download would go unnoticed"
     return None
 
 
 def _validator(headers: HTTPMessage) -> str | None:
-    """What an If-Range may hold (RFC 9110, 13.1.5): no weak ETag, which may stand for other bytes."""
+    """For If-Range (RFC 9110, 13.1.5): not a weak ETag, which may stand for other bytes."""
     tag = headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified")
 
@@ -262,7 +266,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Never from https to http; that other schemes are refused is the opener's doing, which can't open them."""
+    """Never from https to http; other schemes the opener can't open."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
@@ -273,7 +277,7 @@ class _Redirects(HTTPRedirectHandler):
 
 
 def _opener() -> OpenerDirector:
-    """Urllib's own would open ftp://, file:// and data: as well."""
+    """For http and https only: urllib's own also opens ftp://, file:// and data:."""
     opener = OpenerDirector()
     for handler in (
         ProxyHandler(),
@@ -288,32 +292,32 @@ def _opener() -> OpenerDirector:
     return opener
 
 
-# ---- onto the disk
+# ---- disk
 
 
 def _append(url: str, part: Path, answer: Answer, console: Console) -> None:
-    got, last_line = answer.start, time.monotonic()
+    size, last_line = answer.start, time.monotonic()
     with part.open("ab") as file, _bar(console) as bar:
-        task = bar.add_task(part.stem, total=answer.total, completed=got)
-        while got < answer.total:
-            got += file.write(_read(url, answer, got))
-            bar.update(task, completed=got)
+        task = bar.add_task(part.stem, total=answer.total, completed=size)
+        while size < answer.total:
+            size += file.write(_read(url, answer, size))
+            bar.update(task, completed=size)
             if bar.disable and time.monotonic() - last_line > LINE_EVERY:
                 last_line = time.monotonic()
-                _say(console, f"{part.stem}: {got / 1e6:,.1f} of {answer.total / 1e6:,.1f} MB")
+                _say(console, f"{part.stem}: {size / 1e6:,.1f} of {answer.total / 1e6:,.1f} MB")
 
 
-def _read(url: str, answer: Answer, got: int) -> bytes:
+def _read(url: str, answer: Answer, size: int) -> bytes:
     """The next bytes, at least one."""
     try:
-        chunk = answer.body.read1(min(CHUNK, answer.total - got))
+        chunk = answer.body.read1(min(CHUNK, answer.total - size))
         reason = "the connection ended"
     except (OSError, HTTPException) as error:
         chunk, reason = b"", _reason(error)
     if chunk:
         return chunk
-    kept = "the same command goes on from there" if answer.validator else "they can't be gone on with"
-    raise ConnectionError(f"{url}: {reason} after {got:,} of {answer.total:,} bytes; {kept}")
+    advice = "the same command resumes there" if answer.validator else "they can't be resumed"
+    raise ConnectionError(f"{url}: {reason} after {size:,} of {answer.total:,} bytes; {advice}")
 
 
 def _bar(console: Console) -> Bar:
@@ -325,12 +329,12 @@ def _bar(console: Console) -> Bar:
 def _require_space(folder: Path, needed: int, url: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise OSError(f"{url}: {needed / 1e6:,.1f} MB are to come, but {folder} has room for {free / 1e6:,.1f} MB")
+        raise OSError(f"{url}: {needed / 1e6:,.1f} MB are missing, but {folder} has room for {free / 1e6:,.1f} MB")
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Errors of the disk get the path; those of the network have their address already."""
+    """Add the path to errors of the disk; those of the network have an address."""
     try:
         yield
     except ConnectionError:

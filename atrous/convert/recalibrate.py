@@ -1,25 +1,26 @@
-"""Batch norms that were folded, measured anew, so that a converted model can be trained on."""
+"""Folded batch norms get statistics, measured on images, so that a converted model can be trained."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from atrous.inference import as_batch, predict_labels
-from atrous.segmenter import Segmenter, read_image
+from atrous.errors import ConfigError
+from atrous.inference import InferenceConfig, as_batch, look
+from atrous.models import Model
+from atrous.types import Image
 
 
 class Moments:
-    """Mean and variance of each channel over all that was seen."""
+    """Mean and variance of each channel over all maps that were added."""
 
     def __init__(self, channels: int) -> None:
         self.count = 0
         self.total = torch.zeros(channels, dtype=torch.float64)
         self.squares = torch.zeros(channels, dtype=torch.float64)
 
-    def see(self, x: Tensor) -> None:  # [B, K, h, w]
+    def add(self, x: Tensor) -> None:  # [B, K, h, w]
         values = x.detach().double().cpu()
         self.count += values.numel() // values.shape[1]
         self.total += values.sum((0, 2, 3))
@@ -34,8 +35,8 @@ class Moments:
         return (self.squares / self.count - self.mean.square()).clamp_min(0)
 
 
-def is_folded(model: nn.Module) -> bool:
-    """Whether it has batch norms that are what folding leaves: they shift, and have no statistics."""
+def has_folded_norms(model: nn.Module) -> bool:
+    """Whether some of its batch norms only shift and have no statistics, as folding leaves them."""
     return bool(_folded(model))
 
 
@@ -48,22 +49,21 @@ def _is_plain(norm: nn.BatchNorm2d) -> bool:
     return mean is not None and variance is not None and not mean.any() and bool((variance == 1).all())
 
 
-def recalibrate(segmenter: Segmenter, images: Sequence[Path]) -> None:
-    """Give folded batch norms the statistics of their input over `images`; what the model computes stays the same.
+def recalibrate(model: Model, inference: InferenceConfig, images: Iterable[Image]) -> None:
+    """Give folded batch norms the statistics of their inputs over `images`; what the model computes stays the same.
 
-    A batch norm that was folded into its convolution comes with mean 0 and variance 1, whatever it is fed: in training
-    it would normalise by the batch's own statistics and change everything. Raises ValueError for unreadable images, and
-    where nothing is folded.
+    A batch norm that was folded into its convolution has mean 0 and variance 1, whatever its input: in training it
+    would normalise by the batch's own statistics and change everything. Raises ConfigError if nothing is folded. If an
+    image can't be read, the model is left as it was.
     """
-    norms = _folded(segmenter.model)
+    norms = _folded(model)
     if not norms:
-        raise ValueError("no batch norm is folded in this model: each has statistics of its training, which are better")
+        raise ConfigError("--recalibrate: no batch norm is folded in this model: all have statistics of its training")
     moments = [Moments(norm.num_features) for norm in norms]
-    hooks = [norm.register_forward_pre_hook(_seeing(moment)) for norm, moment in zip(norms, moments, strict=True)]
-    device = segmenter.model.shift.device
+    hooks = [norm.register_forward_pre_hook(_adding_to(moment)) for norm, moment in zip(norms, moments, strict=True)]
     try:
-        for path in images:
-            predict_labels(segmenter.model.eval(), as_batch(read_image(path), device), segmenter.inference)
+        for image in images:
+            look(model.eval(), as_batch(image, model.shift.device), inference)
     finally:
         for hook in hooks:
             hook.remove()
@@ -71,9 +71,9 @@ def recalibrate(segmenter: Segmenter, images: Sequence[Path]) -> None:
         set_statistics(norm, moment.mean, moment.variance)
 
 
-def _seeing(moments: Moments) -> Callable[[nn.Module, Any], None]:
+def _adding_to(moments: Moments) -> Callable[[nn.Module, Any], None]:
     def hook(module: nn.Module, inputs: Any) -> None:  # noqa: ANN401 - PyTorch's own signature
-        moments.see(inputs[0])
+        moments.add(inputs[0])
 
     return hook
 

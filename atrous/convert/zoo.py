@@ -1,4 +1,4 @@
-"""The released models of TensorFlow DeepLab: where each lies, what was published of it, and the flags that it needs."""
+"""The released models of TensorFlow DeepLab: their archives, their published results, and the flags they need."""
 
 import os
 from difflib import get_close_matches
@@ -8,14 +8,15 @@ from typing import NamedTuple
 from rich.console import Console
 
 from atrous.convert.download import download
+from atrous.errors import ConfigError
 
-BASE_URL = "http://download.tensorflow.org/models/"  # as published; there may be no https
+BASE_URL = "http://download.tensorflow.org/models/"  # as published; https may not exist
 
 Option = bool | float | str | tuple[int, ...]
 
 
-class Figure(NamedTuple):
-    """A published result with its protocol: whole images, one pass for each scale, and each again if mirrored."""
+class Result(NamedTuple):
+    """A published result with its protocol: whole images, one pass for each scale, and another one if flipped."""
 
     miou: float  # percent
     output_stride: int
@@ -24,11 +25,11 @@ class Figure(NamedTuple):
     split: str = "val"
     pixel_accuracy: float | None = None  # percent
     multiply_adds: float | None = None  # billions
-    seconds: float | None = None  # an image, on a CPU E5-1650 v3 at 3.5 GHz, unless the model's note says otherwise
+    seconds: float | None = None  # per image, on a CPU E5-1650 v3 at 3.5 GHz unless the model's note says otherwise
 
 
 class ZooModel(NamedTuple):
-    """One archive. `options` are the original's flags that tell what its weights cannot, for the first figure."""
+    """One archive. `options` are the flags that its weights don't tell, for the first result."""
 
     name: str
     archive: str  # the file's name, without .tar.gz
@@ -36,7 +37,7 @@ class ZooModel(NamedTuple):
     dataset: str
     trained_on: tuple[str, ...]
     options: dict[str, Option]
-    figures: tuple[Figure, ...] = ()
+    results: tuple[Result, ...] = ()
     note: str = ""
 
 
@@ -79,9 +80,9 @@ LR_ASPP: dict[str, Option] = {
 }
 BETA_GRID: dict[str, Option] = {"multi_grid": (1, 2, 4)}
 
-EIGHT_BIT = "trained with rounding to 8 bits, which the figure includes; converted, its weights are floats"
-SIMULATED = "seconds: a simulated Edge TPU of a Pixel 4"
-LEAKED = "has seen the images of val: a figure measured on them says nothing"
+EIGHT_BIT = "trained with rounding to 8 bits, which the result includes; converted, its weights are floats"
+SIMULATED = "seconds: on a simulated Edge TPU of a Pixel 4"
+LEAKED = "trained on the images of val: a score on them means nothing"
 
 MODELS: tuple[ZooModel, ...] = (
     ZooModel(
@@ -91,7 +92,7 @@ MODELS: tuple[ZooModel, ...] = (
         "pascal_voc_seg",
         ("ImageNet", "COCO", "train_aug"),
         {**VOC, **MOBILENET_V2, "depth_multiplier": 0.5},
-        (Figure(70.19, 16, multiply_adds=0.88),),
+        (Result(70.19, 16, multiply_adds=0.88),),
     ),
     ZooModel(
         "mobilenetv2_dm05_coco_voc_trainval",
@@ -100,7 +101,7 @@ MODELS: tuple[ZooModel, ...] = (
         "pascal_voc_seg",
         ("ImageNet", "COCO", "train_aug", "trainval"),
         {**VOC, **MOBILENET_V2, "output_stride": 8, "depth_multiplier": 0.5},
-        (Figure(71.83, 8, split="test", multiply_adds=2.84),),
+        (Result(71.83, 8, split="test", multiply_adds=2.84),),
         LEAKED,
     ),
     ZooModel(
@@ -111,8 +112,8 @@ MODELS: tuple[ZooModel, ...] = (
         ("ImageNet", "COCO", "train_aug"),
         {**VOC, **MOBILENET_V2},
         (
-            Figure(75.32, 16, multiply_adds=2.75, seconds=0.1),
-            Figure(77.33, 8, TO_1_75, flip=True, multiply_adds=152.59, seconds=26.9),
+            Result(75.32, 16, multiply_adds=2.75, seconds=0.1),
+            Result(77.33, 8, TO_1_75, flip=True, multiply_adds=152.59, seconds=26.9),
         ),
     ),
     ZooModel(
@@ -122,7 +123,7 @@ MODELS: tuple[ZooModel, ...] = (
         "pascal_voc_seg",
         ("ImageNet", "COCO", "train_aug", "trainval"),
         {**VOC, **MOBILENET_V2, "output_stride": 8},
-        (Figure(80.25, 8, TO_1_75, flip=True, split="test", multiply_adds=152.59, seconds=26.9),),
+        (Result(80.25, 8, TO_1_75, flip=True, split="test", multiply_adds=152.59, seconds=26.9),),
         LEAKED,
     ),
     ZooModel(
@@ -133,8 +134,8 @@ MODELS: tuple[ZooModel, ...] = (
         ("ImageNet", "COCO", "train_aug"),
         {**VOC, **XCEPTION_65},
         (
-            Figure(82.20, 16, multiply_adds=54.17, seconds=0.7),
-            Figure(83.58, 8, TO_1_75, flip=True, multiply_adds=3055.35, seconds=223.2),
+            Result(82.20, 16, multiply_adds=54.17, seconds=0.7),
+            Result(83.58, 8, TO_1_75, flip=True, multiply_adds=3055.35, seconds=223.2),
         ),
     ),
     ZooModel(
@@ -144,7 +145,7 @@ MODELS: tuple[ZooModel, ...] = (
         "pascal_voc_seg",
         ("ImageNet", "COCO", "train_aug", "trainval"),
         {**VOC, **XCEPTION_65_STRIDE_8},
-        (Figure(87.80, 8, TO_1_75, flip=True, split="test", multiply_adds=3055.35, seconds=223.2),),
+        (Result(87.80, 8, TO_1_75, flip=True, split="test", multiply_adds=3055.35, seconds=223.2),),
         LEAKED,
     ),
     ZooModel(
@@ -154,8 +155,8 @@ MODELS: tuple[ZooModel, ...] = (
         "pascal_voc_seg",
         ("ImageNet", "COCO", "train_aug"),
         {**VOC, **MOBILENET_V2, "depth_multiplier": 0.5},
-        (Figure(69.65, 16, multiply_adds=0.88),),
-        f"{EIGHT_BIT}; a .tflite of 751.1 KB is in it, too",
+        (Result(69.65, 16, multiply_adds=0.88),),
+        f"{EIGHT_BIT}; also holds a .tflite of 751.1 KB",
     ),
     ZooModel(
         "mobilenetv2_coco_voc_trainaug_8bit",
@@ -164,8 +165,8 @@ MODELS: tuple[ZooModel, ...] = (
         "pascal_voc_seg",
         ("ImageNet", "COCO", "train_aug"),
         {**VOC, **MOBILENET_V2},
-        (Figure(74.26, 16, multiply_adds=2.75),),
-        f"{EIGHT_BIT}; a .tflite of 2.2 MB is in it, too",
+        (Result(74.26, 16, multiply_adds=2.75),),
+        f"{EIGHT_BIT}; also holds a .tflite of 2.2 MB",
     ),
     ZooModel(
         "mobilenetv2_coco_cityscapes_trainfine",
@@ -175,8 +176,8 @@ MODELS: tuple[ZooModel, ...] = (
         ("ImageNet", "COCO", "train_fine"),
         {**CITYSCAPES, **MOBILENET_V2},
         (
-            Figure(70.71, 16, multiply_adds=21.27, seconds=0.8),
-            Figure(73.57, 8, TO_1_25, flip=True, multiply_adds=433.24, seconds=51.12),
+            Result(70.71, 16, multiply_adds=21.27, seconds=0.8),
+            Result(73.57, 8, TO_1_25, flip=True, multiply_adds=433.24, seconds=51.12),
         ),
     ),
     ZooModel(
@@ -186,7 +187,7 @@ MODELS: tuple[ZooModel, ...] = (
         "cityscapes",
         ("train_fine",),
         {**CITYSCAPES, "model_variant": "mobilenet_v3_large_seg", **LR_ASPP},
-        (Figure(72.41, 32, multiply_adds=15.95, seconds=0.6),),
+        (Result(72.41, 32, multiply_adds=15.95, seconds=0.6),),
     ),
     ZooModel(
         "mobilenetv3_small_cityscapes_trainfine",
@@ -195,7 +196,7 @@ MODELS: tuple[ZooModel, ...] = (
         "cityscapes",
         ("train_fine",),
         {**CITYSCAPES, "model_variant": "mobilenet_v3_small_seg", **LR_ASPP},
-        (Figure(68.99, 32, multiply_adds=4.63, seconds=0.4),),
+        (Result(68.99, 32, multiply_adds=4.63, seconds=0.4),),
     ),
     ZooModel(
         "xception65_cityscapes_trainfine",
@@ -205,8 +206,8 @@ MODELS: tuple[ZooModel, ...] = (
         ("ImageNet", "train_fine"),
         {**CITYSCAPES, **XCEPTION_65},
         (
-            Figure(78.79, 16, multiply_adds=418.64, seconds=5.0),
-            Figure(80.42, 8, TO_1_25, flip=True, multiply_adds=8677.92, seconds=422.8),
+            Result(78.79, 16, multiply_adds=418.64, seconds=5.0),
+            Result(80.42, 8, TO_1_25, flip=True, multiply_adds=8677.92, seconds=422.8),
         ),
     ),
     ZooModel(
@@ -216,7 +217,7 @@ MODELS: tuple[ZooModel, ...] = (
         "cityscapes",
         ("ImageNet", "COCO", "train_fine"),
         {**CITYSCAPES, **XCEPTION_71_DPC},
-        (Figure(80.31, 16, multiply_adds=502.07),),
+        (Result(80.31, 16, multiply_adds=502.07),),
     ),
     ZooModel(
         "xception71_dpc_cityscapes_trainval",
@@ -225,7 +226,7 @@ MODELS: tuple[ZooModel, ...] = (
         "cityscapes",
         ("ImageNet", "COCO", "trainval_fine", "coarse"),
         {**CITYSCAPES, **XCEPTION_71_DPC, "output_stride": 8},
-        (Figure(82.66, 8, TO_2, flip=True, split="test"),),
+        (Result(82.66, 8, TO_2, flip=True, split="test"),),
         LEAKED,
     ),
     ZooModel(
@@ -236,8 +237,8 @@ MODELS: tuple[ZooModel, ...] = (
         ("ImageNet", "train_fine"),
         {**CITYSCAPES, **EDGE_TPU, "aspp_convs_filters": 256},
         (
-            Figure(70.6, 32, multiply_adds=5.6, seconds=0.0138),
-            Figure(74.1, 16, multiply_adds=7.1, seconds=0.0175),
+            Result(70.6, 32, multiply_adds=5.6, seconds=0.0138),
+            Result(74.1, 16, multiply_adds=7.1, seconds=0.0175),
         ),
         SIMULATED,
     ),
@@ -249,8 +250,8 @@ MODELS: tuple[ZooModel, ...] = (
         ("ImageNet", "train_fine"),
         {**CITYSCAPES, **EDGE_TPU, "depth_multiplier": 0.75, "aspp_convs_filters": 128},
         (
-            Figure(70.0, 32, multiply_adds=3.5, seconds=0.0099),
-            Figure(73.2, 16, multiply_adds=4.3, seconds=0.0132),
+            Result(70.0, 32, multiply_adds=3.5, seconds=0.0099),
+            Result(73.2, 16, multiply_adds=4.3, seconds=0.0132),
         ),
         SIMULATED,
     ),
@@ -261,8 +262,8 @@ MODELS: tuple[ZooModel, ...] = (
         "ade20k",
         ("ImageNet", "train"),
         {**ADE20K, **MOBILENET_V2, "decoder_output_stride": (4,), "crop_size": (257, 257)},
-        (Figure(32.04, 16, pixel_accuracy=75.41),),
-        "the longer side of each image is first made 257",
+        (Result(32.04, 16, pixel_accuracy=75.41),),
+        "images are first resized to a longer side of 257",
     ),
     ZooModel(
         "xception65_ade20k_train",
@@ -271,8 +272,8 @@ MODELS: tuple[ZooModel, ...] = (
         "ade20k",
         ("ImageNet", "train"),
         {**ADE20K, **XCEPTION_65_STRIDE_8, "crop_size": (513, 513)},
-        (Figure(45.65, 8, TO_1_75, flip=True, pixel_accuracy=82.52),),
-        "the longer side of each image is first made 513",
+        (Result(45.65, 8, TO_1_75, flip=True, pixel_accuracy=82.52),),
+        "images are first resized to a longer side of 513",
     ),
     ZooModel(
         "xception_41_imagenet",
@@ -297,7 +298,7 @@ MODELS: tuple[ZooModel, ...] = (
         "coco",
         ("ImageNet", "COCO"),
         {"model_variant": "xception_65"},
-        note="which classes of COCO its head tells apart, if it has one, was not published",
+        note="the classes of its head, if it has one, were not published",
     ),
     ZooModel(
         "xception_71_imagenet",
@@ -333,10 +334,10 @@ ZOO: dict[str, ZooModel] = {model.name: model for model in MODELS}
 def fetch(
     name: str, *, cache: Path | None = None, base_url: str | None = None, progress: Console | None = None
 ) -> Path:
-    """The archive of a model, from the cache if it is there; `progress` shows what happens, None: nobody.
+    """The archive of a model, from the cache or from the network; `progress` shows the download.
 
-    ATROUS_ZOO holds the address of a mirror, ATROUS_CACHE another cache. Raises ValueError for an unknown name and for
-    an archive that isn't the one of the last time, OSError, with the address, for what network and disk can do.
+    ATROUS_ZOO may hold the address of a mirror, ATROUS_CACHE another cache. Raises ConfigError for an unknown name,
+    ConversionError for an archive that doesn't match its recorded hash, and OSError as `download` does.
     """
     model = find(name)
     base = base_url or os.environ.get("ATROUS_ZOO") or BASE_URL
@@ -346,19 +347,20 @@ def fetch(
 
 
 def find(name: str) -> ZooModel:
-    """A model by its name. Raises ValueError with the nearest names; an archive's name will do as a hint."""
+    """A model by its name. Raises ConfigError with the nearest names, also to the name of an archive."""
     if name in ZOO:
         return ZOO[name]
     names = {alias.lower(): model.name for model in MODELS for alias in (model.archive, model.name)}
     close = get_close_matches(name.lower().removesuffix(".tar.gz"), names, n=3, cutoff=0.5)
     nearest = list(dict.fromkeys(names[alias] for alias in close)) or list(ZOO)
-    raise ValueError(f"no model of the zoo is called {name!r}; {'nearest' if close else 'known'}: {', '.join(nearest)}")
+    kind = "nearest" if close else "known"
+    raise ConfigError(f"no model of the zoo is called {name!r}; {kind}: {', '.join(nearest)}")
 
 
 def cache_folder() -> Path:
-    """ATROUS_CACHE, else `atrous` in the user's folder for caches."""
+    """ATROUS_CACHE, else `atrous` in the user's cache folder."""
     folder = os.environ.get("ATROUS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "atrous")
     try:
         return Path(folder).expanduser()
     except RuntimeError as error:
-        raise ValueError(f"{folder}: there is no home folder here; set ATROUS_CACHE to a folder") from error
+        raise ConfigError(f"{folder}: there is no home folder; set ATROUS_CACHE to a folder") from error

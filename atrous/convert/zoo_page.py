@@ -1,68 +1,70 @@
 """docs/model_zoo.md, written from the zoo's table: `python -m atrous.convert.zoo_page > docs/model_zoo.md`."""
 
-from atrous.convert.zoo import BASE_URL, MODELS, Figure, Option, ZooModel
+from atrous.convert.zoo import BASE_URL, MODELS, Option, Result, ZooModel
 
 TITLES = {
     "pascal_voc_seg": "PASCAL VOC 2012: 21 classes",
     "cityscapes": "Cityscapes: 19 classes",
     "ade20k": "ADE20K: 151 classes, the first of them 'other'",
-    "imagenet": "To start a training from: ImageNet",
-    "coco": "To start a training from: COCO",
+    "imagenet": "To initialise a training: ImageNet",
+    "coco": "To initialise a training: COCO",
 }
 OPENING = f"""\
 # The model zoo of TensorFlow DeepLab
 
-Made from the table in `atrous/convert/zoo.py`, by `python -m atrous.convert.zoo_page > docs/model_zoo.md`; a test keeps
-the two alike. One command makes a model of ours from each name in the first column; the second is what it is for:
+Written from the table in `atrous/convert/zoo.py` by `python -m atrous.convert.zoo_page > docs/model_zoo.md`; a test
+compares the two. One command converts a model by its name in the first column, another one predicts with it:
 
 ```
 atrous convert zoo:NAME --out NAME.safetensors
 atrous predict NAME.safetensors photos/ --out predicted
 ```
 
-**The figures are the published ones**, got by the original program; none was measured here. **None of these archives
-has been tried here**: our machines have no way to that address. What is tested is that our networks give the
-original's logits for weights made by a formula ([parity](parity.md)).
+**The results are the published ones** of the original program; none was measured here. **No archive has been tried
+here**: our machines can't reach that address. What is tested is that our networks give the original's logits for
+weights from a formula ([parity](parity.md)).
 
-A converted model has the output stride of its first row and looks once; the rest of a protocol are settings:
+A converted model has the output stride of its first result and predicts in one pass; the rest of a protocol are
+settings:
 
 ```
 atrous evaluate NAME.safetensors data.format=voc data.root=VOCdevkit \\
     evaluate.output_stride=8 evaluate.scales=0.5,0.75,1,1.25,1.5,1.75 evaluate.flip=true
 ```
 
-The weights at the end of this page, of ImageNet and COCO, are there to begin a training with:
+The weights at the end of this page, trained on ImageNet and COCO, are meant to initialise a training:
 
 ```
 atrous convert zoo:xception_65_imagenet --out xception_65.safetensors
 atrous train RECIPE model.backbone=xception_65 train.init=xception_65.safetensors train.reuse=backbone
 ```
 
-mIoU and pixel accuracy are in percent, multiply-adds in billions an image; seconds an image are those of a CPU (E5-1650
-v3, 3.5 GHz). The frozen graphs in the archives are made for output stride 8 and one scale; the checkpoints are for any.
+mIoU and pixel accuracy are in percent, multiply-adds in billions per image, times in seconds per image on a CPU
+(E5-1650 v3, 3.5 GHz). The frozen graphs in the archives have output stride 8 and one scale; the checkpoints work with
+any.
 
-## Where the archives come from, and how you know that they are the right ones
+## Where the archives come from, and how to verify them
 
-- The address is `{BASE_URL}ARCHIVE.tar.gz`; they are kept in `~/.cache/atrous`.
-  `ATROUS_ZOO` is the address of a mirror, `ATROUS_CACHE` another folder. On a machine without network, put the archive
-  into that folder by hand.
-- The address is http, not https, and no hashes were published: nobody can verify the first download. Its SHA-256 is
-  printed, and remembered in a JSON beside the archive; other bytes under the same name are refused from then on.
-  Compare what is printed with what others got.
-- After a break, the same command goes on where the connection ended.
+- The address is `{BASE_URL}ARCHIVE.tar.gz`; archives are cached in `~/.cache/atrous`.
+  `ATROUS_ZOO` sets the address of a mirror, `ATROUS_CACHE` another folder. On a machine without a network, put the
+  archive into that folder by hand.
+- The address is http, not https, and no hashes were published, so nobody can verify the first download. Its SHA-256 is
+  printed, and recorded in a JSON file beside the archive; from then on, other bytes under the same name are refused.
+  Compare the printed hash with what others got.
+- After an interruption, the same command resumes the download.
 - Nothing in an archive is run or unpickled.
 
 ## Licence
 
-The original's code is under Apache-2.0. The page that published these weights names no licence for them; if there are
-terms in an archive, they hold. The images that they learnt from have terms of their own (those of ImageNet and
-Cityscapes allow non-commercial use), and whether these reach the weights is for you to find out. Atrous ships none.
+The original's code is under Apache-2.0. The page that published these weights names no licence for them; terms inside
+an archive, if any, apply. The images on which they were trained have their own terms (ImageNet and Cityscapes allow
+non-commercial use), and it is for you to find out whether these extend to the weights. Atrous ships none of them.
 """
 CLOSING = """\
-## What there is none of
+## What was not released
 
 The original released no segmentation weights of its ResNets, none of its searched networks (Auto-DeepLab, PNASNet), and
-none with panoptic heads. For MobileNetV2's initial weights it points to TF-slim.
+none with panoptic heads. For MobileNetV2's initial weights it refers to TF-slim.
 """
 
 
@@ -73,19 +75,19 @@ def page() -> str:
 
 def _section(dataset: str) -> str:
     models = [model for model in MODELS if model.dataset == dataset]
-    figures = [_figure_row(model, figure) for model in models for figure in model.figures]
+    results = [_result_row(model, result) for model in models for result in model.results]
     flags = "\n".join(f"{model.name}:\n    {flag_line(model)}" for model in models)
     parts = [
         f"## {TITLES[dataset]}",
-        *([_table(FIGURE_HEAD, figures)] if figures else []),
+        *([_table(RESULT_HEAD, results)] if results else []),
         _table(ARCHIVE_HEAD, [_archive_row(model) for model in models]),
-        f"Their flags in the original's programs, which `zoo:NAME` knows:\n\n```\n{flags}\n```\n",
+        f"Their flags in the original's programs, which `zoo:NAME` sets:\n\n```\n{flags}\n```\n",
     ]
     return "\n\n".join(parts)
 
 
 def flag_line(model: ZooModel) -> str:
-    """The options as they are given to the original's programs."""
+    """The options on the command line of the original's programs."""
     return " ".join(f"--{name}={_flag_value(value)}" for name, value in model.options.items())
 
 
@@ -95,11 +97,11 @@ def _flag_value(value: Option) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-FIGURE_HEAD = (
+RESULT_HEAD = (
     "model",
     "output stride:",
     "scales",
-    "mirrored",
+    "flipped",
     "split",
     "mIoU:",
     "pixel accuracy:",
@@ -109,11 +111,11 @@ FIGURE_HEAD = (
 ARCHIVE_HEAD = ("model", "archive", "MB:", "trained on", "note")
 
 
-def _figure_row(model: ZooModel, figure: Figure) -> list[str]:
-    scales = ",".join(f"{scale:g}" for scale in figure.scales)
-    flip = "yes" if figure.flip else "no"
-    costs = (figure.pixel_accuracy, figure.multiply_adds, figure.seconds)
-    head = [f"`{model.name}`", str(figure.output_stride), scales, flip, figure.split, f"{figure.miou:.2f}"]
+def _result_row(model: ZooModel, result: Result) -> list[str]:
+    scales = ",".join(f"{scale:g}" for scale in result.scales)
+    flip = "yes" if result.flip else "no"
+    costs = (result.pixel_accuracy, result.multiply_adds, result.seconds)
+    head = [f"`{model.name}`", str(result.output_stride), scales, flip, result.split, f"{result.miou:.2f}"]
     return [*head, *map(_number, costs)]
 
 
@@ -127,7 +129,7 @@ def _number(value: float | None) -> str:
 
 
 def _table(head: tuple[str, ...], rows: list[list[str]]) -> str:
-    """A Markdown table; columns whose title ends in a colon are of numbers."""
+    """A Markdown table; a title that ends in a colon is that of a column of numbers."""
     rule = ["--:" if title.endswith(":") else "---" for title in head]
     return "\n".join(f"| {' | '.join(row)} |" for row in ([title.rstrip(":") for title in head], rule, *rows))
 

@@ -1,9 +1,9 @@
 """Training augmentation as pure functions, in this order: resize to a range, scale, rotate, blur, crop, pad, flip,
 colour, noise.
 
-Resizing and scaling are one resampling, and crop-first: the crop's window is found before any pixel is touched, and
-only that window is resampled, with what a blur of it sees beside it. The result is that of resizing the whole image
-and cropping it (`resize_then_crop`), up to rounding.
+Resizing and scaling are one resampling, and the crop comes first: its window is computed before any pixel is read, and
+only that window is resampled, with the pixels around it that a blur needs. Up to rounding, the result is that of
+resizing the whole image and then cropping it (`resize_then_crop`).
 """
 
 import math
@@ -19,8 +19,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from atrous.settings import Settings
 from atrous.types import Color, Image, Sample
 
-Pixels = NDArray[Any]  # [H, W, 3] an image, or [H, W] a label or instance map; an image is smoothed, a map is not
-Matrix = NDArray[np.float64]  # [3, 3] on (x, y, 1), or on colours
+Pixels = NDArray[Any]  # an image [H, W, 3], which is smoothed, or a label or instance map [H, W], which is not
+Matrix = NDArray[np.float64]  # [3, 3], for (x, y, 1) or for colours
 
 Kernel = Literal["gaussian", "binomial"]
 Padding = Literal["bottom_right", "around"]
@@ -28,53 +28,53 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Factor = PositiveFloat
 NotNegative = NonNegativeFloat
 
-BINOMIAL = (1, 4, 6, 4, 1)  # each way, / 16: what OpenCV's GaussianBlur is at 5 x 5 where no sigma is given
-LUMA = np.array([0.299, 0.587, 0.114])  # how bright R, G and B look (ITU-R BT.601)
+BINOMIAL = (1, 4, 6, 4, 1)  # / 16, in each direction: OpenCV's GaussianBlur of 5 x 5 without a sigma
+LUMA = np.array([0.299, 0.587, 0.114])  # the perceived brightness of R, G and B (ITU-R BT.601)
 
 
 class AugmentConfig(Settings):
     """Defaults are TensorFlow DeepLab's; semseg's are scale_step 0, rotate 10, blur 0.5 binomial, padding around."""
 
     crop: tuple[PositiveInt, PositiveInt] = (513, 513)  # height, width in pixels
-    resize_min: PositiveInt | None = None  # before all else, the shorter side becomes this; None: sizes stay ...
-    resize_max: PositiveInt | None = None  # ... but the longer one no more than this, both by the same factor ...
-    resize_factor: PositiveInt | None = None  # ... and each is lengthened to a multiple of this, plus 1
+    resize_min: PositiveInt | None = None  # first of all, the shorter side becomes this; None: sizes stay ...
+    resize_max: PositiveInt | None = None  # ... but the longer side at most this, both by the same factor ...
+    resize_factor: PositiveInt | None = None  # ... and each is rounded up to a multiple of this, plus 1
     min_scale: Factor = 0.5
     max_scale: Factor = 2.0
     scale_step: NotNegative = 0.25  # between neighbouring scales; 0: any scale in the range
     padding: Padding = "bottom_right"  # around: half of it at the top and left, as in semseg
-    flip: Fraction = 0.5  # probability of mirroring left and right
-    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0  # largest angle in degrees, either way
+    flip: Fraction = 0.5  # probability of a horizontal flip
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0  # largest angle in degrees, in either direction
     rotate_probability: Fraction = 0.5
     brightness: Fraction = 0.0  # the factor is uniform in 1 - value .. 1 + value
     contrast: Fraction = 0.0  # likewise
     saturation: Fraction = 0.0  # likewise
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # largest shift in turns, either way
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # largest shift in turns of the colour wheel, in either direction
     blur: Fraction = 0.0  # probability
-    blur_radius: tuple[NotNegative, NotNegative] = (0.5, 1.5)  # smallest, largest standard deviation in pixels ...
-    blur_kernel: Kernel = "gaussian"  # ... but for binomial: 5 x 5 of standard deviation 1, as in semseg
+    blur_radius: tuple[NotNegative, NotNegative] = (0.5, 1.5)  # smallest, largest standard deviation in pixels
+    blur_kernel: Kernel = "gaussian"  # binomial: always 5 x 5 of standard deviation 1, as in semseg
     noise: Annotated[float, Field(ge=0, le=255)] = 0.0  # standard deviation in grey levels, 0..255
 
     @model_validator(mode="after")
-    def _ranges_are_sound(self) -> "AugmentConfig":
+    def _ranges_are_valid(self) -> "AugmentConfig":
         if self.resize_min is None and (self.resize_max or self.resize_factor):
-            raise ValueError("resize_max and resize_factor go with resize_min: the shorter side's length")
+            raise ValueError("resize_max and resize_factor need resize_min, the length of the shorter side")
         if self.min_scale > self.max_scale:
-            raise ValueError(f"min_scale {self.min_scale} is larger than max_scale {self.max_scale}")
+            raise ValueError(f"min_scale must not exceed max_scale, got {self.min_scale} and {self.max_scale}")
         if self.blur_radius[0] > self.blur_radius[1]:
-            raise ValueError(f"blur_radius is (smallest, largest), but {self.blur_radius[0]} > {self.blur_radius[1]}")
+            raise ValueError(f"blur_radius must be (smallest, largest), got {self.blur_radius}")
         span = self.max_scale - self.min_scale
         if 0 < span < self.scale_step - 1e-9:
-            raise ValueError(f"scale_step {self.scale_step} must be at most max_scale - min_scale = {span:g}, or 0")
+            raise ValueError(f"scale_step must be 0 or at most max_scale - min_scale = {span:g}, got {self.scale_step}")
         return self
 
 
 class Choice(NamedTuple):
-    """What chance decided for one sample."""
+    """The random choices for one sample."""
 
     scale: float
     angle: float  # degrees, counter-clockwise
-    place: tuple[float, float]  # 0 <= y, x < 1: from the topmost to the lowest, the leftmost to the rightmost crop
+    place: tuple[float, float]  # (y, x) of the crop, from 0 (top, left) to 1 (bottom, right), 1 excluded
     flip: bool
     brightness: float  # factor
     contrast: float  # factor
@@ -85,7 +85,7 @@ class Choice(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The part of a scaled image that is kept, in pixels of the scaled image."""
+    """A part of a scaled image, in pixels of the scaled image."""
 
     scaled: tuple[int, int]  # height, width of the whole image after scaling
     top: int
@@ -95,15 +95,11 @@ class Window(NamedTuple):
 
 
 def augment(sample: Sample, config: AugmentConfig, rng: np.random.Generator, *, fill: Color, ignore: int) -> Sample:
-    """A random variation of exactly `config.crop` pixels; padding has the colour `fill`, the label `ignore`, no thing.
-
-    Raises ValueError if the image and its maps differ in size.
-    """
+    """A random variation of `config.crop` pixels; padding has the colour `fill`, the label `ignore` and no thing."""
     _require_same_size(sample)
     choice = choose(config, rng)
     size = resized_size(sample.image.shape[:2], config)
-    how = config.blur_kernel, config.padding
-    sample = scale_and_crop(sample, choice, config.crop, fill, ignore, size, *how)
+    sample = scale_and_crop(sample, choice, config.crop, fill, ignore, size, config.blur_kernel, config.padding)
     sample = flip(sample) if choice.flip else sample
     image = jitter_colors(sample.image, choice.brightness, choice.contrast, choice.saturation, choice.hue)
     image = add_noise(image, config.noise, np.random.default_rng(choice.noise_seed))
@@ -111,7 +107,7 @@ def augment(sample: Sample, config: AugmentConfig, rng: np.random.Generator, *, 
 
 
 def choose(config: AugmentConfig, rng: np.random.Generator) -> Choice:
-    """Draws the same numbers whatever the settings, so that one transform's setting doesn't change another's chance."""
+    """Draws the same random numbers for all settings, so that a setting of one transform doesn't change another."""
     return Choice(
         scale=random_scale(config, rng),
         angle=random_angle(config, rng),
@@ -127,7 +123,7 @@ def choose(config: AugmentConfig, rng: np.random.Generator) -> Choice:
 
 
 def random_scale(config: AugmentConfig, rng: np.random.Generator) -> float:
-    """One of the evenly spaced scales from min_scale to max_scale, both included; of all between them with step 0."""
+    """One of the evenly spaced scales from min_scale to max_scale, both included; with step 0 any between them."""
     chance, span = rng.random(), config.max_scale - config.min_scale
     if config.scale_step == 0:
         return config.min_scale + chance * span
@@ -136,27 +132,27 @@ def random_scale(config: AugmentConfig, rng: np.random.Generator) -> float:
 
 
 def random_angle(config: AugmentConfig, rng: np.random.Generator) -> float:
-    """Degrees in -rotate..rotate, with rotate_probability; else 0."""
+    """Degrees in -rotate..rotate with probability `rotate_probability`, else 0."""
     chance, angle = rng.random(), rng.uniform(-1, 1) * config.rotate
     return angle if chance < config.rotate_probability else 0.0
 
 
 def random_blur(config: AugmentConfig, rng: np.random.Generator) -> float:
-    """A standard deviation within blur_radius, with probability `blur`; else 0."""
+    """A standard deviation within blur_radius with probability `blur`, else 0."""
     chance, radius = rng.random(), rng.uniform(*config.blur_radius)
     return radius if chance < config.blur else 0.0
 
 
 def resized_size(size: tuple[int, ...], config: AugmentConfig) -> tuple[int, int]:
-    """Height and width after the resizing to a range, rounded down as TensorFlow DeepLab's `resize_to_range`."""
+    """Height and width after resizing to a range, rounded down as in TensorFlow DeepLab's `resize_to_range`."""
     height, width = size
     if config.resize_min is None:
         return height, width
-    step, most = config.resize_factor or 1, config.resize_max
+    step, limit = config.resize_factor or 1, config.resize_max
     to, side = config.resize_min, min(size)
-    if most is not None and max(size) * to // side > (most := most - (most - 1) % step):
-        to, side = most, max(size)
-    height, width = (max(1, length * to // side) for length in size)  # in whole numbers: nothing to round
+    if limit is not None and max(size) * to // side > (limit := limit - (limit - 1) % step):
+        to, side = limit, max(size)
+    height, width = (max(1, length * to // side) for length in size)  # integer arithmetic: nothing to round
     return height + -(height - 1) % step, width + -(width - 1) % step
 
 
@@ -172,10 +168,10 @@ def scale_and_crop(
 ) -> Sample:
     """Scale, rotate about the centre, blur, crop, pad: image and maps in one geometry.
 
-    `size` (height, width) is what the scale refers to, if not the sample's own size.
+    `size` (height, width) is the size that is scaled; None: the sample's own.
     """
     window = scaled_window(size or sample.image.shape[:2], choice.scale, crop, choice.place)
-    seen = _widened(window, _reach(choice.blur, kernel))
+    wide = _widened(window, _reach(choice.blur, kernel))
 
     def sample_window(pixels: Pixels, part: Window, outside: int | Color) -> Pixels:
         return rotate_window(pixels, part, choice.angle, outside) if choice.angle else resample_window(pixels, part)
@@ -183,43 +179,44 @@ def scale_and_crop(
     def cut(pixels: Pixels, outside: int | Color) -> Pixels:
         if pixels.ndim < 3 or not choice.blur:
             return sample_window(pixels, window, outside)
-        blurred = blur(sample_window(pixels, seen, outside), choice.blur, kernel)
-        return _slice(blurred, window._replace(top=window.top - seen.top, left=window.left - seen.left))
+        blurred = blur(sample_window(pixels, wide, outside), choice.blur, kernel)
+        return _slice(blurred, window._replace(top=window.top - wide.top, left=window.left - wide.left))
 
     return pad_to(_each(sample, cut, fill, ignore), *crop, fill, ignore, padding)
 
 
 def scaled_window(size: tuple[int, ...], scale: float, crop: tuple[int, int], place: tuple[float, float]) -> Window:
-    """Where the crop lies on the scaled image; `place` (y, x), 0 <= place < 1, gives all positions equal chance."""
+    """The crop in the scaled image; uniform `place` (y, x), 0 <= place < 1, makes all positions equally likely."""
     height, width = (max(1, int(side * scale)) for side in size)
-    kept = min(crop[0], height), min(crop[1], width)
-    top, left = int(place[0] * (height - kept[0] + 1)), int(place[1] * (width - kept[1] + 1))
-    return Window((height, width), top, left, *kept)
+    rows, columns = min(crop[0], height), min(crop[1], width)
+    top, left = int(place[0] * (height - rows + 1)), int(place[1] * (width - columns + 1))
+    return Window((height, width), top, left, rows, columns)
 
 
 def resample_window(pixels: Pixels, window: Window) -> Pixels:
-    """`resize_then_crop` at the cost of the crop: bilinear and antialiased for an image, nearest for a map."""
+    """`resize_then_crop` at the cost of the crop alone: bilinear and antialiased for an image, nearest for a map."""
     if pixels.shape[:2] == window.scaled:
         return _slice(pixels, window).copy()
     return _resample_image(pixels, window) if pixels.ndim == 3 else _resample_map(pixels, window)
 
 
 def resize_then_crop(pixels: Pixels, window: Window) -> Pixels:
-    """The slow, obvious `resample_window`."""
+    """The slow, obvious version of `resample_window`."""
     height, width = window.scaled
     resample = PIL.Image.Resampling.BILINEAR if pixels.ndim == 3 else PIL.Image.Resampling.NEAREST
     return _slice(np.array(PIL.Image.fromarray(pixels).resize((width, height), resample)), window)
 
 
 def rotate_window(pixels: Pixels, window: Window, angle: float, outside: int | Color) -> Pixels:
-    """The window of the image scaled, then turned about its centre by `angle` degrees counter-clockwise, size kept.
+    """The window of the image that is scaled, then rotated about its centre by `angle` degrees counter-clockwise.
 
-    One affine sampling does it all, but for an image that shrinks: what the window sees is shrunk first, antialiased.
+    The size stays. All is one affine sampling, except for an image that shrinks: the visible part is first shrunk with
+    antialiasing.
     """
     image = pixels.ndim == 3
     grid = _smaller(pixels.shape[:2], window.scaled) if image else (pixels.shape[0], pixels.shape[1])
     matrix = _window_to_grid(window, angle, grid)
-    part = _seen(matrix, window, grid)
+    part = _visible(matrix, window, grid)
     matrix = _shift(-part.left, -part.top) @ matrix
     return np.array(
         PIL.Image.fromarray(resample_window(pixels, part)).transform(
@@ -235,7 +232,7 @@ def rotate_window(pixels: Pixels, window: Window, angle: float, outside: int | C
 def pad_to(
     sample: Sample, height: int, width: int, fill: Color, ignore: int, padding: Padding = "bottom_right"
 ) -> Sample:
-    """At least `height` x `width`; of what is added, an odd pixel goes to the bottom or right, as in the originals."""
+    """At least `height` x `width`; around, an odd pixel is added at the bottom or right, as in the originals."""
 
     def pad(pixels: Pixels, outside: int | Color) -> Pixels:
         rows, columns = pixels.shape[:2]
@@ -251,17 +248,17 @@ def pad_to(
 
 
 def flip(sample: Sample) -> Sample:
-    """Left becomes right."""
+    """Horizontally: left becomes right."""
     return _each(sample, lambda pixels, _: np.ascontiguousarray(pixels[:, ::-1]), (0, 0, 0), 0)
 
 
 def jitter_colors(
     image: Image, brightness: float = 1.0, contrast: float = 1.0, saturation: float = 1.0, hue: float = 0.0
 ) -> Image:
-    """Three factors and a shift in turns, as one linear map of colours that is clipped once.
+    """Three factors and a hue shift in turns, as one linear map of colours that is clipped once.
 
-    Contrast is kept about the image's mean grey, saturation about each pixel's own grey; hue turns colours about the
-    grey axis: a third of a turn makes red green.
+    Contrast scales the distance from the image's mean grey, saturation that from each pixel's own grey. Hue rotates
+    colours about the grey axis: a third of a turn makes red green.
     """
     if (brightness, contrast, saturation, hue) == (1, 1, 1, 0):
         return image
@@ -272,26 +269,26 @@ def jitter_colors(
 
 
 def blur(image: Image, radius: float, kernel: Kernel = "gaussian") -> Image:
-    """Gaussian of standard deviation `radius` in pixels; 0 leaves the image alone, else the binomial has its own."""
+    """Of standard deviation `radius` in pixels; the binomial kernel has its own. 0 leaves the image unchanged."""
     if radius == 0:
         return image
     if kernel == "gaussian":
         return np.array(PIL.Image.fromarray(image).filter(PIL.ImageFilter.GaussianBlur(radius)))
     reach = _reach(radius, kernel)
-    wide = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), "reflect")  # Pillow leaves the border as it is
+    wide = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), "reflect")  # Pillow does not filter the border
     weights = PIL.ImageFilter.Kernel((5, 5), np.outer(BINOMIAL, BINOMIAL).ravel().tolist())
     return np.array(PIL.Image.fromarray(wide).filter(weights))[reach:-reach, reach:-reach]
 
 
 def _reach(radius: float, kernel: Kernel) -> int:
-    """How many pixels away from its own a blurred pixel sees; of the Gaussian, Pillow's three passes over boxes."""
+    """How far, in pixels, a blurred pixel reaches; Pillow computes the Gaussian as three box blurs."""
     if radius == 0:
         return 0
     return len(BINOMIAL) // 2 if kernel == "binomial" else 3 * math.ceil(radius + 0.5)
 
 
 def add_noise(image: Image, sigma: float, rng: np.random.Generator) -> Image:
-    """Gaussian, of standard deviation `sigma` in grey levels, drawn for each pixel and colour; clipped to 0..255."""
+    """Gaussian of standard deviation `sigma` in grey levels, for each pixel and colour, clipped to 0..255."""
     if sigma == 0:
         return image
     noisy = image + np.float32(sigma) * rng.standard_normal(image.shape, dtype=np.float32)
@@ -299,7 +296,7 @@ def add_noise(image: Image, sigma: float, rng: np.random.Generator) -> Image:
 
 
 def _each(sample: Sample, change: Callable[[Pixels, int | Color], Pixels], fill: Color, ignore: int) -> Sample:
-    """`change` what the sample has of image, labels and things, each with the value that stands for nothing there."""
+    """`change` the image, labels and things that a sample has, each with the value of its padding."""
     return sample._replace(
         image=change(sample.image, fill),
         semantic=None if sample.semantic is None else change(sample.semantic, ignore),
@@ -308,15 +305,18 @@ def _each(sample: Sample, change: Callable[[Pixels, int | Color], Pixels], fill:
 
 
 def _require_same_size(sample: Sample) -> None:
+    """A layout must not return such samples, so this is not the user's error."""
     height, width = sample.image.shape[:2]
     for what, labels in (("label map", sample.semantic), ("instance map", sample.instance)):
         if labels is not None and labels.shape != (height, width):
             size = " x ".join(map(str, labels.shape))
-            raise ValueError(f"{sample.name}: the {what} is {size}, the image {height} x {width}; they must be equal")
+            raise ValueError(
+                f"{sample.name}: the {what} is {size}, the image {height} x {width}; their sizes must be equal"
+            )
 
 
 def _widened(window: Window, by: int) -> Window:
-    """With the pixels around it, as far as there are any."""
+    """With up to `by` pixels around it, within the image."""
     top, left = max(0, window.top - by), max(0, window.left - by)
     bottom, right = (
         min(side, start + length + by)
@@ -340,9 +340,9 @@ def _resample_image(image: Image, window: Window) -> Image:
 
 
 def _source_span(side: int, scaled: int, start: int, length: int) -> tuple[slice, float, float]:
-    """The source pixels that reach into `length` scaled ones, and where exactly these begin and end among them."""
+    """The source pixels that contribute to `length` scaled ones, and the exact ends of these among them."""
     first, last = start * side / scaled, (start + length) * side / scaled
-    reach = math.ceil(max(1, side / scaled))  # the triangle's half width: it widens on shrinking
+    reach = math.ceil(max(1, side / scaled))  # half the width of the triangle filter, which grows as the image shrinks
     span = slice(max(0, math.floor(first) - reach), min(side, math.ceil(last) + reach))
     return span, first - span.start, last - span.start
 
@@ -354,7 +354,7 @@ def _resample_map(labels: Pixels, window: Window) -> Pixels:
 
 
 def _nearest(side: int, scaled: int, start: int, length: int) -> NDArray[np.int64]:
-    """The source pixel under each scaled pixel's centre, in whole numbers: centres often lie exactly on borders."""
+    """The source pixel under each scaled pixel's centre, in integers: centres often lie exactly on borders."""
     return (2 * np.arange(start, start + length) + 1) * side // (2 * scaled)
 
 
@@ -363,7 +363,7 @@ def _smaller(size: tuple[int, ...], other: tuple[int, int]) -> tuple[int, int]:
 
 
 def _window_to_grid(window: Window, angle: float, grid: tuple[int, int]) -> Matrix:
-    """From (x, y) in the window to the point of the unturned image that it shows, on a grid of the size given."""
+    """From (x, y) in the window to the point of the unrotated image that it shows, in coordinates of `grid`."""
     height, width = window.scaled
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
@@ -376,8 +376,8 @@ def _shift(x: float, y: float) -> Matrix:
     return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]], dtype=np.float64)
 
 
-def _seen(matrix: Matrix, window: Window, grid: tuple[int, int]) -> Window:
-    """The part of the grid that bounds what the window shows, with two pixels' margin; never empty."""
+def _visible(matrix: Matrix, window: Window, grid: tuple[int, int]) -> Window:
+    """The bounding box, in the grid, of what the window shows, with a margin of two pixels; never empty."""
     right, bottom = window.width, window.height
     corners = matrix @ np.array([[0, right, 0, right], [0, 0, bottom, bottom], [1, 1, 1, 1]])
     low, high = np.floor(corners.min(1)).astype(int) - 2, np.ceil(corners.max(1)).astype(int) + 2

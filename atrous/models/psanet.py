@@ -49,7 +49,7 @@ class PSANet(Model):
         def _mask_has_a_middle(self) -> "PSANet.Config":
             if not self.compact and not all(side % 2 for side in self.mask):
                 rows, columns = self.mask
-                raise ValueError(f"mask_size {rows},{columns}: odd sides only, as 59,59: a mask must have a middle")
+                raise ValueError(f"mask_size {rows},{columns}: must have odd sides, such as 59,59, and so a middle")
             return self
 
         @property

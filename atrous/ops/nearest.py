@@ -1,4 +1,4 @@
-"""Maps at another size by nearest neighbours."""
+"""Resizing of maps by nearest neighbours."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def resize_nearest(x: Tensor, size: Sequence[int]) -> Tensor:
-    """`x` [..., h, w] at `size` by nearest neighbours with aligned corners, a half rounded up (TF DeepLab's labels).
+    """`x` [..., h, w] at `size` with aligned corners, halves rounded up, as TensorFlow DeepLab resizes labels.
 
-    From k * s + 1 to k + 1 pixels this is `x[..., ::s, ::s]`, exactly.
+    From k * s + 1 to k + 1 pixels this is exactly `x[..., ::s, ::s]`.
     """
     rows, columns = (_nearest(old, new, x.device) for old, new in zip(x.shape[-2:], size, strict=True))
     return x[..., rows[:, None], columns]

@@ -1,9 +1,9 @@
 """Point-wise spatial attention (Zhao et al., ECCV 2018: PSANet, section 3): every position gathers from every other.
 
-An over-complete mask tells each position, its anchor, the weights of its neighbours by their distance. Laid out anchor
-by anchor in memory, the weight of position q is a fixed step from that of q - 1, and that of the next anchor a step
-back: one strided view of the mask is the attention itself, without an index. What a smaller mask does not reach is read
-from other anchors by that view, never from beyond the mask, and set to 0.
+An over-complete mask gives each position, the anchor, the weights of its neighbours by their distance. Laid out anchor
+by anchor in memory, the weight of position q is a fixed step after that of q - 1, and that of the next anchor a step
+before: one strided view of the mask is the attention itself, without an index. Where a smaller mask has no weight, that
+view reads weights of other anchors, never memory beyond the mask, and they are set to 0.
 """
 
 from itertools import product
@@ -15,8 +15,8 @@ from torch.autograd.function import Function, once_differentiable
 
 Size = tuple[int, int]  # rows, columns
 Direction = Literal["collect", "distribute"]
-# collect: the mask of a position weighs what it gets from each other one
-# distribute: it weighs what it gives to each other one
+# collect: the mask of a position weights what it receives from every other one
+# distribute: it weights what it gives to every other one
 
 
 def point_wise_attention(
@@ -25,9 +25,10 @@ def point_wise_attention(
     """What each position of `features` [B, K, h, w] receives from all: [B, K, h, w].
 
     `mask` is [B, rows * columns, h, w], fastest in channels-last memory; its middle channel is the position itself, and
-    positions that it does not reach have weight 0 before the softmax, which runs over the sources of each target.
-    `mask_size` None: a compact mask [B, h * w, h, w], whose channels are the positions. At least float32 inside. One
-    [B, h * w, h * w] is held, and its gradient in the backward pass. Raises ValueError where shapes don't fit.
+    positions that it does not reach have weight 0 before the softmax, which is over the sources of each target.
+    `mask_size` None: a compact mask [B, h * w, h, w], whose channels are the positions. Computed in at least float32.
+    One [B, h * w, h * w] is in memory, and its gradient in the backward pass. Raises ValueError for shapes that don't
+    fit.
     """
     _require_fit(features, mask, mask_size)
     dtype = torch.promote_types(torch.promote_types(features.dtype, mask.dtype), torch.float32)
@@ -39,18 +40,24 @@ def _require_fit(features: Tensor, mask: Tensor, mask_size: Size | None) -> None
     height, width = features.shape[-2:]
     channels = mask.shape[1]
     if mask.shape[-2:] != features.shape[-2:]:
-        raise ValueError(f"a mask for a map of {list(mask.shape[-2:])}, but the features' is {[height, width]}")
+        raise ValueError(
+            f"mask and features must be maps of one size, got {list(mask.shape[-2:])} and {[height, width]}"
+        )
     if mask_size is None:
         if channels != height * width:
-            raise ValueError(f"a compact mask of {channels} channels, but the map has {height} x {width} positions")
+            raise ValueError(
+                f"a compact mask of a {height} x {width} map must have {height * width} channels, got {channels}"
+            )
         return
     rows, columns = mask_size
     if rows * columns != channels or rows % 2 == 0 or columns % 2 == 0:
-        raise ValueError(f"a mask of {rows} x {columns} wants odd sides and as many channels, not {channels}")
+        raise ValueError(
+            f"a mask of {rows} x {columns} must have odd sides and {rows * columns} channels, got {channels}"
+        )
 
 
 class _PointWiseAttention(Function):
-    """The attention's rows are anchors. Its normalisation is left to the result, and to its gradient."""
+    """The attention's rows are anchors. Only the result, and its gradient, are normalised, not the attention."""
 
     @staticmethod
     def forward(
@@ -90,7 +97,7 @@ class _PointWiseAttention(Function):
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    """In the precision of its factors, whatever autocast says: that leaves `out=` alone."""
+    """In the precision of its factors: autocast does not apply to `out=`."""
     return torch.bmm(a, b, out=a.new_empty((len(a), a.shape[1], b.shape[2])))
 
 
@@ -101,7 +108,7 @@ def _exponentials_(weights: Tensor, dim: int) -> Tensor:
 
 
 def _spread(mask: Tensor, mask_size: Size | None, dtype: torch.dtype) -> Tensor:
-    """[B, rows * columns, h, w] -> [B, hw, hw]: by anchor the weights of all positions, in memory of their own."""
+    """[B, rows * columns, h, w] -> [B, hw, hw]: for each anchor the weights of all positions, in new memory."""
     batch, _, height, width = mask.shape
     by_anchor = mask.permute(0, 2, 3, 1)
     if mask_size is None:
@@ -114,7 +121,7 @@ def _spread(mask: Tensor, mask_size: Size | None, dtype: torch.dtype) -> Tensor:
 
 
 def _gathered(slope: Tensor, shape: torch.Size, mask_size: Size | None) -> Tensor:
-    """The adjoint of `_spread`; before and behind `slope` there must be `_guard` finite numbers."""
+    """The adjoint of `_spread`; in memory there must be `_guard` finite numbers before and after `slope`."""
     batch, _, height, width = shape
     if mask_size is None:
         return slope.view(batch, height, width, -1).permute(0, 3, 1, 2)
@@ -124,14 +131,14 @@ def _gathered(slope: Tensor, shape: torch.Size, mask_size: Size | None) -> Tenso
 
 
 def _guard(shape: torch.Size, mask_size: Size | None) -> int:
-    """How far beyond an anchor's map the mask of its corner reaches, in memory."""
+    """How far, in memory, the mask of a corner reaches beyond the map."""
     return 0 if mask_size is None else mask_size[0] // 2 * shape[-1] + mask_size[1] // 2
 
 
 def _shift(source: Tensor, grid: Size, result: Tensor, step: int, mask_size: Size) -> None:
     """Each anchor's map in `source`, of size `grid`, moved by `step` times its place, into `result` [B, h, w, *new].
 
-    An anchor in the middle of a mask would not move it. Where a moved map has nothing there are zeros.
+    For an anchor in the middle of a mask the map does not move. Zeros where a moved map has no value.
     """
     _, height, width, *new = result.shape
     area, half = grid[0] * grid[1], (mask_size[0] // 2, mask_size[1] // 2)
@@ -146,7 +153,7 @@ def _shift(source: Tensor, grid: Size, result: Tensor, step: int, mask_size: Siz
 
 
 def _inside(anchors: int, new: int, step: int, half: int, old: int, like: Tensor) -> Tensor | None:
-    """[anchors, new] 1 where a map of `old` places, moved by its anchor, has something, else 0; None: it always has."""
+    """[anchors, new]: 1 where a map of `old` places, moved by its anchor, has a value, else 0; None: 1 everywhere."""
     first, last = sorted((-step * half, step * (anchors - 1 - half)))
     if first >= 0 and last + new <= old:
         return None
@@ -155,13 +162,13 @@ def _inside(anchors: int, new: int, step: int, half: int, old: int, like: Tensor
     return ((places >= 0) & (places < old)).to(like.dtype)
 
 
-# ---- what it is tested against
+# ---- references for tests
 
 
 def point_wise_attention_reference(
     features: Tensor, mask: Tensor, mask_size: Size | None, direction: Direction, *, softmax: bool = True
 ) -> Tensor:
-    """As `point_wise_attention`, by an index of [h * w, h * w] into the channels."""
+    """Like `point_wise_attention`, by an index of [h * w, h * w] into the channels."""
     _require_fit(features, mask, mask_size)
     if mask_size is None:
         weights = mask.flatten(2)  # [B, others, anchors]
@@ -172,7 +179,7 @@ def point_wise_attention_reference(
 
 
 def _channels(size: torch.Size, mask_size: Size, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which channel of an anchor is for another position, and whether there is one: [others, anchors]."""
+    """Which channel of an anchor is for another position, and whether it has one: [others, anchors]."""
     (rows, in_rows), (columns, in_columns) = (
         _steps(side, mask_side, device) for side, mask_side in zip(size, mask_size, strict=True)
     )
@@ -182,7 +189,7 @@ def _channels(size: torch.Size, mask_size: Size, device: torch.device) -> tuple[
 
 
 def _steps(side: int, mask_side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Along one axis: where in an anchor's mask another position is, and whether it is: [others, anchors]."""
+    """Along one axis: where in an anchor's mask another position is, and whether it is in it: [others, anchors]."""
     places = torch.arange(side, device=device)
     steps = places[:, None] - places + mask_side // 2
     return steps.clamp(0, mask_side - 1), (steps >= 0) & (steps < mask_side)
@@ -191,7 +198,7 @@ def _steps(side: int, mask_side: int, device: torch.device) -> tuple[Tensor, Ten
 def point_wise_attention_loop(
     features: Tensor, mask: Tensor, mask_size: Size | None, direction: Direction, *, softmax: bool = True
 ) -> Tensor:
-    """As `point_wise_attention`, anchor by anchor, as the original defines it."""
+    """Like `point_wise_attention`, anchor by anchor, as the original defines it."""
     _require_fit(features, mask, mask_size)
     height, width = mask.shape[-2:]
     anchors = zip(product(range(height), range(width)), mask.flatten(2).unbind(2), strict=True)
@@ -211,7 +218,7 @@ def _of_anchor(mask: Tensor, anchor: Size, size: Size, mask_size: Size | None) -
 
 
 def _overlap(anchor: int, side: int, mask_side: int) -> tuple[slice, slice]:
-    """The positions that a mask reaches from `anchor`, and the places in the mask that are for them."""
+    """The positions that a mask reaches from `anchor`, and their places in the mask."""
     half = mask_side // 2
     first, last = max(0, anchor - half), min(side, anchor + half + 1)
     return slice(first, last), slice(first - anchor + half, last - anchor + half)

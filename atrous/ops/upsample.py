@@ -1,8 +1,8 @@
-"""Logits brought to the size of the image and used up at once, so that [B, C, H, W] never stands in memory.
+"""Logits upsampled to the size of the image and consumed at once, so that [B, C, H, W] is never in memory.
 
 Bilinear upsampling is two small matrix products, over columns and over rows, and its adjoint the same two transposed. A
-tile of the large map is made, reduced while it lies in the cache to what is wanted (losses and their gradient, or
-classes), and forgotten. The products obey `torch.set_float32_matmul_precision`.
+tile of the large map is computed, reduced while it is in the cache to the result (losses and their gradient, or
+classes), and discarded. The products obey `torch.set_float32_matmul_precision`.
 """
 
 import math
@@ -19,21 +19,21 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional as F
 
-CPU_TILE_BYTES = 1 << 20  # within a core's own cache
-GPU_TILE_BYTES = 256 << 20  # enough to keep it busy
-TILE_COLUMNS = 128  # at least, where the map has them: long runs for the vector units
-SMALLEST_DIVISOR = 1e-5  # the original's: no pixel, no loss
+CPU_TILE_BYTES = 1 << 20  # fits a core's own cache
+GPU_TILE_BYTES = 256 << 20  # enough to keep the device busy
+TILE_COLUMNS = 128  # at least, if the map is that wide: long rows for the vector units
+SMALLEST_DIVISOR = 1e-5  # as in the original: the loss of no pixels is 0
 UNCOUNTED = -100  # PyTorch's own mark of an ignored target
 
 T = TypeVar("T")
 
 
 class Band(NamedTuple):
-    """Neighbouring rows (or columns) of the large map, and those of the small map that they are mixed from."""
+    """Neighbouring rows (or columns) of the large map, and those of the small map from which they are interpolated."""
 
     large: slice
     small: slice
-    mix: Tensor  # [large, small], each row sums to one
+    mix: Tensor  # [large, small] weights; each row sums to one
 
 
 class Tile(NamedTuple):
@@ -43,12 +43,12 @@ class Tile(NamedTuple):
 
     @property
     def small(self) -> tuple[int, slice, slice, slice]:
-        """Its place in [B, C, h, w]."""
+        """Its index into [B, C, h, w]."""
         return self.image, slice(None), self.rows.small, self.columns.small
 
     @property
     def large(self) -> tuple[int, slice, slice]:
-        """Its place in [B, H, W]."""
+        """Its index into [B, H, W]."""
         return self.image, self.rows.large, self.columns.large
 
 
@@ -63,15 +63,15 @@ class Problem(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Of a tile, or of all: each pixel's weighted cross entropy, and what their sum goes up by with each logit."""
+    """Of a tile, or of all: each pixel's weighted cross entropy, and the gradient of their sum."""
 
     pixels: Tensor  # [rows, columns], or [B, H, W]
-    counted: Tensor  # [] how many pixels count
-    slope: Tensor | None  # [C, h', w'], or [B, C, h, w]; None: not asked for
+    counted: Tensor  # [] number of pixels that count
+    slope: Tensor | None  # [C, h', w'], or [B, C, h, w]; None: not needed
 
 
 class _KnownGradient(Function):
-    """A scalar whose gradient was found along with its value."""
+    """A scalar whose gradient was computed along with its value."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, loss: Tensor, slope: Tensor, divisor: Tensor) -> Tensor:  # noqa: ANN401
@@ -98,18 +98,18 @@ def upsample_cross_entropy(
     """TensorFlow DeepLab's loss at the size of the labels: weighted cross entropies, summed over all pixels that count
     and divided by their number, not by their weights.
 
-    `top_k` below one keeps the int(top_k * B * H * W) hardest pixels and divides by those of them whose loss isn't zero
-    (hard example mining). `normalizer` takes the divisor's place, for sums over processes and accumulated steps.
-    A label outside 0..C-1 counts as little as an ignored one; to refuse it is up to the reader of the data.
-    Float32 inside and out (float64 for float64), finite logits, differentiable once and in the logits only.
-    Raises ValueError for shapes that don't fit each other and for `top_k` outside (0, 1].
+    `top_k` below one keeps the int(top_k * B * H * W) hardest pixels and divides by the number of those whose loss
+    isn't zero (hard example mining). `normalizer` replaces the divisor, for sums over processes and accumulated steps.
+    A label outside 0..C-1 is ignored, too; the reader of the data refuses it. Computed and returned in float32 (float64
+    for float64), for finite logits; differentiable once, with respect to the logits only. Raises ValueError for shapes
+    that don't fit and for `top_k` outside (0, 1].
     """
     _require_fit(logits, labels, weights, top_k)
-    wanted = torch.is_grad_enabled() and logits.requires_grad
+    needs_slope = torch.is_grad_enabled() and logits.requires_grad
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
         small = logits.detach().to(_precision(logits))
         problem = Problem(small, labels, ignore, None if weights is None else weights.to(small), align_corners)
-        total, count, slope = _sum_hardest(problem, top_k, wanted) if top_k < 1 else _sum_all(problem, wanted)
+        total, count, slope = _sum_hardest(problem, top_k, needs_slope) if top_k < 1 else _sum_all(problem, needs_slope)
         divisor = _divisor(count if normalizer is None else normalizer, small)
         loss = total / divisor
     return loss if slope is None else cast(Tensor, _KnownGradient.apply(logits, loss, slope, divisor))  # type: ignore[no-untyped-call]
@@ -125,7 +125,7 @@ def upsample_cross_entropy_reference(
     align_corners: bool = True,
     normalizer: Tensor | float | None = None,
 ) -> Tensor:
-    """`upsample_cross_entropy` the plain way, with all of [B, C, H, W] in memory."""
+    """The plain version of `upsample_cross_entropy`, with all of [B, C, H, W] in memory."""
     _require_fit(logits, labels, weights, top_k)
     full = _resize(logits.to(_precision(logits)), (labels.shape[1], labels.shape[2]), align_corners)
     target = _target(labels, logits.shape[1], ignore)
@@ -139,7 +139,7 @@ def upsample_cross_entropy_reference(
 
 
 def upsample_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: bool = True) -> Tensor:
-    """The class of every pixel at `size` (height, width): [B, H, W], uint8 up to 256 classes and int32 beyond.
+    """The class of every pixel at `size` (height, width): [B, H, W], uint8 for up to 256 classes, else int32.
 
     Of equal logits the lowest class wins. `logits` is [B, C, h, w], finite; computed in float32 (float64 for float64).
     """
@@ -155,65 +155,65 @@ def upsample_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: boo
 
 
 def upsample_argmax_reference(logits: Tensor, size: tuple[int, int], *, align_corners: bool = True) -> Tensor:
-    """`upsample_argmax` the plain way, with all of [B, C, H, W] in memory."""
+    """The plain version of `upsample_argmax`, with all of [B, C, H, W] in memory."""
     full = _resize(logits.to(_precision(logits)), size, align_corners)
     return full.argmax(1).to(_class_type(logits.shape[1]))
 
 
-def _sum_all(problem: Problem, wanted: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The sum of all losses, the number of pixels that count, and the slope where `wanted`."""
-    losses = _losses(problem, None, wanted)
+def _sum_all(problem: Problem, needs_slope: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The sum of all losses, the number of pixels that count, and the slope if it is needed."""
+    losses = _losses(problem, None, needs_slope)
     return losses.pixels.sum(), losses.counted, losses.slope
 
 
-def _sum_hardest(problem: Problem, top_k: float, wanted: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The sum of the hardest pixels' losses, how many of them aren't zero, and the slope, found in a second pass."""
+def _sum_hardest(problem: Problem, top_k: float, needs_slope: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The sum of the hardest pixels' losses, how many of them aren't zero, and the slope, from a second pass."""
     pixels = _losses(problem, None, False).pixels
     values, index = pixels.flatten().topk(int(top_k * pixels.numel()), sorted=False)
-    kept = torch.zeros_like(pixels).flatten().index_fill_(0, index, 1).view_as(pixels)
-    return values.sum(), (values != 0).sum(), _losses(problem, kept, True).slope if wanted else None
+    factor = torch.zeros_like(pixels).flatten().index_fill_(0, index, 1).view_as(pixels)
+    return values.sum(), (values != 0).sum(), _losses(problem, factor, True).slope if needs_slope else None
 
 
-def _losses(problem: Problem, kept: Tensor | None, wanted: bool) -> Losses:
-    """The losses of all pixels, times `kept` [B, H, W]."""
+def _losses(problem: Problem, factor: Tensor | None, needs_slope: bool) -> Losses:
+    """The losses of all pixels, times `factor` [B, H, W]."""
     small, labels = problem.logits, problem.labels
     tiles = _tiles(small, (labels.shape[1], labels.shape[2]), problem.align_corners)
     pixels = torch.empty(labels.shape, dtype=small.dtype, device=small.device)
     slope = torch.zeros_like(small)
     counts = []
-    for tile, part in zip(tiles, _each(partial(_tile_losses, problem, kept, wanted), tiles), strict=True):
+    for tile, part in zip(tiles, _each(partial(_tile_losses, problem, factor, needs_slope), tiles), strict=True):
         pixels[tile.large] = part.pixels
         counts.append(part.counted)
         if part.slope is not None:
             slope[tile.small] += part.slope
-    return Losses(pixels, torch.stack(counts).sum(), slope if wanted else None)
+    return Losses(pixels, torch.stack(counts).sum(), slope if needs_slope else None)
 
 
-def _tile_losses(problem: Problem, kept: Tensor | None, wanted: bool, tile: Tile) -> Losses:
+def _tile_losses(problem: Problem, factor: Tensor | None, needs_slope: bool, tile: Tile) -> Losses:
     target = _target(problem.labels[tile.large], problem.logits.shape[1], problem.ignore)[:, None]  # [rows, 1, columns]
     counted, label = target != UNCOUNTED, target.clamp(min=0)
     weight = counted if problem.weights is None else problem.weights[label] * counted
-    weight = weight if kept is None else weight * kept[tile.large][:, None]
+    weight = weight if factor is None else weight * factor[tile.large][:, None]
     scores = _upsample(problem.logits, tile)
     scores -= scores.amax(1, keepdim=True)
     chosen = scores.gather(1, label)
     total = scores.exp_().sum(1, keepdim=True)
     pixels = ((total.log() - chosen) * weight)[:, 0]
-    if not wanted:
+    if not needs_slope:
         return Losses(pixels, counted.sum(), None)
     scores.mul_(weight / total).scatter_add_(1, label, -weight.to(scores))
     return Losses(pixels, counted.sum(), _fold(scores, tile))
 
 
 def _tile_argmax(small: Tensor, rank: Tensor, tile: Tile) -> Tensor:
-    """The winner by its rank from the last: many times faster than `argmax`, as the classes don't lie side by side."""
+    """The winner by its rank from the last: many times faster than `argmax`, as classes are not adjacent in memory."""
     scores = _upsample(small, tile)
     best = scores.eq_(scores.amax(1, keepdim=True)).mul_(rank).amax(1)
     return (len(rank) - 1 - best).to(_class_type(len(rank)))
 
 
 def _each(function: Callable[[Tile], T], tiles: list[Tile]) -> Iterable[T]:
-    """`function` of every tile, in order. On a CPU a thread has a tile to itself: sharing one, threads mostly wait."""
+    """`function` of every tile, in order. On a CPU each thread has its own tile: threads that share one mostly wait."""
     threads = torch.get_num_threads()
     if tiles[0].rows.mix.device.type != "cpu" or threads == 1:
         return map(function, tiles)
@@ -222,21 +222,21 @@ def _each(function: Callable[[Tile], T], tiles: list[Tile]) -> Iterable[T]:
 
 @cache
 def _workers(count: int, process: int) -> ThreadPoolExecutor:
-    """`count` threads, each of which computes alone. Keyed by the process, since a fork leaves threads behind."""
+    """`count` threads, each of which computes alone. Cached for each process, since a fork does not copy threads."""
     pool = ThreadPoolExecutor(count, "upsample", initializer=_compute_alone)
     together = Barrier(count)
-    list(pool.map(lambda _: together.wait(), range(count)))  # every thread is there
-    torch.set_num_threads(count)  # the setting is each thread's own, but new threads inherit the last one made
+    list(pool.map(lambda _: together.wait(), range(count)))  # every thread has started
+    torch.set_num_threads(count)  # each thread has its own setting, but new threads inherit the latest
     return pool
 
 
 def _compute_alone() -> None:
     torch.set_num_threads(1)
-    torch.get_num_threads()  # a thread's first question or operation makes it inherit; from here on it won't
+    torch.get_num_threads()  # a thread inherits at its first query or operation; after this one it won't
 
 
 def _upsample(small: Tensor, tile: Tile) -> Tensor:
-    """The tile of the large map: [rows, C, columns], so that every step works on long vectors."""
+    """The tile of the large map: [rows, C, columns], so that every step has long vectors."""
     patch = small[tile.small].transpose(0, 1)  # [h', C, w']
     wide = patch @ tile.columns.mix.T  # [h', C, columns]
     return (tile.rows.mix @ wide.flatten(1)).view(-1, *wide.shape[1:])
@@ -249,7 +249,7 @@ def _fold(gradient: Tensor, tile: Tile) -> Tensor:
 
 
 def _tiles(small: Tensor, size: tuple[int, int], align_corners: bool) -> list[Tile]:
-    """The large map in pieces of about the size that suits the device."""
+    """The large map in pieces of about the best size for the device."""
     batch, num_classes, *grid = small.shape
     budget = CPU_TILE_BYTES if small.device.type == "cpu" else GPU_TILE_BYTES
     pixels = budget // (num_classes * small.element_size())
@@ -278,7 +278,7 @@ def _band(small: int, large: int, piece: slice, align_corners: bool, like: Tenso
 
 
 def _target(labels: Tensor, num_classes: int, ignore: int) -> Tensor:
-    """The labels as int64 with UNCOUNTED for all that isn't to count; compared as int64, since uint8 wraps at 256."""
+    """The labels as int64, UNCOUNTED where they don't count; compared as int64, since uint8 wraps at 256."""
     target = labels.long()
     return target.where((target != ignore) & (target >= 0) & (target < num_classes), UNCOUNTED)
 
@@ -302,11 +302,11 @@ def _resize(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tenso
 def _require_fit(logits: Tensor, labels: Tensor, weights: Tensor | None, top_k: float) -> None:
     if labels.dim() != 3 or logits.dim() != 4 or len(labels) != len(logits):
         raise ValueError(
-            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} don't fit: [B, C, h, w] and [B, H, W] would"
+            f"logits and labels must be [B, C, h, w] and [B, H, W], got {tuple(logits.shape)} and {tuple(labels.shape)}"
         )
     if weights is not None and weights.shape != (logits.shape[1],):
         raise ValueError(
-            f"weights of shape {tuple(weights.shape)} for {logits.shape[1]} classes: there must be one a class"
+            f"expected one weight for each of {logits.shape[1]} classes, got weights of shape {tuple(weights.shape)}"
         )
     if not 0 < top_k <= 1:
-        raise ValueError(f"top_k is {top_k}: it is the share of pixels to keep, above 0 and at most 1")
+        raise ValueError(f"top_k, the share of pixels to keep, must be above 0 and at most 1, got {top_k}")

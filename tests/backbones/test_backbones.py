@@ -1,31 +1,38 @@
-"""What holds for every row of BACKBONES."""
+"""What holds for every family and every row of BACKBONES."""
 
 from functools import lru_cache
 
 import pytest
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from atrous.backbones import BACKBONES, Options, build_backbone, check_backbone
-from atrous.backbones.contract import Backbone
+from atrous.backbones import BACKBONES, FAMILIES, AnyBackboneConfig, Backbone
+from atrous.backbones.resnet import RESNETS
 from atrous.layers.inverted_residual import round_channels
+from tests.backbones.conftest import backbone_config, built, num_parameters, on_meta
 
 SEMSEG = ("resnet50s", "resnet101s", "resnet152s")
-COUNTS = {  # torchvision's without `fc`; TensorFlow's without the head
-    "resnet18": 11_176_512,
-    "resnet34": 21_284_672,
-    "resnet50": 23_508_032,
-    "resnet101": 42_500_160,
-    "mobilenet_v2": 1_811_712,
-}
-
-# Not VGG and Auto-DeepLab, which have one output stride, nor PNASNet, whose widths are others at each, nor MobileNetV3,
-# which squeezes maps to means: test_mobilenet_v3. Nor semseg's ResNets, whose rule of rates lets the taps move.
+# Not VGG and Auto-DeepLab, which have one output stride, nor PNASNet, whose widths differ between output strides, nor
+# MobileNetV3, which squeezes maps to means (test_mobilenet_v3), nor semseg's ResNets, whose rule of rates moves taps.
 ONE_SET_OF_WEIGHTS = [
     name
-    for name, row in BACKBONES.items()
-    if 32 in row.output_strides and name not in ("pnasnet", *SEMSEG) and not name.startswith("mobilenet_v3")
+    for name in BACKBONES
+    if 32 in backbone_config(name).output_strides
+    and name not in ("pnasnet", *SEMSEG)
+    and not name.startswith("mobilenet_v3")
 ]
+DEEP = ("resnet101", "resnet152", "resnet101c", "resnet_v1_101", "resnet_v1_101_beta", "xception_65", "xception_71")
+SMALL: dict[str, dict[str, object]] = {  # of each family a network that is quick to train
+    "mobilenet_v2": {"name": "mobilenet_v2", "depth_multiplier": 0.25},
+    "mobilenet_v3": {"name": "mobilenet_v3_small_seg", "depth_multiplier": 0.25},
+    "mobilenet_edgetpu": {"name": "mobilenet_edgetpu", "depth_multiplier": 0.25},
+    "resnet": {"name": "resnet_tiny"},
+    "xception": {"name": "xception_41"},
+    "vgg": {"name": "vgg16"},
+    "icnet": {"name": "icnet_resnet50"},
+    "nasnet": {"name": "pnasnet", "depth_multiplier": 0.1, "classification_head": True},
+}
 
 
 def _perturb_norms(backbone: nn.Module) -> None:
@@ -37,17 +44,20 @@ def _perturb_norms(backbone: nn.Module) -> None:
             nn.init.uniform_(module.bias, -0.1, 0.1)
 
 
+def _grid(multi_grid: tuple[int, ...] | None) -> dict[str, object]:
+    return {} if multi_grid is None else {"multi_grid": multi_grid}
+
+
 @lru_cache(maxsize=1)
 def _weights(name: str, multi_grid: tuple[int, ...] | None) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    backbone = build_backbone(name, 32, Options(multi_grid=multi_grid)).double()
+    backbone = built(name, 32, **_grid(multi_grid)).double()
     _perturb_norms(backbone)
     return backbone.state_dict()
 
 
 def _backbone(name: str, output_stride: int, multi_grid: tuple[int, ...] | None = None) -> Backbone:
-    with torch.device("meta"):
-        backbone = build_backbone(name, output_stride, Options(multi_grid=multi_grid)).double().eval()
+    backbone = on_meta(name, output_stride, **_grid(multi_grid)).double().eval()
     backbone.load_state_dict(_weights(name, multi_grid), assign=True)
     return backbone
 
@@ -56,30 +66,31 @@ def _backbone(name: str, output_stride: int, multi_grid: tuple[int, ...] | None 
 def _dense_equals_strided(name: str, multi_grid: tuple[int, ...] | None) -> None:
     images = torch.randn(1, 3, 33, 65, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = _backbone(name, 32, multi_grid)(images)["c5"]
-    for output_stride in {8, 16} & set(BACKBONES[name].output_strides):
+    for output_stride in {8, 16} & set(backbone_config(name).output_strides):
         step = 32 // output_stride
         dense = _backbone(name, output_stride, multi_grid)(images)["c5"]
         assert dense.shape[-2:] == (32 // output_stride + 1, 64 // output_stride + 1)
         torch.testing.assert_close(dense[..., ::step, ::step], expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ONE_SET_OF_WEIGHTS)
-def test_atrous_features_are_the_strided_ones_and_those_between(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in DEEP else []) for name in ONE_SET_OF_WEIGHTS]
+)
+def test_atrous_features_are_the_strided_ones_with_others_in_between(name: str) -> None:
     _dense_equals_strided(name, None)
 
 
 @pytest.mark.parametrize(("name", "multi_grid"), [("resnet18", (1, 2)), ("resnet50", (1, 2, 4))])
-def test_so_they_are_with_a_multi_grid(name: str, multi_grid: tuple[int, ...]) -> None:
+def test_with_a_multi_grid_they_are_too(name: str, multi_grid: tuple[int, ...]) -> None:
     _dense_equals_strided(name, multi_grid)
 
 
 @pytest.mark.parametrize(
-    ("name", "output_stride"), [(name, stride) for name, entry in BACKBONES.items() for stride in entry.output_strides]
+    ("name", "output_stride"), [(name, stride) for name in BACKBONES for stride in backbone_config(name).output_strides]
 )
-def test_taps_have_the_channels_and_strides_that_are_said(name: str, output_stride: int) -> None:
-    with torch.device("meta"):
-        backbone = build_backbone(name, output_stride)
-        features = backbone(torch.zeros(1, 3, 64, 96))
+def test_features_have_the_channels_and_strides_that_the_backbone_declares(name: str, output_stride: int) -> None:
+    backbone = on_meta(name, output_stride)
+    features = backbone(torch.zeros(1, 3, 64, 96, device="meta"))
     assert {tap: x.shape[1] for tap, x in features.items()} == backbone.channels
     assert {tap: (64 // x.shape[2], 96 // x.shape[3]) for tap, x in features.items()} == {
         tap: (stride, stride) for tap, stride in backbone.strides.items()
@@ -88,63 +99,164 @@ def test_taps_have_the_channels_and_strides_that_are_said(name: str, output_stri
     assert backbone.strides["c5"] == output_stride
 
 
-@pytest.mark.parametrize(("name", "count"), COUNTS.items())
-def test_parameter_counts(name: str, count: int) -> None:
-    with torch.device("meta"):
-        backbone = build_backbone(name, 16)
-    assert sum(parameter.numel() for parameter in backbone.parameters()) == count
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_reaches_every_weight_through_some_feature(family: str) -> None:
+    torch.manual_seed(0)
+    config = FAMILIES[family].Config.model_validate(SMALL[family])
+    backbone = FAMILIES[family](config, config.output_strides[-1])
+    features = backbone(torch.randn(2, 3, 33, 33))
+    torch.autograd.backward([x.square().mean() for x in features.values()])
+    assert [name for name, p in backbone.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
-@pytest.mark.parametrize(("name", "eps"), [("mobilenet_v2", 1e-3), ("resnet50", 1e-5)])
-def test_epsilons(name: str, eps: float) -> None:
-    with torch.device("meta"):
-        backbone = build_backbone(name, 16)
-    assert {module.eps for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)} == {eps}
+def test_parameter_counts() -> None:
+    """torchvision's without `fc`; TensorFlow's, VGG's and ICNet's without the head."""
+    counts = {
+        "resnet18": 11_176_512,
+        "resnet34": 21_284_672,
+        "resnet50": 23_508_032,
+        "resnet101": 42_500_160,
+        "mobilenet_v2": 1_811_712,
+        "vgg16": 14_714_688,
+        "icnet_resnet50": 5_950_528,
+    }
+    assert {name: num_parameters(on_meta(name, backbone_config(name).output_strides[0])) for name in counts} == counts
+
+
+def test_epsilons_and_momenta_are_the_originals() -> None:
+    numbers = {
+        "mobilenet_v2": (1e-3, 0.05),
+        "mobilenet_v3_large_seg": (1e-3, 0.05),
+        "mobilenet_v3_small_seg": (1e-3, 0.05),
+        "mobilenet_edgetpu": (1e-3, 0.05),
+        "xception_41": (1e-3, 0.05),
+        "pnasnet": (1e-3, 0.05),
+        "resnet50": (1e-5, 0.1),
+        "resnet50s": (1e-5, 0.1),
+        "resnet_v1_18": (1.001e-5, 0.05),
+        "resnet_v1_18_beta": (1.001e-5, 0.05),
+        "resnet_v1_50": (1.001e-5, 0.05),
+        "resnet_v1_50_beta": (1.001e-5, 0.05),
+        "resnet_v1_101_beta": (1.001e-5, 0.05),
+    }
+    for name, expected in numbers.items():
+        norms = [module for module in on_meta(name, 16).modules() if isinstance(module, nn.BatchNorm2d)]
+        assert {(norm.eps, norm.momentum) for norm in norms} == {expected}, name
+
+
+def test_images_are_normalised_as_in_the_original() -> None:
+    imagenet, caffe, slim = (123.675, 116.28, 103.53), (122.675, 116.669, 104.008), (127.5, 127.5, 127.5)
+    colors = {
+        "resnet_v1_18": ((123.15, 115.90, 103.06), (1, 1, 1)),
+        "resnet_v1_101": ((123.15, 115.90, 103.06), (1, 1, 1)),
+        "resnet_v1_18_beta": (slim, slim),
+        "resnet_v1_50_beta": (slim, slim),
+        "resnet101": (imagenet, (58.395, 57.12, 57.375)),
+        "vgg16": (caffe, (1, 1, 1)),
+    }
+    for name, expected in colors.items():
+        backbone = on_meta(name, backbone_config(name).output_strides[0])
+        assert (backbone.mean, backbone.std) == expected, name
 
 
 def test_a_multi_grid_multiplies_the_rates_of_c5() -> None:
-    with torch.device("meta"):
-        backbone = build_backbone("resnet50", 8, Options(multi_grid=(1, 2, 4)))
+    backbone = on_meta("resnet50", 8, multi_grid=(1, 2, 4))
     rates = [backbone.get_submodule(f"c5.{unit}.conv2.conv").dilation for unit in range(3)]
     assert rates == [(2, 2), (8, 8), (16, 16)]
 
 
 def test_resnets_are_named_such_that_torchvisions_names_map_by_rule() -> None:
-    with torch.device("meta"):
-        names = set(build_backbone("resnet50", 32).state_dict())
+    names = set(on_meta("resnet50", 32).state_dict())
     stage = {f"c2.0.conv{i}.{part}" for i in (1, 2, 3) for part in ("conv.weight", "norm.weight", "norm.running_var")}
     assert stage | {"stem.0.conv.weight", "c2.0.shortcut.conv.weight", "c5.2.conv3.norm.bias"} <= names
 
 
-@pytest.mark.parametrize(
-    ("channels", "divisor", "expected"),
-    [(16.0, 8, 16), (11.0, 8, 16), (12.0, 8, 16), (8.4, 1, 8), (8.5, 1, 9), (3.0, 8, 8), (48.0, 8, 48), (10.0, 8, 16)],
-)
-def test_rounding_of_channels(channels: float, divisor: int, expected: int) -> None:
-    assert round_channels(channels, divisor) == expected
+def test_channels_are_rounded_as_in_the_original() -> None:
+    rounded = {(16.0, 8): 16, (11.0, 8): 16, (12.0, 8): 16, (8.4, 1): 8, (8.5, 1): 9, (3.0, 8): 8, (48.0, 8): 48}
+    rounded[10.0, 8] = 16  # 8 would be less than nine tenths of 10
+    assert {key: round_channels(*key) for key in rounded} == rounded
 
 
 def test_the_half_width_mobilenet_has_the_originals_channels() -> None:
-    with torch.device("meta"):
-        backbone = build_backbone("mobilenet_v2", 16, Options(depth_multiplier=0.5))
+    backbone = on_meta("mobilenet_v2", 16, depth_multiplier=0.5)
     outs = [backbone.get_submodule(f"blocks.{block}.project.conv").out_channels for block in range(17)]
     assert outs == [8, 12, 12, 16, 16, 16, *[32] * 4, *[48] * 3, *[80] * 3, 160]
     assert backbone.channels["low_level"] == 72
 
 
+# ---- configs
+
+
+def _read(settings: object) -> AnyBackboneConfig:
+    config: AnyBackboneConfig = TypeAdapter(AnyBackboneConfig).validate_python(settings)
+    return config
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_name_stands_for_the_network_with_its_default_settings(name: str) -> None:
+    assert _read(name) == _read({"name": name}) == backbone_config(name)
+    assert type(_read(name)) is BACKBONES[name].Config
+
+
+def test_a_config_has_the_settings_of_its_family_alone() -> None:
+    own = {family: set(network.Config.model_fields) - {"name", "bounded"} for family, network in FAMILIES.items()}
+    assert own == {
+        "mobilenet_v2": {"depth_multiplier", "divisible_by"},
+        "mobilenet_v3": {"depth_multiplier"},
+        "mobilenet_edgetpu": {"depth_multiplier"},
+        "resnet": {"multi_grid"},
+        "xception": {"multi_grid"},
+        "vgg": set(),
+        "icnet": set(),
+        "nasnet": {"depth_multiplier", "classification_head", "remove_stride_32", "drop_path"},
+    }
+
+
+def test_output_strides_are_those_that_can_be_built() -> None:
+    fixed = {"vgg16": (8,), "icnet_resnet50": (32,), "auto_deeplab_s": (8,), "auto_deeplab_m": (8,)}
+    fixed["auto_deeplab_l"] = (8,)
+    assert {name: backbone_config(name).output_strides for name in BACKBONES} == {
+        name: fixed.get(name, (8, 16, 32)) for name in BACKBONES
+    }
+
+
+def test_bounded_heads_follow_from_the_backbone() -> None:
+    assert {_read(name).head_activation for name in BACKBONES} == {"relu"}
+    assert {_read({"name": name, "bounded": True}).head_activation for name in BACKBONES} == {"relu6"}
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("settings", "message"),
     [
-        (("resnet51",), "unknown backbone 'resnet51': did you mean resnet50.*known: mobilenet_v2, "),
-        (("zzz",), "unknown backbone 'zzz': known: mobilenet_v2, "),
-        (("resnet50", 16, Options(0.5)), "depth_multiplier 0.5 is not for resnet50.*mobilenet_v2"),
-        (
-            ("mobilenet_v2", 16, Options(multi_grid=(1, 2, 4))),
-            "multi_grid .* is not for mobilenet_v2; it is for resnet",
-        ),
-        (("resnet50", 16, Options(multi_grid=(1, 2))), "multi_grid .*: the last stage of resnet50 has 3 units"),
+        ("resnet51", "does not match any of the expected tags: 'mobilenet_v2', "),
+        ({"name": "zzz"}, "does not match any of the expected tags"),
+        ({"depth_multiplier": 0.5}, "Unable to extract tag"),
+        ({"name": "resnet50", "depth_multiplier": 0.5}, "Extra inputs"),
+        ({"name": "mobilenet_v2", "multi_grid": (1, 2, 4)}, "Extra inputs"),
+        ({"name": "vgg16", "multi_grid": (1, 2, 4)}, "Extra inputs"),
+        ({"name": "vgg16", "depth_multiplier": 0.5}, "Extra inputs"),
+        ({"name": "icnet_resnet50", "depth_multiplier": 0.5}, "Extra inputs"),
+        ({"name": "icnet_resnet50", "multi_grid": (1, 2, 4)}, "Extra inputs"),
+        ({"name": "mobilenet_v3_large_seg", "divisible_by": 4}, "Extra inputs"),
+        ({"name": "mobilenet_v3_small_seg", "divisible_by": 4}, "Extra inputs"),
+        ({"name": "mobilenet_edgetpu", "divisible_by": 4}, "Extra inputs"),
+        ({"name": "resnet50", "multi_grid": (1, 2)}, "the last stage of resnet50 has 3 units, each needs one"),
+        ({"name": "resnet50", "multi_grid": (1, 2, 0)}, "greater than 0"),
+        ({"name": "xception_65", "multi_grid": (1, 2)}, r"\(1, 2\): the last stage of xception_65 has 3 units"),
+        ({"name": "mobilenet_v2", "depth_multiplier": 0}, "greater than 0"),
+        ({"name": "pnasnet", "depth_multiplier": 0.01}, r"depth_multiplier 0\.01 leaves none of 20 filters"),
+        ({"name": "pnasnet", "drop_path": 1}, "less than 1"),
     ],
 )
-def test_what_can_not_be_had_is_refused(arguments: tuple[str] | tuple[str, int, Options], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        check_backbone(*arguments)
+def test_settings_that_a_network_cannot_have_are_refused(settings: object, message: str) -> None:
+    with pytest.raises(ValidationError, match=message) as error:
+        _read(settings)
+    assert "\n" not in error.value.errors()[0]["msg"]
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_a_multi_grid_has_a_factor_for_each_unit_of_c5(name: str) -> None:
+    units = len(list(on_meta(name, 32).get_submodule("c5").children()))
+    assert backbone_config(name, multi_grid=(1,) * units)
+    with pytest.raises(ValidationError, match=f"the last stage of {name} has {units} units"):
+        backbone_config(name, multi_grid=(1,) * (units + 1))

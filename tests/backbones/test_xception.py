@@ -1,4 +1,4 @@
-"""Xception 41, 65 and 71: the original's logits and variables; where it has its rates, activations and taps."""
+"""Xception 41, 65 and 71: where they have their rates, activations and taps."""
 
 import pytest
 import torch
@@ -6,77 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from atrous.backbones import Backbone, Options, build_backbone, check_backbone
 from atrous.backbones.rates import Placement
 from atrous.backbones.xception import BOUNDED, FREE, Kind, Unit, Xception, XceptionUnit
-from atrous.models import MODELS, Model, build
-from tests.conftest import SHARED
-from tests.tf_deeplab import CASES, assert_golden, listing
-
-VARIABLES = SHARED / "goldens" / "tf_deeplab" / "variables"
-GOLDENS = [case for case, flags in CASES.items() if flags["variant"].startswith("xception")]
-COUNTS = {  # specs/tf-deeplab.md, section 2.3: classes, parameters with running statistics, and those learnt
-    "x41_v3plus": ("xception_41", "deeplab_v3plus", 21, 28_241_573, 28_108_661),
-    "x65_v3plus": ("xception_65", "deeplab_v3plus", 21, 41_258_213, 41_055_413),
-    "x71_dpc": ("xception_71", "dense_prediction_cell", 19, 41_818_955, 41_608_523),
-}
-
-
-def _model(name: str, num_classes: int, **flags: object) -> Model:
-    return build(MODELS[name].Config.model_validate(flags), num_classes)
-
-
-def _meta(name: str, output_stride: int, options: Options | None = None) -> Backbone:
-    with torch.device("meta"):
-        return build_backbone(name, output_stride, options or Options())
-
-
-@pytest.mark.parametrize("case", GOLDENS)
-def test_logits_are_the_originals(case: str) -> None:
-    flags = CASES[case]
-    more: dict[str, object] = {"rates": flags["atrous_rates"]} if flags["atrous_rates"] else {}
-    model = _model(
-        "deeplab_v3plus" if more else "dense_prediction_cell",
-        flags["num_classes"],
-        backbone=flags["variant"],
-        output_stride=flags["output_stride"],
-        multi_grid=flags["options"].get("multi_grid"),
-        bounded=flags["options"].get("use_bounded_activation", False),
-        **more,
-    )
-    assert_golden(model, case)
-
-
-@pytest.mark.parametrize("case", COUNTS)
-def test_variables_are_the_originals(case: str) -> None:
-    if not VARIABLES.exists():
-        pytest.skip(f"the lists of the originals' variables are not at {VARIABLES}")
-    lines = (VARIABLES / f"vars_{case}.txt").read_text(encoding="utf-8").splitlines()
-    rows = (line.split() for line in lines if not line.startswith("#"))
-    expected = {name: tuple(map(int, shape.split("x"))) for name, shape in rows}
-    backbone, name, num_classes, *_ = COUNTS[case]
-    with torch.device("meta"):
-        assert listing(_model(name, num_classes, backbone=backbone)) == expected
-
-
-@pytest.mark.parametrize("case", COUNTS)
-def test_parameter_counts(case: str) -> None:
-    backbone, name, num_classes, total, learnt = COUNTS[case]
-    with torch.device("meta"):
-        model = _model(name, num_classes, backbone=backbone)
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert parameters == learnt
-    assert parameters + 2 * sum(norm.num_features for norm in norms) == total
-
-
-def test_epsilons() -> None:
-    norms = [module for module in _meta("xception_41", 16).modules() if isinstance(module, nn.BatchNorm2d)]
-    assert {norm.eps for norm in norms} == {1e-3}
+from tests.backbones.conftest import on_meta
 
 
 def _convs(name: str, output_stride: int, grid: tuple[int, ...] | None = None) -> dict[str, nn.Conv2d]:
-    modules = _meta(name, output_stride, Options(multi_grid=grid)).named_modules()
+    modules = on_meta(name, output_stride, multi_grid=grid).named_modules()
     return {path: module for path, module in modules if isinstance(module, nn.Conv2d) and module.groups > 1}
 
 
@@ -122,7 +58,7 @@ def test_a_stride_is_in_the_third_convolution_of_its_unit(name: str, output_stri
     ],
 )
 def test_taps_are_where_the_original_has_its_end_points(name: str, expected: dict[str, str]) -> None:
-    backbone = _meta(name, 8)
+    backbone = on_meta(name, 8)
     assert isinstance(backbone, Xception)
     assert {unit: names[1] for unit, names in backbone.taken.items() if len(names) > 1} == expected
 
@@ -189,8 +125,3 @@ def test_gradients_reach_every_weight(kind: Kind) -> None:
     out, tap = unit(torch.randn(2, 4, 9, 9))
     (out.square().mean() + tap.square().mean()).backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in unit.parameters())
-
-
-def test_a_multi_grid_needs_three_factors() -> None:
-    with pytest.raises(ValueError, match=r"multi_grid \(1, 2\): the last stage of xception_65 has 3 units"):
-        check_backbone("xception_65", 16, Options(multi_grid=(1, 2)))

@@ -1,4 +1,4 @@
-"""`convert` of a mapping of arrays: what it takes, what comes out, and what it refuses."""
+"""`convert` of arrays by name: what it accepts, what it makes, and what it refuses."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from atrous.convert.run import conversion
 from atrous.data import ade20k, cityscapes, voc
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.segmenter import Segmenter
-from tests.tf_deeplab import Shapes, empty_variables, seeded, variable_lists
+from tests.convert.conftest import assert_refused, empty_arrays
+from tests.reference.tf_deeplab import Shapes, seeded, variable_lists
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -33,13 +34,7 @@ def logits(segmenter: Segmenter) -> Tensor:
     return outputs
 
 
-def refused(arrays: Any, reason: str, **settings: Any) -> None:  # noqa: ANN401
-    with pytest.raises(ValueError, match=reason) as error:
-        convert(arrays, **settings)
-    assert "\n" not in str(error.value)
-
-
-# ---- what comes out
+# ---- the segmenter
 
 
 def test_a_segmenter_ready_to_predict_and_to_be_saved(arrays: Arrays, tmp_path: Path) -> None:
@@ -53,14 +48,14 @@ def test_a_segmenter_ready_to_predict_and_to_be_saved(arrays: Arrays, tmp_path: 
     assert loaded.results["converted"] == segmenter.results["converted"]
 
 
-def test_the_conversion_tells_what_it_did(arrays: Arrays) -> None:
+def test_the_conversion_reports_what_it_used_and_assumed(arrays: Arrays) -> None:
     done = conversion({**arrays, "global_step": np.array(7)}, options={"output_stride": 32})
-    assert (done.system, done.used, done.ignored) == ("tf_deeplab", len(arrays), ["global_step"])
-    kept = done.segmenter.results["converted"]
-    assert kept["source"] == "the given variables"
-    assert kept["options"] == {"output_stride": "32"}
-    assert kept["not_used"] == ["global_step"]
-    assert kept["taken_for_granted"] == done.notes != []
+    assert (done.system, done.num_used, done.unused) == ("tf_deeplab", len(arrays), ["global_step"])
+    origin = done.segmenter.results["converted"]
+    assert origin["source"] == "the arrays"
+    assert origin["options"] == {"output_stride": "32"}
+    assert origin["unused"] == ["global_step"]
+    assert origin["assumptions"] == done.assumptions != []
 
 
 def test_the_system_may_be_named(arrays: Arrays) -> None:
@@ -75,31 +70,31 @@ def test_the_model_can_be_trained_on(arrays: Arrays) -> None:
 
 
 def test_the_arrays_are_copied(arrays: Arrays) -> None:
-    given = {name: array.copy() for name, array in arrays.items()}
-    segmenter = convert(given)
+    copies = {name: array.copy() for name, array in arrays.items()}
+    segmenter = convert(copies)
     expected = logits(segmenter)
-    for array in given.values():
+    for array in copies.values():
         array.fill(0)
     assert torch.equal(logits(segmenter), expected)
     with torch.no_grad():
         for tensor in segmenter.model.state_dict().values():
             tensor.fill_(7)
-    assert not any(array.any() for array in given.values())
+    assert not any(array.any() for array in copies.values())
 
 
-def test_read_only_and_strided_arrays_are_taken(arrays: Arrays) -> None:
-    given = {name: np.asfortranarray(array) for name, array in arrays.items()}
-    for array in given.values():
+def test_read_only_and_strided_arrays_are_accepted(arrays: Arrays) -> None:
+    strided = {name: np.asfortranarray(array) for name, array in arrays.items()}
+    for array in strided.values():
         array.flags.writeable = False
-    assert torch.equal(logits(convert(given)), logits(convert(arrays)))
+    assert torch.equal(logits(convert(strided)), logits(convert(arrays)))
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [(np.float64, 0.0), (np.float16, 0.01), (">f4", 0.0)])
-def test_floats_of_any_size_become_float32(arrays: Arrays, kind: Any, tolerance: float) -> None:  # noqa: ANN401
-    segmenter = convert({name: array.astype(kind) for name, array in arrays.items()})
-    assert {parameter.dtype for parameter in segmenter.model.parameters()} == {torch.float32}
+def test_floats_of_any_size_become_float32(arrays: Arrays) -> None:
     expected = logits(convert(arrays))
-    assert float((logits(segmenter) - expected).abs().max()) <= tolerance * float(expected.abs().max())
+    for kind, tolerance in (("<f8", 0.0), ("<f2", 0.01), (">f4", 0.0)):
+        segmenter = convert({name: array.astype(kind) for name, array in arrays.items()})
+        assert {parameter.dtype for parameter in segmenter.model.parameters()} == {torch.float32}
+        assert float((logits(segmenter) - expected).abs().max()) <= tolerance * float(expected.abs().max())
 
 
 CLASSES: list[tuple[int, str | None, LabelSpace | None]] = [
@@ -113,13 +108,12 @@ CLASSES: list[tuple[int, str | None, LabelSpace | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("num_classes", "dataset", "expected"), CLASSES)
-def test_classes_have_the_names_of_their_data_set(
-    num_classes: int, dataset: str | None, expected: LabelSpace | None
-) -> None:
-    done = conversion(empty_variables(with_classes(num_classes)), options={"dataset": dataset})
-    assert done.segmenter.label_space == (expected or LabelSpace(names=numbered_names(num_classes)))
-    assert any("classes are those of" in note for note in done.notes) == (dataset is None and expected is not None)
+def test_classes_have_the_names_of_their_dataset() -> None:
+    for num_classes, dataset, expected in CLASSES:
+        done = conversion(empty_arrays(with_classes(num_classes)), options={"dataset": dataset})
+        assert done.segmenter.label_space == (expected or LabelSpace(names=numbered_names(num_classes)))
+        is_assumed = any("classes are those of" in text for text in done.assumptions)
+        assert is_assumed == (dataset is None and expected is not None), (num_classes, dataset)
 
 
 def with_classes(count: int) -> Shapes:
@@ -127,29 +121,31 @@ def with_classes(count: int) -> Shapes:
     return variable_lists()["mnv2_v3"] | logits
 
 
-# ---- what is refused
+# ---- refused
 
 
-def test_variables_of_nothing_known_are_refused(arrays: Arrays) -> None:
-    refused({}, r"^the given variables: variables of no known system \(none \.\.\.\); known: .*tf_deeplab")
-    refused({}, "its variables are none at all$", system="tf_deeplab")
-    refused({"bert/kernel": np.ones(3)}, r"no known system \(bert/kernel")
-    refused({"bert/kernel": np.ones(3)}, "its variables are bert/kernel$", system="tf_deeplab")
-    refused(arrays, "system=tf_deeplap: unknown; known: tf_deeplab, semseg, ", system="tf_deeplap")
+def test_weights_of_no_known_system_are_refused(arrays: Arrays) -> None:
+    assert_refused({}, r"^the arrays: weights of no known system \(none\); known: .*tf_deeplab")
+    assert_refused({}, "its variables are none$", system="tf_deeplab")
+    assert_refused({"bert/kernel": np.ones(3)}, r"no known system \(bert/kernel\)")
+    assert_refused({"bert/kernel": np.ones(3)}, "its variables are bert/kernel$", system="tf_deeplab")
+    assert_refused(arrays, "system=tf_deeplap: no such system; did you mean tf_deeplab", system="tf_deeplap")
+    assert_refused(arrays, "system=caffe: no such system; known: tf_deeplab, semseg, ", system="caffe")
 
 
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.array([None] * 128, object),
-        np.array(["a"] * 128),
-        np.array([b"a"] * 128),
-        np.ones(128, complex),
-        np.ones(128, "datetime64[s]"),
-        np.ones(128, [("x", "f4")]),
-        "gamma",
-    ],
-    ids=lambda array: str(getattr(array, "dtype", "text")),
+NOT_NUMBERS = (
+    np.array([None] * 128, object),
+    np.array(["a"] * 128),
+    np.array([b"a"] * 128),
+    np.ones(128, complex),
+    np.ones(128, "datetime64[s]"),
+    np.ones(128, [("x", "f4")]),
+    "gamma",
 )
-def test_what_is_no_array_of_numbers_is_refused(arrays: Arrays, array: object) -> None:
-    refused({**arrays, "aspp0/BatchNorm/gamma": array}, "aspp0/BatchNorm/gamma is no array of numbers")
+
+
+def test_arrays_of_anything_but_numbers_are_refused(arrays: Arrays) -> None:
+    for array in NOT_NUMBERS:
+        assert_refused(
+            {**arrays, "aspp0/BatchNorm/gamma": array}, "aspp0/BatchNorm/gamma must hold numbers, but its type"
+        )

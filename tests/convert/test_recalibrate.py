@@ -1,4 +1,4 @@
-"""Batch norms measured anew: the same function, with the statistics that training wants."""
+"""Recalibrated batch norms: the model computes the same, and has the statistics that training needs."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from atrous import create
-from atrous.convert.recalibrate import is_folded, recalibrate, set_statistics
+from atrous.convert.recalibrate import has_folded_norms, recalibrate, set_statistics
 from atrous.models.deeplab_v3 import DeepLabV3
-from atrous.segmenter import Segmenter
+from atrous.segmenter import Segmenter, read_image
 from tests.conftest import save
 
 
@@ -24,36 +24,38 @@ def photos(tmp_path: Path) -> list[Path]:
 
 
 def segmenter() -> Segmenter:
-    """All batch norms as after folding: mean 0, variance 1, whatever their input is."""
+    """All batch norms as folding leaves them: mean 0, variance 1, whatever their input is."""
     config = DeepLabV3.Config(backbone="mobilenet_v2", depth_multiplier=0.1, aspp_channels=8, dropout=0)
-    made = create(config, num_classes=3)
+    folded = create(config, num_classes=3)
     torch.manual_seed(1)
-    for module in made.model.modules():
+    for module in folded.model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -1, 1)
-    return made
+    return folded
 
 
 def images(photos: list[Path]) -> torch.Tensor:
-    from atrous.segmenter import read_image
-
     return torch.stack([torch.from_numpy(read_image(path)).permute(2, 0, 1) for path in photos])
 
 
+def measure(segmenter: Segmenter, photos: list[Path]) -> None:
+    recalibrate(segmenter.model, segmenter.inference, map(read_image, photos))
+
+
 @torch.no_grad()
-def test_the_function_stays_and_training_mode_comes_near_it(photos: list[Path]) -> None:
-    made = segmenter()
+def test_logits_stay_and_those_of_training_mode_approach_them(photos: list[Path]) -> None:
+    folded = segmenter()
     batch = images(photos)
-    before = made.model.eval()(batch).semantic
-    off_before = (made.model.train()(batch).semantic - before).abs().mean()
-    made = segmenter()
-    assert is_folded(made.model)
-    recalibrate(made, photos)
-    assert not is_folded(made.model)
-    after = made.model.eval()(batch).semantic
+    before = folded.model.eval()(batch).semantic
+    off_before = (folded.model.train()(batch).semantic - before).abs().mean()
+    folded = segmenter()
+    assert has_folded_norms(folded.model)
+    measure(folded, photos)
+    assert not has_folded_norms(folded.model)
+    after = folded.model.eval()(batch).semantic
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-5)
-    off_after = (made.model.train()(batch).semantic - before).abs().mean()
+    off_after = (folded.model.train()(batch).semantic - before).abs().mean()
     assert off_after < 0.02 * off_before
 
 
@@ -67,11 +69,11 @@ def test_statistics_are_those_of_the_input() -> None:
     torch.testing.assert_close(norm.train()(x), before)
 
 
-def test_an_image_that_can_not_be_read_leaves_the_model_as_it_was(tmp_path: Path, photos: list[Path]) -> None:
-    made = segmenter()
-    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+def test_an_unreadable_image_leaves_the_model_as_it_was(tmp_path: Path, photos: list[Path]) -> None:
+    folded = segmenter()
+    before = {name: value.clone() for name, value in folded.model.state_dict().items()}
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"broken\.png"):
-        recalibrate(made, [*photos, tmp_path / "broken.png"])
-    assert all(torch.equal(value, before[name]) for name, value in made.model.state_dict().items())
-    assert not any(module._forward_pre_hooks for module in made.model.modules())
+        measure(folded, [*photos, tmp_path / "broken.png"])
+    assert all(torch.equal(value, before[name]) for name, value in folded.model.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in folded.model.modules())

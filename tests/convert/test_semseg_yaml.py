@@ -1,4 +1,4 @@
-"""semseg's own files, from the command line: a `.pth` of its training, and a YAML file that tells of the rest."""
+"""semseg's own files, on the command line: a `.pth` of its training, and the YAML file of that training."""
 
 from pathlib import Path
 from typing import Any
@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch import Tensor
 
 import atrous
-from atrous import cli
 from atrous.convert import convert
-from atrous.convert.systems.semseg.options import read_options
-from atrous.models import build
+from atrous.convert.options import read_options
+from atrous.convert.run import conversion
+from atrous.convert.systems import SYSTEMS
+from atrous.convert.systems.semseg.options import Options
+from atrous.errors import ConfigError
 from atrous.models.psanet import PSANet
 from atrous.models.pspnet import PSPNet
-from tests.semseg import Arrays, Shape, empty_weights, listing, seeded_weights
+from tests.convert.conftest import assert_refused, empty_arrays, error_line, meta_model, random_image, run
+from tests.reference.semseg import Arrays, Shape, listing, seeded_weights
 
 TRAIN = {  # specs/semseg.md, section 2: every key of its twelve files
     "arch": "psp",
@@ -97,14 +99,17 @@ def sections(**changes: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401
     return {"DATA": data, "TRAIN": TRAIN | APEX | changes, "Distributed": DISTRIBUTED, "TEST": TEST}
 
 
-def written(path: Path, tree: object) -> Path:
+def write(path: Path, tree: object) -> Path:
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
     return path
 
 
 def shapes_of(config: PSPNet.Config | PSANet.Config, num_classes: int = 21) -> dict[str, Shape]:
-    with torch.device("meta"):
-        return listing(build(config, num_classes))
+    return listing(meta_model(config, num_classes))
+
+
+def read(options: dict[str, Any]) -> Options:
+    return read_options(SYSTEMS["semseg"], options, "weights")
 
 
 @pytest.fixture(scope="module")
@@ -125,36 +130,18 @@ def checkpoint(narrow: Arrays, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-def image(height: int, width: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8, generator=generator)
-
-
-def run(*arguments: str | Path) -> int:
-    return cli.run(["convert", *map(str, arguments)])
-
-
-def line(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
-    """The one line of a wrong call."""
-    assert run(*arguments) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("atrous: ")
-    assert said.count("\n") == 1, said
-    return said
-
-
 # ---- the command line
 
 
 def test_a_training_of_the_original_becomes_a_model_file(
     narrow: Arrays, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config, out = written(tmp_path / "voc2012_pspnet50.yaml", sections()), tmp_path / "m.safetensors"
+    config, out = write(tmp_path / "voc2012_pspnet50.yaml", sections()), tmp_path / "m.safetensors"
     assert run(checkpoint, "--out", out, f"config={config}", "scales=0.5,1", "use_ppm=false") == 0
-    said = capsys.readouterr().out
-    assert "semseg: pspnet, resnet50s, output stride 8, 21 classes" in said
-    assert f"{len(narrow)} variables used, 1 not: num_batches_tracked" in said
-    assert "default" not in said
+    printed = capsys.readouterr().out
+    assert "semseg: pspnet, resnet50s, output stride 8, 21 classes" in printed
+    assert f"{len(narrow)} weights used, 1 not: num_batches_tracked" in printed
+    assert "default" not in printed
     segmenter = atrous.load(out)
     inference = segmenter.inference
     assert (inference.mode, inference.window, inference.base_size) == ("sliding", (73, 89), 512)
@@ -162,33 +149,29 @@ def test_a_training_of_the_original_becomes_a_model_file(
     assert segmenter.label_space.names[20] == "tvmonitor"
     with torch.no_grad():
         assert torch.equal(
-            segmenter.model(image(41, 57)).semantic, convert(narrow, system="semseg").model(image(41, 57)).semantic
+            segmenter.model(random_image(41, 57)).semantic,
+            convert(narrow, system="semseg").model(random_image(41, 57)).semantic,
         )
 
 
-@pytest.mark.parametrize(
-    ("changes", "options", "reason"),
-    [
-        ({"layers": 101}, [], "layers=101, but its weights are those of layers=50"),
-        ({}, ["layers=101"], "layers=101, but its weights are those of layers=50"),
-        ({"classes": 19}, [], "classes=19, but its weights are those of classes=21"),
-        ({"arch": "psa"}, [], "arch=psa, but its weights are those of arch=psp"),
-        ({"layer": 50}, [], "layer is no flag that a model depends on; did you mean layers?"),
-        ({}, ["layer=50"], "layer is no flag that a model depends on; did you mean layers?"),
-        ({"train_h": "tall"}, [], "train_h='tall': Input should be a valid integer"),
-    ],
-)
-def test_what_contradicts_the_weights_is_told_in_a_line(
-    checkpoint: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    changes: dict[str, Any],
-    options: list[str],
-    reason: str,
+CONTRADICTIONS: list[tuple[dict[str, Any], list[str], str]] = [  # keys of the file, options, reason
+    ({"layers": 101}, [], "layers=101, but its weights are those of layers=50"),
+    ({}, ["layers=101"], "layers=101, but its weights are those of layers=50"),
+    ({"classes": 19}, [], "classes=19, but its weights are those of classes=21"),
+    ({"arch": "psa"}, [], "arch=psa, but its weights are those of arch=psp"),
+    ({"layer": 50}, [], "no model depends on an option 'layer'; did you mean layers?"),
+    ({}, ["layer=50"], "no model depends on an option 'layer'; did you mean layers?"),
+    ({"train_h": "tall"}, [], "train_h='tall': Input should be a valid integer"),
+]
+
+
+def test_contradictions_are_reported_in_one_line(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = written(tmp_path / "config.yaml", sections(**changes))
-    said = line(capsys, checkpoint, "--out", tmp_path / "m.safetensors", f"config={config}", *options)
-    assert reason in said
+    for changes, options, reason in CONTRADICTIONS:
+        config = write(tmp_path / "config.yaml", sections(**changes))
+        message = error_line(capsys, checkpoint, "--out", tmp_path / "m.safetensors", f"config={config}", *options)
+        assert reason in message
     assert not (tmp_path / "m.safetensors").exists()
 
 
@@ -196,86 +179,99 @@ def test_files_that_are_missing_or_damaged_are_named(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "m.safetensors"
-    assert "none.yaml" in line(capsys, checkpoint, "--out", out, f"config={tmp_path / 'none.yaml'}")
-    assert str(tmp_path) in line(capsys, checkpoint, "--out", out, f"config={tmp_path}")
+    assert "none.yaml" in error_line(capsys, checkpoint, "--out", out, f"config={tmp_path / 'none.yaml'}")
+    assert str(tmp_path) in error_line(capsys, checkpoint, "--out", out, f"config={tmp_path}")
     for name in ("none.pth", "none.pth.tar", "none.pt"):
-        assert f"no such file: {tmp_path / name}" in line(capsys, tmp_path / name, "--out", out)
+        assert f"no such file: {tmp_path / name}" in error_line(capsys, tmp_path / name, "--out", out)
     (tmp_path / "half.pth.tar").write_bytes(checkpoint.read_bytes()[:10_000])
-    assert "half.pth.tar as a PyTorch checkpoint: no file of torch.save" in line(
+    assert "half.pth.tar as a PyTorch checkpoint: not a file of torch.save" in error_line(
         capsys, tmp_path / "half.pth.tar", "--out", out
     )
     torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pth")
-    assert "it holds 'torch.nn.modules.linear.Linear', which is refused" in line(
+    assert "it holds 'torch.nn.modules.linear.Linear', which is refused" in error_line(
         capsys, tmp_path / "whole.pth", "--out", out
     )
     torch.save({"encoder.0.weight": torch.ones(3)}, tmp_path / "other.pth")
-    assert "variables of no known system (encoder.0.weight" in line(capsys, tmp_path / "other.pth", "--out", out)
+    assert "weights of no known system (encoder.0.weight" in error_line(capsys, tmp_path / "other.pth", "--out", out)
     assert not out.exists()
 
 
 # ---- the YAML
 
 
-def test_sections_are_one_and_of_a_key_in_two_the_later_counts(tmp_path: Path) -> None:
+def test_sections_are_merged_and_the_last_value_of_a_key_counts(tmp_path: Path) -> None:
     tree = sections(test_h=97, base_size=1024)
-    path = written(tmp_path / "config.yaml", tree)
-    read = read_options({"config": str(path)}, "given")
-    assert (read.layers, read.classes, read.base_size) == (50, 21, 512)
-    assert (read.train_crop, read.test_crop) == ((89, 73), (73, 89))
+    path = write(tmp_path / "config.yaml", tree)
+    options = read({"config": str(path)})
+    assert (options.layers, options.classes, options.base_size) == (50, 21, 512)
+    assert (options.train_crop, options.test_crop) == ((89, 73), (73, 89))
     flat = {key: value for section in tree.values() for key, value in section.items()}
-    assert read_options({"config": written(path, flat)}, "given") == read
+    assert read({"config": write(path, flat)}) == options
+    assert read({"TRAIN": {"layers": 50}, "TEST": {"base_size": 512, "layers": 101}}).layers == 101
 
 
-def test_single_options_count_more_than_the_file(tmp_path: Path) -> None:
-    path = written(tmp_path / "config.yaml", sections(mask_h=None, arch="psa"))
-    read = read_options({"config": str(path), "arch": "psp", "mask_h": "59", "TEST": {"base_size": 256}}, "given")
-    assert (read.arch, read.mask_h, read.base_size) == ("psp", 59, 256)  # a key that is empty there can be given
+def test_options_outrank_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "config.yaml", sections(mask_h=None, arch="psa"))
+    options = read({"config": str(path), "arch": "psp", "mask_h": "59", "TEST": {"base_size": 256}})
+    assert (options.arch, options.mask_h, options.base_size) == ("psp", 59, 256)  # mask_h is empty in the file
 
 
-def test_psanets_keys_tell_the_network(tmp_path: Path) -> None:
-    path = written(tmp_path / "ade20k_psanet50.yaml", sections(**PSA))
-    segmenter = convert(empty_weights(shapes_of(PSANet.Config())), options={"config": path})
-    config = segmenter.model.config
+def test_the_keys_of_a_psanet_leave_nothing_to_assume(tmp_path: Path) -> None:
+    path = write(tmp_path / "ade20k_psanet50.yaml", sections(**PSA, classes=150))
+    done = conversion(empty_arrays(shapes_of(PSANet.Config(), 150)), options={"config": path})
+    assert [text for text in done.assumptions if "original's default" in text] == []
+    assert done.segmenter.label_space.names[0] == "wall"
+    config = done.segmenter.model.config
     assert isinstance(config, PSANet.Config)
     assert (config.psa_type, config.mask_size, config.shrink_factor) == ("bidirectional", (59, 59), 2)
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"layers": 101}, "layers=101, but its weights are those of layers=50"),
-        ({"train_h": 705, "train_w": 705}, "3481 weights for each place: a mask of 89 x 89 by train_h, train_w = 705"),
-        ({"shrink_factor": 1}, "3481 weights for each place: a mask of 117 x 117 by train_h, train_w = 465, 465"),
-        ({"compact": 1}, "3481 weights for each place: a mask of 30 x 30"),
-        ({"mask_h": 61, "mask_w": 57}, "3481 weights for each place: a mask of 61 x 57 by mask_h, mask_w"),
-        (
-            {"mask_h": 59, "mask_w": 59, "train_h": 449},
-            r"a mask of 57 x 59 is all that train_h, train_w = 449, 465 .* room for, mask_h, mask_w = \(59, 59\) are",
-        ),
-        ({"psa_type": 0}, r"psa_type=0, but its weights are those of two directions \(psa_type=2\)"),
-    ],
-)
-def test_a_mask_that_cannot_fit_is_told(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
-    path = written(tmp_path / "config.yaml", sections(**{**PSA, **changes}))
-    with pytest.raises(ValueError, match=reason) as error:
-        convert(empty_weights(shapes_of(PSANet.Config())), options={"config": path})
-    assert "\n" not in str(error.value)
+MASKS: list[tuple[dict[str, Any], str]] = [  # keys of the file, reason
+    ({"layers": 101}, "layers=101, but its weights are those of layers=50"),
+    (
+        {"train_h": 705, "train_w": 705},
+        "3481 weights for each place: train_h, train_w = 705, 705 and .* describe a mask of 89 x 89",
+    ),
+    (
+        {"shrink_factor": 1},
+        "3481 weights for each place: train_h, train_w = 465, 465 and .* describe a mask of 117 x 117",
+    ),
+    ({"compact": 1}, "3481 weights for each place: train_h, .* describe a mask of 30 x 30"),
+    ({"mask_h": 61, "mask_w": 57}, "3481 weights for each place: mask_h, mask_w describe a mask of 61 x 57"),
+    (
+        {"mask_h": 59, "mask_w": 59, "train_h": 449},
+        r"train_h, train_w = 449, 465 and .* have room for a mask of 57 x 59 at most, but .* are \(59, 59\)",
+    ),
+    ({"psa_type": 0}, r"psa_type=0, but its weights are those of two directions \(psa_type=2\)"),
+]
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["a: [", "- 1", "just text", "", "1: 2", "{[1]: 2}", "TRAIN: 3", "!!python/object/apply:os.getcwd []", "\x00"],
-)
-def test_files_that_are_no_configuration_are_refused_in_one_line(tmp_path: Path, text: str) -> None:
+def test_a_mask_that_cannot_fit_is_refused(tmp_path: Path) -> None:
+    weights = empty_arrays(shapes_of(PSANet.Config()))
+    for changes, reason in MASKS:
+        path = write(tmp_path / "config.yaml", sections(**{**PSA, **changes}))
+        assert_refused(weights, reason, {"config": path})
+
+
+NOT_CONFIGS = {  # text: reason
+    "a: [": "not valid YAML",
+    "- 1": "expected sections DATA, .* with keys in them, got list",
+    "just text": "got str",
+    "": "got NoneType",
+    "1: 2": "no model depends on an option 1",
+    "{[1]: 2}": "not valid YAML",
+    "TRAIN: 3": "no model depends on an option 'TRAIN'",
+    "LR: 1": "no model depends on an option 'LR'",
+    "!!python/object/apply:os.getcwd []": "not valid YAML",
+    "\x00": "not valid YAML",
+    "\udcff\udcfe\udcfa": "not valid YAML",  # bytes that are not UTF-8
+}
+
+
+def test_files_other_than_configs_are_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(text)
-    with pytest.raises(ValueError, match="config") as error:
-        read_options({"config": path}, "given")
-    assert "\n" not in str(error.value)
-
-
-def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    path.write_bytes(b"\xff\xfe\xfa\x00")
-    with pytest.raises(ValueError, match=r"config\.yaml: no YAML"):
-        read_options({"config": path}, "given")
+    for text, reason in NOT_CONFIGS.items():
+        path.write_bytes(text.encode(errors="surrogateescape"))
+        with pytest.raises(ConfigError, match=rf"config\.yaml: .*{reason}") as error:
+            read({"config": path})
+        assert "\n" not in str(error.value)

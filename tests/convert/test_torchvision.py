@@ -1,10 +1,9 @@
-"""torchvision's weights: the logits of its networks written out by the letter, and what is refused."""
+"""torchvision's weights: the logits of the reference networks, and what is refused."""
 
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,60 +11,43 @@ from torch.nn import functional as F
 
 from atrous.convert import convert
 from atrous.convert.run import conversion
-from atrous.convert.systems import mmsegmentation, semseg, torchvision
-from atrous.convert.systems.torchvision import Options, model_config
+from atrous.convert.systems import SYSTEMS
 from atrous.inference import InferenceConfig, predict_labels, predict_probabilities
-from atrous.models import Model, ModelConfig, build
-from tests import torchvision_letter as letter
-from tests.torchvision_letter import Arrays, Letter, Shapes
+from tests.convert.conftest import (
+    assert_close,
+    assert_refused,
+    config_of,
+    empty_arrays,
+    meta_model,
+    random_image,
+    without,
+)
+from tests.reference import torchvision as reference
+from tests.reference.torchvision import Arrays, ReferenceNetwork, Shapes
 
-PUBLISHED = {  # learnt parameters; those of ImageNet's with 1000 classes, the others with 21 and a second head
-    "deeplabv3_resnet50": (letter.deeplab_v3("resnet50"), 42_004_074),
-    "deeplabv3_resnet101": (letter.deeplab_v3("resnet101"), 60_996_202),
-    "fcn_resnet50": (letter.fcn("resnet50"), 35_322_218),
-    "fcn_resnet101": (letter.fcn("resnet101"), 54_314_346),
-    "resnet18": (letter.classifier("resnet18"), 11_689_512),
-    "resnet34": (letter.classifier("resnet34"), 21_797_672),
-    "resnet50": (letter.classifier("resnet50"), 25_557_032),
-    "resnet101": (letter.classifier("resnet101"), 44_549_160),
-    "resnet152": (letter.classifier("resnet152"), 60_192_808),
+SYSTEM = SYSTEMS["torchvision"]
+PUBLISHED = {  # number of parameters: classifiers have 1000 classes, the others 21 and an auxiliary head
+    "deeplabv3_resnet50": (reference.deeplab_v3("resnet50"), 42_004_074),
+    "deeplabv3_resnet101": (reference.deeplab_v3("resnet101"), 60_996_202),
+    "fcn_resnet50": (reference.fcn("resnet50"), 35_322_218),
+    "fcn_resnet101": (reference.fcn("resnet101"), 54_314_346),
+    "resnet18": (reference.classifier("resnet18"), 11_689_512),
+    "resnet34": (reference.classifier("resnet34"), 21_797_672),
+    "resnet50": (reference.classifier("resnet50"), 25_557_032),
+    "resnet101": (reference.classifier("resnet101"), 44_549_160),
+    "resnet152": (reference.classifier("resnet152"), 60_192_808),
 }
 SIZE = (45, 70)  # not of the form 8k, nor 8k + 1
 
 
 @cache
 def weights(name: str) -> Arrays:
-    return letter.random_weights(PUBLISHED[name][0])
-
-
-def image(height: int, width: int) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8, generator=generator)
+    return reference.random_weights(PUBLISHED[name][0])
 
 
 def enlarged(x: Tensor | None) -> Tensor:
     assert x is not None
     return F.interpolate(x, SIZE, mode="bilinear", align_corners=False)
-
-
-def assert_close(found: Tensor, expected: Tensor | None) -> None:
-    assert expected is not None
-    assert found.shape == expected.shape
-    assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
-
-
-def zeros(shapes: Shapes) -> Arrays:
-    return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
-
-
-def config_of(shapes: Shapes, **options: Any) -> ModelConfig:  # noqa: ANN401
-    return model_config(shapes, Options(**options), "given")
-
-
-def blank(config: ModelConfig) -> Model:
-    assert config.num_classes is not None
-    with torch.device("meta"):
-        return build(config, config.num_classes)
 
 
 # ---- logits
@@ -75,9 +57,9 @@ def blank(config: ModelConfig) -> Model:
     "name", ["deeplabv3_resnet50", pytest.param("deeplabv3_resnet101", marks=pytest.mark.slow), "fcn_resnet50"]
 )
 @torch.no_grad()
-def test_both_heads_have_the_logits_of_the_network_by_the_letter(name: str) -> None:
-    pixels, segmenter = image(*SIZE), convert(weights(name))
-    network = Letter(weights(name), name.rpartition("_")[2])
+def test_both_heads_have_the_logits_of_the_reference_network(name: str) -> None:
+    pixels, segmenter = random_image(*SIZE), convert(weights(name))
+    network = ReferenceNetwork(weights(name), name.rpartition("_")[2])
     expected = network.fcn(pixels) if name.startswith("fcn") else network.deeplab_v3(pixels)
     outputs = segmenter.model(pixels)
     assert_close(enlarged(outputs.semantic), expected.main)
@@ -90,99 +72,99 @@ def test_both_heads_have_the_logits_of_the_network_by_the_letter(name: str) -> N
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
 @torch.no_grad()
-def test_imagenet_networks_tell_the_same_classes(name: str) -> None:
+def test_imagenet_networks_have_the_logits_of_the_reference_network(name: str) -> None:
     segmenter = convert(weights(name))
     assert segmenter.model.config.model_dump(include={"name", "backbone", "output_stride"}) == {
         "name": "image_classifier",
         "backbone": name,
         "output_stride": 32,
     }
-    pixels = image(64, 97)
-    assert_close(segmenter.model(pixels).semantic[..., 0, 0], Letter(weights(name), name).classes(pixels))
+    pixels = random_image(64, 97)
+    assert_close(segmenter.model(pixels).semantic[..., 0, 0], ReferenceNetwork(weights(name), name).classes(pixels))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_names_and_sizes(name: str) -> None:
     shapes, count = PUBLISHED[name]
-    config = config_of(shapes, model=name)
-    assert config == config_of(shapes)
-    assert torchvision.recognised(shapes)
-    assert not semseg.recognised(shapes)
-    assert not mmsegmentation.recognised(shapes)
-    assert sum(parameter.numel() for parameter in blank(config).parameters()) == count
+    config = config_of(SYSTEM, shapes, model=name)
+    assert config == config_of(SYSTEM, shapes)
+    assert [name for name, system in SYSTEMS.items() if system.recognised(shapes)] == ["torchvision"]
+    assert sum(parameter.numel() for parameter in meta_model(config).parameters()) == count
 
 
-def test_without_a_second_head_there_is_none() -> None:
-    for shapes in (letter.fcn("resnet50", 3, auxiliary=False), letter.deeplab_v3("resnet50", 3, auxiliary=False)):
-        model = blank(config_of(shapes))
+def test_weights_without_an_auxiliary_head_make_none() -> None:
+    for shapes in (reference.fcn("resnet50", 3, auxiliary=False), reference.deeplab_v3("resnet50", 3, auxiliary=False)):
+        model = meta_model(config_of(SYSTEM, shapes))
         assert "auxiliary" not in model.logit_modules
         assert model(torch.zeros(2, 3, 16, 24, device="meta")).heads == {}
 
 
-def test_what_is_published_of_the_network_is_kept() -> None:
-    done = conversion(zeros(PUBLISHED["deeplabv3_resnet50"][0]))
+def test_facts_that_weights_do_not_show_are_torchvisions() -> None:
+    done = conversion(empty_arrays(PUBLISHED["deeplabv3_resnet50"][0]))
     model = done.segmenter.model
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert {norm.eps for norm in norms} == {1e-5}
     assert not model.align_corners
     assert done.system == "torchvision"
     assert done.segmenter.label_space.names[0] == "background"
-    assert done.notes == ["the 21 classes are those of PASCAL VOC 2012"]
-    assert all(name.endswith("num_batches_tracked") for name in done.ignored)
-    assert done.used == len(PUBLISHED["deeplabv3_resnet50"][0]) - len(done.ignored)
+    assert done.assumptions == ["the 21 classes are those of PASCAL VOC 2012"]
+    assert all(name.endswith("num_batches_tracked") for name in done.unused)
+    assert done.num_used == len(PUBLISHED["deeplabv3_resnet50"][0]) - len(done.unused)
 
 
-def test_a_file_goes_through_and_can_be_loaded_again(tmp_path: Path) -> None:
-    arrays = letter.random_weights(letter.classifier("resnet18", 5))
+def test_files_of_weights_and_of_checkpoints_are_read(tmp_path: Path) -> None:
+    arrays = reference.random_weights(reference.classifier("resnet18", 5))
     state = {name: torch.from_numpy(array) for name, array in arrays.items()}
     torch.save(state, tmp_path / "resnet18-5c106cde.pth")
     torch.save({"model": state, "epoch": 3}, tmp_path / "checkpoint.pth.tar")
-    expected = Letter(arrays, "resnet18").classes(image(33, 47))
+    expected = ReferenceNetwork(arrays, "resnet18").classes(random_image(33, 47))
     for name in ("resnet18-5c106cde.pth", "checkpoint.pth.tar"):
         with torch.no_grad():
-            assert_close(convert(tmp_path / name).model(image(33, 47)).semantic[..., 0, 0], expected)
+            assert_close(convert(tmp_path / name).model(random_image(33, 47)).semantic[..., 0, 0], expected)
 
 
 # ---- refused
 
 
-@pytest.mark.parametrize(
-    ("shapes", "options", "reason"),
-    [
-        (letter.fcn("resnet50"), {"model": "fcn_resnet101"}, "model=fcn_resnet101, but .* model=fcn_resnet50"),
-        (letter.fcn("resnet50"), {"num_classes": 19}, "num_classes=19, but .* num_classes=21"),
-        (letter.fcn("resnet50"), {"num_clases": 19}, "num_clases is no flag .*; did you mean num_classes"),
-        (letter.fcn("resnet50"), {"num_classes": "many"}, "num_classes='many': Input should be a valid integer"),
-        (letter.resnet("resnet50"), {}, "no network of torchvision: it has no fc.weight, but conv1.weight"),
-        (letter.resnet("resnet18", prefix="backbone."), {}, "it has no classifier.4.weight"),
-        (
-            {**letter.fcn("resnet50"), "classifier.9.weight": (3,)},
-            {},
-            "1 variables have no place .*: classifier.9.weight",
-        ),
-        (
-            {**letter.classifier("resnet50"), "layer1.0.conv1.weight": (128, 64, 1, 1)},  # ResNeXt
-            {},
-            r"layer1.0.conv1.weight is \[128, 64, 1, 1\], not \[64, 64, 1, 1\]",
-        ),
-        (
-            {name: shape for name, shape in letter.classifier("resnet34").items() if not name.startswith("layer3.5")},
-            {},
-            "5 units of two convolutions in layer3, as no ResNet has; known: resnet18",
-        ),
-        (
-            {name: shape for name, shape in letter.fcn("resnet50").items() if name != "aux_classifier.4.bias"},
-            {},
-            "1 variables of the model are missing: aux_classifier.4.bias",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_refused_in_one_line(shapes: Shapes, options: dict[str, Any], reason: str) -> None:
-    with pytest.raises(ValueError, match=reason) as error:
-        convert(zeros(shapes), system="torchvision", options=options)
-    assert "\n" not in str(error.value)
+REFUSED: list[tuple[Shapes, dict[str, Any], str]] = [
+    (reference.fcn("resnet50"), {"model": "fcn_resnet101"}, "model=fcn_resnet101, but .* model=fcn_resnet50"),
+    (reference.fcn("resnet50"), {"num_classes": 19}, "num_classes=19, but .* num_classes=21"),
+    (
+        reference.fcn("resnet50"),
+        {"num_clases": 19},
+        "no model depends on an option 'num_clases'; did you mean num_classes",
+    ),
+    (reference.fcn("resnet50"), {"num_classes": "many"}, "num_classes='many': Input should be a valid integer"),
+    (reference.resnet("resnet50"), {}, "fc.weight is missing, .*; there are conv1.weight"),
+    (reference.resnet("resnet18", prefix="backbone."), {}, "classifier.4.weight is missing"),
+    (
+        {**reference.fcn("resnet50"), "classifier.9.weight": (3,)},
+        {},
+        "1 weights have no place .*: classifier.9.weight",
+    ),
+    (
+        {**reference.classifier("resnet50"), "layer1.0.conv1.weight": (128, 64, 1, 1)},  # ResNeXt
+        {},
+        r"layer1.0.conv1.weight is \[128, 64, 1, 1\], not \[64, 64, 1, 1\]",
+    ),
+    (
+        without(reference.classifier("resnet34"), "layer3.5"),
+        {},
+        "no ResNet has 5 units of two convolutions in layer3; known: resnet18",
+    ),
+    (
+        without(reference.fcn("resnet50"), "aux_classifier.4.bias"),
+        {},
+        "1 weights of the model are missing: aux_classifier.4.bias",
+    ),
+]
 
 
-def test_mobilenets_are_of_no_known_system() -> None:
-    with pytest.raises(ValueError, match=r"variables of no known system \(backbone\.0\.0\.weight"):
-        convert(zeros({"backbone.0.0.weight": (16, 3, 3, 3), "classifier.4.weight": (21, 256, 1, 1)}))
+def test_misfits_are_refused_in_one_line() -> None:
+    for shapes, options, reason in REFUSED:
+        assert_refused(empty_arrays(shapes), reason, options, system="torchvision")
+
+
+def test_its_mobilenets_are_of_no_known_system() -> None:
+    weights = empty_arrays({"backbone.0.0.weight": (16, 3, 3, 3), "classifier.4.weight": (21, 256, 1, 1)})
+    assert_refused(weights, r"weights of no known system \(backbone\.0\.0\.weight")

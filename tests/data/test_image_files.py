@@ -36,7 +36,7 @@ def refusal(path: Path, space: LabelSpace, colors: dict[Color, int] | None = Non
 
 
 def test_masks_of_every_kind_are_indices(tmp_path: Path) -> None:
-    cases = [
+    cases: list[tuple[str, str, type[np.generic]]] = [
         ("a.png", "L", np.uint8),
         ("a.png", "LA", np.uint8),
         ("a.png", "I;16", np.uint16),
@@ -80,7 +80,12 @@ def test_values_that_are_not_a_class_are_refused(tmp_path: Path) -> None:
         path = save(tmp_path / "a.png", row(0, 2, value, value, 255))
         expected = f"{path}: value {value} (2 pixels): the 3 classes are 0..2, ignored is 255"
         assert refusal(path, THREE) == expected
-    cases = [(np.int32, -1), (np.int32, 2**24), (np.int32, 2**31 - 1), (np.uint16, 65535)]
+    cases: list[tuple[type[np.generic], int]] = [
+        (np.int32, -1),
+        (np.int32, 2**24),
+        (np.int32, 2**31 - 1),
+        (np.uint16, 65535),
+    ]
     for dtype, value in cases:  # outside the table, where NumPy would wrap or fail
         path = save(tmp_path / "a.tif", row(0, value, dtype=dtype))
         assert f"value {value} (1 pixel): the 3 classes" in refusal(path, THREE)

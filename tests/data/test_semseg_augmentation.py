@@ -1,4 +1,4 @@
-"""semseg's augmentation: its blur, its padding, and its order, against steps on whole images."""
+"""The augmentation of semseg: its blur, its padding, and its order, against steps on whole images."""
 
 import numpy as np
 import pytest
@@ -9,18 +9,16 @@ from atrous.data.transforms import (
     AugmentConfig,
     Choice,
     Kernel,
-    Window,
     augment,
     blur,
     choose,
-    flip,
     pad_to,
     resample_window,
-    rotate_window,
     scale_and_crop,
     scaled_window,
 )
 from atrous.types import Image, Sample
+from tests.reference.transforms import binomial_by_definition, in_the_order_of_semseg
 
 FILL, IGNORE = (124, 116, 104), 255
 STILL = Choice(1.0, 0.0, (0.0, 0.0), False, 1.0, 1.0, 1.0, 0.0, 0.0, 0)
@@ -45,19 +43,7 @@ def difference(one: Image, other: Image) -> int:
 # The blur
 
 
-def binomial_by_definition(image: Image) -> Image:
-    """Each pixel the weighted mean of 5 x 5, the image reflected about its border pixels."""
-    height, width = image.shape[:2]
-    found = np.zeros(image.shape)
-    for y, x in np.ndindex(height, width):
-        for i, j in np.ndindex(5, 5):
-            row, column = abs(y + i - 2), abs(x + j - 2)
-            row, column = min(row, 2 * (height - 1) - row), min(column, 2 * (width - 1) - column)
-            found[y, x] += image[row, column].astype(float) * [1, 4, 6, 4, 1][i] * [1, 4, 6, 4, 1][j] / 256
-    return found.round().astype(np.uint8)
-
-
-def test_the_binomial_is_the_weighted_mean_of_5x5() -> None:
+def test_the_binomial_blur_is_the_weighted_mean_of_5x5() -> None:
     image = noise(9, 11)
     assert difference(blur(image, 1.0, "binomial"), binomial_by_definition(image)) <= 1
     assert difference(blur(image, 1.0, "binomial"), image) > 20
@@ -79,7 +65,7 @@ def test_a_point_becomes_the_kernel() -> None:
     radius=st.floats(0.3, 4),
     kernel=st.sampled_from(KERNELS),
 )
-def test_the_crop_of_the_blurred_is_the_blurred_crop_with_what_lies_beside_it(
+def test_a_blurred_crop_is_the_crop_of_the_blurred_image(
     height: int, width: int, place: tuple[float, float], radius: float, kernel: Kernel
 ) -> None:
     whole = sample(height, width)
@@ -108,17 +94,17 @@ def test_padding_is_not_blurred(kernel: Kernel) -> None:
     ("size", "to", "top", "left"),
     [((2, 3), (5, 8), 1, 2), ((4, 4), (4, 7), 0, 1), ((4, 4), (5, 4), 0, 0), ((4, 4), (6, 2), 1, 0)],
 )
-def test_padding_around_leaves_an_odd_pixel_to_the_bottom_and_right(
+def test_padding_around_puts_an_odd_pixel_at_the_bottom_and_right(
     size: tuple[int, int], to: tuple[int, int], top: int, left: int
 ) -> None:
     padded = pad_to(sample(*size), *to, FILL, IGNORE, "around")
     assert padded.semantic is not None
     assert padded.instance is not None
     part = (slice(top, top + size[0]), slice(left, left + size[1]))
-    drawn = sample(*size)
-    np.testing.assert_array_equal(padded.image[part], drawn.image)
-    np.testing.assert_array_equal(padded.semantic[part], drawn.semantic)
-    np.testing.assert_array_equal(padded.instance[part], drawn.instance)
+    before = sample(*size)
+    np.testing.assert_array_equal(padded.image[part], before.image)
+    np.testing.assert_array_equal(padded.semantic[part], before.semantic)
+    np.testing.assert_array_equal(padded.instance[part], before.instance)
     outside = np.ones(padded.semantic.shape, bool)
     outside[part] = False
     assert (padded.image[outside] == FILL).all()
@@ -130,28 +116,6 @@ def test_padding_around_leaves_an_odd_pixel_to_the_bottom_and_right(
 # The order
 
 
-def in_semsegs_order(whole: Sample, choice: Choice, crop: tuple[int, int]) -> Sample:
-    """Scale, rotate, blur, flip, pad and crop, each step of the whole image."""
-
-    def scaled(pixels: Image, outside: int | tuple[int, int, int]) -> Image:
-        size = Window((all_of.scaled[0], all_of.scaled[1]), 0, 0, *all_of.scaled)
-        return rotate_window(pixels, size, choice.angle, outside) if choice.angle else resample_window(pixels, size)
-
-    all_of = scaled_window(whole.image.shape[:2], choice.scale, (999, 999), (0, 0))
-    assert whole.semantic is not None
-    image = blur(scaled(whole.image, FILL), choice.blur, "binomial")
-    step = Sample("whole", image, scaled(whole.semantic, IGNORE))
-    padded = pad_to(flip(step) if choice.flip else step, *crop, FILL, IGNORE, "around")
-    assert padded.semantic is not None
-    top, left = (
-        int(place * (side - kept + 1))
-        for place, side, kept in zip(choice.place, padded.semantic.shape, crop, strict=True)
-    )
-    left = padded.semantic.shape[1] - crop[1] - left if choice.flip else left  # places are in the unmirrored image
-    part = (slice(top, top + crop[0]), slice(left, left + crop[1]))
-    return Sample("cropped", padded.image[part], padded.semantic[part])
-
-
 def smooth(height: int, width: int) -> Sample:
     y, x = np.mgrid[:height, :width]
     image = np.stack([100 + 80 * np.sin(y / 5), 100 + 80 * np.cos(x / 4), y + x], -1).clip(0, 255).astype(np.uint8)
@@ -159,22 +123,22 @@ def smooth(height: int, width: int) -> Sample:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_random_variation_is_that_of_steps_on_whole_images(seed: int) -> None:
+def test_augmentation_equals_the_steps_on_whole_images(seed: int) -> None:
     whole, rng = smooth(40, 60), np.random.default_rng(seed)
     choice = choose(SEMSEG, np.random.default_rng(seed))
-    found = augment(whole, SEMSEG, rng, fill=FILL, ignore=IGNORE)
-    expected = in_semsegs_order(whole, choice, SEMSEG.crop)
-    assert found.semantic is not None
+    out = augment(whole, SEMSEG, rng, fill=FILL, ignore=IGNORE)
+    expected = in_the_order_of_semseg(whole, choice, SEMSEG.crop, FILL, IGNORE)
+    assert out.semantic is not None
     assert expected.semantic is not None
-    odd = 1 if choice.flip else 0  # of padding, an odd column may be on the other side
+    odd = 1 if choice.flip else 0  # an odd column of padding may be on the other side
     for shift in range(-odd, odd + 1):
         image, labels = (np.roll(pixels, shift, 1) for pixels in (expected.image, expected.semantic))
-        if (labels == found.semantic).mean() > 0.98 and np.abs(image.astype(int) - found.image).mean() < 1:
+        if (labels == out.semantic).mean() > 0.98 and np.abs(image.astype(int) - out.image).mean() < 1:
             return
-    pytest.fail(f"{choice}: neither image nor labels are those of the slow way")
+    pytest.fail(f"{choice}: image and labels differ from the slow version")
 
 
-def test_chance_meets_every_part_of_the_order() -> None:
+def test_the_seeds_of_that_test_meet_every_step() -> None:
     choices = [choose(SEMSEG, np.random.default_rng(seed)) for seed in range(12)]
     assert {choice.flip for choice in choices} == {bool(choice.blur) for choice in choices} == {True, False}
     assert {bool(choice.angle) for choice in choices} == {choice.scale < 0.8 for choice in choices} == {True, False}

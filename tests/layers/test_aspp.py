@@ -170,7 +170,7 @@ def test_the_activation_is_that_of_all_but_the_image() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"squeeze": "sigmoid", "projection": False}, r"wants rates=\(\): 8 channels, gate of 4"),
+        ({"squeeze": "sigmoid", "projection": False}, r"requires rates=\(\): 8 channels, gate of 4"),
         ({"squeeze": "hard_sigmoid", "image_level": False}, "squeeze=hard_sigmoid without image_level"),
     ],
 )

@@ -1,32 +1,26 @@
-import itertools
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from atrous.layers.conv import Activation, ConvNorm, Norm, Padding, SeparableConv, classifier, same_padding
+from tests.reference.padding import same_sums
 
 
-@pytest.mark.parametrize(
-    ("size", "kernel", "stride", "rate", "expected"),
-    [
-        (8, 3, 2, 1, (0, 1)),
-        (9, 3, 2, 1, (1, 1)),
-        (8, 5, 2, 1, (1, 2)),
-        (9, 5, 2, 1, (2, 2)),
-        (7, 3, 1, 4, (4, 4)),
-        (7, 2, 1, 1, (0, 1)),
-        (8, 1, 2, 1, (0, 0)),
-        (1, 3, 2, 1, (1, 1)),
-        (2, 3, 4, 1, (0, 1)),
-    ],
-)
-def test_same_padding_of_cases_worked_by_hand(
-    size: int, kernel: int, stride: int, rate: int, expected: tuple[int, int]
-) -> None:
-    assert same_padding(size, kernel, stride, rate) == expected
+def test_same_padding_of_cases_worked_by_hand() -> None:
+    padding = {  # size, kernel, stride, rate
+        (8, 3, 2, 1): (0, 1),
+        (9, 3, 2, 1): (1, 1),
+        (8, 5, 2, 1): (1, 2),
+        (9, 5, 2, 1): (2, 2),
+        (7, 3, 1, 4): (4, 4),
+        (7, 2, 1, 1): (0, 1),
+        (8, 1, 2, 1): (0, 0),
+        (1, 3, 2, 1): (1, 1),
+        (2, 3, 4, 1): (0, 1),
+    }
+    assert {key: same_padding(*key) for key in padding} == padding
 
 
 def _weights_one(conv: ConvNorm) -> ConvNorm:
@@ -46,23 +40,6 @@ def test_stride_two_on_an_even_size_starts_at_the_first_pixel() -> None:
     assert symmetric.tolist() == [[6.0, 18.0], [9.0, 27.0]]  # columns 0 1 2 and 2 3 4, over two rows and over three
 
 
-def _naive_same(x: Tensor, kernel: int, stride: int, rate: int) -> list[list[float]]:
-    """Sums of the taps that lie inside, straight from the definition."""
-    height, width = x.shape
-    extent = rate * (kernel - 1) + 1
-
-    def taps(size: int) -> list[list[int]]:
-        steps = (size + stride - 1) // stride
-        before = max((steps - 1) * stride + extent - size, 0) // 2
-        places = [[step * stride - before + rate * tap for tap in range(kernel)] for step in range(steps)]
-        return [[place for place in window if 0 <= place < size] for window in places]
-
-    return [
-        [float(sum(x[i, j] for i, j in itertools.product(rows, columns))) for columns in taps(width)]
-        for rows in taps(height)
-    ]
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5), st.sampled_from([1, 2, 3]), st.sampled_from([1, 2, 3]))
 def test_same_convolution_equals_its_definition(height: int, width: int, kernel: int, stride: int, rate: int) -> None:
@@ -70,7 +47,7 @@ def test_same_convolution_equals_its_definition(height: int, width: int, kernel:
     conv = _weights_one(
         ConvNorm(1, 1, kernel, stride=stride, rate=rate, norm=Norm(eps=0.0), act="none", padding="same")
     )
-    assert conv(x[None, None])[0, 0].tolist() == _naive_same(x, kernel, stride, rate)
+    assert conv(x[None, None])[0, 0].tolist() == same_sums(x, kernel, stride, rate)
 
 
 @given(st.integers(1, 40), st.sampled_from([1, 3, 5, 7]), st.integers(1, 4))

@@ -1,12 +1,11 @@
 """Criss-cross attention against the loop of its definition."""
 
-import math
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from atrous.layers.criss_cross import CrissCrossAttention, criss_cross
+from tests.reference import attention as reference
 
 SIZES = [(1, 1), (1, 5), (4, 1), (2, 2), (3, 5), (6, 4)]
 
@@ -19,19 +18,6 @@ def _maps(height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     return query, key, value
 
 
-def _slow(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Pixel by pixel: each of its row and its column once."""
-    mean = torch.empty_like(value)
-    batch, _, height, width = query.shape
-    for b, y, x in torch.cartesian_prod(*(torch.arange(size) for size in (batch, height, width))).tolist():
-        seen = sorted({(y, column) for column in range(width)} | {(row, x) for row in range(height)})
-        assert len(seen) == height + width - 1
-        energies = [math.exp(float(query[b, :, y, x] @ key[b, :, row, column])) for row, column in seen]
-        weighted = [energy * value[b, :, row, column] for energy, (row, column) in zip(energies, seen, strict=True)]
-        mean[b, :, y, x] = torch.stack(weighted).sum(0) / sum(energies)
-    return mean
-
-
 def _layer() -> CrissCrossAttention:
     torch.manual_seed(0)
     layer = CrissCrossAttention(4, 2).double()
@@ -42,7 +28,7 @@ def _layer() -> CrissCrossAttention:
 @pytest.mark.parametrize("size", SIZES)
 def test_it_is_the_loop_of_the_definition(size: tuple[int, int]) -> None:
     maps = _maps(*size)
-    torch.testing.assert_close(criss_cross(*maps), _slow(*maps))
+    torch.testing.assert_close(criss_cross(*maps), reference.criss_cross(*maps))
 
 
 def test_the_pixel_itself_is_counted_once() -> None:
@@ -77,7 +63,7 @@ def test_twice_every_pixel_has_heard_of_every_other(recurrences: int, heard: str
 def test_the_layer_is_its_formula() -> None:
     layer, x = _layer(), _maps(3, 5)[2]
     query, key, value = layer.query(x), layer.key(x), layer.value(x)
-    torch.testing.assert_close(layer(x), x + 0.7 * _slow(query, key, value))
+    torch.testing.assert_close(layer(x), x + 0.7 * reference.criss_cross(query, key, value))
 
 
 def test_it_begins_as_the_identity_and_gamma_learns() -> None:
@@ -92,15 +78,15 @@ def test_it_begins_as_the_identity_and_gamma_learns() -> None:
 def test_memory_grows_as_pixels_times_height_plus_width() -> None:
     height, width = 24, 40
     query, key, value = (torch.rand(1, 2, height, width).requires_grad_() for _ in range(3))
-    kept: list[int] = []
+    sizes: list[int] = []
 
     def note(x: Tensor) -> Tensor:
-        kept.append(x.untyped_storage().nbytes() // x.element_size())
+        sizes.append(x.untyped_storage().nbytes() // x.element_size())
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         criss_cross(query, key, value)
-    assert max(kept) == height * width * (height + width)
+    assert max(sizes) == height * width * (height + width)
 
 
 def test_autocast_keeps_it_finite_and_near() -> None:

@@ -31,11 +31,11 @@ def _features(image: tuple[int, int] = IMAGE, batch: int = 1) -> dict[str, Tenso
 
 def _refined(decoder: Decoder, features: Mapping[str, Tensor]) -> list[Tensor]:
     """What the convolutions behind the joining are given, stage by stage."""
-    seen: list[Tensor] = []
+    joined: list[Tensor] = []
     for stage in decoder:
-        stage.get_submodule("refine").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        stage.get_submodule("refine").register_forward_pre_hook(lambda _, inputs: joined.append(inputs[0]))
     decoder(features["c5"], features, IMAGE)
-    return list(seen)  # the hooks stay
+    return list(joined)  # the hooks stay
 
 
 @torch.no_grad()
@@ -70,23 +70,21 @@ def test_a_sum_is_of_one_convolution_and_the_projection_with_nothing_behind(kind
     torch.testing.assert_close(decoder(features["c5"], features, IMAGE), expected)
 
 
-@pytest.mark.parametrize(
-    ("merge", "kind", "count"),
-    [
+def test_parameter_counts_of_each_kind() -> None:
+    counts: dict[tuple[Merge, Kind], int] = {
         # low level 1x1 with norm; 3x3 depthwise and 1x1, each with norm, twice
-        ("concat", "separable", (3 * 2 + 4) + (8 * 9 + 16 + 8 * 4 + 8) + (4 * 9 + 8 + 4 * 4 + 8)),
-        ("concat", "dense", (3 * 2 + 4) + (8 * 4 * 9 + 8) + (4 * 4 * 9 + 8)),
-        ("concat", "logits", (3 * 2 + 2) + (8 * 4 + 4) + (4 * 4 + 4)),
-        ("sum", "separable", (3 * 4 + 8) + (6 * 9 + 12 + 6 * 4 + 8)),
-        ("sum", "dense", (3 * 4 + 8) + (6 * 4 * 9 + 8)),
-        ("sum", "logits", (3 * 4 + 4) + (6 * 4 + 4)),
-    ],
-)
-def test_what_each_kind_is_made_of(merge: Merge, kind: Kind, count: int) -> None:
-    decoder = _decoder(merge=merge, kind=kind)
-    assert sum(parameter.numel() for parameter in decoder.parameters()) == count
-    norms = [module for module in decoder.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert {norm.eps for norm in norms} == (set() if kind == "logits" else {HEAD_NORM.eps})
+        ("concat", "separable"): (3 * 2 + 4) + (8 * 9 + 16 + 8 * 4 + 8) + (4 * 9 + 8 + 4 * 4 + 8),
+        ("concat", "dense"): (3 * 2 + 4) + (8 * 4 * 9 + 8) + (4 * 4 * 9 + 8),
+        ("concat", "logits"): (3 * 2 + 2) + (8 * 4 + 4) + (4 * 4 + 4),
+        ("sum", "separable"): (3 * 4 + 8) + (6 * 9 + 12 + 6 * 4 + 8),
+        ("sum", "dense"): (3 * 4 + 8) + (6 * 4 * 9 + 8),
+        ("sum", "logits"): (3 * 4 + 4) + (6 * 4 + 4),
+    }
+    for (merge, kind), count in counts.items():
+        decoder = _decoder(merge=merge, kind=kind)
+        assert sum(parameter.numel() for parameter in decoder.parameters()) == count
+        norms = [module for module in decoder.modules() if isinstance(module, nn.BatchNorm2d)]
+        assert {norm.eps for norm in norms} == (set() if kind == "logits" else {HEAD_NORM.eps})
 
 
 @settings(max_examples=20, deadline=None)

@@ -115,9 +115,9 @@ def test_one_image_a_batch_is_refused_in_training_where_the_pooling_is_of_all() 
     ("branches", "output_stride", "message"),
     [
         ([Branch()], 32, "output stride 8 or 16, not 32"),
-        ([Branch(input=0)], 16, "branch 0 of a cell takes -1 or an earlier branch as its input, not 0"),
-        ([Branch(), Branch(input=2)], 16, "branch 1 .* not 2"),
-        ([Branch(), Branch(input=-2)], 8, "branch 1 .* not -2"),
+        ([Branch(input=0)], 16, "branch 0 of a cell: input must be -1 or an earlier branch, got 0"),
+        ([Branch(), Branch(input=2)], 16, "branch 1 .* got 2"),
+        ([Branch(), Branch(input=-2)], 8, "branch 1 .* got -2"),
     ],
 )
 def test_cells_that_can_not_be_are_refused(branches: list[Branch], output_stride: int, message: str) -> None:

@@ -11,21 +11,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from atrous.layers.encoding import Encoding, encode
+from tests.reference import encoding as reference
 
 
-def _encode_slowly(x: Tensor, codewords: Tensor, scales: Tensor) -> Tensor:
-    sums = torch.zeros(len(x), *codewords.shape, dtype=x.dtype)
-    for image, features in enumerate(x):  # [D, N]
-        for feature in features.T:
-            residuals = [feature - codeword for codeword in codewords]
-            closeness = [scale * (r * r).sum() for r, scale in zip(residuals, scales, strict=True)]
-            whole = sum(value.exp() for value in closeness)
-            for k, residual in enumerate(residuals):
-                sums[image, k] += closeness[k].exp() / whole * residual
-    return sums
-
-
-def _drawn(batch: int, channels: int, pixels: int, num_codewords: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def _random(batch: int, channels: int, pixels: int, num_codewords: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, channels, pixels, dtype=torch.float64, generator=generator)
     codewords = torch.randn(num_codewords, channels, dtype=torch.float64, generator=generator)
@@ -35,8 +24,8 @@ def _drawn(batch: int, channels: int, pixels: int, num_codewords: int, seed: int
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 5), st.integers(1, 7), st.integers(1, 4), st.integers(0, 99))
 def test_it_is_the_definition(batch: int, channels: int, pixels: int, num_codewords: int, seed: int) -> None:
-    drawn = _drawn(batch, channels, pixels, num_codewords, seed)
-    torch.testing.assert_close(encode(*drawn), _encode_slowly(*drawn), rtol=1e-10, atol=1e-10)
+    tensors = _random(batch, channels, pixels, num_codewords, seed)
+    torch.testing.assert_close(encode(*tensors), reference.encode(*tensors), rtol=1e-10, atol=1e-10)
 
 
 def test_a_case_by_hand() -> None:
@@ -49,12 +38,12 @@ def test_a_case_by_hand() -> None:
 
 
 def test_gradients() -> None:
-    drawn = tuple(tensor.requires_grad_() for tensor in _drawn(2, 3, 4, 3))
-    assert torch.autograd.gradcheck(encode, drawn)
+    tensors = tuple(tensor.requires_grad_() for tensor in _random(2, 3, 4, 3))
+    assert torch.autograd.gradcheck(encode, tensors)
 
 
 def test_the_order_of_pixels_does_not_matter() -> None:
-    x, codewords, scales = _drawn(2, 4, 6, 3)
+    x, codewords, scales = _random(2, 4, 6, 3)
     torch.testing.assert_close(encode(x.flip(2), codewords, scales), encode(x, codewords, scales))
 
 
@@ -67,16 +56,16 @@ class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         result = func(*args, **(kwargs or {}))
-        made = result if isinstance(result, tuple | list) else (result,)
-        self.numel = max(self.numel, *(t.numel() for t in made if isinstance(t, Tensor)), 0)
+        tensors = result if isinstance(result, tuple | list) else (result,)
+        self.numel = max(self.numel, *(t.numel() for t in tensors if isinstance(t, Tensor)), 0)
         return result
 
 
 def test_no_tensor_is_larger_than_the_map_or_the_weights() -> None:
     batch, channels, pixels, num_codewords = 2, 16, 100, 8
-    drawn = tuple(tensor.requires_grad_() for tensor in _drawn(batch, channels, pixels, num_codewords))
+    tensors = tuple(tensor.requires_grad_() for tensor in _random(batch, channels, pixels, num_codewords))
     with _Largest() as largest:
-        torch.autograd.backward(encode(*drawn).square().sum())
+        torch.autograd.backward(encode(*tensors).square().sum())
     assert largest.numel == batch * channels * pixels
 
 
@@ -85,13 +74,13 @@ def test_the_layer_takes_maps_of_any_size_and_layout() -> None:
     layer = Encoding(6, 4)
     for size in ((1, 1), (3, 5)):
         x = torch.randn(2, 6, *size)
-        found = layer(x)
-        assert found.shape == (2, 4, 6)
-        torch.testing.assert_close(found, layer(x.contiguous(memory_format=torch.channels_last)))
-        torch.testing.assert_close(found, _encode_slowly(x.flatten(2), layer.codewords, layer.scales))
+        sums = layer(x)
+        assert sums.shape == (2, 4, 6)
+        torch.testing.assert_close(sums, layer(x.contiguous(memory_format=torch.channels_last)))
+        torch.testing.assert_close(sums, reference.encode(x.flatten(2), layer.codewords, layer.scales))
 
 
-def test_it_begins_as_the_authors_program() -> None:
+def test_weights_are_initialised_as_in_the_authors_program() -> None:
     torch.manual_seed(0)
     layer = Encoding(64, 16)
     assert 0.9 / 32 < float(layer.codewords.detach().abs().max()) <= 1 / 32
@@ -99,13 +88,13 @@ def test_it_begins_as_the_authors_program() -> None:
     assert sum(parameter.numel() for parameter in layer.parameters()) == 16 * 64 + 16
 
 
-def test_autocast_does_not_cost_it_its_digits() -> None:
+def test_autocast_keeps_full_precision() -> None:
     torch.manual_seed(0)
     layer, x = Encoding(32, 4), 10 * torch.randn(1, 32, 5, 5)
     with torch.autocast("cpu", torch.bfloat16):
-        found = layer(x)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, layer(x))
+        sums = layer(x)
+    assert sums.dtype == torch.float32
+    torch.testing.assert_close(sums, layer(x))
 
 
 @pytest.mark.parametrize("factor", [1.0, 1e3])

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from atrous.layers.self_attention import ChannelAttention, ObjectContext, PositionAttention, attend, attend_within
+from tests.reference import attention as reference
 
 SIZES = [(1, 1), (1, 5), (3, 4)]
 
@@ -12,27 +13,6 @@ SIZES = [(1, 1), (1, 5), (3, 4)]
 def _random(channels: int, height: int, width: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(2, channels, height, width, dtype=torch.float64, generator=generator)
-
-
-def _slow(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Pixel by pixel, over all pixels."""
-    mean = torch.empty_like(value)
-    batch, _, height, width = query.shape
-    for b, y, x in torch.cartesian_prod(*(torch.arange(size) for size in (batch, height, width))).tolist():
-        energies = torch.exp(scale * (query[b, :, y, x, None, None] * key[b]).sum(0))  # [h, w]
-        mean[b, :, y, x] = (value[b] * energies).sum((1, 2)) / energies.sum()
-    return mean
-
-
-def _slow_channels(x: Tensor) -> Tensor:
-    """Section 3.3 as it is written: the largest product of a row minus each, and the softmax of these."""
-    mean = torch.zeros_like(x)
-    for b in range(len(x)):
-        for i in range(x.shape[1]):
-            products = torch.stack([(x[b, i] * x[b, j]).sum() for j in range(x.shape[1])])
-            energies = torch.exp(products.max() - products - 50)  # 50: both sides of the fraction, none overflows
-            mean[b, i] = torch.stack([e * one for e, one in zip(energies, x[b], strict=True)]).sum(0) / energies.sum()
-    return mean
 
 
 def _seeded(layer: nn.Module) -> nn.Module:
@@ -58,20 +38,20 @@ def _context() -> nn.Module:
 @pytest.mark.parametrize("size", SIZES)
 def test_attention_is_the_loop_of_its_definition(size: tuple[int, int]) -> None:
     query, key, value = (_random(channels, *size, seed) for seed, channels in enumerate((3, 3, 5)))
-    torch.testing.assert_close(attend(query, key, value, scale=0.3), _slow(query, key, value, 0.3))
+    torch.testing.assert_close(attend(query, key, value, scale=0.3), reference.attend(query, key, value, 0.3))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_position_attention(size: tuple[int, int]) -> None:
     layer, x = _position(), _random(4, *size)
     query, key, value = (layer.get_submodule(name)(x) for name in ("query", "key", "value"))
-    torch.testing.assert_close(layer(x), x + layer.get_parameter("gamma") * _slow(query, key, value, 1.0))
+    torch.testing.assert_close(layer(x), x + layer.get_parameter("gamma") * reference.attend(query, key, value, 1.0))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_channel_attention(size: tuple[int, int]) -> None:
     layer, x = _channel(), _random(4, *size)
-    torch.testing.assert_close(layer(x), x + layer.get_parameter("gamma") * _slow_channels(x))
+    torch.testing.assert_close(layer(x), x + layer.get_parameter("gamma") * reference.channel_attention(x))
 
 
 @pytest.mark.parametrize("pool", [1, 2])
@@ -80,7 +60,7 @@ def test_object_context(size: tuple[int, int], pool: int) -> None:
     layer, x = _seeded(ObjectContext(4, 2, 3, pool=pool)), _random(4, *size)
     key, value = layer.get_submodule("key"), layer.get_submodule("value")
     small = nn.functional.max_pool2d(x, [min(pool, side) for side in size])
-    context = layer.get_submodule("output")(_slow(key(small), key(small), value(small), 2**-0.5))
+    context = layer.get_submodule("output")(reference.attend(key(small), key(small), value(small), 2**-0.5))
     expected = nn.functional.interpolate(context, size, mode="bilinear", align_corners=True)
     torch.testing.assert_close(layer(x), expected)
 
@@ -100,7 +80,7 @@ def test_parts_are_as_drawn(parts: int, rows: list[tuple[int, int]], columns: li
     for top, bottom in rows:
         for left, right in columns:
             cell = (..., slice(top, bottom), slice(left, right))
-            expected[cell] = _slow(query[cell], key[cell], value[cell], 1.0)
+            expected[cell] = reference.attend(query[cell], key[cell], value[cell], 1.0)
     torch.testing.assert_close(attend_within(query, key, value, parts, scale=1.0), expected)
 
 

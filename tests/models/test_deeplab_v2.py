@@ -6,28 +6,26 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from atrous.models import Model, build
-from atrous.models.deeplab_v2 import DeepLabV2
+from atrous.models import Model
 from atrous.types import Outputs
+from tests.models.conftest import config_of, head_parameters, num_parameters, on_meta, random_images, small
 
-IMAGES = torch.randint(0, 256, (2, 3, 49, 65), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = random_images(2, 49, 65)
 
 
 def _small(**settings: object) -> Model:
-    torch.manual_seed(0)
-    narrow = {"backbone": "mobilenet_v2", "depth_multiplier": 0.25}
-    model = build(DeepLabV2.Config.model_validate(narrow | settings), 4).eval()
+    model = small("deeplab_v2", **settings)
     for conv in model.modules():
         if isinstance(conv, nn.Conv2d) and conv.bias is not None:
             nn.init.normal_(conv.bias)
     return model
 
 
-def _alone(model: Model, kept: int) -> Tensor:
+def _alone(model: Model, chosen: int) -> Tensor:
     """The logits when all branches but one give nothing."""
     one = copy.deepcopy(model)
     for index, branch in enumerate(one.get_submodule("classify").children()):
-        if index != kept:
+        if index != chosen:
             for parameter in branch.parameters():
                 nn.init.zeros_(parameter)
     outputs: Outputs = one(IMAGES)
@@ -53,22 +51,13 @@ def test_branches_have_the_kernel_and_the_rates_that_are_said(kernel: int) -> No
 
 
 def test_parameter_counts() -> None:
-    with torch.device("meta"):
-        vgg = build(DeepLabV2.Config(backbone="vgg16", hidden=1024), 21)
-        resnet = build(DeepLabV2.Config(), 21)
+    vgg, resnet = on_meta("deeplab_v2", 21, backbone="vgg16", hidden=1024), on_meta("deeplab_v2", 21)
     branch = (9 * 512 + 1) * 1024 + (1024 + 1) * 1024 + (1024 + 1) * 21  # fc6, fc7, fc8
-    assert sum(parameter.numel() for parameter in vgg.parameters()) == 14_714_688 + 4 * branch == 37_877_652
-    backbone = sum(parameter.numel() for parameter in resnet.backbone.parameters())
-    head = sum(parameter.numel() for parameter in resnet.parameters()) - backbone
-    assert head == 4 * (9 * 2048 + 1) * 21
+    assert num_parameters(vgg) == 14_714_688 + 4 * branch == 37_877_652
+    assert head_parameters(resnet) == 4 * (9 * 2048 + 1) * 21
 
 
 def test_what_it_is_by_default_is_section_4_1_2() -> None:
-    config = DeepLabV2.Config()
-    assert (config.backbone, config.output_stride, config.rates) == ("resnet_v1_101", 8, (6, 12, 18, 24))
-
-
-def test_gradients_reach_fully_connected_layers() -> None:
-    model = _small(hidden=8).train()
-    torch.autograd.backward(model(IMAGES).semantic.logsumexp(1).sum())
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    config = config_of("deeplab_v2").model_dump()
+    assert (config["backbone"]["name"], config["output_stride"]) == ("resnet_v1_101", 8)
+    assert config["rates"] == (6, 12, 18, 24)

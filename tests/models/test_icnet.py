@@ -4,59 +4,54 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from torch import Tensor, nn
 
-from atrous.backbones import build_backbone
-from atrous.backbones.icnet import ICNetBackbone, Row
+from atrous.backbones.icnet import ICNetBackbone
 from atrous.layers.conv import Conv
 from atrous.layers.resize import resize
 from atrous.losses import LossConfig, semantic_loss
-from atrous.models import Model, build
-from atrous.models.icnet import CascadeFeatureFusion, ICNet, summed_pyramid
+from atrous.models.icnet import CascadeFeatureFusion, summed_pyramid
+from tests.models.conftest import (
+    config_of,
+    conv_norm,
+    num_parameters,
+    on_meta,
+    random_images,
+    small,
+    without_gradient,
+)
 
-IMAGES = torch.randint(0, 256, (2, 3, 65, 97), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def _small(**settings: object) -> Model:
-    torch.manual_seed(0)
-    narrow = {"backbone": "resnet_tiny", "pyramid_channels": 16, "fusion_channels": 8}
-    return build(ICNet.Config.model_validate(narrow | settings), 4)
+IMAGES = random_images(2, 65, 97)
 
 
 def _backbone() -> ICNetBackbone:
     torch.manual_seed(0)
-    return ICNetBackbone(Row((3, 4, 6, 3), width=2))
-
-
-def _conv(inp: int, out: int, kernel: int = 1) -> int:
-    return kernel**2 * inp * out + 2 * out  # with its norm
+    return ICNetBackbone(ICNetBackbone.Config(name="icnet_resnet50"), 32)
 
 
 def _stage(inp: int, width: int, count: int) -> int:
     """A first unit with a shortcut of its own, and the others."""
     out = 4 * width
-    rest = _conv(width, width, 3) + _conv(width, out)
-    return _conv(inp, width) + rest + _conv(inp, out) + (count - 1) * (_conv(out, width) + rest)
+    rest = conv_norm(width, width, 3) + conv_norm(width, out)
+    return conv_norm(inp, width) + rest + conv_norm(inp, out) + (count - 1) * (conv_norm(out, width) + rest)
 
 
 def test_parameter_counts() -> None:
-    with torch.device("meta"):
-        model = build(ICNet.Config(), 19)
-    stem = _conv(3, 32, 3) + _conv(32, 32, 3) + _conv(32, 64, 3)  # of sub2; sub1 is the same, at other strides
+    model = on_meta("icnet", 19)
+    stem = conv_norm(3, 32, 3) + conv_norm(32, 32, 3) + conv_norm(32, 64, 3)  # of sub2, and of sub1
     trunk = _stage(64, 32, 3) + _stage(128, 64, 4) + _stage(256, 128, 6) + _stage(512, 256, 3)
-    fusions = _conv(256, 128, 3) + _conv(256, 128) + _conv(128, 128, 3) + _conv(64, 128)
+    fusions = conv_norm(256, 128, 3) + conv_norm(256, 128) + conv_norm(128, 128, 3) + conv_norm(64, 128)
     logits = (256 + 1) * 19 + 2 * (128 + 1) * 19
-    backbone, head = 2 * stem + trunk, _conv(1024, 256) + fusions + logits
-    assert sum(parameter.numel() for parameter in model.backbone.parameters()) == backbone == 5_950_528
-    assert sum(parameter.numel() for parameter in model.parameters()) == backbone + head == 6_707_321
+    backbone, head = 2 * stem + trunk, conv_norm(1024, 256) + fusions + logits
+    assert num_parameters(model.backbone) == backbone == 5_950_528
+    assert num_parameters(model) == backbone + head == 6_707_321
 
 
 def test_what_it_is_by_default() -> None:
-    config = ICNet.Config()
-    assert (config.backbone, config.bins, config.logits_stride) == ("icnet_resnet50", (1, 2, 3, 6), 8)
-    with torch.device("meta"):
-        backbone = build_backbone("icnet_resnet50", 32)
+    config = config_of("icnet")
+    assert (config.backbone.name, config.logits_stride) == ("icnet_resnet50", 8)
+    assert config.model_dump()["bins"] == (1, 2, 3, 6)
+    backbone = on_meta("icnet", 19).backbone
     assert [backbone.channels[f"c{stage}"] for stage in (1, 2, 3, 4, 5)] == [32, 32, 64, 256, 1024]
 
 
@@ -85,19 +80,7 @@ def test_the_levels_reach_all_of_the_backbone() -> None:
     backbone = _backbone()
     features = backbone(torch.randn(2, 3, 65, 97))
     torch.autograd.backward([features[name].square().sum() for name in ("c3", "c4", "c5")])
-    assert [name for name, p in backbone.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-@pytest.mark.parametrize("name", ["icnet_resnet50", "resnet_tiny"])
-@pytest.mark.parametrize("size", [(1, 1), (32, 32), (33, 50), (70, 7)])
-def test_any_size(name: str, size: tuple[int, int]) -> None:
-    with torch.device("cpu" if name == "resnet_tiny" else "meta"):
-        outputs = _small(backbone=name).eval()(torch.zeros(2, 3, *size))
-    grids = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in (8, 32, 16)]
-    assert outputs.cascade is not None
-    logits = (outputs.semantic, *outputs.cascade)
-    assert [x.shape for x in logits] == [(2, 4, *grid) for grid in grids]
-    assert name == "icnet_resnet50" or all(x.isfinite().all() for x in logits)
+    assert without_gradient(backbone) == []
 
 
 @settings(max_examples=20, deadline=None)
@@ -136,17 +119,17 @@ def test_a_fusion_adds_before_its_relu() -> None:
 @torch.no_grad()
 def test_logits_at_the_image_are_those_of_a_classifier_behind_a_zoom() -> None:
     """The original's order: features doubled, a 1x1, logits brought to the image. Ours leaves the doubling out."""
-    model, seen = _small().double().eval(), dict[str, Tensor]()
+    model, features = small("icnet").double(), dict[str, Tensor]()
     for name in ("classify", "cascade.0", "cascade.1"):
         nn.init.normal_(model.get_submodule(name).bias)  # type: ignore[arg-type]
-        model.get_submodule(name).register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0]}))
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, inputs, name=name: features.update({name: inputs[0]})
+        )
     outputs = model(IMAGES)
-    assert outputs.cascade is not None
-    for name, logits in (
-        ("classify", outputs.semantic),
-        *zip(("cascade.0", "cascade.1"), outputs.cascade, strict=True),
+    for name, logits in zip(
+        ("classify", "cascade.0", "cascade.1"), (outputs.semantic, *outputs.heads.values()), strict=True
     ):
-        x = seen[name]
+        x = features[name]
         height, width = (2 * side - 1 for side in x.shape[-2:])
         conv = model.get_submodule(name)
         weight, bias = conv.parameters()
@@ -156,58 +139,19 @@ def test_logits_at_the_image_are_those_of_a_classifier_behind_a_zoom() -> None:
 
 @torch.no_grad()
 def test_every_level_is_learnt_from_with_its_weight() -> None:
-    outputs = _small().eval()(IMAGES)
+    outputs = small("icnet")(IMAGES)
     labels = torch.randint(0, 4, (2, 65, 97), generator=torch.Generator().manual_seed(1))
     terms = semantic_loss(outputs, labels, LossConfig(), ignore=255)
-    assert outputs.cascade is not None
-    for name, logits, weight in zip(("cascade_0", "cascade_1"), outputs.cascade, (0.16, 0.4), strict=True):
-        alone = semantic_loss(outputs._replace(semantic=logits), labels, LossConfig(), ignore=255)["semantic"]
+    for name, weight in (("cascade_0", 0.16), ("cascade_1", 0.4)):
+        alone = semantic_loss(outputs._replace(semantic=outputs.heads[name]), labels, LossConfig(), ignore=255)[
+            "semantic"
+        ]
         assert terms[name] == pytest.approx(weight * float(alone))
     assert list(terms) == ["semantic", "cascade_0", "cascade_1"]
 
 
-@pytest.mark.parametrize("backbone", ["icnet_resnet50", "mobilenet_v2"])
-def test_training_reaches_every_parameter(backbone: str) -> None:
-    model = _small(backbone=backbone).train()
-    labels = torch.randint(0, 4, (2, 65, 97), generator=torch.Generator().manual_seed(1))
-    terms = semantic_loss(model(IMAGES), labels, LossConfig(), ignore=255)
-    torch.autograd.backward(list(terms.values()))
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
-
-
-@pytest.mark.parametrize("backbone", ["icnet_resnet50", "resnet_tiny"])
-def test_two_images_are_learnt_by_heart(backbone: str) -> None:
-    model = _small(backbone=backbone, pyramid_channels=64, fusion_channels=32).train()
-    labels = torch.zeros(2, 65, 97, dtype=torch.uint8)
-    labels[0, :, 48:], labels[1, 32:] = 1, 2
-    images = 60 * labels[:, None].expand(2, 3, 65, 97) + IMAGES // 4
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    losses = []
-    for _ in range(12):
-        loss = torch.stack(list(semantic_loss(model(images), labels, LossConfig(), ignore=255).values())).sum()
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0] / 2
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"bins": (1, 0)}, "greater than 0"),
-        ({"pyramid_channels": 0}, "greater than 0"),
-        ({"fusion_channels": 0}, "greater than 0"),
-        ({"output_stride": 8}, "should be 32"),
-        ({"zoom": 2}, "Extra inputs"),
-        ({"backbone": "vgg16"}, "output_stride 32 is not for vgg16, which has 8"),
-        ({"backbone": "icnet_resnet5O"}, "did you mean icnet_resnet50"),
-        ({"backbone": "icnet_resnet50", "depth_multiplier": 0.5}, "depth_multiplier 0.5 is not for icnet_resnet50"),
-        ({"backbone": "icnet_resnet50", "multi_grid": (1, 2, 4)}, "multi_grid .* is not for icnet_resnet50"),
-    ],
-)
-def test_bad_settings_are_refused_in_one_line(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ValidationError, match=message) as error:
-        _small(**settings)
-    (problem,) = error.value.errors()
-    assert "\n" not in problem["msg"]
+def test_each_level_has_the_grid_of_its_stride() -> None:
+    for height, width in ((1, 1), (32, 32), (33, 50), (70, 7)):
+        outputs = small("icnet")(torch.zeros(2, 3, height, width))
+        grids = [(-(-height // stride), -(-width // stride)) for stride in (8, 32, 16)]
+        assert [x.shape for x in (outputs.semantic, *outputs.heads.values())] == [(2, 4, *grid) for grid in grids]

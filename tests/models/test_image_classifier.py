@@ -3,24 +3,21 @@
 import torch
 
 from atrous.inference import InferenceConfig, predict_labels
-from atrous.models import Model, build
-from atrous.models.image_classifier import ImageClassifier
+from atrous.models import Model
+from tests.models.conftest import num_parameters, on_meta, random_images, small
 
-IMAGES = torch.randint(0, 256, (3, 3, 65, 97), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = random_images(3, 65, 97)
 
 
 def _small(**settings: object) -> Model:
-    torch.manual_seed(0)
-    narrow = {"backbone": "mobilenet_v2", "depth_multiplier": 0.25}
-    model = build(ImageClassifier.Config.model_validate(narrow | settings), 5).eval()
+    model = small("image_classifier", 5, **{"head_channels": None, **settings})
     torch.nn.init.normal_(model.get_parameter("classify.weight"))
     return model
 
 
 def test_mobilenet_v2_has_the_papers_size() -> None:
-    with torch.device("meta"):
-        model = build(ImageClassifier.Config(head_channels=1280), 1001)
-    assert sum(p.numel() for p in model.parameters()) == 1_811_712 + (320 + 2) * 1280 + (1280 + 1) * 1001  # 3.5 M
+    model = on_meta("image_classifier", 1001, head_channels=1280)
+    assert num_parameters(model) == 1_811_712 + (320 + 2) * 1280 + (1280 + 1) * 1001  # 3.5 M
 
 
 @torch.no_grad()
@@ -28,9 +25,9 @@ def test_the_logits_are_of_the_mean_of_the_map() -> None:
     model = _small()
     mean = model.features(IMAGES)["c5"].mean((2, 3))
     weight, bias = model.get_parameter("classify.weight"), model.get_parameter("classify.bias")
-    found = model(IMAGES).semantic
-    assert found.shape == (3, 5, 1, 1)
-    torch.testing.assert_close(found[..., 0, 0], mean @ weight[:, :, 0, 0].T + bias)
+    logits = model(IMAGES).semantic
+    assert logits.shape == (3, 5, 1, 1)
+    torch.testing.assert_close(logits[..., 0, 0], mean @ weight[:, :, 0, 0].T + bias)
 
 
 @torch.no_grad()

@@ -4,23 +4,17 @@ import pytest
 import torch
 from torch import nn
 
+from atrous.layers.aspp import window_at
 from atrous.layers.resize import resize
-from atrous.models import Model, build
-from atrous.models.lraspp import LRASPP
+from tests.models.conftest import head_parameters, num_parameters, on_meta, random_images, small, without_gradient
 
-IMAGES = torch.randint(0, 256, (2, 3, 65, 97), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def _small(**settings: object) -> Model:
-    torch.manual_seed(0)
-    narrow = {"backbone": "mobilenet_v3_small_seg", "depth_multiplier": 0.25, "aspp_channels": 8}
-    return build(LRASPP.Config.model_validate(narrow | settings), 4).eval()
+IMAGES = random_images(2, 65, 97)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("squeeze", ["sigmoid", "hard_sigmoid"])
 def test_the_logits_are_figure_10s(squeeze: str) -> None:
-    model = _small(squeeze=squeeze, pooling_window=None)
+    model = small("lraspp", squeeze=squeeze, pooling_window=None)
     features = model.features(IMAGES)
     gate = nn.functional.conv2d(
         features["c5"].mean((2, 3), keepdim=True),
@@ -35,21 +29,19 @@ def test_the_logits_are_figure_10s(squeeze: str) -> None:
 
 
 def test_published_parts() -> None:
-    with torch.device("meta"):
-        model = build(LRASPP.Config(), 19)
+    model = on_meta("lraspp", 19)
     aspp = (480 + 2) * 128 + (480 + 1) * 128  # 1x1 with its norm; gate with bias
     decoder = (128 + 1) * 19 + (120 + 1) * 19
-    head = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("backbone."))
-    assert head == aspp + decoder
-    assert sum(p.numel() for p in model.get_submodule("aspp.image_gate").parameters()) == 481 * 128
+    assert head_parameters(model) == aspp + decoder
+    assert num_parameters(model.get_submodule("aspp.image_gate")) == 481 * 128
     assert model.config.output_stride == 32
-    assert model.pooling_window(1.0) == (25, 25)
-    assert model.pooling_window(0.5) == (13, 13)
+    window = model.config.model_dump()["pooling_window"]
+    assert (window_at(window, 1.0, 32), window_at(window, 0.5, 32)) == ((25, 25), (13, 13))
 
 
 @pytest.mark.parametrize(("stride", "grid"), [(4, (17, 25)), (8, (9, 13)), (16, (5, 7))])
 def test_the_logits_lie_at_the_decoders_stride(stride: int, grid: tuple[int, int]) -> None:
-    model = _small(decoder_stride=stride)
+    model = small("lraspp", decoder_stride=stride)
     assert model(IMAGES).semantic.shape[-2:] == grid
     assert model.config.logits_stride == stride
 
@@ -57,13 +49,15 @@ def test_the_logits_lie_at_the_decoders_stride(stride: int, grid: tuple[int, int
 def test_a_window_smaller_than_the_image_makes_the_gate_a_map() -> None:
     gates = []
     for window in ((33, 33), (769, 769)):
-        model = _small(pooling_window=window, pooling_stride=(1, 1), output_stride=16)
+        model = small("lraspp", pooling_window=window, pooling_stride=(1, 1), output_stride=16)
         model.get_submodule("aspp.image_gate").register_forward_hook(lambda _, inputs, output: gates.append(output))
         model(IMAGES)
     assert [bool(gate.var((2, 3)).max() > 0) for gate in gates] == [True, False]
 
 
 def test_one_image_a_batch_can_be_trained_on() -> None:
-    model = _small().train()
+    model = small(
+        "lraspp",
+    ).train()
     torch.autograd.backward(model(IMAGES[:1]).semantic.logsumexp(1).sum())
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    assert without_gradient(model) == []

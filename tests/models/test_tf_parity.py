@@ -3,12 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
-from atrous.convert import convert
 from atrous.convert.systems.tf_deeplab.names import ROOTS
-from atrous.inference import predict_probabilities
-from tests.conftest import SHARED
 from tests.tf_deeplab import (
     CASES,
     GOLDENS,
@@ -23,6 +18,11 @@ from tests.tf_deeplab import (
     variables_of,
     without,
 )
+from torch import Tensor
+
+from atrous.convert import convert
+from atrous.inference import predict_probabilities
+from tests.conftest import SHARED
 
 NEIGHBOURS = sorted(CASES, key=lambda case: (LIST_OF[case], case))  # share their variables
 TOLERANCE = 1e-4  # of the largest logit

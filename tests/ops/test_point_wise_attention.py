@@ -1,4 +1,4 @@
-"""The strided view against the definition's loop and a gather; gradients, memory, and maps worked out by hand."""
+"""The strided view against the loop of the definition and a gather; gradients, memory, and small maps by hand."""
 
 import math
 from itertools import product
@@ -62,77 +62,76 @@ def test_all_versions_agree(
 
 @pytest.mark.parametrize("mask_size", [None, (5, 3), (3, 9), (7, 5), (1, 1)])
 @pytest.mark.parametrize(("direction", "softmax"), list(product(DIRECTIONS, (True, False))))
-def test_gradients(mask_size: Size | None, direction: Direction, softmax: bool) -> None:
+def test_gradients_are_the_numerical_ones(mask_size: Size | None, direction: Direction, softmax: bool) -> None:
     features, mask = _inputs((3, 4), mask_size)
     assert gradcheck(lambda x, m: point_wise_attention(x, m, mask_size, direction, softmax=softmax), (features, mask))
 
 
-@pytest.mark.parametrize("wants", [(True, False), (False, True)])
-def test_one_gradient_alone_may_be_asked_for(wants: tuple[bool, bool]) -> None:
-    features, mask = (
-        x.detach().requires_grad_(is_wanted) for x, is_wanted in zip(_inputs((3, 4), (5, 7)), wants, strict=True)
-    )
-    torch.autograd.backward(point_wise_attention(features, mask, (5, 7), "collect").sum())
-    assert (features.grad is not None, mask.grad is not None) == wants
+def test_a_gradient_of_one_input_alone_can_be_computed() -> None:
+    for needs in ((True, False), (False, True)):
+        features, mask = (
+            x.detach().requires_grad_(is_needed) for x, is_needed in zip(_inputs((3, 4), (5, 7)), needs, strict=True)
+        )
+        torch.autograd.backward(point_wise_attention(features, mask, (5, 7), "collect").sum())
+        assert (features.grad is not None, mask.grad is not None) == needs
 
 
 # ---- by hand
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_who_gets_what(version: Any) -> None:  # noqa: ANN401
-    """Three places a, b, c in a row, worth 1, 10, 100; each mask has a weight for left, itself, right."""
+def test_sums_by_hand() -> None:
+    """Three positions a, b, c in a row with values 1, 10, 100; each mask has a weight for left, itself, right."""
     features = torch.tensor([1.0, 10.0, 100.0]).view(1, 1, 1, 3)
     mask = torch.tensor([[7.0, 1.0, 2.0], [3.0, 0.0, 4.0], [5.0, 6.0, 7.0]]).mT.reshape(1, 3, 1, 3)  # of a, of b, of c
-    collected = version(features, mask, (1, 3), "collect", softmax=False)
-    assert collected.flatten().tolist() == [1 * 1 + 2 * 10, 3 * 1 + 0 * 10 + 4 * 100, 5 * 10 + 6 * 100]
-    distributed = version(features, mask, (1, 3), "distribute", softmax=False)
-    assert distributed.flatten().tolist() == [1 * 1 + 3 * 10, 2 * 1 + 0 * 10 + 5 * 100, 4 * 10 + 6 * 100]
+    for version in VERSIONS:
+        collected = version(features, mask, (1, 3), "collect", softmax=False)
+        assert collected.flatten().tolist() == [1 * 1 + 2 * 10, 3 * 1 + 0 * 10 + 4 * 100, 5 * 10 + 6 * 100]
+        distributed = version(features, mask, (1, 3), "distribute", softmax=False)
+        assert distributed.flatten().tolist() == [1 * 1 + 3 * 10, 2 * 1 + 0 * 10 + 5 * 100, 4 * 10 + 6 * 100]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_a_compact_mask_tells_by_place(version: Any) -> None:  # noqa: ANN401
+def test_sums_with_a_compact_mask_by_hand() -> None:
     features = torch.tensor([1.0, 10.0]).view(1, 1, 2, 1)
-    mask = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).mT.reshape(1, 2, 2, 1)  # of the upper place, of the lower
-    assert version(features, mask, None, "collect", softmax=False).flatten().tolist() == [21.0, 43.0]
-    assert version(features, mask, None, "distribute", softmax=False).flatten().tolist() == [31.0, 42.0]
+    mask = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).mT.reshape(1, 2, 2, 1)  # of the upper position, of the lower
+    for version in VERSIONS:
+        assert version(features, mask, None, "collect", softmax=False).flatten().tolist() == [21.0, 43.0]
+        assert version(features, mask, None, "distribute", softmax=False).flatten().tolist() == [31.0, 42.0]
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
-def test_what_a_mask_does_not_reach_has_weight_0_before_the_softmax(direction: Direction) -> None:
+def test_positions_that_a_mask_does_not_reach_have_weight_0_before_the_softmax() -> None:
     features, mask = torch.arange(6.0).view(1, 1, 2, 3), torch.full((1, 1, 2, 3), math.log(5))
-    found = point_wise_attention(features, mask, (1, 1), direction)
     expected = (features.sum() + 4 * features) / (5 + 5)  # itself 5 times, the five others once
-    torch.testing.assert_close(found, expected)
+    for direction in DIRECTIONS:
+        torch.testing.assert_close(point_wise_attention(features, mask, (1, 1), direction), expected)
 
 
 def test_a_mask_larger_than_the_map_is_cut_around_its_middle() -> None:
     features, mask = _inputs((3, 2), (9, 7))
     middle = mask.view(2, 9, 7, 3, 2)[:, 2:7, 2:5].flatten(1, 2)
-    found = point_wise_attention(features, mask, (9, 7), "collect")
-    torch.testing.assert_close(found, point_wise_attention(features, middle, (5, 3), "collect"))
+    received = point_wise_attention(features, mask, (9, 7), "collect")
+    torch.testing.assert_close(received, point_wise_attention(features, middle, (5, 3), "collect"))
 
 
 def test_equal_weights_give_the_mean() -> None:
     features, _ = _inputs((4, 5), (7, 9))
-    found = point_wise_attention(features, torch.zeros(2, 63, 4, 5), (7, 9), "distribute")
-    torch.testing.assert_close(found, features.mean((2, 3), keepdim=True).expand_as(features))
+    received = point_wise_attention(features, torch.zeros(2, 63, 4, 5), (7, 9), "distribute")
+    torch.testing.assert_close(received, features.mean((2, 3), keepdim=True).expand_as(features))
 
 
 # ---- memory and precision
 
 
 class Squares(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Where in memory the tensors lie that have at least so many elements."""
+    """The addresses of tensors with at least `elements` elements."""
 
     def __init__(self, elements: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.elements, self.seen = elements, set[int]()
+        self.elements, self.addresses = elements, set[int]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and result.untyped_storage().nbytes() // result.itemsize >= self.elements:
-            self.seen.add(result.untyped_storage().data_ptr())
+            self.addresses.add(result.untyped_storage().data_ptr())
         return result
 
 
@@ -143,31 +142,31 @@ def test_nothing_else_is_as_large_as_the_attention(direction: Direction, mask_si
     known = {mask.untyped_storage().data_ptr()}
     with Squares(2 * 72 * 72) as forward:
         received = point_wise_attention(features, mask, mask_size, direction)
-    assert len(forward.seen - known) == 1
+    assert len(forward.addresses - known) == 1
     with Squares(2 * 72 * 72) as backward:
         grads = torch.autograd.grad(received.sum(), (features, mask))
-    new = backward.seen - known - forward.seen - {grad.untyped_storage().data_ptr() for grad in grads}
-    assert len(new) <= 1  # its gradient; that of a compact mask is it
+    new = backward.addresses - known - forward.addresses - {grad.untyped_storage().data_ptr() for grad in grads}
+    assert len(new) <= 1  # the gradient of the attention, which for a compact mask is that of the mask
 
 
 @pytest.mark.parametrize("softmax", [True, False])
-def test_half_precision_is_for_the_ends_only(softmax: bool) -> None:
+def test_half_precision_is_only_for_inputs_and_results(softmax: bool) -> None:
     features, mask = (x.detach().bfloat16() for x in _inputs((5, 6), (9, 11)))
     exact = point_wise_attention(features.double(), mask.double(), (9, 11), "collect", softmax=softmax)
     features.requires_grad_(), mask.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        found = point_wise_attention(features, mask, (9, 11), "collect", softmax=softmax)
-        grads = torch.autograd.grad(found.sum(), (features, mask))
-    assert {x.dtype for x in (found, *grads)} == {torch.bfloat16}
-    torch.testing.assert_close(found, exact.bfloat16(), rtol=2**-7, atol=1e-3)
+        received = point_wise_attention(features, mask, (9, 11), "collect", softmax=softmax)
+        grads = torch.autograd.grad(received.sum(), (features, mask))
+    assert {x.dtype for x in (received, *grads)} == {torch.bfloat16}
+    torch.testing.assert_close(received, exact.bfloat16(), rtol=2**-7, atol=1e-3)
     in_float = point_wise_attention(features.float(), mask.float(), (9, 11), "collect", softmax=softmax)
-    assert torch.equal(found, in_float.bfloat16())
+    assert torch.equal(received, in_float.bfloat16())
 
 
 def test_large_weights_do_not_overflow() -> None:
     features, mask = _inputs((3, 3), (5, 5), scale=1e4)
-    found = _with_gradients(point_wise_attention(features, mask, (5, 5), "distribute"), features, mask)
-    assert all(x.isfinite().all() for x in found)
+    tensors = _with_gradients(point_wise_attention(features, mask, (5, 5), "distribute"), features, mask)
+    assert all(x.isfinite().all() for x in tensors)
 
 
 def test_it_can_be_exported() -> None:
@@ -184,20 +183,13 @@ def test_it_can_be_exported() -> None:
 # ---- bad input
 
 
-@pytest.mark.parametrize(
-    ("weights", "mask_size", "message"),
-    [
-        (12, (3, 5), "3 x 5 wants odd sides and as many channels, not 12"),
-        (24, (4, 6), "4 x 6 wants odd sides"),
-        (15, None, "compact mask of 15 channels, but the map has 4 x 5 positions"),
-    ],
-)
-@pytest.mark.parametrize("version", VERSIONS)
-def test_masks_that_do_not_fit_are_refused(version: Any, weights: int, mask_size: Size | None, message: str) -> None:  # noqa: ANN401
-    with pytest.raises(ValueError, match=message):
-        version(torch.zeros(1, 3, 4, 5), torch.zeros(1, weights, 4, 5), mask_size, "collect")
-
-
-def test_a_mask_for_another_map_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"a map of \[5, 4\], but the features' is \[4, 5\]"):
-        point_wise_attention(torch.zeros(1, 3, 4, 5), torch.zeros(1, 15, 5, 4), (3, 5), "collect")
+def test_masks_that_do_not_fit_are_refused() -> None:
+    cases: list[tuple[tuple[int, int, int], Size | None, str]] = [
+        ((12, 4, 5), (3, 5), "a mask of 3 x 5 must have odd sides and 15 channels, got 12"),
+        ((24, 4, 5), (4, 6), "a mask of 4 x 6 must have odd sides"),
+        ((15, 4, 5), None, "a compact mask of a 4 x 5 map must have 20 channels, got 15"),
+        ((15, 5, 4), (3, 5), r"mask and features must be maps of one size, got \[5, 4\] and \[4, 5\]"),
+    ]
+    for version, (shape, mask_size, message) in product(VERSIONS, cases):
+        with pytest.raises(ValueError, match=message):
+            version(torch.zeros(1, 3, 4, 5), torch.zeros(1, *shape), mask_size, "collect")

@@ -1,4 +1,4 @@
-"""The tiled kernels against the plain ones, TensorFlow's figures, and cases worked out by hand."""
+"""The tiled kernels against the plain ones, against TensorFlow, and against small cases by hand."""
 
 import json
 import math
@@ -33,7 +33,7 @@ WEIGHTS = torch.tensor([0.1, 0.5, 1, 2, 3])
 
 @pytest.fixture(autouse=True, scope="module")
 def small_tiles() -> Iterator[None]:
-    """Tiles of a few pixels, so that small maps are cut in both directions."""
+    """Tiles of a few pixels, so that small maps have several in both directions."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(upsample, "CPU_TILE_BYTES", 800)
         patch.setattr(upsample, "TILE_COLUMNS", 5)
@@ -49,7 +49,7 @@ def one_thread() -> Iterator[None]:
 
 
 class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Remembers how many elements the largest tensor had that any operation gave."""
+    """Records the number of elements of the largest tensor that any operation returns."""
 
     elements = 0
 
@@ -117,7 +117,7 @@ def test_loss_is_the_reference_for_any_size(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"weights": WEIGHTS.double(), "top_k": 0.4, "align_corners": False}])
-def test_gradient_is_the_slope(options: dict[str, Any]) -> None:
+def test_the_gradient_is_the_numerical_one(options: dict[str, Any]) -> None:
     loss = partial(upsample_cross_entropy, labels=_labels(2, 7, 9), **options)
     assert gradcheck(loss, (_logits(2, 5, 3, 4).requires_grad_(),))
 
@@ -134,12 +134,12 @@ def test_gradient_is_the_slope(options: dict[str, Any]) -> None:
     ],
 )
 @pytest.mark.parametrize("loss", [upsample_cross_entropy, upsample_cross_entropy_reference])
-def test_loss_is_tensorflows(loss: Callable[..., Tensor], name: str, options: dict[str, Any]) -> None:
+def test_the_loss_is_that_of_tensorflow(loss: Callable[..., Tensor], name: str, options: dict[str, Any]) -> None:
     logits, labels = _tensorflow_case()
     assert float(loss(logits, labels, **options)) == pytest.approx(_tensorflow_loss(name), rel=1e-5)
 
 
-def test_loss_on_sub_sampled_labels_is_tensorflows() -> None:
+def test_the_loss_on_sub_sampled_labels_is_that_of_tensorflow() -> None:
     logits, labels = _tensorflow_case()
     loss = float(upsample_cross_entropy(logits, labels[:, ::4, ::4]))
     assert loss == pytest.approx(_tensorflow_loss("no_upsample"), rel=1e-5)
@@ -167,26 +167,28 @@ def test_weights_are_not_in_the_divisor() -> None:
 
 
 def test_top_k_divides_by_the_losses_that_are_not_zero() -> None:
-    labels = torch.tensor([[[0, 1, 255, 255]]])  # three of four kept, one of them with a loss
+    labels = torch.tensor([[[0, 1, 255, 255]]])  # the three hardest of four pixels, one of them with a loss
     loss = upsample_cross_entropy(torch.zeros(1, 2, 1, 1), labels, weights=torch.tensor([0.0, 1.0]), top_k=0.75)
     assert float(loss) == pytest.approx(math.log(2))
 
 
-@pytest.mark.parametrize("options", [{}, {"top_k": 0.5}, {"normalizer": 0.0}])
-def test_without_a_pixel_that_counts_loss_and_gradient_are_zero(options: dict[str, Any]) -> None:
-    value, gradient = _with_gradient(upsample_cross_entropy, _logits(1, 3, 2, 2), torch.full((1, 5, 5), 255), options)
-    assert value == 0
-    assert not gradient.any()
+def test_without_a_pixel_that_counts_loss_and_gradient_are_zero() -> None:
+    logits, labels = _logits(1, 3, 2, 2), torch.full((1, 5, 5), 255)
+    options: tuple[dict[str, Any], ...] = ({}, {"top_k": 0.5}, {"normalizer": 0.0})
+    for option in options:
+        value, gradient = _with_gradient(upsample_cross_entropy, logits, labels, option)
+        assert value == 0
+        assert not gradient.any()
 
 
-def test_a_label_that_is_no_class_counts_as_ignored() -> None:
+def test_a_label_that_is_not_a_class_is_ignored() -> None:
     logits, labels = _logits(1, 3, 2, 2), torch.tensor([[[0, 1, 2], [7, -5, 2], [254, 255, 10**9]]])
     ignored = labels.where((labels >= 0) & (labels < 3), 255)
     tiled = _with_gradient(upsample_cross_entropy, logits, labels, {})
     torch.testing.assert_close(tiled, _with_gradient(upsample_cross_entropy_reference, logits, ignored, {}))
 
 
-def test_bytes_do_not_wrap_around_where_there_are_more_classes_than_they_hold() -> None:
+def test_bytes_do_not_wrap_around_with_more_than_256_classes() -> None:
     logits, labels = _logits(1, 300, 2, 2), torch.tensor([[[0, 100], [254, 44]]])
     expected = upsample_cross_entropy_reference(logits, labels, ignore=300)
     torch.testing.assert_close(upsample_cross_entropy(logits, labels.to(torch.uint8), ignore=300), expected)
@@ -204,13 +206,13 @@ def test_a_normalizer_lets_steps_add_up() -> None:
     torch.testing.assert_close(parts[0] + parts[1], upsample_cross_entropy(logits, labels))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_full(dtype: torch.dtype) -> None:
-    logits, labels = _logits(1, 5, 3, 3).to(dtype), _labels(1, 9, 9)
-    value, gradient = _with_gradient(upsample_cross_entropy, logits, labels, {})
-    expected, slope = _with_gradient(upsample_cross_entropy_reference, logits.float(), labels, {})
-    torch.testing.assert_close(value, expected)
-    torch.testing.assert_close(gradient, slope.to(dtype))
+def test_half_precision_is_computed_in_full_precision() -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        logits, labels = _logits(1, 5, 3, 3).to(dtype), _labels(1, 9, 9)
+        value, gradient = _with_gradient(upsample_cross_entropy, logits, labels, {})
+        expected, slope = _with_gradient(upsample_cross_entropy_reference, logits.float(), labels, {})
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(gradient, slope.to(dtype))
 
 
 def test_autocast_changes_nothing() -> None:
@@ -221,14 +223,14 @@ def test_autocast_changes_nothing() -> None:
     assert classes.equal(upsample_argmax(logits, (9, 9)))
 
 
-def test_far_apart_logits_neither_overflow_nor_vanish() -> None:
-    logits = torch.tensor([[[[1e4, 0.0]], [[0.0, 1e4]]]])  # the wrong class leads by 10 000, then by as much trails
+def test_logits_far_apart_neither_overflow_nor_vanish() -> None:
+    logits = torch.tensor([[[[1e4, 0.0]], [[0.0, 1e4]]]])  # the wrong class leads by 10 000, then trails by as much
     value, gradient = _with_gradient(upsample_cross_entropy, logits, torch.tensor([[[1, 1, 1]]]), {})
     assert float(value) == pytest.approx((1e4 + math.log(2)) / 3)
     assert gradient.isfinite().all()
 
 
-def test_no_gradient_is_computed_that_nobody_wants(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gradient_is_computed_only_if_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upsample, "_fold", None)
     logits, labels = _logits(1, 5, 3, 3).requires_grad_(), _labels(1, 9, 9)
     with torch.no_grad():
@@ -238,14 +240,14 @@ def test_no_gradient_is_computed_that_nobody_wants(monkeypatch: pytest.MonkeyPat
         upsample_cross_entropy(logits, labels)
 
 
-def test_a_graph_that_is_kept_gives_the_same_gradient_twice() -> None:
+def test_a_retained_graph_gives_the_same_gradient_twice() -> None:
     logits = _logits(1, 5, 3, 3).requires_grad_()
     loss = upsample_cross_entropy(logits, _labels(1, 9, 9))
     first, second = (torch.autograd.grad(loss, logits, retain_graph=True)[0] for _ in range(2))
     assert first.equal(second)
 
 
-def test_the_large_map_never_stands_in_memory() -> None:
+def test_the_large_map_is_never_in_memory() -> None:
     logits, labels = _logits(2, 40, 8, 8).requires_grad_(), _labels(2, 32, 32)
     with LargestTensor() as largest:  # type: ignore[no-untyped-call]
         upsample_cross_entropy(logits, labels, top_k=0.5).backward()  # type: ignore[no-untyped-call]
@@ -265,7 +267,7 @@ def test_threads_change_nothing() -> None:
     assert all(a.equal(b) for a, b in zip(alone, shared, strict=True))
 
 
-def test_each_thread_computes_alone_and_others_are_left_as_they_were() -> None:
+def test_each_thread_computes_alone_and_others_are_unchanged() -> None:
     torch.set_num_threads(2)
     workers = upsample._workers(2, -1)
     assert list(workers.map(lambda _: torch.get_num_threads(), range(4))) == [1] * 4
@@ -290,7 +292,7 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     expected = upsample_argmax(logits, (9, 9))
     child = os.fork()
     if child == 0:
-        signal.alarm(20)  # rather killed than waiting for ever
+        signal.alarm(20)  # end rather than wait for ever
         os._exit(0 if upsample_argmax(logits, (9, 9)).equal(expected) else 1)
     assert os.waitpid(child, 0)[1] == 0
 
@@ -305,35 +307,33 @@ def test_argmax_is_the_reference_for_any_size(data: st.DataObject) -> None:
     assert upsample_argmax(logits, size, align_corners=align_corners).equal(expected)
 
 
-def test_of_equal_logits_the_lowest_class_wins() -> None:
+def test_among_equal_logits_the_lowest_class_wins() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0], [1.0, 2.0, 2.0], [0.0, 3.0, 1.0], [1.0, 0.0, 2.0]])  # [C, 3]
     assert upsample_argmax(logits[None, :, None], (1, 3)).tolist() == [[[0, 0, 0]]]
     assert upsample_argmax(logits.flip(0)[None, :, None], (1, 3)).tolist() == [[[0, 1, 0]]]
 
 
-@pytest.mark.parametrize(("classes", "dtype"), [(256, torch.uint8), (257, torch.int32)])
-def test_classes_are_as_narrow_as_they_can_be(classes: int, dtype: torch.dtype) -> None:
-    logits = torch.zeros(1, classes, 2, 2)
-    logits[:, -1] = 1
-    for function in (upsample_argmax, upsample_argmax_reference):
-        winner = function(logits, (3, 3))
-        assert winner.dtype == dtype
-        assert (winner == classes - 1).all()
+def test_the_type_of_classes_is_the_narrowest_possible() -> None:
+    for classes, dtype in ((256, torch.uint8), (257, torch.int32)):
+        logits = torch.zeros(1, classes, 2, 2)
+        logits[:, -1] = 1
+        for function in (upsample_argmax, upsample_argmax_reference):
+            winner = function(logits, (3, 3))
+            assert winner.dtype == dtype
+            assert (winner == classes - 1).all()
 
 
-@pytest.mark.parametrize("loss", [upsample_cross_entropy, upsample_cross_entropy_reference])
-@pytest.mark.parametrize(
-    ("shapes", "options", "message"),
-    [
-        (((2, 3, 4, 4), (1, 8, 8)), {}, r"logits \(2, 3, 4, 4\) and labels \(1, 8, 8\) don't fit"),
-        (((2, 3, 4, 4), (2, 1, 8, 8)), {}, "don't fit"),
-        (((2, 3, 4, 4), (2, 8, 8)), {"weights": WEIGHTS}, r"weights of shape \(5,\) for 3 classes"),
-        (((2, 3, 4, 4), (2, 8, 8)), {"top_k": 0.0}, r"top_k is 0\.0"),
-        (((2, 3, 4, 4), (2, 8, 8)), {"top_k": 25}, "top_k is 25"),
-    ],
-)
-def test_what_does_not_fit_is_refused(
-    loss: Callable[..., Tensor], shapes: tuple[tuple[int, ...], tuple[int, ...]], options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        loss(torch.zeros(shapes[0]), torch.zeros(shapes[1], dtype=torch.uint8), **options)
+def test_arguments_that_do_not_fit_are_refused() -> None:
+    shapes = r"must be \[B, C, h, w\] and \[B, H, W\], got "
+    fitting = ((2, 3, 4, 4), (2, 8, 8))
+    cases: list[tuple[tuple[tuple[int, ...], tuple[int, ...]], dict[str, Any], str]] = [
+        (((2, 3, 4, 4), (1, 8, 8)), {}, shapes + r"\(2, 3, 4, 4\) and \(1, 8, 8\)"),
+        (((2, 3, 4, 4), (2, 1, 8, 8)), {}, shapes),
+        (fitting, {"weights": WEIGHTS}, r"one weight for each of 3 classes, got weights of shape \(5,\)"),
+        (fitting, {"top_k": 0.0}, r"top_k, .*, must be above 0 and at most 1, got 0\.0"),
+        (fitting, {"top_k": 25}, r"top_k, .*, must be above 0 and at most 1, got 25"),
+    ]
+    for (logits, labels), options, message in cases:
+        for loss in (upsample_cross_entropy, upsample_cross_entropy_reference):
+            with pytest.raises(ValueError, match=message):
+                loss(torch.zeros(logits), torch.zeros(labels, dtype=torch.uint8), **options)

@@ -257,7 +257,7 @@ def test_percent() -> None:
     assert {value: html.percent(value) for value in texts} == texts
 
 
-def test_the_same_report_is_the_same_page() -> None:
+def test_the_same_report_gives_the_same_page() -> None:
     assert render(sample()) == render(sample())
 
 

@@ -1,1 +1,1 @@
-"""The file formats of others, read without their programs. Nothing is run or unpickled; sizes are checked first."""
+"""Readers of foreign file formats, without their programs. Nothing is run or unpickled; sizes are checked first."""

@@ -1,7 +1,7 @@
-"""Checkpoints of TensorFlow 1 (Saver) and 2 (objects): an `.index`, a sorted table of names, and `.data-` shards.
+"""Checkpoints of TensorFlow 1 (Saver) and 2 (objects): an `.index` (a sorted table of names) and `.data-` shards.
 
-The index is a table as LevelDB has them: blocks of sorted entries whose keys are shortened by the prefix that they
-share with the key before, an index block that says where the blocks lie, and a footer that says where that lies.
+The index is a LevelDB table: blocks of sorted entries, whose keys leave out the prefix that they share with the key
+before; an index block, which locates the blocks; and a footer, which locates the index block.
 """
 
 import itertools
@@ -12,16 +12,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from atrous.convert.readers.contract import Array, DamagedError, Shape, naming, quoted, read_whole, require_file
+from atrous.convert.arrays import Array, Shape
 from atrous.convert.readers.crc32c import Bytes, masked_crc32c
+from atrous.convert.readers.damage import DamagedError, quoted, read_whole, reading, require_file
 from atrous.convert.readers.protobuf import fields, varint
 from atrous.convert.readers.tensor_types import NO_NUMBERS, decode, read_shape, require_bytes
+from atrous.errors import ConversionError
 
 KIND = "TensorFlow checkpoint"
 MAGIC = 0xDB4775248B80FB57
 FOOTER_SIZE, TRAILER_SIZE = 48, 5
-COMPRESSIONS = {1: "with snappy, which TensorFlow's own checkpoints never are"}
-KEY_GROWTH = 64  # how much longer than the file its keys may be in all, once their shared prefixes are written out
+COMPRESSIONS = {1: "with snappy, which TensorFlow never does for checkpoints"}
+KEY_GROWTH = 64  # how many times longer than the file its keys may be, with their shared prefixes written out
 OBJECT_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 PART = re.compile(r"\.index$|\.data-\d{5}-of-\d{5}$")
 NEWEST = re.compile(r'^\s*model_checkpoint_path:\s*"(?:.*[/\\])?([^"/\\\n]{1,200})"', re.MULTILINE)
@@ -40,29 +42,29 @@ class Entry(NamedTuple):
 
 
 def read_checkpoint(path: Path) -> dict[str, Array]:
-    """Every tensor that holds numbers, by its variable's name, optimiser's slots included.
+    """Every tensor of numbers by the name of its variable, an optimiser's slots included.
 
-    `path` is a prefix (`model.ckpt-30000`), the `.index`, a `.data-` file or a folder. Names of TensorFlow 2 come
-    without `/.ATTRIBUTES/VARIABLE_VALUE`. ValueError: damaged, or none; FileNotFoundError: a file is missing.
+    `path` is a prefix (`model.ckpt-30000`), the `.index`, a `.data-` file or a folder. Names of TensorFlow 2 lose their
+    `/.ATTRIBUTES/VARIABLE_VALUE`. Raises ConversionError for damaged and other files, and FileNotFoundError.
     """
     prefix = find_prefix(path)
     index = prefix.with_name(f"{prefix.name}.index")
-    with naming(index, KIND):
+    with reading(index, KIND):
         num_shards, entries = _read_index(read_whole(index))
     by_shard = sorted(entries, key=lambda entry: (entry.shard, entry.offset, entry.size))
     shards = {
         prefix.with_name(f"{prefix.name}.data-{shard:05}-of-{num_shards:05}"): list(group)
         for shard, group in itertools.groupby(by_shard, lambda entry: entry.shard)
     }
-    for shard, group in shards.items():  # all sizes are known to be right before anything is allocated
-        with naming(shard, KIND):
+    for shard, group in shards.items():  # all sizes are checked before anything is allocated
+        with reading(shard, KIND):
             _require_places(group, require_file(shard).stat().st_size)
     tensors = {name: tensor for shard, group in shards.items() for name, tensor in _read_shard(shard, group)}
     return {entry.name: tensors[entry.name] for entry in entries}
 
 
 def find_prefix(path: Path) -> Path:
-    """What the names of a checkpoint's files begin with; of several in a folder, the newest."""
+    """The common prefix of a checkpoint's files; in a folder, that of the newest checkpoint."""
     if path.is_dir():
         return _newest(path)
     prefix = path.with_name(PART.sub("", path.name))
@@ -70,7 +72,7 @@ def find_prefix(path: Path) -> Path:
     if index.is_file():
         return prefix
     if path.is_file() and prefix == path:
-        raise ValueError(f"not a checkpoint of an .index and .data- files: {path}")
+        raise ConversionError(f"not a checkpoint of an .index and .data- files: {path}")
     raise FileNotFoundError(f"no such checkpoint: {prefix} (there is no {index.name})")
 
 
@@ -80,21 +82,22 @@ def _newest(folder: Path) -> Path:
         return _highest_numbered(folder)
     named = NEWEST.search(state.read_text(encoding="utf-8", errors="replace"))
     if named is None:
-        raise ValueError(f'no line `model_checkpoint_path: "..."` in {state}')
-    prefix = folder / named[1]  # the folder may have moved since, so what is before the name is not looked at
+        raise ConversionError(f'no line `model_checkpoint_path: "..."` in {state}')
+    prefix = folder / named[1]  # without the path before the name: the folder may have moved since
     if not prefix.with_name(f"{prefix.name}.index").is_file():
-        raise FileNotFoundError(f"{state} names {quoted(named[1])}, but there is no such .index beside it")
+        raise FileNotFoundError(f"{state} names {quoted(named[1])}, but its .index is missing")
     return prefix
 
 
 def _highest_numbered(folder: Path) -> Path:
-    found = sorted(path.with_suffix("") for path in folder.glob("*.index") if not path.name.startswith("."))
-    if not found:
+    prefixes = sorted(path.with_suffix("") for path in folder.glob("*.index") if not path.name.startswith("."))
+    if not prefixes:
         raise FileNotFoundError(f"no checkpoint (.index) in {folder}")
-    highest = max(map(_step, found))
-    newest = [prefix for prefix in found if _step(prefix) == highest]
+    highest = max(map(_step, prefixes))
+    newest = [prefix for prefix in prefixes if _step(prefix) == highest]
     if len(newest) > 1:
-        raise ValueError(f"several checkpoints in {folder}: name one of {', '.join(prefix.name for prefix in newest)}")
+        names = ", ".join(prefix.name for prefix in newest)
+        raise ConversionError(f"several checkpoints in {folder}: name one of {names}")
     return newest[0]
 
 
@@ -104,19 +107,19 @@ def _step(prefix: Path) -> int:
 
 
 def _read_index(data: bytes) -> tuple[int, list[Entry]]:
-    """The number of shards, and the tensors that hold numbers."""
+    """The number of shards, and the tensors of numbers."""
     table = _read_table(memoryview(data))
     first = next(table, None)
     if first is None or first[0]:
         raise DamagedError("the table does not begin with a header")
     num_shards = _read_header(first[1])
-    entries = [_read_entry(_variable(key), value) for key, value in table]
-    kept = [entry for entry in entries if entry.dtype not in NO_NUMBERS]
-    for entry in kept:
+    everything = (_read_entry(_variable(key), value) for key, value in table)
+    entries = [entry for entry in everything if entry.dtype not in NO_NUMBERS]
+    for entry in entries:
         _require_entry(entry, num_shards)
-    if len({entry.name for entry in kept}) < len(kept):
-        raise DamagedError("a variable is there twice, as TensorFlow 1 and 2 write it")
-    return num_shards, kept
+    if len({entry.name for entry in entries}) < len(entries):
+        raise DamagedError("a variable occurs twice, under its names in TensorFlow 1 and 2")
+    return num_shards, entries
 
 
 def _variable(key: bytes) -> str:
@@ -129,7 +132,7 @@ def _variable(key: bytes) -> str:
 def _read_header(message: memoryview) -> int:
     numbers = {field.number: field.signed() for field in fields(message) if field.number in (1, 2)}
     if numbers.get(2):
-        raise DamagedError("written on a big-endian machine, which is not read")
+        raise DamagedError("it was written on a big-endian machine, which is not supported")
     if numbers.get(1, 0) < 1:
         raise DamagedError(f"the header claims {numbers.get(1, 0)} shards")
     return numbers[1]
@@ -146,7 +149,7 @@ def _read_entry(name: str, message: memoryview) -> Entry:
         elif field.number == 6:
             crc = field.fixed32()
         elif field.number == 7:
-            raise DamagedError(f"{quoted(name)} is partitioned into slices, which are not read")
+            raise DamagedError(f"{quoted(name)} is partitioned into slices, which are not supported")
     return Entry(name, numbers[1], shape, numbers[3], numbers[4], numbers[5], crc)
 
 
@@ -160,7 +163,7 @@ def _require_entry(entry: Entry, num_shards: int) -> None:
 
 
 def _require_places(entries: list[Entry], file_size: int) -> None:
-    """Within the file, and no byte in two tensors: together they take no more than the file."""
+    """Raises DamagedError unless all lie within the file and no byte is in two tensors."""
     end = 0
     for entry in entries:
         if entry.offset < end:
@@ -171,7 +174,7 @@ def _require_places(entries: list[Entry], file_size: int) -> None:
 
 
 def _read_shard(path: Path, entries: list[Entry]) -> Iterator[tuple[str, Array]]:
-    with naming(path, KIND), path.open("rb") as file:
+    with reading(path, KIND), path.open("rb") as file:
         for entry in entries:
             file.seek(entry.offset)
             raw = np.fromfile(file, np.uint8, entry.size)
@@ -205,8 +208,8 @@ def _read_table(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 def _index_handle(data: memoryview) -> tuple[int, int]:
     footer = data[-FOOTER_SIZE:]
     if len(footer) < FOOTER_SIZE or int.from_bytes(footer[-8:], "little") != MAGIC:
-        raise DamagedError("the end of the table is missing, or it never was one")
-    _, _, at = _read_handle(footer, 0)  # of the block about the blocks, which nothing needs
+        raise DamagedError("the end of the table is missing, or it is not a table")
+    _, _, at = _read_handle(footer, 0)  # of the metaindex block, which nothing needs
     offset, size, _ = _read_handle(footer, at)
     return offset, size
 
@@ -225,7 +228,7 @@ def _read_block(data: memoryview, offset: int, size: int) -> Iterator[tuple[byte
     _require_checksum(data[offset : end + 1], int.from_bytes(data[end + 1 : end + TRAILER_SIZE], "little"), "a block")
     if compression := data[end]:
         raise DamagedError(
-            f"a block is compressed {COMPRESSIONS.get(compression, f'in the unknown way {compression}')}"
+            f"a block is compressed {COMPRESSIONS.get(compression, f'by the unknown method {compression}')}"
         )
     return _read_entries(data[offset:end])
 
@@ -244,7 +247,7 @@ def _read_entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _entries_end(block: memoryview) -> int:
-    """Where the list of restarts begins, which is there to search in; its length is the block's last number."""
+    """Where the list of restarts begins, which only searches need; its length is the block's last number."""
     num_restarts = int.from_bytes(block[-4:], "little")
     end = len(block) - 4 - 4 * num_restarts
     if end < 0:

@@ -1,4 +1,4 @@
-"""FlatBuffers, without generated code: tables whose fields are found through a vtable. Bounds are checked first."""
+"""FlatBuffers, without generated code: tables whose fields are located through a vtable. Bounds are checked first."""
 
 import struct
 from typing import Any, NamedTuple
@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.convert.readers.contract import DamagedError
+from atrous.convert.readers.damage import DamagedError
 
 TABLE_COST = 32  # a table of one small field, with what leads to it
 GROWTH, SLACK = 4, 2**16
 
 
-class Source:
-    """A file's bytes, and how much may still be made of them: offsets may lead to the same place time and again."""
+class Buffer:
+    """A file's bytes, and how much may still be built from them: many offsets may lead to the same place."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -22,7 +22,7 @@ class Source:
     def spend(self, size: int) -> None:
         self.left -= size
         if self.left < 0:
-            raise DamagedError("its parts claim to hold far more than the file has")
+            raise DamagedError("its parts claim to hold far more than the file does")
 
     def number(self, at: int, code: str) -> Any:  # noqa: ANN401
         """The little-endian number of `struct`'s `code` at a place in the file."""
@@ -31,7 +31,7 @@ class Source:
         return struct.unpack_from(f"<{code}", self.data, at)[0]
 
     def vector(self, at: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """A view of the elements behind the length at `at`, as long as the file lives."""
+        """A view of the elements that follow the length at `at`."""
         length: int = self.number(at, "I")
         if length * dtype.itemsize > len(self.data) - at - 4:
             raise DamagedError(f"{length} elements at {at}, but the file has {len(self.data)} bytes")
@@ -39,28 +39,28 @@ class Source:
 
 
 class Table(NamedTuple):
-    """A table by its place; fields are asked for by their number in the schema, and absent ones have their default."""
+    """A table at its place; fields are read by their numbers in the schema, and absent ones have their default."""
 
-    source: Source
+    buffer: Buffer
     at: int
     vtable: int
 
     def place(self, field: int) -> int | None:
-        """Where the field's own bytes are, if it is there."""
+        """Where the field's own bytes are; None if it is absent."""
         entry = 4 + 2 * field
-        if entry + 2 > self.source.number(self.vtable, "H"):
+        if entry + 2 > self.buffer.number(self.vtable, "H"):
             return None
-        offset: int = self.source.number(self.vtable + entry, "H")
+        offset: int = self.buffer.number(self.vtable + entry, "H")
         return self.at + offset if offset else None
 
     def target(self, field: int) -> int | None:
-        """Where the text, vector or table lies to which the field leads."""
+        """Where the text, vector or table lies that the field refers to."""
         place = self.place(field)
-        return None if place is None else place + int(self.source.number(place, "I"))
+        return None if place is None else place + int(self.buffer.number(place, "I"))
 
     def integer(self, field: int, code: str = "i", default: int = 0) -> int:
         place = self.place(field)
-        return default if place is None else int(self.source.number(place, code))
+        return default if place is None else int(self.buffer.number(place, code))
 
     def flag(self, field: int) -> bool:
         return self.integer(field, "B") != 0
@@ -68,43 +68,43 @@ class Table(NamedTuple):
     def vector(self, field: int, dtype: np.dtype[Any]) -> NDArray[Any]:
         """A view; empty if the field is absent."""
         target = self.target(field)
-        return np.zeros(0, dtype) if target is None else self.source.vector(target, dtype)
+        return np.zeros(0, dtype) if target is None else self.buffer.vector(target, dtype)
 
     def integers(self, field: int) -> tuple[int, ...]:
         """A vector of int32."""
         vector = self.vector(field, np.dtype("<i4"))
-        self.source.spend(vector.nbytes)
+        self.buffer.spend(vector.nbytes)
         return tuple(vector.tolist())
 
     def text(self, field: int) -> str:
         vector = self.vector(field, np.dtype("u1"))
-        self.source.spend(vector.nbytes)
+        self.buffer.spend(vector.nbytes)
         try:
             return vector.tobytes().decode()
         except UnicodeDecodeError as error:
             raise DamagedError(f"the text in field {field} of the table at {self.at} is not UTF-8") from error
 
     def table(self, field: int) -> "Table | None":
-        self.source.spend(TABLE_COST)
+        self.buffer.spend(TABLE_COST)
         target = self.target(field)
-        return None if target is None else table_at(self.source, target)
+        return None if target is None else table_at(self.buffer, target)
 
     def tables(self, field: int) -> "list[Table]":
         start = self.target(field)
         if start is None:
             return []
-        offsets = self.source.vector(start, np.dtype("<u4"))
-        self.source.spend(TABLE_COST * offsets.size)
-        return [table_at(self.source, start + 4 + 4 * index + offset) for index, offset in enumerate(offsets.tolist())]
+        offsets = self.buffer.vector(start, np.dtype("<u4"))
+        self.buffer.spend(TABLE_COST * offsets.size)
+        return [table_at(self.buffer, start + 4 + 4 * index + offset) for index, offset in enumerate(offsets.tolist())]
 
 
 def root(data: bytes, identifier: bytes) -> Table:
-    """The table that a file begins with; `identifier` is the format's four letters."""
+    """The root table of a file; `identifier` is the format's four letters."""
     if data[4:8] != identifier:
-        raise DamagedError(f"it does not have {identifier.decode()} as its bytes 4 to 8")
-    source = Source(data)
-    return table_at(source, source.number(0, "I"))
+        raise DamagedError(f"its bytes 4 to 8 are not {identifier.decode()}")
+    buffer = Buffer(data)
+    return table_at(buffer, buffer.number(0, "I"))
 
 
-def table_at(source: Source, at: int) -> Table:
-    return Table(source, at, at - int(source.number(at, "i")))
+def table_at(buffer: Buffer, at: int) -> Table:
+    return Table(buffer, at, at - int(buffer.number(at, "i")))

@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from atrous.convert.readers.contract import Array, DamagedError, Shape, count_elements, naming, quoted, read_whole
+from atrous.convert.arrays import Array, Shape
+from atrous.convert.readers.damage import DamagedError, count_elements, quoted, read_whole, reading
 from atrous.convert.readers.protobuf import FIXED32, FIXED64, LENGTH, VARINT, Field, fields, varints
 from atrous.convert.readers.tensor_types import BOOL, NO_NUMBERS, STORED, decode, read_shape, require_bytes, stored_type
 
 KIND = "frozen TensorFlow graph"
 HALF_LIST = 13  # its numbers are the bits of float16 or bfloat16
-VALUE_LISTS = {  # fields of TensorProto: (how its numbers are written one by one, the types of tensor that use it)
+VALUE_LISTS = {  # fields of TensorProto: (the wire type of a single number, the types of tensor that use it)
     5: (FIXED32, (1,)),
     6: (FIXED64, (2,)),
     7: (VARINT, (3, 4, 5, 6, 11, 12, 13, 15, 16, 17)),
@@ -28,26 +29,26 @@ GROWTH, SLACK = 8, 2**20  # constants may take GROWTH * the file's size + SLACK 
 
 
 class Node(NamedTuple):
-    """An operation, with those of its attributes that hold whole numbers, text, a number or a shape, by their names."""
+    """An operation, with its attributes by type and name: lists of whole numbers, texts, numbers, shapes."""
 
     name: str
     op: str
-    inputs: tuple[str, ...]  # `name`, `name:1` for a second output, `^name` for one that is only waited for
+    inputs: tuple[str, ...]  # `name`, `name:1` for a second output, `^name` for a control dependency
     ints: dict[str, tuple[int, ...]]  # strides, dilations, ksize
     texts: dict[str, str]  # padding, data_format
     numbers: dict[str, float]  # epsilon, align_corners (0 or 1), dtype (the type's number)
-    shapes: dict[str, Shape]  # -1: not known
+    shapes: dict[str, Shape]  # -1: unknown
 
 
 class Graph(NamedTuple):
     nodes: dict[str, Node]  # by name, in the file's order
-    constants: dict[str, Array]  # by the name of the node `Const`; strings are left out
+    constants: dict[str, Array]  # by the name of their node; strings are left out
 
 
 def read_graph(path: Path) -> Graph:
-    """All nodes and constants of a GraphDef; ValueError if it is damaged, none, or claims far more than it holds."""
+    """All nodes and constants of a GraphDef. Raises ConversionError for damaged and other files."""
     data = read_whole(path)
-    with naming(path, KIND):
+    with reading(path, KIND):
         return _read_graph(memoryview(data))
 
 
@@ -60,7 +61,7 @@ def _read_graph(data: memoryview) -> Graph:
             continue
         node, value = _read_node(field.content())
         if node.name in nodes:
-            raise DamagedError(f"the name {quoted(node.name)} is there twice")
+            raise DamagedError(f"the name {quoted(node.name)} occurs twice")
         nodes[node.name] = node
         if value is not None and (tensor := _read_constant(node.name, value, room)) is not None:
             constants[node.name] = tensor
@@ -71,7 +72,7 @@ def _read_graph(data: memoryview) -> Graph:
 
 
 def _read_node(message: memoryview) -> tuple[Node, memoryview | None]:
-    """A node, and its value's TensorProto if it is a constant."""
+    """A node; of a constant also the TensorProto."""
     name, op, inputs, attributes = "", "", [], {}
     for field in fields(message):
         if field.number == 1:
@@ -104,7 +105,7 @@ def _read_attribute(message: memoryview) -> tuple[str, memoryview]:
 
 
 def _add_attribute(node: Node, name: str, value: memoryview) -> None:
-    """Decode an AttrValue by what it holds; tensors, functions and lists of anything but whole numbers are left out."""
+    """Decode an AttrValue by its type; tensors, functions and lists of anything but whole numbers are left out."""
     for field in fields(value):
         if field.number == 1:
             node.ints[name] = tuple(_list_ints(field.content()))
@@ -153,7 +154,7 @@ def _read_tensor(message: memoryview, room: int) -> Array | None:
     if code in NO_NUMBERS:
         return None
     if count_elements(shape) * stored_type(code).itemsize > room:
-        raise DamagedError(f"the shape {shape} takes far more bytes than the file has")
+        raise DamagedError(f"its shape {shape} takes far more bytes than the file has")
     if content:
         require_bytes(shape, code, len(content))
         return decode(np.frombuffer(content, np.uint8).copy(), code, shape)
@@ -161,7 +162,7 @@ def _read_tensor(message: memoryview, room: int) -> Array | None:
 
 
 def _from_list(lists: list[Field], code: int, shape: Shape) -> Array:
-    """The values of a list; the last one stands for all that are missing, and zero for a list of none."""
+    """The values of a list; the last one is repeated for all that are missing, and an empty list is all zeros."""
     values, count = _values(lists, code), count_elements(shape)
     if len(values) > count:
         raise DamagedError(f"{len(values)} values for the shape {shape}")
@@ -174,13 +175,13 @@ def _from_list(lists: list[Field], code: int, shape: Shape) -> Array:
 def _values(lists: list[Field], code: int) -> Array:
     """As the type's stored elements."""
     wire_type, _ = VALUE_LISTS[LIST_OF[code]]
-    if wire_type == VARINT:  # whole numbers have 64 bits, of which the type keeps the lowest
+    if wire_type == VARINT:  # whole numbers have 64 bits in the file; a narrower type keeps the lowest
         numbers = np.fromiter((value for field in lists for value in varints(field)), np.uint64)
         return numbers != 0 if code == BOOL else _bits(numbers, stored_type(code))
     parts = [bytes(field.content(LENGTH if field.wire_type == LENGTH else wire_type)) for field in lists]
     packed = b"".join(parts)
     if len(packed) % stored_type(code).itemsize:
-        raise DamagedError(f"{len(packed)} bytes are no list of {stored_type(code)}")
+        raise DamagedError(f"{len(packed)} bytes can't be a list of {stored_type(code)}")
     return np.frombuffer(packed, stored_type(code))
 
 

@@ -1,30 +1,30 @@
-"""Protocol buffers' wire format, without schemas: a message is a run of numbered fields. Bounds are checked first."""
+"""The wire format of protocol buffers, without schemas: a message is a sequence of numbered fields, within bounds."""
 
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from atrous.convert.readers.contract import DamagedError
+from atrous.convert.readers.damage import DamagedError
 
-VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # the wire types; 3 and 4 are groups, which nobody writes any more
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # the wire types; 3 and 4 are groups, which are obsolete
 FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
 
 
 class Field(NamedTuple):
-    """A field as it lies in the file; what it means is asked of it, and DamagedError if it cannot mean that."""
+    """A field in the file; its methods read it as a type, and raise DamagedError if it can't be of that type."""
 
     number: int
     wire_type: int
-    value: int | memoryview  # a memoryview but for VARINT
+    value: int | memoryview  # an int for VARINT only
 
     def whole(self) -> int:
-        """An unsigned number, an enumeration's value or a bool."""
+        """An unsigned number, the value of an enumeration or a bool."""
         if not isinstance(self.value, int):
-            raise DamagedError(f"field {self.number} is no whole number")
+            raise DamagedError(f"field {self.number} is not a whole number")
         return self.value
 
     def signed(self) -> int:
-        """An int32 or int64: negative ones are written as two's complement in 64 bits."""
+        """An int32 or int64; negative ones are in two's complement of 64 bits."""
         value = self.whole()
         return value - 2**64 if value >> 63 else value
 
@@ -49,7 +49,7 @@ class Field(NamedTuple):
 
 
 def fields(message: memoryview) -> Iterator[Field]:
-    """The fields in the file's order; a repeated field comes more than once."""
+    """The fields in the file's order; repeated fields occur more than once."""
     at = 0
     while at < len(message):
         tag, at = varint(message, at)
@@ -63,7 +63,7 @@ def fields(message: memoryview) -> Iterator[Field]:
 
 
 def _extent(message: memoryview, at: int, number: int, wire_type: int) -> tuple[int, int]:
-    """Where a field's bytes start and end, if that is within the message."""
+    """Where a field's bytes start and end, within the message."""
     if wire_type == LENGTH:
         size, at = varint(message, at)
     elif wire_type in FIXED_SIZES:
@@ -83,7 +83,7 @@ def varint(data: memoryview, at: int) -> tuple[int, int]:
         if byte < 0x80 and value < 2**64:
             return value, at + index + 1
     raise DamagedError(
-        f"a number that has no end, or more than 64 bits, {len(data) - at} bytes before the end of its part"
+        f"a number without an end, or of more than 64 bits, {len(data) - at} bytes before the end of its message"
     )
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's checkpoints (`.pth`, `.pt`, `.pth.tar`): the weights by their names, and nothing that could run."""
+"""PyTorch's checkpoints (`.pth`, `.pt`, `.pth.tar`): weights by name, and nothing that could run."""
 
 import contextlib
 import io
@@ -14,20 +14,21 @@ from typing import IO, Any, TypeVar
 import torch
 from torch import Tensor
 
-from atrous.convert.readers.contract import Array, DamagedError, naming, quoted, require_file
+from atrous.convert.arrays import Array
+from atrous.convert.readers.damage import DamagedError, quoted, reading, require_file
 
 T = TypeVar("T")
 
 KIND = "PyTorch checkpoint"
-KEYS = ("state_dict", "model", "model_state_dict")  # where training scripts keep the weights beside what else they save
-WRAPPERS = ("module.", "_orig_mod.")  # of training on several GPUs, of torch.compile
+KEYS = ("state_dict", "model", "model_state_dict")  # under which training scripts save the weights
+WRAPPERS = ("module.", "_orig_mod.")  # by training on several GPUs, by torch.compile
 ZIP_MAGIC = b"PK\x03\x04"
-NUM_PICKLES = 5  # of the older format: magic number, protocol, system, what was saved, keys of the storages
-MAX_PICKLE = 2**22  # bytes; a network of 1000 layers and its optimiser take a tenth of it
-GROWTH, SLACK = 4, 2**20  # weights may be views of each other, but hardly of more than the file holds
+NUM_PICKLES = 5  # in the older format: magic number, protocol, system, the object, keys of the storages
+MAX_PICKLE = 2**22  # bytes; a network of 1000 layers with its optimiser takes a tenth of it
+GROWTH, SLACK = 4, 2**20  # weights may be views of one another, but hardly of more than the file holds
 PIECE = 2**20
 LISTED = 6  # entries in a message
-SAFE = re.compile(  # what weights, and numbers beside them, are made of; PyTorch itself is stricter still
+SAFE = re.compile(  # what weights and numbers consist of; PyTorch itself is stricter still
     r"collections (OrderedDict|Counter)|torch(\.storage|\.cuda|\.sparse)? \w+|torch\._utils _rebuild_\w+|"
     r"torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter Parameter|torch\.serialization _get_layout|"
     r"_codecs encode|(__builtin__|builtins) (set|complex)"
@@ -47,27 +48,29 @@ ODD: dict[str, Callable[[Tensor], bool]] = {
 def read_pth(path: Path) -> dict[str, Array]:
     """The weights in a file of `torch.save`, without `module.` before their names; bfloat16 becomes float32.
 
-    They are those under `state_dict` or `model`, or the whole file if it is a mapping by itself; its other entries are
-    left out. Raises FileNotFoundError, or ValueError: what is damaged, which class is refused, what is there instead.
+    They are those under `state_dict` or `model`, or the file's own mapping; other entries are left out. Raises
+    FileNotFoundError, or ConversionError that says what is damaged, which class is refused, or what is there instead.
     """
     size = require_file(path).stat().st_size
-    with naming(path, KIND), _any_error():
-        tensors = _tensors(_load(path))
+    with reading(path, KIND):
+        with _library_errors():
+            tree = _load(path)
+        tensors = _tensors(tree)
         _require_room(tensors.values(), size)
         return {name: _array(name, tensor) for name, tensor in without_wrapper(tensors).items()}
 
 
 def without_wrapper(named: Mapping[str, T]) -> dict[str, T]:
-    """The same under the names that they have in the network itself, if all are in the same wrapper."""
-    for wrapper in WRAPPERS * 2:  # either may be in the other
+    """The same values under their names in the network itself, if all are in the same wrapper."""
+    for wrapper in WRAPPERS * 2:  # either may be inside the other
         if all(name.startswith(wrapper) for name in named):
             named = {name.removeprefix(wrapper): value for name, value in named.items()}
     return dict(named)
 
 
 @contextlib.contextmanager
-def _any_error() -> Iterator[None]:
-    """PyTorch and `zipfile` promise nothing of what they raise for a damaged file, or of what they warn of."""
+def _library_errors() -> Iterator[None]:
+    """PyTorch, `pickletools` and `zipfile` may raise anything for a damaged file, and warn."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -75,11 +78,11 @@ def _any_error() -> Iterator[None]:
     except (DamagedError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:
-        raise DamagedError(f"no file of torch.save, or a damaged one: {quoted(_first_line(error))}") from error
+        raise DamagedError(f"not a file of torch.save, or damaged: {quoted(_first_line(error))}") from error
 
 
 def _first_line(error: Exception) -> str:
-    """Behind the advice to switch the safety off that PyTorch opens with."""
+    """The first line after PyTorch's advice to switch its safety off."""
     lines = str(error).rpartition("WeightsUnpickler error:")[2].split("\n")
     return next((line.strip() for line in lines if line.strip()), type(error).__name__)
 
@@ -99,14 +102,14 @@ def _load(path: Path) -> Any:  # noqa: ANN401
 
 
 def _check_archive(file: IO[bytes], size: int) -> None:
-    """Nothing in it is compressed or there twice, so that it can't grow; its checksums, if it has any, are right."""
+    """Raises DamagedError if a member is compressed or repeated, so that it could grow, or has a wrong checksum."""
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         names = [member.filename.partition("/")[2] for member in members]
         if "data.pkl" not in names or "constants.pkl" in names:
-            raise DamagedError("a zip archive, but none of torch.save (TorchScript is not read)")
+            raise DamagedError("a zip archive, but not of torch.save (TorchScript is not supported)")
         if len(set(names)) != len(names):
-            raise DamagedError("a member is there twice")
+            raise DamagedError("a member occurs twice")
         stored = sum(member.file_size for member in members)
         if stored > size or any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise DamagedError(f"its members are compressed, or claim {stored} bytes in a file of {size}")
@@ -116,7 +119,7 @@ def _check_archive(file: IO[bytes], size: int) -> None:
 
 def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, is_pickle: bool) -> None:
     if not member.CRC:
-        del member.CRC  # torch.save can be told to write none
+        del member.CRC  # torch.save can leave checksums out
     with archive.open(member) as stream:
         if is_pickle:
             _check_pickles(io.BytesIO(stream.read(MAX_PICKLE)), 1)
@@ -125,31 +128,31 @@ def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, is_pickl
 
 
 def _check_pickles(stream: IO[bytes], count: int) -> None:
-    """Raises DamagedError with the name of the first class or function that isn't of weights; none of them is run."""
+    """Raises DamagedError with the name of the first class or function that weights don't need; none is run."""
     for _ in range(count):
         for code, what, _ in pickletools.genops(stream):
             if code.name == "GLOBAL" and not SAFE.fullmatch(str(what)):
                 name = quoted(re.sub(r"^__builtin__\b", "builtins", str(what)).replace(" ", "."))
                 raise DamagedError(
-                    f"it holds {name}, which is refused: weights alone are read, of a file that may come from anybody; "
-                    "where you trust it, load it in Python and save its state_dict() again"
+                    f"it holds {name}, which is refused: anybody may have made the file, so only weights are read; if "
+                    "you trust it, load it in Python and save its state_dict()"
                 )
             if stream.tell() >= MAX_PICKLE:
                 raise DamagedError(f"more than {MAX_PICKLE} bytes before its weights")
 
 
-# ---- what is in it
+# ---- its content
 
 
 def _tensors(tree: object) -> dict[str, Tensor]:
     if not isinstance(tree, Mapping):
-        raise DamagedError(f"it holds a {type(tree).__name__}, where weights by name are wanted")
+        raise DamagedError(f"it must hold weights by name, but holds a {type(tree).__name__}")
     for entry in (*(tree.get(key) for key in KEYS), tree):
-        if isinstance(entry, Mapping) and (found := _tensors_among(entry)):
-            return found
-    there = [f"{quoted(str(name))} ({type(value).__name__})" for name, value in islice(tree.items(), LISTED)]
+        if isinstance(entry, Mapping) and (tensors := _tensors_among(entry)):
+            return tensors
+    entries = [f"{quoted(str(name))} ({type(value).__name__})" for name, value in islice(tree.items(), LISTED)]
     more = f" and {len(tree) - LISTED} more" if len(tree) > LISTED else ""
-    raise DamagedError(f"no weights are in it, but {', '.join(there) or 'nothing'}{more}")
+    raise DamagedError(f"it holds no weights, but {', '.join(entries) or 'nothing'}{more}")
 
 
 def _tensors_among(entry: Mapping[Any, Any]) -> dict[str, Tensor]:
@@ -157,7 +160,7 @@ def _tensors_among(entry: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _require_room(tensors: Collection[Tensor], size: int) -> None:
-    """Views and shapes of stride 0 may claim any size, and an older file storages that it doesn't have."""
+    """Views and shapes of stride 0 may claim any size; files of the older format, storages that they don't have."""
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     if claimed > GROWTH * size + SLACK:
         raise DamagedError(f"its weights claim {claimed} bytes, in a file of {size}")
@@ -166,6 +169,8 @@ def _require_room(tensors: Collection[Tensor], size: int) -> None:
 def _array(name: str, tensor: Tensor) -> Array:
     odd = next((word for word, is_odd in ODD.items() if is_odd(tensor)), None)
     if odd is not None or tensor.dtype not in NUMBERS:
-        raise DamagedError(f"{quoted(name)} is {odd or tensor.dtype}: plain tensors of floats or integers are read")
+        raise DamagedError(
+            f"{quoted(name)} is {odd or tensor.dtype}; only plain tensors of floats or integers are read"
+        )
     tensor = tensor.detach()
     return tensor.float().numpy() if tensor.dtype is torch.bfloat16 else tensor.numpy()

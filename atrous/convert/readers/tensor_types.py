@@ -1,14 +1,15 @@
-"""What TensorFlow's checkpoints and graphs have in common: numbered types of elements, and the message of a shape."""
+"""What TensorFlow's checkpoints and graphs have in common: numbered element types, and shapes."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.convert.readers.contract import Array, DamagedError, Shape, count_elements
+from atrous.convert.arrays import Array, Shape
+from atrous.convert.readers.damage import DamagedError, count_elements
 from atrous.convert.readers.protobuf import fields
 
-STORED: dict[int, np.dtype[Any]] = {  # tensorflow/core/framework/types.proto: how one element lies in the file
+STORED: dict[int, np.dtype[Any]] = {  # tensorflow/core/framework/types.proto: an element in the file
     1: np.dtype("<f4"),
     2: np.dtype("<f8"),
     3: np.dtype("<i4"),
@@ -20,7 +21,7 @@ STORED: dict[int, np.dtype[Any]] = {  # tensorflow/core/framework/types.proto: h
     11: np.dtype("i1"),  # the quantised types are plain integers
     12: np.dtype("u1"),
     13: np.dtype("<i4"),
-    14: np.dtype("<u2"),  # bfloat16, which numpy lacks
+    14: np.dtype("<u2"),  # bfloat16, which NumPy lacks
     15: np.dtype("<i2"),
     16: np.dtype("<u2"),
     17: np.dtype("<u2"),
@@ -33,14 +34,14 @@ NO_NUMBERS = {7: "string", 20: "resource", 21: "variant"}
 
 
 def stored_type(code: int) -> np.dtype[Any]:
-    """The elements of a type by its number; DamagedError for complex ones, which no network here has, and unknown."""
+    """The elements of a type, by its number. Raises DamagedError for unknown types, and complex ones."""
     if code not in STORED:
-        raise DamagedError(f"the type {NO_NUMBERS.get(code, code)} is not one that is read")
+        raise DamagedError(f"the type {NO_NUMBERS.get(code, code)} is not supported")
     return STORED[code]
 
 
 def read_shape(message: memoryview) -> Shape:
-    """A TensorShapeProto; -1 stands for a size that isn't known. DamagedError if not even their number is."""
+    """A TensorShapeProto; -1 is an unknown size. Raises DamagedError for an unknown rank."""
     sizes = []
     for field in fields(message):
         if field.number == 2:
@@ -55,14 +56,14 @@ def _size(message: memoryview) -> int:
 
 
 def require_bytes(shape: Shape, code: int, size: int) -> None:
-    """A tensor of this shape and type takes exactly `size` bytes."""
+    """Raises DamagedError unless a tensor of this shape and type takes exactly `size` bytes."""
     expected = count_elements(shape) * stored_type(code).itemsize
     if expected != size:
         raise DamagedError(f"the shape {shape} takes {expected} bytes, but {size} are claimed")
 
 
 def decode(raw: NDArray[np.uint8], code: int, shape: Shape) -> Array:
-    """The tensor in freshly read bytes, which it keeps for its own; bfloat16 becomes float32, exactly."""
+    """The tensor in these bytes, whose memory it takes over; bfloat16 becomes float32, exactly."""
     if code == BOOL:
         truths: Array = raw != 0
         return truths.reshape(shape)
@@ -71,5 +72,5 @@ def decode(raw: NDArray[np.uint8], code: int, shape: Shape) -> Array:
 
 
 def widened(bfloat16: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """A bfloat16 is the upper half of a float32."""
+    """As float32, of which a bfloat16 is the upper half."""
     return (bfloat16.astype(np.uint32) << 16).view(np.float32)

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.convert.readers.contract import Array, DamagedError, Shape, count_elements, naming, quoted, read_whole
+from atrous.convert.arrays import Array, Shape
+from atrous.convert.readers.damage import DamagedError, count_elements, quoted, read_whole, reading
 from atrous.convert.readers.flatbuffer import Table, root
 from atrous.convert.readers.tensor_types import widened
+from atrous.errors import ConversionError
 
 KIND = "TensorFlow Lite model"
 IDENTIFIER, VERSION = b"TFL3", 3
@@ -34,7 +36,7 @@ STORED: dict[str, np.dtype[Any]] = {  # how one element of a constant lies in th
     "uint16": np.dtype("<u2"),
     BFLOAT16: np.dtype("<u2"),
 }
-OPS = {  # BuiltinOperator: what networks for images use; others are named by their number
+OPS = {  # BuiltinOperator: those that networks for images use; others are named by their number
     0: "ADD",
     1: "AVERAGE_POOL_2D",
     2: "CONCATENATION",
@@ -104,7 +106,7 @@ class OptionFields(NamedTuple):
     axis: int | None = None
 
 
-OPTIONS = {  # BuiltinOptions by number; those of other operators say nothing that a network's weights depend on
+OPTIONS = {  # BuiltinOptions by number; those of other operators don't affect a network's weights
     1: OptionFields(padding=0, stride=(2, 1), activation=3, dilation=(5, 4)),  # Conv2D
     2: OptionFields(padding=0, stride=(2, 1), depth_multiplier=3, activation=4, dilation=(6, 5)),  # DepthwiseConv2D
     5: OptionFields(padding=0, stride=(2, 1), kernel=(4, 3), activation=5),  # Pool2D
@@ -123,15 +125,15 @@ OPTIONS = {  # BuiltinOptions by number; those of other operators say nothing th
 class Tensor(NamedTuple):
     name: str
     shape: Shape
-    dtype: str  # as the file has it; bool and bfloat16 data are widened to uint8 and float32
-    data: Array | None  # a constant, which can't be written to; None for what is computed
+    dtype: str  # in the file; bool and bfloat16 data are widened to uint8 and float32
+    data: Array | None  # a constant, read-only; None if it is computed
     scale: NDArray[np.float32]  # [n], n = 0: not quantised, 1: one for the whole tensor, else one per channel
     zero_point: NDArray[np.int64]  # [n]
     channel_axis: int  # along which scale and zero point lie, if n > 1
 
 
-class Options(NamedTuple):
-    """What an operator is set to; what it has no setting for is at the neutral value. Pairs are (height, width)."""
+class OperatorOptions(NamedTuple):
+    """The settings of an operator; those that it doesn't have are neutral. Pairs are (height, width)."""
 
     padding: str = "VALID"
     stride: tuple[int, int] = (1, 1)
@@ -146,9 +148,9 @@ class Options(NamedTuple):
 
 class Operator(NamedTuple):
     op: str  # a name of OPS, the custom code, or `BUILTIN_123`
-    inputs: tuple[int, ...]  # indices of tensors; -1: an optional one that is not there
+    inputs: tuple[int, ...]  # indices of tensors; -1: an optional one that is absent
     outputs: tuple[int, ...]
-    options: Options
+    options: OperatorOptions
 
 
 class TfLite(NamedTuple):
@@ -159,16 +161,16 @@ class TfLite(NamedTuple):
 
 
 def read_tflite(path: Path) -> TfLite:
-    """A model of one graph; constants are views of the file's bytes. ValueError if it is damaged, none, or sparse."""
+    """A model of one graph; constants are views of the file's bytes. Raises ConversionError for any other file."""
     data = read_whole(path)
-    with naming(path, KIND):
+    with reading(path, KIND):
         return _read_model(root(data, IDENTIFIER))
 
 
 def dequantised(tensor: Tensor) -> NDArray[np.float32]:
-    """A constant's real numbers, (q - zero point) * scale, in an array of their own; ValueError if it is computed."""
+    """A constant's real numbers, (q - zero point) * scale, as a copy. Raises ConversionError for a computed tensor."""
     if tensor.data is None:
-        raise ValueError(f"the tensor {quoted(tensor.name)} is no constant: it is computed when the model runs")
+        raise ConversionError(f"the tensor {quoted(tensor.name)} is not a constant: it is computed when the model runs")
     if not tensor.scale.size:
         return tensor.data.astype(np.float32)
     along = [1] * len(tensor.shape)
@@ -180,10 +182,10 @@ def dequantised(tensor: Tensor) -> NDArray[np.float32]:
 
 def _read_model(model: Table) -> TfLite:
     if (version := model.integer(0, "I")) != VERSION:
-        raise DamagedError(f"it has version {version} of the format, not {VERSION}")
+        raise DamagedError(f"its format has version {version}; version {VERSION} is read")
     graphs = model.tables(2)
     if len(graphs) != 1:
-        raise DamagedError(f"it has {len(graphs)} graphs, where one is read")
+        raise DamagedError(f"it has {len(graphs)} graphs; models of one graph are read")
     buffers = tuple(_read_buffer(buffer) for buffer in model.tables(4))
     ops = tuple(_op(code) for code in model.tables(1))
     tensors = tuple(_read_tensor(tensor, buffers) for tensor in graphs[0].tables(0))
@@ -194,18 +196,18 @@ def _read_model(model: Table) -> TfLite:
 
 def _read_buffer(buffer: Table) -> NDArray[np.uint8]:
     if buffer.integer(1, "Q") > 1:
-        raise DamagedError("its constants lie outside of the flatbuffer, which is not read")
+        raise DamagedError("its constants lie outside the flatbuffer, which is not supported")
     return buffer.vector(0, np.dtype("u1"))
 
 
 def _op(code: Table) -> str:
-    number = max(code.integer(0, "b"), code.integer(3))  # the first had room for 127 only
+    number = max(code.integer(0, "b"), code.integer(3))  # the older field holds at most 127
     return code.text(1) if number == CUSTOM else OPS.get(number, f"BUILTIN_{number}")
 
 
 def _read_tensor(table: Table, buffers: tuple[NDArray[np.uint8], ...]) -> Tensor:
     name, shape = table.text(3), table.integers(0)
-    dtype = _choice(DTYPES, table.integer(1, "b"), "type of tensors")
+    dtype = _choice(DTYPES, table.integer(1, "b"), "tensor type")
     buffer = table.integer(2, "I")
     if buffer >= len(buffers) and buffer:
         raise DamagedError(f"the tensor {quoted(name)} is in buffer {buffer} of {len(buffers)}")
@@ -214,7 +216,7 @@ def _read_tensor(table: Table, buffers: tuple[NDArray[np.uint8], ...]) -> Tensor
         data = _constant(raw, dtype, shape) if raw.size else None
         scale, zero_point, axis = _quantisation(table.table(4), shape)
         if table.table(6) is not None:
-            raise DamagedError("it is sparse, which is not read")
+            raise DamagedError("it is sparse, which is not supported")
     except DamagedError as error:
         raise DamagedError(f"the tensor {quoted(name)}: {error}") from error
     return Tensor(name, shape, dtype, data, scale, zero_point, axis)
@@ -222,10 +224,10 @@ def _read_tensor(table: Table, buffers: tuple[NDArray[np.uint8], ...]) -> Tensor
 
 def _constant(raw: NDArray[np.uint8], dtype: str, shape: Shape) -> Array:
     if dtype not in STORED:
-        raise DamagedError(f"its type {dtype} is not one that is read")
+        raise DamagedError(f"its type {dtype} is not supported")
     expected = count_elements(shape) * STORED[dtype].itemsize
     if expected != raw.size:
-        raise DamagedError(f"the shape {shape} takes {expected} bytes, but it has {raw.size}")
+        raise DamagedError(f"its shape {shape} takes {expected} bytes, but it has {raw.size}")
     elements = raw.view(STORED[dtype]).reshape(shape)
     return widened(elements) if dtype == BFLOAT16 else elements
 
@@ -236,7 +238,7 @@ def _quantisation(table: Table | None, shape: Shape) -> tuple[NDArray[np.float32
         return np.zeros(0, np.float32), np.zeros(0, np.int64), 0
     scale, zero_point, axis = table.vector(2, np.dtype("<f4")), table.vector(3, np.dtype("<i8")), table.integer(6)
     if not np.isfinite(scale).all():
-        raise DamagedError("a scale that is no finite number")
+        raise DamagedError("a scale is not finite")
     if scale.size > 1 and not (0 <= axis < len(shape) and shape[axis] == scale.size):
         raise DamagedError(f"{scale.size} scales along axis {axis} of the shape {shape}")
     if zero_point.size not in (0, scale.size):
@@ -248,18 +250,18 @@ def _read_operator(table: Table, ops: tuple[str, ...], num_tensors: int) -> Oper
     op = _choice(ops, table.integer(0, "I"), "operator")
     inputs, outputs = (_indices(table, field, num_tensors) for field in (1, 2))
     fields, settings = OPTIONS.get(table.integer(3, "B")), table.table(4)
-    options = Options() if fields is None or settings is None else _read_options(settings, fields)
+    options = OperatorOptions() if fields is None or settings is None else _read_options(settings, fields)
     return Operator(op, inputs, outputs, options)
 
 
 def _indices(table: Table, field: int, num_tensors: int) -> tuple[int, ...]:
     indices = table.integers(field)
     if any(not -1 <= index < num_tensors for index in indices):
-        raise DamagedError(f"there is no such tensor among {num_tensors}: {quoted(str(indices))}")
+        raise DamagedError(f"no such tensor among {num_tensors}: {quoted(str(indices))}")
     return indices
 
 
-def _read_options(table: Table, fields: OptionFields) -> Options:
+def _read_options(table: Table, fields: OptionFields) -> OperatorOptions:
     def pair(numbers: tuple[int, int] | None, default: int) -> tuple[int, int]:
         if numbers is None:
             return (1, 1)
@@ -271,7 +273,7 @@ def _read_options(table: Table, fields: OptionFields) -> Options:
     def named(names: tuple[str, ...], number: int | None, neutral: str, what: str) -> str:
         return neutral if number is None else _choice(names, table.integer(number, "b"), what)
 
-    return Options(
+    return OperatorOptions(
         named(PADDINGS, fields.padding, "VALID", "padding"),
         pair(fields.stride, 0),
         pair(fields.dilation, 1),
@@ -286,5 +288,5 @@ def _read_options(table: Table, fields: OptionFields) -> Options:
 
 def _choice(names: tuple[str, ...], number: int, what: str) -> str:
     if not 0 <= number < len(names):
-        raise DamagedError(f"there is no {what} {number}")
+        raise DamagedError(f"unknown {what} {number}")
     return names[number]

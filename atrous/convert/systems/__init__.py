@@ -1,1 +1,13 @@
-"""What the variables of each other program are called here, one part a program."""
+"""The programs whose models can be converted. To add one: `systems/mine.py` with its SYSTEM, and a line here."""
+
+from typing import Any
+
+from atrous.convert.system import System
+from atrous.convert.systems import mmsegmentation, semseg, tf_deeplab, torchvision
+
+SYSTEMS: dict[str, System[Any]] = {  # in the order in which they are tried
+    "tf_deeplab": tf_deeplab.SYSTEM,
+    "semseg": semseg.SYSTEM,
+    "torchvision": torchvision.SYSTEM,
+    "mmsegmentation": mmsegmentation.SYSTEM,
+}

@@ -1,34 +1,30 @@
-"""mmsegmentation's PSPNet, on each of the three stems that ResNets have there."""
+"""mmsegmentation's PSPNet, on each of the three stems that its ResNets have."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import PositiveInt
 
-from atrous.convert.contract import Conversion, Source
-from atrous.convert.filling import Shapes, blank_model, published_classes, require_known, validated
-from atrous.convert.naming import Rules, count_modules, fill, require_agreement, require_shape, stages
+from atrous.convert.arrays import Shapes
+from atrous.convert.layouts import Rules, resnet_stages
+from atrous.convert.system import ConfigFields, Deduction, Evidence, System
+from atrous.errors import ConfigError, ConversionError
 from atrous.models import ModelConfig
-from atrous.models.pspnet import PSPNet
-from atrous.segmenter import Segmenter
 from atrous.settings import Settings
-
-PROGRAM = "mmsegmentation"
 
 
 class Stem(NamedTuple):
-    """What is published with a stem, as weights don't tell it."""
+    """What is published with a stem and can't be read from the weights."""
 
-    rows: str  # of BACKBONES, by depth
+    backbone: str  # a row of BACKBONES, with its depth left out
     contract_dilation: bool  # a stage's first unit keeps the rate of the stage before: our rule "unit"
     align_corners: bool
     origin: str
 
 
-STEMS = {  # by the channels of its first 3x3; 0: a single 7x7
-    64: Stem("resnet{}s", False, True, "semseg's"),
-    32: Stem("resnet{}c", True, False, "that of ResNetV1c's configs"),
-    0: Stem("resnet{}", True, False, "that of ResNet's configs"),
+STEMS = {  # by the channels of the first 3x3 convolution; 0: a single 7x7
+    64: Stem("resnet{}s", False, True, "as in semseg"),
+    32: Stem("resnet{}c", True, False, "as in the configs of ResNetV1c"),
+    0: Stem("resnet{}", True, False, "as in the configs of ResNet"),
 }
 DEPTHS = {6: 50, 23: 101, 36: 152}  # by the number of units in layer3
 BINS = (1, 2, 3, 6)
@@ -36,7 +32,7 @@ PYRAMID = "decode_head.psp_modules."
 
 
 class Options(Settings):
-    """Keys of its configs; None: as the weights say, or else as published with the stem that they have."""
+    """Keys of its configs; None: as the weights say, or else as published with their stem."""
 
     depth: PositiveInt | None = None
     num_classes: PositiveInt | None = None
@@ -45,15 +41,16 @@ class Options(Settings):
     contract_dilation: bool | None = None
 
 
-STEM_RULES: Rules = (
-    *((rf"backbone\.stem\.{index}\.conv", f"backbone.stem.{3 * index}") for index in range(3)),
-    *((rf"backbone\.stem\.{index}\.norm", f"backbone.stem.{3 * index + 1}") for index in range(3)),
-)
-PLAIN_STEM_RULES: Rules = (
-    (r"backbone\.stem\.0\.conv", "backbone.conv1"),
+def recognised(shapes: Shapes) -> bool:
+    return "decode_head.conv_seg.weight" in shapes
+
+
+# ---- names
+
+RULES: Rules = (
+    (r"backbone\.stem\.0\.conv", "backbone.conv1"),  # unless the stem is a deep one
     (r"backbone\.stem\.0\.norm", "backbone.bn1"),
-)
-HEADS: Rules = (
+    *resnet_stages("backbone."),
     (r"pyramid\.branches\.(\d+)\.conv", rf"{PYRAMID}\1.1.conv"),
     (r"pyramid\.branches\.(\d+)\.norm", rf"{PYRAMID}\1.1.bn"),
     (r"head\.conv\.conv", "decode_head.bottleneck.conv"),
@@ -63,82 +60,78 @@ HEADS: Rules = (
     (r"auxiliary\.conv\.norm", "auxiliary_head.convs.0.bn"),
     (r"auxiliary\.classify", "auxiliary_head.conv_seg"),
 )
+DEEP_STEM: Rules = tuple(
+    (rf"backbone\.stem\.{index}\.{part}", f"backbone.stem.{3 * index + place}")
+    for index in range(3)
+    for place, part in enumerate(("conv", "norm"))
+)
 
 
-def recognised(shapes: Shapes) -> bool:
-    return "decode_head.conv_seg.weight" in shapes
+def rules(config: ModelConfig) -> Rules:
+    has_deep_stem = config.backbone.name.endswith(("s", "c"))
+    return (*DEEP_STEM, *RULES) if has_deep_stem else RULES
 
 
-def convert(source: Source, options: Mapping[str, Any]) -> Conversion:
-    """The model of these weights; `options` are keys of its configs. Raises ValueError in one line."""
-    require_known(options, Options.model_fields, source.label)
-    read = validated(Options, options, source.label)
-    shapes = {name: array.shape for name, array in source.variables.items()}
-    stem = _stem(shapes, source.label)
-    model = blank_model(model_config(shapes, stem, read, source.label))
-    rules = (*(STEM_RULES if stem else PLAIN_STEM_RULES), *stages("backbone."), *HEADS)
-    ignored = fill(model, rules, source.variables, source.label)
-    label_space, notes = published_classes(model.num_classes)
-    taken = [*_taken_on_trust(STEMS[stem], read), *notes]
-    return Conversion(Segmenter(model.eval(), label_space), PROGRAM, len(shapes) - len(ignored), ignored, taken)
+# ---- the network
 
 
-def model_config(shapes: Shapes, stem: int, options: Options, label: str) -> ModelConfig:
-    """The config of the PSPNet that has these weights. Raises ValueError, in one line, if none has."""
-
-    def outputs(name: str) -> int:
-        return require_shape(shapes, name, f"PSPNet in {PROGRAM}", label)[0]
-
-    found = {"depth": _depth(shapes, label), "num_classes": outputs("decode_head.conv_seg.weight")}
-    settings = {
-        "backbone": STEMS[stem].rows.format(found["depth"]),
-        "num_classes": found["num_classes"],
-        "bins": _bins(shapes, options, label),
-        "head_channels": outputs("decode_head.bottleneck.conv.weight"),
-        "auxiliary_channels": outputs("auxiliary_head.convs.0.conv.weight"),
-        "align_corners": STEMS[stem].align_corners if options.align_corners is None else options.align_corners,
+def config(evidence: Evidence[Options]) -> Deduction:
+    stem = STEMS[_stem_channels(evidence)]
+    depth, num_classes = _depth(evidence), evidence.shape("decode_head.conv_seg.weight")[0]
+    align_corners = evidence.options.align_corners
+    fields: ConfigFields = {
+        "name": "pspnet",
+        "backbone": stem.backbone.format(depth),
+        "num_classes": num_classes,
+        "bins": _bins(evidence),
+        "head_channels": evidence.shape("decode_head.bottleneck.conv.weight")[0],
+        "auxiliary_channels": evidence.shape("auxiliary_head.convs.0.conv.weight")[0],
+        "align_corners": stem.align_corners if align_corners is None else align_corners,
     }
-    fixed = {"contract_dilation": STEMS[stem].contract_dilation}  # a row has one rule
-    require_agreement(options.model_dump(), {**found, **fixed}, label)
-    return validated(PSPNet.Config, settings, label)
+    decided = {"depth": depth, "num_classes": num_classes, "contract_dilation": stem.contract_dilation}
+    return Deduction(fields, decided)
 
 
-def _stem(shapes: Shapes, label: str) -> int:
-    if "backbone.conv1.weight" in shapes:
+def _stem_channels(evidence: Evidence[Options]) -> int:
+    if evidence.has("backbone.conv1.weight"):
         return 0
-    channels = require_shape(shapes, "backbone.stem.0.weight", PROGRAM, label)[0]
+    channels = evidence.shape("backbone.stem.0.weight")[0]
     if channels not in STEMS:
         known = ", ".join(f"{2 * half} ({half}, {half}, {2 * half})" for half in STEMS if half)
-        raise ValueError(f"{label}: stem_channels={2 * channels}: known are stems of {known} and a single 7x7")
+        raise ConversionError(f"{evidence.label}: stem_channels={2 * channels}: known are {known} and a single 7x7")
     return channels
 
 
-def _depth(shapes: Shapes, label: str) -> int:
-    units = count_modules(shapes, "backbone.layer3.")
-    has_bottlenecks = "backbone.layer1.0.conv3.weight" in shapes
-    if not has_bottlenecks:
-        raise ValueError(f"{label}: its units have two convolutions, of which only the first is atrous there, not here")
+def _depth(evidence: Evidence[Options]) -> int:
+    units = evidence.count_modules("backbone.layer3.")
+    if not evidence.has("backbone.layer1.0.conv3.weight"):
+        raise ConversionError(
+            f"{evidence.label}: its units have two convolutions: mmsegmentation dilates the first of them only, "
+            "and Atrous has no such network"
+        )
     if units not in DEPTHS:
         known = ", ".join(f"{count} ({depth} layers)" for count, depth in DEPTHS.items())
-        raise ValueError(f"{label}: {units} units in layer3, where ResNets have {known}")
+        raise ConversionError(f"{evidence.label}: {units} units in layer3, where ResNets have {known}")
     return DEPTHS[units]
 
 
-def _bins(shapes: Shapes, options: Options, label: str) -> tuple[int, ...]:
-    count = count_modules(shapes, PYRAMID)
-    bins = options.pool_scales or (BINS if count == len(BINS) else ())
+def _bins(evidence: Evidence[Options]) -> tuple[int, ...]:
+    count, label = evidence.count_modules(PYRAMID), evidence.label
+    bins = evidence.options.pool_scales or (BINS if count == len(BINS) else ())
     if not count:
-        raise ValueError(f"{label}: of {PROGRAM}'s networks PSPNet alone is read, and it has no {PYRAMID}*")
+        raise ConversionError(f"{label}: {PYRAMID}* is missing: of mmsegmentation's networks only PSPNet is read")
     if len(bins) != count:
-        raise ValueError(f"{label}: a pyramid of {count} levels: pool_scales= tells which, as 1,2,3,6, not {bins}")
+        raise ConfigError(f"{label}: its pyramid has {count} levels: name each in pool_scales=1,2,3,6; got {bins}")
     return bins
 
 
-def _taken_on_trust(stem: Stem, options: Options) -> list[str]:
-    """What the weights don't tell and nobody has said."""
-    untold = {
-        "pool_scales=1,2,3,6 (the default)": options.pool_scales,
-        f"align_corners={stem.align_corners} ({stem.origin})": options.align_corners,
-        f"contract_dilation={stem.contract_dilation} ({stem.origin})": options.contract_dilation,
+def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, bool]:
+    stem, options = STEMS[_stem_channels(evidence)], evidence.options
+    return {
+        "pool_scales=1,2,3,6 (the default)": options.pool_scales is None,
+        f"align_corners={stem.align_corners} ({stem.origin})": options.align_corners is None,
+        f"contract_dilation={stem.contract_dilation} ({stem.origin})": options.contract_dilation is None,
     }
-    return [note for note, told in untold.items() if told is None]
+
+
+SYSTEM = System(recognised, Options, config, rules, assumptions)

@@ -1,4 +1,4 @@
-"""Damaged files of every format: a ValueError or FileNotFoundError, soon, and in memory that the file is worth."""
+"""Damaged files of every format: a ConversionError or FileNotFoundError, soon, and in memory bounded by the file."""
 
 import gzip
 import shutil
@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from atrous.convert.readers import checkpoint
-from atrous.convert.readers.archive import extract, find_source
+from atrous.convert.readers.archive import extract, find_model
 from atrous.convert.readers.checkpoint import read_checkpoint
 from atrous.convert.readers.frozen_graph import read_graph
 from atrous.convert.readers.tflite import dequantised, read_tflite
+from atrous.errors import ConversionError
 from tests.conftest import SHARED
 from tests.convert.readers import writers
 from tests.convert.readers.test_archive import regular, tar
@@ -24,17 +25,17 @@ from tests.convert.readers.test_frozen_graph import LISTS
 from tests.convert.readers.test_tflite import model
 
 EXTREMES = [np.uint32(value).tobytes() for value in (0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32 - 4)]
-SECONDS = 1.0  # of processor time, for one file
-GROWTH, SLACK = 64, 2**21  # objects of Python are large beside the few bytes that make them; an archive has 16 MB free
+SECONDS = 1.0  # of processor time per file
+GROWTH, SLACK = 64, 2**21  # Python's objects are larger than the bytes they are made from; an archive has 16 MB free
 ARCHIVE_SLACK = 2**25
 
 
 class Target(NamedTuple):
-    """A file to damage, and how it is read in a folder that holds nothing but it and its like."""
+    """A file to damage, and how it is read in a folder that holds only the files of its model."""
 
     name: str
     read: Callable[[Path], object]
-    make: Callable[[Path], object]  # writes the sound files
+    make: Callable[[Path], object]  # writes the intact files
 
 
 def read_lite(path: Path) -> None:
@@ -44,11 +45,11 @@ def read_lite(path: Path) -> None:
 
 
 def read_archive(path: Path) -> None:
-    """Whatever comes out of it, all is inside of its folder."""
+    """Nothing is written outside its folder."""
     beside = set(path.parent.iterdir())
     try:
         extract(path, path.parent / "out")
-        find_source(path.parent / "out")
+        find_model(path.parent / "out")
     finally:
         shutil.rmtree(path.parent / "out", ignore_errors=True)
         assert set(path.parent.iterdir()) == beside
@@ -106,7 +107,7 @@ REAL = [
 
 
 def damaged(data: bytes, rng: np.random.Generator) -> bytes:
-    """Some bits flipped, four bytes made extreme, a part cut out or put in twice, or the end cut off."""
+    """Bits flipped, four bytes set to an extreme, a part removed or repeated, or the end cut off."""
     out, kind = bytearray(data), rng.integers(5)
     at = place(len(data), rng)
     if kind == 0:
@@ -124,19 +125,19 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def place(size: int, rng: np.random.Generator) -> int:
-    """Half of the time near the beginning or the end, where formats have their structure."""
+    """Half of the time near the beginning or the end, where formats keep their structure."""
     near = int(rng.integers(min(size, 4096)))
     return int([near, size - 1 - near, *rng.integers(size, size=2)][rng.integers(4)])
 
 
 def fuzz(target: Target, folder: Path, count: int, seed: int, *, measured: bool) -> int:
-    """Read `count` damaged versions of a file; how many of them were refused."""
+    """Read `count` damaged versions of a file, and return how many were refused."""
     target.make(folder)
     path = folder / target.name
-    sound, refused = path.read_bytes(), 0
+    intact, refused = path.read_bytes(), 0
     target.read(path)
     for case in range(count):
-        data = damaged(sound, np.random.default_rng([seed, case]))
+        data = damaged(intact, np.random.default_rng([seed, case]))
         path.write_bytes(data)
         refused += refuses(target, path, f"{target.name}, seed {seed}, case {case}", measured=measured)
     return refused
@@ -148,7 +149,7 @@ def refuses(target: Target, path: Path, case: str, *, measured: bool) -> bool:
     start, error = time.process_time(), None
     try:
         target.read(path)
-    except (ValueError, FileNotFoundError) as caught:
+    except (ConversionError, FileNotFoundError) as caught:
         error = caught
     seconds = time.process_time() - start
     if measured:
@@ -158,13 +159,13 @@ def refuses(target: Target, path: Path, case: str, *, measured: bool) -> bool:
         size = sum(file.stat().st_size for file in path.parent.iterdir())
         assert peak <= GROWTH * size + free, f"{case}: {peak} bytes"
     assert measured or seconds < SECONDS, f"{case}: {seconds:.1f} s"
-    assert error is None or type(error) in (ValueError, FileNotFoundError), f"{case}: {error!r}"
+    assert error is None or type(error) in (ConversionError, FileNotFoundError), f"{case}: {error!r}"
     assert error is None or (str(path.parent) in str(error) and "\n" not in str(error)), f"{case}: {error!r}"
     return error is not None
 
 
 def unchecked(data: object, expected: int, what: str) -> None:
-    """In place of the checksums, so that what lies behind them is met, too."""
+    """In place of the checksums, so that the code behind them is tested, too."""
 
 
 @pytest.fixture(params=["checksums", "none"])
@@ -184,7 +185,7 @@ def test_damaged(target: Target, tmp_path: Path, checksums: bool) -> None:
     refused = fuzz(target, tmp_path, 30, 0, measured=False)
     assert refused > 5
     if checksums and target.name.endswith((".index", ".data-00001-of-00002", ".tgz")):
-        assert refused >= 28  # what fills up is checked by nothing
+        assert refused >= 28  # nothing checks padding
 
 
 @pytest.mark.parametrize("target", HAND_MADE, ids=name)

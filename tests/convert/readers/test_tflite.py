@@ -4,7 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from atrous.convert.readers.tflite import Options, TfLite, dequantised, read_tflite
+from atrous.convert.readers.tflite import OperatorOptions, TfLite, dequantised, read_tflite
+from atrous.errors import ConversionError
 from tests.conftest import SHARED
 from tests.convert.readers import writers
 from tests.convert.readers.writers import Flat
@@ -56,7 +57,7 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tensors[1].data, WEIGHTS, strict=True)
     assert operator.op == "CONV_2D"
     assert (operator.inputs, operator.outputs) == ((0, 1, -1), (2,))
-    assert operator.options == Options("VALID", stride=(3, 2), dilation=(1, 4), activation="RELU6")
+    assert operator.options == OperatorOptions("VALID", stride=(3, 2), dilation=(1, 4), activation="RELU6")
 
 
 def test_scales_of_channels(tmp_path: Path) -> None:
@@ -78,49 +79,55 @@ def test_one_scale_and_no_zero_point(tmp_path: Path) -> None:
     np.testing.assert_array_equal(dequantised(read(tmp_path, root).tensors[1]), WEIGHTS / np.float32(4))
 
 
-@pytest.mark.parametrize(
-    ("number", "values"),
-    [
-        (0, np.array([1, 2.5], np.float32)),
-        (1, np.array([1, 2.5], np.float16)),
-        (2, np.array([1, -2], np.int32)),
-        (3, np.array([1, 200], np.uint8)),
-        (4, np.array([1, -2], np.int64)),
-        (6, np.array([True, False])),
-        (10, np.array([1, 2.5], np.float64)),
-        (18, np.array([0x3F80, 0x4020], np.uint16)),
-    ],
+CONSTANTS = (  # number of the type, values
+    (0, np.array([1, 2.5], np.float32)),
+    (1, np.array([1, 2.5], np.float16)),
+    (2, np.array([1, -2], np.int32)),
+    (3, np.array([1, 200], np.uint8)),
+    (4, np.array([1, -2], np.int64)),
+    (6, np.array([True, False])),
+    (10, np.array([1, 2.5], np.float64)),
+    (18, np.array([0x3F80, 0x4020], np.uint16)),
 )
-def test_types_of_constants(tmp_path: Path, number: int, values: np.ndarray[Any, Any]) -> None:
-    changes: dict[str, dict[int, Flat]] = {
-        "weights": {0: ints(2), 1: ("b", number), 4: {}},
-        "buffer": {0: values.view(np.uint8)},
-    }
-    tensor = read(tmp_path, model(changes)).tensors[1]
-    expected = np.array([1, 2.5], np.float32) if number == 18 else values
-    assert tensor.data is not None
-    np.testing.assert_array_equal(tensor.data, expected)
-    np.testing.assert_array_equal(dequantised(tensor), expected.astype(np.float32), strict=True)
+
+
+def test_types_of_constants(tmp_path: Path) -> None:
+    for number, values in CONSTANTS:
+        changes: dict[str, dict[int, Flat]] = {
+            "weights": {0: ints(2), 1: ("b", number), 4: {}},
+            "buffer": {0: values.view(np.uint8)},
+        }
+        tensor = read(tmp_path, model(changes)).tensors[1]
+        expected = np.array([1, 2.5], np.float32) if number == 18 else values
+        assert tensor.data is not None
+        np.testing.assert_array_equal(tensor.data, expected)
+        np.testing.assert_array_equal(dequantised(tensor), expected.astype(np.float32), strict=True)
 
 
 DEPTHWISE = {0: ("b", 0), 1: ("i", 1), 2: ("i", 2), 3: ("i", 3), 4: ("b", 1), 5: ("i", 5), 6: ("i", 6)}
 POOL = {0: ("b", 0), 1: ("i", 1), 2: ("i", 2), 3: ("i", 3), 4: ("i", 4)}
-OPERATORS = [
-    (4, 2, DEPTHWISE, "DEPTHWISE_CONV_2D", Options("SAME", (2, 1), (6, 5), activation="RELU", depth_multiplier=3)),
-    (1, 5, POOL, "AVERAGE_POOL_2D", Options("SAME", (2, 1), kernel=(4, 3))),
-    (23, 15, {2: ("B", 1), 3: ("B", 0)}, "RESIZE_BILINEAR", Options(align_corners=True)),
-    (97, 74, {1: ("B", 1)}, "RESIZE_NEAREST_NEIGHBOR", Options(half_pixel_centers=True)),
-    (2, 10, {0: ("i", 3)}, "CONCATENATION", Options(axis=3)),
-    (0, 11, {0: ("b", 3)}, "ADD", Options(activation="RELU6")),
-    (121, 99, {0: ("i", 3)}, "BUILTIN_121", Options()),
+OPERATORS: list[tuple[int, int, dict[int, Flat], str, OperatorOptions]] = [
+    (
+        4,
+        2,
+        DEPTHWISE,
+        "DEPTHWISE_CONV_2D",
+        OperatorOptions("SAME", (2, 1), (6, 5), activation="RELU", depth_multiplier=3),
+    ),
+    (1, 5, POOL, "AVERAGE_POOL_2D", OperatorOptions("SAME", (2, 1), kernel=(4, 3))),
+    (23, 15, {2: ("B", 1), 3: ("B", 0)}, "RESIZE_BILINEAR", OperatorOptions(align_corners=True)),
+    (97, 74, {1: ("B", 1)}, "RESIZE_NEAREST_NEIGHBOR", OperatorOptions(half_pixel_centers=True)),
+    (2, 10, {0: ("i", 3)}, "CONCATENATION", OperatorOptions(axis=3)),
+    (0, 11, {0: ("b", 3)}, "ADD", OperatorOptions(activation="RELU6")),
+    (121, 99, {0: ("i", 3)}, "BUILTIN_121", OperatorOptions()),
 ]
 
 
-@pytest.mark.parametrize(("code", "kind", "fields", "op", "options"), OPERATORS)
-def test_options(tmp_path: Path, code: int, kind: int, fields: dict[int, Flat], op: str, options: Options) -> None:
-    root = model({"code": {0: ("b", code)}, "operator": {3: ("B", kind)}})
-    root[2][0][3][0][4] = fields
-    assert read(tmp_path, root).operators[0][::3] == (op, options)
+def test_options_of_operators(tmp_path: Path) -> None:
+    for code, kind, fields, op, options in OPERATORS:
+        root = model({"code": {0: ("b", code)}, "operator": {3: ("B", kind)}})
+        root[2][0][3][0][4] = fields
+        assert read(tmp_path, root).operators[0][::3] == (op, options)
 
 
 def test_codes_of_operators(tmp_path: Path) -> None:
@@ -129,63 +136,62 @@ def test_codes_of_operators(tmp_path: Path) -> None:
 
 
 CASES: dict[str, tuple[dict[str, dict[int, Flat]], str]] = {
-    "version": ({"model": {0: ("I", 2)}}, "version 2 of the format, not 3"),
-    "type": ({"image": {1: ("b", 99)}}, "there is no type of tensors 99"),
-    "string": ({"weights": {1: ("b", 5)}}, "'weights': its type string is not one that is read"),
-    "int4": ({"weights": {1: ("b", 17)}}, "'weights': its type int4 is not one that is read"),
+    "version": ({"model": {0: ("I", 2)}}, "its format has version 2; version 3 is read"),
+    "type": ({"image": {1: ("b", 99)}}, "unknown tensor type 99"),
+    "string": ({"weights": {1: ("b", 5)}}, "'weights': its type string is not supported"),
+    "int4": ({"weights": {1: ("b", 17)}}, "'weights': its type int4 is not supported"),
     "buffer": ({"weights": {2: ("I", 9)}}, "'weights' is in buffer 9 of 2"),
     "shape": ({"weights": {0: ints(2, 1, 3, 5)}}, "takes 30 bytes, but it has 24"),
     "negative shape": ({"weights": {0: ints(-2, -1, 3, 4)}}, "a negative size"),
     "impossible shape": ({"weights": {0: ints(*[2**31 - 1] * 3)}}, "impossible shape"),
     "sparse": ({"weights": {6: {}}}, "'weights': it is sparse"),
-    "outside": ({"buffer": {1: ("Q", 4096)}}, "outside of the flatbuffer"),
+    "outside": ({"buffer": {1: ("Q", 4096)}}, "outside the flatbuffer"),
     "scales": ({"weights": {4: {2: np.array([1, 2, 3], np.float32)}}}, "3 scales along axis 0 of the shape"),
     "axis": ({"weights": {4: {2: np.array([1, 2], np.float32), 6: ("i", 7)}}}, "2 scales along axis 7"),
-    "nan": ({"weights": {4: {2: np.array([np.nan], np.float32)}}}, "a scale that is no finite number"),
+    "nan": ({"weights": {4: {2: np.array([np.nan], np.float32)}}}, "a scale is not finite"),
     "zero points": (
         {"weights": {4: {2: np.array([1], np.float32), 3: np.array([1, 2], np.int64)}}},
         "1 scales, but 2 zero points",
     ),
-    "operator": ({"operator": {0: ("I", 1)}}, "there is no operator 1"),
+    "operator": ({"operator": {0: ("I", 1)}}, "unknown operator 1"),
     "tensor": ({"operator": {1: ints(0, 3)}}, "no such tensor among 3: '\\(0, 3\\)'"),
     "output": ({"graph": {2: ints(-2)}}, "no such tensor among 3"),
-    "padding": ({"options": {0: ("b", 5)}}, "there is no padding 5"),
-    "activation": ({"options": {3: ("b", -1)}}, "there is no activation -1"),
+    "padding": ({"options": {0: ("b", 5)}}, "unknown padding 5"),
+    "activation": ({"options": {3: ("b", -1)}}, "unknown activation -1"),
 }
 
 
-@pytest.mark.parametrize(("changes", "reason"), CASES.values(), ids=CASES.keys())
-def test_damage(tmp_path: Path, changes: dict[str, dict[int, Flat]], reason: str) -> None:
-    with pytest.raises(
-        ValueError, match=f"cannot read .*model.tflite as a TensorFlow Lite model: .*{reason}"
-    ) as caught:
-        read(tmp_path, model(changes))
-    assert "\n" not in str(caught.value)
+def test_damage(tmp_path: Path) -> None:
+    for changes, reason in CASES.values():
+        expected = f"cannot read .*model.tflite as a TensorFlow Lite model: .*{reason}"
+        with pytest.raises(ConversionError, match=expected) as error:
+            read(tmp_path, model(changes))
+        assert "\n" not in str(error.value)
 
 
 def test_two_graphs(tmp_path: Path) -> None:
     root = model()
-    with pytest.raises(ValueError, match="it has 2 graphs, where one is read"):
+    with pytest.raises(ConversionError, match="it has 2 graphs; models of one graph are read"):
         read(tmp_path, root | {2: root[2] * 2})
 
 
-@pytest.mark.parametrize("data", [b"", b"TFL3", bytes(8) + b"TFL3", b"\0\0\0\0TFL2" + bytes(50)])
-def test_what_is_no_model(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "model.tflite").write_bytes(data)
-    with pytest.raises(ValueError, match="does not have TFL3 as its bytes 4 to 8"):
-        read_tflite(tmp_path / "model.tflite")
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    for data in (b"", b"TFL3", bytes(8) + b"TFL3", b"\0\0\0\0TFL2" + bytes(50)):
+        (tmp_path / "model.tflite").write_bytes(data)
+        with pytest.raises(ConversionError, match="its bytes 4 to 8 are not TFL3"):
+            read_tflite(tmp_path / "model.tflite")
 
 
-def test_every_cut_is_found(tmp_path: Path) -> None:
+def test_every_truncation_is_detected(tmp_path: Path) -> None:
     data = writers.flatbuffer(model())
-    for size in range(0, len(data) - 8, 3):  # the last bytes only fill up
+    for size in range(0, len(data) - 8, 3):  # the last bytes are padding
         (tmp_path / "model.tflite").write_bytes(data[:size])
-        with pytest.raises(ValueError, match=r"cannot read .*model.tflite"):
+        with pytest.raises(ConversionError, match=r"cannot read .*model.tflite"):
             read_tflite(tmp_path / "model.tflite")
 
 
 def test_one_long_name_cannot_fill_the_memory(tmp_path: Path) -> None:
-    """A thousand tensors that are one and the same, whose name has a megabyte."""
+    """A thousand references to one tensor, whose name has a megabyte."""
     root = model()
     root[2][0][0] = np.arange(7_000_000, 7_001_000, dtype="<u4")  # offsets that are set right below
     data = bytearray(writers.flatbuffer(root))
@@ -193,12 +199,12 @@ def test_one_long_name_cannot_fill_the_memory(tmp_path: Path) -> None:
     at = writers.put(data, {3: "x" * 2**20})
     data[start : start + 4000] = (at - start - 4 * np.arange(1000)).astype("<u4").tobytes()
     (tmp_path / "model.tflite").write_bytes(data)
-    with pytest.raises(ValueError, match="far more than the file has"):
+    with pytest.raises(ConversionError, match="far more than the file does"):
         read_tflite(tmp_path / "model.tflite")
 
 
-def test_what_is_computed_has_no_value(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the tensor 'out' is no constant"):
+def test_a_computed_tensor_has_no_value(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="the tensor 'out' is not a constant"):
         dequantised(read(tmp_path, model()).tensors[2])
 
 

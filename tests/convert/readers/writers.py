@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from atrous.convert.readers.contract import Array
+from atrous.convert.arrays import Array
 from atrous.convert.readers.crc32c import masked_crc32c
 
 NAMES = (

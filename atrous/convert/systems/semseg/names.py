@@ -1,7 +1,7 @@
 """What semseg calls each of our weights: tables of rules from our modules to its own."""
 
-from atrous.convert.naming import Rules, stages
-from atrous.models import Model
+from atrous.convert.layouts import Rules, resnet_stages
+from atrous.models import ModelConfig
 from atrous.models.psanet import DIRECTIONS, PSANet
 
 STEM: Rules = tuple(
@@ -13,7 +13,7 @@ IMAGENET_STEM: Rules = (
     *((rf"backbone\.stem\.{index}\.conv", f"conv{index + 1}") for index in range(3)),
     *((rf"backbone\.stem\.{index}\.norm", f"bn{index + 1}") for index in range(3)),
 )
-STAGES = stages()
+STAGES = resnet_stages()
 PYRAMID: Rules = (
     (r"pyramid\.branches\.(\d+)\.conv", r"ppm.features.\1.1"),
     (r"pyramid\.branches\.(\d+)\.norm", r"ppm.features.\1.2"),
@@ -25,15 +25,15 @@ HEADS: Rules = tuple(
 )
 
 
-def rules(model: Model) -> Rules:
-    if model.config.name == "image_classifier":
+def rules(config: ModelConfig) -> Rules:
+    if config.name == "image_classifier":
         return (*IMAGENET_STEM, *STAGES, ("classify", "fc"))
-    attention = _attention(model.config.psa_type) if isinstance(model, PSANet) else ()
+    attention = _attention(config.psa_type) if isinstance(config, PSANet.Config) else ()
     return (*STEM, *STAGES, *PYRAMID, *attention, *HEADS)
 
 
 def _attention(psa_type: str) -> Rules:
-    """The second direction has another name; alone, either has the first."""
+    """The second direction has another name; one direction alone always has the first."""
     return (
         *(
             (rf"attention\.{direction}\.{ours}", f"psa.{theirs}")

@@ -1,6 +1,5 @@
-"""The keys of semseg's YAML files, and its networks' arguments, that a model or its test depends on, by their names."""
+"""The keys of semseg's YAML files, and arguments of its networks, that a model or its evaluation depends on."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,39 +7,40 @@ import numpy as np
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from atrous.convert.filling import require_known, validated
+from atrous.convert.options import require_known
+from atrous.convert.system import OptionTree
+from atrous.errors import ConfigError
 from atrous.settings import Settings
+from atrous.types import Size
 
-Size = tuple[int, int]  # height, width
 SECTIONS = ("DATA", "TRAIN", "Distributed", "TEST")
-CONFIG = "config"  # a path: one of the original's YAML files, whose keys count where no option says otherwise
-OTHERS = (  # of a whole file, of no matter here
+CONFIG = "config"  # the path of one of the original's YAML files; options outrank its keys
+OTHERS = (  # keys of such a file on which no model depends
     *("data_root", "train_list", "val_list", "test_list", "sync_bn", "ignore_label", "aux_weight", "weight", "resume"),
     *("scale_min", "scale_max", "rotate_min", "rotate_max", "train_gpu", "workers", "batch_size", "batch_size_val"),
+    *("base_lr", "epochs", "start_epoch", "power", "momentum", "weight_decay", "manual_seed", "print_freq"),
     *(
-        "base_lr",
-        "epochs",
-        "start_epoch",
-        "power",
-        "momentum",
-        "weight_decay",
-        "manual_seed",
-        "print_freq",
         "save_freq",
+        "save_path",
+        "evaluate",
+        "dist_url",
+        "dist_backend",
+        "multiprocessing_distributed",
+        "world_size",
+        "rank",
     ),
-    *("save_path", "evaluate", "dist_url", "dist_backend", "multiprocessing_distributed", "world_size", "rank"),
     *("split", "has_prediction", "index_start", "index_step", "test_gpu", "model_path", "save_folder", "colors_path"),
     *("names_path", "use_apex", "opt_level", "keep_batchnorm_fp32", "loss_scale", "pretrained"),
 )
 
 
 class Options(Settings):
-    """None: as the weights say, or else what the original's networks have by default."""
+    """None: as the weights say, or else the default of the original's networks."""
 
     arch: Literal["psp", "psa"] | None = None
     layers: Literal[50, 101, 152] | None = None
     classes: PositiveInt | None = None
-    zoom_factor: Literal[1, 2, 4, 8] = 8  # no matter: logits are upsampled where they are used, with aligned corners
+    zoom_factor: Literal[1, 2, 4, 8] = 8  # of no effect: logits are upsampled where they are used, with aligned corners
     dropout: float = Field(0.1, ge=0, lt=1)
 
     bins: tuple[PositiveInt, ...] | None = None  # (1, 2, 3, 6)
@@ -63,8 +63,8 @@ class Options(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_the_original_writes_them(cls, tree: Any) -> Any:  # noqa: ANN401
-        """An empty key is none, but for a factor, where it has a meaning; names of classes for those of networks."""
+    def _from_the_originals_forms(cls, tree: Any) -> Any:  # noqa: ANN401
+        """Empty keys are left out, except for the factor, where they have a meaning; `PSPNet` is `psp`."""
         if not isinstance(tree, dict):
             return tree
         tree = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in tree.items()}
@@ -84,33 +84,32 @@ class Options(Settings):
 
 
 def _as_list(value: Any) -> Any:  # noqa: ANN401
-    """A single number stands for a list of one; text is read as that of any other setting is."""
+    """A single number stands for a list of one; text becomes what `Settings` reads as a list."""
     if isinstance(value, str):
         return f"[{value.strip('[]() ')}]"
     return [value] if isinstance(value, int | float) else value
 
 
 def _both(height: int | None, width: int | None) -> Size | None:
-    """One side alone stands for both."""
+    """One side stands for both."""
     known = height or width
     return None if known is None else (height or known, width or known)
 
 
-def read_options(given: Mapping[str, Any], label: str) -> Options:
-    """The sections of a YAML file, or its keys, or `config` and what is to differ. Raises ValueError in one line."""
-    given = _flat(given)
-    file = given.pop(CONFIG, None)
-    known = (*Options.model_fields, *OTHERS, CONFIG)
-    require_known(given, known, label)
+def unpacked(tree: OptionTree, label: str) -> dict[str, Any]:
+    """The keys of a YAML file, in sections or flat, overridden by options. Raises ConfigError for unknown keys."""
+    options, known = _flat(tree), (*Options.model_fields, *OTHERS, CONFIG)
+    file = options.pop(CONFIG, None)
+    require_known(options, known, label)
     if file is not None:
-        inside = _flat(_read(Path(file)))
-        require_known(inside, known, str(file))
-        given = {**inside, **given}
-    return validated(Options, {name: value for name, value in given.items() if name not in OTHERS}, label)
+        keys = _flat(_read(Path(file)))
+        require_known(keys, known, str(file))
+        options = {**keys, **options}
+    return {name: value for name, value in options.items() if name not in OTHERS}
 
 
-def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a key in several sections the last counts, as in the original."""
+def _flat(tree: OptionTree) -> dict[str, Any]:
+    """If a key is in several sections, the last one counts, as in the original."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         flat |= value if name in SECTIONS and isinstance(value, dict) else {name: value}
@@ -122,9 +121,10 @@ def _read(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FileNotFoundError(f"{CONFIG}={path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: text that isn't UTF-8, dates that don't exist
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: no YAML: {reason}") from None
+        raise ConfigError(f"{path}: not valid YAML: {reason}") from None
     if not isinstance(tree, dict):
-        raise ValueError(f"{path}: sections {', '.join(SECTIONS)} with keys in them, not {type(tree).__name__}")
+        kind = type(tree).__name__
+        raise ConfigError(f"{path}: expected sections {', '.join(SECTIONS)} with keys in them, got {kind}")
     return tree

@@ -1,4 +1,4 @@
-"""The flags of TensorFlow DeepLab that a model's shape or inference depends on, by their own names."""
+"""The flags of TensorFlow DeepLab on which a model's shape or its inference depends, under their own names."""
 
 import json
 from pathlib import Path
@@ -7,18 +7,22 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from atrous.convert.system import OptionTree
+from atrous.errors import ConfigError
 from atrous.layers.dense_prediction_cell import Branch
 from atrous.settings import Settings
 
 Pair = tuple[PositiveInt, PositiveInt]
-CROPS = ("crop_size", "eval_crop_size", "vis_crop_size")
-PAIRS = {"crop_size", "train_crop_size", "image_pooling_crop_size", "image_pooling_stride"}
+CROPS = ("crop_size", "eval_crop_size", "vis_crop_size")  # a flag and its aliases
 SCALES = ("eval_scales", "inference_scales")
+PAIRS = ("crop_size", "train_crop_size", "image_pooling_crop_size", "image_pooling_stride")
+LISTS = ("atrous_rates", "decoder_output_stride", "multi_grid", "image_pyramid", "eval_scales")
+CELL, CELL_JSON = "dense_prediction_cell_config", "dense_prediction_cell_json"
 NAS = "nas_architecture_options"  # where the program itself keeps the flags nas_...
 
 
 class Flags(Settings):
-    """None: as the weights say, or else the original's default."""
+    """None: as the weights say, or else the default of the original."""
 
     model_variant: str | None = None
     num_classes: PositiveInt | None = None
@@ -30,8 +34,8 @@ class Flags(Settings):
     divisible_by: PositiveInt | None = None
     use_bounded_activation: bool = False
 
-    train_crop_size: Pair | None = None  # says nothing of the model, nor of how it predicts
-    crop_size: Pair | None = None  # then images are put on a canvas of this size, as the original does
+    train_crop_size: Pair | None = None  # of no effect on the model or its predictions
+    crop_size: Pair | None = None  # images are laid on a canvas of this size, as in the original
     image_pooling_crop_size: Pair | None = None
     image_pooling_stride: Pair = (1, 1)
     add_image_level_feature: bool | None = None
@@ -42,7 +46,6 @@ class Flags(Settings):
     image_se_uses_qsigmoid: bool = False
     aspp_convs_filters: PositiveInt | None = None
     logits_kernel_size: PositiveInt | None = None
-    dense_prediction_cell_json: str | None = None  # a path, or the JSON itself
     dense_prediction_cell_config: tuple[Branch, ...] | None = None
 
     decoder_output_stride: tuple[Literal[4, 8, 16], ...] | None = None
@@ -64,38 +67,38 @@ class Flags(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_the_original_wrote_them(cls, tree: Any) -> Any:  # noqa: ANN401
-        """Aliases, single values where lists are meant, the kernel of a cell's branch as a pair."""
+    def _from_the_originals_forms(cls, tree: Any) -> Any:  # noqa: ANN401
+        """Single values where lists are meant, one side for both of a pair, kernels of a cell's branches as pairs."""
         if not isinstance(tree, dict):
             return tree
-        tree = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in tree.items()}
-        tree = {key: value for key, value in tree.items() if value is not None and value != ""}
-        for name, *aliases in (CROPS, SCALES):
-            tree |= {name: tree.pop(alias) for alias in aliases if alias in tree}  # noqa: B035 - the last one counts
-        for name in PAIRS & tree.keys():
-            tree[name] = _as_pair(tree[name])
-        for name in ("atrous_rates", "decoder_output_stride", "multi_grid", "image_pyramid", "eval_scales"):
-            if name in tree:
-                tree[name] = _as_list(tree[name])
-        if "dense_prediction_cell_json" in tree:
-            tree["dense_prediction_cell_config"] = _read_cell(str(tree.pop("dense_prediction_cell_json")))
-        cell = tree.get("dense_prediction_cell_config")
-        if isinstance(cell, list | tuple):
-            tree["dense_prediction_cell_config"] = [_branch(one) for one in cell]
-        nas = tree.pop(NAS, {})
-        if not isinstance(nas, dict):
-            raise ValueError(f"{NAS}: a mapping of the flags nas_..., not {nas!r}")
-        return {**nas, **tree}
+        forms = {**dict.fromkeys(PAIRS, _as_pair), **dict.fromkeys(LISTS, _as_list), CELL: _as_cell}
+        return {name: forms[name](value) if name in forms else value for name, value in tree.items()}
+
+
+def unpacked(tree: OptionTree, label: str) -> dict[str, Any]:
+    """Aliases and the program's own mapping resolved, the JSON of a cell read, empty values left out."""
+    flags = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in tree.items()}
+    flags = {name: value for name, value in flags.items() if value is not None and value != ""}
+    nas = flags.pop(NAS, {})
+    if not isinstance(nas, dict):
+        raise ConfigError(f"{label}: {NAS} must be a mapping of the flags nas_..., got {nas!r}")
+    for name, *aliases in (CROPS, SCALES):
+        for alias in aliases:  # the last one counts
+            if alias in flags:
+                flags[name] = flags.pop(alias)
+    if CELL_JSON in flags:
+        flags[CELL] = _read_cell(str(flags.pop(CELL_JSON)), label)
+    return {**nas, **flags}
 
 
 def _as_list(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, str):
-        return f"[{value.strip('[]() ')}]"  # which is then read as text of any other setting is
+        return f"[{value.strip('[]() ')}]"  # which `Settings` reads
     return [value] if isinstance(value, int | float) else value
 
 
 def _as_pair(value: Any) -> Any:  # noqa: ANN401
-    """One side stands for both: users of the original meant squares when its flags changed their form."""
+    """One side stands for both: such a flag was a single number before it became a pair."""
     if isinstance(value, str) and value.strip("[]() ").isdecimal():
         value = int(value.strip("[]() "))
     if isinstance(value, list | tuple) and len(value) == 1:
@@ -103,22 +106,26 @@ def _as_pair(value: Any) -> Any:  # noqa: ANN401
     return [value, value] if isinstance(value, int) else value
 
 
-def _read_cell(text: str) -> Any:  # noqa: ANN401
-    """The cell of a JSON file, or of the JSON itself. Raises ValueError."""
-    try:
-        source = text if text.lstrip().startswith("[") else Path(text).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"dense_prediction_cell_json={text[:80]}: cannot be read: {error.strerror}") from None
-    try:
-        cell = json.loads(source)
-    except ValueError as error:
-        raise ValueError(f"{text[:80]}: not the JSON of a dense prediction cell: {error}") from error
-    if not isinstance(cell, list) or not all(isinstance(branch, dict) for branch in cell):
-        raise ValueError(f"{text[:80]}: a dense prediction cell is a list of branches")
-    return cell
+def _as_cell(value: Any) -> Any:  # noqa: ANN401
+    return [_branch(branch) for branch in value] if isinstance(value, list | tuple) else value
 
 
 def _branch(tree: Any) -> Any:  # noqa: ANN401
     if isinstance(tree, dict) and isinstance(tree.get("kernel"), list | tuple) and len(set(tree["kernel"])) == 1:
         return {**tree, "kernel": tree["kernel"][0]}
     return tree
+
+
+def _read_cell(text: str, label: str) -> list[Any]:
+    """The branches in a JSON file, or in the JSON itself."""
+    what = f"{label}: {CELL_JSON}={text[:80]}"
+    try:
+        source = text if text.lstrip().startswith("[") else Path(text).read_text(encoding="utf-8")
+        cell = json.loads(source)
+    except OSError as error:
+        raise ConfigError(f"{what}: cannot be read: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{what}: not the JSON of a dense prediction cell: {error}") from None
+    if not isinstance(cell, list) or not all(isinstance(branch, dict) for branch in cell):
+        raise ConfigError(f"{what}: a dense prediction cell must be a list of branches")
+    return cell

@@ -1,4 +1,4 @@
-"""Frozen graphs and TensorFlow Lite models as the variables that they were made from, and what else they show."""
+"""Frozen graphs and TensorFlow Lite models as the variables they were made from, and what their operations show."""
 
 import math
 import re
@@ -7,10 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from atrous.convert.contract import Array, Source
+from atrous.convert.arrays import Array
 from atrous.convert.readers.frozen_graph import Graph
 from atrous.convert.readers.tflite import Operator, TfLite, dequantised
-from atrous.convert.systems.tf_deeplab.names import NORM_LEAVES, ROOTS
+from atrous.convert.system import ForeignWeights, Hints
+from atrous.convert.systems.tf_deeplab.layout import NORM_LEAVES
+from atrous.convert.systems.tf_deeplab.scopes import ROOTS
+from atrous.errors import ConversionError
+from atrous.types import Size
 
 LEAVES = frozenset({"weights", "depthwise_weights", "pointwise_weights", "biases", *NORM_LEAVES.values()})
 SCOPES = {root.scope for root in ROOTS.values()}
@@ -29,10 +33,10 @@ class Layer(NamedTuple):
 # ---- frozen graphs
 
 
-def from_graph(graph: Graph, label: str) -> Source:
-    """The constants that were variables, under the names that they had."""
+def from_graph(graph: Graph, label: str) -> ForeignWeights:
+    """The constants that were variables, under their names."""
     variables = {name: array for name, array in graph.constants.items() if name.rpartition("/")[2] in LEAVES}
-    return Source(label, variables, _hints(list(_graph_layers(graph))), _graph_size(graph))
+    return ForeignWeights(label, variables, _hints(list(_graph_layers(graph))), _graph_size(graph))
 
 
 def _graph_layers(graph: Graph) -> Iterator[Layer]:
@@ -43,8 +47,8 @@ def _graph_layers(graph: Graph) -> Iterator[Layer]:
             yield Layer(node.name, max((1, *strides)), max((1, *dilations, *(int(side) for side in block.flat[:2]))))
 
 
-def _graph_size(graph: Graph) -> tuple[int, int] | None:
-    """Height and width, of the input or of the canvas that the graph lays it on, where they are fixed."""
+def _graph_size(graph: Graph) -> Size | None:
+    """Of the input, or of the canvas on which the graph lays it, if it is fixed."""
     inputs = [node.shapes.get("shape", ()) for node in graph.nodes.values() if node.op == "Placeholder"]
     canvases = [tuple(array.tolist()) for array in graph.constants.values() if array.shape == (4,)]
     fixed = {shape[1:3] for shape in (*inputs, *canvases) if _is_image(shape)}
@@ -58,8 +62,8 @@ def _is_image(shape: tuple[Any, ...]) -> bool:
 # ---- TensorFlow Lite
 
 
-def from_tflite(model: TfLite, label: str) -> Source:
-    """Its convolutions' weights as TensorFlow has them, dequantised; batch norms are folded into weights and biases."""
+def from_tflite(model: TfLite, label: str) -> ForeignWeights:
+    """The weights of its convolutions in TensorFlow's order, dequantised; their batch norms are folded into them."""
     variables: dict[str, Array] = {}
     layers: list[Layer] = []
     makers = {output: operator for operator in model.operators for output in operator.outputs}
@@ -74,22 +78,26 @@ def from_tflite(model: TfLite, label: str) -> Source:
             name = model.tensors[operator.outputs[0]].name
             layers.append(Layer(name, max(operator.options.stride), 1))
     if not model.inputs:
-        raise ValueError(f"{label}: a graph without an input")
-    image = model.tensors[model.inputs[0]]
-    size = (image.shape[1], image.shape[2]) if _is_image(image.shape) else None
-    return Source(label, variables, _hints(layers), size, _normalization(model))
+        raise ConversionError(f"{label}: a graph without an input")
+    return ForeignWeights(label, variables, _hints(layers), _tflite_size(model), _normalization(model))
+
+
+def _tflite_size(model: TfLite) -> Size | None:
+    shape = model.tensors[model.inputs[0]].shape
+    return (shape[1], shape[2]) if _is_image(shape) else None
 
 
 def _require_convolution(model: TfLite, operator: Operator, label: str) -> None:
-    """Raises ValueError where there are no weights of four dimensions, or the depth multiplier doesn't divide them."""
+    """Raises ConversionError unless it has weights of four dimensions, which its depth multiplier divides."""
     indices, multiplier = operator.inputs, operator.options.depth_multiplier
     if len(indices) < 2 or min(indices[:2]) < 0:
-        raise ValueError(f"{label}: a convolution without weights")
+        raise ConversionError(f"{label}: a convolution without weights")
     shape = model.tensors[indices[1]].shape
     is_depthwise = operator.op == "DEPTHWISE_CONV_2D"
     if len(shape) != 4 or (is_depthwise and (shape[0] != 1 or multiplier < 1 or shape[3] % multiplier)):
         name = model.tensors[indices[1]].name[:80]
-        raise ValueError(f"{label}: {name!r}: {list(shape)} are no weights of a convolution, multiplier {multiplier}")
+        reason = f"weights of the shape {list(shape)}, multiplier {multiplier}, fit no convolution"
+        raise ConversionError(f"{label}: {name!r}: {reason}")
 
 
 def _tflite_scope(model: TfLite, operator: Operator) -> str:
@@ -101,18 +109,18 @@ def _tflite_scope(model: TfLite, operator: Operator) -> str:
 def _tflite_variables(model: TfLite, operator: Operator, scope: str) -> dict[str, Array]:
     weights = dequantised(model.tensors[operator.inputs[1]])
     if operator.op == "CONV_2D":  # [out, height, width, in] -> HWIO
-        found: dict[str, Array] = {f"{scope}/weights": weights.transpose(1, 2, 3, 0)}
+        variables: dict[str, Array] = {f"{scope}/weights": weights.transpose(1, 2, 3, 0)}
     else:  # [1, height, width, out] -> HWIM
         multiplier = operator.options.depth_multiplier
         height, width, out = weights.shape[1:]
-        found = {f"{scope}/depthwise_weights": weights.reshape(height, width, out // multiplier, multiplier)}
+        variables = {f"{scope}/depthwise_weights": weights.reshape(height, width, out // multiplier, multiplier)}
     if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-        found[f"{scope}/biases"] = dequantised(model.tensors[operator.inputs[2]])
-    return found
+        variables[f"{scope}/biases"] = dequantised(model.tensors[operator.inputs[2]])
+    return variables
 
 
 def _block(model: TfLite, maker: Operator | None) -> int:
-    """The rate that a rearrangement of the input stands for, where a convolution can't dilate itself."""
+    """The rate that a rearrangement of the input amounts to, if the convolution itself isn't dilated."""
     if maker is None or maker.op != "SPACE_TO_BATCH_ND" or len(maker.inputs) < 2:
         return 1
     data = model.tensors[maker.inputs[1]].data
@@ -120,7 +128,7 @@ def _block(model: TfLite, maker: Operator | None) -> int:
 
 
 def _normalization(model: TfLite) -> tuple[float, float] | None:
-    """(shift, scale) of pixels 0..255, where the input's quantisation says how they become numbers."""
+    """(shift, scale) of pixels in 0..255, if the input's quantisation gives them."""
     image = model.tensors[model.inputs[0]]
     if image.dtype not in ("uint8", "int8") or image.scale.size != 1 or not image.scale[0] > 0:
         return None
@@ -128,14 +136,13 @@ def _normalization(model: TfLite) -> tuple[float, float] | None:
     return float(shift), 1 / float(image.scale[0])
 
 
-# ---- what both show
+# ---- both
 
 
-def _hints(layers: list[Layer]) -> dict[str, Any]:
-    """Flags: the output stride from the backbone's strides, ASPP's rates from its convolutions."""
+def _hints(layers: list[Layer]) -> Hints:
+    """The output stride by the strides of the backbone, ASPP's rates by its convolutions."""
     trunk = [layer for layer in layers if layer.scope.partition("/")[0] in SCOPES and "shortcut" not in layer.scope]
     stride = math.prod(layer.stride for layer in trunk if "squeeze_excite" not in layer.scope)
     rates = {int(match[1]): layer.rate for layer in layers if (match := ASPP.match(f"{layer.scope}/"))}
     aspp = tuple(rate for number, rate in sorted(rates.items()) if number > 0 and rate > 1)
-    hints: dict[str, Any] = {"output_stride": stride} if stride in (8, 16, 32) else {}
-    return {**hints, "atrous_rates": aspp} if aspp else hints
+    return Hints(stride if stride in (8, 16, 32) else None, aspp or None)

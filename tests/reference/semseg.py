@@ -1,4 +1,4 @@
-"""semseg's weights by the formula of its goldens, its goldens, and its networks written out by the letter."""
+"""semseg's goldens, the formula for their weights, and its networks, written from the specification alone."""
 
 import json
 import zlib
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from atrous.convert.naming import their_shapes
+from atrous.convert.filling import original_shapes
+from atrous.convert.layouts import PYTORCH
 from atrous.convert.systems.semseg.names import rules
 from atrous.models import Model
 from atrous.ops import Direction, point_wise_attention_loop
 
-GOLDENS = Path(__file__).parent / "goldens" / "semseg"
+GOLDENS = Path(__file__).parents[1] / "goldens" / "semseg"
 CASES = sorted(path.stem.removeprefix("semseg_") for path in GOLDENS.glob("*.npz"))
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
 Shape = tuple[int, ...]
@@ -44,7 +45,7 @@ def golden(case: str) -> Golden:
     return Golden(image, logits, labels, meta["args"], shapes, meta["salt"])
 
 
-@lru_cache(maxsize=400)  # networks share the names of their backbones
+@lru_cache(maxsize=400)  # networks share their backbones' names
 def seeded(name: str, shape: Shape, salt: int = 0) -> NDArray[np.float32]:
     """The formula of goldens/README.md."""
     random, leaf = np.random.RandomState((zlib.crc32(name.encode()) + salt) % 2**32), name.rpartition(".")[2]
@@ -61,20 +62,15 @@ def seeded_weights(shapes: Mapping[str, Shape], salt: int = 0) -> Arrays:
 
 
 def listing(model: Model) -> dict[str, Shape]:
-    """Name and shape of each weight, as semseg has them."""
-    return their_shapes(model, rules(model))
+    """Name and shape of each weight, under semseg's names."""
+    return original_shapes(model, rules(model.config), PYTORCH)
 
 
-def empty_weights(shapes: Mapping[str, Shape]) -> dict[str, NDArray[np.float32]]:
-    """Zeros that take no memory."""
-    return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+# ---- networks
 
 
-# ---- the networks, from the specification alone
-
-
-class Letter:
-    """The original's networks, layer by layer, in inference, on weights by their names."""
+class ReferenceNetwork:
+    """The original's networks in inference, layer by layer, with weights by name."""
 
     def __init__(self, weights: Arrays, args: Mapping[str, Any]) -> None:
         self.weights = {name: torch.from_numpy(array) for name, array in weights.items()}

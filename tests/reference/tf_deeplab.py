@@ -1,4 +1,4 @@
-"""TensorFlow DeepLab's goldens, and weights for them from a seeded formula, under the original's names."""
+"""TensorFlow DeepLab's goldens, and the weights for them: a seeded formula on the original's names."""
 
 import gzip
 import json
@@ -15,16 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atrous.convert.systems.tf_deeplab.names import variables
+from atrous.convert.systems.tf_deeplab.layout import variables
+from atrous.convert.systems.tf_deeplab.scopes import rules
 from atrous.models import Model
 
-GOLDENS = Path(__file__).parent / "goldens" / "tf_deeplab"
+GOLDENS = Path(__file__).parents[1] / "goldens" / "tf_deeplab"
 CASES: dict[str, dict[str, Any]] = json.loads((GOLDENS / "models.json").read_text(encoding="utf-8"))
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
 Arrays = Mapping[str, NDArray[Any]]
 
-LIST_OF = {  # of VARIABLES; a rule of MADE_OF may change it
+LIST_OF = {  # by case, a list of variables; CHANGES may change it
     **dict.fromkeys(("mnv2_v3_os16_65", "mnv2_v3_os8_65", "mnv2_v3_os16_even64x80", "mnv2_imgpool_crop33"), "mnv2_v3"),
     **dict.fromkeys(("mnv2_v3plus_os16_65x97", "mnv2_ms_flip", "mnv2_pyramid_05_1_max"), "mnv2_v3plus"),
     "mnv2_dm05_os16_65": "mnv2_dm05",
@@ -46,8 +47,8 @@ LIST_OF = {  # of VARIABLES; a rule of MADE_OF may change it
     "hnas_os8_65": "hnas",
     "pnas_os16_65": "pnas",
 }
-# What a checkpoint's variables alone can't tell.
-UNTOLD = frozenset(
+# Flags that variables don't decide.
+UNDECIDED = frozenset(
     {
         "output_stride",
         "atrous_rates",
@@ -66,7 +67,7 @@ UNTOLD = frozenset(
 
 @cache
 def variable_lists() -> dict[str, Shapes]:
-    """Name and shape of each variable of 31 networks, as the original itself told them."""
+    """Name and shape of each variable of 31 networks, as the original program listed them."""
     with gzip.open(GOLDENS / "variables.json.gz") as file:
         lists: dict[str, dict[str, list[int]]] = json.load(file)
     return {key: {name: tuple(shape) for name, shape in shapes.items()} for key, shapes in lists.items()}
@@ -74,7 +75,7 @@ def variable_lists() -> dict[str, Shapes]:
 
 def variables_of(case: str) -> Shapes:
     shapes = variable_lists()[LIST_OF[case]]
-    return MADE_OF[case](shapes) if case in MADE_OF else shapes
+    return CHANGES[case](shapes) if case in CHANGES else shapes
 
 
 def without(shapes: Shapes, *prefixes: str) -> Shapes:
@@ -100,7 +101,7 @@ def thin_decoder(shapes: Shapes) -> Shapes:
     return {**shapes, **decoder, "decoder/feature_projection0/weights": (1, 1, 64, 48)}
 
 
-MADE_OF: dict[str, Callable[[Shapes], Shapes]] = {
+CHANGES: dict[str, Callable[[Shapes], Shapes]] = {
     "mnv2_nocrop_globalpool": lambda shapes: without(shapes, "decoder/"),
     "r50_v3_os16_65": dense_pyramid,
     "r18b_os16_65": thin_decoder,
@@ -108,7 +109,7 @@ MADE_OF: dict[str, Callable[[Shapes], Shapes]] = {
 
 
 def flags_of(case: str) -> dict[str, Any]:
-    """The original's flags for a case, those that its weights tell among them."""
+    """The original's flags for a case, including those that its weights decide."""
     settings = CASES[case]
     flags = {name: settings[name] for name in ("output_stride", "atrous_rates", "decoder_output_stride")}
     flags |= {name: settings[name] for name in ("num_classes", "image_pyramid", "eval_scales")}
@@ -121,7 +122,7 @@ def flags_of(case: str) -> dict[str, Any]:
 
 
 def seeded_variables(case: str) -> Arrays:
-    """A checkpoint of the case; read-only, for cases that follow one another share it."""
+    """A checkpoint of the case; read-only, because consecutive cases share it."""
     return _seeded_variables(tuple(variables_of(case).items()))
 
 
@@ -133,15 +134,15 @@ def _seeded_variables(shapes: tuple[tuple[str, Shape], ...]) -> Arrays:
     return arrays
 
 
-def empty_variables(shapes: Shapes) -> dict[str, NDArray[np.float32]]:
-    """Zeros that take no memory."""
-    return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+def names(model: Model) -> dict[str, str]:
+    """The original's variable for each weight of a model."""
+    return variables(model, rules(model.config))
 
 
 def checkpoint(model: Model) -> dict[str, NDArray[np.float32]]:
     """The weights of a model as the original would have saved them."""
     state = model.state_dict()
-    return {name: _to_tf(name, state[key].numpy()) for key, name in variables(model).items()}
+    return {name: _to_tf(name, state[key].numpy()) for key, name in names(model).items()}
 
 
 def _to_tf(name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -160,14 +161,14 @@ def seeded(name: str, shape: Shape) -> NDArray[np.float32]:
 
 
 def tf_axes(name: str) -> tuple[int, ...]:
-    """Which of our axes (out, in, height, width) are TensorFlow's: HWIM for a depthwise kernel, else HWIO."""
+    """TensorFlow's order of our axes (out, in, height, width): HWIM for a depthwise kernel, else HWIO."""
     return (2, 3, 0, 1) if name.endswith("depthwise_weights") else (2, 3, 1, 0)
 
 
 def listing(model: Model) -> dict[str, Shape]:
-    """Name and shape of each variable, as TensorFlow has them."""
+    """Name and shape of each variable, in TensorFlow's order of axes."""
     state = model.state_dict()
-    return {name: _tf_shape(name, state[key]) for key, name in variables(model).items()}
+    return {name: _tf_shape(name, state[key]) for key, name in names(model).items()}
 
 
 def _tf_shape(name: str, tensor: Tensor) -> Shape:
@@ -176,7 +177,7 @@ def _tf_shape(name: str, tensor: Tensor) -> Shape:
 
 def load_seeded(model: Model) -> None:
     state = model.state_dict()
-    for key, name in variables(model).items():
+    for key, name in names(model).items():
         value = torch.from_numpy(seeded(name, _tf_shape(name, state[key])))
         if value.ndim == 4:
             value = value.permute(*np.argsort(tf_axes(name)).tolist())
@@ -194,10 +195,10 @@ def golden_logits(case: str, name: str = "merged_logits") -> Tensor:  # [1, C, h
 
 
 def assert_golden(model: Model, case: str) -> None:
-    """With the formula's weights, the model's logits are the original's within 1e-4 of the largest."""
+    """With the formula's weights, logits differ from the original's by at most 1e-4 of the largest."""
     load_seeded(model.eval())
     with torch.no_grad():
-        found = model(golden_image(case)).semantic
+        logits = model(golden_image(case)).semantic
     expected = golden_logits(case)
-    assert found.shape == expected.shape
-    assert float((found - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
+    assert logits.shape == expected.shape
+    assert float((logits - expected).abs().max()) <= 1e-4 * float(expected.abs().max())

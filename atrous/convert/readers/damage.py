@@ -1,34 +1,31 @@
-"""What the readers share: how a damaged or foreign file is told of, and the sizes that it may claim."""
+"""What the readers share: how a damaged file is reported, and how large the things in it may claim to be."""
 
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
 
-from numpy.typing import NDArray
+from atrous.errors import ConversionError
 
-Array: TypeAlias = NDArray[Any]
-Shape: TypeAlias = tuple[int, ...]
-MAX_DIMENSIONS = 32  # numpy's own bound in its oldest version that we run on
-MAX_ELEMENTS = 2**48  # far above any file, far below where numpy's sizes overflow
+MAX_DIMENSIONS = 32  # the limit of the oldest NumPy that we support
+MAX_ELEMENTS = 2**48  # far more than any file holds, far fewer than overflow NumPy's sizes
 
 
-class DamagedError(ValueError):
-    """What is wrong inside of a file; `naming` adds which file."""
+class DamagedError(ConversionError):
+    """What is wrong inside a file; `reading` adds which file."""
 
 
 @contextlib.contextmanager
-def naming(path: Path, kind: str) -> Iterator[None]:
-    """Make a `DamagedError` from inside the ValueError that a user reads: `path`, and the `kind` it was read as."""
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Add to a `DamagedError` the `path`, and the `kind` of file as which it was read."""
     try:
         yield
     except DamagedError as error:
-        raise ValueError(f"cannot read {path} as a {kind}: {error}") from error
+        raise ConversionError(f"cannot read {path} as a {kind}: {error}") from error
 
 
 def read_whole(path: Path) -> bytes:
-    """The file's content; ValueError for a folder or device (which may have no end)."""
+    """The file's content. Raises ConversionError for a folder or a device, which may have no end."""
     return require_file(path).read_bytes()
 
 
@@ -37,18 +34,18 @@ def require_file(path: Path) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
     if not path.is_file():
-        raise ValueError(f"not a regular file: {path}")
+        raise ConversionError(f"not a regular file: {path}")
     return path
 
 
 def quoted(name: str | bytes) -> str:
-    """A name out of a file, on one line and short."""
+    """A name from a file, on one line and short."""
     text = name.decode(errors="backslashreplace") if isinstance(name, bytes) else name
     return repr(text if len(text) <= 120 else f"{text[:120]}...")
 
 
 def count_elements(shape: Sequence[int]) -> int:
-    """How many numbers a claimed shape has, exactly, however absurd it is; DamagedError where no array can have it."""
+    """How many elements a claimed shape has. Raises DamagedError if no array can have this shape."""
     if len(shape) > MAX_DIMENSIONS:
         raise DamagedError(f"a shape of {len(shape)} dimensions")
     if any(size < 0 for size in shape):

@@ -1,4 +1,4 @@
-"""torchvision's and mmsegmentation's networks, from what is published of them alone: their weights, layer by layer."""
+"""torchvision's and mmsegmentation's networks, layer by layer, from what is published about them alone."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -106,7 +106,7 @@ def pspnet(backbone: str, stem: tuple[int, ...], num_classes: int = 19) -> Shape
 
 
 def random_weights(shapes: Mapping[str, Shape]) -> Arrays:
-    """Such that activations stay of one size, and batch norms do something."""
+    """Activations keep their magnitude, and batch norms have an effect."""
     generator = torch.Generator().manual_seed(0)
     arrays = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     for name, tensor in arrays.items():
@@ -130,7 +130,7 @@ class Logits(NamedTuple):
     auxiliary: Tensor | None
 
 
-class Letter:
+class ReferenceNetwork:
     """Segmentation networks at output stride 8: the first unit of a stage keeps the rate of the stage before."""
 
     def __init__(self, weights: Arrays, backbone: str, stem: tuple[int, ...] = (), *, aligned: bool = False) -> None:

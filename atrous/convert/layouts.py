@@ -1,0 +1,78 @@
+"""How frameworks name the weights of a module and order their axes: PyTorch here, TensorFlow in its own system."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, TypeAlias
+
+from torch import nn
+
+from atrous.convert.arrays import Array, Arrays, Shape
+
+Rules: TypeAlias = tuple[tuple[str, str], ...]  # (pattern of our module's whole path, its name in the original)
+
+BATCH_COUNTER = "num_batches_tracked"
+CLASSIFIER = "fc.weight"  # ImageNet's: a matrix in the original, a 1x1 convolution here
+
+
+class Layout(NamedTuple):
+    """A framework's conventions, by which rules become names of weights and its arrays become ours."""
+
+    names: Callable[[nn.Module, Rules], dict[str, str]]  # from the keys of our state dict, buffers of ours left out
+    shape: Callable[[str, Shape], Shape]  # the original's shape of a weight, by its name there and our shape
+    our_axes: Callable[[str, Array], Array]  # a weight of the original, its axes in our order
+    leftovers: re.Pattern[str]  # names of what a training saves beside the model
+    unfolded: Callable[[nn.Module, Mapping[str, str], Arrays], Arrays]  # batch norms that an exporter folded, restored
+
+
+def rename(path: str, rules: Rules) -> str | None:
+    """The name that the first matching rule gives to a module."""
+    return next((re.sub(pattern, name, path) for pattern, name in rules if re.fullmatch(pattern, path)), None)
+
+
+def require_name(path: str, rules: Rules) -> str:
+    name = rename(path, rules)
+    assert name is not None, f"no rule names {path}"
+    return name
+
+
+# ---- PyTorch
+
+
+def _names(module: nn.Module, rules: Rules) -> dict[str, str]:
+    return dict(_named(module, rules))
+
+
+def _named(module: nn.Module, rules: Rules) -> Iterator[tuple[str, str]]:
+    for key in module.state_dict():
+        path, _, leaf = key.rpartition(".")
+        if path and leaf != BATCH_COUNTER:
+            yield key, f"{require_name(path, rules)}.{leaf}"
+
+
+def _shape(name: str, shape: Shape) -> Shape:
+    return shape[:2] if name == CLASSIFIER else shape
+
+
+def _same_axes(name: str, array: Array) -> Array:
+    return array
+
+
+def _nothing_folded(module: nn.Module, names: Mapping[str, str], arrays: Arrays) -> Arrays:
+    return arrays
+
+
+PYTORCH = Layout(_names, _shape, _same_axes, re.compile(rf"(.*\.)?{BATCH_COUNTER}"), _nothing_folded)
+
+
+def resnet_stages(prefix: str = "") -> Rules:
+    """The stages of a ResNet under torchvision's names, which the other PyTorch programs share."""
+    return tuple(
+        (rf"backbone\.c{stage + 1}\.(\d+)\.{ours}", rf"{prefix}layer{stage}.\1.{theirs}")
+        for stage in range(1, 5)
+        for ours, theirs in (
+            (r"conv(\d)\.conv", r"conv\2"),
+            (r"conv(\d)\.norm", r"bn\2"),
+            (r"shortcut\.conv", "downsample.0"),
+            (r"shortcut\.norm", "downsample.1"),
+        )
+    )

@@ -1,0 +1,117 @@
+"""What people convert from: a checkpoint, graph or archive, a name of the zoo, or arrays, all as foreign weights."""
+
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from rich.console import Console
+
+from atrous.convert import zoo
+from atrous.convert.arrays import Arrays
+from atrous.convert.readers.archive import extract, find_model
+from atrous.convert.readers.checkpoint import read_checkpoint
+from atrous.convert.readers.frozen_graph import read_graph
+from atrous.convert.readers.pth import read_pth, without_wrapper
+from atrous.convert.readers.tflite import read_tflite
+from atrous.convert.system import ForeignWeights, OptionTree
+from atrous.convert.systems.tf_deeplab.graphs import from_graph, from_tflite
+from atrous.errors import ConfigError, ConversionError
+
+SourceLike: TypeAlias = str | Path | Arrays  # a path, `zoo:NAME`, or arrays by name
+
+ARCHIVES = (".tar.gz", ".tgz", ".tar")
+PYTORCH = (".pth", ".pt", ".pth.tar")
+ZOO, ZOO_SYSTEM = "zoo:", "tf_deeplab"
+CHECKPOINT = re.compile(r"\.index$|\.data-\d+-of-\d+$")
+KINDS = ("a checkpoint's prefix, .index or folder", "a frozen graph (.pb)", ".tflite", *PYTORCH, *ARCHIVES, "zoo:NAME")
+ARRAYS = "the arrays"  # their label in messages
+
+
+class Source(NamedTuple):
+    """Weights, with what a name of the zoo says about them."""
+
+    weights: ForeignWeights
+    system: str | None
+    options: OptionTree
+
+
+def open_source(source: SourceLike, system: str | None, options: OptionTree, console: Console | None) -> Source:
+    """Raises FileNotFoundError or ConversionError for the source, ConfigError for a wrong name; shows a download."""
+    if isinstance(source, Mapping):
+        return Source(ForeignWeights(ARRAYS, _checked_arrays(source)), system, options)
+    if str(source).startswith(ZOO):
+        return _from_zoo(str(source).removeprefix(ZOO), system, options, console)
+    return Source(read(Path(source)), system, options)
+
+
+def _from_zoo(name: str, system: str | None, options: OptionTree, console: Console | None) -> Source:
+    model = zoo.find(name)
+    if system not in (None, ZOO_SYSTEM):
+        raise ConfigError(f"system={system}: all models of the zoo are of {ZOO_SYSTEM}")
+    archive = zoo.fetch(model.name, progress=console)
+    return Source(read(archive), ZOO_SYSTEM, {**model.options, **options})
+
+
+def _checked_arrays(source: Arrays) -> Arrays:
+    arrays = {name: np.asarray(array) for name, array in source.items()}
+    for name, array in arrays.items():
+        if not isinstance(name, str):
+            raise ConversionError(f"{ARRAYS}: names must be texts, got {name!r}")
+        if array.dtype.kind not in "fiub":
+            raise ConversionError(f"{ARRAYS}: {name} must hold numbers, but its type is {array.dtype}")
+    return without_wrapper(arrays)
+
+
+# ---- files
+
+
+def read(path: Path) -> ForeignWeights:
+    """The weights in a file, a folder, or behind a checkpoint's prefix."""
+    label = str(path)
+    if path.is_dir():
+        return read(find_model(path))._replace(label=label)
+    if path.is_file() and path.name == "checkpoint":  # it names the newest checkpoint of its folder
+        return read(path.parent)
+    if path.is_file() and path.name.endswith(ARCHIVES) and not path.name.endswith(PYTORCH):
+        return _read_archive(path)
+    reader = next((reader for suffixes, reader in READERS.items() if path.name.endswith(suffixes)), _read_checkpoint)
+    return reader(path, label)
+
+
+def _read_archive(archive: Path) -> ForeignWeights:
+    """All of its weights are in memory when its folder is removed. Messages name the archive in place of the folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            extract(archive, Path(folder))
+            weights = read(find_model(Path(folder)))
+        except (FileNotFoundError, ConversionError) as error:
+            raise type(error)(str(error).replace(folder, str(archive))) from None
+    return weights._replace(label=str(archive))
+
+
+def _read_graph(path: Path, label: str) -> ForeignWeights:
+    return from_graph(read_graph(path), label)
+
+
+def _read_tflite(path: Path, label: str) -> ForeignWeights:
+    return from_tflite(read_tflite(path), label)
+
+
+def _read_pth(path: Path, label: str) -> ForeignWeights:
+    return ForeignWeights(label, read_pth(path))
+
+
+def _read_checkpoint(path: Path, label: str) -> ForeignWeights:
+    if path.is_file() and not CHECKPOINT.search(path.name):
+        raise ConversionError(f"{path}: not a kind of file that can be converted; known: {', '.join(KINDS)}")
+    return ForeignWeights(label, read_checkpoint(path))
+
+
+READERS: dict[tuple[str, ...], Callable[[Path, str], ForeignWeights]] = {  # by how a name ends
+    (".pb",): _read_graph,
+    (".tflite",): _read_tflite,
+    PYTORCH: _read_pth,
+}

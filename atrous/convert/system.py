@@ -1,0 +1,105 @@
+"""What a program whose models we convert is: a row of SYSTEMS, and the values that its functions take and return."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+from atrous.convert.arrays import Arrays, Shape, Shapes
+from atrous.convert.label_spaces import published_label_space
+from atrous.convert.layouts import PYTORCH, Layout, Rules
+from atrous.data.label_space import LabelSpace
+from atrous.errors import ConversionError
+from atrous.inference import InferenceConfig
+from atrous.models import ModelConfig
+from atrous.settings import Settings
+from atrous.types import Size
+
+ConfigFields: TypeAlias = dict[str, Any]  # of a model's Config
+OptionTree: TypeAlias = Mapping[str, Any]  # options as they were given: texts from a command line, values from Python
+OptionsT = TypeVar("OptionsT", bound=Settings)
+
+LISTED = 5  # names in a message
+
+
+class Hints(NamedTuple):
+    """What the operations of a graph show and weights alone don't; an option outranks it."""
+
+    output_stride: int | None = None
+    atrous_rates: tuple[int, ...] | None = None
+
+
+class ForeignWeights(NamedTuple):
+    """Weights under the names and in the layout of the program that saved them."""
+
+    label: str  # the file or archive, for messages
+    arrays: Arrays
+    hints: Hints = Hints()
+    input_size: Size | None = None  # of a graph that takes images of one size
+    normalization: tuple[float, float] | None = None  # (shift, scale) of all channels, where a graph has its own
+
+
+class Evidence(NamedTuple, Generic[OptionsT]):
+    """All that tells which model the weights belong to."""
+
+    shapes: Shapes
+    options: OptionsT
+    label: str
+    hints: Hints = Hints()
+    input_size: Size | None = None
+
+    def has(self, *names: str) -> bool:
+        return any(name in self.shapes for name in names)
+
+    def has_prefix(self, prefix: str) -> bool:
+        return any(name.startswith(prefix) for name in self.shapes)
+
+    def shape(self, name: str) -> Shape:
+        """Of a weight that every network of the program has. Raises ConversionError if it is missing."""
+        shape = self.shapes.get(name)
+        if not shape:
+            present = listed(list(self.shapes))
+            raise ConversionError(
+                f"{self.label}: {name} is missing, which every network of this system has; there are {present}"
+            )
+        return shape
+
+    def count_modules(self, prefix: str) -> int:
+        """How many numbered modules have names that begin with `prefix`."""
+        return len({name[len(prefix) :].partition(".")[0] for name in self.shapes if name.startswith(prefix)})
+
+
+class Deduction(NamedTuple):
+    """What the evidence says: the fields of a model's config, and the options that the weights alone decide."""
+
+    fields: ConfigFields
+    decided: Mapping[str, object]  # by option; None: the weights don't decide it
+
+
+def as_they_are(tree: OptionTree, label: str) -> dict[str, Any]:
+    return dict(tree)
+
+
+def no_assumptions(evidence: Evidence[Any], config: ModelConfig) -> dict[str, bool]:
+    return {}
+
+
+def whole_images(evidence: Evidence[Any], config: ModelConfig) -> InferenceConfig:
+    return InferenceConfig()
+
+
+class System(NamedTuple, Generic[OptionsT]):
+    """A program to convert from. What all programs have in common is in `conversion`."""
+
+    recognised: Callable[[Shapes], bool]
+    options: type[OptionsT]  # what weights can't tell, by the program's own names
+    config: Callable[[Evidence[OptionsT]], Deduction]
+    rules: Callable[[ModelConfig], Rules]
+    assumptions: Callable[[Evidence[OptionsT], ModelConfig], dict[str, bool]] = no_assumptions  # whether each was made
+    inference: Callable[[Evidence[OptionsT], ModelConfig], InferenceConfig] = whole_images
+    label_space: Callable[[int, OptionsT], tuple[LabelSpace, list[str]]] = published_label_space  # and its assumptions
+    layout: Layout = PYTORCH
+    unpacked: Callable[[OptionTree, str], dict[str, Any]] = as_they_are  # aliases and the program's files resolved
+
+
+def listed(names: list[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return (", ".join(names[:LISTED]) + more) or "none"

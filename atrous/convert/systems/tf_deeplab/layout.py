@@ -1,0 +1,99 @@
+"""TensorFlow's layout: which variables are in a scope, the order of their axes, and batch norms that were folded."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from torch import nn
+
+from atrous.convert.arrays import Array, Arrays, Shape
+from atrous.convert.layouts import Layout, Rules, rename, require_name
+
+NORM_LEAVES = {
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+# Slots of optimisers, averages, counters, and the ranges of 8-bit training.
+LEFTOVERS = re.compile(
+    r"(.*/)?(global_step|Momentum|Adam|Adam_1|RMSProp|RMSProp_1|ExponentialMovingAverage|beta[12]_power|"
+    r"\w*quant(/.*)?|biased|local_step)"
+)
+
+
+def variables(module: nn.Module, rules: Rules) -> dict[str, str]:
+    """The variable for each entry of the state dict that a training changes (not for `shift` and `scale`)."""
+    return {
+        f"{path}.{leaf}": variable
+        for path, part in module.named_modules()
+        for leaf, variable in _variables_of(path, part, rules)
+    }
+
+
+def _variables_of(path: str, module: nn.Module, rules: Rules) -> Iterator[tuple[str, str]]:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        scope = rename(path, rules) or f"{_layer_scope(path, rules)}/BatchNorm"
+        yield from ((leaf, f"{scope}/{name}") for leaf, name in NORM_LEAVES.items())
+    elif isinstance(module, nn.Conv2d):
+        scope = rename(path, rules) or _layer_scope(path, rules)
+        yield "weight", scope if scope.endswith("weights") else f"{scope}/{_weights_name(module)}"
+        if module.bias is not None:
+            yield "bias", f"{scope}/biases"
+
+
+def _weights_name(conv: nn.Conv2d) -> str:
+    return "depthwise_weights" if conv.groups == conv.in_channels > 1 else "weights"
+
+
+def _layer_scope(path: str, rules: Rules) -> str:
+    """The scope of the layer whose part a convolution (`.conv`) or a batch norm (`.norm`) is."""
+    return require_name(path.rpartition(".")[0], rules)
+
+
+# ---- axes
+
+
+def axes(variable: str) -> Shape:
+    """TensorFlow's order of our axes (out, in, height, width): HWIM for a depthwise kernel, else HWIO."""
+    return (2, 3, 0, 1) if variable.endswith("depthwise_weights") else (2, 3, 1, 0)
+
+
+def variable_shape(variable: str, shape: Shape) -> Shape:
+    return tuple(shape[axis] for axis in axes(variable)) if len(shape) == 4 else shape
+
+
+def _our_axes(variable: str, array: Array) -> Array:
+    return array.transpose(np.argsort(axes(variable))) if array.ndim == 4 else array
+
+
+# ---- folded batch norms
+
+
+def _unfolded(module: nn.Module, names: Mapping[str, str], arrays: Arrays) -> Arrays:
+    """A batch norm that was folded into its convolution left a bias, which becomes the shift of one that only shifts.
+
+    Its mean is 0, its variance 1, and its scale cancels epsilon.
+    """
+    unfolded = dict(arrays)
+    for path, norm in module.named_modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            variables = {leaf: names[f"{path}.{leaf}"] for leaf in NORM_LEAVES}
+            bias = _bias_of(variables["weight"])
+            if bias in arrays and not arrays.keys() & variables.values():
+                parts = _only_shifting(unfolded.pop(bias), norm.eps)
+                unfolded |= {variables[leaf]: array for leaf, array in parts.items()}
+    return unfolded
+
+
+def _bias_of(norm_variable: str) -> str:
+    return norm_variable.rsplit("/", 2)[0] + "/biases"
+
+
+def _only_shifting(bias: Array, eps: float) -> dict[str, Array]:
+    ones = np.ones(bias.shape, np.float32)
+    scale = np.sqrt(ones + np.float32(eps))
+    return {"weight": scale, "bias": bias, "running_mean": 0 * ones, "running_var": ones}
+
+
+TENSORFLOW = Layout(variables, variable_shape, _our_axes, LEFTOVERS, _unfolded)

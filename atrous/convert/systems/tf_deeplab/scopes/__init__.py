@@ -1,1 +1,0 @@
-"""Tables of (our module's path as a pattern, TensorFlow's scope): see `names`."""
