@@ -300,12 +300,11 @@ def explain(error: ValidationError, tree: Tree, source: str, overrides: Sequence
     return f"{lines[0]} ({place}){more}"
 
 
-def brief(error: ValidationError) -> str:
+def brief(error: ValidationError, tree: Tree, *, section: str = "") -> str:
     """The first error as `key=value: reason`, for settings that no file or command line names."""
-    first = error.errors()[0]
-    key = ".".join(part for part in map(str, first["loc"]) if part.isidentifier())
-    reason = first.get("ctx", {}).get("error", first["msg"])
-    return f"{key}={_brief(first['input'])}: {reason}"
+    first = _innermost(error.errors())[0]
+    above = (section,) if section else ()
+    return _explain_one({**first, "loc": (*above, *first["loc"])}, tree)
 
 
 def _innermost(errors: Sequence[Any]) -> list[Any]:
@@ -425,4 +424,4 @@ def nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
     close = ends or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {' or '.join(close)}?"
-    return f"; known: {', '.join(names)}" if len(names) <= 12 else ""
+    return f"; known: {', '.join(names)}" if 0 < len(names) <= 12 else ""

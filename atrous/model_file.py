@@ -93,7 +93,7 @@ def parse(metadata: Mapping[str, str], path: Path) -> Header:
     except json.JSONDecodeError as error:
         raise ModelFileError(f"{path}: its header is damaged: {error}") from error
     except ValidationError as error:
-        raise ModelFileError(f"{path}: its header is damaged: {configs.brief(error)}") from error
+        raise ModelFileError(f"{path}: its header is damaged: {configs.brief(error, tree)}") from error
     require_same_classes(header.num_classes, header.label_space, f"{path}: num_classes")
     return header
 

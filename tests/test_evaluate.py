@@ -1,7 +1,7 @@
-"""Every figure with its protocol; the same figures however they are got."""
+"""Every figure with its protocol; the same figures however they are measured."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,52 +9,96 @@ import pytest
 import torch
 from rich.console import Console
 
-from atrous import data, evaluate, segmenter
-from atrous.config import Config
+from atrous import data, evaluate, report, segmenter
 from atrous.distributed import World
+from atrous.errors import AtrousError, ConfigError, DataError
+from atrous.report import Evaluation
 from atrous.segmenter import Segmenter
+from atrous.tasks import TASKS
+from atrous.types import Sample
+from tests.conftest import spread_classes, tiny_config
+from tests.runs import QUIET
 
-CPU = World(0, 1, torch.device("cpu"))
-QUIET = Console(quiet=True)
+ALONE = World(0, 1, torch.device("cpu"))
 
 
-@pytest.fixture
-def model(tiny: Callable[..., Config], tmp_path: Path) -> Path:
-    config = tiny()
-    made = segmenter.create(config.model, label_space=data.label_space(config.data))
-    torch.nn.init.normal_(list(made.model.parameters())[-2], std=1.0)
-    path = tmp_path / "model.safetensors"
-    Segmenter(made.model, made.label_space, config.evaluate, config).save(path)
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a model for the tiny recipe's data."""
+    config = tiny_config()
+    created = segmenter.create(config.model, label_space=data.label_space(config.data))
+    image = torch.from_numpy(samples()[0].image).permute(2, 0, 1)[None]
+    spread_classes(created.model, image)
+    path = tmp_path_factory.mktemp("evaluate") / "model.safetensors"
+    created.with_header(training=config).save(path)
     return path
 
 
-def test_json_and_report_hold_the_figures_and_the_protocol(model: Path, tmp_path: Path) -> None:
-    found = evaluate.run(model, json_path=tmp_path / "r.json", report_path=tmp_path / "r.html", console=QUIET)
+def samples() -> Sequence[Sample]:
+    return data.samples(tiny_config().data, "val")
+
+
+@pytest.fixture(scope="module")
+def evaluation(model: Path) -> Evaluation:
+    return evaluate.run(model, console=QUIET)
+
+
+def test_json_and_page_hold_the_figures_and_the_protocol(model: Path, tmp_path: Path) -> None:
+    evaluation = evaluate.run(model, json_path=tmp_path / "r.json", report_path=tmp_path / "r.html", console=QUIET)
     written = json.loads((tmp_path / "r.json").read_text())
-    assert written["miou"] == found["miou"]
-    assert set(written["per_class"]) == set(segmenter.load(model).label_space.names)
+    assert written["scores"] == evaluation.figures.scores
+    assert set(written["classes"]) == set(segmenter.load(model).label_space.names)
     assert written["protocol"]["data"] == "synthetic, split val"
     assert written["protocol"]["image"] == "whole image"
     assert written["environment"]["torch"] == torch.__version__
-    assert f"{found['miou']:.3f}" in (tmp_path / "r.html").read_text()
+    assert written == json.loads(json.dumps(evaluation.to_tree()))
+    page = (tmp_path / "r.html").read_text()
+    assert f"{evaluation.figures.scores['miou']:.3f}" in page
+    assert f"{model.parent.name}/model.safetensors" in page
 
 
-def test_the_figures_are_those_of_predicting_each_image(model: Path) -> None:
+def test_a_page_is_reproducible_and_makes_its_folder(model: Path, evaluation: Evaluation, tmp_path: Path) -> None:
     loaded = segmenter.load(model)
-    assert loaded.training is not None
-    samples = data.samples(loaded.training.data, "val")
+    pages = [tmp_path / "new" / name for name in ("a.html", "b.html")]
+    for page in pages:
+        report.write_page(page, loaded, samples(), evaluation, title="a page")
+    assert pages[0].read_bytes() == pages[1].read_bytes()
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.html", "b.html"]
+
+
+def test_the_figures_are_those_of_predicting_each_image(model: Path, evaluation: Evaluation) -> None:
+    loaded = segmenter.load(model)
     counts = np.zeros((8, 8), np.int64)
-    for sample in (samples[index] for index in range(len(samples))):
+    for sample in (samples()[index] for index in range(len(samples()))):
         semantic, predicted = np.asarray(sample.semantic), loaded.predict(sample.image).semantic
         known = semantic != loaded.label_space.ignore
         np.add.at(counts, (semantic[known], predicted[known]), 1)
-    found = evaluate.run(model, console=QUIET)
-    assert found["confusion"] == counts.tolist()
+    assert evaluation.figures.confusion is not None
+    assert evaluation.figures.confusion.tolist() == counts.tolist()
     union = counts.sum(0) + counts.sum(1) - counts.diagonal()
-    assert found["miou"] == pytest.approx(np.mean(counts.diagonal()[union > 0] / union[union > 0]))
+    assert evaluation.figures.scores["miou"] == pytest.approx(np.mean(counts.diagonal()[union > 0] / union[union > 0]))
 
 
-def test_the_protocol_can_be_changed_and_says_so(model: Path) -> None:
+def test_processes_share_the_images_and_each_has_the_figures_of_all(
+    model: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = segmenter.load(model)
+    parts: list[list[object]] = []
+    monkeypatch.setattr("atrous.distributed.gather", lambda items: parts.append(items) or items)
+    worlds = [World(rank, 2, torch.device("cpu")) for rank in (0, 1)]
+    finished: list[int] = []
+    halves = [
+        evaluate.evaluate(loaded, samples(), world=world, data_name="x", advance=finished.append) for world in worlds
+    ]
+    assert [[image.sample for image in half.images] for half in halves] == [[0, 2], [1]]
+    assert finished == [2, 2, 2]
+    totals = [half.figures.confusion for half in halves]
+    assert totals[0] is not None and totals[1] is not None and evaluation.figures.confusion is not None
+    assert np.array_equal(totals[0] + totals[1], evaluation.figures.confusion)
+    assert len(parts) == 2 * 3
+
+
+def test_the_protocol_can_be_changed_and_is_reported(model: Path, evaluation: Evaluation) -> None:
     overrides = [
         "evaluate.mode=sliding",
         "evaluate.window=49,65",
@@ -62,61 +106,115 @@ def test_the_protocol_can_be_changed_and_says_so(model: Path) -> None:
         "evaluate.scales=0.5,1",
         "evaluate.output_stride=8",
     ]
-    protocol = evaluate.run(model, overrides, console=QUIET)["protocol"]
+    protocol = evaluate.run(model, overrides, console=QUIET).protocol
     assert protocol["image"] == "windows of 49 x 65, 33% overlap"
-    assert (protocol["scales"], protocol["mirrored too"], protocol["output stride"]) == ("0.5, 1", "yes", "8")
+    assert (protocol["scales"], protocol["flipped too"], protocol["output stride"]) == ("0.5, 1", "yes", "8")
+    own = evaluation.protocol
+    assert (own["scales"], own["flipped too"], own["output stride"]) == ("1", "no", "16")
 
 
-def test_the_originals_canvas_and_a_crf_are_told_in_the_protocol(model: Path) -> None:
+def test_the_originals_canvas_and_a_crf_are_in_the_protocol(model: Path) -> None:
     overrides = ["evaluate.mode=canvas", "evaluate.window=49,65", "evaluate.crf=v1_large_fov"]
-    found = evaluate.run(model, overrides, console=QUIET)
-    assert found["protocol"]["image"] == "shrunk, where it is larger, onto a canvas of 49 x 65"
-    assert found["protocol"]["CRF"] == "v1_large_fov"
-    assert found["confusion"] != evaluate.run(model, overrides[:2], console=QUIET)["confusion"]
+    refined, plain = (evaluate.run(model, some, console=QUIET) for some in (overrides, overrides[:2]))
+    assert refined.protocol["image"] == "on a canvas of 49 x 65, shrunk to fit"
+    assert refined.protocol["CRF"] == "v1_large_fov"
+    assert not np.array_equal(refined.figures.confusion, plain.figures.confusion)
 
 
-def test_a_class_that_is_nowhere_is_left_out_and_named(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_absent_class_is_left_out_of_the_mean_and_named(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = segmenter.load(model)
     total = torch.diag(torch.tensor([5, 5, 5, 5, 5, 5, 5, 0]))
-    evaluation = evaluate.Evaluation(total, [], [], evaluate.protocol(loaded, total, 1, 0, "drawn"))
-    found = evaluate.results(evaluation, loaded.label_space, CPU.device)
-    assert found["miou"] == 1.0
-    assert found["absent"] == ["person"]
-    assert "left out: person" in found["protocol"]["mean over"]
-    evaluate.print_table(found, Console(width=200))
-    assert "absent" in capsys.readouterr().out
+    figures = TASKS["semantic"].report({"confusion": total}, loaded.label_space)
+    protocol = evaluate.protocol(loaded, figures, 1, 0, "by hand")
+    assert figures.scores["miou"] == 1.0
+    assert [name for name, row in figures.table.rows.items() if row[0] is None] == ["person"]
+    assert protocol["mean over"] == "7 of 8 classes; in neither labels nor predictions, so left out: person"
+    report.print_evaluation(Evaluation(figures, [], [], protocol, {}), Console(width=200))
+    printed = capsys.readouterr().out
+    assert "absent" in printed
+    assert "mIoU 1.0000" in printed
 
 
-def test_batch_norm_and_dropout_are_as_before_afterwards(model: Path) -> None:
+def test_an_evaluation_leaves_the_modes_of_the_model_alone(model: Path) -> None:
     loaded = segmenter.load(model)
-    assert loaded.training is not None
     loaded.model.train()
     loaded.model.backbone.eval()
     modes = [module.training for module in loaded.model.modules()]
-    evaluate.evaluate(loaded, data.samples(loaded.training.data, "val"), world=CPU)
+    evaluate.evaluate(loaded, samples(), world=ALONE)
     assert [module.training for module in loaded.model.modules()] == modes
 
 
-@pytest.mark.parametrize(
-    ("overrides", "reason"),
-    [
-        (["model.output_stride=8"], "only the settings of data and evaluate"),
-        (["data.format=camvid", "data.root=nowhere"], "is 8, but the label space has 11 classes"),
-        (["data.names=sky,building,road,pavement,tree,pole,car,person"], "class 4 is 'vegetation' in .* but 'tree'"),
-        (["data.val=nowhere"], "nowhere"),
-        (["evaluate.scales=[]"], r"evaluate\.scales"),
-        (["evaluate.overlap=1"], "less than 1"),
-    ],
+def test_an_unreadable_image_is_skipped_on_request_and_counted(model: Path, folder_data: Path) -> None:
+    truncate(folder_data / "images" / "val" / "1.png")
+    overrides = ["data.format=folder", f"data.root={folder_data}", "data.on_error=skip"]
+    path = model_of_two_classes(folder_data)
+    evaluation = evaluate.run(path, overrides, console=QUIET)
+    assert len(evaluation.images) == 1
+    assert len(evaluation.skipped) == 1
+    assert "images/val/1.png" in evaluation.skipped[0]
+    assert evaluation.protocol["images"] == "1 (1 could not be read)"
+    with pytest.raises(DataError, match=r"images/val/1\.png"):
+        evaluate.run(path, overrides[:2], console=QUIET)
+
+
+def test_a_split_without_a_readable_image_is_refused(folder_data: Path) -> None:
+    for index in (0, 1):
+        truncate(folder_data / "images" / "val" / f"{index}.png")
+    path = model_of_two_classes(folder_data)
+    overrides = ["data.format=folder", f"data.root={folder_data}", "data.on_error=skip"]
+    with pytest.raises(DataError, match=r"images/val/1\.png"):
+        evaluate.run(path, overrides, console=QUIET)
+    loaded = segmenter.load(path)
+    config = evaluate.settings(loaded, overrides, str(path)).data
+    with pytest.raises(DataError, match="mine: none of 2 images could be read, so there is nothing to measure"):
+        evaluate.evaluate(loaded, data.samples(config, "val"), world=ALONE, skip_errors=True, data_name="mine")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def model_of_two_classes(folder: Path) -> Path:
+    path = folder / "model.safetensors"
+    segmenter.create(tiny_config().model, num_classes=2).save(path)
+    return path
+
+
+REFUSED = (
+    (["model.output_stride=8"], "model: an evaluation has only the settings of data, evaluate and decode"),
+    (["data.format=camvid", "data.root=nowhere"], "is 8, but the label space has 11 classes"),
+    (["data.names=sky,building,road,pavement,tree,pole,car,person"], "class 4 is 'vegetation' in {path} but 'tree'"),
+    (["data.val=nowhere"], "nowhere"),
+    (["evaluate.scales=[]"], "evaluate.scales"),
+    (["evaluate.overlap=1"], "less than 1"),
 )
-def test_what_does_not_fit_is_refused(model: Path, overrides: list[str], reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        evaluate.run(model, overrides, console=QUIET)
 
 
-def test_a_model_without_an_experiment_asks_for_data(tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused(model: Path) -> None:
+    for overrides, reason in REFUSED:
+        with pytest.raises(AtrousError) as error:
+            evaluate.run(model, overrides, console=QUIET)
+        assert reason.format(path=model) in str(error.value)
+
+
+def test_a_model_without_an_experiment_needs_a_dataset(tmp_path: Path) -> None:
     path = tmp_path / "bare.safetensors"
     segmenter.create("deeplab_v3", num_classes=8).save(path)
-    with pytest.raises(ValueError, match=r"names no data set; give data\.format"):
+    with pytest.raises(ConfigError, match=r"names no dataset; add data\.format=\.\.\. data\.root="):
         evaluate.run(path, console=QUIET)
     overrides = ["data.format=synthetic", "data.num_val=1", "data.size=64,96"]
-    assert evaluate.run(path, overrides, console=QUIET)["images"] == 1
+    assert len(evaluate.run(path, overrides, console=QUIET).images) == 1
+
+
+def test_a_dataset_without_the_labels_that_the_model_needs_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(*arguments: object, **options: object) -> None:
+        raise AssertionError("an image was predicted")
+
+    path = tmp_path / "classifier.safetensors"
+    segmenter.create("image_classifier", num_classes=8).save(path)
+    monkeypatch.setattr(Segmenter, "decode", decode)
+    overrides = ["data.format=synthetic", "data.num_val=2", "data.size=64,96"]
+    with pytest.raises(DataError, match=r"data\.format=synthetic: its samples lack category, which the model needs"):
+        evaluate.run(path, overrides, console=QUIET)

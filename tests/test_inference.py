@@ -1,4 +1,4 @@
-"""Any size in, the same size out; windows, scales and mirrors are averaged as a slow reference says."""
+"""Any size in, the same size out; windows, scales and flips are averaged as a slow reference says."""
 
 import copy
 
@@ -7,40 +7,35 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from atrous import models
 from atrous.config import load
+from atrous.errors import ConfigError
 from atrous.inference import (
     InferenceConfig,
+    look,
     on_canvas,
     pad_to_grid,
     predict_labels,
     predict_probabilities,
     window_starts,
 )
-from atrous.models import MODELS
-from atrous.models.contract import Model
+from atrous.models import MODELS, Model
 from atrous.postprocess.crf import CRFS, refine
+from tests.conftest import SMALL_MODEL, spread_classes
+from tests.reference import multi_scale as reference
 from tests.reference.tf_deeplab import CASES, GOLDENS, golden_image, golden_logits, load_seeded
-
-Floats = NDArray[np.floating]
-TINY = ["model.depth_multiplier=0.1", "model.aspp_channels=8", "model.decoder_channels=8", "model.low_level_channels=4"]
 
 
 @pytest.fixture(scope="module")
 def model() -> Model:
+    """Five classes, each the likeliest somewhere."""
     torch.manual_seed(0)
-    net = models.build(load("synthetic/deeplab_v3plus_tiny", TINY).model, 5).eval()
-    torch.nn.init.normal_(net.get_parameter("classify.weight"))
-    with torch.no_grad():  # let every class be the likeliest somewhere
-        logits = net(images(49, 65)).semantic
-        deviation, mean = torch.std_mean(logits, (0, 2, 3))
-        net.get_parameter("classify.weight").div_(deviation.view(5, 1, 1, 1))
-        net.get_parameter("classify.bias").copy_(-mean / deviation)
+    net = models.build(load("synthetic/deeplab_v3plus_tiny", SMALL_MODEL).model, 5).eval()
+    spread_classes(net, images(49, 65))
     return net
 
 
@@ -78,39 +73,7 @@ def test_padding_is_to_the_grid_with_the_mean_colour(model: Model) -> None:
     assert pad_to_grid(whole, model) is whole
 
 
-# ---- scales and mirrors
-
-
-def bilinear(x: Floats, size: tuple[int, int]) -> Floats:
-    """[..., h, w] at `size`, the corner pixels kept, one output pixel after the other."""
-    found = np.zeros((*x.shape[:-2], *size))
-    steps = [(old - 1) / (new - 1) if new > 1 else 0.0 for old, new in zip(x.shape[-2:], size, strict=True)]
-    for i, j in np.ndindex(*size):
-        y, z = i * steps[0], j * steps[1]
-        top, left = min(int(y), x.shape[-2] - 1), min(int(z), x.shape[-1] - 1)
-        bottom, right = min(top + 1, x.shape[-2] - 1), min(left + 1, x.shape[-1] - 1)
-        upper = x[..., top, left] * (1 - z + left) + x[..., top, right] * (z - left)
-        lower = x[..., bottom, left] * (1 - z + left) + x[..., bottom, right] * (z - left)
-        found[..., i, j] = upper * (1 - y + top) + lower * (y - top)
-    return found
-
-
-def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    return int((size[0] - 1) * scale + 1), int((size[1] - 1) * scale + 1)
-
-
-def multi_scale_reference(model: Model, padded: Floats, scales: tuple[float, ...], *, flip: bool) -> Floats:
-    """TensorFlow DeepLab's order: logits to the grid of the larger of this scale and 1, to the image, softmax, mean."""
-    size, views = (padded.shape[-2], padded.shape[-1]), []
-    for scale in scales:
-        view = bilinear(padded, scaled(size, scale))
-        for step in (1, -1)[: 2 if flip else 1]:
-            logits = model(torch.from_numpy(view[..., ::step].copy()).float()).semantic.numpy()[..., ::step]
-            logits = bilinear(bilinear(logits, scaled(size, max(1.0, scale) / 4)), size)  # the decoder is at stride 4
-            likely = np.exp(logits - logits.max(1, keepdims=True))
-            views.append(likely / likely.sum(1, keepdims=True))
-    mean: Floats = np.mean(views, 0)
-    return mean
+# ---- scales and flips
 
 
 @torch.no_grad()
@@ -118,43 +81,46 @@ def multi_scale_reference(model: Model, padded: Floats, scales: tuple[float, ...
 @pytest.mark.parametrize("scales", [(1.0,), (0.5, 1.0, 1.75), (0.7,)])
 def test_scales_are_in_the_originals_order(model: Model, scales: tuple[float, ...], flip: bool) -> None:
     batch = images(30, 44)
-    padded = pad_to_grid(batch, model).double().numpy()
+    padded = pad_to_grid(batch, model)[0].double().numpy()
     assert padded.shape[-2:] == (33, 49)
-    expected = multi_scale_reference(model, padded, scales, flip=flip)[..., :30, :44]
-    found = predict_probabilities(model, batch, InferenceConfig(scales=scales, flip=flip))
-    torch.testing.assert_close(found, torch.from_numpy(expected).float(), atol=2e-5, rtol=1e-4)
+    expected = torch.from_numpy(reference.predict_probabilities(model, padded, scales, flip=flip))
+    probabilities = predict_probabilities(model, batch, InferenceConfig(scales=scales, flip=flip))[0]
+    torch.testing.assert_close(probabilities, expected[..., :30, :44].float(), atol=2e-5, rtol=1e-4)
 
 
 def test_the_original_predicts_the_same() -> None:
     case = CASES["mnv2_ms_flip"]
-    config = MODELS["deeplab_v3plus"].Config.model_validate({"backbone": "mobilenet_v2", "rates": case["atrous_rates"]})
+    tree = {"backbone": "mobilenet_v2", "aspp": {"rates": case["atrous_rates"]}}
+    config = MODELS["deeplab_v3plus"].Config.model_validate(tree)
     net = models.build(config, case["num_classes"]).eval()
     load_seeded(net)
     protocol = InferenceConfig(scales=tuple(case["eval_scales"]), flip=case["flip"])
-    found = predict_probabilities(net, golden_image("mnv2_ms_flip"), protocol)
+    probabilities = predict_probabilities(net, golden_image("mnv2_ms_flip"), protocol)
     with np.load(GOLDENS / "mnv2_ms_flip.npz") as golden:
         labels = torch.from_numpy(golden["pred"])
-    # It takes the softmax of what are probabilities already, which makes a difference some 20 times smaller.
-    torch.testing.assert_close(found.softmax(1), golden_logits("mnv2_ms_flip", "prob"), atol=5e-7, rtol=0)
+    # The original takes the softmax of probabilities, which makes a difference some 20 times smaller.
+    torch.testing.assert_close(probabilities.softmax(1), golden_logits("mnv2_ms_flip", "prob"), atol=5e-7, rtol=0)
     assert (predict_labels(net, golden_image("mnv2_ms_flip"), protocol) == labels).float().mean() > 0.999
 
 
-def test_a_mirrored_image_has_mirrored_probabilities(model: Model) -> None:
+def test_a_flipped_image_has_flipped_probabilities(model: Model) -> None:
     config = InferenceConfig(flip=True, scales=(0.5, 1.0))
     batch = images(33, 49)  # on the grid: padding is at one side only
-    mirrored = predict_probabilities(model, batch.flip(-1), config).flip(-1)
-    torch.testing.assert_close(mirrored, predict_probabilities(model, batch, config), atol=1e-5, rtol=1e-5)
+    flipped = predict_probabilities(model, batch.flip(-1), config).flip(-1)
+    torch.testing.assert_close(flipped, predict_probabilities(model, batch, config), atol=1e-5, rtol=1e-5)
 
 
 def test_a_pooling_window_shrinks_with_the_scale(model: Model) -> None:
-    """As TensorFlow DeepLab's: the means that a network was trained with are of a part of the scene."""
-    net = models.build(model.config.model_copy(update={"pooling_window": (33, 33)}), 5).eval()
+    """As in TensorFlow DeepLab: the network was trained with means over a part of the scene."""
+    config = load("synthetic/deeplab_v3plus_tiny", [*SMALL_MODEL, "model.aspp.pooling_window=33,33"]).model
+    net = models.build(config, 5).eval()
     net.load_state_dict(model.state_dict())
-    seen: list[object] = []
-    net.get_submodule("aspp").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
-    for mode in ("whole", "canvas"):
-        predict_probabilities(net, images(65, 65), InferenceConfig(mode=mode, window=(65, 65), scales=(0.5, 1.0, 2.0)))
-    assert seen == [(2, 2), (3, 3), (5, 5)] * 2
+    windows: list[object] = []
+    net.get_submodule("aspp").register_forward_pre_hook(lambda _, inputs: windows.append(inputs[1]))
+    scales = (0.5, 1.0, 2.0)
+    for protocol in (InferenceConfig(scales=scales), InferenceConfig(mode="canvas", window=(65, 65), scales=scales)):
+        predict_probabilities(net, images(65, 65), protocol)
+    assert windows == [(2, 2), (3, 3), (5, 5)] * 2
 
 
 # ---- on a canvas
@@ -176,9 +142,8 @@ def test_labels_come_back_from_the_canvas_at_the_images_size(
     torch.testing.assert_close(probabilities.sum(1), torch.ones(2, *size))
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
+def test_a_larger_image_is_shrunk_with_its_aspect(model: Model) -> None:
+    for size, expected in (
         ((49, 65), (49, 65)),
         ((20, 30), (20, 30)),  # nothing is enlarged
         ((98, 65), (49, 32)),  # 32.5: to the even one
@@ -186,14 +151,10 @@ def test_labels_come_back_from_the_canvas_at_the_images_size(
         ((100, 130), (49, 64)),  # 63.7
         ((1, 400), (1, 65)),  # 0.16
         ((4000, 3), (49, 1)),
-    ],
-)
-def test_what_is_larger_is_shrunk_with_its_aspect(
-    model: Model, size: tuple[int, int], expected: tuple[int, int]
-) -> None:
-    framed = on_canvas(images(*size), model, (49, 65))
-    assert framed.images.shape == (1, 3, 49, 65)
-    assert (framed.height, framed.width) == expected
+    ):
+        framed = on_canvas(images(*size), model, (49, 65))
+        assert framed.images.shape == (1, 3, 49, 65)
+        assert (framed.height, framed.width) == expected
 
 
 def test_the_image_lies_at_the_top_left_of_the_mean_colour(model: Model) -> None:
@@ -216,7 +177,7 @@ def test_shrinking_smooths_as_pillow_does(model: Model) -> None:
 
 
 @torch.no_grad()
-def test_what_is_returned_is_what_the_network_says_of_the_canvas(model: Model) -> None:
+def test_probabilities_are_what_the_network_says_of_the_canvas(model: Model) -> None:
     batch = images(20, 30)
     canvas = torch.tensor(model.mean).view(1, 3, 1, 1).repeat(1, 1, 49, 65)
     canvas[..., :20, :30] = batch.float()
@@ -268,13 +229,13 @@ def test_a_crf_refines_the_probabilities_at_the_images_size(model: Model, mode: 
     batch = images(40, 90, batch=2)
     plain = InferenceConfig.model_validate({"mode": mode, "window": (49, 65)})
     config = plain.model_copy(update={"crf": "v2_resnet101"})
-    found = predict_probabilities(model, batch, config)
-    likely = predict_probabilities(model, batch, plain)
+    refined = predict_probabilities(model, batch, config)
+    coarse = predict_probabilities(model, batch, plain)
     pixels = batch.permute(0, 2, 3, 1).numpy()
-    expected = [refine(one, image, CRFS["v2_resnet101"]) for one, image in zip(likely, pixels, strict=True)]
-    torch.testing.assert_close(found, torch.stack(expected))
-    assert not torch.allclose(found, likely, atol=1e-2)
-    assert torch.equal(predict_labels(model, batch, config), found.argmax(1))
+    expected = [refine(one, image, CRFS["v2_resnet101"]) for one, image in zip(coarse, pixels, strict=True)]
+    torch.testing.assert_close(refined, torch.stack(expected))
+    assert not torch.allclose(refined, coarse, atol=1e-2)
+    assert torch.equal(predict_labels(model, batch, config), refined.argmax(1))
 
 
 def test_only_a_row_of_the_table_is_a_crf() -> None:
@@ -285,12 +246,12 @@ def test_only_a_row_of_the_table_is_a_crf() -> None:
 
 def test_a_protocol_describes_itself() -> None:
     assert CANVAS.describe() == {
-        "image": "shrunk, where it is larger, onto a canvas of 49 x 65",
+        "image": "on a canvas of 49 x 65, shrunk to fit",
         "scales": "1",
-        "mirrored too": "no",
+        "flipped too": "no",
     }
     full = InferenceConfig(scales=(0.5, 1.25), flip=True, crf="v1")
-    assert full.describe() == {"image": "whole image", "scales": "0.5, 1.25", "mirrored too": "yes", "CRF": "v1"}
+    assert full.describe() == {"image": "whole image", "scales": "0.5, 1.25", "flipped too": "yes", "CRF": "v1"}
 
 
 # ---- windows
@@ -310,10 +271,26 @@ def test_sliding_windows_are_averaged_where_they_overlap(model: Model) -> None:
 
 
 @given(length=st.integers(1, 300), window=st.integers(1, 200), overlap=st.floats(0, 0.9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_windows_cover_every_pixel_and_stay_inside(length: int, window: int, overlap: float) -> None:
     starts = window_starts(length, window, overlap)
     covered = {pixel for start in starts for pixel in range(start, min(start + window, length))}
     assert covered == set(range(length))
     assert len(set(starts)) == len(starts)
     assert all(start == 0 or start + window <= length for start in starts)
+
+
+# ---- a network without a map of classes
+
+
+def test_only_one_whole_pass_is_for_a_network_without_a_map_of_classes() -> None:
+    torch.manual_seed(0)
+    tree = {"backbone": {"name": "mobilenet_v2", "depth_multiplier": 0.1}}
+    net = models.build(MODELS["image_classifier"].Config.model_validate(tree), 5).eval()
+    for config in (InferenceConfig(), InferenceConfig(mode="canvas", window=(65, 65))):
+        seen = look(net, images(33, 47, batch=2), config)
+        assert seen.outputs.classes is not None
+        assert seen.outputs.classes.shape == (2, 5)
+    for config in (InferenceConfig(flip=True), InferenceConfig(mode="sliding"), InferenceConfig(crf="v1")):
+        with pytest.raises(ConfigError, match="a network for classification has no map of classes"):
+            look(net, images(33, 47), config)

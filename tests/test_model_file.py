@@ -244,9 +244,9 @@ HEADERS = (
     ({"label_space": json.dumps({"names": ["a", "b"]})}, "the weights and the header (num_classes?) disagree"),
     ({"atrous_format": "99"}, "written in format 99; this version of Atrous reads 1, 2"),
     ({"label_space": "{"}, "its header is damaged"),
-    ({"model": json.dumps({"name": "deeplab_v77"})}, "deeplab_v77"),
-    ({"model": json.dumps(flat_model())}, "its header is damaged"),  # format 1 in a file of format 2
-    ({"inference": json.dumps({"flop": True})}, "its header is damaged"),
+    ({"model": json.dumps({"name": "deeplab_v77"})}, "model.name=deeplab_v77: unknown model; did you mean deeplab_v3?"),
+    ({"model": json.dumps(flat_model())}, "its header is damaged: model."),  # format 1 in a file of format 2
+    ({"inference": json.dumps({"flop": True})}, "its header is damaged: inference.flop: unknown key"),
 )
 
 

@@ -1,8 +1,7 @@
-"""A training that begins with weights of another model: which are taken, what is said, and what can't be."""
+"""A training that is initialised from another model: which weights are reused, what is reported, what is refused."""
 
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,35 +11,38 @@ from rich.console import Console
 from torch import Tensor
 
 import atrous
-from atrous import cli, run_folder, train
-from atrous.config import Config, TrainConfig
+from atrous import cli, run_folder, segmenter, train
+from atrous.config import TrainConfig
 from atrous.data.label_space import LabelSpace, numbered_names
+from atrous.errors import ModelFileError
+from atrous.interrupt import Interrupted
 from atrous.models import MODELS, Model, build
-from atrous.progress import Interrupted
-from atrous.reuse import Reuse, Reused, reuse
+from atrous.reuse import Part, Reused, reuse
 from atrous.run_folder import RunFolder
-from atrous.segmenter import Segmenter
 from tests.conftest import TINY
 from tests.convert.readers.writers import write_checkpoint
 from tests.reference.tf_deeplab import checkpoint
-from tests.test_train import assert_same, stop_after, weights
+from tests.runs import QUIET, Tiny, assert_same, stop_after, weights
 
-Tiny = Callable[..., Config]
-QUIET = Console(quiet=True)
 RECIPE = "synthetic/deeplab_v3plus_tiny"
-THIN = {"depth_multiplier": 0.1, "aspp_channels": 8, "decoder_channels": 8, "low_level_channels": 4, "rates": (2, 4, 6)}
+MOBILENET = {"name": "mobilenet_v2", "depth_multiplier": 0.1}
+SMALL: dict[str, Any] = {
+    "aspp": {"channels": 8, "rates": (2, 4, 6)},
+    "decoder": {"channels": 8, "low_level_channels": 4},
+    "rates": (2, 4, 6),  # of deeplab_v2
+}
 
 
 def network(num_classes: int = 8, *, name: str = "deeplab_v3plus", seed: int = 0, **fields: object) -> Model:
     """The tiny recipe's network, or one like it."""
     torch.manual_seed(seed)
     config = MODELS[name].Config
-    wanted = {"backbone": "mobilenet_v2", **{key: value for key, value in THIN.items() if key in config.model_fields}}
-    return build(config.model_validate({**wanted, **fields}), num_classes)
+    sections = {key: value for key, value in SMALL.items() if key in config.model_fields}
+    return build(config.model_validate({"backbone": MOBILENET, **sections, **fields}), num_classes)
 
 
 def saved(model: Model, path: Path) -> str:
-    Segmenter(model, LabelSpace(names=numbered_names(model.num_classes))).save(path)
+    segmenter.of_model(model, LabelSpace(names=numbered_names(model.num_classes))).save(path)
     return str(path)
 
 
@@ -54,12 +56,12 @@ def state_of(path: str) -> dict[str, Tensor]:
 
 
 def assert_reused(model: Model, fresh: Model, done: Reused) -> None:
-    """What is told to be reused is the source's, what is told to be fresh is as it was drawn."""
-    found, drawn, given = model.state_dict(), fresh.state_dict(), state_of(done.source)
-    assert sorted([*done.reused, *done.fresh]) == sorted(found)
-    assert sorted([*done.reused, *done.unused]) == sorted(given)
-    assert all(torch.equal(found[name], given[name]) for name in done.reused)
-    assert all(torch.equal(found[name], drawn[name]) for name in done.fresh)
+    """Weights that are reported as reused are the source's; those reported as fresh are those of `fresh`."""
+    state, random, source = model.state_dict(), fresh.state_dict(), state_of(done.source)
+    assert sorted([*done.reused, *done.fresh]) == sorted(state)
+    assert sorted([*done.reused, *done.unused]) == sorted(source)
+    assert all(torch.equal(state[name], source[name]) for name in done.reused)
+    assert all(torch.equal(state[name], random[name]) for name in done.fresh)
 
 
 def parts(names: list[str]) -> set[str]:
@@ -72,36 +74,37 @@ def parts(names: list[str]) -> set[str]:
 ALL = {"backbone", "aspp", "decoder", "classify", "shift", "scale"}
 
 
-@pytest.mark.parametrize(
-    ("what", "fresh"),
-    [
-        ("all", set()),
-        ("all_but_logits", {"classify"}),
-        ("backbone", {"aspp", "decoder", "classify"}),
-    ],
-)
-def test_what_is_asked_for_is_taken_and_the_rest_is_fresh(source: str, what: Reuse, fresh: set[str]) -> None:
-    model = network()
-    done = reuse(model, source, what)
-    assert_reused(model, network(), done)
-    assert parts(done.fresh) == parts(done.unused) == fresh
-    assert parts(done.reused) == ALL - fresh
+FRESH: dict[Part, set[str]] = {
+    "all": set(),
+    "all_but_logits": {"classify"},
+    "backbone": {"aspp", "decoder", "classify"},
+}
 
 
-@pytest.mark.parametrize("what", ["all_but_logits", "backbone"])
-def test_other_classes_want_other_logits(source: str, what: Reuse) -> None:
-    model = network(3)
-    assert_reused(model, network(3), reuse(model, source, what))
+def test_the_part_is_reused_and_the_rest_is_fresh(source: str) -> None:
+    for part, fresh in FRESH.items():
+        model = network()
+        done = reuse(model, source, part)
+        assert_reused(model, network(), done)
+        assert parts(done.fresh) == parts(done.unused) == fresh
+        assert parts(done.reused) == ALL - fresh
+
+
+def test_other_classes_need_other_logits(source: str) -> None:
+    some: tuple[Part, ...] = ("all_but_logits", "backbone")
+    for part in some:
+        model = network(3)
+        assert_reused(model, network(3), reuse(model, source, part))
 
 
 @pytest.mark.parametrize(
     ("name", "fields"),
     [
         ("lraspp", {"backbone": "mobilenet_v3_small_seg"}),
-        ("deeplab_v3plus", {"decoder_logits": True, "decoder_merge": "sum"}),
+        ("deeplab_v3plus", {"decoder": {**SMALL["decoder"], "logits": True, "merge": "sum"}}),
     ],
 )
-def test_a_decoder_that_makes_the_logits_counts_as_them(name: str, fields: dict[str, Any], tmp_path: Path) -> None:
+def test_a_decoder_that_computes_the_logits_counts_as_them(name: str, fields: dict[str, Any], tmp_path: Path) -> None:
     path = saved(network(5, name=name, seed=1, **fields), tmp_path / "source.safetensors")
     model = network(3, name=name, **fields)
     done = reuse(model, path, "all_but_logits")
@@ -110,32 +113,33 @@ def test_a_decoder_that_makes_the_logits_counts_as_them(name: str, fields: dict[
     assert "aspp" in parts(done.reused)
 
 
-def test_another_head_upon_the_same_backbone(source: str) -> None:
+def test_another_head_on_the_same_backbone(source: str) -> None:
     model = network(3, name="deeplab_v2")
     done = reuse(model, source, "backbone")
     assert_reused(model, network(3, name="deeplab_v2"), done)
     assert parts(done.unused) == {"aspp", "decoder", "classify"}
 
 
-def test_every_other_model_has_a_backbone_to_take(tmp_path: Path) -> None:
+def test_a_classifier_has_a_backbone_to_reuse(tmp_path: Path) -> None:
     path = saved(network(4, name="image_classifier", head_channels=16, seed=1), tmp_path / "imagenet.safetensors")
     model = network()
     assert parts(reuse(model, path, "backbone").unused) == {"widen", "classify"}
 
 
-@pytest.mark.parametrize("what", get_args(Reuse))
-def test_the_normalisation_comes_with_the_backbone(tmp_path: Path, what: Reuse) -> None:
+def test_the_normalisation_comes_with_the_backbone(tmp_path: Path) -> None:
     other = network(seed=1)
     other.shift.fill_(100)
     other.scale.fill_(50)
-    model = network()
-    done = reuse(model, saved(other, tmp_path / "source.safetensors"), what)
-    assert {"shift", "scale"} <= set(done.reused)
-    assert model.mean == (100, 100, 100)
-    assert model.scale.flatten().tolist() == [50, 50, 50]
+    path = saved(other, tmp_path / "source.safetensors")
+    for part in get_args(Part):
+        model = network()
+        done = reuse(model, path, part)
+        assert {"shift", "scale"} <= set(done.reused)
+        assert model.mean == model.facts.mean == (100, 100, 100)
+        assert model.scale.flatten().tolist() == [50, 50, 50]
 
 
-def test_statistics_come_along_and_the_weights_are_still_trained(tmp_path: Path) -> None:
+def test_statistics_are_reused_and_the_weights_are_still_trained(tmp_path: Path) -> None:
     other = network(seed=1).train()
     with torch.no_grad():
         other(torch.randint(0, 256, (2, 3, 33, 33)))
@@ -148,16 +152,16 @@ def test_statistics_come_along_and_the_weights_are_still_trained(tmp_path: Path)
     assert all(parameter.requires_grad and parameter.is_leaf for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("what", ["all", "backbone"])
-def test_a_checkpoint_of_another_program_is_converted(tmp_path: Path, what: Reuse) -> None:
-    other = network(seed=1)
+def test_a_checkpoint_of_another_program_is_converted(tmp_path: Path) -> None:
+    other, random = network(seed=1), network().state_dict()
     write_checkpoint(tmp_path / "model.ckpt", checkpoint(other))
-    model, drawn = network(), network().state_dict()
-    done = reuse(model, str(tmp_path / "model.ckpt"), what)
-    expected = other.state_dict()
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, expected[name] if name in done.reused else drawn[name]), name
-    assert parts(done.reused) == (ALL if what == "all" else {"backbone", "shift", "scale"})
+    some: dict[Part, set[str]] = {"all": ALL, "backbone": {"backbone", "shift", "scale"}}
+    for part, reused in some.items():
+        model = network()
+        done = reuse(model, str(tmp_path / "model.ckpt"), part)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[name] if name in done.reused else random[name]), name
+        assert parts(done.reused) == reused
 
 
 def test_an_imagenet_checkpoint_gives_its_backbone(tmp_path: Path) -> None:
@@ -169,82 +173,84 @@ def test_an_imagenet_checkpoint_gives_its_backbone(tmp_path: Path) -> None:
         assert torch.equal(tensor, other.backbone.state_dict()[name]), name
 
 
-# ---- what is said
+# ---- what is reported
 
 
-def test_a_line_tells_what_was_done(source: str) -> None:
+def test_a_line_describes_what_was_reused(source: str) -> None:
     state, backbone = network().state_dict(), network().backbone.state_dict()
     assert reuse(network(), source, "all").describe() == (
-        f"begun with {len(state)} weights of {source} (shift, scale, backbone, aspp, decoder, classify); "
-        "nothing is fresh"
+        f"initialised from {source}: {len(state)} weights (shift, scale, backbone, aspp, decoder, classify); "
+        "none is random"
     )
     assert reuse(network(3), source, "all_but_logits").describe() == (
-        f"begun with {len(state) - 2} weights of {source} (shift, scale, backbone, aspp, decoder); "
-        "fresh: classify; not used of it: classify"
+        f"initialised from {source}: {len(state) - 2} weights (shift, scale, backbone, aspp, decoder); "
+        "random: classify; unused: classify"
     )
     assert reuse(network(name="deeplab_v3"), source, "backbone").describe() == (
-        f"begun with {len(backbone) + 2} weights of {source} (shift, scale, backbone); "
-        "fresh: aspp, classify; not used of it: aspp, classify, decoder"
+        f"initialised from {source}: {len(backbone) + 2} weights (shift, scale, backbone); "
+        "random: aspp, classify; unused: aspp, classify, decoder"
     )
 
 
-# ---- what doesn't fit
+# ---- what does not fit
 
 
-def refused(model: Model, source: str, what: Reuse) -> str:
+def refusal(model: Model, source: str, part: Part) -> str:
+    """The error's line; the model stays as it was."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(ValueError) as error:
-        reuse(model, source, what)
-    assert_same(before, dict(model.state_dict()))
-    said = str(error.value)
-    assert said.startswith(f"train.init={source}, train.reuse={what}: ")
-    assert "\n" not in said
-    return said
+    with pytest.raises(ModelFileError) as error:
+        reuse(model, source, part)
+    assert_same(before, model.state_dict())
+    line = str(error.value)
+    assert line.startswith(f"train.init={source}, train.reuse={part}: ")
+    assert "\n" not in line
+    return line
 
 
 def test_logits_of_other_classes_do_not_fit(source: str) -> None:
-    said = refused(network(3), source, "all")
-    assert "2 weights have another shape: classify.weight, classify.bias" in said
-    assert said.endswith("; train.reuse=all_but_logits or train.reuse=backbone takes less")
+    line = refusal(network(3), source, "all")
+    assert "2 weights have another shape: classify.weight, classify.bias" in line
+    assert line.endswith("; train.reuse=all_but_logits or train.reuse=backbone reuses less")
 
 
 def test_missing_weights_are_listed(tmp_path: Path) -> None:
     path = saved(network(name="deeplab_v3", seed=1), tmp_path / "source.safetensors")
     decoder = [name for name in network().state_dict() if name.startswith("decoder.")]
-    said = refused(network(), path, "all_but_logits")
-    assert f"{len(decoder)} weights are missing: {', '.join(decoder[:3])}" in said
-    assert decoder[3] not in said
-    assert said.endswith("; train.reuse=backbone takes less")
+    line = refusal(network(), path, "all_but_logits")
+    assert f"{len(decoder)} weights are missing: {', '.join(decoder[:3])}" in line
+    assert decoder[3] not in line
+    assert line.endswith("; train.reuse=backbone reuses less")
 
 
-def test_missing_and_misshapen_weights_are_told_apart(tmp_path: Path) -> None:
+def test_missing_and_misshapen_weights_are_distinguished(tmp_path: Path) -> None:
     path = saved(network(name="deeplab_v3", seed=1), tmp_path / "source.safetensors")
-    said = refused(network(3), path, "all")
-    assert "weights are missing: decoder." in said
-    assert "; 2 weights have another shape: classify.weight" in said
+    line = refusal(network(3), path, "all")
+    assert "weights are missing: decoder." in line
+    assert "; 2 weights have another shape: classify.weight" in line
 
 
-@pytest.mark.parametrize("what", get_args(Reuse))
-@pytest.mark.parametrize("other", [{"depth_multiplier": 0.2}, {"backbone": "mobilenet_v3_small_seg"}])
-def test_another_backbone_does_not_fit(tmp_path: Path, other: dict[str, Any], what: Reuse) -> None:
-    path = saved(network(seed=1, **other), tmp_path / "source.safetensors")
-    assert "the backbones differ: model.backbone, model.depth_multiplier" in refused(network(), path, what)
+@pytest.mark.parametrize("backbone", [{**MOBILENET, "depth_multiplier": 0.2}, "mobilenet_v3_small_seg"])
+def test_another_backbone_does_not_fit(tmp_path: Path, backbone: object) -> None:
+    path = saved(network(seed=1, backbone=backbone), tmp_path / "source.safetensors")
+    for part in get_args(Part):
+        line = refusal(network(), path, part)
+        assert "the backbones differ: set model.backbone to the file's, with its settings" in line
 
 
-def test_files_that_are_not_there_or_not_whole(source: str, tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_named(source: str, tmp_path: Path) -> None:
     for name in ("none.safetensors", "none.ckpt"):
         with pytest.raises(FileNotFoundError, match=name):
             reuse(network(), str(tmp_path / name), "all")
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(Path(source).read_bytes()[:5000])
-    with pytest.raises(ValueError, match=r"broken\.safetensors: not a whole"):
+    with pytest.raises(ModelFileError, match=r"broken\.safetensors: not a complete"):
         reuse(network(), str(broken), "all")
 
 
 # ---- in a training
 
 
-STILL = ("optim.name=sgd", "optim.lr=1e-12", "train.batch_norm=frozen", "train.steps=1")
+UNMOVED = ("optim.name=sgd", "optim.lr=1e-12", "train.batch_norm=frozen", "train.steps=1")
 
 
 @pytest.fixture
@@ -254,18 +260,20 @@ def street(tiny: Tiny, tmp_path: Path) -> str:
     return saved(build(tiny().model, 8), tmp_path / "street.safetensors")
 
 
-def test_a_training_begins_with_them_says_so_and_remembers(tiny: Tiny, street: str, tmp_path: Path) -> None:
+def test_a_training_is_initialised_from_them_and_reports_and_records_it(
+    tiny: Tiny, street: str, tmp_path: Path
+) -> None:
     console = Console(record=True, width=500, file=io.StringIO())
-    config = tiny(f"train.init={street}", "train.reuse=backbone", *STILL)
+    config = tiny(f"train.init={street}", "train.reuse=backbone", *UNMOVED)
     run = train.train(config, tmp_path / "run", console=console)
     torch.manual_seed(config.train.seed)
     model = build(config.model, 8)
     done = reuse(model, street, "backbone")
     assert json.loads(run.reused.read_text()) == json.loads(json.dumps(done.to_tree()))
     assert done.describe() in console.export_text()
-    for found in (weights(run), dict(atrous.load(run.last).model.state_dict())):
+    for state in (weights(run), atrous.load(run.last).model.state_dict()):
         for name, tensor in model.state_dict().items():
-            torch.testing.assert_close(found[name], tensor, atol=1e-6, rtol=0, msg=name)
+            torch.testing.assert_close(state[name], tensor, atol=1e-6, rtol=0, msg=name)
     assert atrous.load(run.best).training == config
 
 
@@ -278,14 +286,14 @@ def test_a_resumed_run_does_not_read_them_again(
         stop_after(2, patch)
         with pytest.raises(Interrupted):
             train.train(config, tmp_path / "parts", console=QUIET)
-    remembered = RunFolder(tmp_path / "parts").reused.read_text()
+    record = RunFolder(tmp_path / "parts").reused.read_text()
     Path(street).unlink()
     parts = train.train(config, tmp_path / "parts", resume=True, console=QUIET)
     assert_same(weights(whole), weights(parts))
-    assert parts.reused.read_text() == remembered
+    assert parts.reused.read_text() == record
 
 
-def test_without_them_nothing_is_begun(tiny: Tiny, street: str, tmp_path: Path) -> None:
+def test_without_them_no_training_begins(tiny: Tiny, street: str, tmp_path: Path) -> None:
     Path(street).unlink()
     for is_resumed in (False, True):
         with pytest.raises(FileNotFoundError, match=r"street\.safetensors"):
@@ -293,17 +301,16 @@ def test_without_them_nothing_is_begun(tiny: Tiny, street: str, tmp_path: Path) 
         assert not (tmp_path / "run").exists()
 
 
-def test_a_run_can_begin_with_the_model_of_another(tiny: Tiny, tmp_path: Path) -> None:
-    first = train.train(tiny("train.steps=1", "train.eval_every=1"), tmp_path / "first", console=QUIET)
-    second = train.train(tiny(f"train.init={first.best}", *STILL), tmp_path / "second", console=QUIET)
-    expected = atrous.load(first.best).model.state_dict()
+def test_a_run_can_be_initialised_from_another(finished: RunFolder, tiny: Tiny, tmp_path: Path) -> None:
+    second = train.train(tiny(f"train.init={finished.best}", *UNMOVED), tmp_path / "second", console=QUIET)
+    expected = atrous.load(finished.best).model.state_dict()
     for name, tensor in atrous.load(second.last).model.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0, msg=name)
-    assert not first.reused.exists()
+    assert not finished.reused.exists()
 
 
-def test_averaged_weights_begin_with_them_too(tiny: Tiny, street: str, tmp_path: Path) -> None:
-    run = train.train(tiny(f"train.init={street}", "train.ema=0.9", *STILL), tmp_path / "run", console=QUIET)
+def test_averaged_weights_are_initialised_from_them_too(tiny: Tiny, street: str, tmp_path: Path) -> None:
+    run = train.train(tiny(f"train.init={street}", "train.ema=0.9", *UNMOVED), tmp_path / "run", console=QUIET)
     averaged = run_folder.read_state(run.state)["averaged"]
     for name, tensor in state_of(street).items():
         torch.testing.assert_close(averaged[name], tensor, atol=1e-6, rtol=0, msg=name)
@@ -314,35 +321,35 @@ def test_averaged_weights_begin_with_them_too(tiny: Tiny, street: str, tmp_path:
 
 def test_the_command_line(street: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    asked = (f"train.init={street}", "train.reuse=backbone", "train.steps=1")
-    assert cli.run(["train", RECIPE, *TINY, *asked, "--out", str(out), "--workers", "0", "--device", "cpu"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "(shift, scale, backbone); fresh: aspp, decoder, classify" in said
+    settings = (f"train.init={street}", "train.reuse=backbone", "train.steps=1")
+    assert cli.run(["train", RECIPE, *TINY, *settings, "--out", str(out), "--workers", "0", "--device", "cpu"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "(shift, scale, backbone); random: aspp, decoder, classify" in printed
     assert json.loads((out / "reused.json").read_text())["source"] == street
 
 
-@pytest.mark.parametrize(
-    ("asked", "reason"),
-    [
-        (("train.reuse=some",), "train.reuse=some: must be 'all', 'all_but_logits' or 'backbone'"),
-        (("train.init=/nowhere/m.safetensors",), "no such model file: /nowhere/m.safetensors"),
-        (("train.init=/nowhere/model.ckpt",), "/nowhere/model.ckpt"),
-        (("train.init={street}", "model.depth_multiplier=0.2"), "the backbones differ"),
-        (("train.init={street}", "model.decoder_channels=12"), "train.reuse=backbone takes less"),
-    ],
+WRONG_SETTINGS = (
+    (("train.reuse=some",), "train.reuse=some: must be 'all', 'all_but_logits' or 'backbone'"),
+    (("train.init=/nowhere/m.safetensors",), "no such model file: /nowhere/m.safetensors"),
+    (("train.init=/nowhere/model.ckpt",), "/nowhere/model.ckpt"),
+    (("train.init={street}", "model.backbone.depth_multiplier=0.2"), "the backbones differ"),
+    (("train.init={street}", "model.decoder.channels=12"), "train.reuse=backbone reuses less"),
 )
-def test_wrong_calls_print_a_line_and_leave_nothing(
-    street: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], asked: tuple[str, ...], reason: str
+
+
+def test_wrong_settings_print_a_line_and_leave_nothing(
+    street: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    given = [text.format(street=street) for text in asked]
-    assert cli.run(["train", RECIPE, *TINY, *given, "--out", str(out), "--workers", "0", "--device", "cpu"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("atrous: ")
-    assert said.count("\n") == 1
-    assert reason in said
-    assert not out.exists()
+    for overrides, reason in WRONG_SETTINGS:
+        settings = [text.format(street=street) for text in overrides]
+        assert cli.run(["train", RECIPE, *TINY, *settings, "--out", str(out), "--workers", "0", "--device", "cpu"]) == 2
+        line = capsys.readouterr().err
+        assert line.startswith("atrous: ")
+        assert line.count("\n") == 1
+        assert reason in line
+        assert not out.exists()
 
 
-def test_the_configs_modes_are_those_of_reuse() -> None:
-    assert get_args(TrainConfig.model_fields["reuse"].annotation) == get_args(Reuse)
+def test_the_parts_of_the_config_are_those_of_reuse() -> None:
+    assert get_args(TrainConfig.model_fields["reuse"].annotation) == get_args(Part)

@@ -108,10 +108,10 @@ def test_rates_without_a_counterpart_are_refused(tiny: Tiny) -> None:
 
 REFUSED_STRIDES = (  # model, backbone, output stride, reason
     ("deeplab_v3", "pnasnet", 8, "deeplab_v3 with pnasnet has other weights at 8 than at 16; stay at 16"),
-    ("deeplab_v1", "vgg16", 16, "output_stride=16: Input should be 8"),
+    ("deeplab_v1", "vgg16", 16, "model.output_stride=16: must be 8"),
     ("deeplab_v2", "vgg16", 16, "output_stride 16 is not for vgg16, which has 8"),
     ("deeplab_v2", "mobilenet_v2", 32, "rates [6, 12, 18, 24] at output stride 8 have no whole counterpart at 32"),
-    ("dense_prediction_cell", "mobilenet_v2", 32, "output_stride=32: Input should be 8 or 16"),
+    ("dense_prediction_cell", "mobilenet_v2", 32, "model.output_stride=32: must be 8 or 16"),
 )
 
 
@@ -151,10 +151,19 @@ def test_create_leaves_the_random_numbers_of_the_program_alone() -> None:
 
 WRONG_SETTINGS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"model": "deeplab_v9", "num_classes": 3}, "did you mean deeplab_v3"),
-    ({"model": "deeplab_v3", "backbone": "resnet51", "num_classes": 3}, "did you mean resnet50"),
+    (
+        {"model": "deeplab_v3", "backbone": "resnet51", "num_classes": 3},
+        "create: model.backbone=resnet51: unknown backbone; did you mean resnet50?",
+    ),
     ({"model": "deeplab_v3", "backbone": "mobilenet_v2"}, "num_classes or label_space is missing"),
-    ({"model": "deeplab_v3", "backbone": "mobilenet_v2", "num_classes": 1}, "num_classes"),
-    ({"model": "deeplab_v3", "backbone": "mobilenet_v2", "num_classes": 3, "output_stride": 5}, "output_stride"),
+    (
+        {"model": "deeplab_v3", "backbone": "mobilenet_v2", "num_classes": 1},
+        "create: model.num_classes=1: must be at least 2",
+    ),
+    (
+        {"model": "deeplab_v3", "backbone": "mobilenet_v2", "num_classes": 3, "output_stride": 5},
+        "create: model.output_stride=5: must be 8, 16 or 32",
+    ),
     (
         {"model": "deeplab_v3", "num_classes": 5, "label_space": LabelSpace(names=("a", "b"))},
         "create: num_classes is 5, but the label space has 2 classes",
@@ -194,7 +203,13 @@ def test_a_network_of_another_runtime_predicts_by_every_protocol(halves: Segment
     expected = np.zeros((32, 48), np.uint8)
     expected[:, 24:] = 1
     assert halves.prepared is halves.network
-    for inference in (InferenceConfig(), InferenceConfig(scales=(1.0, 2.0)), InferenceConfig(mode="canvas")):
+    window = (32, 48)
+    whole, scaled, canvas = (
+        InferenceConfig(),
+        InferenceConfig(scales=(1.0, 2.0)),
+        InferenceConfig(mode="canvas", window=window),
+    )
+    for inference in (whole, scaled, canvas):
         prediction = halves.with_inference(inference).predict(noise(32, 48), probabilities=True)
         assert np.array_equal(prediction.semantic, expected), inference
         assert prediction.probabilities is not None

@@ -12,7 +12,7 @@ from atrous import inference, models
 from atrous.config import load
 from atrous.inference import InferenceConfig, predict_labels, predict_probabilities, scaled_size, window_starts
 from atrous.models import Model
-from tests.conftest import SMALL_MODEL
+from tests.conftest import SMALL_MODEL, spread_classes
 from tests.reference import sliding as reference
 
 SEMSEG = InferenceConfig(mode="sliding", window=(33, 41), base_size=70, flip=True)
@@ -23,12 +23,7 @@ def model() -> Model:
     """Five classes, each the likeliest somewhere."""
     torch.manual_seed(0)
     net = models.build(load("synthetic/deeplab_v3plus_tiny", [*SMALL_MODEL, "model.output_stride=8"]).model, 5).eval()
-    torch.nn.init.normal_(net.get_parameter("classify.weight"))
-    with torch.no_grad():
-        logits = net(images(49, 65)).semantic
-        deviation, mean = torch.std_mean(logits, (0, 2, 3))
-        net.get_parameter("classify.weight").div_(deviation.view(5, 1, 1, 1))
-        net.get_parameter("classify.bias").copy_(-mean / deviation)
+    spread_classes(net, images(49, 65))
     return net
 
 
