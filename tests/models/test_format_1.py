@@ -93,7 +93,7 @@ def test_settings_of_today_are_returned_as_they_are(tree: dict[str, Any]) -> Non
     assert config_of(**upgraded({"name": tree["name"]})) == config_of(tree["name"])
 
 
-def test_a_setting_that_a_family_does_not_have_is_not_dropped_in_silence() -> None:
+def test_a_setting_that_a_family_does_not_have_is_not_silently_dropped() -> None:
     tree = upgraded({"name": "pspnet", "backbone": "resnet50s", "depth_multiplier": 0.5, "drop_path": 0.0})
     with pytest.raises(ValidationError, match="Extra inputs"):
         config_of(**tree)
@@ -114,7 +114,7 @@ def test_an_experiment_weights_its_heads_as_before(index: int, weights: dict[str
     assert upgraded_experiment(today) == today
 
 
-def test_flat_settings_are_told_by_their_names_of_today() -> None:
+def test_flat_settings_have_names_of_today() -> None:
     assert new_names("model", "aspp_channels") == ["model.aspp.channels", "model.head_channels"]
     assert new_names("model", "decoder_strides") == ["model.decoder.strides"]
     assert new_names("model", "drop_path") == ["model.backbone.drop_path"]
