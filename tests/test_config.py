@@ -77,7 +77,7 @@ def test_a_wrong_override_is_explained_in_one_line(override: str, reason: str) -
         ("[]", "model.cell=[]: wrong number of values: at least 1, got 0 (on the command line)"),
     ],
 )
-def test_what_is_wrong_inside_a_list_is_found_where_it_was_given(cell: str, line: str) -> None:
+def test_an_error_inside_a_list_is_located(cell: str, line: str) -> None:
     with pytest.raises(ValueError) as error:
         load(RECIPE, ["model.name=dense_prediction_cell", f"model.cell={cell}"])
     assert str(error.value) == line
@@ -86,8 +86,8 @@ def test_what_is_wrong_inside_a_list_is_found_where_it_was_given(cell: str, line
 def test_a_cell_is_read_from_text() -> None:
     first = '{"op": "conv", "kernel": 3, "rate": [1, 6], "input": -1}'
     cell = f'[{first}, {{"op": "pyramid_pooling", "grid_size": [2, 4], "input": 0}}]'
-    found = load(RECIPE, ["model.name=dense_prediction_cell", f"model.cell={cell}"]).model.model_dump()["cell"]
-    assert [(branch["op"], branch["rate"], branch["grid_size"], branch["input"]) for branch in found] == [
+    branches = load(RECIPE, ["model.name=dense_prediction_cell", f"model.cell={cell}"]).model.model_dump()["cell"]
+    assert [(branch["op"], branch["rate"], branch["grid_size"], branch["input"]) for branch in branches] == [
         ("conv", (1, 6), (1, 1), -1),
         ("pyramid_pooling", (1, 1), (2, 4), 0),
     ]
@@ -101,9 +101,9 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 def test_overrides_lie_over_the_file_and_the_file_over_its_base(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(f"base: {RECIPE}\ntrain: {{steps: 7, batch: 3}}\n")
-    found = load(str(path), ["train.batch=5", "train.ema=none"])
-    assert (found.train.steps, found.train.batch, found.train.ema) == (7, 5, None)
-    assert found.model == load(RECIPE).model
+    experiment = load(str(path), ["train.batch=5", "train.ema=none"])
+    assert (experiment.train.steps, experiment.train.batch, experiment.train.ema) == (7, 5, None)
+    assert experiment.model == load(RECIPE).model
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_base_that_leads_back_to_itself_is_refused(tmp_path: Path, base: str) 
         load(str(path))
 
 
-def test_a_base_is_a_recipe_or_lies_beside_the_file_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_is_a_recipe_or_a_file_beside_this_one_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "deep").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -151,9 +151,9 @@ def test_a_mapping_of_names_replaces_that_of_the_base(tmp_path: Path) -> None:
         f"base: {RECIPE}\ndata: {{format: folder, root: x, names: {{0: a, 1: b, 2: c}}}}\n"
     )
     (tmp_path / "mine.yaml").write_text("base: base.yaml\ndata: {names: {0: road, 7: sky}}\n")
-    found = load(str(tmp_path / "mine.yaml")).data
-    assert found.names == {0: "road", 7: "sky"}
-    assert found.root == Path("x")
+    experiment = load(str(tmp_path / "mine.yaml")).data
+    assert experiment.names == {0: "road", 7: "sky"}
+    assert experiment.root == Path("x")
 
 
 def test_a_config_survives_yaml(tmp_path: Path) -> None:
@@ -164,11 +164,11 @@ def test_a_config_survives_yaml(tmp_path: Path) -> None:
         "loss.weights.auxiliary=0.2",
         "evaluate.crf=v1",
     ]
-    found = load(RECIPE, ["augment.crop=33,49", "loss.class_weights=[1,2,3,4,5,6,7,8]", "optim.lr=1e-3", *pyramid])
+    experiment = load(RECIPE, ["augment.crop=33,49", "loss.class_weights=[1,2,3,4,5,6,7,8]", "optim.lr=1e-3", *pyramid])
     path = tmp_path / "config.yaml"
-    path.write_text(to_yaml(found))
-    assert load(str(path)) == found
-    assert list(differences(found, load(str(path)))) == []
+    path.write_text(to_yaml(experiment))
+    assert load(str(path)) == experiment
+    assert list(differences(experiment, load(str(path)))) == []
 
 
 def test_differences_name_the_fields() -> None:
@@ -183,11 +183,11 @@ def test_differences_name_the_fields() -> None:
     ]
 
 
-def test_another_kind_of_section_keeps_only_what_it_knows() -> None:
-    found = load(RECIPE, ["data.format=voc", "data.root=x", "model.name=deeplab_v3"])
-    assert found.data.format == "voc"
-    assert found.model.backbone == load(RECIPE).model.backbone
-    assert "decoder" not in type(found.model).model_fields
+def test_another_kind_of_section_keeps_only_the_settings_that_it_knows() -> None:
+    experiment = load(RECIPE, ["data.format=voc", "data.root=x", "model.name=deeplab_v3"])
+    assert experiment.data.format == "voc"
+    assert experiment.model.backbone == load(RECIPE).model.backbone
+    assert "decoder" not in type(experiment.model).model_fields
 
 
 def test_merge_goes_into_sections_and_the_sections_within() -> None:
@@ -315,11 +315,11 @@ def test_later_overrides_win() -> None:
 
 
 def test_the_schema_knows_every_field_and_recipe() -> None:
-    found = json.dumps(schema())
+    text = json.dumps(schema())
     for field in TrainConfig.model_fields:
-        assert f'"{field}"' in found
-    assert "deeplab_v3plus" in found
-    assert "camvid" in found
+        assert f'"{field}"' in text
+    assert "deeplab_v3plus" in text
+    assert "camvid" in text
 
 
 def test_the_schema_takes_a_backbone_by_name_or_with_its_settings() -> None:

@@ -35,7 +35,7 @@ def test_steps_are_the_originals_epochs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_crops_are_what_the_network_was_made_for(name: str) -> None:
+def test_crops_fit_the_network(name: str) -> None:
     config = recipe(name)
     shrink = config.model.shrink_factor if isinstance(config.model, PSANet.Config) else 1
     for side in config.augment.crop:
@@ -62,8 +62,8 @@ def test_heads_learn_ten_times_as_fast_and_everything_decays(name: str) -> None:
     assert head_weight(config.loss, "auxiliary") == 0.4
 
 
-def test_the_rate_falls_with_every_step() -> None:
+def test_the_learning_rate_falls_with_every_step() -> None:
     config = recipe("voc/pspnet50")
     steps = config.train.steps
-    found = [optim.learning_rate(config.optim, step, steps) for step in (0, 1, steps // 2, steps - 1)]
-    assert found == pytest.approx([0.01 * (1 - step / steps) ** 0.9 for step in (0, 1, steps // 2, steps - 1)])
+    rates = [optim.learning_rate(config.optim, step, steps) for step in (0, 1, steps // 2, steps - 1)]
+    assert rates == pytest.approx([0.01 * (1 - step / steps) ** 0.9 for step in (0, 1, steps // 2, steps - 1)])

@@ -41,7 +41,7 @@ class Example(Settings):
         ("is_on", "true", True),
     ],
 )
-def test_text_is_read_as_the_field_is_typed(key: str, text: str, value: object) -> None:
+def test_text_is_read_as_the_type_of_the_field(key: str, text: str, value: object) -> None:
     assert getattr(Example.model_validate({key: text}), key) == value
 
 
@@ -85,7 +85,7 @@ def test_unknown_keys_are_refused_and_values_are_frozen() -> None:
         ("rates", "[0x10]"),
     ],
 )
-def test_what_is_no_yaml_is_refused_as_the_text_that_it_was(key: str, text: str) -> None:
+def test_text_that_is_not_yaml_is_refused_unchanged(key: str, text: str) -> None:
     with pytest.raises(ValidationError) as error:
         Example.model_validate({key: text})
     assert error.value.errors()[0]["input"] == text
@@ -93,5 +93,5 @@ def test_what_is_no_yaml_is_refused_as_the_text_that_it_was(key: str, text: str)
 
 @given(st.integers(0, 10**12), st.integers(0, 5))
 @settings(max_examples=30, deadline=None)
-def test_digits_are_a_decimal_number_whatever_their_zeros(number: int, zeros: int) -> None:
+def test_leading_zeros_do_not_make_a_number_octal(number: int, zeros: int) -> None:
     assert Example.model_validate({"steps": "0" * zeros + str(number)}).steps == number

@@ -165,7 +165,7 @@ def test_a_multi_grid_multiplies_the_rates_of_c5() -> None:
     assert rates == [(2, 2), (8, 8), (16, 16)]
 
 
-def test_resnets_are_named_such_that_torchvisions_names_map_by_rule() -> None:
+def test_torchvisions_names_map_to_ours_by_rule() -> None:
     names = set(on_meta("resnet50", 32).state_dict())
     stage = {f"c2.0.conv{i}.{part}" for i in (1, 2, 3) for part in ("conv.weight", "norm.weight", "norm.running_var")}
     assert stage | {"stem.0.conv.weight", "c2.0.shortcut.conv.weight", "c5.2.conv3.norm.bias"} <= names

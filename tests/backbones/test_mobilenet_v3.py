@@ -40,7 +40,7 @@ def test_widths_are_multiples_of_eight(name: str, depth_multiplier: float) -> No
     assert {tap: x.shape[1] for tap, x in features.items()} == backbone.channels
 
 
-def test_widened_features_keep_their_ratio_to_the_rounded_input() -> None:
+def test_expanded_features_keep_their_ratio_to_the_rounded_input() -> None:
     weights = on_meta(LARGE, 32, depth_multiplier=0.75).state_dict()
     assert weights["blocks.2.expand.conv.weight"].shape[:2] == (72, 24)  # 0.75 x 24 is 18; 16 were less than 0.9 of it
     assert weights["blocks.8.expand.conv.weight"].shape[:2] == (144, 64)  # 2.3 x 64 is 147.2; 0.75 x 184 is 138
@@ -51,23 +51,23 @@ def _shortcuts(backbone: Backbone) -> list[int]:
     return [index for index, block in enumerate(blocks) if block.has_shortcut]
 
 
-def test_the_small_network_gains_a_shortcut_with_a_lost_stride() -> None:
+def test_the_small_network_gains_a_shortcut_where_it_loses_a_stride() -> None:
     assert _shortcuts(on_meta(SMALL, 32)) == [2, 4, 5, 7, 9, 10]
     assert _shortcuts(on_meta(SMALL, 16)) == [2, 4, 5, 7, 8, 9, 10]
 
 
-def test_the_edgetpu_network_has_no_shortcut_where_units_of_stride_16_widen_anew() -> None:
+def test_the_edgetpu_network_has_no_shortcut_at_its_second_expansion_at_stride_16() -> None:
     assert _shortcuts(on_meta(EDGETPU, 32)) == [2, 3, 4, 6, 7, 8, 10, 11, 12, 14, 15, 16, 18, 19, 20]
 
 
 def _filters(backbone: Backbone) -> list[tuple[int, int]]:
     """Stride and rate of each block."""
-    found = []
+    filters = []
     for block in backbone.get_submodule("blocks").children():
         conv = block.get_submodule("depthwise.conv")
         assert isinstance(conv, nn.Conv2d)
-        found.append((conv.stride[0], conv.dilation[0]))
-    return found
+        filters.append((conv.stride[0], conv.dilation[0]))
+    return filters
 
 
 def test_the_filter_that_loses_its_stride_keeps_its_rate() -> None:
@@ -89,7 +89,7 @@ def _without_squeezing(name: str, output_stride: int) -> Backbone:
 
 @pytest.mark.parametrize(("name", "coarse"), [(LARGE, 32), (SMALL, 16)])
 @torch.no_grad()
-def test_but_for_squeezing_atrous_features_are_the_strided_ones_and_those_between(name: str, coarse: int) -> None:
+def test_without_squeezing_atrous_features_are_the_strided_ones_with_others_in_between(name: str, coarse: int) -> None:
     images = torch.randn(1, 3, 65, 97, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected, dense = (_without_squeezing(name, stride)(images)["c5"] for stride in (coarse, 8))
     step = coarse // 8
@@ -132,7 +132,7 @@ def test_hard_swish() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 96), (65, 97), (63, 70)])
-def test_every_size_is_rounded_up_at_each_stride(size: tuple[int, int]) -> None:
+def test_sizes_are_rounded_up_at_each_stride(size: tuple[int, int]) -> None:
     features: dict[str, Tensor] = on_meta(LARGE, 16)(torch.zeros(1, 3, *size, device="meta"))
     assert [features[tap].shape[-2:] for tap in ("low_level", "low_level_8", "c5")] == [
         tuple(-(-side // stride) for side in size) for stride in (4, 8, 16)

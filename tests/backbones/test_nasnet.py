@@ -33,7 +33,7 @@ def _tiny(name: str, output_stride: int, **settings: bool) -> NASNet:
 
 
 @pytest.mark.parametrize(("filters", "multiplier"), [(10, 0.5), (33, 1.63)])
-def test_any_number_of_filters_can_be_had(filters: int, multiplier: float) -> None:
+def test_any_number_of_filters_is_possible(filters: int, multiplier: float) -> None:
     channels = on_meta("auto_deeplab_s", 8, depth_multiplier=multiplier).channels
     assert (channels["low_level"], channels["low_level_16"], channels["c5"]) == (
         5 * filters,
@@ -42,7 +42,7 @@ def test_any_number_of_filters_can_be_had(filters: int, multiplier: float) -> No
     )
 
 
-def test_a_cell_before_of_the_right_width_comes_in_as_it_is() -> None:
+def test_the_cell_before_is_not_projected_if_it_has_the_right_width() -> None:
     """As the original: 64 channels from the stem, and 64 filters, which 32 at level 1 are."""
     cells = on_meta("pnasnet", 16, depth_multiplier=1.6).get_submodule("cells")
     assert isinstance(cells.get_submodule("0.previous"), nn.Identity)
@@ -70,7 +70,7 @@ def test_any_size_of_image(name: str, output_stride: int, height: int, width: in
     ],
 )
 @torch.no_grad()
-def test_the_path(name: str, output_stride: int, strides: list[int]) -> None:
+def test_the_path_through_strides_and_widths(name: str, output_stride: int, strides: list[int]) -> None:
     backbone = _tiny(name, output_stride)
     outputs = backbone._outputs(torch.rand(1, 3, 64, 64))
     assert [64 // x.shape[-1] for x in outputs] == [2, 4, *strides]
@@ -88,7 +88,7 @@ def test_without_stride_32_the_path_stays_at_16_and_the_weights_are_the_same() -
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "output_stride"), [("pnasnet", 16), ("auto_deeplab_s", 8)])
-def test_taps_are_raw_but_c5_is_active(name: str, output_stride: int) -> None:
+def test_taps_are_raw_except_c5(name: str, output_stride: int) -> None:
     backbone = _tiny(name, output_stride)
     images = torch.randn(1, 3, 33, 33)
     outputs, features = backbone._outputs(images), backbone(images)
@@ -126,7 +126,7 @@ def test_a_classification_head_keeps_the_output_stride(
     )
 
 
-def test_of_each_cell_more_is_dropped_than_of_the_one_before() -> None:
+def test_each_cell_drops_more_paths_than_the_one_before() -> None:
     backbone = on_meta("auto_deeplab_s", 8, drop_path=0.24)
     drops = [
         {module.drop for module in cell.modules() if isinstance(module, DropPath)}
@@ -136,7 +136,7 @@ def test_of_each_cell_more_is_dropped_than_of_the_one_before() -> None:
 
 
 @pytest.mark.parametrize(("blocks", "count"), [(PNASNET_CELL, 9), (AUTO_DEEPLAB_CELL, 10)])
-def test_every_path_but_none_is_dropped(blocks: tuple[Block, ...], count: int) -> None:
+def test_every_path_except_the_identity_can_be_dropped(blocks: tuple[Block, ...], count: int) -> None:
     cell = Cell(blocks, 4, 3, 2, stride=1, drop=0.5)
     assert sum(isinstance(module, DropPath) for module in cell.modules()) == count
 
@@ -153,7 +153,7 @@ def test_paths_are_dropped_in_training_only() -> None:
 
 
 @torch.no_grad()
-def test_a_cell_by_hand() -> None:
+def test_a_cell_worked_by_hand() -> None:
     """Two blocks: the second filters the first's sum without the stride that the cell's inputs are filtered with."""
     torch.manual_seed(0)
     cell = Cell((Block("none", "max3x3", 0, 1), Block("max3x3", "none", 2, 2)), 5, 3, 4, stride=2, drop=0.0).eval()

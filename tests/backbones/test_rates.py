@@ -17,13 +17,13 @@ def test_by_unit_the_filter_that_loses_its_stride_keeps_its_rate() -> None:
     assert strides_to_rates(UNITS, 8, "unit")[-4:] == [(1, 1, 2), (1, 2, 2), (1, 2, 4), (1, 4, 4)]
 
 
-def test_by_stage_it_takes_the_new_rate() -> None:
+def test_by_stage_the_filter_that_loses_its_stride_takes_the_new_rate() -> None:
     assert strides_to_rates(UNITS, 16, "stage")[-3:] == [(1, 1, 1), (1, 2, 2), (1, 2, 2)]
     assert strides_to_rates(UNITS, 8, "stage")[-4:] == [(1, 2, 2), (1, 2, 2), (1, 4, 4), (1, 4, 4)]
 
 
 @given(st.lists(st.sampled_from([1, 2]), max_size=12), st.sampled_from([4, 8]))
-def test_stride_times_rate_is_what_it_was(more: list[int], output_stride: int) -> None:
+def test_stride_times_rate_stays_the_same(more: list[int], output_stride: int) -> None:
     strides = [2, 1, 2, 1, 2, *more]
     units, stages = (strides_to_rates(strides, output_stride, rule) for rule in ("unit", "stage"))
     designed, reached = 1, 1

@@ -34,7 +34,7 @@ def test_only_the_last_stage_is_atrous(vgg: Backbone) -> None:
     assert [conv.dilation for conv in _convs(vgg)] == [(1, 1)] * 10 + [(2, 2)] * 3
 
 
-def test_biases_begin_at_zero() -> None:
+def test_biases_start_at_zero() -> None:
     assert all(not conv.bias.any() for conv in _convs(built("vgg16", 8)) if conv.bias is not None)
 
 
@@ -53,7 +53,7 @@ def _written_out(backbone: Backbone, x: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("size", [(33, 49), (32, 40)])
 @torch.no_grad()
-def test_features_are_those_behind_the_pools(vgg: Backbone, size: tuple[int, int]) -> None:
+def test_features_are_the_outputs_of_the_pools(vgg: Backbone, size: tuple[int, int]) -> None:
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
     features = vgg(images)
     for index, expected in enumerate(_written_out(vgg, images), 1):

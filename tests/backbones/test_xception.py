@@ -84,19 +84,19 @@ def _conv(layers: nn.Module, x: Tensor, bound: float) -> Tensor:
 @pytest.mark.parametrize(("kind", "bound"), [(FREE, float("inf")), (BOUNDED, 6.0)])
 @pytest.mark.parametrize("projects", [True, False])
 @torch.no_grad()
-def test_a_unit_is_activated_in_front_of_its_convolutions_only(kind: Kind, bound: float, projects: bool) -> None:
+def test_a_unit_has_activations_only_before_its_convolutions(kind: Kind, bound: float, projects: bool) -> None:
     unit = _unit(kind, 2 if projects else 1, projects=projects)
     x = torch.randn(2, 4, 9, 10).mul(3).clamp(-bound, bound)
-    given = x.clone()
-    found, tap = unit(x)
+    before = x.clone()
+    output, tap = unit(x)
     expected_tap = _conv(unit.separable2, _conv(unit.separable1, x.clamp(0, bound), bound).clamp(0, bound), bound)
     expected = _conv(unit.separable3, expected_tap.clamp(0, bound), bound)
     around = unit.get_submodule("shortcut.norm")(unit.get_submodule("shortcut.conv")(x)) if projects else x
     expected = expected + around.clamp(-bound, bound)
-    assert torch.equal(x, given)
+    assert torch.equal(x, before)
     assert torch.equal(tap, expected_tap)
     assert float(tap.min()) < 0
-    torch.testing.assert_close(found, expected if kind is FREE else expected.clamp(0, 6))
+    torch.testing.assert_close(output, expected if kind is FREE else expected.clamp(0, 6))
     assert bool((expected.abs() > 6).any())
 
 
@@ -111,7 +111,7 @@ def test_a_bounded_unit_stays_in_its_bounds(height: int, width: int, scale: floa
 
 
 @pytest.mark.parametrize("kind", [FREE, BOUNDED])
-def test_free_and_bounded_begin_at_different_pixels_of_even_sizes(kind: Kind) -> None:
+def test_free_and_bounded_units_start_at_different_pixels_of_even_sizes(kind: Kind) -> None:
     depthwise = _unit(kind).separable3.depthwise.conv
     nn.init.ones_(depthwise.weight)
     row = torch.arange(1.0, 5.0).repeat(1, 5, 4, 1)  # 1 2 3 4

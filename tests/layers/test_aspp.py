@@ -30,16 +30,16 @@ def test_shape(rates: tuple[int, ...], separable: bool, size: tuple[int, int]) -
 def test_the_image_comes_first_then_the_1x1_then_the_rates() -> None:
     aspp = _aspp((1, 2)).eval()
     x = torch.rand(1, 6, 5, 5)
-    seen: list[torch.Tensor] = []
-    aspp.get_submodule("projection").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    joined_maps: list[torch.Tensor] = []
+    aspp.get_submodule("projection").register_forward_pre_hook(lambda _, inputs: joined_maps.append(inputs[0]))
     with torch.no_grad():
         aspp(x)
         image = aspp.get_submodule("image_pooling")(x.mean((2, 3), keepdim=True)).expand(-1, -1, 5, 5)
         expected = [image, *(branch(x) for branch in aspp.branches)]
-    torch.testing.assert_close(list(torch.chunk(seen[0], 4, 1)), expected)
+    torch.testing.assert_close(list(torch.chunk(joined_maps[0], 4, 1)), expected)
 
 
-def test_every_rate_reaches_as_far_as_it_says() -> None:
+def test_every_rate_reaches_its_own_distance() -> None:
     aspp = _aspp((2, 3)).eval()
     x = torch.zeros(1, 6, 9, 9)
     x[..., 4, 4] = 1.0
@@ -70,7 +70,7 @@ def test_norms_have_the_heads_epsilon() -> None:
     assert len(norms) == 7
 
 
-def test_one_image_a_batch_is_refused_in_training_unless_its_norm_is_frozen() -> None:
+def test_one_image_per_batch_is_refused_in_training_unless_the_norm_is_frozen() -> None:
     aspp = _aspp(())
     with pytest.raises(ValueError, match="batch of one image"):
         aspp(torch.rand(1, 6, 5, 5))
@@ -80,7 +80,7 @@ def test_one_image_a_batch_is_refused_in_training_unless_its_norm_is_frozen() ->
 
 @settings(max_examples=40, deadline=None)
 @given(size=SIDES, window=SIDES, stride=SIDES)
-def test_windows_lie_whole_in_the_map(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> None:
+def test_windows_lie_within_the_map(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> None:
     x = torch.rand(1, 2, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     height, width = min(window[0], size[0]), min(window[1], size[1])
     rows, columns = range(0, size[0] - height + 1, stride[0]), range(0, size[1] - width + 1, stride[1])
@@ -89,7 +89,7 @@ def test_windows_lie_whole_in_the_map(size: tuple[int, int], window: tuple[int, 
     torch.testing.assert_close(mean_over_windows(x, window, stride), expected)
 
 
-def test_no_window_and_one_of_the_maps_size_are_the_whole_map() -> None:
+def test_without_a_window_or_with_one_of_the_maps_size_the_whole_map_is_averaged() -> None:
     x = torch.rand(2, 3, 5, 7)
     whole = x.mean((2, 3), keepdim=True)
     for window in (None, (5, 7), (99, 99)):
@@ -100,13 +100,13 @@ def test_no_window_and_one_of_the_maps_size_are_the_whole_map() -> None:
 def test_pooled_windows_are_resized_to_the_map() -> None:
     torch.manual_seed(0)
     aspp = ASPP(6, 4, (), pooling_stride=(2, 3)).eval()
-    x, seen = torch.rand(1, 6, 9, 9), list[Tensor]()
-    aspp.get_submodule("projection").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x, joined_maps = torch.rand(1, 6, 9, 9), list[Tensor]()
+    aspp.get_submodule("projection").register_forward_pre_hook(lambda _, inputs: joined_maps.append(inputs[0]))
     aspp(x, (5, 3))
     assert aspp.image_pooling is not None
     pooled = aspp.image_pooling.conv(nn.functional.avg_pool2d(x, (5, 3), (2, 3)))  # [1, 4, 3, 3]
     expected = aspp.image_pooling.norm(pooled).relu()
-    torch.testing.assert_close(seen[0][:, :4], resize(expected, (9, 9)))
+    torch.testing.assert_close(joined_maps[0][:, :4], resize(expected, (9, 9)))
 
 
 def test_a_hard_sigmoid_is_tensorflows() -> None:
@@ -120,7 +120,7 @@ def test_a_hard_sigmoid_is_tensorflows() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("squeeze", ["sigmoid", "hard_sigmoid"])
 @pytest.mark.parametrize("projection", [True, False])
-def test_a_squeezed_image_is_a_factor_and_no_branch(squeeze: Squeeze, projection: bool) -> None:
+def test_a_squeezed_image_is_a_factor_instead_of_a_branch(squeeze: Squeeze, projection: bool) -> None:
     torch.manual_seed(0)
     aspp = ASPP(6, 4, (1, 2) if projection else (), projection=projection, squeeze=squeeze).eval()
     assert aspp.image_pooling is None
@@ -134,7 +134,7 @@ def test_a_squeezed_image_is_a_factor_and_no_branch(squeeze: Squeeze, projection
 
 @torch.no_grad()
 @pytest.mark.parametrize("image_level", [True, False])
-def test_without_projection_the_branches_come_as_they_are(image_level: bool) -> None:
+def test_without_projection_the_branches_are_returned_unchanged(image_level: bool) -> None:
     torch.manual_seed(0)
     aspp = ASPP(6, 4, (1, 2), projection=False, image_level=image_level, dropout=0.5).eval()
     x = torch.rand(2, 6, 5, 5)
@@ -146,7 +146,7 @@ def test_without_projection_the_branches_come_as_they_are(image_level: bool) -> 
     torch.testing.assert_close(aspp(x), torch.cat(maps, 1))
 
 
-def test_without_an_image_level_one_image_can_be_trained_on() -> None:
+def test_without_an_image_level_one_image_per_batch_is_enough_to_train_on() -> None:
     torch.manual_seed(0)
     for aspp in (ASPP(6, 4, (1,), image_level=False), ASPP(6, 4, (1,), squeeze="sigmoid")):
         y = aspp.train()(torch.rand(1, 6, 5, 5))
@@ -154,17 +154,17 @@ def test_without_an_image_level_one_image_can_be_trained_on() -> None:
         assert [name for name, p in aspp.named_parameters() if p.grad is None] == []
 
 
-def test_a_window_leaves_enough_to_train_on_one_image() -> None:
+def test_with_a_window_one_image_per_batch_is_enough_to_train_on() -> None:
     assert _aspp(()).train()(torch.rand(1, 6, 5, 5), (3, 3)).shape == (1, 4, 5, 5)
     with pytest.raises(ValueError, match="batch of one image"):
         _aspp(()).train()(torch.rand(1, 6, 5, 5), (5, 5))
 
 
-def test_the_activation_is_that_of_all_but_the_image() -> None:
-    found = {name: type(m) for name, m in ASPP(6, 4, (1,), act="relu6").named_modules() if name.endswith("act")}
-    assert found.pop("image_pooling.act") is nn.ReLU  # as TensorFlow DeepLab
-    assert set(found.values()) == {nn.ReLU6}
-    assert len(found) == 4
+def test_every_branch_except_the_image_has_the_activation() -> None:
+    activations = {name: type(m) for name, m in ASPP(6, 4, (1,), act="relu6").named_modules() if name.endswith("act")}
+    assert activations.pop("image_pooling.act") is nn.ReLU  # as TensorFlow DeepLab
+    assert set(activations.values()) == {nn.ReLU6}
+    assert len(activations) == 4
 
 
 @pytest.mark.parametrize(
@@ -174,6 +174,6 @@ def test_the_activation_is_that_of_all_but_the_image() -> None:
         ({"squeeze": "hard_sigmoid", "image_level": False}, "squeeze=hard_sigmoid without image_level"),
     ],
 )
-def test_a_gate_that_has_nothing_to_gate_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_a_gate_without_a_matching_map_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ASPP(6, 4, (1,), **settings)

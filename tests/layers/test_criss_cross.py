@@ -46,7 +46,7 @@ def test_gradients(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(("recurrences", "heard"), [(1, "its row and column"), (2, "everything")])
-def test_twice_every_pixel_has_heard_of_every_other(recurrences: int, heard: str) -> None:
+def test_two_recurrences_reach_every_pixel(recurrences: int, heard: str) -> None:
     layer, x = _layer(), _maps(4, 5)[2].requires_grad_()
     y = x
     for _ in range(recurrences):
@@ -66,7 +66,7 @@ def test_the_layer_is_its_formula() -> None:
     torch.testing.assert_close(layer(x), x + 0.7 * reference.criss_cross(query, key, value))
 
 
-def test_it_begins_as_the_identity_and_gamma_learns() -> None:
+def test_it_starts_as_the_identity_and_gamma_learns() -> None:
     layer, x = CrissCrossAttention(4, 2), torch.rand(1, 4, 3, 5)
     y = layer(x)
     assert torch.equal(y, x)
@@ -89,7 +89,7 @@ def test_memory_grows_as_pixels_times_height_plus_width() -> None:
     assert max(sizes) == height * width * (height + width)
 
 
-def test_autocast_keeps_it_finite_and_near() -> None:
+def test_autocast_stays_finite_and_close() -> None:
     layer, x = _layer().float(), _maps(6, 4)[2].float()
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(x)

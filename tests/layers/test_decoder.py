@@ -53,16 +53,16 @@ def test_every_stage_joins_the_features_of_its_stride_to_the_stage_before() -> N
     before = features["c5"]
     taps = (("low_level_16", (5, 7)), ("low_level_8", (9, 13)), ("low_level", (17, 25)))
     joined = _refined(decoder, features)
-    for stage, (tap, size), found in zip(decoder, taps, joined, strict=True):
+    for stage, (tap, size), features_joined in zip(decoder, taps, joined, strict=True):
         thin = stage.get_submodule("low_level")(features[tap])
-        torch.testing.assert_close(found, torch.cat([resize(before, size), resize(thin, size)], 1))
+        torch.testing.assert_close(features_joined, torch.cat([resize(before, size), resize(thin, size)], 1))
         before = stage(before, features[tap], size)
     assert before.shape == (1, 4, 17, 25)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["separable", "dense", "logits"])
-def test_a_sum_is_of_one_convolution_and_the_projection_with_nothing_behind(kind: Kind) -> None:
+def test_a_sum_adds_one_convolution_and_the_projection(kind: Kind) -> None:
     decoder, features = _decoder(merge="sum", kind=kind), _features()
     stage = decoder[0]
     deep = stage.get_submodule("refine")(resize(features["c5"], (17, 25)))
@@ -96,9 +96,9 @@ def test_parameter_counts_of_each_kind() -> None:
 @example((16, 4), "concat", (1, 1))
 def test_any_image_size_works(strides: tuple[int, ...], merge: str, image: tuple[int, int]) -> None:
     features = _features(image)
-    found = _decoder(strides, merge=merge)(features["c5"], features, image)
-    assert found.shape == (1, 4, *(-(-side // strides[-1]) for side in image))
-    assert found.isfinite().all()
+    features_joined = _decoder(strides, merge=merge)(features["c5"], features, image)
+    assert features_joined.shape == (1, 4, *(-(-side // strides[-1]) for side in image))
+    assert features_joined.isfinite().all()
 
 
 @pytest.mark.parametrize("merge", ["concat", "sum"])
@@ -109,7 +109,7 @@ def test_gradients_reach_every_parameter(merge: Merge, kind: Kind) -> None:
     assert [name for name, p in decoder.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_the_activation_is_everywhere() -> None:
+def test_every_convolution_has_the_activation() -> None:
     acts = [m for name, m in _decoder((8, 4), act="relu6").named_modules() if name.endswith("act")]
     assert {type(act) for act in acts} == {nn.ReLU6}
     assert len(acts) == 2 * 5

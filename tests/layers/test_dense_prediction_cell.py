@@ -37,8 +37,8 @@ def test_branches_feed_one_another_and_all_are_projected() -> None:
 
 
 def test_rates_are_those_of_output_stride_16_and_twice_as_large_at_8() -> None:
-    given = [branch.rate for branch in BEST]
-    assert _rates(_cell(*BEST)) == given == [(1, 6), (18, 15), (6, 3), (1, 1), (6, 21)]
+    rates = [branch.rate for branch in BEST]
+    assert _rates(_cell(*BEST)) == rates == [(1, 6), (18, 15), (6, 3), (1, 1), (6, 21)]
     assert _rates(_cell(*BEST, output_stride=8)) == [(2, 12), (36, 30), (12, 6), (2, 2), (12, 42)]
 
 
@@ -81,13 +81,13 @@ def test_a_1x1_has_no_depthwise_part() -> None:
 
 
 def test_dropout_comes_before_the_projection_in_training_only() -> None:
-    cell, x, seen = _cell(Branch(kernel=1), dropout=0.5), _x(batch=4), list[Tensor]()
-    cell.projection.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    cell, x, inputs_of_projection = _cell(Branch(kernel=1), dropout=0.5), _x(batch=4), list[Tensor]()
+    cell.projection.register_forward_pre_hook(lambda _, inputs: inputs_of_projection.append(inputs[0]))
     nn.init.constant_(cell.get_submodule("branches.0.norm").bias, 9.0)  # type: ignore[arg-type]
     cell(x, IMAGE)
     cell.train()(x, IMAGE)
-    assert not (seen[0] == 0).any()
-    assert 0.3 < float((seen[1] == 0).float().mean()) < 0.7
+    assert not (inputs_of_projection[0] == 0).any()
+    assert 0.3 < float((inputs_of_projection[1] == 0).float().mean()) < 0.7
 
 
 @settings(max_examples=20, deadline=None)
@@ -105,7 +105,7 @@ def test_gradients_reach_every_parameter() -> None:
     assert [name for name, p in cell.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_one_image_a_batch_is_refused_in_training_where_the_pooling_is_of_all() -> None:
+def test_one_image_per_batch_is_refused_in_training_if_the_whole_image_is_pooled() -> None:
     with pytest.raises(ValueError, match="batch of one image"):
         _cell(Branch(op="pyramid_pooling")).train()(_x(), IMAGE)
     assert _cell(POOLED).train()(_x(), IMAGE).shape == (1, 4, 5, 7)
@@ -120,6 +120,6 @@ def test_one_image_a_batch_is_refused_in_training_where_the_pooling_is_of_all() 
         ([Branch(), Branch(input=-2)], 8, "branch 1 .* got -2"),
     ],
 )
-def test_cells_that_can_not_be_are_refused(branches: list[Branch], output_stride: int, message: str) -> None:
+def test_impossible_cells_are_refused(branches: list[Branch], output_stride: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _cell(*branches, output_stride=output_stride)

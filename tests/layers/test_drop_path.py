@@ -14,7 +14,7 @@ def _of_ones(drop: float, progress: float, batch: int) -> torch.Tensor:
     return y
 
 
-def test_an_image_is_dropped_as_a_whole_and_the_rest_makes_up_for_it() -> None:
+def test_whole_images_are_dropped_and_the_rest_is_scaled_up() -> None:
     y = _of_ones(0.75, 1.0, 64)
     first = y[:, 0, 0, 0]
     assert torch.equal(y, first.view(-1, 1, 1, 1).expand_as(y))
@@ -30,25 +30,25 @@ def test_the_share_grows_with_the_progress(drop: float, progress: float) -> None
 
 @settings(max_examples=20, deadline=None)
 @given(drop=st.floats(0, 0.99), progress=st.floats(0, 1))
-def test_what_is_kept_is_divided_by_the_chance_to_be_kept(drop: float, progress: float) -> None:
+def test_the_rest_is_divided_by_the_probability_of_not_being_dropped(drop: float, progress: float) -> None:
     y = _of_ones(drop, progress, 50)
-    kept = y[y > 0]
-    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - drop * progress)))
+    rest = y[y > 0]
+    torch.testing.assert_close(rest, torch.full_like(rest, 1 / (1 - drop * progress)))
 
 
-def test_a_training_ends_with_all_of_it_unless_something_else_is_said() -> None:
+def test_progress_is_1_by_default() -> None:
     assert DropPath(0.5).progress == 1.0
 
 
 @pytest.mark.parametrize(("drop", "progress", "training"), [(0.9, 1.0, False), (0.0, 1.0, True), (0.9, 0.0, True)])
-def test_inactive(drop: float, progress: float, training: bool) -> None:
+def test_nothing_is_dropped_in_evaluation_or_at_a_share_of_0(drop: float, progress: float, training: bool) -> None:
     layer = DropPath(drop).train(training)
     layer.progress = progress
     x = torch.rand(8, 2, 3, 3)
     assert layer(x) is x
 
 
-def test_the_gradient_is_that_of_what_was_kept() -> None:
+def test_the_gradient_is_that_of_the_images_that_are_not_dropped() -> None:
     torch.manual_seed(0)
     x = torch.ones(32, 1, 1, 1, requires_grad=True)
     y = DropPath(0.5)(x)

@@ -28,7 +28,7 @@ def test_it_is_the_definition(batch: int, channels: int, pixels: int, num_codewo
     torch.testing.assert_close(encode(*tensors), reference.encode(*tensors), rtol=1e-10, atol=1e-10)
 
 
-def test_a_case_by_hand() -> None:
+def test_a_case_worked_by_hand() -> None:
     """Two pixels at 0 and 3, codewords at 0 and 2, squared distances 0 4 and 9 1, scales -ln 2 and -ln 2 / 2."""
     x, codewords = torch.tensor([[[0.0, 3.0]]]), torch.tensor([[0.0], [2.0]])
     scales = -torch.tensor([2.0, 2.0]).log() * torch.tensor([1.0, 0.5])

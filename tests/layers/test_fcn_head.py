@@ -26,17 +26,17 @@ def test_its_parts_are_those_of_the_original() -> None:
 
 def test_dropout_takes_whole_maps_in_training_only() -> None:
     torch.manual_seed(0)
-    head, seen = FCNHead(4, 32, 2, dropout=0.5), list[torch.Tensor]()
-    head.classify.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    head, maps = FCNHead(4, 32, 2, dropout=0.5), list[torch.Tensor]()
+    head.classify.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0]))
     x = torch.randn(2, 4, 5, 5)
     head(x)
     head.eval()(x)
-    dropped = [(features == 0).all((2, 3)) for features in seen]
+    dropped = [(features == 0).all((2, 3)) for features in maps]
     assert 10 < int(dropped[0].sum()) < 54
     assert not dropped[1].any()
 
 
-def test_the_gradient_is_that_of_the_differences() -> None:
+def test_the_gradient_equals_finite_differences() -> None:
     torch.manual_seed(0)
     head = FCNHead(2, 3, 2).double().eval()
     assert torch.autograd.gradcheck(head, torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True))

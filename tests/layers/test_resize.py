@@ -21,7 +21,7 @@ def test_aligned_corners_are_tensorflows(source: str, target: str) -> None:
     torch.testing.assert_close(resize(x, expected.shape[-2:]), expected)
 
 
-def test_the_conventions_differ_as_drawn() -> None:
+def test_conventions_worked_by_hand() -> None:
     x = torch.tensor([0.0, 4.0]).view(1, 1, 1, 2)
     assert resize(x, (1, 4)).flatten().tolist() == pytest.approx([0, 4 / 3, 8 / 3, 4])
     assert resize(x, (1, 4), "half_pixel").flatten().tolist() == [0.0, 1.0, 3.0, 4.0]
@@ -39,7 +39,7 @@ def test_one_pixel_covers_the_map() -> None:
     assert y.data_ptr() == x.data_ptr()
 
 
-def test_nearest_neighbours_are_as_drawn() -> None:
+def test_nearest_neighbours_worked_by_hand() -> None:
     x = torch.tensor([[0, 1, 2], [3, 4, 5]], dtype=torch.uint8)
     assert resize_nearest(x, (2, 5)).tolist() == [[0, 1, 1, 2, 2], [3, 4, 4, 5, 5]]  # 0.5 and 1.5 are rounded up
     assert resize_nearest(x, (3, 2)).tolist() == [[0, 2], [3, 5], [3, 5]]
@@ -50,16 +50,16 @@ def test_nearest_neighbours_are_as_drawn() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 90))
 def test_nearest_neighbours_keep_the_corners_and_the_order(old: int, new: int) -> None:
-    found = resize_nearest(torch.arange(old)[:, None], (new, 1)).flatten().tolist()
-    assert found == sorted(found)
-    assert (found[0], found[-1]) == (0, old - 1 if new > 1 else 0)
+    sources = resize_nearest(torch.arange(old)[:, None], (new, 1)).flatten().tolist()
+    assert sources == sorted(sources)
+    assert (sources[0], sources[-1]) == (0, old - 1 if new > 1 else 0)
     if new >= old:
-        assert set(found) == set(range(old))
+        assert set(sources) == set(range(old))
 
 
-def test_dimensions_are_scaled_as_the_original_does() -> None:
-    drawn = {(513, 1 / 16): 33, (513, 1 / 4): 129, (512, 1 / 16): 32, (321, 0.75): 241, (1, 0.1): 1, (513, 1.75): 897}
-    assert {key: scale_dimension(*key) for key in drawn} == drawn
+def test_dimensions_are_scaled_as_in_the_original() -> None:
+    scaled = {(513, 1 / 16): 33, (513, 1 / 4): 129, (512, 1 / 16): 32, (321, 0.75): 241, (1, 0.1): 1, (513, 1.75): 897}
+    assert {key: scale_dimension(*key) for key in scaled} == scaled
 
 
 @settings(max_examples=30, deadline=None)

@@ -74,7 +74,7 @@ def test_object_context(size: tuple[int, int], pool: int) -> None:
         (6, [(i, i + 1) for i in range(5)], [(0, 2), *((i, i + 1) for i in range(2, 7))]),
     ],
 )
-def test_parts_are_as_drawn(parts: int, rows: list[tuple[int, int]], columns: list[tuple[int, int]]) -> None:
+def test_parts_of_a_map_drawn_by_hand(parts: int, rows: list[tuple[int, int]], columns: list[tuple[int, int]]) -> None:
     query, key, value = (_random(2, 5, 7, seed) for seed in range(3))
     expected = torch.empty_like(value)
     for top, bottom in rows:
@@ -98,7 +98,7 @@ def test_gradients(layer: nn.Module, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("layer", [PositionAttention(4, 2), ChannelAttention()])
-def test_they_begin_as_the_identity_and_gamma_learns(layer: nn.Module) -> None:
+def test_they_start_as_the_identity_and_gamma_learns(layer: nn.Module) -> None:
     x = torch.rand(1, 4, 3, 5)
     y = layer(x)
     assert torch.equal(y, x)
@@ -108,11 +108,11 @@ def test_they_begin_as_the_identity_and_gamma_learns(layer: nn.Module) -> None:
     assert gradient.any()
 
 
-def test_object_context_begins_as_nothing() -> None:
+def test_object_context_starts_as_zero() -> None:
     assert not ObjectContext(4, 2, 3)(torch.rand(2, 4, 3, 5)).any()
 
 
-def test_alike_channels_are_shunned() -> None:
+def test_similar_channels_weigh_less() -> None:
     """Of two channels alike and one unlike, each of the two takes the one, and it the two, half and half."""
     x = torch.tensor([[9.0, 0.0], [9.0, 0.0], [0.0, 8.0]]).view(1, 3, 1, 2)
     layer = ChannelAttention()
@@ -121,12 +121,12 @@ def test_alike_channels_are_shunned() -> None:
     torch.testing.assert_close(layer(x) - x, expected)
 
 
-def test_channel_attention_keeps_its_digits_under_autocast() -> None:
+def test_channel_attention_keeps_full_precision_under_autocast() -> None:
     """Products that differ by one in ten thousand: bfloat16 would not tell them apart."""
     x = torch.ones(1, 2, 100, 100)
     x[0, 1, 0, 0] = 0.0
     layer = ChannelAttention()
     nn.init.ones_(layer.gamma)
     with torch.autocast("cpu", torch.bfloat16):
-        found = layer(x)
-    torch.testing.assert_close(found, layer(x))
+        context = layer(x)
+    torch.testing.assert_close(context, layer(x))

@@ -26,7 +26,7 @@ def test_parameter_counts_whatever_the_recurrences() -> None:
         assert head_parameters(model) == main + auxiliary
 
 
-def test_what_it_is_by_default() -> None:
+def test_defaults_are_the_papers() -> None:
     config = config_of("ccnet").model_dump()
     assert (config["backbone"]["name"], config["output_stride"], config["recurrences"]) == ("resnet101s", 8, 2)
     assert config["head_channels"] == 8 * config["key_channels"] == 512
@@ -46,7 +46,7 @@ def test_the_attention_is_applied_once_for_each_recurrence(recurrences: int) -> 
     torch.testing.assert_close(fused, [torch.cat([c5, model.get_submodule("refine")(x)], 1)])
 
 
-def test_heads_have_leaky_relus_as_the_authors_program() -> None:
+def test_heads_have_leaky_relus_as_in_the_authors_program() -> None:
     model = small("ccnet")
     acts = [model.get_submodule(f"{part}.act") for part in ("reduce", "refine", "fuse")]
     assert [act.negative_slope for act in acts if isinstance(act, nn.LeakyReLU)] == [0.01] * 3

@@ -26,13 +26,13 @@ def test_parameter_counts() -> None:
     assert head_parameters(model) == head == 23_954_619
 
 
-def test_what_it_is_by_default() -> None:
+def test_defaults_are_the_papers() -> None:
     config = config_of("danet").model_dump()
     assert (config["backbone"]["name"], config["output_stride"], config["dropout"]) == ("resnet101s", 8, 0.1)
     assert config["head_channels"] == 8 * config["key_channels"] == 512
 
 
-def test_the_rates_of_the_published_network_can_be_had() -> None:
+def test_the_rates_of_the_published_network_are_possible() -> None:
     backbone = {"name": "resnet101s", "multi_grid": (1, 2, 4)}
     units = on_meta("danet", 19, backbone=backbone).get_submodule("backbone.c5").children()
     convs = [unit.get_submodule("conv2.conv") for unit in units]

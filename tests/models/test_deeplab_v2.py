@@ -42,7 +42,7 @@ def test_the_logits_are_the_sum_of_each_branch_alone(hidden: int | None) -> None
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
-def test_branches_have_the_kernel_and_the_rates_that_are_said(kernel: int) -> None:
+def test_branches_have_the_kernel_and_the_rates_of_the_config(kernel: int) -> None:
     model = _small(rates=(2, 5), kernel=kernel)
     convs = [conv for conv in model.get_submodule("classify").children() if isinstance(conv, nn.Conv2d)]
     assert [conv.kernel_size for conv in convs] == [(kernel, kernel)] * 2
@@ -57,7 +57,7 @@ def test_parameter_counts() -> None:
     assert head_parameters(resnet) == 4 * (9 * 2048 + 1) * 21
 
 
-def test_what_it_is_by_default_is_section_4_1_2() -> None:
+def test_defaults_are_those_of_section_4_1_2() -> None:
     config = config_of("deeplab_v2").model_dump()
     assert (config["backbone"]["name"], config["output_stride"]) == ("resnet_v1_101", 8)
     assert config["rates"] == (6, 12, 18, 24)

@@ -41,7 +41,7 @@ def test_the_decoder_may_make_the_logits() -> None:
     assert [name for name, _ in model.named_parameters() if name.startswith("classify")] == []
 
 
-def test_pooling_is_over_parts_of_the_image_or_of_the_window_that_is_said() -> None:
+def test_pooling_is_over_parts_of_the_image_or_of_the_window() -> None:
     assert _windows(small("dense_prediction_cell", cell=POOLED)) == [(65, 97)]
     assert _windows(small("dense_prediction_cell", cell=POOLED, pooling_window=(33, 49))) == [(33, 49)]
     assert _windows(small("dense_prediction_cell", cell=POOLED, pooling_window=(33, 49)), 0.5) == [(17, 25)]

@@ -26,7 +26,7 @@ def test_parameter_counts() -> None:
     assert head_parameters(on_meta("encnet", 150, backbone="resnet50", lateral=True)) == plain + lateral == 20_400_162
 
 
-def test_what_it_is_by_default() -> None:
+def test_defaults_are_the_papers() -> None:
     config = config_of("encnet").model_dump()
     assert (config["output_stride"], config["head_channels"], config["num_codewords"]) == (8, 512, 32)
     deep_stem = conv_norm(3, 64, 3) + conv_norm(64, 64, 3) + conv_norm(64, 128, 3) - conv_norm(3, 64, 7)

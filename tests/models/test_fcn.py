@@ -44,7 +44,7 @@ def test_there_may_be_no_second_head(name: str) -> None:
 
 
 @torch.no_grad()
-def test_torchvisions_3x3_is_behind_the_pyramid() -> None:
+def test_torchvisions_3x3_comes_after_aspp() -> None:
     model, batch = _torchvisions("deeplab_v3"), random_images(1, 33, 49)
     pyramid, refine = model.get_submodule("aspp"), model.get_submodule("refine")
     assert isinstance(pyramid, ASPP)
@@ -56,7 +56,7 @@ def test_torchvisions_3x3_is_behind_the_pyramid() -> None:
     assert len(norms) == 9 + 1  # three of the branches are separable
 
 
-def test_images_are_padded_for_aligned_corners_alone() -> None:
+def test_images_are_padded_only_for_aligned_corners() -> None:
     batch = random_images(1, 40, 57)
     assert pad_to_grid(batch, small("fcn")).shape == (1, 3, 41, 57)
     assert pad_to_grid(batch, small("fcn", align_corners=False)) is batch

@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from pydantic import ValidationError
+from safetensors.torch import save_file
 
+import atrous
 from atrous.backbones import BACKBONES
-from atrous.config import Config, check
+from atrous.config import Config, check, load
+from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.losses.semantic import LossConfig, head_weight
 from atrous.models import MODELS, build
 from atrous.models.format_1 import ASPP, BACKBONE, DECODER, new_names, upgraded, upgraded_experiment
-from tests.models.conftest import config_of
+from atrous.run_folder import RunFolder, require_same
+from tests.models.conftest import config_of, random_images, small
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "format_1.json").read_text(encoding="utf-8"))
 TREES = [row["model"] for row in GOLDEN["models"]]
@@ -81,14 +86,15 @@ def test_a_model_keeps_a_setting_of_its_own_that_others_have_in_a_section() -> N
     assert upgraded({"name": "lraspp", "aspp_channels": 64}) == {"name": "lraspp", "head_channels": 64}
 
 
-@pytest.mark.parametrize("tree", TREES)
-def test_settings_of_today_are_returned_as_they_are(tree: dict[str, Any]) -> None:
-    today = config_of(**upgraded(tree)).model_dump()
-    assert upgraded(today) == today
-    assert config_of(**upgraded({"name": tree["name"]})) == config_of(tree["name"])
+def test_settings_of_today_are_returned_as_they_are() -> None:
+    for tree in TREES:
+        today = config_of(**upgraded(tree)).model_dump()
+        assert upgraded(today) == today
+    for name in MODELS:
+        assert config_of(**upgraded({"name": name})) == config_of(name)
 
 
-def test_a_setting_that_a_family_does_not_have_is_not_dropped_in_silence() -> None:
+def test_a_setting_that_a_family_does_not_have_is_not_silently_dropped() -> None:
     tree = upgraded({"name": "pspnet", "backbone": "resnet50s", "depth_multiplier": 0.5, "drop_path": 0.0})
     with pytest.raises(ValidationError, match="Extra inputs"):
         config_of(**tree)
@@ -110,9 +116,48 @@ def test_an_experiment_weights_its_heads_as_before(index: int, weights: dict[str
     assert upgraded_experiment(today) == today
 
 
-def test_flat_settings_are_told_by_their_names_of_today() -> None:
+def test_flat_settings_have_names_of_today() -> None:
     assert new_names("model", "aspp_channels") == ["model.aspp.channels", "model.head_channels"]
     assert new_names("model", "decoder_strides") == ["model.decoder.strides"]
     assert new_names("model", "drop_path") == ["model.backbone.drop_path"]
     assert new_names("loss", "cascade") == ["loss.weights.cascade_0", "loss.weights.cascade_1"]
     assert new_names("model", "output_stride") == []
+
+
+# ---- files
+
+
+def without_name(tree: dict[str, Any]) -> dict[str, Any]:
+    return {field: value for field, value in tree.items() if field != "name"}
+
+
+def test_a_model_file_of_format_1_is_read(tmp_path: Path) -> None:
+    experiment = GOLDEN["experiments"][0]
+    network = small("deeplab_v3plus", 8, **without_name(upgraded(experiment["model"])))
+    space = LabelSpace(names=numbered_names(8))
+    header = {
+        "atrous_format": "1",
+        "model": json.dumps(experiment["model"]),
+        "label_space": space.model_dump_json(),
+        "inference": "{}",
+        "results": "{}",
+        "training": json.dumps(experiment),
+    }
+    save_file(network.state_dict(), tmp_path / "model.safetensors", header)
+    segmenter = atrous.load(tmp_path / "model.safetensors")
+    assert segmenter.model.config == network.config
+    assert segmenter.training == check(upgraded_experiment(experiment), source="here")
+    state = network.state_dict()
+    assert all(torch.equal(weight, state[name]) for name, weight in segmenter.model.state_dict().items())
+    images = random_images(1, 33, 49)
+    torch.testing.assert_close(segmenter.model(images).semantic, network(images).semantic)
+
+
+def test_a_run_of_format_1_is_resumed_with_the_settings_of_today(tmp_path: Path) -> None:
+    experiment = GOLDEN["experiments"][0]
+    run = RunFolder(tmp_path)
+    run.config.write_text(yaml.safe_dump(experiment))
+    today = load("synthetic/deeplab_v3plus_tiny")
+    require_same(run, today, "--resume")
+    with pytest.raises(ValueError, match=r"model\.backbone\.depth_multiplier is 0\.5 here but 0\.35"):
+        require_same(run, load("synthetic/deeplab_v3plus_tiny", ["model.backbone.depth_multiplier=0.5"]), "--resume")

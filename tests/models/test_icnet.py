@@ -47,7 +47,7 @@ def test_parameter_counts() -> None:
     assert num_parameters(model) == backbone + head == 6_707_321
 
 
-def test_what_it_is_by_default() -> None:
+def test_defaults_are_the_papers() -> None:
     config = config_of("icnet")
     assert (config.backbone.name, config.logits_stride) == ("icnet_resnet50", 8)
     assert config.model_dump()["bins"] == (1, 2, 3, 6)
@@ -138,7 +138,7 @@ def test_logits_at_the_image_are_those_of_a_classifier_behind_a_zoom() -> None:
 
 
 @torch.no_grad()
-def test_every_level_is_learnt_from_with_its_weight() -> None:
+def test_the_loss_weights_every_level() -> None:
     outputs = small("icnet")(IMAGES)
     labels = torch.randint(0, 4, (2, 65, 97), generator=torch.Generator().manual_seed(1))
     terms = semantic_loss(outputs, labels, LossConfig(), ignore=255)

@@ -55,7 +55,7 @@ def test_a_window_smaller_than_the_image_makes_the_gate_a_map() -> None:
     assert [bool(gate.var((2, 3)).max() > 0) for gate in gates] == [True, False]
 
 
-def test_one_image_a_batch_can_be_trained_on() -> None:
+def test_one_image_per_batch_is_enough_to_train_on() -> None:
     model = small(
         "lraspp",
     ).train()

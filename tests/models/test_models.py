@@ -76,7 +76,7 @@ def test_every_model_is_tried() -> None:
 # ---- the networks
 
 
-def test_bytes_and_floats_give_the_same_logits_again_and_again(model: Model) -> None:
+def test_bytes_and_floats_give_the_same_logits_each_time(model: Model) -> None:
     images = random_images(2, 33, 47)
     with torch.no_grad():
         outputs = model(images)
@@ -346,7 +346,7 @@ def test_values_outside_a_fields_type_and_unknown_keys_are_refused(config: type[
             assert error.value.errors()[0]["loc"][0] == name, (name, value)
 
 
-def test_the_values_that_are_tried_are_many() -> None:
+def test_most_fields_are_tried() -> None:
     tried = {
         (config.__qualname__, name)
         for config in CONFIGS
@@ -414,8 +414,8 @@ def test_settings_are_read_from_text() -> None:
     backbone = {"name": "resnet50", "multi_grid": "1,2,4"}
     config = config_of("deeplab_v3plus", backbone=backbone, output_stride="8", aspp={"rates": "2,4"})
     assert isinstance(config, MODELS["deeplab_v3plus"].Config)
-    found = config.model_dump()
-    assert (found["output_stride"], found["aspp"]["rates"], found["backbone"]["multi_grid"]) == (8, (2, 4), (1, 2, 4))
+    tree = config.model_dump()
+    assert (tree["output_stride"], tree["aspp"]["rates"], tree["backbone"]["multi_grid"]) == (8, (2, 4), (1, 2, 4))
 
 
 def test_settings_of_a_backbone_without_its_name_are_the_default_backbones() -> None:

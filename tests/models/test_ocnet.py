@@ -32,7 +32,7 @@ def test_parameter_counts() -> None:
         assert head_parameters(model) == context + (512 + 1) * 19 + auxiliary == count
 
 
-def test_what_it_is_by_default() -> None:
+def test_defaults_are_the_papers() -> None:
     config = config_of("ocnet").model_dump()
     assert (config["backbone"]["name"], config["output_stride"]) == ("resnet101s", 8)
     assert (config["variant"], config["head_channels"]) == ("base", 512)
@@ -56,7 +56,7 @@ def _learnt(variant: str) -> nn.Module:
 
 @torch.no_grad()
 @pytest.mark.parametrize(("variant", "bins"), [("base", [1]), ("pyramid", [1, 2, 3, 6])])
-def test_contexts_lie_beside_what_they_are_of(variant: str, bins: list[int]) -> None:
+def test_contexts_are_concatenated_with_their_map(variant: str, bins: list[int]) -> None:
     context, joined = _learnt(variant), list[Tensor]()
     context.get_submodule("project").register_forward_pre_hook(lambda _, inputs: joined.append(inputs[0]))
     c5 = torch.randn(2, 64, 5, 7)

@@ -30,7 +30,7 @@ def test_published_sizes() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_received_is_the_definitions(kind: dict[str, Any]) -> None:
+def test_features_are_received_as_in_the_definition(kind: dict[str, Any]) -> None:
     model, images = small("psanet", 3, **kind), random_images(2, 33, 49)  # c5 is 5 x 7
     config = model.config
     assert isinstance(config, PSANet.Config)
@@ -59,7 +59,7 @@ def test_a_mask_of_another_size_gives_the_same_where_the_map_is_small() -> None:
     torch.testing.assert_close(little(images).semantic, large(images).semantic)
 
 
-def test_masks_by_default_are_for_a_crop_of_465() -> None:
+def test_default_masks_are_for_a_crop_of_465() -> None:
     assert PSANet.Config().mask == (59, 59)
     assert PSANet.Config(compact=True).mask == (30, 30)
     assert PSANet.Config().map_size(59, 59) == PSANet.Config(compact=True).map_size(59, 59) == (30, 30)

@@ -28,9 +28,9 @@ NEIGHBOURS = sorted(CASES, key=lambda case: (LIST_OF[case], case))  # share thei
 TOLERANCE = 1e-4  # of the largest logit
 
 
-def _assert_close(found: Tensor, expected: Tensor) -> None:
-    assert found.shape == expected.shape
-    assert float((found - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
+def _assert_close(ours: Tensor, expected: Tensor) -> None:
+    assert ours.shape == expected.shape
+    assert float((ours - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
 
 
 @pytest.mark.parametrize("case", NEIGHBOURS)
@@ -38,8 +38,8 @@ def test_logits_are_the_originals(case: str) -> None:
     flags = flags_of(case)
     segmenter = convert(seeded_variables(case), options={name: flags[name] for name in UNDECIDED & flags.keys()})
     if CASES[case]["eval_scales"]:
-        found = predict_probabilities(segmenter.model, golden_image(case), segmenter.inference)
-        _assert_close(found.softmax(1), golden_logits(case, "prob"))  # theirs is softmax of a mean of probabilities
+        ours = predict_probabilities(segmenter.model, golden_image(case), segmenter.inference)
+        _assert_close(ours.softmax(1), golden_logits(case, "prob"))  # theirs is softmax of a mean of probabilities
         return
     with torch.no_grad():
         outputs = segmenter.model(golden_image(case))
@@ -56,8 +56,8 @@ def test_predictions_of_many_scales_are_the_originals() -> None:
 
 
 def test_every_network_of_the_original_has_a_golden() -> None:
-    seen = {name.partition("/")[0] for case in CASES for name in variables_of(case)}
-    assert {root.scope for root in ROOTS.values()} <= seen
+    scopes = {name.partition("/")[0] for case in CASES for name in variables_of(case)}
+    assert {root.scope for root in ROOTS.values()} <= scopes
 
 
 # ---- the lists of variables themselves
@@ -75,5 +75,5 @@ def test_the_committed_lists_are_the_originals() -> None:
 
 def test_the_rule_for_a_dense_pyramid_gives_the_one_that_is_listed() -> None:
     lists = variable_lists()
-    made = dense_pyramid(without(lists["mnv2_v3plus"], "decoder/"))
-    assert made == without(lists["mnv2_dec_nosep"], "decoder/") == variables_of("mnv2_nocrop_globalpool")
+    dense = dense_pyramid(without(lists["mnv2_v3plus"], "decoder/"))
+    assert dense == without(lists["mnv2_dec_nosep"], "decoder/") == variables_of("mnv2_nocrop_globalpool")
