@@ -121,7 +121,7 @@ REFUSED: list[tuple[Shapes, dict[str, Any], str]] = [
         {},
         "its units have two convolutions, of which mmsegmentation dilates only the first",
     ),
-    ({**V1C, "neck.0.weight": (3,)}, {}, "1 weights have no place .*: neck.0.weight"),
+    ({**V1C, "neck.0.weight": (3,)}, {}, "1 weight without a place .*: neck.0.weight"),
     (V1C, {"align_corner": True}, "no model depends on an option 'align_corner'; did you mean align_corners"),
 ]
 
