@@ -12,9 +12,10 @@ from atrous.convert import convert
 from atrous.convert.run import conversion
 from atrous.convert.systems import SYSTEMS
 from atrous.inference import InferenceConfig, predict_probabilities
-from tests.convert.conftest import assert_close, assert_refused, empty_arrays, random_image, without
+from tests.convert.conftest import assert_close, assert_refused, empty_arrays, random_image
 from tests.reference import torchvision as reference
 from tests.reference.semseg import golden, seeded_weights
+from tests.reference.tf_deeplab import without
 from tests.reference.torchvision import ReferenceNetwork, Shapes
 
 STEMS = {"semseg's": (64, 64, 128), "ResNetV1c's": (32, 32, 64), "a single 7x7": ()}

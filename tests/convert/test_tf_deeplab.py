@@ -24,7 +24,7 @@ from atrous.convert.systems.tf_deeplab.flags import CELL, NAS, Flags
 from atrous.errors import AtrousError
 from atrous.inference import InferenceConfig
 from atrous.models import MODELS, Model, ModelConfig, build
-from tests.convert.conftest import assert_close, assert_refused, config_of, empty_arrays, random_image, without
+from tests.convert.conftest import assert_close, assert_refused, config_of, empty_arrays, random_image
 from tests.reference.tf_deeplab import (
     CASES,
     UNDECIDED,
@@ -36,6 +36,7 @@ from tests.reference.tf_deeplab import (
     seeded,
     variable_lists,
     variables_of,
+    without,
 )
 
 Options = dict[str, Any]

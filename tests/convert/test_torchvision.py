@@ -20,9 +20,9 @@ from tests.convert.conftest import (
     empty_arrays,
     meta_model,
     random_image,
-    without,
 )
 from tests.reference import torchvision as reference
+from tests.reference.tf_deeplab import without
 from tests.reference.torchvision import Arrays, ReferenceNetwork, Shapes
 
 SYSTEM = SYSTEMS["torchvision"]
