@@ -8,7 +8,7 @@ from torch import nn
 from atrous.losses import LossConfig, semantic_loss
 from atrous.models import Model, build
 from atrous.models.danet import DANet
-from tests.models.memorising import IMAGES, LABELS, learn, terms, unreached
+from tests.two_images import IMAGES, LABELS, learn, terms, unreached
 
 
 def _small(**settings: object) -> Model:

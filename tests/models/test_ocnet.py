@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from atrous.models import Model, build
 from atrous.models.ocnet import OCNet
-from tests.models.memorising import IMAGES, learn, terms, unreached
+from tests.two_images import IMAGES, learn, terms, unreached
 
 VARIANTS = ["base", "pyramid", "asp"]
 
