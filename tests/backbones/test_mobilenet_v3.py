@@ -13,7 +13,7 @@ from atrous.layers.inverted_residual import InvertedResidual
 from atrous.layers.squeeze import SqueezeExcite
 from atrous.models import MODELS, Model, build
 from tests.conftest import SHARED
-from tests.reference.tf_deeplab import assert_golden, listing
+from tests.tf_deeplab import assert_golden, listing
 
 LARGE, SMALL, EDGETPU = "mobilenet_v3_large_seg", "mobilenet_v3_small_seg", "mobilenet_edgetpu"
 VARIABLES = SHARED / "goldens" / "tf_deeplab" / "variables"

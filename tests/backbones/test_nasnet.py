@@ -25,7 +25,7 @@ from atrous.layers.drop_path import DropPath
 from atrous.layers.resize import resize
 from atrous.models import MODELS, Model, build
 from tests.conftest import SHARED
-from tests.reference.tf_deeplab import Shape, assert_golden, listing
+from tests.tf_deeplab import Shape, assert_golden, listing
 
 VARIABLES = SHARED / "goldens" / "tf_deeplab" / "variables"
 STRIDES = [("pnasnet", 8), ("pnasnet", 16), ("pnasnet", 32), ("auto_deeplab_s", 8)]

@@ -10,7 +10,7 @@ from atrous.backbones.resnet import RESNETS, Subsample, _max_pool
 from atrous.layers.conv import Conv, same_padding
 from atrous.models import MODELS, Model, build
 from tests.conftest import SHARED
-from tests.reference.tf_deeplab import CASES, assert_golden, listing
+from tests.tf_deeplab import CASES, assert_golden, listing
 
 VARIABLES = SHARED / "goldens" / "tf_deeplab" / "variables"
 GOLDENS = ("r101b_v3plus_os16_65", "r50b_v3plus_os8_65", "r50_v3_os16_65", "r50_v3_os16_even64x80", "r18b_os16_65")

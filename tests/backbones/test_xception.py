@@ -11,7 +11,7 @@ from atrous.backbones.rates import Placement
 from atrous.backbones.xception import BOUNDED, FREE, Kind, Unit, Xception, XceptionUnit
 from atrous.models import MODELS, Model, build
 from tests.conftest import SHARED
-from tests.reference.tf_deeplab import CASES, assert_golden, listing
+from tests.tf_deeplab import CASES, assert_golden, listing
 
 VARIABLES = SHARED / "goldens" / "tf_deeplab" / "variables"
 GOLDENS = [case for case, flags in CASES.items() if flags["variant"].startswith("xception")]
