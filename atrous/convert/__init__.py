@@ -1,4 +1,4 @@
-"""`atrous convert`: models of other programs, made ours. Readers of their files, and one set of name rules a system."""
+"""`atrous convert`: models of other programs as models of Atrous. Readers of their files, a row for each program."""
 
 from atrous.convert.run import convert
 

@@ -73,7 +73,7 @@ def assign(model: Model, state: Mapping[str, Tensor], names: Mapping[str, str], 
     """Make these tensors the model's weights; `names` are the original's. Raises ConversionError for NaN, infinity."""
     broken = [names[key] for key, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
-        raise ConversionError(f"{label}: {len(broken)} weights are not finite in float32: {listed(broken)}")
+        raise ConversionError(f"{label}: {_counted(broken)} not finite in float32: {listed(broken)}")
     buffers = {key: value for key, value in model.state_dict().items() if key not in state}
     model.load_state_dict(dict(state) | buffers, assign=True)
 
@@ -81,7 +81,7 @@ def assign(model: Model, state: Mapping[str, Tensor], names: Mapping[str, str], 
 def require_all(expected: Shapes, shapes: Shapes, label: str) -> None:
     missing = sorted(expected.keys() - shapes.keys())
     if missing:
-        raise ConversionError(f"{label}: {len(missing)} weights of the model are missing: {listed(missing)}")
+        raise ConversionError(f"{label}: missing {_counted(missing)} of the model: {listed(missing)}")
     require_shapes(expected, shapes, label)
 
 
@@ -93,12 +93,16 @@ def require_shapes(expected: Shapes, shapes: Shapes, label: str) -> None:
         if shapes.get(name, shape) != shape
     ]
     if wrong:
-        raise ConversionError(f"{label}: {len(wrong)} weights have other shapes than the model's: {listed(wrong)}")
+        raise ConversionError(f"{label}: {_counted(wrong)} of another shape than the model's: {listed(wrong)}")
 
 
 def require_no_model_left(names: list[str], label: str) -> None:
     if names:
         raise ConversionError(
-            f"{label}: {len(names)} weights have no place in the model that was recognised or that the options "
+            f"{label}: {_counted(names)} without a place in the model that was recognised, or that the options "
             f"describe: {listed(names)}"
         )
+
+
+def _counted(names: list[str]) -> str:
+    return f"{len(names)} weight{'' if len(names) == 1 else 's'}"

@@ -58,7 +58,9 @@ def recalibrate(model: Model, inference: InferenceConfig, images: Iterable[Image
     """
     norms = _folded(model)
     if not norms:
-        raise ConfigError("--recalibrate: no batch norm is folded in this model: all have statistics of its training")
+        raise ConfigError(
+            "--recalibrate: no batch norm is folded in this model: all have the statistics of its training"
+        )
     moments = [Moments(norm.num_features) for norm in norms]
     hooks = [norm.register_forward_pre_hook(_adding_to(moment)) for norm, moment in zip(norms, moments, strict=True)]
     try:

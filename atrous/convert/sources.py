@@ -59,7 +59,7 @@ def _checked_arrays(source: Arrays) -> Arrays:
     arrays = {name: np.asarray(array) for name, array in source.items()}
     for name, array in arrays.items():
         if not isinstance(name, str):
-            raise ConversionError(f"{ARRAYS}: names must be texts, got {name!r}")
+            raise ConversionError(f"{ARRAYS}: names must be strings, got {name!r}")
         if array.dtype.kind not in "fiub":
             raise ConversionError(f"{ARRAYS}: {name} must hold numbers, but its type is {array.dtype}")
     return without_wrapper(arrays)

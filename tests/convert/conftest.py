@@ -29,10 +29,6 @@ def empty_arrays(shapes: Shapes) -> dict[str, NDArray[np.float32]]:
     return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
 
 
-def without(shapes: Shapes, *prefixes: str) -> dict[str, tuple[int, ...]]:
-    return {name: shape for name, shape in shapes.items() if not name.startswith(prefixes)}
-
-
 def config_of(system: System[Any], shapes: Shapes, **options: object) -> ModelConfig:
     """The model that has these weights, without making it."""
     return deduced_config(system, Evidence(shapes, read_options(system, options, "weights"), "weights"))

@@ -12,9 +12,10 @@ from atrous.convert import convert
 from atrous.convert.run import conversion
 from atrous.convert.systems import SYSTEMS
 from atrous.inference import InferenceConfig, predict_probabilities
-from tests.convert.conftest import assert_close, assert_refused, empty_arrays, random_image, without
+from tests.convert.conftest import assert_close, assert_refused, empty_arrays, random_image
 from tests.reference import torchvision as reference
 from tests.reference.semseg import golden, seeded_weights
+from tests.reference.tf_deeplab import without
 from tests.reference.torchvision import ReferenceNetwork, Shapes
 
 STEMS = {"semseg's": (64, 64, 128), "ResNetV1c's": (32, 32, 64), "a single 7x7": ()}
@@ -121,7 +122,7 @@ REFUSED: list[tuple[Shapes, dict[str, Any], str]] = [
         {},
         "its units have two convolutions, of which mmsegmentation dilates only the first",
     ),
-    ({**V1C, "neck.0.weight": (3,)}, {}, "1 weights have no place .*: neck.0.weight"),
+    ({**V1C, "neck.0.weight": (3,)}, {}, "1 weight without a place .*: neck.0.weight"),
     (V1C, {"align_corner": True}, "no model depends on an option 'align_corner'; did you mean align_corners"),
 ]
 

@@ -260,9 +260,9 @@ def test_contradictions_are_refused() -> None:
 def test_missing_superfluous_and_misshapen_weights_are_listed() -> None:
     shapes = _shapes()
     some = {name: shape for name, shape in shapes.items() if not name.startswith(("aux.1.", "cls.1.b"))}
-    _refused(some, r"5 weights of the model are missing: aux.1.bias, .*, cls.1.bias$")
-    _refused({**shapes, "cls.9.weight": (3,)}, "1 weights have no place in the model .*: cls.9.weight")
-    _refused({**shapes, "aux.4.bias": (7,)}, r"1 weights have other shapes .*: aux.4.bias is \[7\], not \[21\]")
+    _refused(some, r"missing 5 weights of the model: aux.1.bias, .*, cls.1.bias$")
+    _refused({**shapes, "cls.9.weight": (3,)}, "1 weight without a place in the model .*: cls.9.weight")
+    _refused({**shapes, "aux.4.bias": (7,)}, r"1 weight of another shape .*: aux.4.bias is \[7\], not \[21\]")
     _refused({"a": (1,)}, "0 blocks in layer3, where semseg's networks have 6")
     _refused({name: shape for name, shape in shapes.items() if name != "cls.4.weight"}, "cls.4.weight is missing")
     _refused({**shapes, "layer3.6.conv1.weight": (256, 1024, 1, 1)}, "7 blocks in layer3")
@@ -271,4 +271,4 @@ def test_missing_superfluous_and_misshapen_weights_are_listed() -> None:
 def test_weights_that_are_not_finite_are_refused() -> None:
     arrays = empty_arrays(_shapes())
     arrays["cls.4.bias"] = np.full(21, np.nan, np.float32)
-    assert_refused(arrays, r"1 weights are not finite in float32: cls\.4\.bias")
+    assert_refused(arrays, r"1 weight not finite in float32: cls\.4\.bias")

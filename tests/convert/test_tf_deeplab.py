@@ -24,7 +24,7 @@ from atrous.convert.systems.tf_deeplab.flags import CELL, NAS, Flags
 from atrous.errors import AtrousError
 from atrous.inference import InferenceConfig
 from atrous.models import MODELS, Model, ModelConfig, build
-from tests.convert.conftest import assert_close, assert_refused, config_of, empty_arrays, random_image, without
+from tests.convert.conftest import assert_close, assert_refused, config_of, empty_arrays, random_image
 from tests.reference.tf_deeplab import (
     CASES,
     UNDECIDED,
@@ -36,6 +36,7 @@ from tests.reference.tf_deeplab import (
     seeded,
     variable_lists,
     variables_of,
+    without,
 )
 
 Options = dict[str, Any]
@@ -416,9 +417,9 @@ def test_folded_batch_norms_become_ones_that_only_shift(variant: str) -> None:
 
 def test_a_half_folded_batch_norm_is_refused() -> None:
     arrays = {**_plus(), "aspp0/biases": np.zeros(256, np.float32)}
-    _refused(arrays, "1 weights have no place in the model.*: aspp0/biases$")
+    _refused(arrays, "1 weight without a place in the model.*: aspp0/biases$")
     del arrays["aspp0/BatchNorm/moving_mean"]
-    _refused(arrays, "1 weights of the model are missing: aspp0/BatchNorm/moving_mean$")
+    _refused(arrays, "missing 1 weight of the model: aspp0/BatchNorm/moving_mean$")
 
 
 # ---- flags
@@ -558,9 +559,9 @@ CONTRADICTED: list[tuple[str, Options, str]] = [
     ("mnv2_v3plus", {"num_classes": 20}, "num_classes=20, but its weights are those of num_classes=21"),
     ("mnv3_small", {"num_classes": 21}, "num_classes=21, but its weights are those of num_classes=19"),
     ("mnv2_v3plus", {"dataset": "cityscapes"}, "dataset=cityscapes has 19 classes, but the model has 21"),
-    ("mnv2_v3plus", {"depth_multiplier": 0.5}, "other shapes"),
-    ("mnv2_dm05", {"depth_multiplier": 1}, "other shapes"),
-    ("mnv2_v3plus", {"decoder_output_stride": "8"}, "other shapes"),
+    ("mnv2_v3plus", {"depth_multiplier": 0.5}, "another shape"),
+    ("mnv2_dm05", {"depth_multiplier": 1}, "another shape"),
+    ("mnv2_v3plus", {"decoder_output_stride": "8"}, "another shape"),
     ("mnv2_v3plus", {"decoder_output_stride": "8,4"}, "1 decoder stages, but decoder_output_stride is"),
     ("mnv2_dec_8_4", {"decoder_output_stride": "4,8"}, "must be in falling order"),
     ("mnv2_v3", {"decoder_output_stride": "4"}, "the network has no decoder"),
@@ -582,8 +583,8 @@ CONTRADICTED: list[tuple[str, Options, str]] = [
     ("r50_v2sum", {"logits_kernel_size": 1}, "logits_kernel_size=3$"),
     ("hnas_F32_head", {"nas_use_classification_head": False}, "weights"),
     ("hnas", {"output_stride": 16}, "output_stride=16 is not for auto_deeplab_s, which has 8"),
-    ("hnas", {"nas_stem_output_num_conv_filters": 32}, "other shapes"),
-    ("pnas", {"output_stride": 8}, "other shapes"),
+    ("hnas", {"nas_stem_output_num_conv_filters": 32}, "another shape"),
+    ("pnas", {"output_stride": 8}, "another shape"),
     ("r50b_v3plus", {"multi_grid": "1,2"}, "has 3 units"),
     ("x71_dpc", {"output_stride": 32}, "output_stride=32"),
     ("x71_dpc", {"dense_prediction_cell_config": BRANCHES}, "a cell of 5 branches, but the one described has 3"),
@@ -603,12 +604,12 @@ def _with(**arrays: Any) -> Arrays:  # noqa: ANN401
 def test_a_missing_variable_is_named() -> None:
     for name in ("MobilenetV3/Conv/BatchNorm/gamma", "decoder/decoder_conv0/biases", "aspp0/BatchNorm/moving_mean"):
         arrays = {key: array for key, array in _light().items() if key != name}
-        _refused(arrays, f"the arrays: 1 weights of the model are missing: {name}$")
+        _refused(arrays, f"the arrays: missing 1 weight of the model: {name}$")
 
 
 def test_of_many_missing_variables_five_are_named() -> None:
     arrays = {key: array for key, array in _light().items() if "expanded_conv_3/" not in key}
-    _refused(arrays, r"19 weights of the model are missing: (MobilenetV3/expanded_conv_3/\S+, ){4}\S+ and 14 more$")
+    _refused(arrays, r"missing 19 weights of the model: (MobilenetV3/expanded_conv_3/\S+, ){4}\S+ and 14 more$")
 
 
 def test_a_variable_of_another_shape_is_named() -> None:
@@ -616,22 +617,22 @@ def test_a_variable_of_another_shape_is_named() -> None:
     _refused(_with(aspp0__BatchNorm__gamma=np.float32(1)), r"aspp0/BatchNorm/gamma is \[\], not \[128\]$")
     _refused(_with(aspp0__weights=np.float32(1)), r"aspp0/weights is \[\]: a convolution's weights must have four")
     _refused(_with(aspp0__weights=np.ones((288, 128))), r"aspp0/weights is \[288, 128\]: a convolution")
-    _refused(_with(aspp0__weights=np.ones((1, 1, 128, 288))), "other shapes")
+    _refused(_with(aspp0__weights=np.ones((1, 1, 128, 288))), "another shape")
     _refused(_with(aspp0__weights=np.ones((1, 1, 288, 0))), "head_channels=0")
 
 
 def test_weights_that_look_like_a_part_of_a_model_are_not_ignored() -> None:
-    _refused(_with(decoder__decoder_conv1__weights=np.ones((1, 1, 2, 2))), "1 weights have no place .*decoder_conv1")
-    _refused(_with(MobilenetV3__expanded_conv_11__bn=np.ones(3)), "no place .*expanded_conv_11/bn$")
+    _refused(_with(decoder__decoder_conv1__weights=np.ones((1, 1, 2, 2))), "1 weight without a place .*decoder_conv1")
+    _refused(_with(MobilenetV3__expanded_conv_11__bn=np.ones(3)), "place .*expanded_conv_11/bn$")
     many = {f"decoder__stage{index}": np.ones(1) for index in range(9)}
-    _refused(_with(**many), r"9 weights have no place .*: decoder/stage0, .*, decoder/stage4 and 4 more$")
+    _refused(_with(**many), r"9 weights without a place .*: decoder/stage0, .*, decoder/stage4 and 4 more$")
 
 
 def test_two_networks_at_once_are_refused() -> None:
     other = {name: shape for name, shape in variable_lists()["r18"].items() if name.startswith("resnet_v1_18/")}
     both = empty_arrays(variable_lists()["mnv2_v3"] | other)
     _refused(both, "several networks at once; model_variant= picks one of mobilenet_v2, resnet_v1_18$")
-    _refused(both, "no place in the model", model_variant="mobilenet_v2")
+    _refused(both, "place in the model", model_variant="mobilenet_v2")
 
 
 def test_half_a_network_is_refused() -> None:
@@ -639,7 +640,7 @@ def test_half_a_network_is_refused() -> None:
     _refused(empty_arrays(without(shapes, "aspp", "logits", "concat", "image", "decoder")), "a backbone without a head")
     _refused(empty_arrays(without(shapes, "MobilenetV2/")), "weights of no known system")
     _refused(empty_arrays(without(shapes, "decoder/decoder_conv")), "a decoder without convolutions")
-    _refused(empty_arrays(without(shapes, "decoder/feature")), "no place in the model .*decoder_conv0")
+    _refused(empty_arrays(without(shapes, "decoder/feature")), "place in the model .*decoder_conv0")
     _refused(empty_arrays(without(shapes, "logits/")), "weights")
     _refused(empty_arrays(without(shapes, "aspp2_")), "ASPP with 2 rates, which weights don't tell: atrous_rates=")
     _refused(empty_arrays(without(shapes, "aspp2_")), "weights", atrous_rates="6,18")
@@ -664,7 +665,7 @@ def test_weights_that_are_not_finite_are_named() -> None:
         variance[7] = value
         _refused(
             _with(aspp0__BatchNorm__moving_variance=variance),
-            "1 weights are not finite in float32: aspp0/BatchNorm/moving_variance$",
+            "1 weight not finite in float32: aspp0/BatchNorm/moving_variance$",
         )
 
 

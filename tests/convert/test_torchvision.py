@@ -20,9 +20,9 @@ from tests.convert.conftest import (
     empty_arrays,
     meta_model,
     random_image,
-    without,
 )
 from tests.reference import torchvision as reference
+from tests.reference.tf_deeplab import without
 from tests.reference.torchvision import Arrays, ReferenceNetwork, Shapes
 
 SYSTEM = SYSTEMS["torchvision"]
@@ -137,7 +137,7 @@ REFUSED: list[tuple[Shapes, dict[str, Any], str]] = [
     (
         {**reference.fcn("resnet50"), "classifier.9.weight": (3,)},
         {},
-        "1 weights have no place .*: classifier.9.weight",
+        "1 weight without a place .*: classifier.9.weight",
     ),
     (
         {**reference.classifier("resnet50"), "layer1.0.conv1.weight": (128, 64, 1, 1)},  # ResNeXt
@@ -152,7 +152,7 @@ REFUSED: list[tuple[Shapes, dict[str, Any], str]] = [
     (
         without(reference.fcn("resnet50"), "aux_classifier.4.bias"),
         {},
-        "1 weights of the model are missing: aux_classifier.4.bias",
+        "missing 1 weight of the model: aux_classifier.4.bias",
     ),
 ]
 

@@ -18,10 +18,10 @@ from atrous.convert.layouts import PYTORCH
 from atrous.convert.systems.semseg.names import rules
 from atrous.models import Model
 from atrous.ops import Direction, point_wise_attention_loop
+from tests.reference.layers import Layers
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "semseg"
 CASES = sorted(path.stem.removeprefix("semseg_") for path in GOLDENS.glob("*.npz"))
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
 Shape = tuple[int, ...]
 Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -69,29 +69,17 @@ def listing(model: Model) -> dict[str, Shape]:
 # ---- networks
 
 
-class ReferenceNetwork:
+class ReferenceNetwork(Layers):
     """The original's networks in inference, layer by layer, with weights by name."""
 
     def __init__(self, weights: Arrays, args: Mapping[str, Any]) -> None:
-        self.weights = {name: torch.from_numpy(array) for name, array in weights.items()}
+        super().__init__(weights)
         self.args = args
 
     def logits(self, image: Tensor) -> Tensor:  # [B, 3, H, W] in 0..255 -> [B, C, h, w]
-        mean, std = (torch.tensor(color).view(3, 1, 1) * 255 for color in (MEAN, STD))
-        x = self.backbone((image.float() - mean) / std)
+        x = self.backbone(self.normalized(image))
         x = self.pyramid(x) if "bins" in self.args else self.attention(x)
         return self.conv("cls.4", self.conv_norm("cls.0", "cls.1", x, padding=1))
-
-    def conv(self, name: str, x: Tensor, **how: int) -> Tensor:
-        y: Tensor = F.conv2d(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"), **how)
-        return y
-
-    def conv_norm(self, conv: str, norm: str, x: Tensor, *, relu: bool = True, **how: int) -> Tensor:
-        mean, var, weight, bias = (
-            self.weights[f"{norm}.{leaf}"] for leaf in ("running_mean", "running_var", "weight", "bias")
-        )
-        y = F.batch_norm(self.conv(conv, x, **how), mean, var, weight, bias, eps=1e-5)
-        return y.relu() if relu else y
 
     def backbone(self, x: Tensor) -> Tensor:
         for index in range(3):

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1
+from tests.reference.layers import Layers
+
 BLOCKS = {
     "resnet18": (2, 2, 2, 2),
     "resnet34": (3, 4, 6, 3),
@@ -130,11 +131,11 @@ class Logits(NamedTuple):
     auxiliary: Tensor | None
 
 
-class ReferenceNetwork:
+class ReferenceNetwork(Layers):
     """Segmentation networks at output stride 8: the first unit of a stage keeps the rate of the stage before."""
 
     def __init__(self, weights: Arrays, backbone: str, stem: tuple[int, ...] = (), *, aligned: bool = False) -> None:
-        self.weights = {name: torch.from_numpy(array) for name, array in weights.items()}
+        super().__init__(weights)
         self.blocks, self.stem, self.aligned = BLOCKS[backbone], stem, aligned
 
     def classes(self, image: Tensor) -> Tensor:  # [B, 3, H, W] in 0..255 -> [B, C]
@@ -179,17 +180,6 @@ class ReferenceNetwork:
     def resize(self, x: Tensor, like: Tensor) -> Tensor:
         return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=self.aligned)
 
-    def conv(self, name: str, x: Tensor, **how: int) -> Tensor:
-        y: Tensor = F.conv2d(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"), **how)
-        return y
-
-    def conv_norm(self, conv: str, norm: str, x: Tensor, *, relu: bool = True, **how: int) -> Tensor:
-        mean, var, weight, bias = (
-            self.weights[f"{norm}.{leaf}"] for leaf in ("running_mean", "running_var", "weight", "bias")
-        )
-        y = F.batch_norm(self.conv(conv, x, **how), mean, var, weight, bias, eps=1e-5)
-        return y.relu() if relu else y
-
     def stages(
         self,
         prefix: str,
@@ -197,8 +187,7 @@ class ReferenceNetwork:
         strides: tuple[int, ...] = (1, 2, 1, 1),
         rates: tuple[int, ...] = (1, 1, 2, 4),
     ) -> Iterator[Tensor]:
-        mean, std = (torch.tensor(color).view(3, 1, 1) * 255 for color in (MEAN, STD))
-        x = F.max_pool2d(self.opened(prefix, (image.float() - mean) / std), 3, 2, 1)
+        x = F.max_pool2d(self.opened(prefix, self.normalized(image)), 3, 2, 1)
         before = 1
         for layer, (count, stride, rate) in enumerate(zip(self.blocks, strides, rates, strict=True), 1):
             for block in range(count):

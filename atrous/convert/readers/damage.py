@@ -17,7 +17,7 @@ class DamagedError(ConversionError):
 
 @contextlib.contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
-    """Add to a `DamagedError` the `path`, and the `kind` of file as which it was read."""
+    """Add the `path` to a `DamagedError`, and the `kind` of file that it was read as."""
     try:
         yield
     except DamagedError as error:

@@ -18,6 +18,7 @@ SCALES = ("eval_scales", "inference_scales")
 PAIRS = ("crop_size", "train_crop_size", "image_pooling_crop_size", "image_pooling_stride")
 LISTS = ("atrous_rates", "decoder_output_stride", "multi_grid", "image_pyramid", "eval_scales")
 CELL, CELL_JSON = "dense_prediction_cell_config", "dense_prediction_cell_json"
+LONGEST_PATH = 300  # characters in a message; JSON may be longer
 NAS = "nas_architecture_options"  # where the program itself keeps the flags nas_...
 
 
@@ -118,7 +119,7 @@ def _branch(tree: Any) -> Any:  # noqa: ANN401
 
 def _read_cell(text: str, label: str) -> list[Any]:
     """The branches in a JSON file, or in the JSON itself."""
-    what = f"{label}: {CELL_JSON}={text[:80]}"
+    what = f"{label}: {CELL_JSON}={text if len(text) <= LONGEST_PATH else text[:LONGEST_PATH] + '...'}"
     try:
         source = text if text.lstrip().startswith("[") else Path(text).read_text(encoding="utf-8")
         cell = json.loads(source)
