@@ -1,4 +1,4 @@
-"""One experiment as one value: puts together the sections that the components own, reads recipes and overrides."""
+"""One experiment as one value: joins the sections that the components own, and reads recipes and overrides."""
 
 import difflib
 import json
@@ -49,7 +49,7 @@ class TrainConfig(Settings):
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_norm: Literal["tuned", "frozen"] = "tuned"  # frozen: statistics stay; scales and shifts still learn
     batch_norm_momentum: float | None = Field(None, gt=0, le=1)  # the newest batch's share; None: as the layers say
-    init: str | None = None  # begin with the weights of this model file, or of whatever `atrous convert` reads
+    init: str | None = None  # start from the weights of this model file, or of anything that `atrous convert` reads
     reuse: Literal["all", "all_but_logits", "backbone"] = "all"  # of `init`
     ema: float | None = Field(None, gt=0, lt=1)  # decay of averaged weights: then these are evaluated and saved
     save_every: PositiveInt = 500  # steps
@@ -57,14 +57,14 @@ class TrainConfig(Settings):
     log_every: PositiveInt = 10  # steps
 
     @model_validator(mode="after")
-    def _reuse_is_of_something(self) -> "TrainConfig":
+    def _reuse_needs_init(self) -> "TrainConfig":
         if self.reuse != "all" and self.init is None:
-            raise ValueError(f"reuse={self.reuse} without init: the model file to take weights from")
+            raise ValueError(f"reuse={self.reuse} without init, the model file to take weights from")
         return self
 
 
 class Config(Settings):
-    """All that an experiment depends on; stored in the run's folder and in the model file."""
+    """Everything that an experiment depends on; stored in the run's folder and in the model file."""
 
     model: AnyModelConfig
     data: AnyDataConfig
@@ -122,14 +122,14 @@ def check(tree: Tree, *, source: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def recipes() -> dict[str, Path]:
-    """Each recipe that comes with the package, by its name `folder/stem`."""
+    """The recipes in the package, by name: `folder/stem`."""
     return {f"{path.parent.name}/{path.stem}": path for path in sorted(RECIPES.glob("*/*.yaml"))}
 
 
 def find(source: str, folder: Path = Path()) -> Path:
-    """The file of a recipe's name, or of a path, seen from `folder` or from here.
+    """The file of a recipe's name, or of a path relative to `folder` or to the working directory.
 
-    Raises FileNotFoundError with the nearest right names.
+    Raises FileNotFoundError with the nearest known name.
     """
     known = recipes()
     for path in (known.get(source, folder / source), Path(source)):
@@ -235,7 +235,7 @@ def to_yaml(config: BaseModel) -> str:
 
 
 def schema() -> Tree:
-    """The JSON schema by which an editor completes and checks a recipe."""
+    """The JSON schema with which an editor completes and checks a recipe."""
     tree = Config.model_json_schema()
     for section in ("loss", "decode"):
         kinds = [kinds_of_task(name)[section].model_json_schema() for name in TASKS]
@@ -262,7 +262,7 @@ def _differences(place: str, left: Any, right: Any) -> Iterator[tuple[str, Any, 
 
 # ---- one line for what is wrong
 
-EXPLANATIONS = {  # pydantic's type of an error -> what would be right
+EXPLANATIONS = {  # pydantic's type of an error -> what is expected
     "int_parsing": "must be a whole number",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
@@ -288,14 +288,14 @@ EXPLANATIONS = {  # pydantic's type of an error -> what would be right
 
 
 def explain(error: ValidationError, tree: Tree, source: str, overrides: Sequence[str], *, section: str = "") -> str:
-    """The first error as a line, and how many more there are; `section` is what was checked, if not the whole."""
+    """The first error as one line, and the number of others; `section` is what was checked, if it was only one."""
     above = (section,) if section else ()
     errors = _innermost(error.errors())
     lines = list(dict.fromkeys(_explain_one({**one, "loc": (*above, *one["loc"])}, tree) for one in errors))
     key = lines[0].partition(":")[0].partition("=")[0]
-    given = [text.partition("=")[0] for text in overrides]
-    is_given = any(name.startswith(key) or key.startswith(f"{name}.") for name in given)
-    place = "on the command line" if is_given else f"in {source}"
+    names = [text.partition("=")[0] for text in overrides]
+    is_override = any(name.startswith(key) or key.startswith(f"{name}.") for name in names)
+    place = "on the command line" if is_override else f"in {source}"
     more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
     return f"{lines[0]} ({place}){more}"
 
@@ -308,7 +308,7 @@ def brief(error: ValidationError, tree: Tree, *, section: str = "") -> str:
 
 
 def _innermost(errors: Sequence[Any]) -> list[Any]:
-    """Without what only follows: a tuple that is too short because its item is wrong."""
+    """Without errors that follow from others: a tuple is too short because its item is wrong."""
     places = [one["loc"] for one in errors]
     return [one for one in errors if not any(one["loc"] == place[: len(one["loc"])] != place for place in places)]
 
@@ -375,19 +375,20 @@ def _brief(value: object) -> str:
 
 
 def _without_kind(path: list[str]) -> list[str]:
-    """Leave out what pydantic puts in: the kinds of sections, the branches of unions."""
+    """Leave out what pydantic adds: the kinds of sections, the branches of unions."""
     places: list[str] = []
     for part in path:
         _, kinds = KINDS.get(".".join(places), ("", {}))
         if part not in kinds:
             places.append(part)
-    if ".".join(places[:-1]) in KINDS and len(places) > 2 and places[-1] == KINDS[".".join(places[:-1])][0]:
-        places.pop()  # which is written `model.backbone=...`
+    parent = ".".join(places[:-1])
+    if "." in parent and places[-1] == KINDS.get(parent, ("", {}))[0]:
+        places.pop()  # it is written `model.backbone=...`
     return [part for index, part in enumerate(places) if index < 2 or part.isdigit() or part.isidentifier()]
 
 
 def known_keys(tree: Tree) -> list[str]:
-    """Each `section.field` that this tree, with its kinds of sections, may have."""
+    """Each `section.field` that this tree may have, with its kinds of sections."""
     keys = list(Config.model_fields)
     for section, field in {**Config.model_fields, **_fields_of_task(tree)}.items():
         keys += _keys_within(section, field, tree.get(section))
@@ -417,7 +418,7 @@ def _kind_of(section: str, field: FieldInfo, part: Any) -> type[Settings] | None
 
 
 def nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
-    """`; did you mean ...?` with the nearest of the known words, or all of them where none is near and they are few."""
+    """`; did you mean ...?` with the nearest known word, or all of them if none is near and they are few."""
     names = list(known)
     ends = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
     close = ends or difflib.get_close_matches(word, names, n=1, cutoff=0.6)

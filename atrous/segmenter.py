@@ -181,8 +181,7 @@ def model_config(tree: Mapping[str, Any], source: str) -> ModelConfig:
     try:
         config: ModelConfig = TypeAdapter(AnyModelConfig).validate_python(tree)
     except ValidationError as error:
-        reason = configs.brief(error, {"model": dict(tree)}, section="model")
-        raise ConfigError(f"{source}: {reason}") from None
+        raise ConfigError(configs.explain(error, {"model": dict(tree)}, source, (), section="model")) from None
     return config
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Settings(BaseModel):
-    """A frozen section of the configuration: unknown keys are refused, text is read as the field's type."""
+    """A frozen section of the configuration: unknown keys are refused, and text is read as the field's type."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -29,13 +29,13 @@ def _read(value: Any, annotation: Any) -> Any:  # noqa: ANN401
 
 
 def _members(annotation: Any) -> set[Any]:  # noqa: ANN401
-    """A type with all that its unions, tuples and literals are made of."""
+    """A type and all types within its unions, tuples and literals."""
     outer = get_origin(annotation) or (annotation if isinstance(annotation, type) else type(annotation))
     return {outer}.union(*(_members(part) for part in get_args(annotation)))
 
 
 def _from_text(text: str, annotation: Any) -> Any:  # noqa: ANN401
-    """`16` for a Literal[8, 16], `513,513` for a tuple; a field that may hold text keeps it as it is."""
+    """`16` for a Literal[8, 16], `513,513` for a tuple; a field that may hold text keeps the text."""
     members = _members(annotation)
     is_bracketed = text.startswith(("[", "{"))
     if {tuple, dict} & members and (is_bracketed or "," in text):
@@ -44,7 +44,7 @@ def _from_text(text: str, annotation: Any) -> Any:  # noqa: ANN401
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 010 is ten, not eight; what is no decimal number (0x10, 1:30) is no whole number."""
+    """YAML in which 010 is ten, not eight, and only decimal numbers are whole numbers (not 0x10 or 1:30)."""
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         return int(self.construct_scalar(node))

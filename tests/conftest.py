@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from atrous import segmenter, train
-from atrous.config import Config, load
+from atrous.config import Config, load, override
 from atrous.data.label_space import LabelSpace
 from atrous.inference import InferenceConfig
 from atrous.models import Model
@@ -21,6 +21,7 @@ from atrous.types import Image
 from tests.runs import QUIET
 
 SHARED = Path(__file__).parents[2] / "shared"
+RECIPE = "synthetic/deeplab_v3plus_tiny"
 SMALL_MODEL = (  # of a DeepLab v3+ with MobileNetV2
     "model.backbone.depth_multiplier=0.1",
     "model.aspp.channels=8",
@@ -59,7 +60,7 @@ def tiny() -> Callable[..., Config]:
 
 def tiny_config(*overrides: str) -> Config:
     """The tiny recipe, smaller still, with overrides."""
-    return load("synthetic/deeplab_v3plus_tiny", [*TINY, *overrides])
+    return override(load(RECIPE, TINY), overrides, RECIPE)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """Pictures of label maps, by hand where the colour of a pixel is known in advance."""
 
-from pathlib import Path
+import io
 from typing import Any
 
 import numpy as np
@@ -87,7 +87,7 @@ def test_an_error_map_of_different_sizes_is_refused() -> None:
         visualize.error_map(np.zeros((1, 4), int), np.zeros((4, 1), int), 255)
 
 
-def test_saved_labels_can_be_read_back(tmp_path: Path) -> None:
+def test_a_png_of_labels_can_be_read_back() -> None:
     cases: list[tuple[int, type[Any], str]] = [
         (255, np.uint8, "P"),
         (200, np.int32, "P"),
@@ -96,19 +96,26 @@ def test_saved_labels_can_be_read_back(tmp_path: Path) -> None:
     ]
     for high, dtype, mode in cases:
         labels = np.linspace(0, high, 35).astype(dtype).reshape(5, 7)
-        visualize.save_palette_png(tmp_path / "mask.png", labels, PALETTE)
-        with PIL.Image.open(tmp_path / "mask.png") as picture:
+        with PIL.Image.open(io.BytesIO(visualize.palette_png(labels, PALETTE))) as picture:
             assert picture.mode == mode
             np.testing.assert_array_equal(np.asarray(picture), labels)
             if mode == "P":
                 np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), PALETTE[labels])
 
 
-def test_labels_that_a_png_cannot_hold_are_refused(tmp_path: Path) -> None:
+def test_labels_that_a_png_cannot_hold_are_refused() -> None:
     for label, span in ((-1, r"-1\.\.0"), (65536, r"0\.\.65536")):
-        with pytest.raises(DataError, match=rf"mask\.png: labels must be in 0\.\.65535 .*, got {span}$"):
-            visualize.save_palette_png(tmp_path / "mask.png", np.array([[0, label]]), PALETTE)
-    assert not list(tmp_path.iterdir())
+        with pytest.raises(DataError, match=rf"^labels must be in 0\.\.65535 .*, got {span}$"):
+            visualize.palette_png(np.array([[0, label]]), PALETTE)
+
+
+def test_a_caption_is_below_the_whole_picture_and_inside_its_width() -> None:
+    sheet = visualize.captioned(
+        IMAGE.repeat(20, 0).repeat(20, 1), ["a line", "a second line that is far too wide for it"]
+    )
+    assert sheet.shape[1] == 120 and sheet.shape[0] > 80
+    assert (sheet[:80] == 100).all()
+    assert (sheet[80:] < 128).any()
 
 
 def test_pictures_side_by_side_are_complete() -> None:

@@ -16,19 +16,19 @@ OUTPUT_STRIDES = (8, 16, 32)
 
 
 class BackboneConfig(Settings):
-    """The settings that all backbones share; a family narrows `name` to its own networks and adds what it alone has."""
+    """The settings that all backbones share; a family narrows `name` to its networks and adds its own."""
 
     name: str  # a row of BACKBONES
-    bounded: bool = False  # for 8-bit arithmetic, the heads on it have no activation above 6; Xception itself neither
+    bounded: bool = False  # for 8-bit arithmetic: no activation of its heads exceeds 6, nor any of Xception itself
 
     @property
     def output_strides(self) -> tuple[int, ...]:
-        """The output strides that it can be built for."""
+        """The output strides that it can have."""
         return OUTPUT_STRIDES
 
     @property
     def head_activation(self) -> Activation:
-        """The activation of the heads on it."""
+        """The activation of the heads that models put on it."""
         return "relu6" if self.bounded else "relu"
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The branches of ICNet (Zhao et al. 2017, arXiv:1704.08545), up to where they are fused, as its authors' program."""
+"""The branches of ICNet (Zhao et al. 2017, arXiv:1704.08545) before they are fused, as in its authors' program."""
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -10,15 +10,15 @@ from atrous.layers.resize import resize
 
 STAGES = ("c1", "c2", "c3", "c4", "c5")
 TAPS = {"low_level": "c2", "low_level_8": "c3", "low_level_16": "c4"}
-FIRST_STRIDES = (1, 2, 1, 1)  # of the trunk's stages, behind a stem and a pool of stride 2 each
-RATES = (1, 1, 2, 4)  # of all 3x3 of a stage, its first unit's, too
+FIRST_STRIDES = (1, 2, 1, 1)  # of the trunk's stages, after a stem and a pool of stride 2 each
+RATES = (1, 1, 2, 4)  # of every 3x3 of a stage, including its first unit's
 
 
 class Row(NamedTuple):
-    """A ResNet that two of the branches share: the first of them its early units, the other those after."""
+    """A ResNet that two of the branches share: one has its early units, the other the rest."""
 
     blocks: tuple[int, int, int, int]  # units in its stages
-    width: int  # of the 3x3 in the first stage and of the stem, which ends in twice as many; each stage doubles it
+    width: int  # of the first stage's 3x3 and of the stem, whose last is twice as wide; each stage doubles it
 
 
 ICNETS = {"icnet_resnet50": Row((3, 4, 6, 3), width=32)}  # half of ResNet-50's width: what is left after pruning
@@ -31,7 +31,7 @@ else:
 
 
 class Unit(nn.Module):
-    """A bottleneck with its stride in the first 1x1, as in He et al. 2015 (arXiv:1512.03385) and in Caffe."""
+    """A bottleneck with its stride in the first 1x1, as in He et al. 2015 (arXiv:1512.03385) and Caffe."""
 
     expansion = 4
 
@@ -49,7 +49,7 @@ class Unit(nn.Module):
 
 
 class ICNetBackbone(Backbone):
-    """Three branches, of the image (`sub1`), of its half (`sub2`), and of what is made of that, halved (`sub4`).
+    """Three branches: on the image (`sub1`), on its half (`sub2`), and on half of that branch's output (`sub4`).
 
     c1 to c3 are three convolutions on the image, c4 is the end of the second branch and c5 that of the third, which
     alone is deep: c5 does not depend on c1 to c3. Halving is bilinear with aligned corners.

@@ -1,6 +1,6 @@
-"""MobileNet-EdgeTPU, as TF-slim has it: a MobileNetV3 for an accelerator that is best at whole convolutions.
+"""MobileNet-EdgeTPU as in TF-slim: a MobileNetV3 for an accelerator that is best at dense convolutions.
 
-Neither hard swish nor squeeze-and-excitation, and as long as maps are large, one convolution in place of two.
+It has neither hard swish nor squeeze-and-excitation; where maps are large, one dense convolution replaces two.
 """
 
 from typing import Literal, NamedTuple
@@ -40,7 +40,7 @@ STAGES = {0: "c1", 4: "c2", 8: "c3", 16: "c4"}  # outputs of blocks; c5 is that 
 
 
 class FusedResidual(nn.Module):
-    """Expand with a whole convolution, which has the stride, then project; returns what `InvertedResidual` does."""
+    """Expand with a dense convolution, which has the stride, then project; returns the same as `InvertedResidual`."""
 
     def __init__(self, inp: int, wide: int, out: int, kernel: int, *, place: Placement, shortcut: bool) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ def _block(row: Row, unit: int, inp: int, out: int, place: Placement) -> nn.Modu
 
 
 class MobileNetEdgeTPU(Backbone):
-    """The stages alone: the original's decoders have nothing to tap. c5 is the 1x1 convolution behind the blocks."""
+    """Stages only: it has no taps for a decoder, as in the original. c5 is the 1x1 convolution after the blocks."""
 
     mean = (127.5, 127.5, 127.5)
     std = (127.5, 127.5, 127.5)

@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381), as TensorFlow's DeepLab has it: up to its 320 channels."""
+"""MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381), as in TensorFlow's DeepLab: up to its 320 channels."""
 
 from typing import Literal, NamedTuple
 
@@ -31,11 +31,15 @@ ROWS = (
     Row(6, 320, 1, 1),
 )
 STAGES = {0: "c1", 2: "c2", 5: "c3", 12: "c4", 16: "c5"}  # outputs of blocks
-TAPS = {2: "low_level", 5: "low_level_8", 12: "low_level_16"}  # their widened features, after the depthwise convolution
+TAPS = {
+    2: "low_level",
+    5: "low_level_8",
+    12: "low_level_16",
+}  # their expanded features, after the depthwise convolution
 
 
 class MobileNetV2(Backbone):
-    """Beside the stages, the widened features that decoders at stride 4, 8 and 16 tap."""
+    """Decoders at stride 4, 8 and 16 tap the expanded features of the last block at that stride."""
 
     mean = (127.5, 127.5, 127.5)
     std = (127.5, 127.5, 127.5)

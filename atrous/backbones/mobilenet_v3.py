@@ -1,4 +1,4 @@
-"""MobileNetV3 (Howard et al. 2019, arXiv:1905.02244) for segmentation: section 6.4, half the last stage's width."""
+"""MobileNetV3 (Howard et al. 2019, arXiv:1905.02244) for segmentation (section 6.4: the last stage is halved)."""
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -23,7 +23,7 @@ class Row(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A table, and where the stages c2, c3, c4 end: blocks whose widened features, not yet squeezed, decoders tap."""
+    """A table, and the blocks that end c2, c3 and c4: decoders tap their expanded features, before the squeeze."""
 
     rows: tuple[Row, ...]
     last: int  # channels of c5
@@ -79,7 +79,7 @@ else:
 
 
 class MobileNetV3(Backbone):
-    """c1 is the stem's, c5 that of the 1x1 convolution behind the blocks.
+    """c1 is the output of the stem, c5 that of the 1x1 convolution after the blocks.
 
     Squeeze-and-excitation averages over the map, so that features at another output stride are near the strided ones,
     not the same; and in the small network the unit that opens c5 has a shortcut unless it has its stride.
@@ -99,7 +99,7 @@ class MobileNetV3(Backbone):
         paper = [STEM, *(row.channels for row in rows)]
         stem, *outs = (round_channels(width * config.depth_multiplier, 8) for width in paper)
         inps = [stem, *outs[:-1]]
-        # The widened features keep the paper's ratio to their own, already rounded, input.
+        # The expanded features keep the paper's ratio to their input, which is already rounded.
         ratios = [row.wide / width for row, width in zip(rows, paper[:-1], strict=True)]
         wides = [round_channels(inp * ratio, 8) for inp, ratio in zip(inps, ratios, strict=True)]
         plan = strides_to_rates([2, *(row.stride for row in rows)], output_stride, "unit")[1:]

@@ -1,7 +1,7 @@
-"""PNASNet-5 (Liu et al. 2017, arXiv:1712.00559) and Auto-DeepLab (Liu et al. 2019, arXiv:1901.02985), both searched.
+"""PNASNet-5 (Liu et al. 2017, arXiv:1712.00559) and Auto-DeepLab (Liu et al. 2019, arXiv:1901.02985), found by search.
 
-For PNASNet a cell was searched, for Auto-DeepLab a path through widths and strides, too. They are tables here, as
-TensorFlow's DeepLab has them: PNASNet with twelve cells, behind the stem of Auto-DeepLab.
+The search for PNASNet found a cell, that for Auto-DeepLab also a path through widths and strides. Both are tables here,
+as in TensorFlow's DeepLab: PNASNet has twelve cells, after the stem of Auto-DeepLab.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,12 +19,12 @@ from atrous.layers.drop_path import DropPath
 from atrous.layers.resize import resize
 
 STEM = (64, 64, 128)
-HEAD = {16: 512, 32: 1024}  # channels at the strides that a classifier would go down to
+HEAD = {16: 512, 32: 1024}  # channels at the strides down to which a classifier goes
 HEAD_WIDTH = 2048
 
 
 class Block(NamedTuple):
-    """A sum of two filtered states. 0 is what the cell is fed, 1 the cell before that, 2 the cell's own first block."""
+    """A sum of two filtered states: 0 is the cell's input, 1 the cell before that, 2 its own first block."""
 
     left: str  # a row of OPS
     right: str
@@ -33,12 +33,12 @@ class Block(NamedTuple):
 
 
 class Searched(NamedTuple):
-    """What a search found, and at which width."""
+    """The result of a search, and its width."""
 
     cell: tuple[Block, ...]
     levels: Mapping[int, tuple[int, ...]]  # by output stride; of each cell: stride 4 << level, width filters << level
     filters: int  # called F in the papers
-    taps: dict[str, int]  # of features, the output that they are: 0 and 1 are the stem's, then come the cells'
+    taps: dict[str, int]  # by feature, the index of its output: 0 and 1 are the stem's, the rest the cells'
 
 
 PNASNET_CELL = (  # figure 1 of its paper
@@ -76,7 +76,7 @@ else:
 
 
 class Separable(nn.Sequential):
-    """Twice an activation, a depthwise convolution, a 1x1 and batch norm; the first has the stride."""
+    """Activation, depthwise convolution, 1x1 and batch norm, twice; the first convolution has the stride."""
 
     def __init__(self, channels: int, stride: int, kernel: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Separable(nn.Sequential):
 
 
 class Atrous(nn.Module):
-    """A convolution of rate 2, or where it has a stride: of rate 1, on the smaller map."""
+    """A convolution of rate 2; where it has a stride, of rate 1 on the smaller map."""
 
     def __init__(self, channels: int, stride: int, kernel: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Atrous(nn.Module):
 
 
 class MaxPool(nn.Module):
-    """The greatest of 3x3, padded by TensorFlow's SAME; infinitely small numbers pad."""
+    """3x3 max pooling, padded with minus infinity by TensorFlow's SAME."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def _path(op: str, channels: int, stride: int, drop: float) -> nn.Sequential:
 
 
 class Cell(nn.Module):
-    """Of the last two outputs, the next: its blocks side by side. The filters of the cell's inputs have the stride."""
+    """The next output from the last two: its blocks, concatenated. The filters of the cell's inputs have the stride."""
 
     def __init__(
         self, blocks: tuple[Block, ...], inp: int, previous: int, width: int, *, stride: int, drop: float
@@ -164,7 +164,7 @@ class Cell(nn.Module):
 
 
 class NASNet(Backbone):
-    """Stages and taps are raw sums, before any activation; but for `c5`, which has one.
+    """Stages and taps are raw sums, before any activation, except `c5`, which has one.
 
     Auto-DeepLab goes down to stride 32 and comes back: its `c4` has stride 16 and its `c5` stride 8, the last of the
     network. PNASNet has a path of its own, and so its own widths and weights, at each output stride. The layers of a
@@ -176,10 +176,10 @@ class NASNet(Backbone):
 
     class Config(BackboneConfig):
         name: Name
-        depth_multiplier: float = Field(default=1.0, gt=0)  # all widths behind the stem, as a multiple of the paper's
-        classification_head: bool = False  # with the layers between the cells and ImageNet's classes
+        depth_multiplier: float = Field(default=1.0, gt=0)  # all widths after the stem, as a multiple of the paper's
+        classification_head: bool = False  # with the layers between the cells and ImageNet's classifier
         remove_stride_32: bool = False  # the path stays at stride 16 where it would go to 32
-        drop_path: float = Field(default=0.0, ge=0, lt=1)  # share of the last cell's paths dropped as a training ends
+        drop_path: float = Field(default=0.0, ge=0, lt=1)  # share of the last cell's paths dropped when training ends
 
         @model_validator(mode="after")
         def _some_filters_are_left(self) -> "NASNet.Config":
@@ -228,12 +228,12 @@ class NASNet(Backbone):
         return features
 
     def _outputs(self, images: Tensor) -> list[Tensor]:
-        """Of the stem, [B, 64, H/2, W/2] and [B, 128, H/4, W/4], then of each cell."""
+        """The stem's, [B, 64, H/2, W/2] and [B, 128, H/4, W/4], then each cell's."""
         half = self.stem[1](self.stem[0](images))
         outputs = [half, self.stem[2](half.relu())]
         sizes, before = {0: outputs[-1].shape[-2:]}, 0
         for scale, cell in zip(self.scales, self.cells, strict=True):
-            # The original comes back to 2 * size - 1, which is this size wherever its own layers still fit together.
+            # The original goes back to 2 * size - 1, which equals this size wherever its own layers fit together.
             x = resize(outputs[-1], sizes[scale]) if scale < before else outputs[-1]
             outputs.append(cell(x, outputs[-2]))
             sizes[scale], before = outputs[-1].shape[-2:], scale

@@ -1,4 +1,4 @@
-"""Where an output stride turns strides into rates: one pure function, shared by every backbone."""
+"""How an output stride turns strides into rates: one pure function, shared by every backbone."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -7,11 +7,11 @@ AtrousRule = Literal["unit", "stage"]
 
 
 class Placement(NamedTuple):
-    """What a unit has in place of the stride that it was designed with."""
+    """What replaces the stride that a unit was designed with."""
 
     stride: int
-    rate: int  # of its filters up to the one that has, or had, the stride
-    next_rate: int  # of those behind it, and of the next unit
+    rate: int  # of its filters up to and including the one that has, or had, the stride
+    next_rate: int  # of the filters after it, and of the next unit
 
 
 def strides_to_rates(strides: Sequence[int], output_stride: int, rule: AtrousRule) -> list[Placement]:

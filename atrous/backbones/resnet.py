@@ -1,4 +1,4 @@
-"""ResNet (He et al. 2015, arXiv:1512.03385), as torchvision, semseg and TensorFlow's DeepLab have it."""
+"""ResNet (He et al. 2015, arXiv:1512.03385), as in torchvision, semseg and TensorFlow's DeepLab."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -18,7 +18,7 @@ TAPS = {"c2": "low_level", "c3": "low_level_8", "c4": "low_level_16"}
 
 
 class Subsample(nn.Module):
-    """The shortcut of a unit that has a stride and keeps its channels: every so many pixels, from the first one on."""
+    """The shortcut of a unit that has a stride and keeps its channels: every stride-th pixel, from the first on."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ def _shortcut(inp: int, out: int, stride: int, norm: Norm) -> nn.Module:
 
 
 class Basic(nn.Module):
-    """Two 3x3, for the shallow networks (figure 5, left); returns the output and what was added to the shortcut."""
+    """Two 3x3, for the shallow networks (figure 5, left); returns the output and the residual added to the shortcut."""
 
     expansion = 1
 
@@ -51,7 +51,7 @@ class Basic(nn.Module):
 
 
 class Lite(nn.Module):
-    """TensorFlow's `Basic`: the second of its 3x3 has the stride, so that both see one rate."""
+    """TensorFlow's `Basic`: the second of its 3x3 has the stride, so that both have one rate."""
 
     expansion = 1
 
@@ -85,12 +85,12 @@ class Bottleneck(nn.Module):
 
 
 class Program(NamedTuple):
-    """What the paper leaves to the program: weights are worth something only in the one that they were trained in."""
+    """What the paper leaves to the program: weights are valid only for the program that they were trained with."""
 
     rule: AtrousRule
-    strided: Literal["first", "last"]  # which unit of c3..c5 halves what it gets, or of c2..c4 what it gives
-    pool: Padding  # of the max pool behind the stem; never the largest, whatever the size
-    tap: Literal["output", "residual"]  # what decoders take of a unit: all of it, or what was added to its shortcut
+    strided: Literal["first", "last"]  # the first unit of c3..c5 has the stride, or the last of c2..c4
+    pool: Padding  # of the max pool after the stem
+    tap: Literal["output", "residual"]  # of a unit, for decoders; residual: without its shortcut
     norm: Norm
     mean: RGB
     std: RGB
@@ -130,7 +130,7 @@ class Row(NamedTuple):
 
 RESNETS = {
     "resnet_tiny": Row(Basic, (1, 1, 1, 1), TORCHVISION, width=8),  # for tests
-    "resnet_small": Row(Basic, (2, 2, 1, 1), TORCHVISION, width=24),  # learns simple scenes in minutes, on a CPU
+    "resnet_small": Row(Basic, (2, 2, 1, 1), TORCHVISION, width=24),  # learns simple scenes in minutes on a CPU
     "resnet18": Row(Basic, (2, 2, 2, 2), TORCHVISION),
     "resnet34": Row(Basic, (3, 4, 6, 3), TORCHVISION),
     "resnet50": Row(Bottleneck, (3, 4, 6, 3), TORCHVISION),
@@ -201,7 +201,7 @@ class ResNet(Backbone):
                 x, residual = unit(x)
                 if index == end:
                     features |= self._features(stage, x, residual)
-                del residual  # as large as x, and not needed beside the next unit's
+                del residual  # it is as large as x: free it before the next unit's
         return features
 
     def _features(self, stage: str, output: Tensor, residual: Tensor) -> dict[str, Tensor]:
@@ -221,14 +221,14 @@ def _stem(row: Row) -> nn.Sequential:
 
 
 def _ends(row: Row) -> dict[str, int]:
-    """The index of the unit that each stage is read at."""
+    """The index of the unit whose output is the stage."""
     c2, c3, c4, c5 = (count - 1 for count in row.blocks)
     early = row.program.strided == "last"
     return {"c2": c2 - early, "c3": c3 - early, "c4": c4 - early, "c5": c5}
 
 
 def _max_pool(x: Tensor, padding: Padding) -> Tensor:
-    """3x3 at stride 2; TensorFlow's SAME adds a pixel on each side of odd sizes, and one behind even ones."""
+    """3x3 at stride 2; TensorFlow's SAME pads odd sizes by a pixel on each side, even sizes by one at the end."""
     around = [size % 2 for size in x.shape[-2:]] if padding == "same" else 1
     return F.max_pool2d(x, 3, 2, around, ceil_mode=padding == "same")
 
@@ -236,7 +236,7 @@ def _max_pool(x: Tensor, padding: Padding) -> Tensor:
 def _plan(row: Row, output_stride: int, multi_grid: Sequence[int] | None) -> list[Placement]:
     strides = [2 if stage and not unit else 1 for stage, count in enumerate(row.blocks) for unit in range(count)]
     if row.program.strided == "last":
-        strides = [*strides[1:], 1]  # each a unit earlier
+        strides = [*strides[1:], 1]  # each one unit earlier
     plan = strides_to_rates([4, *strides], output_stride, row.program.rule)[1:]
     grid = [1] * (len(plan) - row.blocks[-1]) + list(multi_grid or [1] * row.blocks[-1])
     return [

@@ -1,4 +1,4 @@
-"""VGG (Simonyan and Zisserman 2014, arXiv:1409.1556) up to its last pooling, as DeepLab v1 and v2 have it."""
+"""VGG (Simonyan and Zisserman 2014, arXiv:1409.1556) up to its last pooling, as in DeepLab v1 and v2."""
 
 import math
 from itertools import accumulate
@@ -12,13 +12,13 @@ from atrous.backbones.contract import Backbone, BackboneConfig
 
 
 class Row(NamedTuple):
-    """A column of table 1 of the paper, with what DeepLab (arXiv:1412.7062, section 3.1) changed of it."""
+    """A column of table 1 of the paper, with DeepLab's changes (arXiv:1412.7062, section 3.1)."""
 
     channels: tuple[int, ...]  # of the five stages
     convs: tuple[int, ...]
     rates: tuple[int, ...]  # of their 3x3
-    strides: tuple[int, ...]  # of the max pools behind them, 3x3 in place of 2x2
-    smoothed: bool  # the last of them by a 3x3 mean (the program's own, of LargeFOV)
+    strides: tuple[int, ...]  # of the max pools after them, 3x3 in place of 2x2
+    smoothed: bool  # the last of them by a 3x3 mean (only in the program, for LargeFOV)
 
 
 VGGS = {
@@ -39,7 +39,7 @@ else:
 
 
 class Conv(nn.Conv2d):
-    """A 3x3 that keeps the size, with a bias, which begins at 0."""
+    """A 3x3 that keeps the size, with a bias that is initialised with 0."""
 
     def __init__(self, inp: int, out: int, rate: int) -> None:
         super().__init__(inp, out, 3, padding=rate, dilation=rate)
@@ -50,9 +50,9 @@ class Conv(nn.Conv2d):
 
 
 class VGG(Backbone):
-    """At output stride 8 alone, with `c1`..`c5` behind the pools, c3 to c5 at stride 8, and c2 as `low_level`.
+    """Output stride 8 only. `c1`..`c5` are the outputs of the pools, c3 to c5 at stride 8; `low_level` is c2.
 
-    On odd sizes, and so on the 321 of the authors' crops, the pools are theirs; Caffe's give even sizes a pixel more.
+    On odd sizes, such as the authors' crops of 321, the pools equal theirs; on even sizes Caffe's give a pixel more.
     """
 
     mean = (122.675, 116.669, 104.008)

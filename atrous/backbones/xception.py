@@ -20,7 +20,7 @@ class Unit(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What differs between the networks."""
+    """One of the networks."""
 
     entry: tuple[Unit, ...]
     repeats: int  # of the middle flow's unit
@@ -38,15 +38,15 @@ XCEPTIONS = {
     "xception_65": Row(ENTRY, 16),
     "xception_71": Row(LONG_ENTRY, 16),
 }
-# Of each unit with a stride: its input, and what its second convolution makes of it, still without the stride.
+# The features of each unit with a stride: its input, and the output of its second convolution, before the stride.
 FEATURES = (("c1",), ("c2", "low_level"), ("c3", "low_level_8"), ("c4", "low_level_16"))
 
 
 class Kind(NamedTuple):
-    """What holds for a whole network."""
+    """The activations and padding of a whole network."""
 
     relu: Activation
-    clip: Activation  # of what has no ReLU
+    clip: Activation  # where there is no ReLU
     of_sum: type[nn.Module]
     padding: Padding
 
@@ -56,15 +56,15 @@ BOUNDED = Kind("relu6", "clip6", nn.ReLU6, "same")
 
 
 class XceptionUnit(nn.Module):
-    """Returns its output and what its second convolution makes, which is not yet activated.
+    """Returns its output and that of its second convolution, before any activation.
 
-    An activation stands in front of each convolution, not behind it.
+    There is an activation before each convolution, not after it.
     """
 
     def __init__(self, inp: int, unit: Unit, place: Placement, kind: Kind) -> None:
         super().__init__()
         (first, second, out), (stride, rate, _), clip = unit.widths, place, kind.clip
-        self.relu = ACTIVATIONS[kind.relu]()  # not in place: shortcut and decoders need what it is applied to
+        self.relu = ACTIVATIONS[kind.relu]()  # not in place: the shortcut and decoders need its input
         self.separable1 = SeparableConv(inp, first, norm=SLIM_NORM, rate=rate, act=clip)
         self.separable2 = SeparableConv(first, second, norm=SLIM_NORM, rate=rate, act=clip)
         self.separable3 = SeparableConv(
@@ -106,13 +106,13 @@ class Xception(Backbone):
         inp, features = STEM[-1], iter(FEATURES)
         self.stem = _stem(kind)
         self.units = nn.ModuleDict()
-        self.taken: dict[str, tuple[str, ...]] = {}  # features' names, by unit
+        self.features_of: dict[str, tuple[str, ...]] = {}  # features' names, by unit
         self.channels = {"c5": LAST[-1]}
         for (name, unit), place in zip(units.items(), plan, strict=True):
             self.units[name] = XceptionUnit(inp, unit, place, kind)
             if unit.stride > 1:
-                self.taken[name] = next(features)
-                self.channels.update(zip(self.taken[name], (inp, unit.widths[1]), strict=False))
+                self.features_of[name] = next(features)
+                self.channels.update(zip(self.features_of[name], (inp, unit.widths[1]), strict=False))
             inp = unit.widths[-1]
         self.exit_2 = _last(inp, [last.rate * factor for factor in config.multi_grid or (1, 1, 1)], kind)
         self.strides = strides_at(output_stride, self.channels)
@@ -121,7 +121,7 @@ class Xception(Backbone):
         x, features = self.stem(images), dict[str, Tensor]()
         for name, unit in self.units.items():
             before, (x, tap) = x, unit(x)
-            features.update(zip(self.taken.get(name, ()), (before, tap), strict=False))
+            features.update(zip(self.features_of.get(name, ()), (before, tap), strict=False))
         features["c5"] = self.exit_2(x)
         return features
 

@@ -216,7 +216,8 @@ def _complaint(codes: Codes, is_wrong: NDArray[np.bool_], space: LabelSpace) -> 
     ignored = [value for value, index in class_of_value(space).items() if index == space.ignore]
     classes = listing((value for value, _ in space.raw_ids if value not in ignored), limit=40)
     classes = classes or f"0..{space.num_classes - 1}"
-    return f"{wrong}: the {space.num_classes} classes are {classes}, ignored is {listing(ignored)}{_hint(codes, space)}"
+    known = f"the {space.num_classes} classes are {classes}, ignored is {listing(ignored)}"
+    return f"{wrong}: not a class; {known}{_hint(codes, space)}"
 
 
 def _hint(codes: Codes, space: LabelSpace) -> str:

@@ -4,9 +4,9 @@ Sample number n of a run is sample `n % N` of epoch `n // N`; the order of an ep
 the augmentation of a sample only on (seed, epoch, index). So a run can be resumed at any sample, and the processes of a
 run share one stream: of each `batch * processes` numbers in a row, process r takes the r-th run of `batch`.
 
-An error that reading a sample raises for the user, AtrousError or OSError, becomes a problem: one line of text, which
-is raised in the parent process or, if the user asked for that, skipped. Every other exception is a bug and passes
-through, from a worker process too, with its trace.
+AtrousError and OSError, raised by reading a sample, are for the user: they become problems, lines of text that are
+raised in the parent process or, if the user asked for that, skipped. Every other exception is a bug and passes through
+with its trace, from a worker process too.
 """
 
 import functools
@@ -55,7 +55,7 @@ class Read(NamedTuple):
 
 
 def read_sample(samples: Sequence[Sample], index: int) -> Read:
-    """Errors of the user become values: on the way from a worker an exception would no longer be one line."""
+    """Errors of the user become values: an exception from a worker process would no longer be one line."""
     try:
         return Read(samples[index])
     except (AtrousError, OSError) as error:
@@ -63,9 +63,9 @@ def read_sample(samples: Sequence[Sample], index: int) -> Read:
 
 
 def missing_fields(samples: Sequence[Sample], needs: Collection[str], *, skip_errors: bool = False) -> tuple[str, ...]:
-    """Which of the fields `needs` of a Sample, such as `semantic`, this dataset lacks, by the first readable sample.
+    """The fields of a Sample among `needs`, such as `semantic`, that the first readable sample lacks.
 
-    Raises DataError if none of the first samples can be read, with `skip_errors` false if the first one can't.
+    Raises DataError if the first sample can't be read or, with `skip_errors`, none of the first ten.
     """
     reads = [Read(None, ("the split has no samples",))]
     for index in range(_attempts(samples, skip_errors)):
@@ -172,7 +172,7 @@ def _own_generator() -> torch.Generator:
 
 
 def _explained(loader: Iterable[Any]) -> Iterator[Any]:
-    """What a loader yields. If the system ends a worker, the error says the usual reason."""
+    """What a loader yields; if a worker dies, an OSError with the usual cause."""
     try:
         yield from loader
     except RuntimeError as error:
@@ -209,7 +209,10 @@ class _Whole(Dataset[Read]):
 def whole_samples(
     samples: Sequence[Sample], *, workers: int, rank: int = 0, processes: int = 1, skip_errors: bool = False
 ) -> Iterator[tuple[int, Read]]:
-    """This process's samples as they are on disk, with their index; unreadable ones raise, or come as problems."""
+    """This process's samples as they are on disk, with their index.
+
+    An unreadable one raises DataError or, with `skip_errors`, is a Read with its problem.
+    """
     indices = range(rank, len(samples), processes)
     loader: DataLoader[Read] = DataLoader(
         _Whole(samples, indices),

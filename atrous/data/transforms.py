@@ -210,11 +210,11 @@ def resize_then_crop(pixels: Pixels, window: Window) -> Pixels:
 def rotate_window(pixels: Pixels, window: Window, angle: float, outside: int | Color) -> Pixels:
     """The window of the image that is scaled, then rotated about its centre by `angle` degrees counter-clockwise.
 
-    The size stays. All is one affine sampling, except for an image that shrinks: the visible part is first shrunk with
-    antialiasing.
+    The size stays. This is a single affine resampling, except that of an image that shrinks the visible part is first
+    shrunk with antialiasing.
     """
-    image = pixels.ndim == 3
-    grid = _smaller(pixels.shape[:2], window.scaled) if image else (pixels.shape[0], pixels.shape[1])
+    is_image = pixels.ndim == 3
+    grid = _smaller(pixels.shape[:2], window.scaled) if is_image else (pixels.shape[0], pixels.shape[1])
     matrix = _window_to_grid(window, angle, grid)
     part = _visible(matrix, window, grid)
     matrix = _shift(-part.left, -part.top) @ matrix
@@ -223,7 +223,7 @@ def rotate_window(pixels: Pixels, window: Window, angle: float, outside: int | C
             (window.width, window.height),
             PIL.Image.Transform.AFFINE,
             tuple(matrix[:2].ravel()),
-            PIL.Image.Resampling.BILINEAR if image else PIL.Image.Resampling.NEAREST,
+            PIL.Image.Resampling.BILINEAR if is_image else PIL.Image.Resampling.NEAREST,
             fillcolor=outside,
         )
     )
@@ -248,7 +248,7 @@ def pad_to(
 
 
 def flip(sample: Sample) -> Sample:
-    """Horizontally: left becomes right."""
+    """Left becomes right."""
     return _each(sample, lambda pixels, _: np.ascontiguousarray(pixels[:, ::-1]), (0, 0, 0), 0)
 
 
@@ -281,7 +281,7 @@ def blur(image: Image, radius: float, kernel: Kernel = "gaussian") -> Image:
 
 
 def _reach(radius: float, kernel: Kernel) -> int:
-    """How far, in pixels, a blurred pixel reaches; Pillow computes the Gaussian as three box blurs."""
+    """The distance, in pixels, that a blur spreads; Pillow computes the Gaussian as three box blurs."""
     if radius == 0:
         return 0
     return len(BINOMIAL) // 2 if kernel == "binomial" else 3 * math.ceil(radius + 0.5)

@@ -23,11 +23,11 @@ class ASPPConfig(Settings):
     rates: tuple[PositiveInt, ...] | None = None  # None: (6, 12, 18) at output stride 16, section 3.3; (): no 3x3
     channels: PositiveInt = 256  # section 3.3
     separable: bool = True  # the 3x3; DeepLab v3's are not in the paper, but in its authors' program
-    dropout: float = Field(0.1, ge=0, lt=1)  # behind the projection, as the authors' program
+    dropout: float = Field(0.1, ge=0, lt=1)  # after the projection, as in the authors' program
     image_level: bool = True  # the mean of the whole image as a branch
     pooling_window: Sides | None = None  # in pixels of the image: what the mean is taken over; None: all of it
     pooling_stride: Sides = (1, 1)  # in cells of c5
-    projection: bool = True  # the 1x1 behind the branches
+    projection: bool = True  # the 1x1 after the branches
     squeeze: Squeeze = "none"  # the image's mean is a factor on the result, not a branch (arXiv:1905.02244)
     norm_eps: PositiveFloat = HEAD_NORM.eps  # of the batch norms
 
@@ -38,9 +38,9 @@ def gate(x: Tensor, squeeze: Squeeze) -> Tensor:
 
 
 def mean_over_windows(x: Tensor, window: Window | None, stride: tuple[int, int] = (1, 1)) -> Tensor:
-    """[B, K, h, w] -> [B, K, h', w']: the mean of the whole map, or of each window that lies whole in it.
+    """[B, K, h, w] -> [B, K, h', w']: the mean of the whole map, or of each window that lies completely within it.
 
-    A window larger than the map is the map.
+    A window larger than the map covers the map.
     """
     if window is None:
         return x.mean((2, 3), keepdim=True)
@@ -61,7 +61,7 @@ def window_at(
 
 
 def require_variance(norm: nn.Module, pooled: Tensor) -> None:
-    """Raises ConfigError when a batch norm is to be trained on one value a channel."""
+    """Raises ConfigError if a batch norm would be trained on one value per channel."""
     if norm.training and pooled.numel() == pooled.shape[1] and not isinstance(norm, nn.SyncBatchNorm):
         raise ConfigError(
             "a batch of one image can't be trained on: image pooling leaves batch norm one value per channel; "
@@ -70,7 +70,7 @@ def require_variance(norm: nn.Module, pooled: Tensor) -> None:
 
 
 class ImagePooling(ConvNorm):
-    """The mean of the map, or of windows of it, through a 1x1 convolution, back at the size of the map."""
+    """The mean of the map, or of windows of it, through a 1x1 convolution, resized to the map."""
 
     def __init__(self, inp: int, out: int, stride: tuple[int, int], norm: Norm = HEAD_NORM) -> None:
         super().__init__(inp, out, norm=norm)
@@ -95,10 +95,11 @@ class ImageGate(nn.Conv2d):
 
 
 class ASPP(nn.Module):
-    """[B, inp, h, w] -> [B, channels, h, w]: image mean, 1x1 and a 3x3 at each rate, side by side, then a projection.
+    """[B, inp, h, w] -> [B, channels, h, w]: image mean, 1x1 and a 3x3 at each rate, concatenated, then a projection.
 
-    No `rates`, no 3x3 branches. With `squeeze` the image mean is a factor on the result in place of a branch. Without
-    `projection` its `channels` are those of all branches. Raises ConfigError when trained with one image a batch.
+    Without `rates` there are no 3x3 branches. With `squeeze` the image mean is a factor on the result instead of a
+    branch. Without `projection`, `channels` are those of all branches. Raises ConfigError when trained with one image
+    per batch.
     """
 
     def __init__(

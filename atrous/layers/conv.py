@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Padding = Literal["same", "symmetric"]  # TensorFlow's, from the input's size | the same on each side, whatever the size
+Padding = Literal["same", "symmetric"]  # TensorFlow's, which depends on the input's size | the same on each side
 Rate = int | tuple[int, int]  # of both axes | (height, width)
 Activation = Literal["relu", "relu6", "clip6", "hard_swish", "leaky_relu", "none"]
 
@@ -22,7 +22,7 @@ ACTIVATIONS: dict[Activation, Callable[..., nn.Module]] = {
 
 
 class Norm(NamedTuple):
-    """A batch norm's numbers. Weights mean something only with the `eps` that they were trained with."""
+    """The numbers of a batch norm. Weights are valid only with the `eps` that they were trained with."""
 
     eps: float = 1e-5
     momentum: float = 0.1  # PyTorch's: one minus what TensorFlow calls decay
@@ -43,7 +43,7 @@ def same_padding(size: int, kernel: int, stride: int, rate: int) -> tuple[int, i
 
 
 class Conv(nn.Conv2d):
-    """A convolution without bias, its weights drawn by He et al. (arXiv:1502.01852) from its fan-out."""
+    """A convolution without bias, initialised as by He et al. (arXiv:1502.01852) from its fan-out."""
 
     def __init__(
         self, inp: int, out: int, kernel: int, *, stride: int, rate: Rate, groups: int, padding: Padding
@@ -54,7 +54,7 @@ class Conv(nn.Conv2d):
         super().__init__(inp, out, kernel, stride, (height, width), rates, groups, bias=False)
 
     def reset_parameters(self) -> None:
-        if self.weight.is_meta:  # drawing numbers for no memory takes most of a large network's time
+        if self.weight.is_meta:  # drawing numbers that nobody stores would take most of a large network's time
             return
         fan_out = self.weight[0, 0].numel() * self.out_channels // self.groups
         nn.init.normal_(self.weight, std=math.sqrt(2 / fan_out))
@@ -66,8 +66,8 @@ class Conv(nn.Conv2d):
             same_padding(size, self.kernel_size[axis], self.stride[axis], self.dilation[axis])
             for axis, size in enumerate(x.shape[-2:])
         ]
-        # Where SAME asks for one more zero behind than before, a whole step more on both sides, dropped again, is up to
-        # four times as fast as F.pad, which copies the input.
+        # Where SAME needs one more zero after than before, padding both sides by a whole stride and dropping the first
+        # output is up to four times as fast as F.pad, which copies the input.
         spare = [after - before for before, after in pads]
         around = [before + more * step for (before, _), more, step in zip(pads, spare, self.stride, strict=True)]
         y = F.conv2d(x, self.weight, None, self.stride, around, self.dilation, self.groups)
@@ -120,7 +120,7 @@ class SeparableConv(nn.Sequential):
 
 
 def classifier(inp: int, num_classes: int, kernel: int = 1, rate: int = 1) -> nn.Conv2d:
-    """The convolution that makes logits: small weights, bias 0, so that training starts with all classes alike."""
+    """The convolution that makes logits: small weights and bias 0, so that all classes are equally likely at first."""
     conv = nn.Conv2d(inp, num_classes, kernel, padding=rate * (kernel - 1) // 2, dilation=rate)
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]

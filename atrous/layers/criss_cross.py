@@ -1,4 +1,4 @@
-"""Criss-cross attention (Huang et al. 2018, arXiv:1811.11721, section 3.2): pixels look along their row and column."""
+"""Criss-cross attention (Huang et al. 2018, arXiv:1811.11721, 3.2): each pixel attends to its row and column."""
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ def criss_cross(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class CrissCrossAttention(GatedAttention):
-    """Applied twice, every pixel has heard of every other (section 3.3)."""
+    """Applied twice, it lets every pixel reach every other (section 3.3)."""
 
     def __init__(self, channels: int, key_channels: int) -> None:
         super().__init__(channels, key_channels, criss_cross)

@@ -13,14 +13,14 @@ from atrous.layers.resize import resize
 from atrous.settings import Settings
 
 Merge = Literal["concat", "sum"]
-Kind = Literal["separable", "dense", "logits"]  # of its convolutions; logits: 1x1 with bias, nothing behind
+Kind = Literal["separable", "dense", "logits"]  # of its convolutions; logits: 1x1 with bias and nothing after
 
 
 class DecoderConfig(Settings):
     strides: tuple[Literal[4, 8, 16], ...] = (4,)  # of the low-level features that join, coarsest first (section 3.1)
     low_level_channels: PositiveInt = 48  # table 1
     channels: PositiveInt = 256  # table 2
-    separable: bool | None = None  # the 3x3; None: as those of ASPP, or separable where there is none
+    separable: bool | None = None  # the 3x3; None: as in ASPP, or separable without ASPP
     merge: Merge = "concat"  # sum: one convolution, added to the projected low-level features
     logits: bool = False  # the decoder's 1x1 convolutions make the logits; `channels` is not used
 
@@ -42,7 +42,7 @@ def _conv(inp: int, out: int, kernel: int, kind: Kind, act: Activation) -> nn.Mo
 
 
 class ConcatStage(nn.Module):
-    """Features beside a thin projection of the low-level ones, then two convolutions."""
+    """Features concatenated with a thin projection of the low-level ones, then two convolutions."""
 
     def __init__(self, inp: int, low: int, thin: int, out: int, kind: Kind, act: Activation) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class ConcatStage(nn.Module):
 
 
 class SumStage(nn.Module):
-    """Features after one convolution, plus a projection of the low-level ones; nothing behind the sum."""
+    """Features after one convolution, plus a projection of the low-level ones; nothing after the sum."""
 
     def __init__(self, inp: int, low: int, thin: int, out: int, kind: Kind, act: Activation) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class SumStage(nn.Module):
 
 
 STAGES: dict[Merge, type[ConcatStage] | type[SumStage]] = {"concat": ConcatStage, "sum": SumStage}
-TAPS = {4: "low_level", 8: "low_level_8", 16: "low_level_16"}  # what a backbone calls its features for a decoder
+TAPS = {4: "low_level", 8: "low_level_8", 16: "low_level_16"}  # a backbone's names for what decoders tap
 
 
 class Decoder(nn.ModuleList):

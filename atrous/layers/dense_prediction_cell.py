@@ -24,7 +24,7 @@ class Branch(Settings):
     input: int = -1  # an earlier branch; -1: the backbone's features
 
 
-# The best cell for Cityscapes (figure 5a), as TensorFlow DeepLab has released it.
+# The best cell for Cityscapes (figure 5a), as released by TensorFlow DeepLab.
 BEST = (
     Branch(rate=(1, 6), input=-1),
     Branch(rate=(18, 15), input=0),
@@ -35,7 +35,7 @@ BEST = (
 
 
 class Pooling(nn.Module):
-    """The mean over windows, the `grid_size`-th part of the image each, through a 1x1, back at the map's size."""
+    """The mean over windows, each 1 / `grid_size` of the image, through a 1x1, resized to the map."""
 
     def __init__(self, inp: int, out: int, grid_size: tuple[int, int], output_stride: int) -> None:
         super().__init__()
@@ -50,11 +50,11 @@ class Pooling(nn.Module):
 
 
 class DensePredictionCell(nn.Module):
-    """[B, inp, h, w] -> [B, out, h, w]: branches that feed one another; all of them side by side, then a projection."""
+    """[B, inp, h, w] -> [B, out, h, w]: branches that feed one another, concatenated, then a projection."""
 
     def __init__(self, inp: int, out: int, cell: Sequence[Branch], *, output_stride: int, dropout: float) -> None:
         super().__init__()
-        factor = 16 // output_stride  # a cell's rates are those of output stride 16
+        factor = 16 // output_stride  # rates are given for output stride 16
         if factor == 0:
             raise ConfigError(f"a dense prediction cell has output stride 8 or 16, not {output_stride}")
         self.inputs = [branch.input for branch in cell]
@@ -68,11 +68,11 @@ class DensePredictionCell(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, image: tuple[int, int]) -> Tensor:
-        """`image`: height and width of the images that x is of, or of the window that pooling is to take for them."""
+        """`image`: height and width of the images that x is of, or of the window that pooling uses instead."""
         maps: list[Tensor] = []
         for source, branch in zip(self.inputs, self.branches, strict=True):
-            given = x if source < 0 else maps[source]
-            maps.append(branch(given, image) if isinstance(branch, Pooling) else branch(given))
+            features = x if source < 0 else maps[source]
+            maps.append(branch(features, image) if isinstance(branch, Pooling) else branch(features))
         y: Tensor = self.projection(self.dropout(torch.cat(maps, 1)))
         return y
 

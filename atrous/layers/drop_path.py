@@ -1,10 +1,10 @@
-"""Paths of a network left out at random while it trains, more of them the longer it does."""
+"""Paths of a network dropped at random in training, more of them as training progresses."""
 
 from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
-    """Zero for some of the images in a batch, scaled for the rest such that the mean stays; nothing in eval mode.
+    """Zero for some images of a batch, scaled for the rest so that the mean stays the same; the identity in eval mode.
 
     Each is dropped with the chance `drop` times `progress`, how far the training is, from 0 to 1 (ScheduledDropPath,
     arXiv:1707.07012).
@@ -19,8 +19,8 @@ class DropPath(nn.Module):
         keep = 1 - self.progress * self.drop
         if not self.training or keep == 1:
             return x
-        kept = x.new_empty(len(x), 1, 1, 1).bernoulli_(keep)
-        return x * (kept / keep)
+        mask = x.new_empty(len(x), 1, 1, 1).bernoulli_(keep)
+        return x * (mask / keep)
 
     def extra_repr(self) -> str:
         return f"drop={self.drop:g}"

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 def encode(x: Tensor, codewords: Tensor, scales: Tensor) -> Tensor:
-    """[B, D, N] features, [K, D] codewords, [K] scales -> [B, K, D]: for each codeword, all residuals by their weights.
+    """[B, D, N] features, [K, D] codewords, [K] scales -> [B, K, D]: for each codeword, the weighted sum of residuals.
 
     The weights of a feature are a softmax over codewords of the squared distances times the scales, which are negative.
-    Squares are expanded, so that no residual, [B, K, D, N] in all, is ever made.
+    Squares are expanded, so that the residuals, [B, K, D, N], are never stored.
     """
     squares = x.square().sum(1, keepdim=True)  # [B, 1, N]
     distances = squares - 2 * (codewords @ x) + codewords.square().sum(1)[:, None]  # [B, K, N]
@@ -28,6 +28,6 @@ class Encoding(nn.Module):
         self.scales = nn.Parameter(torch.empty(num_codewords).uniform_(-1, 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        device = "cpu" if x.is_meta else x.device.type  # meta has no autocast to turn off
-        with torch.autocast(device, enabled=False):  # what is left of expanded squares wants all digits
+        device = "cpu" if x.is_meta else x.device.type  # meta has no autocast
+        with torch.autocast(device, enabled=False):  # differences of expanded squares need full precision
             return encode(x.flatten(2).to(self.codewords.dtype), self.codewords, self.scales)

@@ -1,4 +1,4 @@
-"""The head of a fully convolutional network, as main head and as the auxiliary one (arXiv:1612.01105, section 3.3)."""
+"""The head of a fully convolutional network, as main head and as auxiliary head (arXiv:1612.01105, section 3.3)."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from atrous.layers.conv import TORCH_NORM, ConvNorm, classifier
 
 
 class FCNHead(nn.Sequential):
-    """[B, inp, h, w] -> logits [B, num_classes, h, w]: a convolution to `mid` channels, whole maps dropped, a 1x1."""
+    """[B, inp, h, w] -> logits [B, num_classes, h, w]: convolution to `mid` channels, dropout of whole maps, 1x1."""
 
     def __init__(self, inp: int, mid: int, num_classes: int, *, kernel: int = 3, dropout: float = 0.1) -> None:
         super().__init__()

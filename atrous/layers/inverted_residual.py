@@ -13,9 +13,9 @@ def round_channels(channels: float, divisor: int) -> int:
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter depthwise, project; returns the output and the widened features as they are before `squeeze`.
+    """Expand, filter depthwise, project; returns the output and the expanded features before `squeeze`.
 
-    It has a shortcut where the shapes allow, so that a unit may gain one as it loses its stride to a rate (TF-slim).
+    It has a shortcut where the shapes allow, so a unit may gain one when a rate replaces its stride (TF-slim).
     """
 
     def __init__(

@@ -12,10 +12,10 @@ from atrous.layers.resize import Convention, resize
 
 
 class PyramidPooling(nn.Module):
-    """[B, inp, h, w] -> [B, channels, h, w]: the map itself, and its means over each grid of bins, enlarged again.
+    """[B, inp, h, w] -> [B, channels, h, w]: the map itself and its means over each grid of bins, resized to the map.
 
-    The means share `inp` channels among them, as evenly as whole numbers allow. No bins: the map as it is. A map of
-    fewer pixels than bins has some of them twice. Raises ValueError when it is trained with one image a batch.
+    The means have `inp` channels altogether, rounded down to equal shares. Without bins the map is returned unchanged.
+    On a map of fewer pixels than bins, bins share pixels. Raises ConfigError when trained with one image per batch.
     """
 
     def __init__(self, inp: int, bins: Sequence[int], convention: Convention = "aligned_corners") -> None:

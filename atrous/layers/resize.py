@@ -11,7 +11,7 @@ from atrous.types import Size
 
 
 def resize(x: Tensor, size: Sequence[int], convention: Convention = "aligned_corners") -> Tensor:
-    """`x` [B, K, h, w] at `size` (height, width); a map that has this size already, or one pixel, is not copied."""
+    """`x` [B, K, h, w] at `size` (height, width); a map that has this size already, or is one pixel, is not copied."""
     height, width = size
     if tuple(x.shape[-2:]) == (height, width):
         return x
@@ -21,7 +21,7 @@ def resize(x: Tensor, size: Sequence[int], convention: Convention = "aligned_cor
 
 
 def scale_dimension(side: int, scale: float) -> int:
-    """`side` scaled such that corners stay aligned: 513 at 1/16 is 33 (TF DeepLab)."""
+    """`side` scaled so that corners stay aligned: 513 at 1/16 is 33 (TF DeepLab)."""
     return int((side - 1) * scale + 1)
 
 

@@ -19,9 +19,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor
 
 
 def attend_within(query: Tensor, key: Tensor, value: Tensor, parts: int, *, scale: float) -> Tensor:
-    """`attend` in each of `parts` x `parts` rectangles alone; the first are a pixel larger if a side isn't divisible.
+    """`attend` within each of `parts` x `parts` rectangles; the first are a pixel larger where a side isn't divisible.
 
-    A side of fewer pixels than parts has a part for each pixel.
+    A side with fewer pixels than parts has one part per pixel.
     """
     if parts == 1:
         return attend(query, key, value, scale=scale)
@@ -35,9 +35,9 @@ def _split(x: Tensor, parts: int) -> list[tuple[Tensor, ...]]:  # rows of parts
 
 
 class GatedAttention(nn.Module):
-    """x + gamma * what `attend` makes of query, key and value, of x's shape [B, channels, h, w]; gamma begins at 0.
+    """x + gamma * `attend` of query, key and value, in x's shape [B, channels, h, w].
 
-    So x passes as it is until gamma is learnt.
+    gamma starts at 0, so x passes unchanged until gamma is learnt.
     """
 
     def __init__(self, channels: int, key_channels: int, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
@@ -53,17 +53,16 @@ class GatedAttention(nn.Module):
 
 
 class PositionAttention(GatedAttention):
-    """The mean of all pixels' values by likeness, which isn't scaled by the number of keys (DANet, section 3.2)."""
+    """The mean of all pixels' values, weighted by similarity that is not scaled (DANet, section 3.2)."""
 
     def __init__(self, channels: int, key_channels: int) -> None:
         super().__init__(channels, key_channels, partial(attend, scale=1.0))
 
 
 class ChannelAttention(nn.Module):
-    """x + gamma * the mean of all channels, the more unlike the more weight (DANet, section 3.3); gamma begins at 0.
+    """x + gamma * the mean of all channels; dissimilar ones weigh more (DANet, section 3.3). gamma starts at 0.
 
-    The paper's formula has the largest product minus each in the softmax; the largest is the same for a whole row of
-    it and so counts for nothing.
+    The paper's softmax takes the largest product minus each; the largest is the same for a whole row and cancels out.
     """
 
     def __init__(self) -> None:
@@ -72,17 +71,17 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         channels = x.flatten(2).to(self.gamma.dtype)  # [B, C, hw]
-        device = "cpu" if x.is_meta else x.device.type  # meta has no autocast to turn off
-        with torch.autocast(device, enabled=False):  # sums over all pixels, unscaled: their softmax wants all digits
+        device = "cpu" if x.is_meta else x.device.type  # meta has no autocast
+        with torch.autocast(device, enabled=False):  # unscaled sums over all pixels need full precision
             weights = torch.softmax(-(channels @ channels.mT), -1)  # [B, C, C]
             return x + self.gamma * (weights @ channels).reshape(x.shape)
 
 
 class ObjectContext(nn.Module):
-    """[B, inp, h, w] -> [B, out, h, w]: the mean of the pixels that are like this one, as a surrogate for its object.
+    """[B, inp, h, w] -> [B, out, h, w]: the mean of the pixels similar to each, as a surrogate for its object.
 
-    Query and key are one map, so that likeness is mutual. `parts` as `attend_within` has it; `pool` is the side of the
-    max pooling before (OCNet's `size`): attention then takes pool^4 less. The last 1x1 begins at 0.
+    Query and key are one map, so similarity is mutual. `parts` is as in `attend_within`; `pool` is the side of the max
+    pooling before (OCNet's `size`), with which attention costs pool^4 times less. The last 1x1 starts at 0.
     """
 
     def __init__(self, inp: int, mid: int, out: int, *, parts: int = 1, pool: int = 1) -> None:

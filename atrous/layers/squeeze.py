@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation (Hu et al. 2018, arXiv:1709.01507), the gate MobileNetV3's (arXiv:1905.02244, section 5.3)."""
+"""Squeeze-and-excitation (Hu et al. 2018, arXiv:1709.01507), with MobileNetV3's gate (arXiv:1905.02244, 5.3)."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,7 +7,7 @@ from atrous.layers.aspp import gate
 
 
 class SqueezeExcite(nn.Module):
-    """[B, K, h, w] with each channel scaled by a factor 0..1 that the means of all channels decide on."""
+    """[B, K, h, w] with each channel scaled by a factor 0..1 that depends on the means of all channels."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()

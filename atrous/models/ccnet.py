@@ -1,7 +1,7 @@
 """CCNet (Huang et al. 2018, arXiv:1811.11721): Criss-Cross Attention for Semantic Segmentation.
 
 Published for Cityscapes val at one scale: 77.9 % mIoU with one recurrence, 78.4 to 79.7 with two (three trainings),
-80.0 with the loss of hard pixels (crop 769, batch 8, 60 000 steps, rate 0.01, auxiliary weight 0.4).
+80.0 with the loss of hard pixels (crop 769, batch 8, 60 000 steps, learning rate 0.01, auxiliary weight 0.4).
 """
 
 from typing import Literal
@@ -21,9 +21,9 @@ from atrous.types import Outputs
 
 
 class CCNet(Model):
-    """Figure 2 of the paper: criss-cross attention on c5, thinned, again and again with the same weights; then with c5.
+    """Figure 2 of the paper: c5, reduced, through recurrent criss-cross attention, then concatenated with c5.
 
-    Heads have leaky ReLUs (`conv_abn`) as the authors' program, but the auxiliary one: it is everybody's FCN head.
+    Heads have leaky ReLUs (`conv_abn`) as in the authors' program, except the auxiliary one, which is an FCN head.
     """
 
     class Config(MapConfig):
@@ -31,9 +31,9 @@ class CCNet(Model):
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet101s")
         output_stride: Literal[8, 16, 32] = 8  # section 3.1
         recurrences: PositiveInt = 2  # R of section 3.3
-        head_channels: PositiveInt = 512  # as the authors' program
+        head_channels: PositiveInt = 512  # as in the authors' program
         key_channels: PositiveInt = 64  # C' of section 3.2: an eighth of `head_channels`
-        auxiliary_channels: PositiveInt = 512  # as the authors' program
+        auxiliary_channels: PositiveInt = 512  # as in the authors' program
         dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before the logits of both heads
 
     config: Config

@@ -26,13 +26,13 @@ class ModelConfig(Settings):
 
     name: str
     backbone: AnyBackboneConfig  # a row of BACKBONES, by name or with its settings
-    output_stride: Literal[8, 16, 32] = 16  # of c5; may differ between training and evaluation, with the same weights
+    output_stride: Literal[8, 16, 32] = 16  # of c5; may differ between training and evaluation
     num_classes: int | None = Field(default=None, ge=2)  # None: as many as the label space has
 
     @model_validator(mode="before")
     @classmethod
     def _name_default_backbone(cls, settings: Any) -> Any:  # noqa: ANN401 - anything may stand in a file
-        """Settings of a backbone without its name are the default backbone's."""
+        """Settings of a backbone without a name belong to the default backbone."""
         default = cls.model_fields["backbone"].default
         backbone = settings.get("backbone") if isinstance(settings, dict) else None
         if isinstance(backbone, dict) and "name" not in backbone and isinstance(default, BackboneConfig):
@@ -49,7 +49,7 @@ class ModelConfig(Settings):
 
     @property
     def convention(self) -> Convention:
-        """How its logits lie on the image."""
+        """How its logits are aligned with the image."""
         return "aligned_corners"
 
     @property
@@ -60,7 +60,7 @@ class ModelConfig(Settings):
     def at_output_stride(self, output_stride: int) -> dict[str, Any]:
         """The settings, not yet validated, of the same model at another output stride.
 
-        Rates that are set are scaled, the others derive from it. Raises ConfigError where a rate would not be whole.
+        Rates that are set are scaled; default rates follow. Raises ConfigError if a rate would not be whole.
         """
         return {**self.model_dump(), "output_stride": output_stride}
 
@@ -76,7 +76,7 @@ class MapConfig(ModelConfig):
 
 
 class ImagePyramidConfig(MapConfig):
-    """The settings of models that can merge the logits of several scales, as they have no other outputs."""
+    """The settings of models that can merge the logits of several scales: they have no other outputs."""
 
     image_pyramid: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)  # scales (arXiv:1606.00915, section 4.1.2)
     merge: Literal["max", "mean"] = "max"  # of the logits of these scales
@@ -105,7 +105,7 @@ class Model(nn.Module, ABC):
 
     @property
     def align_corners(self) -> bool:
-        """How its logits are to be upsampled."""
+        """Whether its logits are upsampled with aligned corners."""
         return self.config.convention == "aligned_corners"
 
     @property
@@ -131,7 +131,7 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
-        """`scale` is what the images have been resized by: windows in pixels of the image are resized with it.
+        """`scale` is what the images have been resized by: windows in pixels of the image scale with it.
 
         Raises ConfigError if the images are not [B, 3, H, W].
         """
@@ -146,14 +146,14 @@ class Model(nn.Module, ABC):
         return (images.to(self.shift.dtype) - self.shift) / self.scale
 
     def set_progress(self, progress: float) -> None:
-        """How far a training is, 0 to 1: more paths are dropped the further it is."""
+        """Set how far the training is, 0 to 1: more paths are dropped towards its end."""
         for module in self.modules():
             if isinstance(module, DropPath):
                 module.progress = progress
 
 
 def read_mean(model: nn.Module, _: object = None) -> None:
-    """Take the mean from the weights, once: to read it for each image would wait for the GPU each time."""
+    """Read the mean from the weights, once: each read of a GPU's memory would wait for its work to finish."""
     assert isinstance(model, Model)
     if not model.shift.is_meta:
         model.mean = _color(model.shift)
@@ -165,7 +165,7 @@ def _color(values: Tensor) -> RGB:
 
 
 class ImagePyramidModel(Model):
-    """A model that may see its images at several scales at once; their logits are merged (arXiv:1606.00915, 4.1.2)."""
+    """A model that may see its images at several scales and merge their logits (arXiv:1606.00915, section 4.1.2)."""
 
     config: ImagePyramidConfig
 
@@ -180,7 +180,7 @@ class ImagePyramidModel(Model):
         return self._merged(images, scale)
 
     def _merged(self, images: Tensor, scale: float) -> Outputs:
-        """Each scale's logits brought to the grid of the largest (at least that of scale 1), and their max or mean."""
+        """The max or mean of all scales' logits, each resized to the grid of the largest (at least that of scale 1)."""
         require_images(images)
         scales = self.config.image_pyramid
         finest = max(1.0, *scales) / self.config.logits_stride
@@ -243,10 +243,10 @@ def build_decoder(
 
 
 def scaled_rates(rates: Sequence[int], output_stride: int, new: int) -> tuple[int, ...]:
-    """The rates whose taps lie on the same pixels of the image. Raises ConfigError where one would not be whole."""
+    """The rates whose taps lie on the same pixels of the image. Raises ConfigError if one would not be whole."""
     scaled = [rate * output_stride / new for rate in rates]
     if any(rate != int(rate) for rate in scaled):
-        raise ConfigError(f"rates {list(rates)} at output stride {output_stride} have no whole counterpart at {new}")
+        raise ConfigError(f"rates {tuple(rates)} at output stride {output_stride} have no whole counterpart at {new}")
     return tuple(int(rate) for rate in scaled)
 
 

@@ -1,7 +1,7 @@
 """DANet (Fu et al. 2018, arXiv:1809.02983): Dual Attention Network for Scene Segmentation.
 
 Published for Cityscapes with ResNet-101: 79.93 % mIoU and 95.97 % of pixels right on val at one scale, 81.5 % mIoU on
-test. That network has rates 4, 8, 16 in c5, as `multi_grid=1,2,4` makes them here, and a plain stem, not a deep one.
+test. That network has rates 4, 8, 16 in c5, as with `model.backbone.multi_grid=1,2,4`, and a plain stem.
 """
 
 from typing import Literal
@@ -20,16 +20,16 @@ from atrous.types import Outputs
 class DANet(Model):
     """Figure 2 of the paper: attention over positions, attention over channels, and logits of their sum.
 
-    Each of the two has logits of its own for training, so that the loss is the paper's: three cross entropies of equal
-    weight. There is no auxiliary head on c4.
+    Each of the two branches has its own logits in training, so that the loss is the paper's: three cross entropies of
+    equal weight. There is no auxiliary head on c4.
     """
 
     class Config(MapConfig):
         name: Literal["danet"] = "danet"
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet101s")
         output_stride: Literal[8, 16, 32] = 8  # section 3.1
-        head_channels: PositiveInt = 512  # as the authors' program
-        key_channels: PositiveInt = 64  # of the positions: an eighth of `head_channels`, as the authors' program
+        head_channels: PositiveInt = 512  # as in the authors' program
+        key_channels: PositiveInt = 64  # of the positions: an eighth of `head_channels`, as in the authors' program
         dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before each of the three logits
 
     config: Config

@@ -28,11 +28,11 @@ VARIANTS = {
     "4x4": Fc6(4, 4, 4096),
 }
 SIDE = 128  # channels of each side branch, section 3.3
-SIDES = {"image": 8, "c1": 4, "c2": 2, "c3": 1, "c4": 1}  # what a side branch begins on: its stride to come to 8
+SIDES = {"image": 8, "c1": 4, "c2": 2, "c3": 1, "c4": 1}  # the input of each side branch: its stride to reach 8
 
 
 class DeepLabV1(ImagePyramidModel):
-    """VGG-16 at output stride 8 with fc6 as an atrous convolution. The CRF is `postprocess.crf`'s."""
+    """VGG-16 at output stride 8 with fc6 as an atrous convolution. The CRF is in `postprocess.crf`."""
 
     class Config(ImagePyramidConfig):
         name: Literal["deeplab_v1"] = "deeplab_v1"

@@ -13,7 +13,7 @@ from atrous.types import Outputs
 
 
 class DeepLabV2(ImagePyramidModel):
-    """Figure 7: logits by parallel convolutions of several rates on c5, summed. The CRF is `postprocess.crf`'s."""
+    """Figure 7: logits by parallel convolutions of several rates on c5, summed. The CRF is in `postprocess.crf`."""
 
     class Config(ImagePyramidConfig):
         name: Literal["deeplab_v2"] = "deeplab_v2"

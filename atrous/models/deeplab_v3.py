@@ -21,8 +21,8 @@ class DeepLabV3(ImagePyramidModel):
         name: Literal["deeplab_v3"] = "deeplab_v3"
         backbone: AnyBackboneConfig = MobileNetV2.Config()
         aspp: ASPPConfig = ASPPConfig()
-        head_channels: PositiveInt | None = None  # of a 3x3 behind the pyramid, as torchvision has one; None: none
-        auxiliary_channels: PositiveInt | None = None  # of a second head, on c4, as torchvision has one; None: none
+        head_channels: PositiveInt | None = None  # of a 3x3 after ASPP, as in torchvision; None: no 3x3
+        auxiliary_channels: PositiveInt | None = None  # of a second head, on c4, as in torchvision; None: one head
 
         @model_validator(mode="after")
         def _pyramid_has_one_head(self) -> "DeepLabV3.Config":

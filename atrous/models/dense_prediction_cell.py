@@ -24,7 +24,7 @@ class DensePredictionCellNet(ImagePyramidModel):
         output_stride: Literal[8, 16] = 16
         cell: tuple[Branch, ...] = Field(BEST, min_length=1)  # figure 5a
         cell_channels: PositiveInt = 256  # section 4.1
-        dropout: float = Field(0.1, ge=0, lt=1)  # before the projection, as the authors' program
+        dropout: float = Field(0.1, ge=0, lt=1)  # before the projection, as in the authors' program
         pooling_window: Size | None = None  # in pixels of the image: what a pooling's grid divides; None: all of it
         decoder: DecoderConfig = DecoderConfig()
 

@@ -19,7 +19,7 @@ LATERAL = ("c3", "c4")
 
 
 class ContextEncoding(nn.Module):
-    """The paper's module: what the map holds as one vector, and the map with its channels lifted as this says."""
+    """The paper's module: the context as one vector, and the map with its channels scaled accordingly."""
 
     def __init__(self, channels: int, num_codewords: int) -> None:
         super().__init__()
@@ -35,20 +35,20 @@ class ContextEncoding(nn.Module):
 
 
 class EncNet(Model):
-    """The context gates the channels of c5 and foretells which classes there are, the SE-loss's.
+    """The context gates the channels of c5 and predicts which classes are present, for the SE-loss.
 
-    The context is a sum over pixels, and its norms know that of the training crop: predict in windows of this size.
+    The context is a sum over pixels, normalised for the training crop: predict in windows of that size.
     """
 
     class Config(MapConfig):
         name: Literal["encnet"] = "encnet"
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet50s")
-        output_stride: Literal[8, 16, 32] = 8  # as the paper's dilated networks
-        head_channels: PositiveInt = 512  # as the authors' program
-        num_codewords: PositiveInt = 32  # as the paper's networks for segmentation
+        output_stride: Literal[8, 16, 32] = 8  # as in the paper's dilated networks
+        head_channels: PositiveInt = 512  # as in the authors' program
+        num_codewords: PositiveInt = 32  # as in the paper's networks for segmentation
         lateral: bool = False  # the authors' program: c3 and c4 join c5 before the context is taken
-        auxiliary_channels: PositiveInt = 256  # as the authors' program: a quarter of c4's
-        dropout: float = Field(0.1, ge=0, lt=1)  # before the logits, as the authors' program
+        auxiliary_channels: PositiveInt = 256  # as in the authors' program: a quarter of c4's
+        dropout: float = Field(0.1, ge=0, lt=1)  # before the logits, as in the authors' program
 
     config: Config
 

@@ -13,14 +13,14 @@ from atrous.types import Outputs
 
 
 class FCN(Model):
-    """Section 4.1's classifier made convolutional, without the skips of section 4.2: c5 is fine enough as it is."""
+    """Section 4.1's classifier made convolutional, without the skips of section 4.2: c5 is fine enough."""
 
     class Config(MapConfig):
         name: Literal["fcn"] = "fcn"
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet50")
-        output_stride: Literal[8, 16, 32] = 8  # as torchvision
-        head_channels: PositiveInt = 512  # as torchvision
-        auxiliary_channels: PositiveInt | None = 256  # of a second head, on c4, as torchvision; None: there is none
+        output_stride: Literal[8, 16, 32] = 8  # as in torchvision
+        head_channels: PositiveInt = 512  # as in torchvision
+        auxiliary_channels: PositiveInt | None = 256  # of a second head, on c4, as in torchvision; None: one head
         dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before the logits
 
     def __init__(self, config: Config, num_classes: int) -> None:

@@ -1,6 +1,6 @@
 """Model files and runs of format 1, in which a model's settings were flat: their settings in the nested form of today.
 
-A tree is a configuration before it is checked. A tree of today passes through unchanged.
+A tree is a configuration before it is checked. Trees of today pass through unchanged.
 """
 
 from collections.abc import Mapping
@@ -46,14 +46,19 @@ SECTIONS: Mapping[str, Mapping[str, Mapping[str, str]]] = {  # by model: section
     "dense_prediction_cell": {"decoder": DECODER},
 }
 RENAMED = {"lraspp": {"aspp_channels": "head_channels"}}
-UNUSED: Mapping[str, tuple[str, ...]] = {  # what a model had and never read
+UNUSED: Mapping[str, tuple[str, ...]] = {  # settings that a model had but never read
     **dict.fromkeys(
         ("fcn", "pspnet", "psanet", "icnet", "encnet", "ccnet", "danet", "ocnet"), ("image_pyramid", "merge")
     ),
     "image_classifier": ("image_pyramid", "merge", "align_corners"),
 }
 
-HEADS = {"auxiliary": 0.4, "cascade_0": 0.16, "cascade_1": 0.4, "presence": 0.2}  # what the loss weighted them with
+HEADS = {
+    "auxiliary": 0.4,
+    "cascade_0": 0.16,
+    "cascade_1": 0.4,
+    "presence": 0.2,
+}  # the weights that the loss had by default
 
 
 def upgraded(model: Tree) -> Tree:
@@ -79,9 +84,11 @@ def upgraded_experiment(tree: Tree) -> Tree:
 
 
 def new_names(section: str, field: str) -> list[str]:
-    """What a flat setting is called today, as far as it depends on the model: `model.aspp.channels`."""
+    """The names that a flat setting may have today, such as `model.aspp.channels`; the model decides which."""
     if section == "loss":
-        return [f"loss.weights.{name}" for name in HEADS if name.startswith(field)]
+        return [
+            f"loss.weights.{name}" for name in HEADS if field in ("auxiliary", "cascade", "presence") and field in name
+        ]
     nested = [f"model.backbone.{field}"] if field in BACKBONE else []
     nested += [f"model.aspp.{ASPP[field]}"] if field in ASPP else []
     nested += [f"model.decoder.{DECODER[field]}"] if field in DECODER else []
@@ -89,7 +96,7 @@ def new_names(section: str, field: str) -> list[str]:
 
 
 def _backbone(model: Tree) -> Tree:
-    """The backbone with the settings that its family has; others had no effect, or else were refused."""
+    """The backbone with the settings of its family. Others had no effect, or were refused."""
     settings = {field: model[field] for field in BACKBONE if field in model}
     name = model.get("backbone")
     if not settings:

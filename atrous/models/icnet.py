@@ -16,12 +16,12 @@ from atrous.types import Outputs
 
 
 def summed_pyramid(x: Tensor, bins: Sequence[int]) -> Tensor:
-    """[B, K, h, w] -> the same, `x` plus its means over grids of `bins` x `bins` cells, brought back to its size."""
+    """[B, K, h, w] -> the same, `x` plus its means over grids of `bins` x `bins` cells, resized to `x`."""
     return x + sum(resize(F.adaptive_avg_pool2d(x, side), x.shape[-2:]) for side in bins)
 
 
 class CascadeFeatureFusion(nn.Module):
-    """Coarse features, resized to the fine ones, through an atrous 3x3, plus the fine ones through a 1x1."""
+    """Coarse features, resized to the fine ones, through an atrous 3x3, plus fine features through a 1x1."""
 
     def __init__(self, coarse: int, fine: int, out: int) -> None:
         super().__init__()
@@ -36,17 +36,17 @@ class CascadeFeatureFusion(nn.Module):
 class ICNet(Model):
     """The image cascade: c5 at stride 32, pooled, is refined with c4 and then with c3; all three levels make logits.
 
-    Before its classifier the original doubles each level's size. With corners aligned a zoom and a 1x1 may change
-    places, and two zooms are one: on sizes of 32k + 1 logits at strides 32, 16 and 8 are its own at 16, 8 and 4.
+    The original doubles the size of each level before its classifier. With aligned corners a zoom and a 1x1 commute,
+    and two zooms are one: on sizes of 32k + 1 our logits at strides 32, 16 and 8 equal its logits at 16, 8 and 4.
     """
 
     class Config(MapConfig):
         name: Literal["icnet"] = "icnet"
         backbone: AnyBackboneConfig = ICNetBackbone.Config(name="icnet_resnet50")
-        output_stride: Literal[32] = 32  # of c5: a decoder of three levels needs them at 32, 16 and 8
-        bins: tuple[PositiveInt, ...] = (1, 2, 3, 6)  # of the means, as the authors' program; (): none
-        pyramid_channels: PositiveInt = 256  # as the authors' program
-        fusion_channels: PositiveInt = 128  # as the authors' program
+        output_stride: Literal[32] = 32  # of c5: the three levels are at strides 32, 16 and 8
+        bins: tuple[PositiveInt, ...] = (1, 2, 3, 6)  # of the means, as in the authors' program; (): none
+        pyramid_channels: PositiveInt = 256  # as in the authors' program
+        fusion_channels: PositiveInt = 128  # as in the authors' program
 
         @property
         def logits_stride(self) -> int:

@@ -22,8 +22,8 @@ class LRASPP(ImagePyramidModel):
         backbone: AnyBackboneConfig = MobileNetV3.Config(name="mobilenet_v3_large_seg")
         output_stride: Literal[8, 16, 32] = 32  # table 7
         head_channels: PositiveInt = 128  # table 7
-        pooling_window: Size | None = (769, 769)  # 25 x 25 cells at output stride 32, as the released models
-        pooling_stride: Size = (4, 5)  # as the released models
+        pooling_window: Size | None = (769, 769)  # 25 x 25 cells at output stride 32, as in the released models
+        pooling_stride: Size = (4, 5)  # as in the released models
         squeeze: Literal["sigmoid", "hard_sigmoid"] = "hard_sigmoid"
         decoder_stride: Literal[4, 8, 16] = 8
 

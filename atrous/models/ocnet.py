@@ -1,7 +1,8 @@
 """OCNet (Yuan and Wang 2018, arXiv:1809.00916): Object Context Network for Scene Parsing.
 
 Published with ResNet-101: Cityscapes val 79.3 % mIoU with base-OC, 79.5 with ASP-OC, 80.4 with the loss of hard pixels,
-test 81.7; ADE20K val 45.45; LIP 54.72 (crop 769, batch 8, 40 000 steps, rate 0.01, auxiliary weight 0.4).
+test 81.7; ADE20K val 45.45; LIP 54.72 (crop 769, batch 8, 40 000 steps, learning rate 0.01,
+auxiliary weight 0.4).
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ ASP_POOL = 2  # of ASP-OC: side of the max pooling before its attention
 
 
 class ContextPyramid(nn.Module):
-    """The map, thinned, beside the object contexts within its parts: base-OC if there is one part, else pyramid-OC.
+    """The reduced map and the object contexts within its parts: base-OC with one part, else pyramid-OC.
 
     Key and value are half as wide, as in the authors' program.
     """
@@ -44,7 +45,7 @@ class ContextPyramid(nn.Module):
 
 
 class ContextASPP(nn.Module):
-    """ASP-OC: the object context in place of the image-level branch of atrous spatial pyramid pooling."""
+    """ASP-OC: the object context instead of the image-level branch of atrous spatial pyramid pooling."""
 
     def __init__(self, inp: int, width: int, rates: Sequence[int]) -> None:
         super().__init__()
@@ -69,18 +70,18 @@ DROPOUT: dict[Variant, float] = {"base": 0.05, "pyramid": 0.05, "asp": 0.1}
 
 
 class OCNet(Model):
-    """A pixel's context is the pixels that are like it, as a surrogate for those of its object.
+    """A pixel's context is the pixels similar to it, as a surrogate for those of its object.
 
-    Heads have leaky ReLUs (`conv_abn`) as the authors' program, but the auxiliary one: it is everybody's FCN head.
+    Heads have leaky ReLUs (`conv_abn`) as in the authors' program, except the auxiliary one, which is an FCN head.
     """
 
     class Config(MapConfig):
         name: Literal["ocnet"] = "ocnet"
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet101s")
-        output_stride: Literal[8, 16, 32] = 8  # as the paper's dilated networks
+        output_stride: Literal[8, 16, 32] = 8  # as in the paper's dilated networks
         variant: Variant = "base"  # base-OC, pyramid-OC, ASP-OC
-        head_channels: int = Field(512, ge=4)  # as the authors' program
-        auxiliary_channels: PositiveInt = 512  # as CCNet's program
+        head_channels: int = Field(512, ge=4)  # as in the authors' program
+        auxiliary_channels: PositiveInt = 512  # as in CCNet's program
         dropout: float | None = Field(None, ge=0, lt=1)  # of whole maps; None: 0.1 in "asp", else 0.05
 
     config: Config

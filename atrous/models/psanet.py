@@ -23,7 +23,7 @@ DIRECTIONS: dict[str, tuple[Direction, ...]] = {
 
 
 class PSANet(Model):
-    """Figures 3 and 5 of the paper: what each position receives from all others, beside c5.
+    """Figures 3 and 5 of the paper: what each position receives from all others, concatenated with c5.
 
     An over-complete mask is cut around its middle where the map is small; where the map is larger than the mask
     reaches, the rest has weight 0 before the softmax. A compact mask knows one map only: whatever the image's size, it
@@ -35,15 +35,15 @@ class PSANet(Model):
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet50s")
         output_stride: Literal[8, 16, 32] = 8  # section 4.1
         psa_type: Literal["collect", "distribute", "bidirectional"] = "bidirectional"  # section 3.2
-        compact: bool = False  # a mask tells by place, not by distance, what to take or to give
-        mask_size: Size | None = None  # rows, columns; None: what a crop of 465 wants, (59, 59), compact (30, 30)
-        shrink_factor: PositiveInt = 2  # of the map that attends, as the authors' program
-        psa_softmax: bool = True  # over the sources of each target, as the authors' program
-        normalization_factor: PositiveFloat = 1.0  # what is received is divided by it, as the authors' program
+        compact: bool = False  # a mask is indexed by position, not by distance
+        mask_size: Size | None = None  # rows, columns; None: for a crop of 465, (59, 59), compact (30, 30)
+        shrink_factor: PositiveInt = 2  # of the map that attends, as in the authors' program
+        psa_softmax: bool = True  # over the sources of each target, as in the authors' program
+        normalization_factor: PositiveFloat = 1.0  # divides what is received, as in the authors' program
         psa_channels: PositiveInt = 512  # figure 3
-        head_channels: PositiveInt = 512  # as the authors' program
-        auxiliary_channels: PositiveInt = 256  # as the authors' program
-        dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before the logits, as the authors' program
+        head_channels: PositiveInt = 512  # as in the authors' program
+        auxiliary_channels: PositiveInt = 256  # as in the authors' program
+        dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before the logits, as in the authors' program
 
         @model_validator(mode="after")
         def _mask_has_a_middle(self) -> "PSANet.Config":
@@ -107,7 +107,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
         features = resize(self.reduce(x), size)
-        adapted = self.adapt(features).contiguous(memory_format=torch.channels_last)  # and so the mask, a large one
+        adapted = self.adapt(features).contiguous(memory_format=torch.channels_last)  # and so is the large mask
         return point_wise_attention(features, self.mask(adapted), self.mask_size, self.direction, softmax=self.softmax)
 
 

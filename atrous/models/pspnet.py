@@ -21,9 +21,9 @@ class PSPNet(Model):
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet50s")
         output_stride: Literal[8, 16, 32] = 8  # section 3.3
         bins: tuple[PositiveInt, ...] = (1, 2, 3, 6)  # section 3.2; (): no pyramid, table 1's baseline
-        head_channels: PositiveInt = 512  # as the authors' program
-        auxiliary_channels: PositiveInt = 256  # as the authors' program
-        dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before the logits, as the authors' program
+        head_channels: PositiveInt = 512  # as in the authors' program
+        auxiliary_channels: PositiveInt = 256  # as in the authors' program
+        dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before the logits, as in the authors' program
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)

@@ -60,7 +60,7 @@ def test_a_stride_is_in_the_third_convolution_of_its_unit(name: str, output_stri
 def test_taps_are_where_the_original_has_its_end_points(name: str, expected: dict[str, str]) -> None:
     backbone = on_meta(name, 8)
     assert isinstance(backbone, Xception)
-    assert {unit: names[1] for unit, names in backbone.taken.items() if len(names) > 1} == expected
+    assert {unit: names[1] for unit, names in backbone.features_of.items() if len(names) > 1} == expected
 
 
 def _unit(kind: Kind, stride: int = 2, *, projects: bool = True) -> XceptionUnit:

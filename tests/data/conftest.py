@@ -12,11 +12,14 @@ import atrous.data
 from atrous.data import ade20k, camvid, cityscapes, folder, voc
 from atrous.data import list as list_files
 from atrous.data.contract import DataConfig
+from atrous.data.transforms import Choice
 from atrous.errors import DataError
-from atrous.types import Sample
+from atrous.types import Image, Sample
 
 Values = NDArray[np.generic]
 BLACK, RED, WHITE = (0, 0, 0), (255, 0, 0), (255, 255, 255)
+FILL, IGNORE = (124, 116, 104), 255
+STILL = Choice(1.0, 0.0, (0.0, 0.0), False, 1.0, 1.0, 1.0, 0.0, 0.0, 0)
 
 
 def save(path: Path, values: Values | None = None, mode: str | None = None) -> Path:
@@ -129,3 +132,12 @@ def semantic(sample: Sample) -> NDArray[np.uint8]:
 def first_rows(config: DataConfig, split: str | None = None) -> list[list[int]]:
     """The train ids in the first row of each label."""
     return [semantic(sample)[0].tolist() for sample in atrous.data.samples(config, split or config.train)]
+
+
+def noise_image(height: int, width: int, seed: int = 0) -> Image:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def max_difference(first: Image, second: Image) -> int:
+    assert first.shape == second.shape
+    return int(np.abs(first.astype(int) - second.astype(int)).max())

@@ -54,7 +54,7 @@ def test_the_class_other_costs_nothing_and_counts_only_where_it_is_predicted() -
     truth = torch.tensor([[[255, 1, 1, 1]]])
     logits = torch.zeros(1, 151, 1, 4)
     logits[0, 1, 0, 2:] = 9
-    logits[0, 0, 0, :2] = 9  # the second pixel is taken for "other"
+    logits[0, 0, 0, :2] = 9  # the second pixel is predicted as "other"
     whole = upsample_cross_entropy(logits, truth)
     assert float(whole) == pytest.approx(float(upsample_cross_entropy(logits[..., 1:], truth[..., 1:])))
     scores = confusion.report(confusion.statistic(logits.argmax(1), truth, 151))
@@ -97,4 +97,4 @@ def test_a_value_that_is_not_a_class_is_refused(tmp_path: Path) -> None:
     config = write_ade20k(tmp_path)
     path = tmp_path / "annotations/training/ADE_train_00000001.png"
     PIL.Image.fromarray(np.full((1, 151), 151, np.uint8)).save(path)
-    assert complaint(config).startswith(f"{path}: value 151 (151 pixels): the 150 classes are 1, 2, 3, ")
+    assert complaint(config).startswith(f"{path}: value 151 (151 pixels): not a class; the 150 classes are 1, 2, 3, ")

@@ -78,7 +78,7 @@ def test_raw_ids_are_decoded_as_classes(ids: list[int], seed: int, tmp_path: Pat
 def test_values_that_are_not_a_class_are_refused(tmp_path: Path) -> None:
     for value in (3, 254):
         path = save(tmp_path / "a.png", row(0, 2, value, value, 255))
-        expected = f"{path}: value {value} (2 pixels): the 3 classes are 0..2, ignored is 255"
+        expected = f"{path}: value {value} (2 pixels): not a class; the 3 classes are 0..2, ignored is 255"
         assert refusal(path, THREE) == expected
     cases: list[tuple[type[np.generic], int]] = [
         (np.int32, -1),
@@ -88,19 +88,19 @@ def test_values_that_are_not_a_class_are_refused(tmp_path: Path) -> None:
     ]
     for dtype, value in cases:  # outside the table, where NumPy would wrap or fail
         path = save(tmp_path / "a.tif", row(0, value, dtype=dtype))
-        assert f"value {value} (1 pixel): the 3 classes" in refusal(path, THREE)
+        assert f"value {value} (1 pixel): not a class; the 3 classes" in refusal(path, THREE)
 
 
 def test_many_wrong_values_are_abbreviated(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", row(*range(100), 60))
     assert "values 60 (2 pixels), 3 (1 pixel), " in refusal(path, THREE)
-    assert ", ...: the 3 classes" in refusal(path, THREE)
+    assert ", ...: not a class; the 3 classes" in refusal(path, THREE)
 
 
 def test_an_unknown_raw_id_is_reported_with_the_known_ones(tmp_path: Path) -> None:
     space = named_space({7: "road", 11: "building"}, 0, None)
     path = save(tmp_path / "a.png", row(7, 8))
-    assert "value 8 (1 pixel): the 2 classes are 7, 11, ignored is 255, 0" in refusal(path, space)
+    assert "value 8 (1 pixel): not a class; the 2 classes are 7, 11, ignored is 255, 0" in refusal(path, space)
 
 
 def test_white_masks_and_masks_that_count_from_one_get_a_hint(tmp_path: Path) -> None:
@@ -273,9 +273,7 @@ def test_damage_is_an_error_of_one_line_or_none(suffix: str, cut: float, flips: 
         assert re.fullmatch(rf"cannot read image {re.escape(str(path))}: .+", str(error))
 
 
-def test_a_mistake_in_our_own_decoding_is_not_reported_as_the_file_s(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bug_in_our_decoding_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ValueError("a bug")
 

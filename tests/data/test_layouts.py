@@ -1,10 +1,8 @@
 """What every layout does alike, on a small dataset of each."""
 
-import importlib
 import pickle
 import re
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -97,51 +95,3 @@ def test_slices_stay_lazy(tmp_path: Path) -> None:
     samples = atrous.data.samples(write_camvid(tmp_path), "train")
     (tmp_path / "train" / "a.png").write_bytes(b"")
     assert [sample.name for sample in samples[1:]] == ["b"]
-
-
-# A new layout
-
-STRIPES = '''
-"""Three images of stripes."""
-
-from typing import Literal
-
-import numpy as np
-
-from atrous.data.contract import DataConfig
-from atrous.data.label_space import LabelSpace
-from atrous.types import Sample
-
-
-class Config(DataConfig):
-    format: Literal["stripes"] = "stripes"
-    width: int = 4
-
-
-def samples(config, split):
-    maps = [np.tile(np.arange(config.width, dtype=np.uint8) // size % 2, (2, 1)) for size in (1, 2, 3)]
-    return [Sample(f"{split}{i}", np.stack([values * 255] * 3, -1), values) for i, values in enumerate(maps)]
-
-
-def label_space(config):
-    return LabelSpace(names=("dark", "light"))
-'''
-
-
-def test_a_new_layout_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "stripes_layout.py").write_text(STRIPES)
-    monkeypatch.syspath_prepend(tmp_path)
-    stripes = importlib.import_module("stripes_layout")
-    line = '    "stripes": Layout(stripes.Config, stripes.samples, stripes.label_space),\n'
-    first = "FORMATS: dict[str, Layout] = {\n"
-    assert atrous.data.__file__ is not None
-    source = Path(atrous.data.__file__).read_text()
-    assert first in source
-    data = ModuleType("data_with_stripes")
-    vars(data)["stripes"] = stripes  # the line's import
-    exec(compile(source.replace(first, first + line), "data_with_stripes", "exec"), vars(data))
-
-    config = TypeAdapter[DataConfig](data.AnyDataConfig).validate_python({"format": "stripes", "width": 6})
-    assert [sample.name for sample in data.samples(config, config.val)] == ["val0", "val1", "val2"]
-    assert semantic(data.samples(config, config.train)[1])[0].tolist() == [0, 0, 1, 1, 0, 0]
-    assert data.label_space(config).names == ("dark", "light")

@@ -95,7 +95,7 @@ def test_names_of_the_config_take_precedence(root: Path) -> None:
     config = list_files.Config(root=root, names=("x", "y", "z"), ignore=254)
     space = atrous.data.label_space(config)
     assert (space.names, space.colors, space.ignore) == (("x", "y", "z"), (), 254)
-    assert "value 255 (4 pixels): the 3 classes are 0..2, ignored is 254" in complaint(config)
+    assert "value 255 (4 pixels): not a class; the 3 classes are 0..2, ignored is 254" in complaint(config)
     colored = config.model_copy(update={"colors_path": Path("city_colors.txt")})
     assert atrous.data.label_space(colored).colors[0] == (128, 64, 128)
 
@@ -207,7 +207,7 @@ def test_names_must_be_in_a_file_or_the_config(root: Path) -> None:
 
 def test_coloured_labels_and_values_that_are_not_a_class_are_refused(root: Path) -> None:
     save(root / "labels" / "b.png", np.full((4, 6), 3, np.uint8))
-    assert "b.png: value 3 (24 pixels): the 3 classes are 0..2, ignored is 255" in complaint(
+    assert "b.png: value 3 (24 pixels): not a class; the 3 classes are 0..2, ignored is 255" in complaint(
         list_files.Config(root=root)
     )
     save(root / "labels" / "b.png", np.zeros((4, 6, 3), np.uint8))

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from atrous.data.transforms import (
     AugmentConfig,
-    Choice,
     Kernel,
     augment,
     blur,
@@ -17,36 +16,26 @@ from atrous.data.transforms import (
     scale_and_crop,
     scaled_window,
 )
-from atrous.types import Image, Sample
+from atrous.types import Sample
+from tests.data.conftest import FILL, IGNORE, STILL, max_difference, noise_image
 from tests.reference.transforms import binomial_by_definition, in_the_order_of_semseg
 
-FILL, IGNORE = (124, 116, 104), 255
-STILL = Choice(1.0, 0.0, (0.0, 0.0), False, 1.0, 1.0, 1.0, 0.0, 0.0, 0)
 SEMSEG = AugmentConfig(crop=(25, 33), scale_step=0, rotate=10, blur=0.5, blur_kernel="binomial", padding="around")
 KERNELS: list[Kernel] = ["gaussian", "binomial"]
 
 
-def noise(height: int, width: int) -> Image:
-    return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def sample(height: int, width: int) -> Sample:
-    image = noise(height, width)
+def noise_sample(height: int, width: int) -> Sample:
+    image = noise_image(height, width, height * width)
     return Sample("noise", image, image[..., 0] // 16, image[..., 1].astype(np.int32))
-
-
-def difference(one: Image, other: Image) -> int:
-    assert one.shape == other.shape
-    return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
 # The blur
 
 
 def test_the_binomial_blur_is_the_weighted_mean_of_5x5() -> None:
-    image = noise(9, 11)
-    assert difference(blur(image, 1.0, "binomial"), binomial_by_definition(image)) <= 1
-    assert difference(blur(image, 1.0, "binomial"), image) > 20
+    image = noise_image(9, 11)
+    assert max_difference(blur(image, 1.0, "binomial"), binomial_by_definition(image)) <= 1
+    assert max_difference(blur(image, 1.0, "binomial"), image) > 20
 
 
 def test_a_point_becomes_the_kernel() -> None:
@@ -68,7 +57,7 @@ def test_a_point_becomes_the_kernel() -> None:
 def test_a_blurred_crop_is_the_crop_of_the_blurred_image(
     height: int, width: int, place: tuple[float, float], radius: float, kernel: Kernel
 ) -> None:
-    whole = sample(height, width)
+    whole = noise_sample(height, width)
     window = scaled_window((height, width), 1.0, (13, 17), place)
     expected = resample_window(blur(whole.image, radius, kernel), window)
     out = scale_and_crop(whole, STILL._replace(blur=radius, place=place), (13, 17), FILL, IGNORE, kernel=kernel)
@@ -80,7 +69,7 @@ def test_a_blurred_crop_is_the_crop_of_the_blurred_image(
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_padding_is_not_blurred(kernel: Kernel) -> None:
-    out = scale_and_crop(sample(6, 8), STILL._replace(blur=1.5), (10, 12), FILL, IGNORE, None, kernel, "around")
+    out = scale_and_crop(noise_sample(6, 8), STILL._replace(blur=1.5), (10, 12), FILL, IGNORE, None, kernel, "around")
     assert (out.image[:2] == FILL).all()
     assert (out.image[8:] == FILL).all()
     assert (out.image[:, :2] == FILL).all()
@@ -97,11 +86,11 @@ def test_padding_is_not_blurred(kernel: Kernel) -> None:
 def test_padding_around_puts_an_odd_pixel_at_the_bottom_and_right(
     size: tuple[int, int], to: tuple[int, int], top: int, left: int
 ) -> None:
-    padded = pad_to(sample(*size), *to, FILL, IGNORE, "around")
+    padded = pad_to(noise_sample(*size), *to, FILL, IGNORE, "around")
     assert padded.semantic is not None
     assert padded.instance is not None
     part = (slice(top, top + size[0]), slice(left, left + size[1]))
-    before = sample(*size)
+    before = noise_sample(*size)
     np.testing.assert_array_equal(padded.image[part], before.image)
     np.testing.assert_array_equal(padded.semantic[part], before.semantic)
     np.testing.assert_array_equal(padded.instance[part], before.instance)

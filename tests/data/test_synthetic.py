@@ -110,8 +110,8 @@ def test_the_end_of_a_split_is_an_index_error() -> None:
 
 
 def test_every_class_is_in_most_scenes(scenes: Sequence[Sample]) -> None:
-    found = np.array([np.bincount(semantic(sample).ravel(), minlength=256) > 0 for sample in scenes])
-    shares = found[:, : len(CLASSES)].mean(0)
+    is_present = np.array([np.bincount(semantic(sample).ravel(), minlength=256) > 0 for sample in scenes])
+    shares = is_present[:, : len(CLASSES)].mean(0)
     assert dict(zip([row.name for row in CLASSES], shares >= 0.8, strict=True)) == {row.name: True for row in CLASSES}
 
 
@@ -149,8 +149,8 @@ def test_colour_alone_does_not_give_away_the_classes(scenes: Sequence[Sample]) -
         counts += np.bincount(pairs.ravel(), minlength=16**3 * 256).reshape(-1, 256)[:, : len(CLASSES)]
     balanced = counts / counts.sum(0)  # gives rare classes a chance
     truth = np.stack([semantic(sample) for sample in scenes])
-    found = np.stack([cells(sample.image) for sample in scenes])
-    assert max(mean_iou(truth, table.argmax(1)[found]) for table in (counts, balanced)) < 0.4
+    colors = np.stack([cells(sample.image) for sample in scenes])
+    assert max(mean_iou(truth, table.argmax(1)[colors]) for table in (counts, balanced)) < 0.4
 
 
 def cells(image: NDArray[np.uint8]) -> NDArray[np.intp]:

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from atrous.data.transforms import (
     AugmentConfig,
-    Choice,
     Window,
     add_noise,
     augment,
@@ -32,12 +31,11 @@ from atrous.data.transforms import (
     scaled_window,
 )
 from atrous.types import Image, LabelMap, Sample
+from tests.data.conftest import FILL, IGNORE, STILL, max_difference, noise_image
 from tests.reference.transforms import nearest_by_definition, resize_rotate_crop
 
 Array = np.ndarray[Any, Any]
 
-FILL, IGNORE = (124, 116, 104), 255
-STILL = Choice(1.0, 0.0, (0.0, 0.0), False, 1.0, 1.0, 1.0, 0.0, 0.0, 0)
 PLAIN = AugmentConfig(crop=(7, 9), min_scale=1, max_scale=1, flip=0)
 
 sides = st.integers(1, 90)
@@ -45,10 +43,6 @@ crops = st.tuples(st.integers(1, 60), st.integers(1, 60))
 scales = st.one_of(st.sampled_from([0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0]), st.floats(0.3, 2.5))
 places = st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
 seeds = st.integers(0, 2**32 - 1)
-
-
-def noise_image(height: int, width: int, seed: int = 0) -> Image:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def aligned_sample(height: int, width: int, seed: int = 0) -> Sample:
@@ -60,11 +54,6 @@ def aligned_sample(height: int, width: int, seed: int = 0) -> Sample:
 def smooth_image(height: int, width: int) -> Image:
     y, x = np.mgrid[:height, :width]
     return np.stack([100 + 80 * np.sin(y / 9), 100 + 80 * np.cos(x / 7), 2 * y + x], -1).clip(0, 255).astype(np.uint8)
-
-
-def max_difference(first: Image, second: Image) -> int:
-    assert first.shape == second.shape
-    return int(np.abs(first.astype(int) - second.astype(int)).max())
 
 
 def off_border(side: int, scaled: int, start: int, length: int) -> Array:

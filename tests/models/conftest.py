@@ -60,13 +60,13 @@ def config_of(name: str, **settings: object) -> ModelConfig:
     return config
 
 
-def small(name: str, num_classes: int = 4, **settings: object) -> Model:
+def small(name: str, num_classes: int = 4, /, **settings: object) -> Model:
     """A network in evaluation mode that takes milliseconds; `settings` on top of SMALL."""
     torch.manual_seed(0)
     return build(config_of(name, **{**SMALL[name], **settings}), num_classes).eval()
 
 
-def on_meta(name: str, num_classes: int, **settings: object) -> Model:
+def on_meta(name: str, num_classes: int, /, **settings: object) -> Model:
     """A network without weights, with the settings of its paper but for `settings`."""
     with torch.device("meta"):
         return build(config_of(name, **settings), num_classes)

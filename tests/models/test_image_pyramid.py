@@ -11,7 +11,7 @@ from atrous.models import Model
 from tests.models.conftest import random_images, small
 
 
-def _model(name: str = "deeplab_v3", **settings: object) -> Model:
+def _model(name: str = "deeplab_v3", /, **settings: object) -> Model:
     model = small(name, **settings)
     torch.nn.init.normal_(list(model.parameters())[-2])  # the last layer: let scales differ
     return model

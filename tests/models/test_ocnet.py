@@ -40,7 +40,8 @@ def test_what_it_is_by_default() -> None:
 
 @pytest.mark.parametrize(("variant", "dropout"), [("base", 0.05), ("pyramid", 0.05), ("asp", 0.1)])
 def test_dropout_is_the_variants_unless_it_is_set(variant: str, dropout: float) -> None:
-    drops = [small("ocnet", variant=variant, **more).get_submodule("dropout").p for more in ({}, {"dropout": 0.0})]
+    settings: list[dict[str, object]] = [{}, {"dropout": 0.0}]
+    drops = [small("ocnet", variant=variant, **more).get_submodule("dropout").p for more in settings]
     assert drops == [dropout, 0.0]
 
 
