@@ -7,7 +7,7 @@ import torch
 
 from atrous import models, optim
 from atrous.config import Config, load, recipes
-from atrous.losses.semantic import head_weight
+from atrous.losses.semantic import LossConfig, head_weight
 from atrous.models.psanet import PSANet
 
 NAMES = [name for name in recipes() if name.rpartition("/")[2].startswith(("pspnet", "psanet"))]
@@ -58,6 +58,7 @@ def test_heads_learn_ten_times_as_fast_and_everything_decays(name: str) -> None:
     assert [(group["lr"], group["weight_decay"]) for group in groups] == [(0.01, 1e-4), (pytest.approx(0.1), 1e-4)]
     backbone = sum(parameter.numel() for parameter in model.backbone.parameters())
     assert sum(parameter.numel() for parameter in groups[0]["params"]) == backbone  # type: ignore[attr-defined]
+    assert isinstance(config.loss, LossConfig)
     assert head_weight(config.loss, "auxiliary") == 0.4
 
 

@@ -7,7 +7,7 @@ from atrous.config import nearest
 from atrous.convert.arrays import Shapes
 from atrous.convert.filling import blank_model, fill, shapes_of
 from atrous.convert.options import read_options, require_agreement, validated
-from atrous.convert.system import Deduction, Evidence, ForeignWeights, OptionsT, OptionTree, System, listed
+from atrous.convert.system import Evidence, ForeignWeights, OptionsT, OptionTree, System, listed
 from atrous.convert.systems import SYSTEMS
 from atrous.errors import ConfigError, ConversionError
 from atrous.models import MODELS, ModelConfig
@@ -62,6 +62,8 @@ def gather(system: System[OptionsT], weights: ForeignWeights, options: OptionTre
 
 def deduced_config(system: System[OptionsT], evidence: Evidence[OptionsT]) -> ModelConfig:
     """The config of the one model that has these weights, with which all options agree."""
-    deduction: Deduction = system.config(evidence)
-    require_agreement(evidence.options, deduction.decided, evidence.label)
-    return validated(MODELS[deduction.fields["name"]].Config, deduction.fields, evidence.label, ConversionError)
+    fields, decided = system.config(evidence)
+    require_agreement(evidence.options, decided, evidence.label)
+    config = MODELS[fields["name"]].Config
+    assert fields.keys() <= config.model_fields.keys(), f"the system sets fields that {fields['name']} doesn't have"
+    return validated(config, fields, evidence.label, ConversionError)

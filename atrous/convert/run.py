@@ -23,7 +23,7 @@ FOLDED = (
 def convert(source: SourceLike, *, system: str | None = None, options: Mapping[str, Any] | None = None) -> Segmenter:
     """The model in `source`: a checkpoint, frozen graph, .tflite, .pth, archive, `zoo:NAME`, or arrays by name.
 
-    `system` is recognised by the weights' names unless it is given. `options` say what weights can't, under the
+    `system` is recognised by the names of the weights unless it is set. `options` say what weights can't, under the
     system's own names for its flags (for semseg also `config`, the path of its YAML file). Raises FileNotFoundError,
     ConversionError if the weights are those of no model, or ConfigError if an option is wrong; each in one line.
     """

@@ -14,7 +14,9 @@ from atrous.settings import Settings
 from atrous.types import Size
 
 ConfigFields: TypeAlias = dict[str, Any]  # of a model's Config
-OptionTree: TypeAlias = Mapping[str, Any]  # options as they were given: texts from a command line, values from Python
+OptionTree: TypeAlias = Mapping[
+    str, Any
+]  # options before they are checked: texts from a command line, values from Python
 OptionsT = TypeVar("OptionsT", bound=Settings)
 
 LISTED = 5  # names in a message
@@ -34,11 +36,11 @@ class ForeignWeights(NamedTuple):
     arrays: Arrays
     hints: Hints = Hints()
     input_size: Size | None = None  # of a graph that takes images of one size
-    normalization: tuple[float, float] | None = None  # (shift, scale) of all channels, where a graph has its own
+    normalization: tuple[float, float] | None = None  # (shift, scale) of all channels, if a graph has its own
 
 
 class Evidence(NamedTuple, Generic[OptionsT]):
-    """All that tells which model the weights belong to."""
+    """Everything by which the model of some weights can be recognised."""
 
     shapes: Shapes
     options: OptionsT
@@ -68,7 +70,7 @@ class Evidence(NamedTuple, Generic[OptionsT]):
 
 
 class Deduction(NamedTuple):
-    """What the evidence says: the fields of a model's config, and the options that the weights alone decide."""
+    """The fields of the model's config, and the options that the weights alone decide."""
 
     fields: ConfigFields
     decided: Mapping[str, object]  # by option; None: the weights don't decide it
@@ -87,7 +89,7 @@ def whole_images(evidence: Evidence[Any], config: ModelConfig) -> InferenceConfi
 
 
 class System(NamedTuple, Generic[OptionsT]):
-    """A program to convert from. What all programs have in common is in `conversion`."""
+    """A program to convert from; the steps that all of them share are in `conversion`."""
 
     recognised: Callable[[Shapes], bool]
     options: type[OptionsT]  # what weights can't tell, by the program's own names

@@ -123,7 +123,8 @@ def collate(reads: list[Read]) -> LoadedBatch:
     """Stack samples of one size, and each kind of labels that all of them have. No batch if a sample is missing."""
     problems = tuple(problem for read in reads for problem in read.problems)
     samples = [read.sample for read in reads if read.sample is not None]
-    if len(samples) < len(reads):
+    problems += tuple(_mixed(samples))
+    if len(samples) < len(reads) or _mixed(samples):
         return LoadedBatch(None, problems)
     return LoadedBatch(
         Batch(
@@ -135,6 +136,18 @@ def collate(reads: list[Read]) -> LoadedBatch:
         ),
         problems,
     )
+
+
+def _mixed(samples: Sequence[Sample]) -> list[str]:
+    """A line for each sample that lacks a kind of labels which others of its batch have."""
+    fields = ("semantic", "instance", "category")
+    present = {field for sample in samples for field, value in sample._asdict().items() if value is not None}
+    return [
+        f"{sample.name}: its {field} labels are missing, but other samples have them"
+        for sample in samples
+        for field in fields
+        if field in present and sample._asdict()[field] is None
+    ]
 
 
 def _stacked(arrays: Sequence[NDArray[np.integer[Any]] | None]) -> Tensor | None:

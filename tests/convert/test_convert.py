@@ -37,7 +37,7 @@ def logits(segmenter: Segmenter) -> Tensor:
 # ---- the segmenter
 
 
-def test_a_segmenter_ready_to_predict_and_to_be_saved(arrays: Arrays, tmp_path: Path) -> None:
+def test_the_segmenter_can_predict_and_be_saved(arrays: Arrays, tmp_path: Path) -> None:
     segmenter = convert(arrays, options={"output_stride": 32})
     assert not segmenter.model.training
     image = np.zeros((40, 50, 3), np.uint8)

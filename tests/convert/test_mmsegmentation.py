@@ -48,7 +48,7 @@ def test_semsegs_weights_under_these_names_have_its_logits() -> None:
     }
     done = conversion(arrays)
     assert done.system == "mmsegmentation"
-    assert done.segmenter.model.config.backbone == "resnet50s"
+    assert done.segmenter.model.config.backbone.name == "resnet50s"
     assert done.assumptions[:3] == [
         "pool_scales=1,2,3,6 (the default)",
         "align_corners=True (as in semseg)",
@@ -88,7 +88,7 @@ def test_names_and_shapes_decide_the_network() -> None:
         options = {"depth": backbone.removeprefix("resnet"), "num_classes": 150, "pool_scales": "1,2,3,6"}
         assert [name for name, system in SYSTEMS.items() if system.recognised(shapes)] == ["mmsegmentation"]
         done = conversion(empty_arrays(shapes), options=options)
-        assert done.segmenter.model.config.backbone == row
+        assert done.segmenter.model.config.backbone.name == row
         assert done.segmenter.label_space.names[0] == "wall"
         assert len(done.assumptions) == 3
         assert all(name.endswith("num_batches_tracked") for name in done.unused)
@@ -119,7 +119,7 @@ REFUSED: list[tuple[Shapes, dict[str, Any], str]] = [
     (
         reference.resnet("resnet18", (32, 32, 64), "backbone.") | {"decode_head.conv_seg.weight": (19, 128, 1, 1)},
         {},
-        "its units have two convolutions: mmsegmentation dilates the first of them only",
+        "its units have two convolutions, of which mmsegmentation dilates only the first",
     ),
     ({**V1C, "neck.0.weight": (3,)}, {}, "1 weights have no place .*: neck.0.weight"),
     (V1C, {"align_corner": True}, "no model depends on an option 'align_corner'; did you mean align_corners"),

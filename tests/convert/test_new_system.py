@@ -86,6 +86,15 @@ def test_the_command_line_takes_its_options(tmp_path: Path, capsys: pytest.Captu
     assert atrous.load(tmp_path / "m.safetensors").inference.window == (97, 97)
 
 
+def test_a_bug_of_a_system_is_not_an_error_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(evidence: Evidence[Options]) -> Deduction:
+        return Deduction({**config(evidence).fields, "heads_channels": 8}, {})
+
+    monkeypatch.setitem(SYSTEMS, "mine", SYSTEM._replace(config=wrong))
+    with pytest.raises(AssertionError, match="fields that fcn doesn't have"):
+        conversion(weights()[1])
+
+
 def test_its_errors_are_the_common_ones() -> None:
     _, arrays = weights()
     assert_refused(arrays, "classes=4, but its weights are those of classes=3", {"classes": 4})

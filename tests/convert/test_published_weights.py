@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from atrous import evaluate
 from atrous.convert import convert
+from atrous.errors import AtrousError
 from atrous.inference import as_batch, on_canvas
 from atrous.segmenter import Segmenter, read_image
 from tests.conftest import SHARED
@@ -44,19 +45,19 @@ def litert_logits(path: Path, images: torch.Tensor) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("photo", PHOTOS)
-def test_logits_are_litert_s(photo: str) -> None:
+def test_logits_are_those_of_litert(photo: str) -> None:
     segmenter = convert(FLOAT)
     images = canvas(segmenter, photo)
     expected = litert_logits(FLOAT, images)
     with torch.no_grad():
-        found = segmenter.model(images).semantic.permute(0, 2, 3, 1).numpy()
-    assert found.shape == expected.shape == (1, 33, 33, 21)
-    assert np.abs(found - expected).max() <= 1e-3
+        ours = segmenter.model(images).semantic.permute(0, 2, 3, 1).numpy()
+    assert ours.shape == expected.shape == (1, 33, 33, 21)
+    assert np.abs(ours - expected).max() <= 1e-3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", [FLOAT, BYTES])
-def test_a_damaged_model_converts_or_says_in_one_line_why_not(source: Path, tmp_path: Path) -> None:
+def test_a_damaged_model_is_converted_or_refused_in_one_line(source: Path, tmp_path: Path) -> None:
     """Flips where tensors and operators are described: many pass the reader and reach what knows the network."""
     rng, whole, path = np.random.default_rng(0), source.read_bytes(), tmp_path / source.name
     refused = 0
@@ -67,7 +68,7 @@ def test_a_damaged_model_converts_or_says_in_one_line_why_not(source: Path, tmp_
         path.write_bytes(damaged)
         try:
             convert(path)
-        except ValueError as error:
+        except AtrousError as error:
             refused += 1
             assert "\n" not in str(error)
     assert refused > 10
@@ -75,10 +76,10 @@ def test_a_damaged_model_converts_or_says_in_one_line_why_not(source: Path, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("source", "lowest", "highest"), [(FLOAT, 55.85, 56.45), (BYTES, 66.0, 70.0)])
-def test_scores_on_voc(source: Path, lowest: float, highest: float, tmp_path: Path) -> None:
+def test_scores_on_voc_are_those_of_litert(source: Path, lowest: float, highest: float, tmp_path: Path) -> None:
     """Measured with LiteRT on the same images: 56.15 and 66.42; the second runs here in floats."""
     convert(source).save(tmp_path / "m.safetensors")
     root = SHARED / "data" / "VOCdevkit"
-    found = evaluate.run(tmp_path / "m.safetensors", ["data.format=voc", f"data.root={root}"], workers=0)
-    assert found["images"] == 312
-    assert lowest <= 100 * found["miou"] <= highest
+    evaluation = evaluate.run(tmp_path / "m.safetensors", ["data.format=voc", f"data.root={root}"], workers=0)
+    assert len(evaluation.images) == 312
+    assert lowest <= 100 * evaluation.figures.scores["miou"] <= highest

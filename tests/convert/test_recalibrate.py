@@ -25,7 +25,8 @@ def photos(tmp_path: Path) -> list[Path]:
 
 def segmenter() -> Segmenter:
     """All batch norms as folding leaves them: mean 0, variance 1, whatever their input is."""
-    config = DeepLabV3.Config(backbone="mobilenet_v2", depth_multiplier=0.1, aspp_channels=8, dropout=0)
+    backbone = {"name": "mobilenet_v2", "depth_multiplier": 0.1}
+    config = DeepLabV3.Config.model_validate({"backbone": backbone, "aspp": {"channels": 8, "dropout": 0}})
     folded = create(config, num_classes=3)
     torch.manual_seed(1)
     for module in folded.model.modules():

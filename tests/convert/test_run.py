@@ -1,10 +1,8 @@
 """`atrous convert` from end to end: files and archives in, a model file out."""
 
 import functools
-import http.server
 import json
 import tarfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,28 +16,22 @@ import atrous
 from atrous import cli
 from atrous.convert import convert
 from atrous.convert.run import conversion
-from atrous.convert.zoo import ZOO
-from atrous.models import build
-from atrous.models.deeplab_v3 import DeepLabV3
 from tests.conftest import SHARED, save
-from tests.convert.conftest import error_line, run
-from tests.convert.readers.writers import constant, node, tensor, write_checkpoint
-from tests.reference.tf_deeplab import listing, seeded
+from tests.convert.conftest import assert_close, error_line, run
+from tests.convert.readers.writers import write_checkpoint
+from tests.convert.sources import (
+    HALF,
+    archive_name,
+    half_width,
+    serve,
+    write_archive,
+    write_graph,
+    write_tflite,
+    write_training,
+)
 
 REAL = SHARED / "goldens" / "tf_deeplab" / "checkpoint"
-HALF = "mobilenetv2_dm05_coco_voc_trainaug"
 needs_real = pytest.mark.skipif(not REAL.exists(), reason=f"no real checkpoint at {REAL}")
-
-Arrays = dict[str, NDArray[np.float32]]
-
-
-@functools.cache
-def half_width() -> Arrays:
-    """The variables of the zoo's smallest model."""
-    config = DeepLabV3.Config(backbone="mobilenet_v2", depth_multiplier=0.5, rates=())
-    with torch.device("meta"):
-        model = build(config, 21)
-    return {name: seeded(name, shape) for name, shape in listing(model).items()}
 
 
 @functools.cache
@@ -63,29 +55,17 @@ def assert_same_logits(path: Path) -> None:
         assert torch.equal(atrous.load(path).model(batch()).semantic, expected())
 
 
-def with_slots(arrays: Arrays) -> dict[str, NDArray[np.generic]]:
-    """With what a training saves beside the model."""
-    slots = {f"{name}/Momentum": np.zeros_like(array) for name, array in arrays.items() if name.endswith("weights")}
-    return {**arrays, **slots, "global_step": np.array(30_000, np.int64)}
-
-
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """The prefix of a checkpoint as `Saver` writes it into a training's folder."""
-    folder = tmp_path / "train_logdir"
-    folder.mkdir()
-    write_checkpoint(folder / "model.ckpt-30000", with_slots(half_width()))
-    (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-30000"\n')
-    return folder / "model.ckpt-30000"
+    """The prefix of a checkpoint in a training's folder."""
+    return write_training(tmp_path / "train_logdir")
 
 
 @pytest.fixture
 def archive(checkpoint: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "site" / f"{ZOO[HALF].archive}.tar.gz"
+    path = tmp_path / "site" / archive_name()
     path.parent.mkdir()
-    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
-        for file in sorted(checkpoint.parent.iterdir()):
-            tar.add(file, f"deeplabv3_mnv2_dm05/{file.name}")
+    write_archive(path, checkpoint.parent)
     return path
 
 
@@ -93,7 +73,9 @@ def archive(checkpoint: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", ["prefix", "index", "folder"])
-def test_a_checkpoint(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str) -> None:
+def test_a_checkpoint_is_converted(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
     source = {
         "prefix": checkpoint,
         "index": checkpoint.with_name(f"{checkpoint.name}.index"),
@@ -108,36 +90,35 @@ def test_a_checkpoint(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert_same_logits(tmp_path / "m.safetensors")
 
 
-def test_a_frozen_graph(tmp_path: Path) -> None:
+def test_a_frozen_graph_is_converted(tmp_path: Path) -> None:
     path = tmp_path / "frozen_inference_graph.pb"
-    graph = b"".join(constant(name, tensor(array)) for name, array in half_width().items())
-    path.write_bytes(graph + node("ImageTensor", "Placeholder"))
+    write_graph(path)
     assert run(path, "--out", tmp_path / "m.safetensors") == 0
     assert_same_logits(tmp_path / "m.safetensors")
 
 
-def test_an_archive(archive: Path, tmp_path: Path) -> None:
+def test_a_tflite_model_is_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tflite(tmp_path / "model.tflite")
+    assert run(tmp_path / "model.tflite", "--out", tmp_path / "m.safetensors") == 0
+    assert "batch norms are folded" in capsys.readouterr().out
+    loaded = atrous.load(tmp_path / "m.safetensors")
+    assert loaded.inference.window == (65, 65)
+    with torch.no_grad():
+        assert_close(loaded.model(batch()).semantic, expected(), 1e-5)
+
+
+def test_an_archive_is_converted(archive: Path, tmp_path: Path) -> None:
     assert run(archive, "--out", tmp_path / "m.safetensors") == 0
     assert_same_logits(tmp_path / "m.safetensors")
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture
 def zoo(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A mirror of the zoo on this machine, with one archive."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(archive.parent)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("ATROUS_ZOO", f"http://127.0.0.1:{server.server_port}/")
-    monkeypatch.setenv("ATROUS_CACHE", str(tmp_path / "cache"))
-    yield
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve(archive.parent) as address:
+        monkeypatch.setenv("ATROUS_ZOO", address)
+        monkeypatch.setenv("ATROUS_CACHE", str(tmp_path / "cache"))
+        yield
 
 
 @pytest.mark.usefixtures("zoo")
@@ -186,7 +167,9 @@ def test_options_reach_the_model(checkpoint: Path) -> None:
 # ---- refused
 
 
-def test_wrong_calls(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_calls_are_reported_in_one_line(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "m.safetensors"
     assert "no such checkpoint" in error_line(capsys, tmp_path / "none.ckpt", "--out", out)
     assert "an option must have the form flag=value" in error_line(capsys, checkpoint, "output_stride", "--out", out)
@@ -197,7 +180,7 @@ def test_wrong_calls(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert not out.exists()
 
 
-def test_a_model_of_another_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_of_another_program_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_checkpoint(tmp_path / "bert", {"bert/encoder/kernel": np.ones((2, 2), np.float32)})
     message = error_line(capsys, tmp_path / "bert", "--out", tmp_path / "m.safetensors")
     assert "weights of no known system (bert/encoder/kernel" in message
@@ -210,7 +193,7 @@ def test_files_of_other_content_are_refused_by_name(tmp_path: Path, capsys: pyte
         assert name in error_line(capsys, tmp_path / name, "--out", tmp_path / "m.safetensors")
 
 
-def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     assert "empty" in error_line(capsys, tmp_path / "empty", "--out", tmp_path / "m.safetensors")
 
@@ -220,7 +203,7 @@ def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 @needs_real
 @pytest.mark.parametrize("source", ["model.ckpt-30000", "", "frozen_inference_graph.pb"])
-def test_the_real_checkpoint_and_its_frozen_graph(source: str) -> None:
+def test_a_real_checkpoint_and_its_frozen_graph_have_the_originals_logits(source: str) -> None:
     segmenter = convert(REAL / source if source else REAL)
     with np.load(REAL / "expected.npz") as golden:
         pixels, logits, labels = golden["image"], golden["logits"], golden["labels"]
@@ -273,7 +256,7 @@ def test_flags_may_have_dashes_as_in_the_original(checkpoint: Path, tmp_path: Pa
     assert loaded.inference.window == (65, 65)
 
 
-def test_the_file_that_names_the_newest_checkpoint(checkpoint: Path) -> None:
+def test_the_file_that_names_the_newest_checkpoint_is_a_source(checkpoint: Path) -> None:
     done = conversion(checkpoint.with_name("checkpoint"), options={"multi_grid": "1,2,4"})
     assert "multi_grid has no effect on mobilenet_v2" in done.assumptions
 

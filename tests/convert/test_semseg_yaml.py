@@ -109,7 +109,8 @@ def shapes_of(config: PSPNet.Config | PSANet.Config, num_classes: int = 21) -> d
 
 
 def read(options: dict[str, Any]) -> Options:
-    return read_options(SYSTEMS["semseg"], options, "weights")
+    read: Options = read_options(SYSTEMS["semseg"], options, "weights")
+    return read
 
 
 @pytest.fixture(scope="module")

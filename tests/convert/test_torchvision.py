@@ -74,17 +74,14 @@ def test_both_heads_have_the_logits_of_the_reference_network(name: str) -> None:
 @torch.no_grad()
 def test_imagenet_networks_have_the_logits_of_the_reference_network(name: str) -> None:
     segmenter = convert(weights(name))
-    assert segmenter.model.config.model_dump(include={"name", "backbone", "output_stride"}) == {
-        "name": "image_classifier",
-        "backbone": name,
-        "output_stride": 32,
-    }
+    config = segmenter.model.config
+    assert (config.name, config.backbone.name, config.output_stride) == ("image_classifier", name, 32)
     pixels = random_image(64, 97)
     assert_close(segmenter.model(pixels).semantic[..., 0, 0], ReferenceNetwork(weights(name), name).classes(pixels))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_names_and_sizes(name: str) -> None:
+def test_published_networks_have_their_names_and_sizes(name: str) -> None:
     shapes, count = PUBLISHED[name]
     config = config_of(SYSTEM, shapes, model=name)
     assert config == config_of(SYSTEM, shapes)

@@ -352,7 +352,7 @@ def test_a_redirection_cannot_leave_https() -> None:
         )
 
 
-def test_mirror_and_cache_from_the_environment(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_sets_mirror_and_cache(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATROUS_ZOO", site.url.rstrip("/"))
     monkeypatch.setenv("ATROUS_CACHE", str(tmp_path / "mine"))
     assert fetch(NAME) == tmp_path / "mine" / FILE
@@ -407,7 +407,9 @@ def test_a_lock_is_on_the_file_that_exists(tmp_path: Path) -> None:
             assert part.exists()
 
 
-def test_a_bar_in_a_terminal_and_lines_in_a_log(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_a_bar_and_a_log_shows_lines(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     terminal, log = io.StringIO(), io.StringIO()
     download(f"{site.url}[red]x", tmp_path / "[red]x", Console(file=terminal, force_terminal=True, width=120))
     assert "1.0/1.0 MB" in terminal.getvalue()
@@ -445,12 +447,13 @@ def _assert_consistent(model: ZooModel) -> None:
     flags = Flags.model_validate(model.options)
     assert set(model.options) <= set(Flags.model_fields)
     assert flags.model_variant in BACKBONES
+    strides = BACKBONES[flags.model_variant].Config(name=flags.model_variant).output_strides
     assert flags.dataset == (None if model.dataset == "coco" else model.dataset)
     assert model.megabytes is None or 1 < model.megabytes < 1000
     assert bool(model.results) == (model.dataset not in ("imagenet", "coco"))
     if model.results:
         assert flags.output_stride == model.results[0].output_stride
-        assert flags.output_stride in BACKBONES[flags.model_variant].output_strides
+        assert flags.output_stride in strides
         assert flags.crop_size is not None
         assert all(side % 4 == 1 for side in flags.crop_size)
     if flags.atrous_rates:
@@ -459,7 +462,7 @@ def _assert_consistent(model: ZooModel) -> None:
     for result in model.results:
         assert 30 < result.miou < 90
         assert result.split == ("test" if "trainval" in model.name else "val")
-        assert result.output_stride in BACKBONES[flags.model_variant].output_strides
+        assert result.output_stride in strides
         assert result.flip == (len(result.scales) > 1)
         assert result.pixel_accuracy is None or result.miou < result.pixel_accuracy < 100
 

@@ -107,6 +107,6 @@ def test_hard_pixels_are_the_hardest_cells() -> None:
 
 
 def test_a_recipe_chooses_where_labels_are_compared() -> None:
-    assert load("synthetic/deeplab_v3plus_tiny", ["loss.labels=grid"]).loss.labels == "grid"
+    assert load("synthetic/deeplab_v3plus_tiny", ["loss.labels=grid"]).loss == LossConfig(labels="grid")
     with pytest.raises(ValueError, match=r"loss\.labels=gird: must be 'image' or 'grid'"):
         load("synthetic/deeplab_v3plus_tiny", ["loss.labels=gird"])

@@ -90,9 +90,14 @@ def conv_norm(inp: int, out: int, kernel: int = 1) -> int:
     return kernel**2 * inp * out + 2 * out
 
 
+def main_logits(outputs: Outputs) -> Tensor:
+    """The map of classes, or the classes of the whole image."""
+    return outputs.semantic if outputs.classes is None else outputs.classes
+
+
 def all_logits(outputs: Outputs) -> list[Tensor]:
     """All that a loss may ask of a model."""
-    return [outputs.semantic, *outputs.heads.values()]
+    return [main_logits(outputs), *outputs.heads.values()]
 
 
 def without_gradient(model: nn.Module) -> list[str]:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from atrous.backbones import BACKBONES
 from atrous.config import Config, check
-from atrous.losses.semantic import head_weight
+from atrous.losses.semantic import LossConfig, head_weight
 from atrous.models import MODELS, build
 from atrous.models.format_1 import ASPP, BACKBONE, DECODER, new_names, upgraded, upgraded_experiment
 from tests.models.conftest import config_of
@@ -100,6 +100,7 @@ def test_a_setting_that_a_family_does_not_have_is_not_dropped_in_silence() -> No
 def test_an_experiment_weights_its_heads_as_before(index: int, weights: dict[str, float]) -> None:
     tree = GOLDEN["experiments"][index]
     config = check(upgraded_experiment(tree), source="config.yaml")
+    assert isinstance(config.loss, LossConfig)
     assert config.loss.weights == weights
     for head, flat in (("auxiliary", "auxiliary"), ("presence", "presence")):
         assert head_weight(config.loss, head) == tree["loss"][flat]

@@ -1,8 +1,10 @@
-"""A backbone with its classifier: one vector of logits an image."""
+"""A backbone with its classifier: one vector of logits for each image."""
 
+import pytest
 import torch
 
-from atrous.inference import InferenceConfig, predict_labels
+from atrous.errors import ConfigError
+from atrous.inference import InferenceConfig, look
 from atrous.models import Model
 from tests.models.conftest import num_parameters, on_meta, random_images, small
 
@@ -25,9 +27,10 @@ def test_the_logits_are_of_the_mean_of_the_map() -> None:
     model = _small()
     mean = model.features(IMAGES)["c5"].mean((2, 3))
     weight, bias = model.get_parameter("classify.weight"), model.get_parameter("classify.bias")
-    logits = model(IMAGES).semantic
-    assert logits.shape == (3, 5, 1, 1)
-    torch.testing.assert_close(logits[..., 0, 0], mean @ weight[:, :, 0, 0].T + bias)
+    logits = model(IMAGES).classes
+    assert logits is not None
+    assert logits.shape == (3, 5)
+    torch.testing.assert_close(logits, mean @ weight[:, :, 0, 0].T + bias)
 
 
 @torch.no_grad()
@@ -36,11 +39,14 @@ def test_with_a_head_the_mean_is_of_the_wider_map() -> None:
     wide = model.get_submodule("widen")(model.features(IMAGES)["c5"])
     assert wide.shape[1] == 7
     assert float(wide.max()) <= 6
-    torch.testing.assert_close(model(IMAGES).semantic, model.get_submodule("classify")(wide.mean((2, 3), keepdim=True)))
+    logits = model.get_submodule("classify")(wide.mean((2, 3), keepdim=True)).flatten(1)
+    torch.testing.assert_close(model(IMAGES).classes, logits)
 
 
-def test_every_pixel_has_the_label_of_its_image() -> None:
+def test_there_is_no_map_to_average_over_several_passes() -> None:
     model = _small()
-    labels = predict_labels(model, IMAGES, InferenceConfig())
-    assert labels.shape == (3, 65, 97)
-    assert torch.equal(labels.flatten(1).amin(1), labels.flatten(1).amax(1))
+    assert model(IMAGES).semantic.numel() == 0
+    assert look(model, IMAGES, InferenceConfig()).outputs.classes is not None
+    for config in (InferenceConfig(flip=True), InferenceConfig(mode="sliding"), InferenceConfig(scales=(0.5, 1))):
+        with pytest.raises(ConfigError, match="a network for classification has no map of classes"):
+            look(model, IMAGES, config)

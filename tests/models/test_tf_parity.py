@@ -3,12 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from atrous.convert.systems.tf_deeplab.names import ROOTS
-from tests.tf_deeplab import (
+from torch import Tensor
+
+from atrous.convert import convert
+from atrous.convert.systems.tf_deeplab.scopes import ROOTS
+from atrous.inference import predict_probabilities
+from tests.conftest import SHARED
+from tests.reference.tf_deeplab import (
     CASES,
     GOLDENS,
     LIST_OF,
-    UNTOLD,
+    UNDECIDED,
     dense_pyramid,
     flags_of,
     golden_image,
@@ -18,11 +23,6 @@ from tests.tf_deeplab import (
     variables_of,
     without,
 )
-from torch import Tensor
-
-from atrous.convert import convert
-from atrous.inference import predict_probabilities
-from tests.conftest import SHARED
 
 NEIGHBOURS = sorted(CASES, key=lambda case: (LIST_OF[case], case))  # share their variables
 TOLERANCE = 1e-4  # of the largest logit
@@ -36,7 +36,7 @@ def _assert_close(found: Tensor, expected: Tensor) -> None:
 @pytest.mark.parametrize("case", NEIGHBOURS)
 def test_logits_are_the_originals(case: str) -> None:
     flags = flags_of(case)
-    segmenter = convert(seeded_variables(case), options={name: flags[name] for name in UNTOLD & flags.keys()})
+    segmenter = convert(seeded_variables(case), options={name: flags[name] for name in UNDECIDED & flags.keys()})
     if CASES[case]["eval_scales"]:
         found = predict_probabilities(segmenter.model, golden_image(case), segmenter.inference)
         _assert_close(found.softmax(1), golden_logits(case, "prob"))  # theirs is softmax of a mean of probabilities

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from atrous.convert.systems.tf_deeplab.layout import variables
 from atrous.convert.systems.tf_deeplab.scopes import rules
@@ -143,6 +143,25 @@ def checkpoint(model: Model) -> dict[str, NDArray[np.float32]]:
     """The weights of a model as the original would have saved them."""
     state = model.state_dict()
     return {name: _to_tf(name, state[key].numpy()) for key, name in names(model).items()}
+
+
+def folded_checkpoint(model: Model) -> dict[str, NDArray[np.float32]]:
+    """As an exporter writes it: each batch norm folded into the weights and a bias of the convolution before it."""
+    arrays = checkpoint(model)
+    eps = {path: norm.eps for path, norm in model.named_modules() if isinstance(norm, nn.BatchNorm2d)}
+    variables = names(model)
+    for path in eps:
+        scope = variables[f"{path}.weight"].removesuffix("/BatchNorm/gamma")
+        gamma, beta, mean, variance = (
+            arrays.pop(f"{scope}/BatchNorm/{leaf}").astype(np.float64)
+            for leaf in ("gamma", "beta", "moving_mean", "moving_variance")
+        )
+        factor = gamma / np.sqrt(variance + eps[path])
+        weights = next(f"{scope}/{leaf}" for leaf in ("weights", "depthwise_weights") if f"{scope}/{leaf}" in arrays)
+        spread = factor[:, None] if weights.endswith("depthwise_weights") else factor
+        arrays[weights] = (arrays[weights] * spread).astype(np.float32)
+        arrays[f"{scope}/biases"] = (beta - mean * factor).astype(np.float32)
+    return arrays
 
 
 def _to_tf(name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -93,16 +93,16 @@ def deeplab_v3(backbone: str, num_classes: int = 21, *, auxiliary: bool = True) 
     return shapes | conv("classifier.4", num_classes, 256, bias=True) | second
 
 
-def pspnet(backbone: str, stem: tuple[int, ...], num_classes: int = 19) -> Shapes:
-    """mmsegmentation's."""
+def pspnet(backbone: str, stem: tuple[int, ...], num_classes: int = 19, width: int = 512) -> Shapes:
+    """mmsegmentation's, whose heads are `width` and half as wide."""
     shapes = resnet(backbone, stem, "backbone.")
     for index in range(4):
         shapes |= conv(f"decode_head.psp_modules.{index}.1.conv", 512, 2048)
         shapes |= norm(f"decode_head.psp_modules.{index}.1.bn", 512)
-    shapes |= conv("decode_head.bottleneck.conv", 512, 4096, 3) | norm("decode_head.bottleneck.bn", 512)
-    shapes |= conv("auxiliary_head.convs.0.conv", 256, 1024, 3) | norm("auxiliary_head.convs.0.bn", 256)
-    shapes |= conv("decode_head.conv_seg", num_classes, 512, bias=True)
-    return shapes | conv("auxiliary_head.conv_seg", num_classes, 256, bias=True)
+    shapes |= conv("decode_head.bottleneck.conv", width, 4096, 3) | norm("decode_head.bottleneck.bn", width)
+    shapes |= conv("auxiliary_head.convs.0.conv", width // 2, 1024, 3) | norm("auxiliary_head.convs.0.bn", width // 2)
+    shapes |= conv("decode_head.conv_seg", num_classes, width, bias=True)
+    return shapes | conv("auxiliary_head.conv_seg", num_classes, width // 2, bias=True)
 
 
 def random_weights(shapes: Mapping[str, Shape]) -> Arrays:

@@ -144,7 +144,7 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
 
 
 def _require_end(tar: tarfile.TarFile) -> None:
-    """Two blocks of zeros, of which tarfile has read the first; it takes a damaged header for the end."""
+    """Two blocks of zeros must follow; tarfile has read the first, or takes a damaged header for it."""
     assert tar.fileobj is not None
     size = 0
     with _library_errors():

@@ -106,8 +106,8 @@ def _depth(evidence: Evidence[Options]) -> int:
     units = evidence.count_modules("backbone.layer3.")
     if not evidence.has("backbone.layer1.0.conv3.weight"):
         raise ConversionError(
-            f"{evidence.label}: its units have two convolutions: mmsegmentation dilates the first of them only, "
-            "and Atrous has no such network"
+            f"{evidence.label}: its units have two convolutions, of which mmsegmentation dilates only the first; "
+            "Atrous has no network like that"
         )
     if units not in DEPTHS:
         known = ", ".join(f"{count} ({depth} layers)" for count, depth in DEPTHS.items())

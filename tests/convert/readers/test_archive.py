@@ -41,13 +41,13 @@ def unpack(tmp_path: Path, data: bytes) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("compressed", [True, False])
-def test_extracts_what_was_packed(tmp_path: Path, form: int, compressed: bool) -> None:
+def test_archives_are_extracted(tmp_path: Path, form: int, compressed: bool) -> None:
     big = np.random.default_rng(0).bytes(700_000)
     long = "a" * 80 + "/" + "b" * 90
     members = [("m", tarfile.DIRTYPE, b""), regular("m/big", big), regular("./m/n/empty", b""), regular(long)]
     data = tar(*members, form=form)
-    found = unpack(tmp_path, gzip.compress(data) if compressed else data)
-    assert found == {"m/big": big, "m/n/empty": b"", long: b"content"}
+    contents = unpack(tmp_path, gzip.compress(data) if compressed else data)
+    assert contents == {"m/big": big, "m/n/empty": b"", long: b"content"}
 
 
 REFUSED: dict[str, tuple[tuple[Member, ...], str]] = {
@@ -142,13 +142,13 @@ def put(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_the_checkpoint_comes_first(tmp_path: Path) -> None:
+def test_a_checkpoint_is_preferred(tmp_path: Path) -> None:
     zoo = put(tmp_path, "m/model.ckpt-30000.index", "m/model.ckpt-30000.data-00000-of-00001", "m/model.ckpt-5.index")
     put(zoo, "m/frozen_inference_graph.pb", "m/model.tflite", "m/._model.ckpt-99999.index")
     assert find_model(zoo) == tmp_path / "m" / "model.ckpt-30000"
 
 
-def test_then_the_graph_then_the_lite_model(tmp_path: Path) -> None:
+def test_a_graph_is_preferred_to_a_lite_model(tmp_path: Path) -> None:
     put(tmp_path, "m/model.tflite")
     assert find_model(tmp_path) == tmp_path / "m" / "model.tflite"
     put(tmp_path, "m/saved_model.pb")
@@ -157,7 +157,7 @@ def test_then_the_graph_then_the_lite_model(tmp_path: Path) -> None:
     assert find_model(tmp_path) == tmp_path / "m" / "frozen_inference_graph.pb"
 
 
-def test_nothing_or_too_much_to_convert(tmp_path: Path) -> None:
+def test_folders_of_none_or_several_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no checkpoint .* below"):
         find_model(put(tmp_path, "readme.txt"))
     with pytest.raises(ConversionError, match=r"several models below .*: name one of 'a.tflite', 'b.tflite'"):
@@ -166,7 +166,7 @@ def test_nothing_or_too_much_to_convert(tmp_path: Path) -> None:
         find_model(put(tmp_path, "a/x.index", "b/x.index"))
 
 
-def test_an_archive_of_a_checkpoint(tmp_path: Path) -> None:
+def test_an_extracted_checkpoint_is_located(tmp_path: Path) -> None:
     writers.write_checkpoint(tmp_path / "model.ckpt", {"x": np.ones(3, np.float32)})
     files = [regular(f"zoo/{path.name}", path.read_bytes()) for path in tmp_path.glob("model.ckpt.*")]
     unpack(tmp_path, gzip.compress(tar(*files)))

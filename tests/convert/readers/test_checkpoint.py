@@ -35,13 +35,13 @@ def tensors() -> dict[str, Array]:
     }
 
 
-def assert_same(found: dict[str, Array], expected: dict[str, Array]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(tensors: dict[str, Array], expected: dict[str, Array]) -> None:
+    assert tensors.keys() == expected.keys()
     for name, array in expected.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array, strict=True)
-        assert found[name].flags.writeable
-        assert found[name].flags.aligned
+        assert tensors[name].dtype == array.dtype
+        np.testing.assert_array_equal(tensors[name], array, strict=True)
+        assert tensors[name].flags.writeable
+        assert tensors[name].flags.aligned
 
 
 def write_files(folder: Path, index: bytes, data: bytes = ONE) -> Path:
@@ -51,7 +51,7 @@ def write_files(folder: Path, index: bytes, data: bytes = ONE) -> Path:
 
 
 @pytest.mark.parametrize("num_shards", [1, 3])
-def test_reads_what_was_written(tmp_path: Path, num_shards: int) -> None:
+def test_written_tensors_are_read(tmp_path: Path, num_shards: int) -> None:
     writers.write_checkpoint(tmp_path / "model.ckpt-7", tensors(), num_shards=num_shards)
     assert_same(read_checkpoint(tmp_path / "model.ckpt-7"), tensors())
 
@@ -70,9 +70,9 @@ def test_bfloat16_becomes_float32(tmp_path: Path) -> None:
     values = np.array([1, -2.5, 0, np.inf, 3.0e38], np.float32)
     raw = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
     index = writers.index_of(x=writers.entry(14, (5,), 0, 10, masked_crc32c(raw)))
-    found = read_checkpoint(write_files(tmp_path, index, raw))["x"]
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, values, rtol=2**-7)
+    weights = read_checkpoint(write_files(tmp_path, index, raw))["x"]
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(weights, values, rtol=2**-7)
 
 
 def test_any_of_its_files_names_a_checkpoint(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_any_of_its_files_names_a_checkpoint(tmp_path: Path) -> None:
         assert list(read_checkpoint(tmp_path / name)) == ["x"]
 
 
-def test_the_newest_in_a_folder(tmp_path: Path) -> None:
+def test_a_folder_stands_for_its_newest_checkpoint(tmp_path: Path) -> None:
     for name in ("model.ckpt-9", "model.ckpt-30000", "model.ckpt", "._model.ckpt-99999"):
         (tmp_path / f"{name}.index").touch()
     assert find_prefix(tmp_path).name == "model.ckpt-30000"
@@ -148,7 +148,7 @@ CASES = {
 }
 
 
-def test_damage(tmp_path: Path) -> None:
+def test_damage_is_refused_with_its_reason(tmp_path: Path) -> None:
     for index, reason in CASES.values():
         path = write_files(tmp_path, index)
         with pytest.raises(ConversionError, match=f"{re.escape(str(tmp_path))}.*{reason}") as error:
@@ -156,7 +156,7 @@ def test_damage(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_a_flipped_bit_in_the_index(tmp_path: Path) -> None:
+def test_a_flipped_bit_in_the_index_is_detected(tmp_path: Path) -> None:
     index = bytearray(writers.index_of(x=GOOD))
     index[10] ^= 1
     with pytest.raises(ConversionError, match="a block does not match its checksum"):
@@ -182,19 +182,19 @@ def test_shared_prefixes_cannot_fill_the_memory(tmp_path: Path) -> None:
 
 
 @needs_goldens
-def test_a_checkpoint_of_tensorflow_1() -> None:
-    found = read_checkpoint(TF1)
-    weights = {name: array for name, array in found.items() if not name.endswith("/Momentum")}
-    assert (len(found), int(weights.pop("global_step"))) == (437, 30000)
+def test_a_real_checkpoint_of_tensorflow_1_is_read() -> None:
+    tensors = read_checkpoint(TF1)
+    weights = {name: array for name, array in tensors.items() if not name.endswith("/Momentum")}
+    assert (len(tensors), int(weights.pop("global_step"))) == (437, 30000)
     assert (len(weights), sum(array.size for array in weights.values())) == (272, 714_325)  # tf-deeplab.md, 2.3
     assert_same(weights, {name: seeded(name, array.shape) for name, array in weights.items()})
 
 
 @needs_goldens
-def test_a_checkpoint_of_tensorflow_2() -> None:
-    found = read_checkpoint(TF2)
-    assert (len(found), int(found.pop("step"))) == (363, 60000)
-    for name, array in found.items():
+def test_a_real_checkpoint_of_tensorflow_2_is_read() -> None:
+    weights = read_checkpoint(TF2)
+    assert (len(weights), int(weights.pop("step"))) == (363, 60000)
+    for name, array in weights.items():
         np.testing.assert_allclose(array, seeded_2(name, array.shape), rtol=1e-5, atol=1e-7, err_msg=name)
 
 
@@ -212,7 +212,7 @@ def seeded_2(name: str, shape: tuple[int, ...]) -> Array:
 
 
 @needs_goldens
-def test_a_real_file_cut_short(tmp_path: Path) -> None:
+def test_a_truncated_real_file_is_refused(tmp_path: Path) -> None:
     for path in TF1.glob("model.ckpt*"):
         shutil.copyfile(path, tmp_path / path.name)
     data = tmp_path / "model.ckpt-30000.data-00000-of-00001"

@@ -21,25 +21,25 @@ KNOWN = (
 )
 
 
-def test_known_values() -> None:
+def test_checksums_have_their_published_values() -> None:
     for data, expected in KNOWN:
         assert crc32c(data) == expected == slow_crc32c(data)
 
 
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 3 * SPAN), st.integers(0, 2**32 - 1))
-def test_is_the_definition(size: int, seed: int) -> None:
+def test_checksums_follow_the_definition(size: int, seed: int) -> None:
     data = np.random.default_rng(seed).bytes(size)
     assert crc32c(data) == slow_crc32c(data)
 
 
-def test_is_the_definition_at_the_edges_of_folding() -> None:
+def test_checksums_follow_the_definition_at_the_edges_of_folding() -> None:
     for size in (1, 3, 4, SPAN - 1, SPAN, SPAN + 1, SPAN + 4, SPAN + FOLD[0], SPAN + FOLD[0] + 1, 40_000):
         data = np.random.default_rng(size).bytes(size)
         assert crc32c(data) == slow_crc32c(data), size
 
 
-def test_pieces_join() -> None:
+def test_pieces_are_joined() -> None:
     for size in (PIECE + 3, PIECE + 4, PIECE + 5, PIECE + 600_000):
         message = np.random.default_rng(size).integers(0, 256, size, np.uint8)
         assert crc32c(message) == crc._by_table(message, 0xFFFFFFFF) ^ 0xFFFFFFFF, size
@@ -60,12 +60,12 @@ def test_the_data_is_not_modified() -> None:
     assert (data == before).all()
 
 
-def test_masking() -> None:
+def test_masked_checksums_are_tensorflows() -> None:
     variable = np.full(16, 0.25, np.float32)
     assert masked_crc32c(variable.tobytes()) == 0x3A94D8F4  # written by TensorFlow 1.15 for this variable
 
 
-def test_is_fast() -> None:
+def test_64_mib_take_less_than_a_second() -> None:
     data = np.zeros(64 * 2**20, np.uint8)
     start = time.process_time()
     crc32c(data)

@@ -30,7 +30,7 @@ def listed(dtype: int, sizes: tuple[int, ...], *values: tuple[int, writers.Value
     return writers.message((1, dtype), (2, writers.shape(*sizes)), *values)
 
 
-def test_contents_of_every_type(tmp_path: Path) -> None:
+def test_contents_of_every_type_are_read(tmp_path: Path) -> None:
     for dtype in writers.DTYPES:
         expected = np.arange(6).reshape(2, 3).astype(dtype)
         constant = read_tensor(tmp_path, writers.tensor(expected))
@@ -65,12 +65,12 @@ LISTS = [
 ]
 
 
-def test_lists_of_values(tmp_path: Path) -> None:
+def test_lists_of_values_are_read(tmp_path: Path) -> None:
     for tensor, expected in LISTS:
         np.testing.assert_array_equal(read_tensor(tmp_path, tensor), np.asarray(expected), strict=True)
 
 
-def test_nodes(tmp_path: Path) -> None:
+def test_nodes_have_their_attributes_by_type(tmp_path: Path) -> None:
     attributes = {
         "strides": writers.message((1, writers.message((3, writers.varint(1) + writers.varint(2)), (3, 2)))),
         "padding": writers.message((2, "SAME")),
@@ -118,7 +118,7 @@ CASES = {
 }
 
 
-def test_damage(tmp_path: Path) -> None:
+def test_damage_is_refused_with_its_reason(tmp_path: Path) -> None:
     for data, reason in CASES.values():
         expected = f"cannot read .*graph.pb as a frozen TensorFlow graph: .*({reason})"
         with pytest.raises(ConversionError, match=expected) as error:
@@ -126,7 +126,7 @@ def test_damage(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_no_file(tmp_path: Path) -> None:
+def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no such file: .*graph.pb"):
         read_graph(tmp_path / "graph.pb")
     with pytest.raises(ConversionError, match="not a regular file"):

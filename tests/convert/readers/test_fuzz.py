@@ -149,8 +149,8 @@ def refuses(target: Target, path: Path, case: str, *, measured: bool) -> bool:
     start, error = time.process_time(), None
     try:
         target.read(path)
-    except (ConversionError, FileNotFoundError) as caught:
-        error = caught
+    except (ConversionError, FileNotFoundError) as raised:
+        error = raised
     seconds = time.process_time() - start
     if measured:
         _, peak = tracemalloc.get_traced_memory()
@@ -181,7 +181,7 @@ def name(target: Target) -> str:
 
 
 @pytest.mark.parametrize("target", HAND_MADE, ids=name)
-def test_damaged(target: Target, tmp_path: Path, checksums: bool) -> None:
+def test_damaged_files_are_read_or_refused(target: Target, tmp_path: Path, checksums: bool) -> None:
     refused = fuzz(target, tmp_path, 30, 0, measured=False)
     assert refused > 5
     if checksums and target.name.endswith((".index", ".data-00001-of-00002", ".tgz")):
@@ -189,20 +189,20 @@ def test_damaged(target: Target, tmp_path: Path, checksums: bool) -> None:
 
 
 @pytest.mark.parametrize("target", HAND_MADE, ids=name)
-def test_damaged_in_little_memory(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_files_take_little_memory(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_require_checksum", unchecked)
     fuzz(target, tmp_path, 10, 1, measured=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", HAND_MADE, ids=name)
-def test_much_damaged(target: Target, tmp_path: Path, checksums: bool) -> None:
+def test_many_damaged_files_are_read_or_refused(target: Target, tmp_path: Path, checksums: bool) -> None:
     fuzz(target, tmp_path, 80, 2, measured=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", REAL, ids=name)
-def test_real_files_damaged(target: Target, tmp_path: Path, checksums: bool) -> None:
+def test_damaged_real_files_are_read_or_refused(target: Target, tmp_path: Path, checksums: bool) -> None:
     if not SHARED.is_dir():
         pytest.skip("no folder shared/")
     fuzz(target, tmp_path, 70, 3, measured=False)

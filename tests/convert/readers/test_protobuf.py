@@ -13,12 +13,12 @@ def read(data: bytes) -> list[Field]:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**64 - 1), st.binary(max_size=5))
-def test_varints(number: int, before: bytes) -> None:
+def test_varints_are_read(number: int, before: bytes) -> None:
     written = writers.varint(number)
     assert varint(memoryview(before + written + b"\x80"), len(before)) == (number, len(before) + len(written))
 
 
-def test_a_message_written_by_hand() -> None:
+def test_a_message_written_by_hand_is_read() -> None:
     number, text, fixed, eight = read(b"\x08\x96\x01\x12\x03abc\x1d\x00\x00\x80\x3f\x21" + bytes(range(8)))
     assert (number.number, number.whole(), number.signed()) == (1, 150, 150)
     assert (text.number, text.text(), bytes(text.content())) == (2, "abc", b"abc")
@@ -28,7 +28,7 @@ def test_a_message_written_by_hand() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(-(2**63), 2**63 - 1))
-def test_signed_numbers(number: int) -> None:
+def test_signed_numbers_are_read(number: int) -> None:
     (field,) = read(writers.message((7, number)))
     assert (field.number, field.signed()) == (7, number)
 
@@ -52,7 +52,7 @@ DAMAGE = (  # data, reason
 )
 
 
-def test_damage() -> None:
+def test_damage_is_refused_with_its_reason() -> None:
     for data, reason in DAMAGE:
         with pytest.raises(DamagedError, match=reason):
             read(data)

@@ -82,18 +82,18 @@ def refused(path: Path, reason: str) -> None:
 def test_weights_are_those_of_the_network_itself(tmp_path: Path, form: str, key: str) -> None:
     checkpoint = trained()
     checkpoint[key] = checkpoint.pop("state_dict")
-    found = read_pth(saved(tmp_path / "a.pth", checkpoint, form))
-    assert list(found) == list(state())
+    weights = read_pth(saved(tmp_path / "a.pth", checkpoint, form))
+    assert list(weights) == list(state())
     for name, tensor in state().items():
-        assert np.array_equal(found[name], tensor.detach().numpy())
-    assert found["bn.num_batches_tracked"].shape == ()
+        assert np.array_equal(weights[name], tensor.detach().numpy())
+    assert weights["bn.num_batches_tracked"].shape == ()
 
 
 @both_formats
 def test_a_file_may_be_one_mapping(tmp_path: Path, form: str) -> None:
     others: dict[object, object] = {"epoch": 3, "arch": "psp", "classes": [1], 5: 6}
-    found = read_pth(saved(tmp_path / "a.pt", others | dict(state()), form))
-    assert list(found) == list(state())
+    weights = read_pth(saved(tmp_path / "a.pt", others | dict(state()), form))
+    assert list(weights) == list(state())
 
 
 @both_formats
@@ -110,27 +110,27 @@ def test_a_file_may_be_one_mapping(tmp_path: Path, form: str) -> None:
 )
 def test_numbers_keep_their_values(tmp_path: Path, form: str, dtype: torch.dtype, expected: type) -> None:
     tensor = torch.tensor([[0.0, 1.5, 3.140625], [2.0, 0.0, 1e3]]).to(dtype)
-    found = read_pth(saved(tmp_path / "a.pth", {"x": tensor}, form))["x"]
-    assert found.dtype == expected
-    assert np.array_equal(found.astype(np.float64), tensor.double().numpy())
+    weights = read_pth(saved(tmp_path / "a.pth", {"x": tensor}, form))["x"]
+    assert weights.dtype == expected
+    assert np.array_equal(weights.astype(np.float64), tensor.double().numpy())
 
 
 @both_formats
 def test_views_keep_their_strides(tmp_path: Path, form: str) -> None:
     base = torch.arange(12.0).view(3, 4)
-    found = read_pth(saved(tmp_path / "a.pth", {"all": base, "turned": base.T, "part": base[1:, 2:]}, form))
-    assert np.array_equal(found["turned"], base.T.numpy())
-    assert found["part"].tolist() == [[6, 7], [10, 11]]
+    weights = read_pth(saved(tmp_path / "a.pth", {"all": base, "turned": base.T, "part": base[1:, 2:]}, form))
+    assert np.array_equal(weights["turned"], base.T.numpy())
+    assert weights["part"].tolist() == [[6, 7], [10, 11]]
 
 
 def test_a_large_file_is_not_read_before_its_weights_are_used(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pth", {"x": torch.ones(2**22)})
     tracemalloc.start()
-    found = read_pth(path)
+    weights = read_pth(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**22
-    assert found["x"].sum() == 2**22
+    assert weights["x"].sum() == 2**22
 
 
 def test_checksums_may_be_left_out(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_an_unsupported_protocol_is_refused(tmp_path: Path) -> None:
     refused(saved(tmp_path / "a.pth", state(), pickle_protocol=4), "'Unsupported operand 149'")
 
 
-def test_archives_that_could_grow(tmp_path: Path) -> None:
+def test_archives_that_could_grow_are_refused(tmp_path: Path) -> None:
     path = rewritten(
         saved(tmp_path / "a.pth", state()),
         lambda name, data: bytes(2**24) if name == "data/0" else data,
@@ -272,7 +272,7 @@ def test_archives_that_could_grow(tmp_path: Path) -> None:
     refused(path, r"its members are compressed, or claim \d+ bytes in a file of \d+")
 
 
-def test_archives_of_others(tmp_path: Path) -> None:
+def test_archives_of_other_programs_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -306,12 +306,12 @@ def claiming(path: Path, old: bytes) -> Path:
 
 
 @both_formats
-def test_shapes_that_are_only_claimed(tmp_path: Path, form: str) -> None:
+def test_shapes_without_their_data_are_refused(tmp_path: Path, form: str) -> None:
     path = saved(tmp_path / "a.pth", {"x": torch.ones(4, 3)}, form)
     refused(claiming(path, b"K\x04"), "resize storage|allocate memory|wrong byte size|weights claim")
 
 
-def test_storages_that_are_only_claimed(tmp_path: Path) -> None:
+def test_storages_without_their_data_are_not_allocated(tmp_path: Path) -> None:
     """Nothing is allocated for one in an archive: of what is there, its tensor takes what it needs."""
     zipped = claiming(saved(tmp_path / "a.pth", {"x": torch.ones(4, 3)}), b"K\x0c")
     assert read_pth(zipped)["x"].tolist() == [[1.0] * 3] * 4

@@ -45,7 +45,7 @@ def read(tmp_path: Path, root: Flat) -> TfLite:
     return read_tflite(tmp_path / "model.tflite")
 
 
-def test_reads_what_was_written(tmp_path: Path) -> None:
+def test_a_written_model_is_read(tmp_path: Path) -> None:
     tensors, (operator,), inputs, outputs = read(tmp_path, model())
     assert (inputs, outputs) == ((0,), (2,))
     assert [tensor[:3] for tensor in tensors] == [
@@ -60,21 +60,21 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
     assert operator.options == OperatorOptions("VALID", stride=(3, 2), dilation=(1, 4), activation="RELU6")
 
 
-def test_scales_of_channels(tmp_path: Path) -> None:
+def test_each_channel_may_have_a_scale(tmp_path: Path) -> None:
     weights = read(tmp_path, model()).tensors[1]
-    found = dequantised(weights)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found[0], 0.5 * (WEIGHTS[0] - 1.0))
-    np.testing.assert_array_equal(found[1], 2 * (WEIGHTS[1] + 3.0))
+    numbers = dequantised(weights)
+    assert numbers.dtype == np.float32
+    np.testing.assert_array_equal(numbers[0], 0.5 * (WEIGHTS[0] - 1.0))
+    np.testing.assert_array_equal(numbers[1], 2 * (WEIGHTS[1] + 3.0))
 
 
-def test_scales_along_another_axis(tmp_path: Path) -> None:
+def test_scales_may_lie_along_another_axis(tmp_path: Path) -> None:
     scale = np.array([1, 2, 4, 8], np.float32)
     root = model({"weights": {4: {2: scale, 3: np.zeros(4, np.int64), 6: ("i", 3)}}})
     np.testing.assert_array_equal(dequantised(read(tmp_path, root).tensors[1]), WEIGHTS * scale)
 
 
-def test_one_scale_and_no_zero_point(tmp_path: Path) -> None:
+def test_one_scale_may_stand_for_all_channels(tmp_path: Path) -> None:
     root = model({"weights": {4: {2: np.array([0.25], np.float32)}}})
     np.testing.assert_array_equal(dequantised(read(tmp_path, root).tensors[1]), WEIGHTS / np.float32(4))
 
@@ -91,7 +91,7 @@ CONSTANTS = (  # number of the type, values
 )
 
 
-def test_types_of_constants(tmp_path: Path) -> None:
+def test_constants_of_every_type_are_read(tmp_path: Path) -> None:
     for number, values in CONSTANTS:
         changes: dict[str, dict[int, Flat]] = {
             "weights": {0: ints(2), 1: ("b", number), 4: {}},
@@ -123,14 +123,14 @@ OPERATORS: list[tuple[int, int, dict[int, Flat], str, OperatorOptions]] = [
 ]
 
 
-def test_options_of_operators(tmp_path: Path) -> None:
+def test_operators_have_their_options(tmp_path: Path) -> None:
     for code, kind, fields, op, options in OPERATORS:
         root = model({"code": {0: ("b", code)}, "operator": {3: ("B", kind)}})
         root[2][0][3][0][4] = fields
         assert read(tmp_path, root).operators[0][::3] == (op, options)
 
 
-def test_codes_of_operators(tmp_path: Path) -> None:
+def test_other_operators_are_named_by_their_codes(tmp_path: Path) -> None:
     assert read(tmp_path, model({"code": {0: ("b", 127), 3: ("i", 150)}})).operators[0].op == "BUILTIN_150"
     assert read(tmp_path, model({"code": {0: ("b", 32), 1: "TheirOwn"}})).operators[0].op == "TheirOwn"
 
@@ -161,7 +161,7 @@ CASES: dict[str, tuple[dict[str, dict[int, Flat]], str]] = {
 }
 
 
-def test_damage(tmp_path: Path) -> None:
+def test_damage_is_refused_with_its_reason(tmp_path: Path) -> None:
     for changes, reason in CASES.values():
         expected = f"cannot read .*model.tflite as a TensorFlow Lite model: .*{reason}"
         with pytest.raises(ConversionError, match=expected) as error:
@@ -169,7 +169,7 @@ def test_damage(tmp_path: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_two_graphs(tmp_path: Path) -> None:
+def test_a_model_of_two_graphs_is_refused(tmp_path: Path) -> None:
     root = model()
     with pytest.raises(ConversionError, match="it has 2 graphs; models of one graph are read"):
         read(tmp_path, root | {2: root[2] * 2})
@@ -209,7 +209,7 @@ def test_a_computed_tensor_has_no_value(tmp_path: Path) -> None:
 
 
 @needs_models
-def test_a_real_float_model() -> None:
+def test_a_real_float_model_is_read() -> None:
     tensors, operators, inputs, outputs = read_tflite(MODELS / "deeplabv3_257_mv_gpu.tflite")
     assert (len(tensors), len(operators)) == (184, 70)
     assert [tensors[index][:3] for index in (*inputs, *outputs)] == [
@@ -224,7 +224,7 @@ def test_a_real_float_model() -> None:
 
 
 @needs_models
-def test_a_real_quantised_model() -> None:
+def test_a_real_quantised_model_is_read() -> None:
     tensors, operators, inputs, outputs = read_tflite(MODELS / "deeplabv3_mnv2_pascal_quant.tflite")
     image, labels = (tensors[index] for index in (*inputs, *outputs))
     assert (image.shape, image.dtype, image.scale.tolist(), image.zero_point.tolist()) == (

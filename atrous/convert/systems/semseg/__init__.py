@@ -30,7 +30,7 @@ def inference(evidence: Evidence[Options], config: ModelConfig) -> InferenceConf
 
 
 def _crop_of_mask(config: ModelConfig, options: Options) -> Size | None:
-    """None if the mask's size was given: then it need not be the one that a crop asks for."""
+    """None if options set the mask's size, which then need not be that of any crop."""
     if not isinstance(config, PSANet.Config) or options.mask_h or options.mask_w:
         return None
     return network.mask_crop(config.mask, config.compact, config.shrink_factor)

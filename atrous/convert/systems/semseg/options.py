@@ -15,7 +15,7 @@ from atrous.types import Size
 
 SECTIONS = ("DATA", "TRAIN", "Distributed", "TEST")
 CONFIG = "config"  # the path of one of the original's YAML files; options outrank its keys
-OTHERS = (  # keys of such a file on which no model depends
+OTHERS = (  # keys of a whole file on which no model depends
     *("data_root", "train_list", "val_list", "test_list", "sync_bn", "ignore_label", "aux_weight", "weight", "resume"),
     *("scale_min", "scale_max", "rotate_min", "rotate_max", "train_gpu", "workers", "batch_size", "batch_size_val"),
     *("base_lr", "epochs", "start_epoch", "power", "momentum", "weight_decay", "manual_seed", "print_freq"),

@@ -31,7 +31,7 @@ def label_space(num_classes: int, flags: Flags) -> tuple[LabelSpace, list[str]]:
     if space is None:
         return numbered_label_space(num_classes), []
     if space.num_classes != num_classes:
-        raise ConfigError(f"dataset={dataset} has {space.num_classes} classes, the model {num_classes}")
+        raise ConfigError(f"dataset={dataset} has {space.num_classes} classes, but the model has {num_classes}")
     assumption = f"the {num_classes} classes are those of {dataset} (set dataset= for others)"
     return space, [] if flags.dataset else [assumption]
 
@@ -72,5 +72,13 @@ def _rates(config: ModelConfig) -> tuple[int, ...] | None:
 
 
 SYSTEM = System(
-    network.recognised, Flags, network.config, rules, assumptions, inference, label_space, TENSORFLOW, unpacked
+    network.recognised,
+    Flags,
+    network.config,
+    rules,
+    assumptions,
+    inference,
+    label_space=label_space,
+    layout=TENSORFLOW,
+    unpacked=unpacked,
 )

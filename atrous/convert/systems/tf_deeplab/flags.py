@@ -98,7 +98,7 @@ def _as_list(value: Any) -> Any:  # noqa: ANN401
 
 
 def _as_pair(value: Any) -> Any:  # noqa: ANN401
-    """One side stands for both: such a flag was a single number before it became a pair."""
+    """One side stands for both: these flags were single numbers before they became pairs."""
     if isinstance(value, str) and value.strip("[]() ").isdecimal():
         value = int(value.strip("[]() "))
     if isinstance(value, list | tuple) and len(value) == 1:

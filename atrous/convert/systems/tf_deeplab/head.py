@@ -82,7 +82,7 @@ def _classifier(evidence: FlagEvidence, trunk: Trunk) -> Deduction:
 def _summed(evidence: FlagEvidence) -> Deduction:
     if evidence.has("decoder/feature_projection0/weights"):
         raise ConversionError(
-            f"{evidence.label}: a decoder without ASPP, which is not supported: no such network was published"
+            f"{evidence.label}: a decoder without ASPP, which is not supported: none was ever published"
         )
     count = sum(bool(re.fullmatch(r"logits/semantic(_\d)?/weights", name)) for name in evidence.shapes)
     kernel = evidence.shapes[LOGITS][0]
@@ -206,7 +206,7 @@ def _decoder(evidence: FlagEvidence, trunk: Trunk) -> ConfigFields:
     strides = evidence.options.decoder_output_stride
     if not projections:
         if strides:
-            raise ConfigError(f"{evidence.label}: decoder_output_stride={strides}, but there is no decoder")
+            raise ConfigError(f"{evidence.label}: decoder_output_stride={strides}, but the network has no decoder")
         return {"strides": ()}
     split, conv = "decoder/decoder_split_sep_conv0_depthwise/depthwise_weights", "decoder/decoder_conv0/weights"
     return {

@@ -35,7 +35,6 @@ def config(evidence: FlagEvidence) -> Deduction:
     backbone = validated(
         BACKBONES[name].Config, _backbone_fields(evidence, name, output_stride), evidence.label, ConfigError
     )
-    _require_stride(evidence, backbone, output_stride)
     plan = _planned(backbone, output_stride)
     require_shapes(plan.shapes, evidence.shapes, evidence.label)
     head = deduced_head(evidence, Trunk(ROOTS[name].scope, plan.channels, output_stride))
@@ -104,21 +103,18 @@ def _default(backbone: str) -> BackboneConfig:
     return BACKBONES[backbone].Config(name=backbone)
 
 
-def _require_stride(evidence: FlagEvidence, backbone: BackboneConfig, output_stride: int) -> None:
-    if output_stride not in backbone.output_strides:
-        known = " or ".join(map(str, backbone.output_strides))
-        raise ConfigError(
-            f"{evidence.label}: output_stride={output_stride} is not for {backbone.name}, which has {known}"
-        )
-
-
 def _output_stride(evidence: FlagEvidence, backbone: str) -> int:
     flag, possible = evidence.options.output_stride, _default(backbone).output_strides
+    if flag is not None:
+        if flag not in possible:
+            known = " or ".join(map(str, possible))
+            raise ConfigError(f"{evidence.label}: output_stride={flag} is not for {backbone}, which has {known}")
+        return flag
     default = 32 if classifier_scope(evidence.shapes, ROOTS[backbone].scope) else 16
-    stride = flag or evidence.hints.output_stride or default
-    if backbone == "pnasnet" and flag is None:  # whose widths tell
+    stride = evidence.hints.output_stride or default
+    if backbone == "pnasnet":  # whose widths tell
         return min((stride, *possible), key=lambda stride: _num_pnasnet_misfits(evidence, stride))
-    return possible[0] if flag is None and stride not in possible else stride
+    return stride if stride in possible else possible[0]
 
 
 def _num_pnasnet_misfits(evidence: FlagEvidence, output_stride: int) -> int:
@@ -160,7 +156,7 @@ def _width(evidence: FlagEvidence, backbone: str, output_stride: int, fields: Co
 
 
 def _num_misfits(evidence: FlagEvidence, fields: ConfigFields, output_stride: int) -> int:
-    """How many variables of such a backbone have another shape."""
+    """How many variables would have another shape in a backbone with these fields."""
     config = validated(BACKBONES[fields["name"]].Config, fields, evidence.label, ConfigError)
     expected = _planned(config, output_stride).shapes
     return sum(evidence.shapes.get(name, shape) != shape for name, shape in expected.items())

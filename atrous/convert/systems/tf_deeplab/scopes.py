@@ -141,7 +141,7 @@ def rules(config: ModelConfig) -> Rules:
 
 
 def backbone_rules(backbone: str) -> Rules:
-    """The scopes of a backbone that is no part of a model, by its row of BACKBONES."""
+    """The scopes of a backbone outside a model, by its row of BACKBONES."""
     rules = _rooted(ROOTS[backbone].rules, ROOTS[backbone].scope)
     return tuple((pattern.removeprefix(r"backbone\."), scope) for pattern, scope in rules)
 
