@@ -157,7 +157,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tiny: Tiny, tmp_path: Path
 
 @pytest.fixture
 def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """What rank 0 of two processes is told, in a process group in which it is alone."""
+    """The world of rank 0 of two processes, which is alone in its process group."""
     world = World(0, 2, CPU)
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     monkeypatch.setattr("atrous.distributed.join", lambda device: world)
@@ -168,7 +168,7 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 def test_processes_exchange_one_message_a_step_besides_gradients(
     group: World, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counts and stop flags go together; only a step that is logged has a second message, the terms of its loss."""
+    """Counts and stop flags go together. A step that is logged has two more: whether losses are finite, and their mean."""
     messages: list[str] = []
     steps: list[int] = []
 
@@ -190,7 +190,7 @@ def test_processes_exchange_one_message_a_step_besides_gradients(
     change_losses(monkeypatch, note_step)
     config = tiny("train.steps=5", "train.log_every=4", "train.eval_every=5", "train.save_every=5")
     train.train(config, tmp_path / "run", console=QUIET)
-    assert list(np.diff(steps)) == [1, 1, 1, 2]
+    assert list(np.diff(steps)) == [1, 1, 1, 3]
     assert set(messages[steps[0] : steps[-1]]) == {"all_reduce"}
 
 
@@ -208,9 +208,9 @@ def test_losses_are_read_only_where_they_are_logged_or_saved(
         reads.append(("logged", rows[-1].step))
         return mean_terms(rows, world)
 
-    def finite(rows: list[Losses]) -> None:
+    def finite(rows: list[Losses], world: World) -> None:
         reads.append(("checked", rows[-1].step if rows else 0))
-        require_finite(rows)
+        require_finite(rows, world)
 
     monkeypatch.setattr(train, "mean_terms", mean)
     monkeypatch.setattr(train, "require_finite", finite)
@@ -262,6 +262,19 @@ def test_weights_after_a_loss_that_is_not_finite_are_never_saved(
     assert not run.best.exists()
 
 
+def test_a_loss_that_is_not_finite_in_one_process_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the first process, whose own loss is still finite, would save weights that are not."""
+    finite = [Losses(1, ("a",), {"semantic": torch.tensor(1.0)}, 1.0)]
+    broken = [*finite, Losses(2, ("b",), {"semantic": torch.tensor(float("inf"))}, 1.0)]
+    world = World(0, 2, CPU)
+    train.require_finite(finite, world)
+    with pytest.raises(FloatingPointError, match=r"at step 2 \(semantic inf\) for b;"):
+        train.require_finite(broken, world)
+    monkeypatch.setattr("atrous.distributed.sum_over_processes", lambda count: count + 1)
+    with pytest.raises(FloatingPointError, match="not finite in another process"):
+        train.require_finite(finite, world)
+
+
 def test_the_terms_of_all_passes_add_up_to_the_logged_loss() -> None:
     def row(step: int, value: float, factor: float) -> Losses:
         terms = {"semantic": torch.tensor(value), "auxiliary": torch.tensor(value / 2)}
@@ -275,7 +288,7 @@ def test_the_terms_of_all_passes_add_up_to_the_logged_loss() -> None:
 
 
 class Unexpected(Exception):  # noqa: N818 - no error of a run
-    """Work that should not have begun."""
+    """Work that should not have started."""
 
 
 def refuse_work(monkeypatch: pytest.MonkeyPatch) -> None:
