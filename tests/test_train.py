@@ -168,7 +168,7 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 def test_processes_exchange_one_message_a_step_besides_gradients(
     group: World, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counts and stop flags go together. A step that is logged has two more: whether losses are finite, and their mean."""
+    """Counts and stop flags go together. A logged step has two more: whether losses are finite, and their mean."""
     messages: list[str] = []
     steps: list[int] = []
 
