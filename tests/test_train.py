@@ -5,12 +5,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from torch import Tensor, distributed
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import atrous
 from atrous import run_folder, train
@@ -219,6 +221,38 @@ def test_losses_are_read_only_where_they_are_logged_or_saved(
     logged = [("logged", 3), ("checked", 3)], [("logged", 6), ("checked", 6)], [("logged", 7), ("checked", 7)]
     assert reads == [*logged[0], ("checked", 5), *logged[1], *logged[2], ("checked", 0)]
     assert [row["step"] for row in losses(run)] == [3, 6, 7]
+
+
+class Reads(TorchDispatchMode):
+    """Counts the tensors whose value was read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        self.count += str(func).startswith(("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select"))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("overrides", [(), ("loss.hard_pixels=0.5", "optim.clip_norm=1", "train.accumulate=2")])
+def test_no_step_between_two_logs_reads_a_value(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+) -> None:
+    """On a GPU each read waits for the device. AdamW reads its counters of steps, which stay on the CPU."""
+    counts: list[int] = []
+    reads = Reads()
+
+    def note(number: int, terms: Terms) -> Terms:
+        counts.append(reads.count)
+        return terms
+
+    change_losses(monkeypatch, note)
+    rare = ("train.steps=4", "train.log_every=4", "train.eval_every=4", "train.save_every=4")
+    with reads:
+        train.train(tiny(*rare, "optim.name=sgd", "train.ema=0.9", *overrides), tmp_path / "run", console=QUIET)
+    assert len(set(counts)) == 1
+    assert reads.count > counts[0]  # by the log and the validation
 
 
 def nan_from(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
