@@ -43,7 +43,7 @@ def run(
     device: str | None = None,
     console: Console | None = None,
 ) -> Summary:
-    """Write `masks/NAME.png`, and `overlays/NAME.jpg` and `probabilities/NAME.npz` if asked to, for each image.
+    """Write the results of each image, such as `masks/NAME.png`, and overlays and probabilities on request.
 
     An image that can't be read is reported at the end; the others are done.
     """

@@ -69,7 +69,7 @@ class RunFolder(NamedTuple):
         return self.state.exists() or self.best.exists() or self.last.exists()
 
 
-# ---- begun or resumed
+# ---- started or resumed
 
 
 @contextlib.contextmanager
@@ -204,7 +204,7 @@ def _whole_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 def drop_rows_after(path: Path, step: int, measured: int) -> None:
     """Drop what a kill lost and the run will do again: steps after `step`, and validations after `measured`."""
-    rows = [row for row in read_rows(path) if row["step"] <= (measured if "scores" in row else step)]
+    rows = [row for row in read_rows(path) if row["step"] <= (step if "loss" in row else measured)]
     if path.exists():
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 

@@ -166,10 +166,10 @@ def _require_same_network(own: Model, other: Model) -> None:
     """PNASNet, for one, has other widths at another output stride."""
     one, two = ({name: weight.shape for name, weight in model.state_dict().items()} for model in (own, other))
     if one != two:
-        trained, wanted = own.config.output_stride, other.config.output_stride
+        trained, new = own.config.output_stride, other.config.output_stride
         network = f"{own.config.name} with {own.config.backbone.name}"
         raise ConfigError(
-            f"with_output_stride: {network} has other weights at {wanted} than at {trained}; stay at {trained}"
+            f"with_output_stride: {network} has other weights at {new} than at {trained}; stay at {trained}"
         )
 
 

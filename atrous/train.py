@@ -111,7 +111,7 @@ def train(
                 passes = load(batches, objective, settings, world, progress)
                 counts, is_stopped = agree(objective, passes, at.step, settings, stop, world)
                 if is_stopped:
-                    save(run, learner, measured, at, losses)
+                    save(run, learner, measured, at, losses, world)
                     raise Interrupted(f"stopped after step {at.step} of {settings.steps}, saved; {how_to_resume(run)}")
 
                 learning_rate = set_schedules(learner, config, at.step, world)
@@ -124,7 +124,7 @@ def train(
                     run_folder.log(run, progress.log(at.step, mean_terms(losses, world), learning_rate))
                     losses.clear()
                 if at.step % settings.save_every == 0 or is_due(at, settings):
-                    save(run, learner, measured, at, losses)
+                    save(run, learner, measured, at, losses, world)
     finish(run, val_samples, world, workers, console)
     return run
 
@@ -375,7 +375,7 @@ def average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
 
 def mean_terms(losses: Sequence[Losses], world: World) -> dict[str, float]:
     """The terms of the last step, their mean over the processes. Raises FloatingPointError as `require_finite`."""
-    require_finite(losses)
+    require_finite(losses, world)
     last = [one for one in losses if one.step == losses[-1].step]
     terms = {name: sum(float(one.terms[name]) * one.factor for one in last) for name in last[0].terms}
     values = torch.tensor(list(terms.values()), dtype=torch.float32, device=world.device)
@@ -383,16 +383,26 @@ def mean_terms(losses: Sequence[Losses], world: World) -> dict[str, float]:
     return dict(zip(terms, total.tolist(), strict=True))
 
 
-def require_finite(losses: Sequence[Losses]) -> None:
-    """Raises FloatingPointError with the first step, since the last call, whose loss is not finite."""
-    if not losses or all(torch.stack([term.isfinite() for one in losses for term in one.terms.values()]).tolist()):
+def require_finite(losses: Sequence[Losses], world: World) -> None:
+    """Raises FloatingPointError, on every process, if any loss since the last log is not finite on any of them."""
+    broken = first_broken(losses)
+    count = torch.tensor(float(broken is not None), device=world.device)
+    if distributed.sum_over_processes(count) == 0:
         return
-    first = next(one for one in losses if not all(term.isfinite() for term in one.terms.values()))
-    values = ", ".join(f"{name} {float(term) * first.factor:g}" for name, term in first.terms.items())
+    if broken is None:
+        raise FloatingPointError("the loss is not finite in another process, whose message names the images")
+    values = ", ".join(f"{name} {float(term) * broken.factor:g}" for name, term in broken.terms.items())
     raise FloatingPointError(
-        f"the loss is not finite at step {first.step} ({values}) for {', '.join(first.names)}; "
+        f"the loss is not finite at step {broken.step} ({values}) for {', '.join(broken.names)}; "
         "try a lower optim.lr, optim.warmup_steps, optim.clip_norm or train.precision=fp32"
     )
+
+
+def first_broken(losses: Sequence[Losses]) -> Losses | None:
+    """The first losses that are not finite."""
+    if not losses or all(torch.stack([term.isfinite() for one in losses for term in one.terms.values()]).tolist()):
+        return None
+    return next(one for one in losses if not all(term.isfinite() for term in one.terms.values()))
 
 
 def validate(
@@ -445,9 +455,11 @@ def measure(
 # ---- saved, and restored bit for bit
 
 
-def save(run: RunFolder, learner: Learner, measured: Segmenter, at: Standing, losses: Sequence[Losses]) -> None:
+def save(
+    run: RunFolder, learner: Learner, measured: Segmenter, at: Standing, losses: Sequence[Losses], world: World
+) -> None:
     """Write what the run is resumed from. Weights after a loss that was not finite are not worth saving."""
-    require_finite(losses)
+    require_finite(losses, world)
     run_folder.write_state(run, snapshot(learner, at))
     if run.is_writer:
         measured.save(run.last)

@@ -17,6 +17,8 @@ from rich.console import Console
 
 from atrous import __version__, cli, create
 from atrous.config import Config
+from atrous.errors import ConfigError, ConversionError, DataError, ModelFileError
+from atrous.interrupt import Interrupted
 from atrous.progress import Progress
 from tests.conftest import SHARED, SMALL_MODEL, TINY, save
 
@@ -248,27 +250,51 @@ def test_evaluate_checks_first_whether_it_can_write(tmp_path: Path, capsys: pyte
 def test_a_full_gpu_is_one_line_and_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(*arguments: object, **options: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n2 GiB")
-
-    monkeypatch.setattr("atrous.train.train", train)
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n2 GiB")
+    monkeypatch.setattr("atrous.train.train", raising(full))
     message = failure(capsys, "train", RECIPE, "--out", str(tmp_path / "run"), code=1)
     assert "train.batch" in message
     assert "augment.crop" in message
 
 
+def raising(error: BaseException) -> Callable[..., None]:
+    def train(*arguments: object, **options: object) -> None:
+        raise error
+
+    return train
+
+
 def test_a_bug_is_reported_as_ours_with_its_trace(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train(*arguments: object, **options: object) -> None:
-        raise ValueError("shapes do not match")
+    for bug in (ValueError("shapes do not match"), TypeError("shapes do not match"), KeyError("shapes do not match")):
+        monkeypatch.setattr("atrous.train.train", raising(bug))
+        assert run("train", RECIPE, "--out", str(tmp_path / "run")) == 1
+        error = capsys.readouterr().err
+        assert "Traceback" in error
+        assert type(bug).__name__ in error and "shapes do not match" in error
+        assert f"this is a fault of Atrous {__version__}, not of yours" in error
 
-    monkeypatch.setattr("atrous.train.train", train)
-    assert run("train", RECIPE, "--out", str(tmp_path / "run")) == 1
-    error = capsys.readouterr().err
-    assert "Traceback" in error
-    assert "ValueError: shapes do not match" in error
-    assert "this is a fault of Atrous" in error
+
+ENDS: tuple[tuple[BaseException, int], ...] = (
+    (ConfigError("train.steps is odd"), 2),
+    (DataError("train.steps is odd"), 2),
+    (ModelFileError("train.steps is odd"), 2),
+    (ConversionError("train.steps is odd"), 2),
+    (OSError("train.steps is odd"), 2),
+    (FloatingPointError("train.steps is odd"), 1),
+    (Interrupted("train.steps is odd"), 130),
+)
+
+
+def test_an_error_of_the_user_is_one_line_with_its_own_exit_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error, code in ENDS:
+        monkeypatch.setattr("atrous.train.train", raising(error))
+        assert failure(capsys, "train", RECIPE, code=code) == "atrous: train.steps is odd\n", error
+    monkeypatch.setattr("atrous.train.train", raising(KeyboardInterrupt()))
+    assert failure(capsys, "train", RECIPE, code=130) == "atrous: interrupted\n"
 
 
 def test_conventions_of_command_lines(capsys: pytest.CaptureFixture[str]) -> None:

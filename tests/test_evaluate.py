@@ -84,7 +84,12 @@ def test_processes_share_the_images_and_each_has_the_figures_of_all(
 ) -> None:
     loaded = segmenter.load(model)
     parts: list[list[object]] = []
-    monkeypatch.setattr("atrous.distributed.gather", lambda items: parts.append(items) or items)
+
+    def gather(items: list[object]) -> list[object]:
+        parts.append(items)
+        return items
+
+    monkeypatch.setattr("atrous.distributed.gather", gather)
     worlds = [World(rank, 2, torch.device("cpu")) for rank in (0, 1)]
     finished: list[int] = []
     halves = [
@@ -118,6 +123,7 @@ def test_the_originals_canvas_and_a_crf_are_in_the_protocol(model: Path) -> None
     refined, plain = (evaluate.run(model, some, console=QUIET) for some in (overrides, overrides[:2]))
     assert refined.protocol["image"] == "on a canvas of 49 x 65, shrunk to fit"
     assert refined.protocol["CRF"] == "v1_large_fov"
+    assert refined.figures.confusion is not None and plain.figures.confusion is not None
     assert not np.array_equal(refined.figures.confusion, plain.figures.confusion)
 
 

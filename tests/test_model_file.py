@@ -30,7 +30,7 @@ def saved(small: Segmenter, tmp_path: Path) -> Path:
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+    with safe_open(path, framework="pt") as file:
         metadata: dict[str, str] = file.metadata()
         return metadata
 

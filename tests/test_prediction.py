@@ -38,6 +38,7 @@ def test_masks_are_palette_pngs_and_overlays_have_the_size_of_the_image(small: S
 
 def test_files_are_named_for_what_is_in_them(small: Segmenter) -> None:
     prediction = small.predict(noise(), probabilities=True)
+    assert prediction.probabilities is not None
     assert prediction.files(overlays=False, probabilities=False).keys() == {("masks", ".png")}
     files = prediction.files(overlays=True, probabilities=True)
     assert files.keys() == {("masks", ".png"), ("overlays", ".jpg"), ("probabilities", ".npz")}

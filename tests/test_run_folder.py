@@ -196,18 +196,26 @@ def test_a_full_disk_keeps_what_was_saved(tiny: Tiny, tmp_path: Path, monkeypatc
 
 def test_a_line_of_metrics_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text(json.dumps({"step": 1}) + "\n" + json.dumps({"step": 2}) + '\n{"step": 3, "lo')
+    path.write_text(
+        json.dumps({"step": 1, "loss": 0.5}) + "\n" + json.dumps({"step": 2, "loss": 0.5}) + '\n{"step": 3, "lo'
+    )
     assert [row["step"] for row in run_folder.read_rows(path)] == [1, 2]
     run_folder.drop_rows_after(path, 1, 0)
-    assert path.read_text() == '{"step": 1}\n'
+    assert path.read_text() == '{"step": 1, "loss": 0.5}\n'
 
 
 def test_rows_that_will_be_done_again_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    rows: list[dict[str, Any]] = [{"step": 2}, {"step": 2, "scores": {}}, {"step": 4}, {"step": 4, "scores": {}}]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run_folder.drop_rows_after(path, step=4, measured=2)
-    assert run_folder.read_rows(path) == rows[:3]
+    for scores in ({"scores": {"miou": 0.5}}, {"miou": 0.5}):  # today's, and those of older runs
+        rows: list[dict[str, Any]] = [
+            {"step": 2, "loss": 0.5},
+            {"step": 2, **scores},
+            {"step": 4, "loss": 0.5},
+            {"step": 4, **scores},
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        run_folder.drop_rows_after(path, step=4, measured=2)
+        assert run_folder.read_rows(path) == rows[:3]
 
 
 # ---- killed

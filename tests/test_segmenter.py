@@ -110,7 +110,7 @@ REFUSED_STRIDES = (  # model, backbone, output stride, reason
     ("deeplab_v3", "pnasnet", 8, "deeplab_v3 with pnasnet has other weights at 8 than at 16; stay at 16"),
     ("deeplab_v1", "vgg16", 16, "model.output_stride=16: must be 8"),
     ("deeplab_v2", "vgg16", 16, "output_stride 16 is not for vgg16, which has 8"),
-    ("deeplab_v2", "mobilenet_v2", 32, "rates [6, 12, 18, 24] at output stride 8 have no whole counterpart at 32"),
+    ("deeplab_v2", "mobilenet_v2", 32, "rates (6, 12, 18, 24) at output stride 8 have no whole counterpart at 32"),
     ("dense_prediction_cell", "mobilenet_v2", 32, "model.output_stride=32: must be 8 or 16"),
 )
 
@@ -153,16 +153,16 @@ WRONG_SETTINGS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"model": "deeplab_v9", "num_classes": 3}, "did you mean deeplab_v3"),
     (
         {"model": "deeplab_v3", "backbone": "resnet51", "num_classes": 3},
-        "create: model.backbone=resnet51: unknown backbone; did you mean resnet50?",
+        "model.backbone=resnet51: unknown backbone; did you mean resnet50?",
     ),
     ({"model": "deeplab_v3", "backbone": "mobilenet_v2"}, "num_classes or label_space is missing"),
     (
         {"model": "deeplab_v3", "backbone": "mobilenet_v2", "num_classes": 1},
-        "create: model.num_classes=1: must be at least 2",
+        "model.num_classes=1: must be at least 2",
     ),
     (
         {"model": "deeplab_v3", "backbone": "mobilenet_v2", "num_classes": 3, "output_stride": 5},
-        "create: model.output_stride=5: must be 8, 16 or 32",
+        "model.output_stride=5: must be 8, 16 or 32",
     ),
     (
         {"model": "deeplab_v3", "num_classes": 5, "label_space": LabelSpace(names=("a", "b"))},

@@ -5,12 +5,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 from torch import Tensor, distributed
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import atrous
 from atrous import run_folder, train
@@ -157,7 +159,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tiny: Tiny, tmp_path: Path
 
 @pytest.fixture
 def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    """What rank 0 of two processes is told, in a process group in which it is alone."""
+    """The world of rank 0 of two processes, which is alone in its process group."""
     world = World(0, 2, CPU)
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
     monkeypatch.setattr("atrous.distributed.join", lambda device: world)
@@ -168,7 +170,7 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 def test_processes_exchange_one_message_a_step_besides_gradients(
     group: World, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counts and stop flags go together; only a step that is logged has a second message, the terms of its loss."""
+    """Counts and stop flags go together. A logged step has two more: whether losses are finite, and their mean."""
     messages: list[str] = []
     steps: list[int] = []
 
@@ -190,7 +192,7 @@ def test_processes_exchange_one_message_a_step_besides_gradients(
     change_losses(monkeypatch, note_step)
     config = tiny("train.steps=5", "train.log_every=4", "train.eval_every=5", "train.save_every=5")
     train.train(config, tmp_path / "run", console=QUIET)
-    assert list(np.diff(steps)) == [1, 1, 1, 2]
+    assert list(np.diff(steps)) == [1, 1, 1, 3]
     assert set(messages[steps[0] : steps[-1]]) == {"all_reduce"}
 
 
@@ -208,9 +210,9 @@ def test_losses_are_read_only_where_they_are_logged_or_saved(
         reads.append(("logged", rows[-1].step))
         return mean_terms(rows, world)
 
-    def finite(rows: list[Losses]) -> None:
+    def finite(rows: list[Losses], world: World) -> None:
         reads.append(("checked", rows[-1].step if rows else 0))
-        require_finite(rows)
+        require_finite(rows, world)
 
     monkeypatch.setattr(train, "mean_terms", mean)
     monkeypatch.setattr(train, "require_finite", finite)
@@ -219,6 +221,38 @@ def test_losses_are_read_only_where_they_are_logged_or_saved(
     logged = [("logged", 3), ("checked", 3)], [("logged", 6), ("checked", 6)], [("logged", 7), ("checked", 7)]
     assert reads == [*logged[0], ("checked", 5), *logged[1], *logged[2], ("checked", 0)]
     assert [row["step"] for row in losses(run)] == [3, 6, 7]
+
+
+class Reads(TorchDispatchMode):
+    """Counts the tensors whose value was read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        self.count += str(func).startswith(("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select"))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("overrides", [(), ("loss.hard_pixels=0.5", "optim.clip_norm=1", "train.accumulate=2")])
+def test_no_step_between_two_logs_reads_a_value(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+) -> None:
+    """On a GPU each read waits for the device. AdamW reads its counters of steps, which stay on the CPU."""
+    counts: list[int] = []
+    reads = Reads()
+
+    def note(number: int, terms: Terms) -> Terms:
+        counts.append(reads.count)
+        return terms
+
+    change_losses(monkeypatch, note)
+    rare = ("train.steps=4", "train.log_every=4", "train.eval_every=4", "train.save_every=4")
+    with reads:
+        train.train(tiny(*rare, "optim.name=sgd", "train.ema=0.9", *overrides), tmp_path / "run", console=QUIET)
+    assert len(set(counts)) == 1
+    assert reads.count > counts[0]  # by the log and the validation
 
 
 def nan_from(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +296,19 @@ def test_weights_after_a_loss_that_is_not_finite_are_never_saved(
     assert not run.best.exists()
 
 
+def test_a_loss_that_is_not_finite_in_one_process_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the first process, whose own loss is still finite, would save weights that are not."""
+    finite = [Losses(1, ("a",), {"semantic": torch.tensor(1.0)}, 1.0)]
+    broken = [*finite, Losses(2, ("b",), {"semantic": torch.tensor(float("inf"))}, 1.0)]
+    world = World(0, 2, CPU)
+    train.require_finite(finite, world)
+    with pytest.raises(FloatingPointError, match=r"at step 2 \(semantic inf\) for b;"):
+        train.require_finite(broken, world)
+    monkeypatch.setattr("atrous.distributed.sum_over_processes", lambda count: count + 1)
+    with pytest.raises(FloatingPointError, match="not finite in another process"):
+        train.require_finite(finite, world)
+
+
 def test_the_terms_of_all_passes_add_up_to_the_logged_loss() -> None:
     def row(step: int, value: float, factor: float) -> Losses:
         terms = {"semantic": torch.tensor(value), "auxiliary": torch.tensor(value / 2)}
@@ -275,7 +322,7 @@ def test_the_terms_of_all_passes_add_up_to_the_logged_loss() -> None:
 
 
 class Unexpected(Exception):  # noqa: N818 - no error of a run
-    """Work that should not have begun."""
+    """Work that should not have started."""
 
 
 def refuse_work(monkeypatch: pytest.MonkeyPatch) -> None:

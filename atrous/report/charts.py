@@ -147,9 +147,9 @@ def curve(name: str, points: Sequence[Point], *, end: float, faint: Sequence[Poi
         *([_dot(frame, point) for point in known] if (dots and len(known) <= MAX_DOTS) or len(known) == 1 else []),
         *_hits(frame, thinned(known, MAX_HITS)),
     ]
-    said = f"{name} over {len(known)} points: first {number(known[0][1])}, last {number(known[-1][1])}"
+    description = f"{name} over {len(known)} points: first {number(known[0][1])}, last {number(known[-1][1])}"
     return (
-        f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(said)}" '
+        f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(description)}" '
         f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
 

@@ -1,6 +1,7 @@
 """What holds for every row of TASKS, and the values that tasks hand on: tables, figures, sums."""
 
 import json
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +80,8 @@ def test_the_figures_of_several_metrics_stand_side_by_side() -> None:
 
 
 def test_statistics_are_summed_metric_by_metric() -> None:
-    one, two = {"a": torch.tensor([1, 2]), "b": 3}, {"a": torch.tensor([10, 20]), "b": 4}
+    one: dict[str, Any] = {"a": torch.tensor([1, 2]), "b": 3}
+    two: dict[str, Any] = {"a": torch.tensor([10, 20]), "b": 4}
     total = summed([{}, one, two])
     assert total["a"].tolist() == [11, 22]
     assert total["b"] == 7
