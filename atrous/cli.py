@@ -142,7 +142,9 @@ def predict(
     if not sources:
         raise ConfigError(f"no image, folder or pattern, only the setting {overrides[0]}")
     summary = predict.run(model, sources, out, overrides, overlays=overlays, probabilities=probabilities, device=device)
-    typer.echo(f"{summary.images} images: {', '.join(map(str, summary.folders))}")
+    if summary.images:
+        count = "1 image" if summary.images == 1 else f"{summary.images} images"
+        typer.echo(f"{count}: {', '.join(map(str, summary.folders))}")
     if summary.failures:
         raise DataError("; ".join(summary.failures))
 

@@ -240,6 +240,26 @@ def test_a_file_that_looks_like_a_setting_is_an_image(tmp_path: Path, monkeypatc
     assert Path("out/masks/scene.t=5.png").exists()
 
 
+def test_an_unreadable_image_is_named_and_the_others_are_predicted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    create("deeplab_v3", num_classes=2, output_stride=32).save(Path("m.safetensors"))
+    for name in ("a.png", "b.png"):
+        save(Path(name), np.zeros((9, 9, 3), np.uint8))
+    Path("broken.png").write_bytes(Path("a.png").read_bytes()[:40])
+    for images, printed in (
+        (("broken.png", "a.png", "b.png"), "2 images: out/masks, out/overlays\n"),
+        (("a.png", "broken.png"), "1 image: out/masks, out/overlays\n"),
+        (("broken.png",), ""),
+    ):
+        assert run("predict", "m.safetensors", *images, "--out", "out", "--device", "cpu") == 2
+        captured = capsys.readouterr()
+        assert captured.out == printed
+        assert captured.err.startswith("atrous: cannot read image broken.png: ")
+        assert captured.err.count("\n") == 1
+
+
 def test_evaluate_checks_first_whether_it_can_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("--json", "--report"):
         message = failure(capsys, "evaluate", "/nowhere.safetensors", option, "/proc/nowhere/page")
