@@ -223,11 +223,11 @@ def test_losses_are_read_only_where_they_are_logged_or_saved(
     assert [row["step"] for row in losses(run)] == [3, 6, 7]
 
 
-class Reads(TorchDispatchMode):
+class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the tensors whose value was read."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
