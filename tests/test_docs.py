@@ -42,6 +42,7 @@ NOT_RUN = {  # a part of the command: why it is only checked
     "train RECIPE": "stands for any recipe",
     "torchrun ": "starts many processes",
 }
+ELSEWHERE = {ROOT / "docs" / "converting.md": ROOT / "tests" / "convert" / "test_converting_page.py"}  # what runs it
 STAND_INS = {"RECIPE": RECIPE, "mine.yaml": RECIPE, "runs/mine/config.yaml": RECIPE}  # for files that aren't there
 
 
@@ -90,7 +91,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("page", [page for page in GUIDES if any(True for _ in blocks(page))], ids=name_of)
+@pytest.mark.parametrize("page", [page for page in GUIDES if page not in ELSEWHERE and any(blocks(page))], ids=name_of)
 def test_a_page_can_be_followed(
     page: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +123,11 @@ def follow(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0, f"{command}: {output.err}"
     if target is not None:
         target.write_text(output.out)
+
+
+def test_pages_that_are_run_elsewhere_are() -> None:
+    for page, test in ELSEWHERE.items():
+        assert name_of(page) in test.read_text(encoding="utf-8")
 
 
 def test_a_run_leaves_the_files_that_its_page_lists(trained: Path) -> None:

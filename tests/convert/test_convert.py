@@ -45,13 +45,13 @@ def test_the_segmenter_can_predict_and_be_saved(arrays: Arrays, tmp_path: Path) 
     loaded = atrous.load(tmp_path / "model.safetensors")
     assert np.array_equal(loaded.predict(image).semantic, segmenter.predict(image).semantic)
     assert torch.equal(logits(loaded), logits(segmenter))
-    assert loaded.results["converted"] == segmenter.results["converted"]
+    assert loaded.header.origin == segmenter.header.origin
 
 
 def test_the_conversion_reports_what_it_used_and_assumed(arrays: Arrays) -> None:
     done = conversion({**arrays, "global_step": np.array(7)}, options={"output_stride": 32})
     assert (done.system, done.num_used, done.unused) == ("tf_deeplab", len(arrays), ["global_step"])
-    origin = done.segmenter.results["converted"]
+    origin = done.segmenter.header.origin
     assert origin["source"] == "the arrays"
     assert origin["options"] == {"output_stride": "32"}
     assert origin["unused"] == ["global_step"]

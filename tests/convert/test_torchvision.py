@@ -77,7 +77,7 @@ def test_imagenet_networks_have_the_logits_of_the_reference_network(name: str) -
     config = segmenter.model.config
     assert (config.name, config.backbone.name, config.output_stride) == ("image_classifier", name, 32)
     pixels = random_image(64, 97)
-    assert_close(segmenter.model(pixels).semantic[..., 0, 0], ReferenceNetwork(weights(name), name).classes(pixels))
+    assert_close(segmenter.model(pixels).classes, ReferenceNetwork(weights(name), name).classes(pixels))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -117,7 +117,7 @@ def test_files_of_weights_and_of_checkpoints_are_read(tmp_path: Path) -> None:
     expected = ReferenceNetwork(arrays, "resnet18").classes(random_image(33, 47))
     for name in ("resnet18-5c106cde.pth", "checkpoint.pth.tar"):
         with torch.no_grad():
-            assert_close(convert(tmp_path / name).model(random_image(33, 47)).semantic[..., 0, 0], expected)
+            assert_close(convert(tmp_path / name).model(random_image(33, 47)).classes, expected)
 
 
 # ---- refused
