@@ -19,7 +19,7 @@ from atrous.config import Config
 from atrous.distributed import World
 from atrous.errors import ConfigError, ModelFileError
 from atrous.files import prepare_output, write_atomically
-from atrous.models.format_1 import upgraded_experiment
+from atrous.models.format_1 import upgraded_row
 
 State = dict[str, Any]  # of a training between two steps: tensors and numbers only
 
@@ -115,8 +115,7 @@ def resumed(run: RunFolder, config: Config) -> State | None:
 
 def require_same(run: RunFolder, config: Config, what: str) -> None:
     """Refuse another experiment than the folder's; only its data may have moved."""
-    tree = upgraded_experiment(configs.read_tree(str(run.config)))
-    stored = configs.check(tree, source=str(run.config))
+    stored = configs.load(str(run.config))
     for key, there, here in configs.differences(stored, config):
         if key != "data.root":
             raise ConfigError(f"{what}: {key} is {here} here but {there} in {run.config}; use the run's own config")
@@ -197,7 +196,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def _whole_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
-            yield json.loads(line)
+            yield upgraded_row(json.loads(line))
         except json.JSONDecodeError:
             return
 

@@ -19,6 +19,7 @@ from atrous import run_folder, train
 from atrous.config import to_yaml
 from atrous.distributed import World
 from atrous.errors import ConfigError, DataError, ModelFileError
+from atrous.models.format_1 import BACKBONE
 from atrous.run_folder import RunFolder, State
 from tests.conftest import tiny_config
 from tests.runs import QUIET, Tiny, assert_same, copied, folder_config, losses, weights
@@ -135,7 +136,7 @@ def test_data_that_moved_can_be_resumed_with(folder_data: Path, tmp_path: Path) 
 def flat(tree: dict[str, Any]) -> dict[str, Any]:
     """The tiny recipe's config as runs of format 1 have it."""
     aspp, decoder, backbone = (tree["model"].pop(name) for name in ("aspp", "decoder", "backbone"))
-    settings = {"aspp_channels": aspp["channels"], "rates": aspp["rates"], "drop_path": 0.0, "depth_multiplier": 0.1}
+    settings = {**BACKBONE, "depth_multiplier": 0.1, "aspp_channels": aspp["channels"], "rates": aspp["rates"]}
     settings |= {"decoder_channels": decoder["channels"], "low_level_channels": decoder["low_level_channels"]}
     model = {**tree["model"], "backbone": backbone["name"], **settings}
     loss = {**{key: value for key, value in tree["loss"].items() if key != "weights"}, "auxiliary": 0.4}
@@ -145,7 +146,7 @@ def flat(tree: dict[str, Any]) -> dict[str, Any]:
 def test_a_run_whose_config_has_flat_model_settings_is_resumed(finished: RunFolder, tmp_path: Path) -> None:
     run = copied(finished, tmp_path / "run")
     run.config.write_text(yaml.safe_dump(flat(yaml.safe_load(run.config.read_text()))))
-    assert "depth_multiplier: 0.1\n  drop_path" in run.config.read_text()
+    assert "depth_multiplier: 0.1\n  divisible_by" in run.config.read_text()
     with run_folder.opened(run, tiny_config(*FINISHED), ALONE, resume=True) as state:
         assert state is not None
         assert state["step"] == 4
