@@ -4,9 +4,9 @@ Only the process that writes (rank 0) changes anything; on the others these func
 """
 
 import contextlib
+import hashlib
 import io
 import json
-import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,12 @@ from atrous import config as configs
 from atrous import distributed
 from atrous.config import Config
 from atrous.distributed import World
-from atrous.errors import ConfigError, ModelFileError
+from atrous.errors import ConfigError, DataError, ModelFileError
 from atrous.files import prepare_output, write_atomically
 from atrous.models.format_1 import upgraded_row
 
 State = dict[str, Any]  # of a training between two steps: tensors and numbers only
+CHECKSUM = b"\nsha256 "  # a state's file ends with it and the hexadecimal digest of what stands before
 
 
 class RunFolder(NamedTuple):
@@ -158,12 +159,26 @@ def _remove(files: Iterable[Path], folders: Iterable[Path]) -> None:
 
 
 def read_state(path: Path) -> State:
-    """On the CPU. Raises ModelFileError with the path where it is damaged."""
+    """On the CPU. Raises ModelFileError with the path where it is damaged; states of format 1 have no checksum."""
     try:
-        state: State = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
-        raise ModelFileError(f"{path}: not a complete training state: {str(error).splitlines()[0]}") from error
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path}: not a complete training state: {error}") from error
+    body, mark, digest = content.rpartition(CHECKSUM)
+    if mark and hashlib.sha256(body).hexdigest().encode() != digest:
+        raise ModelFileError(f"{path}: not a complete training state: it does not match its checksum")
+    state = _loaded(body if mark else content, path)
+    if not isinstance(state, dict) or not {"step", "model", "optimizer"} <= state.keys():
+        raise ModelFileError(f"{path}: not the state of a training")
     return state
+
+
+def _loaded(content: bytes, path: Path) -> object:
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # PyTorch may raise anything for a damaged file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelFileError(f"{path}: not a complete training state: {reason}") from error
 
 
 def write_state(run: RunFolder, state: State) -> None:
@@ -171,6 +186,7 @@ def write_state(run: RunFolder, state: State) -> None:
         return
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    buffer.write(CHECKSUM + hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
     write_atomically(run.state, buffer.getvalue())
 
 
@@ -189,16 +205,22 @@ def log(run: RunFolder, row: Mapping[str, Any]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics, without a last line that a kill has cut off."""
-    return list(_whole_rows(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+    """The rows of a run's metrics, without a last line that a kill has cut off. Raises DataError for other damage."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    rows = [_row(line) for line in lines]
+    for number, row in enumerate(rows[:-1], start=1):
+        if row is None:
+            raise DataError(f"{path}: line {number} is not a row of metrics; remove it")
+    return [row for row in rows if row is not None]
 
 
-def _whole_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        try:
-            yield upgraded_row(json.loads(line))
-        except json.JSONDecodeError:
-            return
+def _row(line: str) -> dict[str, Any] | None:
+    """None for a damaged one."""
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return upgraded_row(row) if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def drop_rows_after(path: Path, step: int, measured: int) -> None:

@@ -121,8 +121,15 @@ def test_a_folder_that_is_not_a_whole_run_is_refused(finished: RunFolder, tmp_pa
     run.config.write_text("train: {steps: [")
     refused(r"config\.yaml: not a YAML file", ConfigError)
     run.config.write_text(config)
-    run.state.write_bytes(run.state.read_bytes()[:1000])
-    refused(r"last\.pt: not a complete training state", ModelFileError)
+    state = run.state.read_bytes()
+    for damaged in (b"", state[:1000], state[:-1], state[:2000] + bytes([state[2000] ^ 1]) + state[2001:]):
+        run.state.write_bytes(damaged)
+        refused(r"last\.pt: not a complete training state", ModelFileError)
+    torch.save([1], run.state)
+    refused(r"last\.pt: not the state of a training", ModelFileError)
+    other = atrous.create("fcn", backbone="resnet_tiny", num_classes=8).model.state_dict()
+    run_folder.write_state(run, {"step": 1, "measured": 0, "model": other, "optimizer": {}})
+    refused(r"last\.pt: the weights are not those of the model", ModelFileError)
     run.state.unlink()
     refused(r"holds models, but state/last\.pt is missing", ModelFileError)
 
@@ -217,6 +224,22 @@ def test_rows_that_will_be_done_again_are_dropped(tmp_path: Path) -> None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         run_folder.drop_rows_after(path, step=4, measured=2)
         assert run_folder.read_rows(path) == rows[:3]
+
+
+def test_damaged_metrics_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for line in (b"{}", b"[1]", b"5", b"\xff\xfe", b'{"step": "x"}'):
+        path.write_bytes(b'{"step": 1, "loss": 0.5}\n' + line + b'\n{"step": 2, "loss": 0.5}\n')
+        with pytest.raises(DataError, match=r"metrics\.jsonl: line 2 is not a row of metrics; remove it"):
+            run_folder.read_rows(path)
+
+
+def test_a_state_without_a_checksum_is_read(finished: RunFolder, tmp_path: Path) -> None:
+    """As older versions wrote it."""
+    run = copied(finished, tmp_path / "run")
+    torch.save(run_folder.read_state(run.state), run.state)
+    assert run_folder.CHECKSUM not in run.state.read_bytes()
+    assert_same(weights(run), weights(finished))
 
 
 # ---- killed

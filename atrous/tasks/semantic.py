@@ -79,6 +79,7 @@ def objective(
         weights = torch.tensor(config.class_weights, dtype=torch.float32)
         if len(weights) != space.num_classes:
             raise ConfigError(f"loss.class_weights: {len(weights)} values for {space.num_classes} classes")
+    weights = None if weights is None else weights.to(world.device)  # now: at each step it would wait for the device
     return SemanticObjective(config, space.ignore, weights, facts.convention == "aligned_corners")
 
 
