@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,6 +19,16 @@ from atrous.types import Facts, Outputs
 
 Precision = Literal["fp32", "bf16"]
 SHOWN = 3  # names in an error
+TYPES = {  # of .safetensors files
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
 
 
 class Prepared(NamedTuple):
@@ -68,12 +79,7 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
     """The model in evaluation mode on `device`. Raises ModelFileError where the weights are not those of `config`."""
     with _opened(path) as file:
         stored = (file.metadata() or {}).get("checksum")  # type: ignore[no-untyped-call]
-        # Tensors read from a file lie where the file has them, and kernels round differently on memory that isn't
-        # aligned: without a copy the length of the header would change the last bits of a prediction.
-        weights: dict[str, Tensor] = {
-            name: file.get_tensor(name).clone()  # type: ignore[no-untyped-call]
-            for name in file.keys()  # type: ignore[no-untyped-call]  # noqa: SIM118
-        }
+    weights = dict(read_weights(path))
     if stored is not None and checksum(weights) != stored:
         raise ModelFileError(f"{path}: its weights do not match their checksum: the file is damaged")
     with torch.device("meta"):
@@ -81,6 +87,25 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
     require_same_weights(model.state_dict(), weights, path)
     model.load_state_dict(weights, assign=True)
     return model.eval().to(device)
+
+
+def read_weights(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The weights of a file that has been opened before, and so is whole, each in memory of its own.
+
+    The library's tensors lie where the file has them, and kernels round differently on memory that isn't aligned: with
+    those the length of the header would change the last bits of a prediction. Copies of them take twice the memory.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        for name, entry in json.loads(file.read(length)).items():
+            if name == "__metadata__":
+                continue
+            if entry["dtype"] not in TYPES:
+                raise ModelFileError(f"{path}: {name} is of type {entry['dtype']}, which no model has")
+            weight = torch.empty(entry["shape"], dtype=TYPES[entry["dtype"]])
+            file.seek(8 + length + entry["data_offsets"][0])
+            file.readinto(weight.reshape(-1).view(torch.uint8).numpy().data)
+            yield name, weight
 
 
 @contextlib.contextmanager
@@ -99,7 +124,7 @@ def checksum(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
