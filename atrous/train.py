@@ -167,14 +167,17 @@ def build(config: Config, space: LabelSpace, world: World, *, is_new: bool) -> t
 
 
 def spread(model: Model, config: Config, world: World) -> nn.Module:
-    """Set the batch norms, and spread the model over the processes; the parameters stay those of `model`."""
+    """Set the batch norms, and spread the model over the processes; the parameters stay those of `model`.
+
+    Buffers are not sent at each step: a training does not read them, and a validation copies those of rank 0.
+    """
     set_batch_norm(model, config)
     if world.size == 1:
         return model
     if world.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        return DistributedDataParallel(model, device_ids=[world.device.index])
-    return DistributedDataParallel(model)
+        return DistributedDataParallel(model, device_ids=[world.device.index], broadcast_buffers=False)
+    return DistributedDataParallel(model, broadcast_buffers=False)
 
 
 def set_batch_norm(model: nn.Module, config: Config) -> None:

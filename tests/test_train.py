@@ -12,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 from torch import Tensor, distributed
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import atrous
@@ -194,6 +195,13 @@ def test_processes_exchange_one_message_a_step_besides_gradients(
     train.train(config, tmp_path / "run", console=QUIET)
     assert list(np.diff(steps)) == [1, 1, 1, 3]
     assert set(messages[steps[0] : steps[-1]]) == {"all_reduce"}
+
+
+def test_buffers_are_not_sent_at_each_step(group: World, tiny: Tiny) -> None:
+    """PyTorch would send them before each pass; `copy_buffers_from_first` does where they are read."""
+    parallel = train.spread(atrous.create(tiny().model, num_classes=8).model, tiny(), group)
+    assert isinstance(parallel, DistributedDataParallel)
+    assert not parallel.will_sync_module_buffers()
 
 
 # ---- what is logged, and when
