@@ -44,6 +44,13 @@ class Standing(NamedTuple):
     best: float = -1.0  # the headline score of the best one
 
 
+class Parallel(DistributedDataParallel):
+    """Without the message that sends all buffers at each step: only validations read them, and they copy rank 0's."""
+
+    def will_sync_module_buffers(self) -> bool:
+        return False
+
+
 class Learner(NamedTuple):
     """Everything that an update changes."""
 
@@ -167,17 +174,14 @@ def build(config: Config, space: LabelSpace, world: World, *, is_new: bool) -> t
 
 
 def spread(model: Model, config: Config, world: World) -> nn.Module:
-    """Set the batch norms, and spread the model over the processes; the parameters stay those of `model`.
-
-    Buffers are not sent at each step: a training does not read them, and a validation copies those of rank 0.
-    """
+    """Set the batch norms, and spread the model over the processes; the parameters stay those of `model`."""
     set_batch_norm(model, config)
     if world.size == 1:
         return model
     if world.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        return DistributedDataParallel(model, device_ids=[world.device.index], broadcast_buffers=False)
-    return DistributedDataParallel(model, broadcast_buffers=False)
+        return Parallel(model, device_ids=[world.device.index])
+    return Parallel(model)
 
 
 def set_batch_norm(model: nn.Module, config: Config) -> None:

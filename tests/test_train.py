@@ -12,7 +12,6 @@ import pytest
 import torch
 from rich.console import Console
 from torch import Tensor, distributed
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import atrous
@@ -200,7 +199,7 @@ def test_processes_exchange_one_message_a_step_besides_gradients(
 def test_buffers_are_not_sent_at_each_step(group: World, tiny: Tiny) -> None:
     """PyTorch would send them before each pass; `copy_buffers_from_first` does where they are read."""
     parallel = train.spread(atrous.create(tiny().model, num_classes=8).model, tiny(), group)
-    assert isinstance(parallel, DistributedDataParallel)
+    assert isinstance(parallel, train.Parallel)
     assert not parallel.will_sync_module_buffers()
 
 
