@@ -46,14 +46,14 @@ class InferenceConfig(Settings):
 
     def describe(self) -> dict[str, str]:
         height, width = self.window
-        how = {
+        modes = {
             "whole": "whole image",
             "sliding": f"{self._resized}windows of {height} x {width}, {self.overlap:.0%} overlap",
             "canvas": f"on a canvas of {height} x {width}, shrunk to fit",
         }
         crf = {"CRF": self.crf} if self.crf else {}
         return {
-            "image": how[self.mode],
+            "image": modes[self.mode],
             "scales": ", ".join(f"{scale:g}" for scale in self.scales),
             "flipped too": "yes" if self.flip else "no",
             **crf,
@@ -69,7 +69,7 @@ class Seen(NamedTuple):
 
     outputs: Outputs  # of one pass, at the network's own grid; of several, probabilities at the images' size
     framed: Size  # of the images as they were shown, padded
-    shown: Size  # of the part of it that is image
+    shown: Size  # of the images within them, without padding
     size: Size  # of the images
     convention: Convention
     is_mean: bool  # `outputs.semantic` holds probabilities [B, C, H, W], the mean of several passes; not logits
@@ -77,9 +77,9 @@ class Seen(NamedTuple):
 
 @torch.inference_mode()
 def look(network: Network, images: Tensor, config: InferenceConfig, *, probabilities: bool = False) -> Seen:
-    """Show images [B, 3, H, W] to a network by the protocol. With `probabilities` these are computed in any case.
+    """Show images [B, 3, H, W] to a network by the protocol. With `probabilities`, these are always computed.
 
-    Raises ConfigError where the protocol asks for several passes and the network has no map of classes to average.
+    Raises ConfigError if the protocol asks for several passes but the network has no class map to average.
     """
     size, facts = image_size(images), network.facts
     if probabilities or not config.is_single:
@@ -92,7 +92,7 @@ def look(network: Network, images: Tensor, config: InferenceConfig, *, probabili
 
 @torch.inference_mode()
 def labels_at_image(seen: Seen) -> Tensor:
-    """The likeliest class of each pixel, [B, H, W]; after one pass no [B, C, H, W] is held."""
+    """The likeliest class of each pixel, [B, H, W]; a single pass never holds [B, C, H, W]."""
     if seen.is_mean:
         return seen.outputs.semantic.argmax(1)
     is_aligned = seen.convention == "aligned_corners"
@@ -104,7 +104,7 @@ def labels_at_image(seen: Seen) -> Tensor:
 
 
 def map_at_image(x: Tensor, seen: Seen) -> Tensor:
-    """A map [B, K, h, w] of one pass at the images' size, [B, K, H, W]; its values stay as they are."""
+    """A map [B, K, h, w] of one pass resized to the images, [B, K, H, W]; its values do not change."""
     framed = resize(x.float(), seen.framed, seen.convention)[..., : seen.shown[0], : seen.shown[1]]
     return _resize(framed, seen.size)
 
@@ -130,7 +130,7 @@ class Framed(NamedTuple):
     """Images as they are shown to the network: padded at the bottom and right."""
 
     images: Tensor  # [B, 3, H', W']
-    height: int  # of the part that is image
+    height: int  # of the image, without padding
     width: int
 
 
@@ -188,7 +188,7 @@ def _pad(images: Tensor, network: Network, bottom: int, right: int, top: int = 0
 
 
 def _averaged(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
-    """Mean probabilities [B, C, H, W] over scales and flips, each from one pass over the whole images."""
+    """Mean probabilities [B, C, H, W] over scales and flips, each from one pass over whole images."""
     total = torch.zeros(images.shape[0], network.facts.num_classes, *image_size(images), device=images.device)
     views = list(product(config.scales, (False, True) if config.flip else (False,)))
     for scale, is_flipped in views:
@@ -214,8 +214,8 @@ def _logits(network: Network, images: Tensor, scale: float = 1.0) -> Tensor:  # 
     semantic = network(images, scale).semantic
     if semantic.ndim != 4:
         raise ConfigError(
-            f"evaluate: a network for {network.facts.task} has no map of classes: mode=sliding, scales, flip, crf and "
-            "probabilities by pixel are not for it"
+            f"evaluate: a {network.facts.task} network has no class map, so mode=sliding, scales, flip, crf and "
+            "probabilities per pixel do not apply to it"
         )
     return semantic.float()
 
@@ -226,7 +226,7 @@ def _refined(probabilities: Tensor, images: Tensor, crf: CRF) -> Tensor:
 
 
 def _sliding_views(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
-    """Mean probabilities [B, C, H, W] over scales, each seen in windows."""
+    """Mean probabilities [B, C, H, W] over scales, each computed in windows."""
     total = torch.zeros(images.shape[0], network.facts.num_classes, *image_size(images), device=images.device)
     for scale in config.scales:
         view = _resize(images.float(), scaled_size(image_size(images), scale, config.base_size))
@@ -249,8 +249,8 @@ def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 def _sliding_around(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
     """`_sliding` over images that are first padded on all sides to at least a window's size.
 
-    An odd pixel goes to the bottom or right. So a network sees images of its training crop's size only, which PSANet
-    depends on.
+    An odd pixel goes to the bottom or right. Thus the network sees only images of its training crop's size, as PSANet
+    requires.
     """
     height, width = image_size(images)
     rows, columns = (max(0, window - side) for window, side in zip(config.window, (height, width), strict=True))
@@ -304,7 +304,7 @@ def _in_one_pass(network: Network, windows: list[Tensor]) -> Iterator[Tensor]:
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
-    """Where windows begin along a side. The last one ends with it; one that is longer than the side begins at 0."""
+    """Where windows start along a side. The last one ends with it; a window longer than the side starts at 0."""
     step = max(1, math.ceil(window * (1 - overlap) - 1e-6))  # 465 * (1 - 1 / 3) is 310.00000000000006
     count = max(0, math.ceil((length - window) / step)) + 1
     return [max(0, min(index * step, length - window)) for index in range(count)]

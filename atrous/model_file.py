@@ -1,4 +1,4 @@
-"""A model is one file: weights, and a `Header` with everything that it takes to use them."""
+"""A model is one file: weights, and a `Header` with everything that is needed to use them."""
 
 import json
 from collections.abc import Mapping
@@ -65,7 +65,7 @@ def save(path: Path, model: Model, header: Header) -> None:
 def load(path: Path, device: torch.device) -> tuple[Network, Header]:
     """The network in a file, opened by the runtime of its suffix, and its header.
 
-    Raises FileNotFoundError, or ModelFileError with the path where the file is damaged or not a model of Atrous.
+    Raises FileNotFoundError, or ModelFileError with the path if the file is damaged or not a model of Atrous.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such model file: {path}")
@@ -99,7 +99,7 @@ def parse(metadata: Mapping[str, str], path: Path) -> Header:
 
 
 def upgraded(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A header of format 1 as one of today: flat model settings, and the origin of a conversion among the results."""
+    """Upgrade a header of format 1: flat model settings, and the origin of a conversion among the results."""
     results = dict(tree.get("results", {}))
     origin = results.pop("converted", {})
     training = {"training": upgraded_experiment(tree["training"])} if "training" in tree else {}

@@ -292,5 +292,5 @@ def test_only_one_whole_pass_is_for_a_network_without_a_map_of_classes() -> None
         assert seen.outputs.classes is not None
         assert seen.outputs.classes.shape == (2, 5)
     for config in (InferenceConfig(flip=True), InferenceConfig(mode="sliding"), InferenceConfig(crf="v1")):
-        with pytest.raises(ConfigError, match="a network for classification has no map of classes"):
+        with pytest.raises(ConfigError, match="a classification network has no class map"):
             look(net, images(33, 47), config)

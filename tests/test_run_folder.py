@@ -34,7 +34,7 @@ FINISHED = ("train.eval_every=2",)  # of the run in `finished`
 def test_a_run_is_not_overwritten(finished: RunFolder, tmp_path: Path) -> None:
     run = copied(finished, tmp_path / "run")
     for resume, overrides, reason in (
-        (False, FINISHED, "holds a run already; add --resume"),
+        (False, FINISHED, "already holds a run; add --resume"),
         (True, ("train.eval_every=2", "train.steps=9"), r"--resume: train.steps is 9 here but 4 in .*config.yaml"),
     ):
         with pytest.raises(ConfigError, match=reason):

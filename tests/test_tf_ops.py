@@ -142,7 +142,7 @@ def test_the_loss_after_the_annealing_is_tensorflows() -> None:
     config = LossConfig(hard_pixels=0.25, hard_pixels_step=100)
     for step, name in ((50, "topk0.25_mining100_at50"), (200, "topk0.25_mining100_at200")):
         labels = torch.from_numpy(golden("loss_labels"))[..., 0]
-        loss = upsample_cross_entropy(tensor("loss_logits"), labels, top_k=hard_pixel_share(config, step))
+        loss = upsample_cross_entropy(tensor("loss_logits"), labels, hard_pixels=hard_pixel_share(config, step))
         assert float(loss) == pytest.approx(FIGURES["loss"][name], rel=1e-5)
 
 

@@ -17,11 +17,11 @@ from atrous.models import Model, ModelConfig
 from atrous.types import Facts, Outputs
 
 Precision = Literal["fp32", "bf16"]
-SHOWN = 3  # names in an error
+NUM_LISTED = 3  # names in an error
 
 
 class Prepared(NamedTuple):
-    """A network for prediction; the model that it was made from stays as it is."""
+    """A network for prediction. Preparing it does not change the model."""
 
     module: Callable[..., Outputs]
     facts: Facts
@@ -41,7 +41,7 @@ def prepare(
 ) -> Prepared:
     """A copy of `model` in evaluation mode on `device`, whose facts are read once.
 
-    Weights that are on `device` already are shared, so that later updates of `model` reach the copy. `compile` passes
+    Weights that are already on `device` are shared, so that later updates of `model` reach the copy. `compile` passes
     it to `torch.compile`.
     """
     device = torch.device(device)
@@ -65,11 +65,11 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 
 def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.device) -> Model:
-    """The model in evaluation mode on `device`. Raises ModelFileError where the weights are not those of `config`."""
+    """The model in evaluation mode on `device`. Raises ModelFileError if the weights are not those of `config`."""
     with _opened(path) as file:
         stored = (file.metadata() or {}).get("checksum")  # type: ignore[no-untyped-call]
-        # Tensors read from a file lie where the file has them, and kernels round differently on memory that isn't
-        # aligned: without a copy the length of the header would change the last bits of a prediction.
+        # safetensors may return tensors that are not aligned in memory, on which kernels round differently: without a
+        # copy, the length of the header would change the last bits of a prediction.
         weights: dict[str, Tensor] = {
             name: file.get_tensor(name).clone()  # type: ignore[no-untyped-call]
             for name in file.keys()  # type: ignore[no-untyped-call]  # noqa: SIM118
@@ -104,10 +104,10 @@ def checksum(weights: Mapping[str, Tensor]) -> str:
 
 
 def require_same_weights(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: Path) -> None:
-    """Every weight is there, each in its shape, and there are no others: anything else is another model."""
+    """Require every weight, each with its shape, and no others: anything else belongs to another model."""
     missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     lists = [
-        f"{len(names)} {what} ({', '.join(names[:SHOWN])})"
+        f"{len(names)} {what} ({', '.join(names[:NUM_LISTED])})"
         for what, names in (("missing", missing), ("unknown", unknown))
         if names
     ]

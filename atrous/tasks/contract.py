@@ -22,7 +22,7 @@ class Objective(Protocol):
         """What the loss compares outputs with, on the batch's device."""
 
     def counts(self, targets: Targets, step: int) -> Tensor | None:
-        """How many items (pixels, things) one pass has its means over, [K] float64; None: passes have their own means.
+        """How many items (pixels, things) one pass averages over, [K] float64; None: each pass has its own mean.
 
         Counts are summed over the passes and processes of an update before any loss is computed, so that every item of
         an update weighs the same.
@@ -33,7 +33,7 @@ class Objective(Protocol):
 
 
 class MakeObjective(Protocol):
-    """Raises ConfigError where the loss's settings do not fit the network or the data."""
+    """Raises ConfigError if the loss's settings do not fit the network or the data."""
 
     def __call__(
         self,
@@ -62,7 +62,7 @@ class Labels(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Figures by row, in general by class. The first column is the one to sort by."""
+    """Figures by row, usually one row per class. The first column is the one to sort by."""
 
     columns: tuple[str, ...]
     rows: Mapping[str, tuple[float | int | None, ...]]  # None: undefined, such as the IoU of an absent class
@@ -105,14 +105,14 @@ def joined(parts: Sequence[Figures]) -> Figures:
         first = Figures(
             {**first.scores, **other.scores},
             {**first.titles, **other.titles},
-            _beside(first.table, other.table),
+            _side_by_side(first.table, other.table),
             other.confusion if first.confusion is None else first.confusion,
             {**first.notes, **other.notes},
         )
     return first
 
 
-def _beside(left: Table, right: Table) -> Table:
+def _side_by_side(left: Table, right: Table) -> Table:
     """Both tables' columns; a row that one of them lacks is empty there."""
     missing = [(None,) * len(table.columns) for table in (left, right)]
     rows = {
@@ -123,7 +123,7 @@ def _beside(left: Table, right: Table) -> Table:
 
 
 class Metric(NamedTuple):
-    """A statistic that is added (`+`) over images and processes, and then reported."""
+    """A statistic that is summed (`+`) over images and processes, and then reported."""
 
     statistic: Callable[[Labels, Sample, LabelSpace], Any]
     report: Callable[[Any, LabelSpace], Figures]
@@ -146,7 +146,7 @@ class Task(NamedTuple):
     metrics: Mapping[str, Metric]  # the headline of the first decides which model is the best
     paint: Callable[[Image, Labels, LabelSpace, float], Image]  # the image under its labels; alpha 0 (image) to 1
     panels: Callable[[Sample, Labels, LabelSpace], list[tuple[str, Image]]]  # of an image in a report, with captions
-    legend: Mapping[str, Color]  # colours in the panels that are not those of classes
+    legend: Mapping[str, Color]  # colours in the panels that stand for no class
     results: Mapping[str, Result]  # by folder
     needs: tuple[str, ...]  # fields of a Sample, checked before step 1
 

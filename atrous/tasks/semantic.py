@@ -54,7 +54,7 @@ class SemanticObjective(NamedTuple):
             self.config,
             ignore=self.ignore,
             class_weights=self.weights,
-            top_k=hard_pixel_share(self.config, step),
+            hard_pixels=hard_pixel_share(self.config, step),
             normalizer=None if counts is None else counts[0].clamp_min(1).float(),
             align_corners=self.align_corners,
         )
@@ -85,7 +85,7 @@ def objective(
 def _class_counts(
     samples: Sequence[Sample], space: LabelSpace, world: World, workers: int, *, skip_errors: bool
 ) -> Tensor:
-    """Pixels of each class over all training labels; one process counts for all."""
+    """Pixels of each class in all training labels; rank 0 counts them for all processes."""
     counts = torch.zeros(space.num_classes, dtype=torch.int64)
     if world.rank == 0:
         counts = class_counts(samples, space, workers=workers, skip_errors=skip_errors)
@@ -98,7 +98,7 @@ def decode(seen: Seen, space: LabelSpace, config: DecodeConfig) -> list[Labels]:
     return [Labels(semantic, probabilities=probability) for semantic, probability in pairs]
 
 
-# ---- measured
+# ---- measuring
 
 
 def statistic(labels: Labels, sample: Sample, space: LabelSpace) -> Tensor:  # [C, C] int64, on the CPU
@@ -129,7 +129,7 @@ def report(total: Tensor, space: LabelSpace) -> Figures:
     )
 
 
-# ---- shown
+# ---- showing
 
 
 def label_map(labels: Labels, space: LabelSpace) -> LabelMap:
