@@ -1,7 +1,7 @@
 """A dataset of your own: `images/{train,val}/`, `masks/{train,val}/` with the same file names, and `classes.yaml`.
 
 names: [background, person]        # or {0: background, 255: person}: the values in the masks
-ignore: 254                        # the value of pixels that count nowhere; 255 if left out
+ignore: 254                        # the value of pixels to ignore; 255 if left out
 colors: {background: [0, 0, 0], person: [192, 0, 0], ignore: [255, 255, 255]}  # if the masks are RGB
 """
 

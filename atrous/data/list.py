@@ -1,8 +1,8 @@
-"""List files with one `image label` pair a line, as in semseg; classes in `my_names.txt`, colours in `my_colors.txt`.
+"""List files with one `image label` pair per line, as in semseg; classes in `my_names.txt`, colours in `my_colors.txt`.
 
 Paths are relative to data.root, or absolute, and separated by a space or a tab; paths that contain spaces need the tab.
-Labels hold the class numbers 0..C-1, and 255 is ignored; of palette images the indices are read, not the colours. The
-file of names has one name a line, the file of colours one `R G B` a line.
+Labels hold the class numbers 0..C-1, and 255 is ignored; palette images are read as indices, not colours. The
+file of names has one name per line, the file of colours one `R G B` per line.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ NAMES, COLORS = "_names.txt", "_colors.txt"
 class Config(DataConfig):
     """data.format=list data.root=DATA data.train=list/train.txt data.val=list/val.txt data.names_path=my_names.txt
 
-    Each file is searched in data.root first, then in the working directory.
+    Each file is looked up in data.root first, then in the working directory.
     """
 
     format: Literal["list"] = "list"
@@ -40,7 +40,7 @@ class _Line(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """A line of the list, its paths as they are written."""
+    """A line of the list, with its paths as written."""
 
     number: int
     image: str
@@ -48,7 +48,7 @@ class _Entry(NamedTuple):
 
 
 def samples(config: Config, split: str) -> Sequence[Sample]:
-    """The images of the list file `split`, in its order. Errors give the number of the line.
+    """The images of the list file `split`, in its order. Errors name the line.
 
     A sample is named after its image, by the whole path if two images in different folders have the same name.
     """
@@ -80,17 +80,17 @@ def _names_file(config: Config, root: Path) -> Path | None:
         return files[0]
     problem = f"several *{NAMES}: {listing(path.name for path in files)}" if files else f"no *{NAMES}"
     raise DataError(
-        f"{root} has {problem}; set data.names_path to a file with one class name a line, or data.names=[road, ...]"
+        f"{root} has {problem}; set data.names_path to a file with one class name per line, or data.names=[road, ...]"
     )
 
 
 def _read_names(path: Path) -> tuple[str, ...]:
     lines = _lines(path)
     if not lines:
-        raise DataError(f"{path} is empty; expected one class name a line")
+        raise DataError(f"{path} is empty; expected one class name per line")
     for number, text in lines:
         if not text:
-            raise DataError(f"{path}, line {number} is empty; expected one class name a line, from class 0 on")
+            raise DataError(f"{path}, line {number} is empty; expected one class name per line, from class 0 on")
     return tuple(text for _, text in lines)
 
 
