@@ -157,7 +157,7 @@ else:
 
 
 class ResNet(Backbone):
-    """Each stage is the output of its last unit at its stride; where that unit has the next stride, of the unit before.
+    """Each stage is the output of its last unit at its stride, or of the unit before if that unit has the next stride.
 
     Decoders tap the same units, except c5.
     """

@@ -13,7 +13,7 @@ from atrous.types import Outputs
 
 
 class FCN(Model):
-    """Section 4.1's classifier made convolutional, without the skips of section 4.2: c5 is fine enough."""
+    """Section 4.1's convolutional classifier, without the skips of section 4.2: c5 is fine enough."""
 
     class Config(MapConfig):
         name: Literal["fcn"] = "fcn"

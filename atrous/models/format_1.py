@@ -1,6 +1,6 @@
-"""Model files and runs of format 1, in which a model's settings were flat: their settings in the nested form of today.
+"""Upgrades the settings of model files and runs of format 1, in which a model's settings were flat.
 
-A tree is a configuration before it is checked. Trees of today pass through unchanged.
+A tree is a configuration before it is checked. Trees of the current format pass through unchanged.
 """
 
 from collections.abc import Mapping
@@ -84,7 +84,7 @@ def upgraded_experiment(tree: Tree) -> Tree:
 
 
 def new_names(section: str, field: str) -> list[str]:
-    """The names that a flat setting may have today, such as `model.aspp.channels`; the model decides which."""
+    """The names that a flat setting may have now, such as `model.aspp.channels`; the model decides which."""
     if section == "loss":
         return [
             f"loss.weights.{name}" for name in HEADS if field in ("auxiliary", "cascade", "presence") and field in name
