@@ -173,7 +173,7 @@ class Custom:
 def test_functions_are_named_and_never_called(tmp_path: Path, form: str, place: str) -> None:
     mark = tmp_path / "was_run"
     path = saved(tmp_path / "a.pth", {**trained(), place: Call(os.mkdir, str(mark))}, form)
-    refused(path, r"it holds '(posix|nt)\.mkdir', which is refused: anybody may have made the file")
+    refused(path, r"it holds '(posix|nt)\.mkdir', which is refused: anyone may have made the file")
     refused(saved(path, {"x": Call(eval, f"open({str(mark)!r}, 'w')")}, form), r"it holds 'builtins\.eval', which is")
     refused(saved(path, {"x": Call(bytearray, HUGE)}, form), r"it holds 'builtins\.bytearray', which is refused")
     assert not mark.exists()

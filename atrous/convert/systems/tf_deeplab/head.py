@@ -184,12 +184,12 @@ def _is_gated(evidence: FlagEvidence, count: int) -> bool:
 
 
 def _rates(evidence: FlagEvidence, count: int, output_stride: int) -> tuple[int, ...] | None:
-    """None if they are those that derive from the output stride."""
+    """None if they are the ones that follow from the output stride."""
     rates = evidence.options.atrous_rates or evidence.hints.atrous_rates
     if rates is None:
         if count not in (0, NUM_DEFAULT_RATES):
             raise ConfigError(
-                f"{evidence.label}: ASPP with {count} rates, which weights don't tell: atrous_rates= is needed"
+                f"{evidence.label}: ASPP with {count} rates, which the weights don't show: atrous_rates= is needed"
             )
         return None if count else ()
     if len(rates) != count:
@@ -249,7 +249,7 @@ def _last_conv(evidence: FlagEvidence) -> str:
 
 
 def _decoder_strides(evidence: FlagEvidence, trunk: Trunk, projections: list[str]) -> tuple[int, ...]:
-    """Those of the flag, or of the backbone's features that have the channels which the projections take."""
+    """From the flag, or the strides of the backbone's features with the channels that the projections take."""
     flag = evidence.options.decoder_output_stride
     if flag is None:
         return _strides_by_channels(evidence, trunk, projections)
