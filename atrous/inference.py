@@ -24,7 +24,7 @@ WINDOW_PIXELS = 2**21  # of all windows in one pass, about 8 of 513 x 513: more 
 
 
 class InferenceConfig(Settings):
-    """The protocol of a prediction. It is stored beside every figure that was measured with it."""
+    """The protocol of a prediction. It is stored with every figure that was measured by it."""
 
     mode: Literal["whole", "sliding", "canvas"] = "whole"
     window: tuple[PositiveInt, PositiveInt] = (513, 513)  # sliding, canvas: height, width
@@ -68,8 +68,8 @@ class Seen(NamedTuple):
     """What a network saw in images, and where the images lie in its maps. Whoever decodes them upsamples."""
 
     outputs: Outputs  # of one pass, at the network's own grid; of several, probabilities at the images' size
-    framed: Size  # of the images as they were shown, padded
-    shown: Size  # of the images within them, without padding
+    frame: Size  # of the images as the network saw them, padded
+    content: Size  # of the images within the frame, without padding
     size: Size  # of the images
     convention: Convention
     is_mean: bool  # `outputs.semantic` holds probabilities [B, C, H, W], the mean of several passes; not logits
@@ -85,9 +85,9 @@ def look(network: Network, images: Tensor, config: InferenceConfig, *, probabili
     if probabilities or not config.is_single:
         mean = predict_probabilities(network, images, config)
         return Seen(Outputs(mean), size, size, size, facts.convention, is_mean=True)
-    framed = _framed(network, images, config)
-    shown = (framed.height, framed.width)
-    return Seen(network(framed.images), image_size(framed.images), shown, size, facts.convention, is_mean=False)
+    frame = _frame(network, images, config)
+    content = (frame.height, frame.width)
+    return Seen(network(frame.images), image_size(frame.images), content, size, facts.convention, is_mean=False)
 
 
 @torch.inference_mode()
@@ -96,8 +96,8 @@ def labels_at_image(seen: Seen) -> Tensor:
     if seen.is_mean:
         return seen.outputs.semantic.argmax(1)
     is_aligned = seen.convention == "aligned_corners"
-    labels = upsample_argmax(seen.outputs.semantic, seen.framed, align_corners=is_aligned)
-    labels = labels[:, : seen.shown[0], : seen.shown[1]]
+    labels = upsample_argmax(seen.outputs.semantic, seen.frame, align_corners=is_aligned)
+    labels = labels[:, : seen.content[0], : seen.content[1]]
     if image_size(labels) == seen.size:
         return labels
     return F.interpolate(labels[:, None].float(), seen.size, mode="nearest-exact")[:, 0].to(labels.dtype)
@@ -105,8 +105,8 @@ def labels_at_image(seen: Seen) -> Tensor:
 
 def map_at_image(x: Tensor, seen: Seen) -> Tensor:
     """A map [B, K, h, w] of one pass resized to the images, [B, K, H, W]; its values do not change."""
-    framed = resize(x.float(), seen.framed, seen.convention)[..., : seen.shown[0], : seen.shown[1]]
-    return _resize(framed, seen.size)
+    content = resize(x.float(), seen.frame, seen.convention)[..., : seen.content[0], : seen.content[1]]
+    return _resize(content, seen.size)
 
 
 def predict_labels(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
@@ -120,13 +120,13 @@ def predict_probabilities(network: Network, images: Tensor, config: InferenceCon
     if config.mode == "sliding":
         probabilities = _sliding_views(network, images, config)
     else:
-        framed = _framed(network, images, config)
-        probabilities = _averaged(network, framed.images, config)[..., : framed.height, : framed.width]
+        frame = _frame(network, images, config)
+        probabilities = _averaged(network, frame.images, config)[..., : frame.height, : frame.width]
     probabilities = _resize(probabilities, image_size(images))
     return probabilities if config.crf is None else _refined(probabilities, images, CRFS[config.crf])
 
 
-class Framed(NamedTuple):
+class Frame(NamedTuple):
     """Images as they are shown to the network: padded at the bottom and right."""
 
     images: Tensor  # [B, 3, H', W']
@@ -134,13 +134,13 @@ class Framed(NamedTuple):
     width: int
 
 
-def _framed(network: Network, images: Tensor, config: InferenceConfig) -> Framed:
+def _frame(network: Network, images: Tensor, config: InferenceConfig) -> Frame:
     if config.mode == "canvas":
         return on_canvas(images, network, config.window)
-    return Framed(pad_to_grid(images, network), *image_size(images))
+    return Frame(pad_to_grid(images, network), *image_size(images))
 
 
-def on_canvas(images: Tensor, network: Network, canvas: tuple[int, int]) -> Framed:
+def on_canvas(images: Tensor, network: Network, canvas: tuple[int, int]) -> Frame:
     """Images at the top left of a canvas of the network's mean colour, shrunk if they are larger, never enlarged.
 
     This is how the originals feed networks of a fixed input size.
@@ -150,7 +150,7 @@ def on_canvas(images: Tensor, network: Network, canvas: tuple[int, int]) -> Fram
     height, width = (max(1, round(side * factor)) for side in size)
     if (height, width) != size:
         images = _shrunk(images, height, width)
-    return Framed(_pad(images, network, canvas[0] - height, canvas[1] - width), height, width)
+    return Frame(_pad(images, network, canvas[0] - height, canvas[1] - width), height, width)
 
 
 def _shrunk(images: Tensor, height: int, width: int) -> Tensor:

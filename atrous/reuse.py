@@ -42,8 +42,8 @@ def reuse(model: Model, source: str, part: Part) -> Reused:
     names = [name for name in state if _is_reused(name, part, model.logit_modules)]
     _require_fit(names, state, weights, source, part)
     model.load_state_dict({**state, **{name: weights[name] for name in names}})
-    chosen = set(names)
-    return Reused(source, names, [name for name in state if name not in chosen], sorted(weights.keys() - chosen))
+    reused = set(names)
+    return Reused(source, names, [name for name in state if name not in reused], sorted(weights.keys() - reused))
 
 
 def _weights(source: str) -> Mapping[str, Tensor]:

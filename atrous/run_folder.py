@@ -202,9 +202,9 @@ def _whole_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             return
 
 
-def drop_rows_after(path: Path, step: int, measured: int) -> None:
-    """Drop rows that a kill lost and the run will repeat: steps after `step`, validations after `measured`."""
-    rows = [row for row in read_rows(path) if row["step"] <= (step if "loss" in row else measured)]
+def drop_rows_after(path: Path, step: int, validation: int) -> None:
+    """Drop rows that a kill lost and the run will repeat: steps after `step`, validations after `validation`."""
+    rows = [row for row in read_rows(path) if row["step"] <= (step if "loss" in row else validation)]
     if path.exists():
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 

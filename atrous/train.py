@@ -38,9 +38,12 @@ class Standing(NamedTuple):
     """How far a training has come."""
 
     step: int = 0  # updates done
-    taken: int = 0  # samples, by all processes
-    measured: int = 0  # the step of the last validation
-    best: float = -1.0  # the headline score of the best one
+    samples: int = 0  # read by all processes
+    validation: int = 0  # the step of the last one
+    best: float = -1.0  # the headline score of the best validation
+
+
+STANDING_KEYS = ("step", "taken", "measured", "best")  # of a saved state, in the order of the fields
 
 
 class Learner(NamedTuple):
@@ -216,7 +219,7 @@ def training_batches_from(
     return training_batches(
         samples,
         partial(augment, config=config.augment, fill=fill_color(model), ignore=space.ignore),
-        Stream(config.train.seed, config.train.batch, at.taken, world.rank, world.size),
+        Stream(config.train.seed, config.train.batch, at.samples, world.rank, world.size),
         workers=workers,
         skip_errors=config.data.on_error == "skip",
         pin_memory=world.device.type == "cuda",
@@ -258,7 +261,7 @@ def introduce(
 
 def is_due(at: Standing, settings: TrainConfig) -> bool:
     """Whether a validation is due at this step and has not been done."""
-    return at.step > at.measured and (at.step % settings.eval_every == 0 or at.step == settings.steps)
+    return at.step > at.validation and (at.step % settings.eval_every == 0 or at.step == settings.steps)
 
 
 def images_of_step(settings: TrainConfig, world: World) -> int:
@@ -266,7 +269,7 @@ def images_of_step(settings: TrainConfig, world: World) -> int:
 
 
 def advanced(at: Standing, settings: TrainConfig, world: World) -> Standing:
-    return at._replace(step=at.step + 1, taken=at.taken + images_of_step(settings, world))
+    return at._replace(step=at.step + 1, samples=at.samples + images_of_step(settings, world))
 
 
 def load(
@@ -431,7 +434,7 @@ def validate(
     run_folder.log(run, {"step": at.step, "scores": dict(figures.scores), "classes": figures.table.first_column()})
     if score > at.best and run.is_writer:
         candidate.with_header(results={"step": at.step, **evaluation.to_tree()}).save(run.best)
-    return at._replace(measured=at.step, best=max(at.best, score))
+    return at._replace(validation=at.step, best=max(at.best, score))
 
 
 def measure(
@@ -469,7 +472,7 @@ def save(
 
 def snapshot(learner: Learner, at: Standing) -> State:
     return {
-        **at._asdict(),
+        **dict(zip(STANDING_KEYS, at, strict=True)),
         "model": learner.model.state_dict(),
         "averaged": None if learner.averaged is None else learner.averaged.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
@@ -484,7 +487,7 @@ def restore(state: State | None, learner: Learner) -> Standing:
     if learner.averaged is not None:
         learner.averaged.load_state_dict(state["averaged"])
     learner.optimizer.load_state_dict(state["optimizer"])
-    return Standing(*(state[name] for name in Standing._fields))
+    return Standing(*(state[key] for key in STANDING_KEYS))
 
 
 def how_to_resume(run: RunFolder) -> str:

@@ -214,7 +214,7 @@ def test_rows_that_will_be_done_again_are_dropped(tmp_path: Path) -> None:
             {"step": 4, **scores},
         ]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        run_folder.drop_rows_after(path, step=4, measured=2)
+        run_folder.drop_rows_after(path, step=4, validation=2)
         assert run_folder.read_rows(path) == rows[:3]
 
 

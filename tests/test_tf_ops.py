@@ -108,9 +108,9 @@ def test_the_resized_image_is_the_one_that_the_original_displays() -> None:
 @pytest.mark.parametrize("backbone", PADDED[:2])
 def test_the_canvas_is_tensorflows(backbone: str) -> None:
     expected = tensor(f"pp_eval_{backbone}")
-    framed = on_canvas(tensor("pp_image"), model(backbone), (49, 65))
-    assert (framed.height, framed.width) == (45, 37)
-    torch.testing.assert_close(framed.images, expected, rtol=0, atol=1e-4)
+    frame = on_canvas(tensor("pp_image"), model(backbone), (49, 65))
+    assert (frame.height, frame.width) == (45, 37)
+    torch.testing.assert_close(frame.images, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("backbone", PADDED[:2])

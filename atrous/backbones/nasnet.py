@@ -32,7 +32,7 @@ class Block(NamedTuple):
     right_state: int
 
 
-class Searched(NamedTuple):
+class SearchedNetwork(NamedTuple):
     """The result of a search, and its width."""
 
     cell: tuple[Block, ...]
@@ -62,10 +62,10 @@ AUTO_DEEPLAB_LEVELS = {8: (0, 0, 0, 1, 2, 1, 2, 2, 3, 3, 2, 1)}
 AUTO_DEEPLAB_TAPS = {"c1": 0, "c2": 4, "c3": 7, "c4": 9, "low_level": 4, "low_level_8": 7, "low_level_16": 9}
 
 NASNETS = {
-    "pnasnet": Searched(PNASNET_CELL, PNASNET_LEVELS, 20, PNASNET_TAPS),
-    "auto_deeplab_s": Searched(AUTO_DEEPLAB_CELL, AUTO_DEEPLAB_LEVELS, 20, AUTO_DEEPLAB_TAPS),
-    "auto_deeplab_m": Searched(AUTO_DEEPLAB_CELL, AUTO_DEEPLAB_LEVELS, 32, AUTO_DEEPLAB_TAPS),
-    "auto_deeplab_l": Searched(AUTO_DEEPLAB_CELL, AUTO_DEEPLAB_LEVELS, 48, AUTO_DEEPLAB_TAPS),
+    "pnasnet": SearchedNetwork(PNASNET_CELL, PNASNET_LEVELS, 20, PNASNET_TAPS),
+    "auto_deeplab_s": SearchedNetwork(AUTO_DEEPLAB_CELL, AUTO_DEEPLAB_LEVELS, 20, AUTO_DEEPLAB_TAPS),
+    "auto_deeplab_m": SearchedNetwork(AUTO_DEEPLAB_CELL, AUTO_DEEPLAB_LEVELS, 32, AUTO_DEEPLAB_TAPS),
+    "auto_deeplab_l": SearchedNetwork(AUTO_DEEPLAB_CELL, AUTO_DEEPLAB_LEVELS, 48, AUTO_DEEPLAB_TAPS),
 }
 
 

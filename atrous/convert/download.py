@@ -94,7 +94,7 @@ def _say(console: Console, text: str) -> None:
 
 
 class Record(BaseModel):
-    """What is known about a file, in a JSON file beside it."""
+    """What is known about a file, in a JSON file next to it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

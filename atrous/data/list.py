@@ -31,7 +31,7 @@ class Config(DataConfig):
     train: str = "train.txt"  # the list file for training
     val: str = "val.txt"  # the list file for validation
     names_path: Path | None = None  # None: `names`, or else the only *_names.txt in data.root
-    colors_path: Path | None = None  # None: my_colors.txt beside my_names.txt, if it exists
+    colors_path: Path | None = None  # None: my_colors.txt next to my_names.txt, if it exists
 
 
 class _Line(NamedTuple):
@@ -113,8 +113,8 @@ def _colors_file(config: Config, root: Path, names_file: Path | None) -> Path | 
         return _find(root, config.colors_path, "data.colors_path")
     if names_file is None or not names_file.name.endswith(NAMES):
         return None
-    beside = names_file.with_name(names_file.name.removesuffix(NAMES) + COLORS)
-    return beside if beside.is_file() else None
+    colors_file = names_file.with_name(names_file.name.removesuffix(NAMES) + COLORS)
+    return colors_file if colors_file.is_file() else None
 
 
 def _color(path: Path, line: _Line) -> Color:

@@ -75,8 +75,8 @@ def remapped(space: LabelSpace, config: DataConfig) -> LabelSpace:
         }
         all_colored = len(colors) == len(config.names)
         space = named_space(config.names, None, None, colors if all_colored else None)
-        chosen = {value: index for index, value in enumerate(sorted(config.names))}
-        classes = dict.fromkeys(classes, NOT_COUNTED) | chosen
+        selection = {value: index for index, value in enumerate(sorted(config.names))}
+        classes = dict.fromkeys(classes, NOT_COUNTED) | selection
     elif config.names is not None:
         space = named_space(config.names, None, None, dict(zip(config.names, space.colors, strict=True)))
     if config.ignore is not None:

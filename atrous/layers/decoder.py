@@ -87,10 +87,10 @@ class Decoder(nn.ModuleList):
         act: Activation = "relu",
     ) -> None:
         super().__init__()
-        tapped = [stride for stride, tap in TAPS.items() if tap in channels]
-        missing = [stride for stride in strides if stride not in tapped]
+        tap_strides = [stride for stride, tap in TAPS.items() if tap in channels]
+        missing = [stride for stride in strides if stride not in tap_strides]
         if missing:
-            available = f"has them only at {tapped}" if tapped else "has none"
+            available = f"has them only at {tap_strides}" if tap_strides else "has none"
             raise ConfigError(f"a decoder at stride {missing[0]} needs low-level features: this backbone {available}")
         for stride in strides:
             low = channels[TAPS[stride]]

@@ -103,7 +103,7 @@ def presence_loss(
     ignore: int,
     normalizer: Tensor | None = None,
 ) -> Tensor:
-    """The binary cross entropy of which classes each image contains, averaged over classes (SE-loss, arXiv:1803.08904).
+    """The binary cross entropy of each class's presence in an image, averaged over classes (SE-loss, arXiv:1803.08904).
 
     An image counts in proportion to its labelled pixels. `normalizer` replaces their number, as in a loss over pixels,
     so that an update is the same in one pass or several, on one process or many.

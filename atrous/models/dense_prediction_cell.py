@@ -16,7 +16,7 @@ from atrous.types import Outputs
 
 
 class DensePredictionCellNet(ImagePyramidModel):
-    """A searched cell in place of ASPP, with the decoder of DeepLab v3+, or with none if `decoder.strides` is ()."""
+    """A searched cell instead of ASPP, with the decoder of DeepLab v3+, or with none if `decoder.strides` is ()."""
 
     class Config(ImagePyramidConfig):
         name: Literal["dense_prediction_cell"] = "dense_prediction_cell"

@@ -1,4 +1,4 @@
-"""Fully convolutional networks (Long et al. 2014, arXiv:1411.4038), with rates in place of the last strides."""
+"""Fully convolutional networks (Long et al. 2014, arXiv:1411.4038), with rates instead of the last strides."""
 
 from typing import Literal
 

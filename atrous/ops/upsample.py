@@ -66,7 +66,7 @@ class Losses(NamedTuple):
     """Of a tile, or of all: each pixel's weighted cross entropy, and the gradient of their sum."""
 
     pixels: Tensor  # [rows, columns], or [B, H, W]
-    counted: Tensor  # [] number of pixels that count
+    num_counted: Tensor  # [] pixels that count
     slope: Tensor | None  # [C, h', w'], or [B, C, h, w]; None: not needed
 
 
@@ -166,7 +166,7 @@ def upsample_argmax_reference(logits: Tensor, size: tuple[int, int], *, align_co
 def _sum_all(problem: Problem, needs_slope: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """The sum of all losses, the number of pixels that count, and the slope if it is needed."""
     losses = _losses(problem, None, needs_slope)
-    return losses.pixels.sum(), losses.counted, losses.slope
+    return losses.pixels.sum(), losses.num_counted, losses.slope
 
 
 def _sum_hardest(problem: Problem, hard_pixels: float, needs_slope: bool) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -186,7 +186,7 @@ def _losses(problem: Problem, factor: Tensor | None, needs_slope: bool) -> Losse
     counts = []
     for tile, part in zip(tiles, _each(partial(_tile_losses, problem, factor, needs_slope), tiles), strict=True):
         pixels[tile.large] = part.pixels
-        counts.append(part.counted)
+        counts.append(part.num_counted)
         if part.slope is not None:
             slope[tile.small] += part.slope
     return Losses(pixels, torch.stack(counts).sum(), slope if needs_slope else None)
@@ -194,18 +194,18 @@ def _losses(problem: Problem, factor: Tensor | None, needs_slope: bool) -> Losse
 
 def _tile_losses(problem: Problem, factor: Tensor | None, needs_slope: bool, tile: Tile) -> Losses:
     target = _target(problem.labels[tile.large], problem.logits.shape[1], problem.ignore)[:, None]  # [rows, 1, columns]
-    counted, label = target != UNCOUNTED, target.clamp(min=0)
-    weight = counted if problem.weights is None else problem.weights[label] * counted
+    is_counted, label = target != UNCOUNTED, target.clamp(min=0)
+    weight = is_counted if problem.weights is None else problem.weights[label] * is_counted
     weight = weight if factor is None else weight * factor[tile.large][:, None]
     scores = _upsample(problem.logits, tile)
     scores -= scores.amax(1, keepdim=True)
-    chosen = scores.gather(1, label)
+    target_scores = scores.gather(1, label)
     total = scores.exp_().sum(1, keepdim=True)
-    pixels = ((total.log() - chosen) * weight)[:, 0]
+    pixels = ((total.log() - target_scores) * weight)[:, 0]
     if not needs_slope:
-        return Losses(pixels, counted.sum(), None)
+        return Losses(pixels, is_counted.sum(), None)
     scores.mul_(weight / total).scatter_add_(1, label, -weight.to(scores))
-    return Losses(pixels, counted.sum(), _fold(scores, tile))
+    return Losses(pixels, is_counted.sum(), _fold(scores, tile))
 
 
 def _tile_argmax(small: Tensor, rank: Tensor, tile: Tile) -> Tensor:
@@ -225,7 +225,7 @@ def _each(function: Callable[[Tile], T], tiles: list[Tile]) -> Iterable[T]:
 
 @cache
 def _workers(count: int, process: int) -> ThreadPoolExecutor:
-    """`count` threads, each of which computes alone. Cached for each process, since a fork does not copy threads."""
+    """`count` threads that each compute alone. Cached for each process, since a fork does not copy threads."""
     pool = ThreadPoolExecutor(count, "upsample", initializer=_compute_alone)
     together = Barrier(count)
     list(pool.map(lambda _: together.wait(), range(count)))  # every thread has started

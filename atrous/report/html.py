@@ -151,7 +151,7 @@ def scores(report: Report) -> list[tuple[str, str]]:
 
 
 def headings(figures: Figures) -> list[Heading]:
-    """One for each column, and a share beside each column of counts."""
+    """One for each column, and a share next to each column of counts."""
     result: list[Heading] = []
     for index, column in enumerate(figures.table.columns):
         if _is_count(figures, index):
@@ -189,7 +189,7 @@ def _is_count(figures: Figures, column: int) -> bool:
 
 
 def heat_map(confusion: NDArray[Any]) -> list[list[Cell]]:
-    """Each row as shares of its sum. The square root in `strength` makes an error of 2% visible beside one of 90%."""
+    """Each row as shares of its sum. The square root in `strength` makes an error of 2% visible next to one of 90%."""
     totals = confusion.sum(1)
     return [
         [_cell(int(count), int(total), row == column) for column, count in enumerate(line)]

@@ -46,8 +46,8 @@ def galleries(model: Segmenter, samples: Sequence[Sample], images: Sequence[Imag
     """The worst and the best images, predicted again."""
     ordered = sorted(images, key=lambda image: image.score)
     count = min(COUNT, len(ordered) // 2)
-    chosen = {"Worst": ordered[:count], "Best": ordered[::-1][: max(count, 1)]}
-    return [Gallery(title, [_picture(model, samples, image) for image in few]) for title, few in chosen.items() if few]
+    groups = {"Worst": ordered[:count], "Best": ordered[::-1][: max(count, 1)]}
+    return [Gallery(title, [_picture(model, samples, image) for image in few]) for title, few in groups.items() if few]
 
 
 def _picture(model: Segmenter, samples: Sequence[Sample], image: ImageScore) -> Picture:

@@ -60,12 +60,12 @@ def read_pth(path: Path) -> dict[str, Array]:
         return {name: _array(name, tensor) for name, tensor in without_wrapper(tensors).items()}
 
 
-def without_wrapper(named: Mapping[str, T]) -> dict[str, T]:
+def without_wrapper(values: Mapping[str, T]) -> dict[str, T]:
     """The same values under their names in the network itself, if all are in the same wrapper."""
     for wrapper in WRAPPERS * 2:  # either may be inside the other
-        if all(name.startswith(wrapper) for name in named):
-            named = {name.removeprefix(wrapper): value for name, value in named.items()}
-    return dict(named)
+        if all(name.startswith(wrapper) for name in values):
+            values = {name.removeprefix(wrapper): value for name, value in values.items()}
+    return dict(values)
 
 
 @contextlib.contextmanager

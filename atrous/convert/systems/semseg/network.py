@@ -107,8 +107,8 @@ def is_compact(shapes: Shapes) -> bool:
 def _psa_type(evidence: SemsegEvidence) -> str:
     psa_type, has_both = evidence.options.psa_type, evidence.has_prefix("psa.reduce_p.")
     if psa_type is None and not has_both:
-        needed = "psa_type=0 (collect) or psa_type=1 (distribute) is needed"
-        raise ConfigError(f"{evidence.label}: weights don't show which of the two directions this PSANet has: {needed}")
+        advice = "psa_type=0 (collect) or psa_type=1 (distribute) is needed"
+        raise ConfigError(f"{evidence.label}: weights don't show which of the two directions this PSANet has: {advice}")
     if psa_type is not None and has_both != (psa_type == len(PSA_TYPES) - 1):
         directions = "two directions (psa_type=2)" if has_both else "one direction (psa_type=0 or 1)"
         raise ConfigError(f"{evidence.label}: psa_type={psa_type}, but its weights are those of {directions}")
@@ -138,8 +138,8 @@ def _mask_size(evidence: SemsegEvidence, num_weights: int, compact: bool, shrink
     options, crop, label = evidence.options, evidence.options.train_crop, evidence.label
     size = _described_mask(options, num_weights, compact, shrink_factor)
     if math.prod(size) != num_weights:
-        described = _description(options, size, shrink_factor)
-        raise ConfigError(f"{label}: {MASK} has {num_weights} weights for each place: {described}")
+        complaint = _description(options, size, shrink_factor)
+        raise ConfigError(f"{label}: {MASK} has {num_weights} weights for each place: {complaint}")
     if not compact and min(size) < SMALLEST_MASK:
         raise ConfigError(f"{label}: a mask of {size[0]} x {size[1]}: each side must be at least {SMALLEST_MASK}")
     if crop:

@@ -59,7 +59,7 @@ def _num_classes(evidence: FlagEvidence) -> int:
 
 
 def classifier_scope(shapes: Shapes, scope: str) -> str | None:
-    """The layer that classifies a whole image, if there is one and no head for segmentation beside it."""
+    """The layer that classifies a whole image, if there is one and no head for segmentation next to it."""
     if "aspp0/weights" in shapes or LOGITS in shapes:
         return None
     candidates = (f"{scope}/Logits/Conv2d_1c_1x1", f"{scope}/logits")
@@ -141,7 +141,7 @@ def _aspp(evidence: FlagEvidence, trunk: Trunk) -> Deduction:
 
 
 def _is_light(aspp: ConfigFields, decoder: ConfigFields) -> bool:
-    """LR-ASPP (arXiv:1905.02244): a gate in place of the projection, logits added at one finer stride."""
+    """LR-ASPP (arXiv:1905.02244): a gate instead of the projection, logits added at one finer stride."""
     adds_logits = decoder["logits"] and decoder["merge"] == "sum" and len(decoder["strides"]) == 1
     return bool(aspp["squeeze"] != "none" and not aspp["projection"] and adds_logits)
 
@@ -174,7 +174,7 @@ def _decided_by_pyramid(aspp: ConfigFields) -> Decided:
 
 
 def _is_gated(evidence: FlagEvidence, count: int) -> bool:
-    """Whether the pooled image is a factor on the result (squeeze and excitation), not a branch beside the others."""
+    """Whether the pooled image is a factor on the result (squeeze and excitation), not a branch next to the others."""
     if not evidence.has("image_pooling/weights") or evidence.options.aspp_with_squeeze_and_excitation is False:
         return False
     if evidence.has("concat_projection/weights"):

@@ -123,7 +123,7 @@ def _num_pnasnet_misfits(evidence: FlagEvidence, output_stride: int) -> int:
 
 
 def _backbone_fields(evidence: FlagEvidence, backbone: str, output_stride: int) -> ConfigFields:
-    """Those of its own config."""
+    """The fields of its own config."""
     settings, flags = BACKBONES[backbone].Config.model_fields, evidence.options
     fields: ConfigFields = {"name": backbone, "bounded": flags.use_bounded_activation}
     if "multi_grid" in settings:

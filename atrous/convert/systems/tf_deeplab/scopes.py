@@ -101,7 +101,7 @@ HEADS: Rules = (
     (r"classify(?:\.0)?", r"logits/semantic"),
     (r"classify\.(\d)", r"logits/semantic_\1"),
 )
-CLASSIFIER: Rules = ((r"classify", r"{root}/logits"),)  # of an ImageNet checkpoint, in place of HEADS
+CLASSIFIER: Rules = ((r"classify", r"{root}/logits"),)  # of an ImageNet checkpoint, instead of HEADS
 SLIM_CLASSIFIER: Rules = ((r"widen", r"{root}/Conv_1"), (r"classify", r"{root}/Logits/Conv2d_1c_1x1"))
 
 # ---- by backbone
