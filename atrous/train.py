@@ -30,7 +30,7 @@ from atrous.reuse import Reused
 from atrous.run_folder import RunFolder, State
 from atrous.segmenter import Segmenter
 from atrous.tasks import TASKS
-from atrous.tasks.contract import Objective, Targets
+from atrous.tasks.contract import Objective, Targets, TrainingData
 from atrous.types import Batch, Color, Sample
 
 
@@ -199,11 +199,8 @@ def segmenter_of(learner: Learner, config: Config, space: LabelSpace) -> Segment
 def objective_of(
     model: Model, config: Config, space: LabelSpace, samples: Sequence[Sample], world: World, workers: int
 ) -> Objective:
-    skip_errors = config.data.on_error == "skip"
-    make = TASKS[model.task].objective
-    return make(
-        config.loss, space, model.facts, model.heads, samples, world=world, workers=workers, skip_errors=skip_errors
-    )
+    training_data = TrainingData(space, samples, world, workers, skip_errors=config.data.on_error == "skip")
+    return TASKS[model.task].objective(config.loss, model.facts, model.heads, training_data)
 
 
 def training_batches_from(

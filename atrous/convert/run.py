@@ -38,8 +38,8 @@ def conversion(
     console: Console | None = None,
 ) -> Conversion:
     """Like `convert`, with what was not used and what was assumed; `console` shows a download."""
-    weights = open_source(source, system, options or {}, console)
-    return convert_weights(weights.weights, weights.system, weights.options)
+    foreign = open_source(source, system, options or {}, console)
+    return convert_weights(foreign.weights, foreign.system, foreign.options)
 
 
 # ---- the verb

@@ -59,21 +59,14 @@ def shared_copy(model: Model) -> Model:
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
-    with _opened(path) as file:
-        metadata: Mapping[str, str] = file.metadata() or {}  # type: ignore[no-untyped-call]
-        return metadata
+    with _errors_with_path(path), safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.device) -> Model:
     """The model in evaluation mode on `device`. Raises ModelFileError if the weights are not those of `config`."""
-    with _opened(path) as file:
-        stored = (file.metadata() or {}).get("checksum")  # type: ignore[no-untyped-call]
-        # safetensors may return tensors that are not aligned in memory, on which kernels round differently: without a
-        # copy, the length of the header would change the last bits of a prediction.
-        weights: dict[str, Tensor] = {
-            name: file.get_tensor(name).clone()  # type: ignore[no-untyped-call]
-            for name in file.keys()  # type: ignore[no-untyped-call]  # noqa: SIM118
-        }
+    stored = read_metadata(path).get("checksum")
+    weights = read_weights(path)
     if stored is not None and checksum(weights) != stored:
         raise ModelFileError(f"{path}: its weights do not match their checksum: the file is damaged")
     with torch.device("meta"):
@@ -83,12 +76,20 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
     return model.eval().to(device)
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights, in aligned memory.
+
+    safetensors may return tensors that are not aligned, on which kernels round differently: without a copy, the length
+    of the header would change the last bits of a prediction.
+    """
+    with _errors_with_path(path), safe_open(path, framework="pt", device="cpu") as file:
+        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+
+
 @contextlib.contextmanager
-def _opened(path: Path) -> "Iterator[safe_open]":
-    """An open .safetensors file, whose errors name the path."""
+def _errors_with_path(path: Path) -> Iterator[None]:
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            yield file
+        yield
     except SafetensorError as error:
         what = "not a complete .safetensors file (truncated, damaged or of another kind)"
         raise ModelFileError(f"{path}: {what}: {error}") from error
@@ -99,7 +100,7 @@ def checksum(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

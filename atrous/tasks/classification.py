@@ -10,10 +10,9 @@ from torch.nn import functional as F
 
 from atrous import visualize
 from atrous.data.label_space import LabelSpace
-from atrous.distributed import World
 from atrous.inference import Seen
 from atrous.settings import Settings
-from atrous.tasks.contract import Figures, Labels, Metric, Result, Table, Targets, Task
+from atrous.tasks.contract import Figures, Labels, Metric, Result, Table, Targets, Task, TrainingData
 from atrous.types import Batch, Facts, Image, Outputs, Sample
 
 NUM_BEST = 5  # classes in pictures and files
@@ -45,17 +44,7 @@ class ClassificationObjective(NamedTuple):
         return {"category": losses / counts[0].float()}
 
 
-def objective(
-    config: LossConfig,
-    space: LabelSpace,
-    facts: Facts,
-    heads: Sequence[str],
-    samples: Sequence[Sample],
-    *,
-    world: World,
-    workers: int,
-    skip_errors: bool,
-) -> ClassificationObjective:
+def objective(config: LossConfig, facts: Facts, heads: Sequence[str], data: TrainingData) -> ClassificationObjective:
     return ClassificationObjective()
 
 

@@ -32,21 +32,14 @@ class Objective(Protocol):
         """The terms whose sum is minimised. `counts` are those of the whole update."""
 
 
-class MakeObjective(Protocol):
-    """Raises ConfigError if the loss's settings do not fit the network or the data."""
+class TrainingData(NamedTuple):
+    """The data that an objective may read before the first step, for example to count classes."""
 
-    def __call__(
-        self,
-        config: Any,  # noqa: ANN401 - of the task's own `loss`
-        space: LabelSpace,
-        facts: Facts,
-        heads: Sequence[str],  # of the network's `Outputs.heads`
-        samples: Sequence[Sample],
-        *,
-        world: World,
-        workers: int,
-        skip_errors: bool,
-    ) -> Objective: ...
+    space: LabelSpace
+    samples: Sequence[Sample]
+    world: World
+    workers: int
+    skip_errors: bool
 
 
 class Labels(NamedTuple):
@@ -141,7 +134,7 @@ class Task(NamedTuple):
 
     loss: type[Settings]  # the section `loss`
     decoding: type[Settings]  # the section `decode`
-    objective: MakeObjective
+    objective: Callable[[Any, Facts, Sequence[str], TrainingData], Objective]  # config, network, its heads, data
     decode: Callable[[Seen, LabelSpace, Any], list[Labels]]
     metrics: Mapping[str, Metric]  # the headline of the first decides which model is the best
     paint: Callable[[Image, Labels, LabelSpace, float], Image]  # the image under its labels; alpha 0 (image) to 1

@@ -19,8 +19,11 @@ from atrous.layers.aspp import ASPPConfig
 from atrous.layers.decoder import DecoderConfig
 from atrous.layers.dense_prediction_cell import Branch
 from atrous.models import MODELS, Model, build
+from atrous.ops import upsample_argmax
 from atrous.types import Facts, Outputs
 from tests.models.conftest import (
+    IMAGES,
+    LABELS,
     SMALL,
     VARIANTS,
     all_logits,
@@ -41,6 +44,7 @@ OUTPUT_STRIDES = {"deeplab_v1": (8,), "dense_prediction_cell": (8, 16), "icnet":
 NETWORKS = [(name, stride) for name in MODELS for stride in OUTPUT_STRIDES.get(name, (8, 16, 32))]
 # Variants for which training on 33 x 47 pixels or 16 steps is no trial: large, or one cell for an image.
 LARGE = ("deeplab_v1", "deeplab_v1, side branches", "icnet, its own backbone")
+SEMSEG = ("fcn", "pspnet", "psanet")
 LEARNING = [
     variant
     for variant, (name, _) in VARIANTS.items()
@@ -103,6 +107,16 @@ def test_two_pictures_are_learnt_by_heart(variant: str) -> None:
     assert set(terms(model)) == {"semantic", *model.heads}
     losses = learn(model)
     assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("variant", [variant for variant in LEARNING if VARIANTS[variant][0] in SEMSEG])
+def test_the_networks_of_semseg_predict_two_pictures_after_learning_them(variant: str) -> None:
+    name, chosen = VARIANTS[variant]
+    model = small(name, **{**chosen, "dropout": 0.0})
+    learn(model, 40)
+    with torch.no_grad():
+        labels = upsample_argmax(model.eval()(IMAGES).semantic, LABELS.shape[-2:], align_corners=True)
+    assert (labels == LABELS).float().mean() > 0.95
 
 
 @settings(max_examples=3, deadline=None)

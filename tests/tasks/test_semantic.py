@@ -18,7 +18,7 @@ from atrous.errors import ConfigError
 from atrous.inference import Seen
 from atrous.losses.semantic import LossConfig
 from atrous.tasks import semantic
-from atrous.tasks.contract import Labels
+from atrous.tasks.contract import Labels, TrainingData
 from atrous.tasks.semantic import SEMANTIC, DecodeConfig, SemanticObjective
 from atrous.types import Batch, Facts, Outputs, Sample
 from tests.conftest import noise
@@ -39,7 +39,7 @@ SAMPLES = (labelled("a", [[0, 0, 0, 0], [1, 1, 1, 255]]), labelled("b", [[1, 0, 
 
 def objective(world: World = ALONE, heads: tuple[str, ...] = (), **settings: object) -> SemanticObjective:
     config = LossConfig.model_validate(settings)
-    return semantic.objective(config, SPACE, FACTS, heads, SAMPLES, world=world, workers=0, skip_errors=False)
+    return semantic.objective(config, FACTS, heads, TrainingData(SPACE, SAMPLES, world, 0, skip_errors=False))
 
 
 def batch(labels: Tensor) -> Batch:

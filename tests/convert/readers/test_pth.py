@@ -336,7 +336,7 @@ def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
 def test_damaged_files_are_read_or_refused(tmp_path: Path, form: str) -> None:
     path = saved(tmp_path / "a.pth", trained(), form)
     whole, num_refused = path.read_bytes(), 0
-    for case in range(200):
+    for case in range(400):
         path.write_bytes(damaged(whole, np.random.default_rng(case)))
         started = time.process_time()
         try:
