@@ -15,7 +15,7 @@ class Placement(NamedTuple):
 
 
 def strides_to_rates(strides: Sequence[int], output_stride: int, rule: AtrousRule) -> list[Placement]:
-    """Place units such that the product of strides stops at `output_stride`; raises ValueError if it can't.
+    """Place units so that the product of strides stops at `output_stride`; raises ValueError if it can't.
 
     By the rule "unit" the filter that loses its stride keeps its old rate and those after it take the new one,
     so that each sees the taps it was trained on (TF-slim, torchvision; arXiv:1706.05587, figure 3). By the rule "stage"
