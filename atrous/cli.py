@@ -247,6 +247,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             return _say(f"{error.format_message().rstrip('.')}; see atrous --help", 2) if error.format_message() else 2
         if _is_out_of_memory(error):
             return _say(OUT_OF_MEMORY, 1)
+        if _is_lost_peer(error):
+            return _say("another process of this run ended; its own message says why", 1)
         traceback.print_exc()
         return _say(f"this is a fault of Atrous {__version__}, not yours; please report it with the lines above", 1)
     finally:
@@ -255,6 +257,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _is_out_of_memory(error: Exception) -> bool:
     return "torch" in sys.modules and isinstance(error, sys.modules["torch"].OutOfMemoryError)
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    return "atrous.distributed" in sys.modules and sys.modules["atrous.distributed"].is_lost_peer(error)
 
 
 def _say(message: str, code: int) -> int:

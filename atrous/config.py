@@ -153,6 +153,7 @@ def read_tree(source: str, chain: tuple[Path, ...] = ()) -> Tree:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must be a mapping of sections such as `train:`, got a {type(tree).__name__}")
     base = tree.pop("base", None)
+    tree = format_1.upgraded_experiment(tree) if format_1.is_experiment(tree) else tree
     return tree if base is None else merge(read_tree(str(base), (*chain, path)), tree)
 
 
@@ -361,7 +362,8 @@ def _suggestion(path: Sequence[str], tree: Tree) -> str:
     section = (renamed[0] if renamed else key).rpartition(".")[0]
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
     if "." not in section or not siblings:
-        return nearest(key, known) or nearest(key, list(siblings.values()))
+        fields = [name for name in known if "." in name]
+        return nearest(key, fields) or nearest(key, list(siblings.values()))
     close = difflib.get_close_matches(path[-1], list(siblings), n=1)
     if close:
         return f"; did you mean {siblings[close[0]]}?"

@@ -50,6 +50,13 @@ def leave() -> None:
         distributed.destroy_process_group()
 
 
+def is_lost_peer(error: Exception) -> bool:
+    """Whether a message failed because another process has ended: that one says why."""
+    if not (isinstance(error, RuntimeError) and distributed.is_initialized()):
+        return False
+    return isinstance(error, distributed.DistError) or "gloo/transport" in str(error)
+
+
 def sum_over_processes(tensor: Tensor) -> Tensor:
     """The sum over all processes, on each of them; `tensor` itself where there is only one."""
     if distributed.is_initialized():

@@ -140,6 +140,7 @@ def settings(model: Segmenter, overrides: Sequence[str], source: str) -> Config:
         raise ConfigError(f"{source}: the file names no dataset; add data.format=... data.root=...")
     header = model.header
     below = {"model": configs.to_tree(header.model), "evaluate": configs.to_tree(header.inference)}
+    below["decode"] = configs.to_tree(header.decode)
     return configs.check(configs.merge(below, tree), source=source, overrides=overrides)
 
 

@@ -1,5 +1,6 @@
 """A model is one file: weights, and a `Header` with everything that is needed to use them."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,7 +60,14 @@ def save(path: Path, model: Model, header: Header) -> None:
     """Write weights and header to one file, completely or not at all. Raises OSError with the path."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"atrous_format": FORMAT, **header.to_metadata(), "checksum": checksum(weights)}
+    metadata["header_checksum"] = header_checksum(metadata)
     write_atomically(path, to_safetensors(weights, metadata))
+
+
+def header_checksum(metadata: Mapping[str, str]) -> str:
+    """SHA-256 over everything in the metadata but this checksum itself."""
+    items = sorted((key, text) for key, text in metadata.items() if key != "header_checksum")
+    return hashlib.sha256(json.dumps(items).encode()).hexdigest()
 
 
 def load(path: Path, device: torch.device) -> tuple[Network, Header]:
@@ -87,15 +95,24 @@ def parse(metadata: Mapping[str, str], path: Path) -> Header:
     number = metadata["atrous_format"]
     if number not in READABLE:
         raise ModelFileError(f"{path}: written in format {number}; this version of Atrous reads {', '.join(READABLE)}")
+    if metadata.get("header_checksum", expected := header_checksum(metadata)) != expected:
+        raise ModelFileError(f"{path}: its header does not match its checksum: the file is damaged")
     try:
         tree = {name: json.loads(metadata[name]) for name in SECTIONS if name in metadata}
+        _require_mappings(tree, path)
         header = Header.model_validate(upgraded(tree) if number == "1" else tree)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ModelFileError(f"{path}: its header is damaged: {error}") from error
     except ValidationError as error:
         raise ModelFileError(f"{path}: its header is damaged: {configs.brief(error, tree)}") from error
     require_same_classes(header.num_classes, header.label_space, f"{path}: num_classes")
     return header
+
+
+def _require_mappings(tree: Mapping[str, Any], path: Path) -> None:
+    for name, section in tree.items():
+        if not isinstance(section, dict):
+            raise ModelFileError(f"{path}: its header is damaged: {name} is a {type(section).__name__}, not a mapping")
 
 
 def upgraded(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,10 +57,11 @@ def run(
     folders: dict[Path, None] = {}
     for job in track(jobs, "predicting", console=console, disable=not console.is_terminal):
         try:
-            prediction = model.predict(job.image, probabilities=probabilities)
+            image = segmenter.read_image(job.image)
         except (AtrousError, OSError) as error:
             failures.append(str(error))
             continue
+        prediction = model.predict(image, probabilities=probabilities)
         folders |= dict.fromkeys(write(prediction, out, job.name, overlays=overlays, probabilities=probabilities))
     return Summary(len(jobs) - len(failures), tuple(failures), tuple(folders))
 

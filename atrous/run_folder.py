@@ -4,9 +4,9 @@ Only the process that writes (rank 0) changes anything; on the others these func
 """
 
 import contextlib
+import hashlib
 import io
 import json
-import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,13 @@ from atrous import config as configs
 from atrous import distributed
 from atrous.config import Config
 from atrous.distributed import World
-from atrous.errors import ConfigError, ModelFileError
+from atrous.errors import ConfigError, DataError, ModelFileError
 from atrous.files import prepare_output, write_atomically
-from atrous.models.format_1 import upgraded_experiment
+from atrous.models.format_1 import upgraded_row
 
 State = dict[str, Any]  # of a training between two steps: tensors and numbers only
+FORMAT_1 = {"taken": "samples", "measured": "validation"}  # names in a state -> those of today
+CHECKSUM = b"\nsha256 "  # a state's file ends with it and the hexadecimal digest of what stands before
 
 
 class RunFolder(NamedTuple):
@@ -109,14 +111,13 @@ def resumed(run: RunFolder, config: Config) -> State | None:
     require_same(run, config, "--resume")
     remove_leftovers(run)
     state = read_state(run.state)
-    drop_rows_after(run.metrics, state["step"], state["measured"])
+    drop_rows_after(run.metrics, state["step"], state["validation"])
     return state
 
 
 def require_same(run: RunFolder, config: Config, what: str) -> None:
     """Refuse an experiment that differs from the folder's, except that its data may have moved."""
-    tree = upgraded_experiment(configs.read_tree(str(run.config)))
-    stored = configs.check(tree, source=str(run.config))
+    stored = configs.load(str(run.config))
     for key, there, here in configs.differences(stored, config):
         if key != "data.root":
             raise ConfigError(f"{what}: {key} is {here} here but {there} in {run.config}; use the run's own config")
@@ -159,12 +160,29 @@ def _remove(files: Iterable[Path], folders: Iterable[Path]) -> None:
 
 
 def read_state(path: Path) -> State:
-    """The state, on the CPU. Raises ModelFileError with the path if the file is damaged."""
+    """The state, on the CPU. Raises ModelFileError with the path if the file is damaged.
+
+    States that belong to models of format 1 have no checksum, and other names.
+    """
     try:
-        state: State = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
-        raise ModelFileError(f"{path}: not a complete training state: {str(error).splitlines()[0]}") from error
-    return state
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path}: not a complete training state: {error}") from error
+    body, mark, digest = content.rpartition(CHECKSUM)
+    if mark and hashlib.sha256(body).hexdigest().encode() != digest:
+        raise ModelFileError(f"{path}: not a complete training state: it does not match its checksum")
+    state = _loaded(body if mark else content, path)
+    if not isinstance(state, dict) or not {"step", "model", "optimizer"} <= state.keys():
+        raise ModelFileError(f"{path}: not the state of a training")
+    return {FORMAT_1.get(str(name), str(name)): value for name, value in state.items()}
+
+
+def _loaded(content: bytes, path: Path) -> object:
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # PyTorch may raise anything for a damaged file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelFileError(f"{path}: not a complete training state: {reason}") from error
 
 
 def write_state(run: RunFolder, state: State) -> None:
@@ -172,6 +190,7 @@ def write_state(run: RunFolder, state: State) -> None:
         return
     buffer = io.BytesIO()
     torch.save(state, buffer)
+    buffer.write(CHECKSUM + hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
     write_atomically(run.state, buffer.getvalue())
 
 
@@ -190,16 +209,22 @@ def log(run: RunFolder, row: Mapping[str, Any]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics, without a last line that was cut off by a kill."""
-    return list(_whole_rows(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
+    """The rows of a run's metrics, without a last line that a kill has cut off. Raises DataError for other damage."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    rows = [_row(line) for line in lines]
+    for number, row in enumerate(rows[:-1], start=1):
+        if row is None:
+            raise DataError(f"{path}: line {number} is not a row of metrics; remove it")
+    return [row for row in rows if row is not None]
 
 
-def _whole_rows(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return
+def _row(line: str) -> dict[str, Any] | None:
+    """None for a damaged one."""
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return upgraded_row(row) if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def drop_rows_after(path: Path, step: int, validation: int) -> None:

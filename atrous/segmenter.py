@@ -115,6 +115,7 @@ class Segmenter:
         """The same network on another device. A network of another runtime stays where it was opened."""
         if not isinstance(self.network, Model):
             return self
+        self.__dict__.pop("prepared", None)  # its buffers would stay where they are, its parameters would not
         return replace(self, network=self.network.to(device), device=torch.device(device))
 
     def save(self, path: str | Path) -> None:

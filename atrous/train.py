@@ -28,6 +28,7 @@ from atrous.progress import Progress
 from atrous.report import Evaluation
 from atrous.reuse import Reused
 from atrous.run_folder import RunFolder, State
+from atrous.runtimes.pytorch import require_same_weights
 from atrous.segmenter import Segmenter
 from atrous.tasks import TASKS
 from atrous.tasks.contract import Objective, Targets, TrainingData
@@ -97,7 +98,7 @@ def train(
 
         # The network, new or as it was saved; the model to validate and save; the objective to minimise.
         learner, reused = build(config, space, world, is_new=state is None)
-        at = restore(state, learner)
+        at = restore(state, learner, run)
         candidate = segmenter_of(learner, config, space)
         objective = objective_of(learner.model, config, space, samples, world, workers)
         introduce(run, learner.model, config, (samples, val_samples), world, at, reused, console)
@@ -296,7 +297,7 @@ def agree(
     counts = [count for one in passes if (count := objective.counts(one.targets, step)) is not None]
     if world.size == 1:
         return (torch.stack(counts).sum(0) if counts else None), stop.is_set()
-    flag = torch.tensor([float(stop.is_set())], dtype=torch.float64, device=world.device)
+    flag = torch.full([1], float(stop.is_set()), dtype=torch.float64, device=world.device)  # a copy would wait
     total = distributed.sum_over_processes(torch.cat([*([torch.stack(counts).sum(0)] if counts else []), flag]))
     is_read = world.device.type == "cpu" or step % settings.log_every == 0
     return (total[:-1] if counts else None), is_read and bool(total[-1])
@@ -476,10 +477,11 @@ def snapshot(learner: Learner, at: Standing) -> State:
     }
 
 
-def restore(state: State | None, learner: Learner) -> Standing:
+def restore(state: State | None, learner: Learner, run: RunFolder) -> Standing:
     """Restore weights and optimizer from `state`; without one, the training is at its start."""
     if state is None:
         return Standing()
+    require_same_weights(learner.model.state_dict(), state["model"], run.state)
     learner.model.load_state_dict(state["model"])
     if learner.averaged is not None:
         learner.averaged.load_state_dict(state["averaged"])

@@ -380,3 +380,17 @@ def test_real_street_scenes_are_trained_on(tmp_path: Path) -> None:
     assert run("train", *arguments, "--out", str(tmp_path / "run"), "--workers", "0") == 0
     row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert len(row["classes"]) == 11
+
+
+def test_a_process_whose_peer_has_ended_points_to_its_message(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:1")
+    monkeypatch.setattr("atrous.train.train", raising(lost))
+    for is_many, expected in ((True, "another process of this run ended"), (False, "this is a fault of Atrous")):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda is_many=is_many: is_many)
+        monkeypatch.setattr("atrous.distributed.leave", lambda: None)
+        assert run("train", RECIPE, "--out", str(tmp_path / "run")) == 1
+        error = capsys.readouterr().err
+        assert expected in error
+        assert ("Traceback" in error) != is_many

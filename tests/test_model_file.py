@@ -41,9 +41,10 @@ def rewrite(
     header: dict[str, str] | None = None,
     change: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> None:
-    """Save the file again with something about it changed; the checksum is that of the new weights."""
+    """Save the file again with something about it changed; the checksums are those of the new content."""
     weights = change(load_file(path))
-    save_file(weights, path, {**metadata_of(path), "checksum": checksum(weights), **(header or {})})
+    metadata = {**metadata_of(path), "checksum": checksum(weights), **(header or {})}
+    save_file(weights, path, {**metadata, "header_checksum": model_file.header_checksum(metadata)})
 
 
 # ---- whole
@@ -208,6 +209,15 @@ def test_a_flipped_bit_is_refused(saved: Path) -> None:
         atrous.load(saved)
 
 
+def test_a_flipped_bit_in_the_header_is_refused(saved: Path) -> None:
+    content = saved.read_bytes()
+    for text, damaged in ((b"sky", b"ski"), (b'"inference"', b'"inferenbe"')):  # the name of a class, a section
+        assert text in content
+        saved.write_bytes(content.replace(text, damaged, 1))
+        with pytest.raises(ModelFileError, match=r"model\.safetensors: its header does not match its checksum"):
+            atrous.load(saved)
+
+
 def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, tmp_path / "foreign.safetensors")
     with pytest.raises(ModelFileError, match=r"foreign\.safetensors: not a model of Atrous"):
@@ -247,6 +257,9 @@ HEADERS = (
     ({"model": json.dumps({"name": "deeplab_v77"})}, "model.name=deeplab_v77: unknown model; did you mean deeplab_v3?"),
     ({"model": json.dumps(flat_model())}, "its header is damaged: model."),  # format 1 in a file of format 2
     ({"inference": json.dumps({"flop": True})}, "its header is damaged: inference.flop: unknown key"),
+    ({"atrous_format": "1", "model": "[]"}, "its header is damaged: model is a list, not a mapping"),
+    ({"atrous_format": "1", "results": "5"}, "its header is damaged: results is a int, not a mapping"),
+    ({"training": "[" * 100_000}, "its header is damaged"),
 )
 
 

@@ -84,6 +84,13 @@ def test_a_bug_is_not_reported_as_an_unreadable_image(
         predict.run(model, [str(images)], tmp_path / "out", console=QUIET)
 
 
+def test_a_protocol_that_is_not_for_the_network_is_not_the_fault_of_each_image(images: Path, tmp_path: Path) -> None:
+    path = tmp_path / "classifier.safetensors"
+    segmenter.create("image_classifier", backbone="mobilenet_v2", num_classes=3).save(path)
+    with pytest.raises(ConfigError, match="a network for classification has no map of classes"):
+        predict.run(path, [str(images)], tmp_path / "out", ["evaluate.flip=true"], console=QUIET)
+
+
 def test_nothing_to_predict_is_an_error(model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for source, reason in (

@@ -19,6 +19,7 @@ from atrous import run_folder, train
 from atrous.config import to_yaml
 from atrous.distributed import World
 from atrous.errors import ConfigError, DataError, ModelFileError
+from atrous.models.format_1 import BACKBONE
 from atrous.run_folder import RunFolder, State
 from tests.conftest import tiny_config
 from tests.runs import QUIET, Tiny, assert_same, copied, folder_config, losses, weights
@@ -120,8 +121,15 @@ def test_a_folder_that_is_not_a_whole_run_is_refused(finished: RunFolder, tmp_pa
     run.config.write_text("train: {steps: [")
     refused(r"config\.yaml: not a YAML file", ConfigError)
     run.config.write_text(config)
-    run.state.write_bytes(run.state.read_bytes()[:1000])
-    refused(r"last\.pt: not a complete training state", ModelFileError)
+    state = run.state.read_bytes()
+    for damaged in (b"", state[:1000], state[:-1], state[:2000] + bytes([state[2000] ^ 1]) + state[2001:]):
+        run.state.write_bytes(damaged)
+        refused(r"last\.pt: not a complete training state", ModelFileError)
+    torch.save([1], run.state)
+    refused(r"last\.pt: not the state of a training", ModelFileError)
+    other = atrous.create("fcn", backbone="resnet_tiny", num_classes=8).model.state_dict()
+    run_folder.write_state(run, {"step": 1, "measured": 0, "model": other, "optimizer": {}})
+    refused(r"last\.pt: the weights are not those of the model", ModelFileError)
     run.state.unlink()
     refused(r"holds models, but state/last\.pt is missing", ModelFileError)
 
@@ -135,7 +143,7 @@ def test_data_that_moved_can_be_resumed_with(folder_data: Path, tmp_path: Path) 
 def flat(tree: dict[str, Any]) -> dict[str, Any]:
     """The tiny recipe's config as runs of format 1 have it."""
     aspp, decoder, backbone = (tree["model"].pop(name) for name in ("aspp", "decoder", "backbone"))
-    settings = {"aspp_channels": aspp["channels"], "rates": aspp["rates"], "drop_path": 0.0, "depth_multiplier": 0.1}
+    settings = {**BACKBONE, "depth_multiplier": 0.1, "aspp_channels": aspp["channels"], "rates": aspp["rates"]}
     settings |= {"decoder_channels": decoder["channels"], "low_level_channels": decoder["low_level_channels"]}
     model = {**tree["model"], "backbone": backbone["name"], **settings}
     loss = {**{key: value for key, value in tree["loss"].items() if key != "weights"}, "auxiliary": 0.4}
@@ -145,7 +153,7 @@ def flat(tree: dict[str, Any]) -> dict[str, Any]:
 def test_a_run_whose_config_has_flat_model_settings_is_resumed(finished: RunFolder, tmp_path: Path) -> None:
     run = copied(finished, tmp_path / "run")
     run.config.write_text(yaml.safe_dump(flat(yaml.safe_load(run.config.read_text()))))
-    assert "depth_multiplier: 0.1\n  drop_path" in run.config.read_text()
+    assert "depth_multiplier: 0.1\n  divisible_by" in run.config.read_text()
     with run_folder.opened(run, tiny_config(*FINISHED), ALONE, resume=True) as state:
         assert state is not None
         assert state["step"] == 4
@@ -216,6 +224,22 @@ def test_rows_that_will_be_done_again_are_dropped(tmp_path: Path) -> None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         run_folder.drop_rows_after(path, step=4, validation=2)
         assert run_folder.read_rows(path) == rows[:3]
+
+
+def test_damaged_metrics_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for line in (b"{}", b"[1]", b"5", b"\xff\xfe", b'{"step": "x"}'):
+        path.write_bytes(b'{"step": 1, "loss": 0.5}\n' + line + b'\n{"step": 2, "loss": 0.5}\n')
+        with pytest.raises(DataError, match=r"metrics\.jsonl: line 2 is not a row of metrics; remove it"):
+            run_folder.read_rows(path)
+
+
+def test_a_state_without_a_checksum_is_read(finished: RunFolder, tmp_path: Path) -> None:
+    """As older versions wrote it."""
+    run = copied(finished, tmp_path / "run")
+    torch.save(run_folder.read_state(run.state), run.state)
+    assert run_folder.CHECKSUM not in run.state.read_bytes()
+    assert_same(weights(run), weights(finished))
 
 
 # ---- killed

@@ -83,6 +83,20 @@ def upgraded_experiment(tree: Tree) -> Tree:
     }
 
 
+def is_experiment(tree: Tree) -> bool:
+    """Whether a version that wrote format 1 wrote this experiment: all flat settings of backbones are in it."""
+    model = tree.get("model")
+    return isinstance(model, dict) and BACKBONE.keys() <= model.keys()
+
+
+def upgraded_row(row: Tree) -> Tree:
+    """A row of a run's metrics. A validation had its scores beside the step."""
+    if "per_class" not in row:
+        return row
+    scores = {name: value for name, value in row.items() if name not in ("step", "per_class")}
+    return {"step": row["step"], "scores": scores, "classes": row["per_class"]}
+
+
 def new_names(section: str, field: str) -> list[str]:
     """The names that a flat setting may have now, such as `model.aspp.channels`; the model decides which."""
     if section == "loss":

@@ -63,6 +63,7 @@ def objective(config: LossConfig, facts: Facts, heads: Sequence[str], data: Trai
     """Raises ConfigError if the weights in `config` do not fit the network's heads or the classes."""
     require_heads(config, heads)
     weights = class_weights(config, data)
+    weights = None if weights is None else weights.to(data.world.device)  # now: each step would wait for the device
     return SemanticObjective(config, data.space.ignore, weights, facts.convention == "aligned_corners")
 
 

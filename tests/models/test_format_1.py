@@ -18,7 +18,7 @@ from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.losses.semantic import LossConfig, head_weight
 from atrous.models import MODELS, build
 from atrous.models.format_1 import ASPP, BACKBONE, DECODER, new_names, upgraded, upgraded_experiment
-from atrous.run_folder import RunFolder, require_same
+from atrous.run_folder import RunFolder, read_rows, require_same
 from tests.models.conftest import config_of, random_images, small
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "format_1.json").read_text(encoding="utf-8"))
@@ -161,3 +161,18 @@ def test_a_run_of_format_1_is_resumed_with_the_settings_of_today(tmp_path: Path)
     require_same(run, today, "--resume")
     with pytest.raises(ValueError, match=r"model\.backbone\.depth_multiplier is 0\.5 here but 0\.35"):
         require_same(run, load("synthetic/deeplab_v3plus_tiny", ["model.backbone.depth_multiplier=0.5"]), "--resume")
+
+
+def test_a_config_of_format_1_is_read_as_one_of_today(tmp_path: Path) -> None:
+    """`atrous train runs/old/config.yaml --out runs/old --resume`, as the old version printed it."""
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(GOLDEN["experiments"][0]))
+    assert load(str(path)) == load("synthetic/deeplab_v3plus_tiny")
+
+
+def test_validations_in_the_metrics_of_format_1_have_the_form_of_today(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": 2, "loss": 1.5}, {"step": 2, "miou": 0.5, "pixel_accuracy": 0.75, "per_class": {"sky": None}}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scores = {"miou": 0.5, "pixel_accuracy": 0.75}
+    assert read_rows(path) == [rows[0], {"step": 2, "scores": scores, "classes": {"sky": None}}]

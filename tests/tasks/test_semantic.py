@@ -235,3 +235,11 @@ def test_masks_are_written_with_the_colours_of_the_classes() -> None:
         assert np.array_equal(np.array(mask), PREDICTED[0].numpy())
         colors: Any = np.array(mask.convert("RGB"))
     assert np.array_equal(colors, np.array(SPACE.colors, np.uint8)[PREDICTED[0].numpy()])
+
+
+def test_class_weights_lie_on_the_device() -> None:
+    """Moved at each step, they would wait for it each time."""
+    world, config = World(0, 1, torch.device("meta")), LossConfig(class_weights=(1.0, 2.0, 3.0))
+    weights = semantic.objective(config, FACTS, (), TrainingData(SPACE, (), world, 0, skip_errors=False)).weights
+    assert weights is not None
+    assert weights.device.type == "meta"
