@@ -51,7 +51,7 @@ def leave() -> None:
 
 
 def is_lost_peer(error: Exception) -> bool:
-    """Whether a message failed because another process has ended: that one says why."""
+    """Whether a message failed because another process ended, which says why itself."""
     if not (isinstance(error, RuntimeError) and distributed.is_initialized()):
         return False
     return isinstance(error, distributed.DistError) or "gloo/transport" in str(error)

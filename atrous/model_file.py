@@ -65,7 +65,7 @@ def save(path: Path, model: Model, header: Header) -> None:
 
 
 def header_checksum(metadata: Mapping[str, str]) -> str:
-    """SHA-256 over everything in the metadata but this checksum itself."""
+    """SHA-256 over all metadata except this checksum."""
     items = sorted((key, text) for key, text in metadata.items() if key != "header_checksum")
     return hashlib.sha256(json.dumps(items).encode()).hexdigest()
 

@@ -84,13 +84,13 @@ def upgraded_experiment(tree: Tree) -> Tree:
 
 
 def is_experiment(tree: Tree) -> bool:
-    """Whether a version that wrote format 1 wrote this experiment: all flat settings of backbones are in it."""
+    """Whether the experiment has format 1: it then has all flat settings of backbones."""
     model = tree.get("model")
     return isinstance(model, dict) and BACKBONE.keys() <= model.keys()
 
 
 def upgraded_row(row: Tree) -> Tree:
-    """A row of a run's metrics. A validation had its scores beside the step."""
+    """A row of a run's metrics. A validation had its scores next to the step."""
     if "per_class" not in row:
         return row
     scores = {name: value for name, value in row.items() if name not in ("step", "per_class")}
