@@ -22,7 +22,6 @@ from atrous.files import prepare_output, write_atomically
 from atrous.models.format_1 import upgraded_row
 
 State = dict[str, Any]  # of a training between two steps: tensors and numbers only
-FORMAT_1 = {"taken": "samples", "measured": "validation"}  # names in a state -> those of today
 CHECKSUM = b"\nsha256 "  # a state's file ends with it and the hexadecimal digest of what stands before
 
 
@@ -111,7 +110,7 @@ def resumed(run: RunFolder, config: Config) -> State | None:
     require_same(run, config, "--resume")
     remove_leftovers(run)
     state = read_state(run.state)
-    drop_rows_after(run.metrics, state["step"], state["validation"])
+    drop_rows_after(run.metrics, state["step"], state["measured"])
     return state
 
 
@@ -160,10 +159,7 @@ def _remove(files: Iterable[Path], folders: Iterable[Path]) -> None:
 
 
 def read_state(path: Path) -> State:
-    """The state, on the CPU. Raises ModelFileError with the path if the file is damaged.
-
-    States that belong to models of format 1 have no checksum, and other names.
-    """
+    """The state, on the CPU. Raises ModelFileError with the path if it is damaged; old states have no checksum."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -174,7 +170,7 @@ def read_state(path: Path) -> State:
     state = _loaded(body if mark else content, path)
     if not isinstance(state, dict) or not {"step", "model", "optimizer"} <= state.keys():
         raise ModelFileError(f"{path}: not the state of a training")
-    return {FORMAT_1.get(str(name), str(name)): value for name, value in state.items()}
+    return state
 
 
 def _loaded(content: bytes, path: Path) -> object:
