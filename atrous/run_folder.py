@@ -22,7 +22,7 @@ from atrous.files import prepare_output, write_atomically
 from atrous.models.format_1 import upgraded_row
 
 State = dict[str, Any]  # of a training between two steps: tensors and numbers only
-CHECKSUM = b"\nsha256 "  # a state's file ends with it and the hexadecimal digest of what stands before
+CHECKSUM = b"\nsha256 "  # a state's file ends with this and the hexadecimal digest of all before it
 
 
 class RunFolder(NamedTuple):
@@ -215,7 +215,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _row(line: str) -> dict[str, Any] | None:
-    """None for a damaged one."""
+    """The row, or None for a damaged line."""
     try:
         row = json.loads(line)
     except (json.JSONDecodeError, RecursionError):
