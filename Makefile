@@ -1,9 +1,9 @@
-# Each target that needs .venv makes it if it is missing, or if what belongs in it has changed.
+# Each target that needs .venv creates it if it is missing, or updates it if its requirements have changed.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 BENCHMARKS := crf psa transforms upsample
-# Tests use one thread each, so that each core gets a worker of its own. `worksteal` gives a worker consecutive tests, which
+# Tests use one thread each, so that each core gets its own worker. `worksteal` gives a worker consecutive tests, which
 # share a module's fixtures, and balances the load at the end.
 PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
 

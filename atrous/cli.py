@@ -1,4 +1,4 @@
-"""The verbs of the command line. Each imports its file late; errors that a user can cause are one line, exit code 2."""
+"""The verbs of the command line. Each imports its file late. A user's error is one line with exit code 2."""
 
 import os
 import re
@@ -49,7 +49,7 @@ Workers = Annotated[int, typer.Option(min=0, help="processes that read images; 0
 
 
 def _own_cores() -> int:
-    """The cores of this process: its share where `torchrun` has started several."""
+    """The number of cores for this process; processes that `torchrun` starts share them."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
@@ -82,13 +82,13 @@ def train(
     """Train a model. The folder then holds the best model, the last one, metrics and a report."""
     from atrous import config, train
 
-    chosen = config.load(recipe, overrides or [])
+    experiment = config.load(recipe, overrides or [])
     folder = out or _run_folder(recipe, is_recipe=recipe in config.recipes(), resume=resume)
-    train.train(chosen, folder, resume=resume, device=device, workers=workers)
+    train.train(experiment, folder, resume=resume, device=device, workers=workers)
 
 
 def _run_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
-    """The folder of a run without --out; a run that is resumed from its own config stays where that is."""
+    """The folder of a run without --out; a run resumed from its own config.yaml stays in that folder."""
     path = Path(source)
     if resume and not is_recipe and path.name == "config.yaml":
         return path.parent
@@ -100,11 +100,11 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="a model file", show_default=False)],
     overrides: Overrides = None,
     json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
-    report: Annotated[Path | None, typer.Option(help="write an HTML page to this file", show_default=False)] = None,
+    report: Annotated[Path | None, typer.Option(help="write an HTML report to this file", show_default=False)] = None,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
-    """Measure a model on labelled images: its scores and a table of the classes."""
+    """Measure a model on labelled images: overall scores and a table by class."""
     from atrous import evaluate
 
     for path in filter(None, (json, report)):
@@ -128,7 +128,7 @@ def predict(
         list[str], typer.Argument(metavar="IMAGE|FOLDER|PATTERN... [evaluate.FIELD=VALUE]...", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="the folder for masks/ and overlays/", show_default=False)],
-    overlays: Annotated[bool, typer.Option(help="write the images under the colours of their classes")] = True,
+    overlays: Annotated[bool, typer.Option(help="also write the images overlaid with class colours")] = True,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="also write class probabilities (.npz)")
     ] = False,
@@ -140,7 +140,7 @@ def predict(
     overrides = [text for text in images if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
     sources = [text for text in images if text not in overrides]
     if not sources:
-        raise ConfigError(f"no image, folder or pattern, only the setting {overrides[0]}")
+        raise ConfigError(f"expected an image, folder or pattern, got only the setting {overrides[0]}")
     summary = predict.run(model, sources, out, overrides, overlays=overlays, probabilities=probabilities, device=device)
     if summary.images:
         count = "1 image" if summary.images == 1 else f"{summary.images} images"
@@ -149,7 +149,7 @@ def predict(
         raise DataError("; ".join(summary.failures))
 
 
-@app.command(context_settings={"ignore_unknown_options": True})  # --output_stride=8, as the originals have it
+@app.command(context_settings={"ignore_unknown_options": True})  # --output_stride=8, as the original programs write it
 def convert(
     source: Annotated[
         str,
@@ -163,12 +163,13 @@ def convert(
         list[str] | None,
         typer.Argument(
             metavar="[FLAG=VALUE]...",
-            help="what the weights do not show, in the source's own flags: output_stride=8 atrous_rates=12,24,36",
+            help="what the weights do not show, as the original program's flags: output_stride=8 atrous_rates=12,24,36",
             show_default=False,
         ),
     ] = None,
     system: Annotated[
-        str | None, typer.Option(help="the program that it comes from, if the names do not show it", show_default=False)
+        str | None,
+        typer.Option(help="the original program, if the names of the weights do not show it", show_default=False),
     ] = None,
     recalibrate: Annotated[
         list[str] | None,
@@ -212,7 +213,7 @@ def recipes(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb and exit: 0 done, 1 a run that broke, 2 an error that the user can correct, 130 Ctrl-C."""
+    """Run a verb and exit: 0 done, 1 a run that failed, 2 an error that the user can correct, 130 Ctrl-C."""
     sys.exit(run(arguments))
 
 
@@ -233,8 +234,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", 130)
-    except Interrupted as saved:
-        return _say(str(saved), 130)
+    except Interrupted as interruption:
+        return _say(str(interruption), 130)
     except FloatingPointError as error:
         return _say(str(error), 1)
     except (AtrousError, OSError) as error:
@@ -249,7 +250,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if _is_lost_peer(error):
             return _say("another process of this run ended; its own message says why", 1)
         traceback.print_exc()
-        return _say(f"this is a fault of Atrous {__version__}, not of yours; please report it with the lines above", 1)
+        return _say(f"this is a fault of Atrous {__version__}, not yours; please report it with the lines above", 1)
     finally:
         _leave_process_group()
 

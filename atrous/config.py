@@ -1,4 +1,4 @@
-"""One experiment as one value: joins the sections that the components own, and reads recipes and overrides."""
+"""An experiment as one value: joins the sections that the components own, and reads recipes and overrides."""
 
 import difflib
 import json
@@ -33,7 +33,7 @@ from atrous.tasks import TASKS
 RECIPES = Path(__file__).parent / "recipes"
 Tree = dict[str, Any]  # a configuration before it is checked
 
-# Sections of several kinds, which one key tells apart. Below the top, the value of this key may stand for the section.
+# Sections that come in several kinds; a key says which. Below the top level, its value may stand for the section.
 KINDS: dict[str, tuple[str, Mapping[str, type[Settings]]]] = {
     "model": ("name", {name: model.Config for name, model in MODELS.items()}),
     "model.backbone": ("name", {name: backbone.Config for name, backbone in BACKBONES.items()}),
@@ -47,11 +47,11 @@ class TrainConfig(Settings):
     accumulate: PositiveInt = 1  # passes summed into one update
     seed: NonNegativeInt = 0
     precision: Literal["fp32", "bf16"] = "fp32"
-    batch_norm: Literal["tuned", "frozen"] = "tuned"  # frozen: statistics stay; scales and shifts still learn
-    batch_norm_momentum: float | None = Field(None, gt=0, le=1)  # the newest batch's share; None: as the layers say
+    batch_norm: Literal["tuned", "frozen"] = "tuned"  # frozen: fixed statistics; scales and shifts still learn
+    batch_norm_momentum: float | None = Field(None, gt=0, le=1)  # weight of the newest batch; None: each layer's own
     init: str | None = None  # start from the weights of this model file, or of anything that `atrous convert` reads
-    reuse: Literal["all", "all_but_logits", "backbone"] = "all"  # of `init`
-    ema: float | None = Field(None, gt=0, lt=1)  # decay of averaged weights: then these are evaluated and saved
+    reuse: Literal["all", "all_but_logits", "backbone"] = "all"  # which of those weights
+    ema: float | None = Field(None, gt=0, lt=1)  # decay of averaged weights, which are then evaluated and saved
     save_every: PositiveInt = 500  # steps
     eval_every: PositiveInt = 1000  # steps
     log_every: PositiveInt = 10  # steps
@@ -59,7 +59,7 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _reuse_needs_init(self) -> "TrainConfig":
         if self.reuse != "all" and self.init is None:
-            raise ValueError(f"reuse={self.reuse} without init, the model file to take weights from")
+            raise ValueError(f"reuse={self.reuse} needs init, the file that the weights come from")
         return self
 
 
@@ -77,12 +77,12 @@ class Config(Settings):
 
     @field_validator("loss", "decode", mode="before")
     @classmethod
-    def _of_the_task(cls, settings: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - anything may stand in a file
+    def _of_the_task(cls, settings: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any YAML value
         return section_of_task(settings, info)
 
 
-def section_of_task(settings: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - anything may stand in a file
-    """A field validator's work: the section as the settings that the model's task has for it."""
+def section_of_task(settings: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any YAML value
+    """For field validators: the section as the settings that belong to the model's task."""
     if "model" not in info.data or not isinstance(settings, dict | Settings):
         return settings
     kind = kinds_of_task(task_of(info.data["model"]))[str(info.field_name)]
@@ -97,7 +97,7 @@ def kinds_of_task(name: str) -> dict[str, type[Settings]]:
 
 
 def load(source: str, overrides: Sequence[str] = ()) -> Config:
-    """The config of a recipe's name or of a YAML file, with `section.field=value` overrides on top.
+    """The config of a recipe, by name, or of a YAML file, with `section.field=value` overrides on top.
 
     Raises ConfigError, or FileNotFoundError for the file.
     """
@@ -127,7 +127,7 @@ def recipes() -> dict[str, Path]:
 
 
 def find(source: str, folder: Path = Path()) -> Path:
-    """The file of a recipe's name, or of a path relative to `folder` or to the working directory.
+    """The file of a recipe, by its name or by a path relative to `folder` or to the working directory.
 
     Raises FileNotFoundError with the nearest known name.
     """
@@ -138,14 +138,14 @@ def find(source: str, folder: Path = Path()) -> Path:
     raise FileNotFoundError(f"no such recipe or YAML file: {source}{nearest(source, known)}")
 
 
-def read_tree(source: str, seen: tuple[Path, ...] = ()) -> Tree:
-    """A YAML file as a tree, laid over that of its `base:`, a recipe or a file beside it.
+def read_tree(source: str, chain: tuple[Path, ...] = ()) -> Tree:
+    """A YAML file as a tree, merged over the tree of its `base:`, which is a recipe or a file relative to it.
 
     Raises ConfigError if it is not a YAML file of sections, or FileNotFoundError.
     """
-    path = find(source, seen[-1].parent if seen else Path())
-    if path.resolve() in [step.resolve() for step in seen]:
-        raise ConfigError(f"{path}: `base` leads back to itself: {' -> '.join(str(step) for step in (*seen, path))}")
+    path = find(source, chain[-1].parent if chain else Path())
+    if path.resolve() in [step.resolve() for step in chain]:
+        raise ConfigError(f"{path}: `base` leads back to itself: {' -> '.join(str(step) for step in (*chain, path))}")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-99-99
@@ -154,13 +154,13 @@ def read_tree(source: str, seen: tuple[Path, ...] = ()) -> Tree:
         raise ConfigError(f"{path}: must be a mapping of sections such as `train:`, got a {type(tree).__name__}")
     base = tree.pop("base", None)
     tree = format_1.upgraded_experiment(tree) if format_1.is_experiment(tree) else tree
-    return tree if base is None else merge(read_tree(str(base), (*seen, path)), tree)
+    return tree if base is None else merge(read_tree(str(base), (*chain, path)), tree)
 
 
 def parse_overrides(overrides: Sequence[str]) -> Tree:
-    """`["train.steps=5", ...]` as a tree, whose values are still text: the field says what type it is read as.
+    """`["train.steps=5", ...]` as a tree. Its values are still text, since only the fields know their types.
 
-    Later values win. Raises ConfigError where an override is not of this form.
+    Later values win. Raises ConfigError for an override that is not of this form.
     """
     tree: Tree = {}
     for text in overrides:
@@ -174,8 +174,8 @@ def parse_overrides(overrides: Sequence[str]) -> Tree:
     return tree
 
 
-def _put(tree: Tree, keys: Sequence[str], value: Any, section: str = "") -> Tree:  # noqa: ANN401 - as YAML has it
-    """The tree with a value at the end of a path of keys, beside what other overrides have put there."""
+def _put(tree: Tree, keys: Sequence[str], value: Any, section: str = "") -> Tree:  # noqa: ANN401 - any YAML value
+    """The tree with `value` at the path `keys`, next to the values of earlier overrides."""
     key, *rest = keys
     place = f"{section}.{key}" if section else key
     old, new = _as_section(place, tree.get(key)), _as_section(place, value)
@@ -187,9 +187,9 @@ def _put(tree: Tree, keys: Sequence[str], value: Any, section: str = "") -> Tree
 
 
 def merge(below: Tree, above: Tree, section: str = "") -> Tree:
-    """`above` laid over `below`, key by key. A section that changes its kind keeps what both kinds know.
+    """`above` merged over `below`, key by key. A section that changes its kind keeps the settings that both kinds have.
 
-    A mapping whose keys are numbers, such as that of class names, is one value.
+    A mapping whose keys are numbers, such as class names, is a single value.
     """
     merged = dict(below)
     for key, value in above.items():
@@ -200,18 +200,18 @@ def merge(below: Tree, above: Tree, section: str = "") -> Tree:
     return merged
 
 
-def _is_section(value: Any) -> bool:  # noqa: ANN401 - as YAML has it
+def _is_section(value: Any) -> bool:  # noqa: ANN401 - any YAML value
     return isinstance(value, dict) and all(isinstance(key, str) for key in value)
 
 
-def _as_section(place: str, value: Any) -> Any:  # noqa: ANN401 - as YAML has it
+def _as_section(place: str, value: Any) -> Any:  # noqa: ANN401 - any YAML value
     """`resnet50s` for a backbone is `{name: resnet50s}`."""
     if place not in KINDS or "." not in place or not isinstance(value, str):
         return value
     return _flow_mapping(value) if value.startswith("{") else {KINDS[place][0]: value}
 
 
-def _flow_mapping(text: str) -> Any:  # noqa: ANN401 - as YAML has it
+def _flow_mapping(text: str) -> Any:  # noqa: ANN401 - any YAML value
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -253,7 +253,7 @@ def differences(one: Config, other: Config) -> Iterator[tuple[str, Any, Any]]:
         yield from _differences(section, left[section], right[section])
 
 
-def _differences(place: str, left: Any, right: Any) -> Iterator[tuple[str, Any, Any]]:  # noqa: ANN401 - as YAML has it
+def _differences(place: str, left: Any, right: Any) -> Iterator[tuple[str, Any, Any]]:  # noqa: ANN401 - any YAML value
     if isinstance(left, dict) and isinstance(right, dict):
         for key in {**left, **right}:
             yield from _differences(f"{place}.{key}", left.get(key), right.get(key))
@@ -261,7 +261,7 @@ def _differences(place: str, left: Any, right: Any) -> Iterator[tuple[str, Any, 
         yield place, left, right
 
 
-# ---- one line for what is wrong
+# ---- errors in one line
 
 EXPLANATIONS = {  # pydantic's type of an error -> what is expected
     "int_parsing": "must be a whole number",
@@ -289,7 +289,7 @@ EXPLANATIONS = {  # pydantic's type of an error -> what is expected
 
 
 def explain(error: ValidationError, tree: Tree, source: str, overrides: Sequence[str], *, section: str = "") -> str:
-    """The first error as one line, and the number of others; `section` is what was checked, if it was only one."""
+    """The first error in one line, with the number of others; `section` names the only section that was checked."""
     above = (section,) if section else ()
     errors = _innermost(error.errors())
     lines = list(dict.fromkeys(_explain_one({**one, "loc": (*above, *one["loc"])}, tree) for one in errors))
@@ -302,14 +302,14 @@ def explain(error: ValidationError, tree: Tree, source: str, overrides: Sequence
 
 
 def brief(error: ValidationError, tree: Tree, *, section: str = "") -> str:
-    """The first error as `key=value: reason`, for settings that no file or command line names."""
+    """The first error as `key=value: reason`, for settings that come from neither a file nor the command line."""
     first = _innermost(error.errors())[0]
     above = (section,) if section else ()
     return _explain_one({**first, "loc": (*above, *first["loc"])}, tree)
 
 
 def _innermost(errors: Sequence[Any]) -> list[Any]:
-    """Without errors that follow from others: a tuple is too short because its item is wrong."""
+    """Leave out errors that follow from others: a tuple that is too short because an item is wrong."""
     places = [one["loc"] for one in errors]
     return [one for one in errors if not any(one["loc"] == place[: len(one["loc"])] != place for place in places)]
 
@@ -320,7 +320,7 @@ def _explain_one(details: Any, tree: Tree) -> str:  # noqa: ANN401
     key = ".".join(path)
     if kind == "extra_forbidden":
         path = [*path, *_single_keys(details["input"])]
-        return f"{'.'.join(path)}: unknown key{_known_instead(path, tree)}"
+        return f"{'.'.join(path)}: unknown key{_suggestion(path, tree)}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _unknown_kind(key, details["input"])
     if kind == "missing" and len(path) > 1 and path[-1].isdigit():
@@ -333,7 +333,7 @@ def _explain_one(details: Any, tree: Tree) -> str:  # noqa: ANN401
     return f"{key}={_brief(details['input'])}: {reason}"
 
 
-def _unknown_kind(section: str, part: Any) -> str:  # noqa: ANN401 - as YAML has it
+def _unknown_kind(section: str, part: Any) -> str:  # noqa: ANN401 - any YAML value
     key, kinds = KINDS[section]
     value = str(part.get(key, "")) if isinstance(part, dict) else str(getattr(part, key, part))
     place = section if "." in section else f"{section}.{key}"
@@ -341,34 +341,34 @@ def _unknown_kind(section: str, part: Any) -> str:  # noqa: ANN401 - as YAML has
     return f"{place}={value}: unknown {what}{nearest(value, kinds) or '; known: ' + ', '.join(kinds)}"
 
 
-def _single_keys(value: Any) -> Iterator[str]:  # noqa: ANN401 - as YAML has it
+def _single_keys(value: Any) -> Iterator[str]:  # noqa: ANN401 - any YAML value
     """The rest of an override's path below an unknown key."""
     while isinstance(value, dict) and len(value) == 1:
         ((key, value),) = value.items()
         yield str(key)
 
 
-def _known_instead(path: Sequence[str], tree: Tree) -> str:
-    """What an unknown key may have meant: its name of today, a near name beside it, or the same name elsewhere."""
+def _suggestion(path: Sequence[str], tree: Tree) -> str:
+    """What an unknown key may mean: its current name, a similar name in its section, or the same name elsewhere."""
     if any(part.isdigit() for part in path):
         return ""
     known, key = known_keys(tree), ".".join(path)
     if len(path) == 1:
         return nearest(key, list(Config.model_fields))
     renamed = format_1.new_names(*path) if len(path) == 2 else []
-    today = [name for name in renamed if name in known or path[0] == "loss"]
-    if today:
-        return f"; did you mean {today[0]}?"
+    current = [name for name in renamed if name in known or path[0] == "loss"]
+    if current:
+        return f"; did you mean {current[0]}?"
     section = (renamed[0] if renamed else key).rpartition(".")[0]
-    beside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
-    if "." not in section or not beside:
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
+    if "." not in section or not siblings:
         fields = [name for name in known if "." in name]
-        return nearest(key, fields) or nearest(key, list(beside.values()))
-    close = difflib.get_close_matches(path[-1], list(beside), n=1)
+        return nearest(key, fields) or nearest(key, list(siblings.values()))
+    close = difflib.get_close_matches(path[-1], list(siblings), n=1)
     if close:
-        return f"; did you mean {beside[close[0]]}?"
+        return f"; did you mean {siblings[close[0]]}?"
     elsewhere = [name for name in known if name.rpartition(".")[2] == path[-1]]
-    return nearest(key, elsewhere) if elsewhere else f"; known: {', '.join(beside.values())}"
+    return nearest(key, elsewhere) if elsewhere else f"; known: {', '.join(siblings.values())}"
 
 
 def _brief(value: object) -> str:
@@ -385,12 +385,12 @@ def _without_kind(path: list[str]) -> list[str]:
             places.append(part)
     parent = ".".join(places[:-1])
     if "." in parent and places[-1] == KINDS.get(parent, ("", {}))[0]:
-        places.pop()  # it is written `model.backbone=...`
+        places.pop()  # users write `model.backbone=...`
     return [part for index, part in enumerate(places) if index < 2 or part.isdigit() or part.isidentifier()]
 
 
 def known_keys(tree: Tree) -> list[str]:
-    """Each `section.field` that this tree may have, with its kinds of sections."""
+    """Every `section.field` that this tree may have, for the kinds of its sections."""
     keys = list(Config.model_fields)
     for section, field in {**Config.model_fields, **_fields_of_task(tree)}.items():
         keys += _keys_within(section, field, tree.get(section))
@@ -405,7 +405,7 @@ def _fields_of_task(tree: Tree) -> dict[str, FieldInfo]:
     return {section: FieldInfo(annotation=kind) for section, kind in kinds_of_task(MODELS[name].task).items()}
 
 
-def _keys_within(section: str, field: FieldInfo, part: Any) -> Iterator[str]:  # noqa: ANN401 - as YAML has it
+def _keys_within(section: str, field: FieldInfo, part: Any) -> Iterator[str]:  # noqa: ANN401 - any YAML value
     kind = _kind_of(section, field, part) if section in KINDS else field.annotation
     if isinstance(kind, type) and issubclass(kind, Settings):
         for name, inner in kind.model_fields.items():
@@ -413,14 +413,14 @@ def _keys_within(section: str, field: FieldInfo, part: Any) -> Iterator[str]:  #
             yield from _keys_within(f"{section}.{name}", inner, part.get(name) if isinstance(part, dict) else None)
 
 
-def _kind_of(section: str, field: FieldInfo, part: Any) -> type[Settings] | None:  # noqa: ANN401 - as YAML has it
+def _kind_of(section: str, field: FieldInfo, part: Any) -> type[Settings] | None:  # noqa: ANN401 - any YAML value
     key, kinds = KINDS[section]
     default = field.default.name if isinstance(field.default, BackboneConfig) else ""
     return kinds.get(str(part.get(key, default) if isinstance(part, dict) else part or default))
 
 
 def nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
-    """`; did you mean ...?` with the nearest known word, or all of them if none is near and they are few."""
+    """`; did you mean ...?` with the nearest known word, or all of them if none is similar and there are few."""
     names = list(known)
     ends = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
     close = ends or difflib.get_close_matches(word, names, n=1, cutoff=0.6)

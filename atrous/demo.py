@@ -1,4 +1,4 @@
-"""`atrous demo`: everything once, from synthetic scenes to a page to look at."""
+"""`atrous demo`: the whole way once, from synthetic scenes to a report."""
 
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +18,7 @@ NUM_NEW = 6  # scenes to predict that are in neither split
 
 
 def run(out: Path, *, device: str | None = None, console: Console | None = None) -> None:
-    """Train, evaluate on unseen scenes, predict, report. A demo that `out` holds already is resumed."""
+    """Train, evaluate on unseen scenes, predict, report. If `out` already holds a demo, it is resumed."""
     console = console or Console(markup=False, highlight=False)
     torch.set_num_threads(1)  # the network is so small that a second thread costs more than it gains
     config = configs.load(RECIPE)
@@ -37,13 +37,13 @@ def run(out: Path, *, device: str | None = None, console: Console | None = None)
     console.print(
         f"\n{figures.describe(figures.headline)} on {len(evaluation.images)} unseen scenes. Look at\n"
         f"  {folder.report}  curves, classes, best and worst scenes\n"
-        f"  {out / 'overlays'}  new scenes under the classes that the model predicts\n"
+        f"  {out / 'overlays'}  new scenes in the colours of the predicted classes\n"
         f"and then train on images of your own: README.md"
     )
 
 
 def is_old_demo(folder: RunFolder, config: Config) -> bool:
-    """A run on synthetic scenes with other settings than today's; anything else in the folder is not ours to remove."""
+    """Whether the folder holds a demo with settings other than the current ones; other runs are not ours to remove."""
     if not (folder.is_saved and folder.config.exists()):
         return False
     stored = configs.read_tree(str(folder.config))

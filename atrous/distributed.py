@@ -20,13 +20,13 @@ class World(NamedTuple):
 def join(device: str | None = None) -> World:
     """Enter the process group that `torchrun` describes in the environment, or be the only process.
 
-    `device` None is a GPU where there is one. Raises ConfigError for a device that this machine does not have.
+    If `device` is None, it is a GPU if there is one. Raises ConfigError for a device that this machine lacks.
     """
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    own = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if size > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    return World(rank, size, chosen)
+        distributed.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    return World(rank, size, own)
 
 
 def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
@@ -51,7 +51,7 @@ def leave() -> None:
 
 
 def is_lost_peer(error: Exception) -> bool:
-    """Whether a message failed because another process has ended: that one says why."""
+    """Whether a message failed because another process ended, which says why itself."""
     if not (isinstance(error, RuntimeError) and distributed.is_initialized()):
         return False
     return isinstance(error, distributed.DistError) or "gloo/transport" in str(error)
@@ -82,13 +82,13 @@ def from_first(flag: bool, device: torch.device) -> bool:
 
 
 def copy_buffers_from_first(module: nn.Module) -> None:
-    """Batch-norm statistics differ between processes: let all of them measure what rank 0 saves."""
+    """Batch-norm statistics differ between processes: let all of them evaluate the model that rank 0 saves."""
     if distributed.is_initialized():
         for buffer in module.buffers():
             distributed.broadcast(buffer, 0)
 
 
 def wait() -> None:
-    """Wait for all processes: what rank 0 has written can then be read."""
+    """Wait for all processes, so that they can read what rank 0 has written."""
     if distributed.is_initialized():
         distributed.barrier()

@@ -33,9 +33,9 @@ def evaluate(
     data_name: str = "",
     advance: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Compare predictions with labels at each image's own size; the images are shared out over the processes.
+    """Compare predictions with labels at each image's own size; the images are divided among the processes.
 
-    `advance` is called with the number of images that were finished since its last call.
+    `advance` is called with the number of images finished since its last call.
     """
     task, space = model.task, model.label_space
     total: dict[str, Any] = {}
@@ -86,16 +86,16 @@ def run(
     workers: int = 0,
     console: Console | None = None,
 ) -> Evaluation:
-    """Evaluate the model file `path` on the validation split of its dataset, or of the one that `overrides` name."""
+    """Evaluate the model file `path` on the validation split of its own dataset, or of the one in `overrides`."""
     console = console or Console(markup=False, highlight=False)
     world = distributed.join(device)
-    loaded = segmenter.load(path)
-    config = settings(loaded, overrides, str(path))
+    original = segmenter.load(path)
+    config = settings(original, overrides, str(path))
     space = data.label_space(config.data)
-    require_same_classes(loaded.label_space, space, path)
+    require_same_classes(original.label_space, space, path)
     samples = data.samples(config.data, config.data.val)
-    require_fields(samples, loaded.task, config)
-    model = loaded.with_inference(config.evaluate).with_header(label_space=space, decode=config.decode)
+    require_fields(samples, original.task, config)
+    model = original.with_inference(config.evaluate).with_header(label_space=space, decode=config.decode)
     model = model.to(world.device)
     evaluation = measure(model, samples, config, world, workers, console)
     if world.rank == 0:
@@ -127,12 +127,12 @@ def measure(
 
 
 def settings(model: Segmenter, overrides: Sequence[str], source: str) -> Config:
-    """The experiment of a model file with `overrides` on top; a model without one takes all of its data from them."""
+    """The experiment of a model file with `overrides` on top. They must name the data if the file has no experiment."""
     tree = configs.parse_overrides(overrides)
     others = sorted(tree.keys() - {"data", "evaluate", "decode"})
     if others:
         raise ConfigError(
-            f"{others[0]}: an evaluation has only the settings of data, evaluate and decode, such as evaluate.flip=true"
+            f"{others[0]}: only settings of data, evaluate and decode apply here, such as evaluate.flip=true"
         )
     if model.training is not None:
         return configs.override(model.training, overrides, source)
@@ -145,7 +145,7 @@ def settings(model: Segmenter, overrides: Sequence[str], source: str) -> Config:
 
 
 def require_same_classes(ours: LabelSpace, theirs: LabelSpace, path: Path) -> None:
-    """Classes of other numbers or names can't be compared. A model may have no names of its own."""
+    """Classes that differ in number or name can't be compared. A model may lack class names."""
     model_file.require_same_classes(ours.num_classes, theirs, f"num_classes of {path}")
     if ours.names == numbered_names(ours.num_classes):
         return

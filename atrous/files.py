@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """After a kill or on a full disk, `path` is the old file, or absent. Raises OSError with the path."""
+    """After a kill, or on a full disk, `path` is still the old file, or absent. Raises OSError with the path."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def require_folder(path: Path, what: str) -> Path:
-    """`path`, if it is a folder, else raises OSError; `what` names the setting that holds it."""
+    """Return `path` if it is a folder, or raise OSError; `what` names the setting that it comes from."""
     if not path.exists():
         raise FileNotFoundError(f"{what}: no such folder: {path}")
     if not path.is_dir():

@@ -24,7 +24,7 @@ WINDOW_PIXELS = 2**21  # of all windows in one pass, about 8 of 513 x 513: more 
 
 
 class InferenceConfig(Settings):
-    """The protocol of a prediction. It is stored beside every figure that was measured with it."""
+    """The protocol of a prediction. It is stored with every figure that was measured by it."""
 
     mode: Literal["whole", "sliding", "canvas"] = "whole"
     window: tuple[PositiveInt, PositiveInt] = (513, 513)  # sliding, canvas: height, width
@@ -46,14 +46,14 @@ class InferenceConfig(Settings):
 
     def describe(self) -> dict[str, str]:
         height, width = self.window
-        how = {
+        modes = {
             "whole": "whole image",
             "sliding": f"{self._resized}windows of {height} x {width}, {self.overlap:.0%} overlap",
             "canvas": f"on a canvas of {height} x {width}, shrunk to fit",
         }
         crf = {"CRF": self.crf} if self.crf else {}
         return {
-            "image": how[self.mode],
+            "image": modes[self.mode],
             "scales": ", ".join(f"{scale:g}" for scale in self.scales),
             "flipped too": "yes" if self.flip else "no",
             **crf,
@@ -68,8 +68,8 @@ class Seen(NamedTuple):
     """What a network saw in images, and where the images lie in its maps. Whoever decodes them upsamples."""
 
     outputs: Outputs  # of one pass, at the network's own grid; of several, probabilities at the images' size
-    framed: Size  # of the images as they were shown, padded
-    shown: Size  # of the part of it that is image
+    frame: Size  # of the images as the network saw them, padded
+    content: Size  # of the images within the frame, without padding
     size: Size  # of the images
     convention: Convention
     is_mean: bool  # `outputs.semantic` holds probabilities [B, C, H, W], the mean of several passes; not logits
@@ -77,36 +77,36 @@ class Seen(NamedTuple):
 
 @torch.inference_mode()
 def look(network: Network, images: Tensor, config: InferenceConfig, *, probabilities: bool = False) -> Seen:
-    """Show images [B, 3, H, W] to a network by the protocol. With `probabilities` these are computed in any case.
+    """Show images [B, 3, H, W] to a network by the protocol. With `probabilities`, these are always computed.
 
-    Raises ConfigError where the protocol asks for several passes and the network has no map of classes to average.
+    Raises ConfigError if the protocol asks for several passes but the network has no class map to average.
     """
     size, facts = image_size(images), network.facts
     if probabilities or not config.is_single:
         mean = predict_probabilities(network, images, config)
         return Seen(Outputs(mean), size, size, size, facts.convention, is_mean=True)
-    framed = _framed(network, images, config)
-    shown = (framed.height, framed.width)
-    return Seen(network(framed.images), image_size(framed.images), shown, size, facts.convention, is_mean=False)
+    frame = _frame(network, images, config)
+    content = (frame.height, frame.width)
+    return Seen(network(frame.images), image_size(frame.images), content, size, facts.convention, is_mean=False)
 
 
 @torch.inference_mode()
 def labels_at_image(seen: Seen) -> Tensor:
-    """The likeliest class of each pixel, [B, H, W]; after one pass no [B, C, H, W] is held."""
+    """The likeliest class of each pixel, [B, H, W]; a single pass never holds [B, C, H, W]."""
     if seen.is_mean:
         return seen.outputs.semantic.argmax(1)
     is_aligned = seen.convention == "aligned_corners"
-    labels = upsample_argmax(seen.outputs.semantic, seen.framed, align_corners=is_aligned)
-    labels = labels[:, : seen.shown[0], : seen.shown[1]]
+    labels = upsample_argmax(seen.outputs.semantic, seen.frame, align_corners=is_aligned)
+    labels = labels[:, : seen.content[0], : seen.content[1]]
     if image_size(labels) == seen.size:
         return labels
     return F.interpolate(labels[:, None].float(), seen.size, mode="nearest-exact")[:, 0].to(labels.dtype)
 
 
 def map_at_image(x: Tensor, seen: Seen) -> Tensor:
-    """A map [B, K, h, w] of one pass at the images' size, [B, K, H, W]; its values stay as they are."""
-    framed = resize(x.float(), seen.framed, seen.convention)[..., : seen.shown[0], : seen.shown[1]]
-    return _resize(framed, seen.size)
+    """A map [B, K, h, w] of one pass resized to the images, [B, K, H, W]; its values do not change."""
+    content = resize(x.float(), seen.frame, seen.convention)[..., : seen.content[0], : seen.content[1]]
+    return _resize(content, seen.size)
 
 
 def predict_labels(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
@@ -120,27 +120,27 @@ def predict_probabilities(network: Network, images: Tensor, config: InferenceCon
     if config.mode == "sliding":
         probabilities = _sliding_views(network, images, config)
     else:
-        framed = _framed(network, images, config)
-        probabilities = _averaged(network, framed.images, config)[..., : framed.height, : framed.width]
+        frame = _frame(network, images, config)
+        probabilities = _averaged(network, frame.images, config)[..., : frame.height, : frame.width]
     probabilities = _resize(probabilities, image_size(images))
     return probabilities if config.crf is None else _refined(probabilities, images, CRFS[config.crf])
 
 
-class Framed(NamedTuple):
+class Frame(NamedTuple):
     """Images as they are shown to the network: padded at the bottom and right."""
 
     images: Tensor  # [B, 3, H', W']
-    height: int  # of the part that is image
+    height: int  # of the image, without padding
     width: int
 
 
-def _framed(network: Network, images: Tensor, config: InferenceConfig) -> Framed:
+def _frame(network: Network, images: Tensor, config: InferenceConfig) -> Frame:
     if config.mode == "canvas":
         return on_canvas(images, network, config.window)
-    return Framed(pad_to_grid(images, network), *image_size(images))
+    return Frame(pad_to_grid(images, network), *image_size(images))
 
 
-def on_canvas(images: Tensor, network: Network, canvas: tuple[int, int]) -> Framed:
+def on_canvas(images: Tensor, network: Network, canvas: tuple[int, int]) -> Frame:
     """Images at the top left of a canvas of the network's mean colour, shrunk if they are larger, never enlarged.
 
     This is how the originals feed networks of a fixed input size.
@@ -150,7 +150,7 @@ def on_canvas(images: Tensor, network: Network, canvas: tuple[int, int]) -> Fram
     height, width = (max(1, round(side * factor)) for side in size)
     if (height, width) != size:
         images = _shrunk(images, height, width)
-    return Framed(_pad(images, network, canvas[0] - height, canvas[1] - width), height, width)
+    return Frame(_pad(images, network, canvas[0] - height, canvas[1] - width), height, width)
 
 
 def _shrunk(images: Tensor, height: int, width: int) -> Tensor:
@@ -188,7 +188,7 @@ def _pad(images: Tensor, network: Network, bottom: int, right: int, top: int = 0
 
 
 def _averaged(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
-    """Mean probabilities [B, C, H, W] over scales and flips, each from one pass over the whole images."""
+    """Mean probabilities [B, C, H, W] over scales and flips, each from one pass over whole images."""
     total = torch.zeros(images.shape[0], network.facts.num_classes, *image_size(images), device=images.device)
     views = list(product(config.scales, (False, True) if config.flip else (False,)))
     for scale, is_flipped in views:
@@ -214,8 +214,8 @@ def _logits(network: Network, images: Tensor, scale: float = 1.0) -> Tensor:  # 
     semantic = network(images, scale).semantic
     if semantic.ndim != 4:
         raise ConfigError(
-            f"evaluate: a network for {network.facts.task} has no map of classes: mode=sliding, scales, flip, crf and "
-            "probabilities by pixel are not for it"
+            f"evaluate: a {network.facts.task} network has no class map, so mode=sliding, scales, flip, crf and "
+            "probabilities per pixel do not apply to it"
         )
     return semantic.float()
 
@@ -226,7 +226,7 @@ def _refined(probabilities: Tensor, images: Tensor, crf: CRF) -> Tensor:
 
 
 def _sliding_views(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
-    """Mean probabilities [B, C, H, W] over scales, each seen in windows."""
+    """Mean probabilities [B, C, H, W] over scales, each computed in windows."""
     total = torch.zeros(images.shape[0], network.facts.num_classes, *image_size(images), device=images.device)
     for scale in config.scales:
         view = _resize(images.float(), scaled_size(image_size(images), scale, config.base_size))
@@ -249,8 +249,8 @@ def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 def _sliding_around(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
     """`_sliding` over images that are first padded on all sides to at least a window's size.
 
-    An odd pixel goes to the bottom or right. So a network sees images of its training crop's size only, which PSANet
-    depends on.
+    An odd pixel goes to the bottom or right. Thus the network sees only images of its training crop's size, as PSANet
+    requires.
     """
     height, width = image_size(images)
     rows, columns = (max(0, window - side) for window, side in zip(config.window, (height, width), strict=True))
@@ -304,7 +304,7 @@ def _in_one_pass(network: Network, windows: list[Tensor]) -> Iterator[Tensor]:
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
-    """Where windows begin along a side. The last one ends with it; one that is longer than the side begins at 0."""
+    """Where windows start along a side. The last one ends with it; a window longer than the side starts at 0."""
     step = max(1, math.ceil(window * (1 - overlap) - 1e-6))  # 465 * (1 - 1 / 3) is 310.00000000000006
     count = max(0, math.ceil((length - window) / step)) + 1
     return [max(0, min(index * step, length - window)) for index in range(count)]

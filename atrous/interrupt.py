@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a long run finishes the step that it is in, saves, and ends."""
+"""Ctrl-C and SIGTERM: a long run finishes its current step, saves, and ends."""
 
 import contextlib
 import signal
@@ -31,7 +31,7 @@ class StopFlag:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[StopFlag]:
-    """Let a signal end the current step instead of breaking it. Outside the main thread signals stay as they are."""
+    """Let a step finish after a signal. Outside the main thread, signals are handled as before."""
     flag = StopFlag()
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     handlers = {number: signal.signal(number, flag) for number in numbers}

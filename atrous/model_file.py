@@ -1,4 +1,4 @@
-"""A model is one file: weights, and a `Header` with everything that it takes to use them."""
+"""A model is one file: weights, and a `Header` with everything that is needed to use them."""
 
 import hashlib
 import json
@@ -65,7 +65,7 @@ def save(path: Path, model: Model, header: Header) -> None:
 
 
 def header_checksum(metadata: Mapping[str, str]) -> str:
-    """SHA-256 over everything in the metadata but this checksum itself."""
+    """SHA-256 over all metadata except this checksum."""
     items = sorted((key, text) for key, text in metadata.items() if key != "header_checksum")
     return hashlib.sha256(json.dumps(items).encode()).hexdigest()
 
@@ -73,7 +73,7 @@ def header_checksum(metadata: Mapping[str, str]) -> str:
 def load(path: Path, device: torch.device) -> tuple[Network, Header]:
     """The network in a file, opened by the runtime of its suffix, and its header.
 
-    Raises FileNotFoundError, or ModelFileError with the path where the file is damaged or not a model of Atrous.
+    Raises FileNotFoundError, or ModelFileError with the path if the file is damaged or not a model of Atrous.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no such model file: {path}")
@@ -116,7 +116,7 @@ def _require_mappings(tree: Mapping[str, Any], path: Path) -> None:
 
 
 def upgraded(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A header of format 1 as one of today: flat model settings, and the origin of a conversion among the results."""
+    """Upgrade a header of format 1: flat model settings, and the origin of a conversion among the results."""
     results = dict(tree.get("results", {}))
     origin = results.pop("converted", {})
     training = {"training": upgraded_experiment(tree["training"])} if "training" in tree else {}

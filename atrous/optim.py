@@ -28,7 +28,7 @@ class OptimConfig(Settings):
 
     schedule: Literal["poly", "step", "cosine", "constant"] = "poly"
     power: PositiveFloat = 0.9  # poly
-    step_size: PositiveInt = 2000  # step: every so many steps ...
+    step_size: PositiveInt = 2000  # step: after every so many steps ...
     step_factor: PositiveFloat = 0.1  # ... the learning rate is multiplied by this
     end_lr: NonNegativeFloat = 0.0  # poly, cosine
     decay_steps: PositiveInt | None = None  # poly, cosine; None: up to the last step

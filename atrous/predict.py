@@ -45,7 +45,7 @@ def run(
 ) -> Summary:
     """Write the results of each image, such as `masks/NAME.png`, and overlays and probabilities on request.
 
-    An image that can't be read is reported at the end; the others are done.
+    An image that can't be read is reported at the end, after all others are predicted.
     """
     console = console or Console(markup=False, highlight=False, emoji=False)
     jobs = list(find_images(sources, out))
@@ -67,7 +67,7 @@ def run(
 
 
 def write(prediction: Prediction, out: Path, name: Path, *, overlays: bool, probabilities: bool) -> list[Path]:
-    """The folders that files were written to."""
+    """Write the files of one image; returns their folders."""
     files = prediction.files(overlays=overlays, probabilities=probabilities)
     for (folder, suffix), content in files.items():
         write_atomically(out / folder / f"{name}{suffix}", content)
@@ -79,7 +79,7 @@ def inference_settings(inference: InferenceConfig, overrides: Sequence[str], sou
     tree = configs.merge({"evaluate": configs.to_tree(inference)}, configs.parse_overrides(overrides))
     others = sorted(tree.keys() - {"evaluate"})
     if others:
-        raise ConfigError(f"{others[0]}: a prediction has only the settings of evaluate, such as evaluate.flip=true")
+        raise ConfigError(f"{others[0]}: only settings of evaluate apply to a prediction, such as evaluate.flip=true")
     try:
         return InferenceConfig.model_validate(tree["evaluate"])
     except ValidationError as error:
@@ -87,7 +87,7 @@ def inference_settings(inference: InferenceConfig, overrides: Sequence[str], sou
 
 
 def find_images(sources: Sequence[str], out: Path) -> Iterator[Job]:
-    """Files, folders (searched recursively) and patterns as jobs of different names, without results in `out`.
+    """Files, folders (searched recursively) and patterns as jobs with distinct names; results in `out` are left out.
 
     Raises FileNotFoundError for a source without an image.
     """

@@ -24,29 +24,29 @@ class Prediction:
     """The labels of one image, at the image's own size."""
 
     labels: Labels  # on the CPU
-    image: Image  # [H, W, 3], what was predicted from
+    image: Image  # [H, W, 3]
     label_space: LabelSpace
     task: Task
 
     @property
     def semantic(self) -> LabelMap:
-        """The class of each pixel, [H, W] uint8, or int32 for more than 256 classes. Raises AttributeError without."""
+        """The class of each pixel, [H, W] uint8, int32 for more than 256 classes. AttributeError for a task without."""
         if self.labels.semantic is None:
-            raise AttributeError("this network's task gives no class for each pixel")
+            raise AttributeError("this network's task predicts no class per pixel")
         kind = np.uint8 if self.label_space.num_classes <= 256 else np.int32
         array: LabelMap = self.labels.semantic.numpy().astype(kind, copy=False)
         return array
 
     @property
     def probabilities(self) -> NDArray[np.float32] | None:
-        """Of the classes, [C, H, W]; None where they were not asked for."""
+        """Of the classes, [C, H, W]; None if they were not requested."""
         return None if self.labels.probabilities is None else self.labels.probabilities.numpy()
 
     @property
     def classes(self) -> dict[str, float]:
         """The probability of each class for the whole image. Raises AttributeError for a task without."""
         if self.labels.classes is None:
-            raise AttributeError("this network's task gives no class for the whole image")
+            raise AttributeError("this network's task predicts no class for the whole image")
         return dict(zip(self.label_space.names, self.labels.classes.tolist(), strict=True))
 
     def overlay(self, alpha: float = 0.55) -> PILImage.Image:
@@ -54,7 +54,7 @@ class Prediction:
         return PILImage.fromarray(self.task.paint(self.image, self.labels, self.label_space, alpha))
 
     def save(self, path: str | Path) -> None:
-        """Write the labels in the task's own form: for classes of pixels, a PNG whose palette has their colours."""
+        """Write the labels in the task's file format: a class per pixel as a PNG with the class colours."""
         result = next(iter(self.task.results.values()))
         write_atomically(Path(path), result.encode(self.labels, self.label_space))
 

@@ -9,8 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 LINE_EVERY = 30.0  # seconds, where there is no terminal to draw a bar in
-NAMED = 5  # files that could not be read; the others are counted
-SMOOTHING = 0.3  # weight of the newest value in what is shown; what is logged is not smoothed
+NUM_NAMED = 5  # unreadable files that are named; all others are only counted
+SMOOTHING = 0.3  # weight of the newest value in the figures on screen; logged figures are not smoothed
 
 
 class Progress:
@@ -45,8 +45,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.stop()
-        if self.num_skipped > NAMED:
-            self._print(f"skipped: {self.num_skipped} images in all that could not be read")
+        if self.num_skipped > NUM_NAMED:
+            self._print(f"skipped: {self.num_skipped} unreadable images in total")
 
     def step(self, step: int, images: int) -> None:
         """Count a finished step, without any figure that would have to wait for the device."""
@@ -76,7 +76,7 @@ class Progress:
         self.bar.update(self.task, figures=f"{self.figures()}  validating ...")
 
     def validated(self, step: int, title: str, value: float) -> None:
-        """Show a validation. Its time does not count as a step's."""
+        """Show a validation, whose time does not count as that of steps."""
         self.score, self.last, self.images = f"  {title} {value:.3f}", time.perf_counter(), 0
         self._print(f"step {step}: validation {title} {value:.4f}")
 
@@ -84,7 +84,7 @@ class Progress:
         """Name the first few files that could not be read; the others are counted at the end."""
         for problem in problems:
             self.num_skipped += 1
-            if self.num_skipped <= NAMED:
+            if self.num_skipped <= NUM_NAMED:
                 self._print(f"skipped: {problem}")
 
     def _print(self, text: str) -> None:

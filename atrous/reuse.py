@@ -1,4 +1,4 @@
-"""`train.init=FILE train.reuse=...`: a training that is initialised from the weights of another model."""
+"""`train.init=FILE train.reuse=...`: initialises a training from the weights of another model."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from atrous.models import Model
 
 Part = Literal["all", "all_but_logits", "backbone"]
 NORMALIZATION = ("shift", "scale")  # of the images: they belong to the backbone's weights
-LISTED = 3
+NUM_LISTED = 3
 
 
 class Reused(NamedTuple):
@@ -35,21 +35,21 @@ class Reused(NamedTuple):
 def reuse(model: Model, source: str, part: Part) -> Reused:
     """Copy weights of a model file, or of anything that `atrous convert` reads, into `model`.
 
-    Raises FileNotFoundError, or ModelFileError where a weight that should be reused is missing or has another shape.
+    Raises FileNotFoundError, or ModelFileError if a weight that should be reused is missing or has another shape.
     """
     weights = _weights(source)
     state = model.state_dict()
     names = [name for name in state if _is_reused(name, part, model.logit_modules)]
     _require_fit(names, state, weights, source, part)
     model.load_state_dict({**state, **{name: weights[name] for name in names}})
-    chosen = set(names)
-    return Reused(source, names, [name for name in state if name not in chosen], sorted(weights.keys() - chosen))
+    reused = set(names)
+    return Reused(source, names, [name for name in state if name not in reused], sorted(weights.keys() - reused))
 
 
 def _weights(source: str) -> Mapping[str, Tensor]:
     path = Path(source)
-    loaded = segmenter.load(path) if path.suffix == ".safetensors" else convert.convert(source)
-    return loaded.model.state_dict()
+    donor = segmenter.load(path) if path.suffix == ".safetensors" else convert.convert(source)
+    return donor.model.state_dict()
 
 
 def _is_reused(name: str, part: Part, logit_modules: Sequence[str]) -> bool:
@@ -67,7 +67,7 @@ def _require_fit(
     if not missing and not other:
         return
     lines = [
-        f"{len(some)} weights {what}: {', '.join(some[:LISTED])}"
+        f"{len(some)} weights {what}: {', '.join(some[:NUM_LISTED])}"
         for what, some in (("are missing", missing), ("have another shape", other))
         if some
     ]

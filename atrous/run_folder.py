@@ -1,4 +1,4 @@
-"""What a training keeps on disk, and how it is resumed. All files are complete, so that a kill loses little.
+"""What a training keeps on disk, and how it is resumed. Files are complete or absent, so that a kill loses little.
 
 Only the process that writes (rank 0) changes anything; on the others these functions do nothing.
 """
@@ -22,7 +22,7 @@ from atrous.files import prepare_output, write_atomically
 from atrous.models.format_1 import upgraded_row
 
 State = dict[str, Any]  # of a training between two steps: tensors and numbers only
-CHECKSUM = b"\nsha256 "  # a state's file ends with it and the hexadecimal digest of what stands before
+CHECKSUM = b"\nsha256 "  # a state's file ends with this and the hexadecimal digest of all before it
 
 
 class RunFolder(NamedTuple):
@@ -66,18 +66,18 @@ class RunFolder(NamedTuple):
 
     @property
     def is_saved(self) -> bool:
-        """There is something to lose in it."""
+        """Whether it holds something that could be lost."""
         return self.state.exists() or self.best.exists() or self.last.exists()
 
 
-# ---- started or resumed
+# ---- starting and resuming
 
 
 @contextlib.contextmanager
 def opened(run: RunFolder, config: Config, world: World, *, resume: bool) -> Iterator[State | None]:
     """The state to resume from, None for a new run. Rank 0 makes the folder and decides; the others follow.
 
-    A run that breaks before it has saved anything leaves nothing new behind.
+    A run that fails before it has saved anything leaves nothing new behind.
     """
     with discarded_unless_saved(run):
         state = None
@@ -88,9 +88,9 @@ def opened(run: RunFolder, config: Config, world: World, *, resume: bool) -> Ite
 
 
 def begin(run: RunFolder, config: Config) -> State | None:
-    """Start a run, with no state, in a folder that has none. Raises ConfigError where it would overwrite something."""
+    """Start a run, which has no state yet. Raises ConfigError if that would overwrite something in the folder."""
     if run.is_saved:
-        raise ConfigError(f"--out {run.path}: holds a run already; add --resume to resume it, or name another folder")
+        raise ConfigError(f"--out {run.path}: already holds a run; add --resume to resume it, or name another folder")
     prepare_output(run.path)
     if run.config.exists():
         require_same(run, config, "--out")
@@ -100,7 +100,7 @@ def begin(run: RunFolder, config: Config) -> State | None:
 
 
 def resumed(run: RunFolder, config: Config) -> State | None:
-    """The state to resume from, None where nothing was saved yet. Raises ConfigError if the run has another config."""
+    """The state to resume from, None if nothing is saved yet. Raises ConfigError if the run has another config."""
     if not run.is_saved:
         return begin(run, config)
     prepare_output(run.path)
@@ -115,7 +115,7 @@ def resumed(run: RunFolder, config: Config) -> State | None:
 
 
 def require_same(run: RunFolder, config: Config, what: str) -> None:
-    """Refuse another experiment than the folder's; only its data may have moved."""
+    """Refuse an experiment that differs from the folder's, except that its data may have moved."""
     stored = configs.load(str(run.config))
     for key, there, here in configs.differences(stored, config):
         if key != "data.root":
@@ -123,7 +123,7 @@ def require_same(run: RunFolder, config: Config, what: str) -> None:
 
 
 def remove_leftovers(run: RunFolder) -> None:
-    """Half-written files of a process that was killed while it saved."""
+    """Delete half-written files of a process that was killed while it saved."""
     for path in run.files:
         for leftover in path.parent.glob(f".{path.name}.*"):
             leftover.unlink()
@@ -159,7 +159,7 @@ def _remove(files: Iterable[Path], folders: Iterable[Path]) -> None:
 
 
 def read_state(path: Path) -> State:
-    """On the CPU. Raises ModelFileError with the path where it is damaged; states of format 1 have no checksum."""
+    """The state, on the CPU. Raises ModelFileError with the path if it is damaged; old states have no checksum."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -215,7 +215,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _row(line: str) -> dict[str, Any] | None:
-    """None for a damaged one."""
+    """The row, or None for a damaged line."""
     try:
         row = json.loads(line)
     except (json.JSONDecodeError, RecursionError):
@@ -223,14 +223,14 @@ def _row(line: str) -> dict[str, Any] | None:
     return upgraded_row(row) if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
-def drop_rows_after(path: Path, step: int, measured: int) -> None:
-    """Drop what a kill lost and the run will do again: steps after `step`, and validations after `measured`."""
-    rows = [row for row in read_rows(path) if row["step"] <= (step if "loss" in row else measured)]
+def drop_rows_after(path: Path, step: int, validation: int) -> None:
+    """Drop rows that a kill lost and the run will repeat: steps after `step`, validations after `validation`."""
+    rows = [row for row in read_rows(path) if row["step"] <= (step if "loss" in row else validation)]
     if path.exists():
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_reused(run: RunFolder, tree: Mapping[str, Any]) -> None:
-    """Which weights the run was initialised from."""
+    """Write which weights the run was initialised from."""
     if run.is_writer:
         write_atomically(run.reused, json.dumps(tree, indent=1))

@@ -40,9 +40,9 @@ class Segmenter:
 
     @property
     def model(self) -> Model:
-        """The network's weights as a model of PyTorch. Raises ConfigError for a network of another runtime."""
+        """The network as a PyTorch model. Raises ConfigError for a network of another runtime."""
         if not isinstance(self.network, Model):
-            raise ConfigError(f"{type(self.network).__name__}: an exported network has no model to train or to change")
+            raise ConfigError(f"{type(self.network).__name__}: an exported network has no model to train or change")
         return self.network
 
     @property
@@ -83,13 +83,13 @@ class Segmenter:
 
     @cached_property
     def prepared(self) -> Network:
-        """The network as it predicts fastest. It shares its weights, so that training goes on changing them."""
+        """The network prepared for fast prediction. It shares its weights, so that it follows a training."""
         return pytorch.prepare(self.network, self.device) if isinstance(self.network, Model) else self.network
 
     def with_output_stride(self, output_stride: int) -> "Segmenter":
         """The same weights, shared, on a denser or coarser output grid; the atrous rates follow. 8, 16 or 32.
 
-        Raises ConfigError where another output stride would need other weights.
+        Raises ConfigError if another output stride needs other weights.
         """
         config = model_config(self.model.config.at_output_stride(output_stride), "with_output_stride")
         with torch.device("meta"):
@@ -101,32 +101,32 @@ class Segmenter:
         return replace(self, network=model.train(self.model.training), header=header)
 
     def with_inference(self, inference: InferenceConfig) -> "Segmenter":
-        """Another protocol, at the output stride that it asks for."""
+        """The same network with another protocol, at the protocol's output stride."""
         stride = inference.output_stride
         if stride is None or stride == self.network.facts.output_stride:
             return self.with_header(inference=inference)
         return self.with_output_stride(stride).with_header(inference=inference)
 
     def with_header(self, **values: Any) -> "Segmenter":  # noqa: ANN401
-        """With other values in the header: label_space, results, origin ..."""
+        """The same network with other values in the header: label_space, results, origin ..."""
         return replace(self, header=self.header.model_copy(update=values))
 
     def to(self, device: str | torch.device) -> "Segmenter":
-        """On another device. A network of another runtime stays where it was opened."""
+        """The same network on another device. A network of another runtime stays where it was opened."""
         if not isinstance(self.network, Model):
             return self
         self.__dict__.pop("prepared", None)  # its buffers would stay where they are, its parameters would not
         return replace(self, network=self.network.to(device), device=torch.device(device))
 
     def save(self, path: str | Path) -> None:
-        """Write weights and header to one file, completely or not at all. Raises OSError where that fails."""
+        """Write weights and header to one file, completely or not at all. Raises OSError if that fails."""
         model_file.save(Path(path), self.model, self.header)
 
 
 def of_model(model: Model, label_space: LabelSpace, **header: Any) -> Segmenter:  # noqa: ANN401
-    """A segmenter of a network that exists already; `header` has further values of a Header."""
-    described = Header(model=model.config, label_space=label_space, **header)
-    return Segmenter(model, described, model.shift.device)
+    """A segmenter of an existing network; `header` has further values of the Header."""
+    full_header = Header(model=model.config, label_space=label_space, **header)
+    return Segmenter(model, full_header, model.shift.device)
 
 
 def create(
@@ -140,8 +140,8 @@ def create(
 ) -> Segmenter:
     """A segmenter with random weights: `create("deeplab_v3plus", backbone="mobilenet_v2", num_classes=21)`.
 
-    `model` is a row of MODELS, or its config for all other settings. `label_space` or `num_classes` gives the classes.
-    Raises ConfigError for settings that do not exist or do not go together.
+    `model` is a row of MODELS, or its config for all other settings. `label_space` or `num_classes` sets the classes.
+    Raises ConfigError for settings that are unknown or do not go together.
     """
     values = {"backbone": backbone, "output_stride": output_stride, "num_classes": num_classes}
     changes = {name: value for name, value in values.items() if value is not None}
@@ -158,24 +158,22 @@ def create(
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Segmenter:
-    """Read a model file. Raises FileNotFoundError, or ModelFileError where it is not a model of Atrous."""
+    """Read a model file. Raises FileNotFoundError, or ModelFileError if it is not a model of Atrous."""
     network, header = model_file.load(Path(path), torch.device(device))
     return Segmenter(network, header, torch.device(device)).with_inference(header.inference)
 
 
 def _require_same_network(own: Model, other: Model) -> None:
-    """PNASNet, for one, has other widths at another output stride."""
+    """PNASNet, for one, has other widths at other output strides."""
     one, two = ({name: weight.shape for name, weight in model.state_dict().items()} for model in (own, other))
     if one != two:
-        trained, new = own.config.output_stride, other.config.output_stride
+        old, new = own.config.output_stride, other.config.output_stride
         network = f"{own.config.name} with {own.config.backbone.name}"
-        raise ConfigError(
-            f"with_output_stride: {network} has other weights at {new} than at {trained}; stay at {trained}"
-        )
+        raise ConfigError(f"with_output_stride: {network} has other weights at {new} than at {old}; stay at {old}")
 
 
 def model_config(tree: Mapping[str, Any], source: str) -> ModelConfig:
-    """A model's settings as its config. Raises ConfigError, with the nearest right name."""
+    """A model's settings as its config. Raises ConfigError with the nearest valid name."""
     name = str(tree.get("name"))
     if name not in MODELS:
         raise ConfigError(f"{source}: unknown model {name!r}{configs.nearest(name, MODELS)}")
@@ -188,10 +186,12 @@ def model_config(tree: Mapping[str, Any], source: str) -> ModelConfig:
 
 
 def read_image(image: ImageLike) -> Image:
-    """RGB [H, W, 3] uint8, upright as its EXIF says. Raises FileNotFoundError or DataError, naming the file."""
+    """RGB [H, W, 3] uint8, turned upright by its EXIF. Raises FileNotFoundError or DataError with the path."""
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise DataError(f"an image is an RGB array [H, W, 3] of uint8; got {list(image.shape)} of {image.dtype}")
+            raise DataError(
+                f"an image must be an RGB array [H, W, 3] of uint8, got {list(image.shape)} of {image.dtype}"
+            )
         return np.ascontiguousarray(image)
     if isinstance(image, PILImage.Image):
         return as_rgb(image.copy())

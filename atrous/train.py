@@ -31,17 +31,20 @@ from atrous.run_folder import RunFolder, State
 from atrous.runtimes.pytorch import require_same_weights
 from atrous.segmenter import Segmenter
 from atrous.tasks import TASKS
-from atrous.tasks.contract import Objective, Targets
+from atrous.tasks.contract import Objective, Targets, TrainingData
 from atrous.types import Batch, Color, Sample
 
 
 class Standing(NamedTuple):
-    """How far a training is."""
+    """How far a training has come."""
 
     step: int = 0  # updates done
-    taken: int = 0  # samples, by all processes
-    measured: int = 0  # the step of the last validation
-    best: float = -1.0  # the headline score of the best one
+    samples: int = 0  # read by all processes
+    validation: int = 0  # the step of the last one
+    best: float = -1.0  # the headline score of the best validation
+
+
+STANDING_KEYS = ("step", "taken", "measured", "best")  # of a saved state, in the order of the fields
 
 
 class Parallel(DistributedDataParallel):
@@ -61,7 +64,7 @@ class Learner(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """A batch on the device, and what its loss compares outputs with."""
+    """A batch on the device, and the targets that its outputs are compared with."""
 
     batch: Batch
     targets: Targets
@@ -100,27 +103,29 @@ def train(
         samples, val_samples = (data.samples(config.data, split) for split in (config.data.train, config.data.val))
         require_trainable(config, space, (samples, val_samples), world)
 
-        # The network, new or as it was saved; what is measured and saved of it; what it minimises.
+        # The network, new or as it was saved; the model to validate and save; the objective to minimise.
         learner, reused = build(config, space, world, is_new=state is None)
         at = restore(state, learner, run)
-        measured = segmenter_of(learner, config, space)
+        candidate = segmenter_of(learner, config, space)
         objective = objective_of(learner.model, config, space, samples, world, workers)
         introduce(run, learner.model, config, (samples, val_samples), world, at, reused, console)
 
-        # Steps, with a validation now and then, until none is due.
+        # Steps, with a validation now and then, until neither is due.
         batches = training_batches_from(at, samples, learner.model, config, space, world, workers)
         losses: list[Losses] = []
         with Progress(console, settings.steps, at.step) as progress:
             while at.step < settings.steps or is_due(at, settings):
                 if is_due(at, settings):
-                    at = validate(run, measured, val_samples, at, world, workers, progress, stop)
+                    at = validate(run, candidate, val_samples, at, world, workers, progress, stop)
                     run_folder.write_state(run, snapshot(learner, at))
                     continue
                 passes = load(batches, objective, settings, world, progress)
                 counts, is_stopped = agree(objective, passes, at.step, settings, stop, world)
                 if is_stopped:
-                    save(run, learner, measured, at, losses, world)
-                    raise Interrupted(f"stopped after step {at.step} of {settings.steps}, saved; {how_to_resume(run)}")
+                    save(run, learner, candidate, at, losses, world)
+                    raise Interrupted(
+                        f"stopped and saved after step {at.step} of {settings.steps}; {how_to_resume(run)}"
+                    )
 
                 learning_rate = set_schedules(learner, config, at.step, world)
                 losses += add_gradients(learner.parallel, objective, passes, counts, settings, at.step, world)
@@ -132,7 +137,7 @@ def train(
                     run_folder.log(run, progress.log(at.step, mean_terms(losses, world), learning_rate))
                     losses.clear()
                 if at.step % settings.save_every == 0 or is_due(at, settings):
-                    save(run, learner, measured, at, losses, world)
+                    save(run, learner, candidate, at, losses, world)
     finish(run, val_samples, world, workers, console)
     return run
 
@@ -148,7 +153,7 @@ def console_of(world: World, console: Console | None) -> Console:
 
 
 def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequence[Sample]], world: World) -> None:
-    """Refuse now what would fail, or silently be wrong, after hours."""
+    """Refuse now what would fail, or be silently wrong, after hours."""
     for samples in splits:
         evaluate.require_fields(samples, TASKS[task_of(config.model)], config)
     if config.model.num_classes is not None:
@@ -162,7 +167,7 @@ def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequen
 
 
 def build(config: Config, space: LabelSpace, world: World, *, is_new: bool) -> tuple[Learner, Reused | None]:
-    """The network with its first weights; a run that is resumed loads no others."""
+    """The network with its initial weights; a resumed run does not read those of `train.init` again."""
     settings = config.train
     torch.manual_seed(settings.seed)
     model = models.build(config.model, space.num_classes).to(world.device)
@@ -194,7 +199,7 @@ def set_batch_norm(model: nn.Module, config: Config) -> None:
 
 
 def segmenter_of(learner: Learner, config: Config, space: LabelSpace) -> Segmenter:
-    """What is measured and saved: the averaged weights where there are any."""
+    """The model to validate and save: the averaged weights if there are any."""
     model = learner.averaged or learner.model
     return segmenter.of_model(model, space, inference=config.evaluate, decode=config.decode, training=config)
 
@@ -202,11 +207,8 @@ def segmenter_of(learner: Learner, config: Config, space: LabelSpace) -> Segment
 def objective_of(
     model: Model, config: Config, space: LabelSpace, samples: Sequence[Sample], world: World, workers: int
 ) -> Objective:
-    skip_errors = config.data.on_error == "skip"
-    make = TASKS[model.task].objective
-    return make(
-        config.loss, space, model.facts, model.heads, samples, world=world, workers=workers, skip_errors=skip_errors
-    )
+    training_data = TrainingData(space, samples, world, workers, skip_errors=config.data.on_error == "skip")
+    return TASKS[model.task].objective(config.loss, model.facts, model.heads, training_data)
 
 
 def training_batches_from(
@@ -218,11 +220,11 @@ def training_batches_from(
     world: World,
     workers: int,
 ) -> Iterator[tuple[Batch, tuple[str, ...]]]:
-    """The run's stream of augmented batches, from where the training stands."""
+    """The run's stream of augmented batches, from the current position of the training."""
     return training_batches(
         samples,
         partial(augment, config=config.augment, fill=fill_color(model), ignore=space.ignore),
-        Stream(config.train.seed, config.train.batch, at.taken, world.rank, world.size),
+        Stream(config.train.seed, config.train.batch, at.samples, world.rank, world.size),
         workers=workers,
         skip_errors=config.data.on_error == "skip",
         pin_memory=world.device.type == "cuda",
@@ -244,16 +246,16 @@ def introduce(
     reused: Reused | None,
     console: Console,
 ) -> None:
-    """Print what is trained on what, and from which weights."""
+    """Print the model, the data, and the weights that the training starts from."""
     samples, val_samples = splits
     parameters = sum(parameter.numel() for parameter in model.parameters())
     images = images_of_step(config.train, world)
-    begin = f"resuming after step {at.step}" if at.step else "starting"
+    start = f"resuming after step {at.step}" if at.step else "starting"
     epochs = config.train.steps * images / len(samples)
     where = f"{world.device}" if world.size == 1 else f"{world.size} x {world.device.type}"
     console.print(f"{config.model.name}, {config.model.backbone.name}: {parameters / 1e6:.2f} M parameters, {where}")
     console.print(f"{config.data.format}: {len(samples)} images for training, {len(val_samples)} for validation")
-    console.print(f"{begin}: {config.train.steps} steps of {images} images, {epochs:.1f} epochs")
+    console.print(f"{start}: {config.train.steps} steps of {images} images, {epochs:.1f} epochs")
     if reused is not None:
         console.print(reused.describe())
         run_folder.write_reused(run, reused.to_tree())
@@ -263,8 +265,8 @@ def introduce(
 
 
 def is_due(at: Standing, settings: TrainConfig) -> bool:
-    """Whether a validation is due at this step and has not been made."""
-    return at.step > at.measured and (at.step % settings.eval_every == 0 or at.step == settings.steps)
+    """Whether a validation is due at this step and has not been done."""
+    return at.step > at.validation and (at.step % settings.eval_every == 0 or at.step == settings.steps)
 
 
 def images_of_step(settings: TrainConfig, world: World) -> int:
@@ -272,7 +274,7 @@ def images_of_step(settings: TrainConfig, world: World) -> int:
 
 
 def advanced(at: Standing, settings: TrainConfig, world: World) -> Standing:
-    return at._replace(step=at.step + 1, taken=at.taken + images_of_step(settings, world))
+    return at._replace(step=at.step + 1, samples=at.samples + images_of_step(settings, world))
 
 
 def load(
@@ -295,9 +297,9 @@ def load(
 def agree(
     objective: Objective, passes: Sequence[Pass], step: int, settings: TrainConfig, stop: StopFlag, world: World
 ) -> tuple[Tensor | None, bool]:
-    """What the objective counts over all passes and processes, and whether any process was asked to stop.
+    """The objective's counts over all passes and processes, and whether any process was asked to stop.
 
-    One message carries both. On a GPU the second is read only where the figures of a step are logged: reading waits.
+    One message carries both. On a GPU the second is read only at steps that are logged, because reading it waits.
     """
     counts = [count for one in passes if (count := objective.counts(one.targets, step)) is not None]
     if world.size == 1:
@@ -309,7 +311,7 @@ def agree(
 
 
 def set_schedules(learner: Learner, config: Config, step: int, world: World) -> float:
-    """Put everything to its value at `step`; the learning rate."""
+    """Set everything that depends on `step`; returns the learning rate."""
     seed_step(config.train.seed, step, world.rank)
     learner.model.set_progress(step / config.train.steps)
     learning_rate = optim.learning_rate(config.optim, step, config.train.steps)
@@ -331,12 +333,12 @@ def add_gradients(
     step: int,
     world: World,
 ) -> list[Losses]:
-    """Add the gradients of all passes of one update; their losses.
+    """Add the gradients of all passes of one update; returns their losses.
 
-    With `counts` each loss is divided by a number of the whole update, so that every item weighs the same wherever it
-    is computed. Without (the hardest pixels) each pass has means of its own.
+    With `counts`, each loss is divided by a count of the whole update, so that every item weighs the same wherever it
+    is computed. Without them (the hardest pixels), each pass has its own mean.
     """
-    # DDP averages the gradients of the processes, hence times their number.
+    # DDP averages the gradients of the processes, hence the factor.
     factor = 1 / settings.accumulate if counts is None else world.size
     losses = []
     for number, (batch, targets) in enumerate(passes, start=1):
@@ -382,7 +384,7 @@ def average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def mean_terms(losses: Sequence[Losses], world: World) -> dict[str, float]:
-    """The terms of the last step, their mean over the processes. Raises FloatingPointError as `require_finite`."""
+    """The terms of the last step, averaged over the processes. Raises FloatingPointError like `require_finite`."""
     require_finite(losses, world)
     last = [one for one in losses if one.step == losses[-1].step]
     terms = {name: sum(float(one.terms[name]) * one.factor for one in last) for name in last[0].terms}
@@ -415,7 +417,7 @@ def first_broken(losses: Sequence[Losses]) -> Losses | None:
 
 def validate(
     run: RunFolder,
-    measured: Segmenter,
+    candidate: Segmenter,
     samples: Sequence[Sample],
     at: Standing,
     world: World,
@@ -423,59 +425,59 @@ def validate(
     progress: Progress,
     stop: StopFlag,
 ) -> Standing:
-    """Measure on the validation split, and save the model if it is the best. Ctrl-C ends it: the state is saved."""
+    """Measure on the validation split, and save the model if it is the best. Ctrl-C ends this: the state is saved."""
 
     def advance(_: int) -> None:
         if stop.is_set():
             raise Interrupted(f"stopped while validating; the training is saved; {how_to_resume(run)}")
 
     progress.validating()
-    evaluation = measure(measured, samples, world, workers, advance)
+    evaluation = measure(candidate, samples, world, workers, advance)
     figures, headline = evaluation.figures, evaluation.figures.headline
     score = figures.scores[headline]
     progress.validated(at.step, figures.titles[headline], score)
     run_folder.log(run, {"step": at.step, "scores": dict(figures.scores), "classes": figures.table.first_column()})
     if score > at.best and run.is_writer:
-        measured.with_header(results={"step": at.step, **evaluation.to_tree()}).save(run.best)
-    return at._replace(measured=at.step, best=max(at.best, score))
+        candidate.with_header(results={"step": at.step, **evaluation.to_tree()}).save(run.best)
+    return at._replace(validation=at.step, best=max(at.best, score))
 
 
 def measure(
-    measured: Segmenter,
+    candidate: Segmenter,
     samples: Sequence[Sample],
     world: World,
     workers: int,
     advance: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    assert measured.training is not None
-    distributed.copy_buffers_from_first(measured.model)
+    assert candidate.training is not None
+    distributed.copy_buffers_from_first(candidate.model)
     return evaluate.evaluate(
-        measured.with_inference(measured.inference),
+        candidate.with_inference(candidate.inference),
         samples,
         world=world,
         workers=workers,
-        skip_errors=measured.training.data.on_error == "skip",
-        data_name=evaluate.data_name(measured.training),
+        skip_errors=candidate.training.data.on_error == "skip",
+        data_name=evaluate.data_name(candidate.training),
         advance=advance,
     )
 
 
-# ---- saved, and restored bit for bit
+# ---- saving, and restoring bit for bit
 
 
 def save(
-    run: RunFolder, learner: Learner, measured: Segmenter, at: Standing, losses: Sequence[Losses], world: World
+    run: RunFolder, learner: Learner, candidate: Segmenter, at: Standing, losses: Sequence[Losses], world: World
 ) -> None:
-    """Write what the run is resumed from. Weights after a loss that was not finite are not worth saving."""
+    """Write the files to resume from. Weights after a loss that was not finite are not worth saving."""
     require_finite(losses, world)
     run_folder.write_state(run, snapshot(learner, at))
     if run.is_writer:
-        measured.save(run.last)
+        candidate.save(run.last)
 
 
 def snapshot(learner: Learner, at: Standing) -> State:
     return {
-        **at._asdict(),
+        **dict(zip(STANDING_KEYS, at, strict=True)),
         "model": learner.model.state_dict(),
         "averaged": None if learner.averaged is None else learner.averaged.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
@@ -483,7 +485,7 @@ def snapshot(learner: Learner, at: Standing) -> State:
 
 
 def restore(state: State | None, learner: Learner, run: RunFolder) -> Standing:
-    """Put weights and optimizer back to where `state` was taken; without one, the training is at its start."""
+    """Restore weights and optimizer from `state`; without one, the training is at its start."""
     if state is None:
         return Standing()
     require_same_weights(learner.model.state_dict(), state["model"], run.state)
@@ -491,7 +493,7 @@ def restore(state: State | None, learner: Learner, run: RunFolder) -> Standing:
     if learner.averaged is not None:
         learner.averaged.load_state_dict(state["averaged"])
     learner.optimizer.load_state_dict(state["optimizer"])
-    return Standing(*(state[name] for name in Standing._fields))
+    return Standing(*(state[key] for key in STANDING_KEYS))
 
 
 def how_to_resume(run: RunFolder) -> str:

@@ -59,7 +59,7 @@ class Outputs(NamedTuple):
     classes: Tensor | None = None  # [B, C] logits of the whole image
     center: Tensor | None = None  # [B, 1, h, w]
     offset: Tensor | None = None  # [B, 2, h, w] (dy, dx), in pixels of the image
-    heads: Mapping[str, Tensor] = NO_HEADS  # logits that only the loss reads, by the names that `loss.weights` has
+    heads: Mapping[str, Tensor] = NO_HEADS  # logits that only the loss reads, by the names in `loss.weights`
 
 
 class Facts(NamedTuple):
@@ -70,14 +70,14 @@ class Facts(NamedTuple):
     mean: RGB  # what images are padded with: it becomes 0 after normalisation
     output_stride: int  # images are padded to sides of k * output_stride + 1 where corners are aligned
     logits_stride: int  # image pixels between neighbouring logits
-    convention: Convention  # by which its maps are brought to the image's size
+    convention: Convention  # by which its maps are resized to the image's size
     size: Size | None = None  # the only size that it takes; None: any
     frames: int = 1  # images that one pass needs
 
 
 class Network(Protocol):
     """Takes RGB in 0..255, [B, 3, H, W], and returns `Outputs` at its own grid. A Model is one, and so is an opened
-    file of another runtime. `scale` is what the images have been resized by.
+    file of another runtime. `scale` is the factor by which the images were resized.
     """
 
     @property

@@ -27,7 +27,7 @@ _LEGEND_ROWS = 24
 
 
 def colorize(labels: LabelMap, palette: Palette) -> Image:
-    """[H, W] to [H, W, 3]. Labels beyond the palette, such as panoptic ids, each get a colour of their own."""
+    """[H, W] to [H, W, 3]. Labels beyond the palette, such as panoptic ids, each get their own colour."""
     if labels.dtype == np.uint8:
         return np.take(palette, labels, axis=0)
     wide = labels.astype(np.int64) & 0xFFFFFF
@@ -110,7 +110,7 @@ def _png(picture: PIL.Image.Image) -> bytes:
 
 
 def side_by_side(panels: Sequence[tuple[str, Image]]) -> PIL.Image.Image:
-    """Pictures in a row, each under its caption, on white; as high as the highest of them."""
+    """Pictures in a row, each under its caption, on white; as high as the tallest of them."""
     if not panels:
         raise ValueError("side_by_side needs at least one picture")
     top, height = _GAP + _ROW, max(image.shape[0] for _, image in panels)

@@ -115,7 +115,7 @@ def _reachable(graph: Graph, start: str) -> set[str]:
 
 
 def num_tests(checkout: Path, *arguments: str) -> int | None:
-    """How many pytest collects; None where it can't."""
+    """How many tests pytest collects; None if it can't."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-o", OPTIONS, *arguments]
     result = subprocess.run(
         command, cwd=checkout, env={**os.environ, "PYTHONPATH": str(checkout)}, capture_output=True, text=True
@@ -158,7 +158,7 @@ def measures(checkout: Path) -> dict[str, object]:
 
 def main(
     checkout: Annotated[Path, typer.Argument(help="the folder that holds atrous/ and tests/")] = ROOT,
-    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     values = measures(checkout.resolve())
     if as_json:

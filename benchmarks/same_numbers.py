@@ -54,7 +54,7 @@ SETTINGS = {
     "two processes": Setting((NO_EMA,), processes=2),
 }
 
-# What revisions call differently. A setting that a checkout refuses is given in its older form.
+# Settings whose names have changed. If a checkout refuses one, its older form is used.
 OLDER_FORMS = {"model.backbone.depth_multiplier": "model.depth_multiplier"}
 # Paths in a row of metrics.jsonl, as one name for all revisions; the first pattern that matches counts.
 SAME_FIGURE = (
@@ -181,7 +181,7 @@ def _stored_confusion(path: Path) -> dict[str, Value]:
 def first_difference(there: Numbers, here: Numbers) -> str | None:
     """The first thing that is not the same, in the order in which a training computes them.
 
-    A figure that only `here` reports is no difference; a tensor is.
+    A figure that only `here` reports is not a difference; a tensor is.
     """
     for one, other in zip(there, here, strict=True):
         for name, value in one.items():
@@ -250,7 +250,7 @@ def compare(name: str, there: Path, here: Path, steps: int) -> tuple[str, ...]:
 
 def main(
     against: Annotated[str, typer.Option(help="the revision to compare with")] = "HEAD",
-    there: Annotated[Path | None, typer.Option(help="a checkout to compare with, in place of a revision")] = None,
+    there: Annotated[Path | None, typer.Option(help="a checkout to compare with, instead of a revision")] = None,
     here: Annotated[Path, typer.Option(help="the checkout whose numbers are in question")] = ROOT,
     setting: Annotated[list[str] | None, typer.Option(help="only this setting; may be repeated")] = None,
     steps: Annotated[int, typer.Option(min=2, help="of each training; half-way and at the end it is validated")] = 20,

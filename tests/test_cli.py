@@ -194,7 +194,7 @@ def test_names_in_brackets_are_printed_as_they_are(
 
 
 def test_skipped_files_are_named_at_first_and_counted_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
-    for count, last_line in ((5, []), (7, ["skipped: 7 images in all that could not be read"])):
+    for count, last_line in ((5, []), (7, ["skipped: 7 unreadable images in total"])):
         with Progress(Console(width=200), steps=1, done=0) as progress:
             progress.skipped(tuple(f"[red]/{index}.png is broken" for index in range(count)))
         lines = capsys.readouterr().out.splitlines()
@@ -224,9 +224,9 @@ def test_settings_of_a_prediction_are_distinguished_from_images(
     create("deeplab_v3", num_classes=2).save(Path("m.safetensors"))
     save(Path("a.png"), np.zeros((9, 9, 3), np.uint8))
     for arguments, reason in (
-        (("a.png", "train.steps=1"), "train: a prediction has only the settings of evaluate"),
+        (("a.png", "train.steps=1"), "train: only settings of evaluate apply to a prediction"),
         (("a.png", "evaluate.flop=1"), "did you mean evaluate.flip?"),
-        (("evaluate.flip=true",), "no image, folder or pattern, only the setting evaluate.flip=true"),
+        (("evaluate.flip=true",), "expected an image, folder or pattern, got only the setting evaluate.flip=true"),
     ):
         assert reason in failure(capsys, "predict", "m.safetensors", *arguments, "--out", "out")
         assert not Path("out").exists()
@@ -293,7 +293,7 @@ def test_a_bug_is_reported_as_ours_with_its_trace(
         error = capsys.readouterr().err
         assert "Traceback" in error
         assert type(bug).__name__ in error and "shapes do not match" in error
-        assert f"this is a fault of Atrous {__version__}, not of yours" in error
+        assert f"this is a fault of Atrous {__version__}, not yours" in error
 
 
 ENDS: tuple[tuple[BaseException, int], ...] = (

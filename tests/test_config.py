@@ -52,7 +52,7 @@ def test_every_recipe_is_valid_and_opens_with_a_title_and_its_command(name: str)
         ("evaluate.scales=1,inf", "must be a finite number"),
         ("optim.lr=.nan", "must be a finite number"),
         ("train.optim.lr=1", "train.optim.lr: unknown key; did you mean optim.lr?"),
-        ("model.decoder.strides=4,8", "model.decoder: strides (4, 8): must be in falling order, such as (8, 4)"),
+        ("model.decoder.strides=4,8", "model.decoder: strides must be in descending order, such as (8, 4), got (4, 8)"),
         ("model.decoder.strides=4", "model.decoder.strides=4: must be a list such as [1, 2]"),
         ("model.name=deeplab_v1", "model.backbone=mobilenet_v2: must be 'vgg16'"),
         ("model.image_pyramid=1,-1", "model.image_pyramid.1=-1: must be greater than 0"),
@@ -272,7 +272,7 @@ def test_a_backbone_without_a_name_is_the_models_default(tmp_path: Path) -> None
         (["model.backbone=zzz"], "model.backbone=zzz: unknown backbone; known: mobilenet_v2, mobilenet_v3_large_seg"),
         (["model.backbone={"], "model.backbone={: unknown backbone"),
         (["model.aspp=5"], "model.aspp=5: must be a mapping of settings"),
-        (["model.output_stride=32", "model.backbone=vgg16"], "model: output_stride 32 is not for vgg16, which has 8"),
+        (["model.output_stride=32", "model.backbone=vgg16"], "model: vgg16 has output_stride 8, not 32"),
     ],
 )
 def test_a_wrong_setting_within_a_section_is_explained(overrides: list[str], message: str) -> None:

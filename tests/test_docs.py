@@ -130,8 +130,8 @@ def test_pages_that_are_run_elsewhere_are() -> None:
         assert name_of(page) in test.read_text(encoding="utf-8")
 
 
-def test_a_run_leaves_the_files_that_its_page_lists(trained: Path) -> None:
-    table = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").partition("## What a run leaves")[2]
+def test_a_run_writes_the_files_that_its_page_lists(trained: Path) -> None:
+    table = (ROOT / "docs" / "training.md").read_text(encoding="utf-8").partition("## What a run writes")[2]
     names = re.findall(r"^\| `(\S+)` \|", table.partition("\n## ")[0], re.MULTILINE)
     assert names
     missing = [name for name in names if not (trained / "runs" / "mine" / name).exists()]

@@ -152,28 +152,28 @@ def test_a_larger_image_is_shrunk_with_its_aspect(model: Model) -> None:
         ((1, 400), (1, 65)),  # 0.16
         ((4000, 3), (49, 1)),
     ):
-        framed = on_canvas(images(*size), model, (49, 65))
-        assert framed.images.shape == (1, 3, 49, 65)
-        assert (framed.height, framed.width) == expected
+        frame = on_canvas(images(*size), model, (49, 65))
+        assert frame.images.shape == (1, 3, 49, 65)
+        assert (frame.height, frame.width) == expected
 
 
 def test_the_image_lies_at_the_top_left_of_the_mean_colour(model: Model) -> None:
     batch = images(20, 30)
-    framed = on_canvas(batch, model, (49, 65)).images
-    assert torch.equal(framed[..., :20, :30], batch.float())
-    framed[..., :20, :30] = torch.tensor(model.mean).view(3, 1, 1)
-    assert torch.equal(framed, torch.tensor(model.mean).view(1, 3, 1, 1).expand(1, 3, 49, 65))
+    frame = on_canvas(batch, model, (49, 65)).images
+    assert torch.equal(frame[..., :20, :30], batch.float())
+    frame[..., :20, :30] = torch.tensor(model.mean).view(3, 1, 1)
+    assert torch.equal(frame, torch.tensor(model.mean).view(1, 3, 1, 1).expand(1, 3, 49, 65))
     whole = images(49, 65)
     assert on_canvas(whole, model, (49, 65)).images is whole
 
 
 def test_shrinking_smooths_as_pillow_does(model: Model) -> None:
     batch = images(147, 173)
-    framed = on_canvas(batch, model, (49, 65))
+    frame = on_canvas(batch, model, (49, 65))
     pixels = Image.fromarray(batch[0].permute(1, 2, 0).numpy())
-    size = (framed.width, framed.height)
+    size = (frame.width, frame.height)
     expected = torch.from_numpy(np.array(pixels.resize(size, Image.Resampling.BILINEAR))).permute(2, 0, 1)
-    assert torch.equal(framed.images[0, :, : framed.height, : framed.width], expected.float())
+    assert torch.equal(frame.images[0, :, : frame.height, : frame.width], expected.float())
 
 
 @torch.no_grad()
@@ -292,5 +292,5 @@ def test_only_one_whole_pass_is_for_a_network_without_a_map_of_classes() -> None
         assert seen.outputs.classes is not None
         assert seen.outputs.classes.shape == (2, 5)
     for config in (InferenceConfig(flip=True), InferenceConfig(mode="sliding"), InferenceConfig(crf="v1")):
-        with pytest.raises(ConfigError, match="a network for classification has no map of classes"):
+        with pytest.raises(ConfigError, match="a classification network has no class map"):
             look(net, images(33, 47), config)

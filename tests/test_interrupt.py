@@ -60,7 +60,7 @@ def test_ctrl_c_saves_and_a_resumed_run_is_bit_for_bit_the_whole_one(
     with monkeypatch.context() as patch:
         stop_after(3, patch)
         with pytest.raises(
-            Interrupted, match=r"stopped after step \d of 5, saved; resume with: atrous train .* --resume"
+            Interrupted, match=r"stopped and saved after step \d of 5; resume with: atrous train .* --resume"
         ):
             train.train(config, tmp_path / "parts", console=QUIET)
     parts = train.train(config, tmp_path / "parts", resume=True, console=QUIET)

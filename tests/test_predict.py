@@ -87,7 +87,7 @@ def test_a_bug_is_not_reported_as_an_unreadable_image(
 def test_a_protocol_that_is_not_for_the_network_is_not_the_fault_of_each_image(images: Path, tmp_path: Path) -> None:
     path = tmp_path / "classifier.safetensors"
     segmenter.create("image_classifier", backbone="mobilenet_v2", num_classes=3).save(path)
-    with pytest.raises(ConfigError, match="a network for classification has no map of classes"):
+    with pytest.raises(ConfigError, match="a classification network has no class map"):
         predict.run(path, [str(images)], tmp_path / "out", ["evaluate.flip=true"], console=QUIET)
 
 
@@ -131,7 +131,7 @@ def test_images_of_one_name_do_not_overwrite_each_other(model: Path, images: Pat
 def test_wrong_settings_are_explained(model: Path, images: Path, tmp_path: Path) -> None:
     for override, reason in (
         ("evaluate.flop=true", "did you mean evaluate.flip"),
-        ("train.steps=3", "train: a prediction has only the settings of evaluate"),
+        ("train.steps=3", "train: only settings of evaluate apply to a prediction"),
     ):
         with pytest.raises(ConfigError, match=reason):
             predict.run(model, [str(images)], tmp_path / "out", [override], console=QUIET)

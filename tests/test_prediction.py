@@ -62,7 +62,7 @@ def test_labels_of_another_task_are_missing_attributes() -> None:
     space = LabelSpace(names=("cat", "dog"))
     classes = Prediction(Labels(classes=torch.tensor([0.25, 0.75])), noise(), space, TASKS["classification"])
     assert classes.classes == {"cat": 0.25, "dog": 0.75}
-    with pytest.raises(AttributeError, match="no class for each pixel"):
+    with pytest.raises(AttributeError, match="no class per pixel"):
         _ = classes.semantic
     pixels = Prediction(Labels(torch.zeros(40, 50, dtype=torch.int64)), noise(), space, TASKS["semantic"])
     with pytest.raises(AttributeError, match="no class for the whole image"):

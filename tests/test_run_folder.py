@@ -35,7 +35,7 @@ FINISHED = ("train.eval_every=2",)  # of the run in `finished`
 def test_a_run_is_not_overwritten(finished: RunFolder, tmp_path: Path) -> None:
     run = copied(finished, tmp_path / "run")
     for resume, overrides, reason in (
-        (False, FINISHED, "holds a run already; add --resume"),
+        (False, FINISHED, "already holds a run; add --resume"),
         (True, ("train.eval_every=2", "train.steps=9"), r"--resume: train.steps is 9 here but 4 in .*config.yaml"),
     ):
         with pytest.raises(ConfigError, match=reason):
@@ -222,7 +222,7 @@ def test_rows_that_will_be_done_again_are_dropped(tmp_path: Path) -> None:
             {"step": 4, **scores},
         ]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        run_folder.drop_rows_after(path, step=4, measured=2)
+        run_folder.drop_rows_after(path, step=4, validation=2)
         assert run_folder.read_rows(path) == rows[:3]
 
 

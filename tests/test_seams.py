@@ -60,8 +60,8 @@ class Objective:
         return {"shares": self.config.strength * (outputs.classes.softmax(1) - targets["shares"]).square().mean()}
 
 
-def objective(config, space, facts, heads, samples, *, world, workers, skip_errors):
-    return Objective(config, space.num_classes)
+def objective(config, facts, heads, data):
+    return Objective(config, data.space.num_classes)
 
 
 def decode(seen, space, config):

@@ -37,7 +37,7 @@ def test_predict_takes_arrays_pil_images_and_paths(small: Segmenter, tmp_path: P
 
 def test_other_arrays_are_refused(small: Segmenter) -> None:
     for shape, kind in (((4, 4), np.uint8), ((4, 4, 4), np.uint8), ((4, 4, 3), np.float32)):
-        with pytest.raises(DataError, match=r"an image is an RGB array \[H, W, 3\] of uint8; got"):
+        with pytest.raises(DataError, match=r"an image must be an RGB array \[H, W, 3\] of uint8, got"):
             small.predict(np.zeros(shape, kind))
 
 
@@ -109,7 +109,7 @@ def test_rates_without_a_counterpart_are_refused(tiny: Tiny) -> None:
 REFUSED_STRIDES = (  # model, backbone, output stride, reason
     ("deeplab_v3", "pnasnet", 8, "deeplab_v3 with pnasnet has other weights at 8 than at 16; stay at 16"),
     ("deeplab_v1", "vgg16", 16, "model.output_stride=16: must be 8"),
-    ("deeplab_v2", "vgg16", 16, "output_stride 16 is not for vgg16, which has 8"),
+    ("deeplab_v2", "vgg16", 16, "vgg16 has output_stride 8, not 16"),
     ("deeplab_v2", "mobilenet_v2", 32, "rates (6, 12, 18, 24) at output stride 8 have no whole counterpart at 32"),
     ("dense_prediction_cell", "mobilenet_v2", 32, "model.output_stride=32: must be 8 or 16"),
 )
@@ -234,6 +234,6 @@ def test_a_network_of_another_runtime_cannot_be_changed_or_saved(halves: Segment
         lambda: halves.with_inference(InferenceConfig(output_stride=16)),
         lambda: halves.save(tmp_path / "model.safetensors"),
     ):
-        with pytest.raises(ConfigError, match="Halves: an exported network has no model to train or to change"):
+        with pytest.raises(ConfigError, match="Halves: an exported network has no model to train or change"):
             change()
     assert not (tmp_path / "model.safetensors").exists()

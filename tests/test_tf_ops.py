@@ -108,9 +108,9 @@ def test_the_resized_image_is_the_one_that_the_original_displays() -> None:
 @pytest.mark.parametrize("backbone", PADDED[:2])
 def test_the_canvas_is_tensorflows(backbone: str) -> None:
     expected = tensor(f"pp_eval_{backbone}")
-    framed = on_canvas(tensor("pp_image"), model(backbone), (49, 65))
-    assert (framed.height, framed.width) == (45, 37)
-    torch.testing.assert_close(framed.images, expected, rtol=0, atol=1e-4)
+    frame = on_canvas(tensor("pp_image"), model(backbone), (49, 65))
+    assert (frame.height, frame.width) == (45, 37)
+    torch.testing.assert_close(frame.images, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("backbone", PADDED[:2])
@@ -142,7 +142,7 @@ def test_the_loss_after_the_annealing_is_tensorflows() -> None:
     config = LossConfig(hard_pixels=0.25, hard_pixels_step=100)
     for step, name in ((50, "topk0.25_mining100_at50"), (200, "topk0.25_mining100_at200")):
         labels = torch.from_numpy(golden("loss_labels"))[..., 0]
-        loss = upsample_cross_entropy(tensor("loss_logits"), labels, top_k=hard_pixel_share(config, step))
+        loss = upsample_cross_entropy(tensor("loss_logits"), labels, hard_pixels=hard_pixel_share(config, step))
         assert float(loss) == pytest.approx(FIGURES["loss"][name], rel=1e-5)
 
 

@@ -350,7 +350,7 @@ def test_a_folder_that_holds_a_run_is_refused_before_classes_are_counted_and_wei
         train.train(config, run.path, console=QUIET)
     run.state.parent.mkdir(parents=True)
     run.state.write_bytes(b"")
-    with pytest.raises(ConfigError, match="holds a run already; add --resume"):
+    with pytest.raises(ConfigError, match="already holds a run; add --resume"):
         train.train(config, run.path, console=QUIET)
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     AnyBackboneConfig = BackboneConfig
 else:
     Configs = Annotated[
-        Union[tuple(family.Config for family in FAMILIES.values())],  # noqa: UP007 - made from the table
+        Union[tuple(family.Config for family in FAMILIES.values())],  # noqa: UP007 - built from the table
         Discriminator("name"),
     ]
     AnyBackboneConfig = Annotated[

@@ -1,4 +1,4 @@
-"""What a backbone is: normalised images in, named feature maps out; and what all of their configs share."""
+"""What a backbone is: normalised images in, named feature maps out; and what all configs share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ class BackboneConfig(Settings):
 
     @property
     def output_strides(self) -> tuple[int, ...]:
-        """The output strides that it can have."""
+        """The possible output strides."""
         return OUTPUT_STRIDES
 
     @property
@@ -58,17 +58,17 @@ class Backbone(nn.Module, ABC):
         ...
 
 
-def read_name(settings: Any) -> Any:  # noqa: ANN401 - anything may stand in a file
+def read_name(settings: Any) -> Any:  # noqa: ANN401 - any YAML value
     """A name alone stands for the network with its default settings."""
     return {"name": settings} if isinstance(settings, str) else settings
 
 
 def strides_at(output_stride: int, names: Iterable[str]) -> dict[str, int]:
-    """The strides of these feature maps where none is coarser than the output stride."""
+    """The strides of these feature maps, none coarser than the output stride."""
     return {name: min(STRIDES[name], output_stride) for name in names}
 
 
 def require_grid(config: BackboneConfig, multi_grid: tuple[int, ...] | None, units: int) -> None:
     """Raises ValueError unless a multi-grid has a factor for each unit of the last stage."""
     if multi_grid is not None and len(multi_grid) != units:
-        raise ValueError(f"multi_grid {multi_grid}: the last stage of {config.name} has {units} units, each needs one")
+        raise ValueError(f"multi_grid {multi_grid}: the last stage of {config.name} has {units} units, one factor each")

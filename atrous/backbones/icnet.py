@@ -21,7 +21,7 @@ class Row(NamedTuple):
     width: int  # of the first stage's 3x3 and of the stem, whose last is twice as wide; each stage doubles it
 
 
-ICNETS = {"icnet_resnet50": Row((3, 4, 6, 3), width=32)}  # half of ResNet-50's width: what is left after pruning
+ICNETS = {"icnet_resnet50": Row((3, 4, 6, 3), width=32)}  # half of ResNet-50's width, as after pruning
 
 
 if TYPE_CHECKING:

@@ -81,8 +81,8 @@ else:
 class MobileNetV3(Backbone):
     """c1 is the output of the stem, c5 that of the 1x1 convolution after the blocks.
 
-    Squeeze-and-excitation averages over the map, so that features at another output stride are near the strided ones,
-    not the same; and in the small network the unit that opens c5 has a shortcut unless it has its stride.
+    Squeeze-and-excitation averages over the map, so that features at another output stride are close to the strided
+    ones, but not equal. In the small network, the unit that opens c5 has a shortcut unless it has its stride.
     """
 
     mean = (127.5, 127.5, 127.5)

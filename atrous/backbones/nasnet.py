@@ -1,6 +1,6 @@
 """PNASNet-5 (Liu et al. 2017, arXiv:1712.00559) and Auto-DeepLab (Liu et al. 2019, arXiv:1901.02985), found by search.
 
-The search for PNASNet found a cell, that for Auto-DeepLab also a path through widths and strides. Both are tables here,
+PNASNet's search found a cell, Auto-DeepLab's also a path through widths and strides. Both are tables here,
 as in TensorFlow's DeepLab: PNASNet has twelve cells, after the stem of Auto-DeepLab.
 """
 
@@ -32,7 +32,7 @@ class Block(NamedTuple):
     right_state: int
 
 
-class Searched(NamedTuple):
+class SearchedNetwork(NamedTuple):
     """The result of a search, and its width."""
 
     cell: tuple[Block, ...]
@@ -62,10 +62,10 @@ AUTO_DEEPLAB_LEVELS = {8: (0, 0, 0, 1, 2, 1, 2, 2, 3, 3, 2, 1)}
 AUTO_DEEPLAB_TAPS = {"c1": 0, "c2": 4, "c3": 7, "c4": 9, "low_level": 4, "low_level_8": 7, "low_level_16": 9}
 
 NASNETS = {
-    "pnasnet": Searched(PNASNET_CELL, PNASNET_LEVELS, 20, PNASNET_TAPS),
-    "auto_deeplab_s": Searched(AUTO_DEEPLAB_CELL, AUTO_DEEPLAB_LEVELS, 20, AUTO_DEEPLAB_TAPS),
-    "auto_deeplab_m": Searched(AUTO_DEEPLAB_CELL, AUTO_DEEPLAB_LEVELS, 32, AUTO_DEEPLAB_TAPS),
-    "auto_deeplab_l": Searched(AUTO_DEEPLAB_CELL, AUTO_DEEPLAB_LEVELS, 48, AUTO_DEEPLAB_TAPS),
+    "pnasnet": SearchedNetwork(PNASNET_CELL, PNASNET_LEVELS, 20, PNASNET_TAPS),
+    "auto_deeplab_s": SearchedNetwork(AUTO_DEEPLAB_CELL, AUTO_DEEPLAB_LEVELS, 20, AUTO_DEEPLAB_TAPS),
+    "auto_deeplab_m": SearchedNetwork(AUTO_DEEPLAB_CELL, AUTO_DEEPLAB_LEVELS, 32, AUTO_DEEPLAB_TAPS),
+    "auto_deeplab_l": SearchedNetwork(AUTO_DEEPLAB_CELL, AUTO_DEEPLAB_LEVELS, 48, AUTO_DEEPLAB_TAPS),
 }
 
 
@@ -167,8 +167,8 @@ class NASNet(Backbone):
     """Stages and taps are raw sums, before any activation, except `c5`, which has one.
 
     Auto-DeepLab goes down to stride 32 and comes back: its `c4` has stride 16 and its `c5` stride 8, the last of the
-    network. PNASNet has a path of its own, and so its own widths and weights, at each output stride. The layers of a
-    classification head are kept at the output stride by their rates.
+    network. PNASNet has another path, and so other widths and weights, at each output stride. Rates keep the
+    layers of a classification head at the output stride.
     """
 
     mean = (127.5, 127.5, 127.5)

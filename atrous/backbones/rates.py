@@ -15,21 +15,21 @@ class Placement(NamedTuple):
 
 
 def strides_to_rates(strides: Sequence[int], output_stride: int, rule: AtrousRule) -> list[Placement]:
-    """Place units such that the product of strides stops at `output_stride`; raises ValueError if it can't.
+    """Place units so that the product of strides stops at `output_stride`; raises ValueError if it can't.
 
-    By the rule "unit" the filter that loses its stride keeps the rate it came with and those after it take the new one,
+    By the rule "unit" the filter that loses its stride keeps its old rate and those after it take the new one,
     so that each sees the taps it was trained on (TF-slim, torchvision; arXiv:1706.05587, figure 3). By the rule "stage"
-    it takes the new rate, too, as the rest of the stage that it opens (semseg).
+    it takes the new rate, too, like the rest of the stage that it opens (semseg).
     """
-    plan, reached, rate = [], 1, 1
+    plan, product, rate = [], 1, 1
     for stride in strides:
-        if reached < output_stride:
-            reached *= stride
+        if product < output_stride:
+            product *= stride
             plan.append(Placement(stride, rate, rate))
         else:
-            grown = rate * stride
-            plan.append(Placement(1, rate if rule == "unit" else grown, grown))
-            rate = grown
-    if reached != output_stride:
+            larger = rate * stride
+            plan.append(Placement(1, rate if rule == "unit" else larger, larger))
+            rate = larger
+    if product != output_stride:
         raise ValueError(f"output stride {output_stride} is not reachable with strides {list(strides)}")
     return plan

@@ -125,7 +125,7 @@ class Row(NamedTuple):
     blocks: tuple[int, int, int, int]  # units in c2..c5
     program: Program
     width: int = 64  # of the stem and of the 3x3 in c2; each stage doubles it
-    deep_stem: tuple[int, ...] = ()  # channels of the 3x3 in place of the stem's 7x7; (): a 7x7
+    deep_stem: tuple[int, ...] = ()  # channels of the 3x3 instead of the stem's 7x7; (): a 7x7
 
 
 RESNETS = {
@@ -157,7 +157,7 @@ else:
 
 
 class ResNet(Backbone):
-    """Each stage is the output of its last unit at its stride; where that unit has the next stride, of the unit before.
+    """Each stage is the output of its last unit at its stride, or of the unit before if that unit has the next stride.
 
     Decoders tap the same units, except c5.
     """

@@ -17,7 +17,7 @@ class Row(NamedTuple):
     channels: tuple[int, ...]  # of the five stages
     convs: tuple[int, ...]
     rates: tuple[int, ...]  # of their 3x3
-    strides: tuple[int, ...]  # of the max pools after them, 3x3 in place of 2x2
+    strides: tuple[int, ...]  # of the max pools after them, 3x3 instead of 2x2
     smoothed: bool  # the last of them by a 3x3 mean (only in the program, for LargeFOV)
 
 

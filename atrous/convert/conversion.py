@@ -17,7 +17,7 @@ from atrous.segmenter import Segmenter
 class Conversion(NamedTuple):
     segmenter: Segmenter
     system: str  # a row of SYSTEMS
-    num_used: int  # weights that the model consists of
+    num_used: int  # weights that make up the model
     unused: list[str]  # weights that aren't part of a model: an optimiser's slots, counters
     assumptions: list[str]  # what neither weights nor options say
 
@@ -42,12 +42,12 @@ def convert_weights(weights: ForeignWeights, system: str | None, options: Option
         "assumptions": assumptions,
     }
     inference = row.inference(evidence, config)
-    converted = segmenter.of_model(model.eval(), label_space, inference=inference, origin=origin)
-    return Conversion(converted, name, len(weights.arrays) - len(unused), unused, assumptions)
+    result = segmenter.of_model(model.eval(), label_space, inference=inference, origin=origin)
+    return Conversion(result, name, len(weights.arrays) - len(unused), unused, assumptions)
 
 
 def recognise(shapes: Shapes, label: str) -> str:
-    """The first system that knows these names and shapes."""
+    """The first system that recognises these names and shapes."""
     name = next((name for name, system in SYSTEMS.items() if system.recognised(shapes)), None)
     if name is None:
         known = ", ".join(SYSTEMS)

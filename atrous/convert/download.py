@@ -94,7 +94,7 @@ def _say(console: Console, text: str) -> None:
 
 
 class Record(BaseModel):
-    """What is known about a file, in a JSON file beside it."""
+    """What is known about a file, in a JSON file next to it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -219,7 +219,7 @@ def _ask(url: str, start: int = 0, validator: str | None = None) -> Answer:
 
 
 def _answer(url: str, body: HTTPResponse, start: int) -> Answer | None:
-    """None if it is not the part that was asked for."""
+    """None if it is not the requested part."""
     problem = _problem(body)
     if problem:
         body.close()
@@ -266,7 +266,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Never from https to http; other schemes the opener can't open."""
+    """Refuses redirects from https to http; the opener can't open other schemes."""
 
     def redirect_request(
         self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str

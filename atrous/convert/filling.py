@@ -1,4 +1,4 @@
-"""A model that is made without random weights, and filled with those of another program."""
+"""Builds a model without random weights, and fills it with those of another program."""
 
 from collections.abc import Mapping
 
@@ -40,13 +40,13 @@ def shapes_of(arrays: Arrays) -> dict[str, Shape]:
 
 
 def original_shapes(module: nn.Module, rules: Rules, layout: Layout) -> dict[str, Shape]:
-    """Each weight that the module consists of, under the original's name and with its shape there."""
+    """The module's weights, under the original's names and with their shapes there."""
     state = module.state_dict()
     return {name: layout.shape(name, tuple(state[key].shape)) for key, name in layout.names(module, rules).items()}
 
 
 def fill(model: Model, rules: Rules, layout: Layout, arrays: Arrays, label: str) -> list[str]:
-    """Give the model its weights, and return the names of those that it doesn't use: what a training leaves.
+    """Give the model its weights, and return the names of those that it doesn't use.
 
     Raises ConversionError with the names of the weights that are missing, have another shape, are not finite, or look
     like a part of a model and have no place in this one.
@@ -64,7 +64,7 @@ def fill(model: Model, rules: Rules, layout: Layout, arrays: Arrays, label: str)
 
 
 def as_float32(array: Array) -> Tensor:
-    """A copy, contiguous and in memory of its own."""
+    """A contiguous copy in its own memory."""
     with np.errstate(over="ignore"):  # what overflows becomes infinite, which `assign` refuses
         return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 

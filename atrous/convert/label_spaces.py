@@ -1,4 +1,4 @@
-"""The label space of a converted model: weights tell the number of classes, not their names."""
+"""The label space of a converted model: weights show the number of classes, not their names."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ PUBLISHED: dict[int, tuple[str, LabelSpace]] = {  # by the number of classes
 def published_label_space(
     num_classes: int, options: Settings, known: Mapping[int, tuple[str, LabelSpace]] = PUBLISHED
 ) -> tuple[LabelSpace, list[str]]:
-    """That of the dataset with this number of classes, and the assumption; numbered classes if there is none."""
+    """The label space of the dataset with this number of classes, and the assumption; else numbered classes."""
     if num_classes not in known:
         return numbered_label_space(num_classes), []
     name, space = known[num_classes]

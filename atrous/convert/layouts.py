@@ -17,10 +17,10 @@ CLASSIFIER = "fc.weight"  # ImageNet's: a matrix in the original, a 1x1 convolut
 class Layout(NamedTuple):
     """A framework's conventions, by which rules become names of weights and its arrays become ours."""
 
-    names: Callable[[nn.Module, Rules], dict[str, str]]  # from the keys of our state dict, buffers of ours left out
+    names: Callable[[nn.Module, Rules], dict[str, str]]  # from the keys of our state dict, without our own buffers
     shape: Callable[[str, Shape], Shape]  # the original's shape of a weight, by its name there and our shape
     our_axes: Callable[[str, Array], Array]  # a weight of the original, its axes in our order
-    leftovers: re.Pattern[str]  # names of what a training saves beside the model
+    leftovers: re.Pattern[str]  # names of what a training saves besides the model
     unfolded: Callable[[nn.Module, Mapping[str, str], Arrays], Arrays]  # batch norms that an exporter folded, restored
 
 

@@ -54,7 +54,7 @@ def recalibrate(model: Model, inference: InferenceConfig, images: Iterable[Image
 
     A batch norm that was folded into its convolution has mean 0 and variance 1, whatever its input: in training it
     would normalise by the batch's own statistics and change everything. Raises ConfigError if nothing is folded. If an
-    image can't be read, the model is left as it was.
+    image can't be read, the model is not changed.
     """
     norms = _folded(model)
     if not norms:
@@ -74,7 +74,7 @@ def recalibrate(model: Model, inference: InferenceConfig, images: Iterable[Image
 
 
 def _adding_to(moments: Moments) -> Callable[[nn.Module, Any], None]:
-    def hook(module: nn.Module, inputs: Any) -> None:  # noqa: ANN401 - PyTorch's own signature
+    def hook(module: nn.Module, inputs: Any) -> None:  # noqa: ANN401 - PyTorch's signature
         moments.add(inputs[0])
 
     return hook

@@ -24,8 +24,8 @@ def convert(source: SourceLike, *, system: str | None = None, options: Mapping[s
     """The model in `source`: a checkpoint, frozen graph, .tflite, .pth, archive, `zoo:NAME`, or arrays by name.
 
     `system` is recognised by the names of the weights unless it is set. `options` say what weights can't, under the
-    system's own names for its flags (for semseg also `config`, the path of its YAML file). Raises FileNotFoundError,
-    ConversionError if the weights are those of no model, or ConfigError if an option is wrong; each in one line.
+    names of the system's own flags (for semseg also `config`, the path of its YAML file). Raises FileNotFoundError,
+    ConversionError if the weights belong to no known model, or ConfigError if an option is wrong; each in one line.
     """
     return conversion(source, system=system, options=options).segmenter
 
@@ -37,9 +37,9 @@ def conversion(
     options: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> Conversion:
-    """As `convert`, with what was not used and what was assumed; `console` shows a download."""
-    opened = open_source(source, system, options or {}, console)
-    return convert_weights(opened.weights, opened.system, opened.options)
+    """Like `convert`, with what was not used and what was assumed; `console` shows a download."""
+    foreign = open_source(source, system, options or {}, console)
+    return convert_weights(foreign.weights, foreign.system, foreign.options)
 
 
 # ---- the verb
@@ -60,13 +60,13 @@ def run(
     """
     console = console or Console(markup=False, highlight=False, emoji=False)
     _require_writable(out)
-    done = conversion(source, system=system, options=parse_options(options), console=console)
+    result = conversion(source, system=system, options=parse_options(options), console=console)
     if images:
-        recalibrate(done.segmenter.model, done.segmenter.inference, map(read_image, images))
-    done.segmenter.save(out)
-    console.print(summary(done, len(images)), soft_wrap=True)
+        recalibrate(result.segmenter.model, result.segmenter.inference, map(read_image, images))
+    result.segmenter.save(out)
+    console.print(summary(result, len(images)), soft_wrap=True)
     console.print(f"wrote {out}", soft_wrap=True)
-    return done
+    return result
 
 
 def _require_writable(out: Path) -> None:
@@ -74,7 +74,7 @@ def _require_writable(out: Path) -> None:
         raise ConfigError(f"--out {out}: the name of a model file must end in .safetensors")
     if out.is_dir():
         raise IsADirectoryError(f"--out {out}: is a folder")
-    if out.parent.exists():  # else it is made when there is something to write
+    if out.parent.exists():  # else it is created when there is something to write
         prepare_output(out.parent)
 
 
@@ -89,16 +89,17 @@ def parse_options(texts: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def summary(done: Conversion, num_images: int) -> str:
-    """What was converted, line by line; `num_images`: those on which batch norms were measured."""
-    model, config = done.segmenter.model, done.segmenter.model.config
+def summary(result: Conversion, num_images: int) -> str:
+    """What was converted, line by line; batch norms were measured on `num_images`."""
+    model, config = result.segmenter.model, result.segmenter.model.config
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    protocol = done.segmenter.inference.describe().items()
+    protocol = result.segmenter.inference.describe().items()
     lines = [
-        f"{done.system}: {config.name}, {config.backbone.name}, output stride {config.output_stride}, "
+        f"{result.system}: {config.name}, {config.backbone.name}, output stride {config.output_stride}, "
         f"{model.num_classes} classes, {parameters / 1e6:.2f} M parameters",
-        f"{done.num_used} weights used" + (f", {len(done.unused)} not: {_kinds(done.unused)}" if done.unused else ""),
-        *(f"assumed: {assumption}" for assumption in done.assumptions),
+        f"{result.num_used} weights used"
+        + (f", {len(result.unused)} not: {_kinds(result.unused)}" if result.unused else ""),
+        *(f"assumed: {assumption}" for assumption in result.assumptions),
         *([f"batch norms measured on {num_images} images"] if num_images else []),
         *([FOLDED] if has_folded_norms(model) else []),
         "predicts by: " + "; ".join(f"{name}: {value}" for name, value in protocol),

@@ -31,7 +31,7 @@ ARRAYS = "the arrays"  # their label in messages
 
 
 class Source(NamedTuple):
-    """Weights, with what a name of the zoo says about them."""
+    """Weights, with what the zoo says about them."""
 
     weights: ForeignWeights
     system: str | None
@@ -82,7 +82,7 @@ def read(path: Path) -> ForeignWeights:
 
 
 def _read_archive(archive: Path) -> ForeignWeights:
-    """All of its weights are in memory when its folder is removed. Messages name the archive in place of the folder."""
+    """All its weights are in memory when its folder is removed. Messages name the archive instead of the folder."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             extract(archive, Path(folder))

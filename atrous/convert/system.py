@@ -19,11 +19,11 @@ OptionTree: TypeAlias = Mapping[
 ]  # options before they are checked: texts from a command line, values from Python
 OptionsT = TypeVar("OptionsT", bound=Settings)
 
-LISTED = 5  # names in a message
+NUM_LISTED = 5  # names in a message
 
 
 class Hints(NamedTuple):
-    """What the operations of a graph show and weights alone don't; an option outranks it."""
+    """What the operations of a graph show and weights alone don't; options take precedence."""
 
     output_stride: int | None = None
     atrous_rates: tuple[int, ...] | None = None
@@ -40,7 +40,7 @@ class ForeignWeights(NamedTuple):
 
 
 class Evidence(NamedTuple, Generic[OptionsT]):
-    """Everything by which the model of some weights can be recognised."""
+    """Everything by which the model of the weights can be recognised."""
 
     shapes: Shapes
     options: OptionsT
@@ -55,7 +55,7 @@ class Evidence(NamedTuple, Generic[OptionsT]):
         return any(name.startswith(prefix) for name in self.shapes)
 
     def shape(self, name: str) -> Shape:
-        """Of a weight that every network of the program has. Raises ConversionError if it is missing."""
+        """The shape of a weight that all networks of the program have. Raises ConversionError if it is missing."""
         shape = self.shapes.get(name)
         if not shape:
             present = listed(list(self.shapes))
@@ -95,7 +95,9 @@ class System(NamedTuple, Generic[OptionsT]):
     options: type[OptionsT]  # what weights can't tell, by the program's own names
     config: Callable[[Evidence[OptionsT]], Deduction]
     rules: Callable[[ModelConfig], Rules]
-    assumptions: Callable[[Evidence[OptionsT], ModelConfig], dict[str, bool]] = no_assumptions  # whether each was made
+    assumptions: Callable[[Evidence[OptionsT], ModelConfig], dict[str, bool]] = (
+        no_assumptions  # and whether each is needed
+    )
     inference: Callable[[Evidence[OptionsT], ModelConfig], InferenceConfig] = whole_images
     label_space: Callable[[int, OptionsT], tuple[LabelSpace, list[str]]] = published_label_space  # and its assumptions
     layout: Layout = PYTORCH
@@ -103,5 +105,5 @@ class System(NamedTuple, Generic[OptionsT]):
 
 
 def listed(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return (", ".join(names[:LISTED]) + more) or "none"
+    more = f" and {len(names) - NUM_LISTED} more" if len(names) > NUM_LISTED else ""
+    return (", ".join(names[:NUM_LISTED]) + more) or "none"

@@ -29,7 +29,7 @@ class Result(NamedTuple):
 
 
 class ZooModel(NamedTuple):
-    """One archive. `options` are the flags that its weights don't tell, for the first result."""
+    """One archive. `options` are the flags that its weights don't show, for the first result."""
 
     name: str
     archive: str  # the file's name, without .tar.gz

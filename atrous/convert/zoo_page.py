@@ -12,7 +12,7 @@ TITLES = {
 OPENING = f"""\
 # The model zoo of TensorFlow DeepLab
 
-Written from the table in `atrous/convert/zoo.py` by `python -m atrous.convert.zoo_page > docs/model_zoo.md`; a test
+Generated from the table in `atrous/convert/zoo.py` by `python -m atrous.convert.zoo_page > docs/model_zoo.md`; a test
 compares the two. One command converts a model by its name in the first column, another one predicts with it:
 
 ```
@@ -49,7 +49,7 @@ any.
   `ATROUS_ZOO` sets the address of a mirror, `ATROUS_CACHE` another folder. On a machine without a network, put the
   archive into that folder by hand.
 - The address is http, not https, and no hashes were published, so nobody can verify the first download. Its SHA-256 is
-  printed, and recorded in a JSON file beside the archive; from then on, other bytes under the same name are refused.
+  printed, and recorded in a JSON file next to the archive; from then on, other bytes under the same name are refused.
   Compare the printed hash with what others got.
 - After an interruption, the same command resumes the download.
 - Nothing in an archive is run or unpickled.

@@ -1,4 +1,4 @@
-"""Datasets by their layout: a row of FORMATS is a file, or a folder, beside this one."""
+"""Datasets by their layout: a row of FORMATS is a file, or a folder, next to this one."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Union

@@ -1,6 +1,6 @@
 """ADE20K's scene parsing (Zhou et al. 2017), as in ADEChallengeData2016: `images/` and `annotations/` by split.
 
-In the labels, 0 is "other", a pixel of none of the 150 classes, and class k of the benchmark is k + 1.
+In the labels, 0 is "other", a pixel of none of the 150 classes, and class k of the benchmark has the value k + 1.
 """
 
 from collections.abc import Sequence
@@ -184,7 +184,7 @@ class Config(DataConfig):
     format: Literal["ade20k"] = "ade20k"
     train: str = "training"
     val: str = "validation"
-    other_class: bool = False  # as TF DeepLab: 151 classes; "other" has a logit, but no labels and no loss
+    other_class: bool = False  # as in TF DeepLab: 151 classes; "other" has a logit, but no labels and no loss
 
 
 def samples(config: Config, split: str) -> Sequence[Sample]:

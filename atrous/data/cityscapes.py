@@ -1,6 +1,6 @@
 """Cityscapes (Cordts et al. 2016, arXiv:1604.01685): photos in `leftImg8bit/`, labels of raw ids in `gtFine/`.
 
-Both have a folder for each split and, in it, for each city. Of the 34 raw ids 19 are classes; the others count nowhere.
+Both have a folder for each split and, in it, for each city. Of the 34 raw ids, 19 are classes; the others are ignored.
 """
 
 from collections.abc import Sequence
@@ -84,5 +84,5 @@ def _by_name(folder: Path, suffix: str) -> dict[str, Path]:
     """The files of one kind in all cities, by the beginning of their names, such as aachen_000000_000019."""
     files = [path for path in sorted(folder.glob(f"*/*{suffix}")) if not path.name.startswith(".")]
     if not files:
-        raise DataError(f"no file {folder}/*/*{suffix}")
+        raise DataError(f"no such files: {folder}/*/*{suffix}")
     return {path.name.removesuffix(suffix): path for path in files}

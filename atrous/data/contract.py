@@ -23,7 +23,7 @@ class DataConfig(Settings):
     train: str = "train"  # the split for training
     val: str = "val"  # the split for validation
     names: dict[int, str] | tuple[str, ...] | None = None  # class names; None: as the layout defines them
-    ignore: int | None = None  # label value that counts nowhere; None: as the layout defines it
+    ignore: int | None = None  # label value to ignore; None: as the layout defines it
     on_error: Literal["stop", "skip"] = "stop"  # an unreadable file stops the run, or is skipped, reported and counted
 
 

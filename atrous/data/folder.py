@@ -1,7 +1,7 @@
 """A dataset of your own: `images/{train,val}/`, `masks/{train,val}/` with the same file names, and `classes.yaml`.
 
 names: [background, person]        # or {0: background, 255: person}: the values in the masks
-ignore: 254                        # the value of pixels that count nowhere; 255 if left out
+ignore: 254                        # the value of pixels to ignore; 255 if left out
 colors: {background: [0, 0, 0], person: [192, 0, 0], ignore: [255, 255, 255]}  # if the masks are RGB
 """
 
@@ -26,7 +26,7 @@ from atrous.types import Color, Sample
 
 Channel = Annotated[StrictInt, Field(ge=0, le=255)]
 Colors = dict[str, tuple[Channel, Channel, Channel]] | tuple[tuple[Channel, Channel, Channel], ...]
-PREVIEWED = 8  # masks that are read to suggest what to write into classes.yaml
+NUM_PREVIEWED = 8  # masks that are read to suggest what to write into classes.yaml
 
 
 class Config(DataConfig):
@@ -190,7 +190,7 @@ def _preview(config: Config) -> _Preview:
     folder = require_root(config) / "masks" / config.train
     paths = labels_by_stem(folder, "masks").values() if folder.is_dir() else ()
     codes: set[int | Color] = set()
-    for path in islice(paths, PREVIEWED):
+    for path in islice(paths, NUM_PREVIEWED):
         with suppress(AtrousError):  # raised again when the sample is read
             codes.update(count_codes(read_label(path)))
     return _Preview(

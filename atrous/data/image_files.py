@@ -23,7 +23,7 @@ _COLOR_MODES = ("RGB", "RGBA")
 
 
 class Codes(NamedTuple):
-    """What a label file holds, before it is known what that means."""
+    """The content of a label file, before its values are given a meaning."""
 
     values: NDArray[np.integer[Any]]  # [H, W] label values; where `is_colored`, red + 256 green + 65536 blue
     is_colored: bool = False
@@ -69,7 +69,7 @@ def as_rgb(image: PIL.Image.Image) -> Image:  # [H, W, 3]
 
 
 def read_label(path: Path) -> Codes:
-    """Of a palette image the indices, not the colours; EXIF is ignored. Raises DataError with the path."""
+    """For a palette image, the indices, not the colours. EXIF is ignored. Raises DataError with the path."""
     return _as_codes(_open(path, "label", _require_codes))
 
 
@@ -92,7 +92,7 @@ def count_codes(codes: Codes) -> dict[int | Color, int]:
     return dict(zip(map(_unpack, values) if codes.is_colored else values, counts, strict=True))
 
 
-# Pillow's part: whatever it raises is the file's fault. What follows it must not be inside the same `try`.
+# Pillow's part: whatever it raises is the file's fault. Code that follows it must stay outside the same `try`.
 
 
 def _open(path: Path, what: str, prepare: Callable[[PIL.Image.Image], PIL.Image.Image]) -> PIL.Image.Image:
@@ -116,7 +116,7 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     """Upright, and in mode RGB, or still grey if it has more than 8 bits, which Pillow would clip at 255."""
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "F":
-        raise DataError("its pixels are floats; save it with 8 or 16 bits a channel")
+        raise DataError("its pixels are floats; save it with 8 or 16 bits per channel")
     if image.mode.startswith("I") or image.mode == "RGB":
         return image
     if isinstance(image.info.get("transparency"), bytes):  # of a palette: Pillow warns about the direct way
@@ -167,7 +167,7 @@ def _look_up(codes: NDArray[np.integer[Any]], table: NDArray[np.uint16]) -> NDAr
     """`table[codes]`, a piece at a time: NumPy makes 8-byte indices, which for a whole image do not fit the cache."""
     flat = codes.ravel()
     if codes.dtype.kind == "i":
-        flat = np.where(flat < 0, _TABLE, flat)  # like too large ones, they meet the last entry, which is not a class
+        flat = np.where(flat < 0, _TABLE, flat)  # like too large ones, they get the last entry, which is not a class
     numbers = np.empty(flat.size, np.uint16)
     for start in range(0, flat.size, _PIECE):
         piece = slice(start, start + _PIECE)

@@ -13,8 +13,8 @@ class LabelSpace(Settings):
 
     names: tuple[str, ...]
     colors: tuple[Color, ...] = ()  # empty: the PASCAL VOC colours
-    things: tuple[int, ...] = ()  # classes whose objects are told apart; all others are stuff
-    ignore: int = 255  # may be a class, as ADE20K's "other": the network then has a logit that is never trained
+    things: tuple[int, ...] = ()  # classes whose objects are counted individually; all others are stuff
+    ignore: int = 255  # may be a class, like ADE20K's "other": the network then has a logit that is never trained
     panoptic_divisor: int = 1000  # panoptic id = class * divisor + number of the thing in its class
     raw_ids: tuple[tuple[int, int], ...] = ()  # (value in the label files, class); empty: values are classes
 
@@ -50,5 +50,5 @@ def voc_colors(count: int) -> NDArray[np.uint8]:  # [count, 3]
 
 
 def numbered_names(count: int) -> tuple[str, ...]:
-    """Names for classes of which only the number is known."""
+    """Names for classes when only their number is known."""
     return tuple(f"class_{index}" for index in range(count))

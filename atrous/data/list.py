@@ -1,8 +1,8 @@
-"""List files with one `image label` pair a line, as in semseg; classes in `my_names.txt`, colours in `my_colors.txt`.
+"""List files with one `image label` pair per line, as in semseg; classes in `my_names.txt`, colours in `my_colors.txt`.
 
 Paths are relative to data.root, or absolute, and separated by a space or a tab; paths that contain spaces need the tab.
-Labels hold the class numbers 0..C-1, and 255 is ignored; of palette images the indices are read, not the colours. The
-file of names has one name a line, the file of colours one `R G B` a line.
+Labels hold the class numbers 0..C-1, and 255 is ignored; palette images are read as indices, not colours. The
+file of names has one name per line, the file of colours one `R G B` per line.
 """
 
 from collections import Counter
@@ -24,14 +24,14 @@ NAMES, COLORS = "_names.txt", "_colors.txt"
 class Config(DataConfig):
     """data.format=list data.root=DATA data.train=list/train.txt data.val=list/val.txt data.names_path=my_names.txt
 
-    Each file is searched in data.root first, then in the working directory.
+    Each file is looked up in data.root first, then in the working directory.
     """
 
     format: Literal["list"] = "list"
     train: str = "train.txt"  # the list file for training
     val: str = "val.txt"  # the list file for validation
     names_path: Path | None = None  # None: `names`, or else the only *_names.txt in data.root
-    colors_path: Path | None = None  # None: my_colors.txt beside my_names.txt, if it exists
+    colors_path: Path | None = None  # None: my_colors.txt next to my_names.txt, if it exists
 
 
 class _Line(NamedTuple):
@@ -40,7 +40,7 @@ class _Line(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """A line of the list, its paths as they are written."""
+    """A line of the list, with its paths as written."""
 
     number: int
     image: str
@@ -48,7 +48,7 @@ class _Entry(NamedTuple):
 
 
 def samples(config: Config, split: str) -> Sequence[Sample]:
-    """The images of the list file `split`, in its order. Errors give the number of the line.
+    """The images of the list file `split`, in its order. Errors name the line.
 
     A sample is named after its image, by the whole path if two images in different folders have the same name.
     """
@@ -80,17 +80,17 @@ def _names_file(config: Config, root: Path) -> Path | None:
         return files[0]
     problem = f"several *{NAMES}: {listing(path.name for path in files)}" if files else f"no *{NAMES}"
     raise DataError(
-        f"{root} has {problem}; set data.names_path to a file with one class name a line, or data.names=[road, ...]"
+        f"{root} has {problem}; set data.names_path to a file with one class name per line, or data.names=[road, ...]"
     )
 
 
 def _read_names(path: Path) -> tuple[str, ...]:
     lines = _lines(path)
     if not lines:
-        raise DataError(f"{path} is empty; expected one class name a line")
+        raise DataError(f"{path} is empty; expected one class name per line")
     for number, text in lines:
         if not text:
-            raise DataError(f"{path}, line {number} is empty; expected one class name a line, from class 0 on")
+            raise DataError(f"{path}, line {number} is empty; expected one class name per line, from class 0 on")
     return tuple(text for _, text in lines)
 
 
@@ -113,8 +113,8 @@ def _colors_file(config: Config, root: Path, names_file: Path | None) -> Path | 
         return _find(root, config.colors_path, "data.colors_path")
     if names_file is None or not names_file.name.endswith(NAMES):
         return None
-    beside = names_file.with_name(names_file.name.removesuffix(NAMES) + COLORS)
-    return beside if beside.is_file() else None
+    colors_file = names_file.with_name(names_file.name.removesuffix(NAMES) + COLORS)
+    return colors_file if colors_file.is_file() else None
 
 
 def _color(path: Path, line: _Line) -> Color:

@@ -23,7 +23,7 @@ from atrous.data.label_space import LabelSpace
 from atrous.errors import AtrousError, DataError
 from atrous.types import Batch, Sample
 
-ATTEMPTS = 10  # samples in a row that may be unreadable before a run stops even if it skips errors
+ATTEMPTS = 10  # unreadable samples in a row after which a run stops, even if it skips errors
 
 
 class Augment(Protocol):
@@ -35,7 +35,7 @@ class Stream(NamedTuple):
 
     seed: int
     batch: int  # of one process
-    start: int = 0  # samples that all processes of the run together have read before
+    start: int = 0  # samples that all processes of the run together have already read
     rank: int = 0
     processes: int = 1
 
@@ -105,7 +105,7 @@ class Augmented(Dataset[Read]):
     def _augmented(self, sample: Sample, epoch: int, index: int) -> Sample:
         try:
             return self.augment(sample, rng=np.random.default_rng([self.seed, epoch, index]))
-        except (AtrousError, OSError) as error:  # would be reported as the user's mistake
+        except (AtrousError, OSError) as error:  # else it would be reported as the user's mistake
             raise RuntimeError(f"augmenting {sample.name} failed") from error
 
 
@@ -164,7 +164,7 @@ def training_batches(
     skip_errors: bool,
     pin_memory: bool = False,
 ) -> Iterator[tuple[Batch, tuple[str, ...]]]:
-    """Endless (batch, problems that were skipped). Raises DataError, with the file's name, for a file it can't read."""
+    """Endless pairs of a batch and its skipped problems. Raises DataError with the name of an unreadable file."""
     loader: DataLoader[Read] = DataLoader(
         Augmented(samples, augment, stream.seed, skip_errors=skip_errors),
         batch_sampler=cast("torch.utils.data.Sampler[list[int]]", _Numbers(stream)),
@@ -180,7 +180,7 @@ def training_batches(
 
 
 def _own_generator() -> torch.Generator:
-    """A DataLoader draws a seed that we don't use; without this it would change the random numbers of dropout."""
+    """A DataLoader draws an unused seed; without this, that would change the random numbers of dropout."""
     return torch.Generator()
 
 
@@ -196,7 +196,7 @@ def _explained(loader: Iterable[Any]) -> Iterator[Any]:
 
 
 class _Numbers:
-    """What a DataLoader needs of a batch sampler: something that can be iterated."""
+    """A batch sampler: all that a DataLoader needs is something to iterate over."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -222,7 +222,7 @@ class _Whole(Dataset[Read]):
 def whole_samples(
     samples: Sequence[Sample], *, workers: int, rank: int = 0, processes: int = 1, skip_errors: bool = False
 ) -> Iterator[tuple[int, Read]]:
-    """This process's samples as they are on disk, with their index.
+    """This process's samples as they are on disk, with their indices.
 
     An unreadable one raises DataError or, with `skip_errors`, is a Read with its problem.
     """
@@ -247,9 +247,9 @@ def _unchanged(read: Read) -> Read:
 def class_counts(
     samples: Sequence[Sample], label_space: LabelSpace, *, workers: int, skip_errors: bool = False
 ) -> Tensor:
-    """How many pixels of each class the labels of all samples have, read once, from this process: [C] int64.
+    """How many pixels of each class the labels of all samples have, read once, by this process: [C] int64.
 
-    Pixels of the ignore value don't count, even where that is the number of a class.
+    Pixels of the ignore value don't count, even if that is the number of a class.
     """
     counts = torch.zeros(256, dtype=torch.int64)
     for _, (sample, _) in whole_samples(samples, workers=workers, skip_errors=skip_errors):

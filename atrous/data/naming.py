@@ -11,10 +11,10 @@ from atrous.data.label_space import LabelSpace
 from atrous.errors import AtrousError, ConfigError, DataError, listing
 from atrous.types import Color
 
-Names: TypeAlias = Mapping[int, str] | Sequence[str]  # by label value; of a sequence, 0, 1, ...
+Names: TypeAlias = Mapping[int, str] | Sequence[str]  # by label value; a sequence starts at 0
 
 MAX_LABEL = 2**16 - 1  # that a label file can hold
-NOT_COUNTED = 255  # where raw ids are mapped that count nowhere
+NOT_COUNTED = 255  # what ignored raw ids are mapped to
 
 
 def named_space(
@@ -52,7 +52,7 @@ def names_by_value(names: Names) -> dict[int, str]:
 
 
 def renamed(space: LabelSpace, config: DataConfig) -> LabelSpace:
-    """The layout's own label space, unless the config has names or an ignore value of its own."""
+    """The layout's own label space, unless the config sets names or an ignore value."""
     if config.names is None and config.ignore is None:
         return space
     names = space.names if config.names is None else config.names
@@ -64,8 +64,8 @@ def renamed(space: LabelSpace, config: DataConfig) -> LabelSpace:
 def remapped(space: LabelSpace, config: DataConfig) -> LabelSpace:
     """Like `renamed`, for label files of raw ids.
 
-    `config.names` has one name for each class, or is {raw id: name} of the only ones to distinguish. Raw ids without a
-    name count nowhere, nor does the raw id `config.ignore`. Raises ConfigError for names that don't fit.
+    `config.names` has one name for each class, or is {raw id: name} for those to distinguish. Raw ids without a
+    name are ignored, and so is the raw id `config.ignore`. Raises ConfigError for names that don't fit.
     """
     classes = dict(space.raw_ids)
     _require_raw_ids(config, space)
@@ -75,8 +75,8 @@ def remapped(space: LabelSpace, config: DataConfig) -> LabelSpace:
         }
         all_colored = len(colors) == len(config.names)
         space = named_space(config.names, None, None, colors if all_colored else None)
-        chosen = {value: index for index, value in enumerate(sorted(config.names))}
-        classes = dict.fromkeys(classes, NOT_COUNTED) | chosen
+        selection = {value: index for index, value in enumerate(sorted(config.names))}
+        classes = dict.fromkeys(classes, NOT_COUNTED) | selection
     elif config.names is not None:
         space = named_space(config.names, None, None, dict(zip(config.names, space.colors, strict=True)))
     if config.ignore is not None:

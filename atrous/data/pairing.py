@@ -1,4 +1,4 @@
-"""Which image and label files belong together."""
+"""Finds which image and label files belong together."""
 
 import os
 from collections import Counter

@@ -95,7 +95,7 @@ class Window(NamedTuple):
 
 
 def augment(sample: Sample, config: AugmentConfig, rng: np.random.Generator, *, fill: Color, ignore: int) -> Sample:
-    """A random variation of `config.crop` pixels; padding has the colour `fill`, the label `ignore` and no thing."""
+    """A random variation of size `config.crop`; padding has the colour `fill`, the label `ignore` and no thing."""
     _require_same_size(sample)
     choice = choose(config, rng)
     size = resized_size(sample.image.shape[:2], config)
@@ -210,8 +210,8 @@ def resize_then_crop(pixels: Pixels, window: Window) -> Pixels:
 def rotate_window(pixels: Pixels, window: Window, angle: float, outside: int | Color) -> Pixels:
     """The window of the image that is scaled, then rotated about its centre by `angle` degrees counter-clockwise.
 
-    The size stays. This is a single affine resampling, except that of an image that shrinks the visible part is first
-    shrunk with antialiasing.
+    The size stays the same. This is a single affine resampling, except that if the image shrinks, its visible part is
+    first shrunk with antialiasing.
     """
     is_image = pixels.ndim == 3
     grid = _smaller(pixels.shape[:2], window.scaled) if is_image else (pixels.shape[0], pixels.shape[1])
@@ -269,7 +269,7 @@ def jitter_colors(
 
 
 def blur(image: Image, radius: float, kernel: Kernel = "gaussian") -> Image:
-    """Of standard deviation `radius` in pixels; the binomial kernel has its own. 0 leaves the image unchanged."""
+    """Blur with standard deviation `radius` in pixels; the binomial kernel has its own. 0: the image is unchanged."""
     if radius == 0:
         return image
     if kernel == "gaussian":
@@ -288,7 +288,7 @@ def _reach(radius: float, kernel: Kernel) -> int:
 
 
 def add_noise(image: Image, sigma: float, rng: np.random.Generator) -> Image:
-    """Gaussian of standard deviation `sigma` in grey levels, for each pixel and colour, clipped to 0..255."""
+    """Gaussian noise of standard deviation `sigma` in grey levels, for each pixel and colour, clipped to 0..255."""
     if sigma == 0:
         return image
     noisy = image + np.float32(sigma) * rng.standard_normal(image.shape, dtype=np.float32)
@@ -316,7 +316,7 @@ def _require_same_size(sample: Sample) -> None:
 
 
 def _widened(window: Window, by: int) -> Window:
-    """With up to `by` pixels around it, within the image."""
+    """The window with up to `by` pixels around it, within the image."""
     top, left = max(0, window.top - by), max(0, window.left - by)
     bottom, right = (
         min(side, start + length + by)

@@ -13,7 +13,7 @@ from atrous.layers.conv import HEAD_NORM, Activation, ConvNorm, Norm, SeparableC
 from atrous.layers.resize import resize, scale_dimension
 from atrous.settings import Settings
 
-RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # by output stride: the same 3x3 taps on the image
+RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # by output stride; all reach equally far on the image
 Squeeze = Literal["none", "sigmoid", "hard_sigmoid"]
 Window = tuple[int, int]  # height, width in cells of the feature map
 Sides = tuple[PositiveInt, PositiveInt]  # height, width
@@ -22,18 +22,18 @@ Sides = tuple[PositiveInt, PositiveInt]  # height, width
 class ASPPConfig(Settings):
     rates: tuple[PositiveInt, ...] | None = None  # None: (6, 12, 18) at output stride 16, section 3.3; (): no 3x3
     channels: PositiveInt = 256  # section 3.3
-    separable: bool = True  # the 3x3; DeepLab v3's are not in the paper, but in its authors' program
+    separable: bool = True  # the 3x3; dense in DeepLab v3's paper, separable in its authors' program
     dropout: float = Field(0.1, ge=0, lt=1)  # after the projection, as in the authors' program
     image_level: bool = True  # the mean of the whole image as a branch
-    pooling_window: Sides | None = None  # in pixels of the image: what the mean is taken over; None: all of it
+    pooling_window: Sides | None = None  # the mean's, in pixels of the image; None: the whole image
     pooling_stride: Sides = (1, 1)  # in cells of c5
     projection: bool = True  # the 1x1 after the branches
-    squeeze: Squeeze = "none"  # the image's mean is a factor on the result, not a branch (arXiv:1905.02244)
+    squeeze: Squeeze = "none"  # the image's mean multiplies the result instead of being a branch (arXiv:1905.02244)
     norm_eps: PositiveFloat = HEAD_NORM.eps  # of the batch norms
 
 
 def gate(x: Tensor, squeeze: Squeeze) -> Tensor:
-    """How much of each channel passes, 0 to 1; TensorFlow's hard sigmoid multiplies by 0.16667, not by 1/6."""
+    """The factor on each channel, 0 to 1. TensorFlow's hard sigmoid multiplies by 0.16667, not by 1/6."""
     return torch.sigmoid(x) if squeeze == "sigmoid" else F.relu6(x + 3) * 0.16667
 
 
@@ -50,7 +50,7 @@ def mean_over_windows(x: Tensor, window: Window | None, stride: tuple[int, int] 
 
 def window_at(
     window: tuple[int, int] | None,  # height, width in pixels of the image
-    scale: float,  # what the image has been resized by
+    scale: float,  # the factor that the image was resized by
     output_stride: int,
 ) -> Window | None:
     """The window in cells of c5."""
@@ -83,7 +83,7 @@ class ImagePooling(ConvNorm):
 
 
 class ImageGate(nn.Conv2d):
-    """The pooled map as a factor 0..1 for each channel (Howard et al. 2019, arXiv:1905.02244, figure 10)."""
+    """The pooled map as a factor on each channel, 0 to 1 (Howard et al. 2019, arXiv:1905.02244, figure 10)."""
 
     def __init__(self, inp: int, out: int, stride: tuple[int, int], squeeze: Squeeze) -> None:
         super().__init__(inp, out, 1)
@@ -119,7 +119,7 @@ class ASPP(nn.Module):
     ) -> None:
         super().__init__()
         if squeeze != "none" and not image_level:
-            raise ConfigError(f"squeeze={squeeze} without image_level: there is no mean of the image to make a gate of")
+            raise ConfigError(f"squeeze={squeeze} needs image_level=true: the gate comes from the mean")
         atrous = SeparableConv if separable else ConvNorm
         is_gated = squeeze != "none"
         self.image_pooling = ImagePooling(inp, out, pooling_stride, norm) if image_level and not is_gated else None
@@ -131,13 +131,13 @@ class ASPP(nn.Module):
         self.channels = out if projection else joined
         if is_gated and self.channels != out:
             raise ConfigError(
-                f"squeeze={squeeze} without projection requires rates=(): {joined} channels, gate of {out}"
+                f"squeeze={squeeze} without projection needs rates=(): gate of {out} channels, got {joined}"
             )
         self.projection = ConvNorm(joined, out, norm=norm, act=act) if projection else None
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, window: Window | None = None) -> Tensor:
-        """`window`: what the image mean is taken over, in cells of x; None: all of it."""
+        """`window`: of the image mean, in cells of x; None: the whole map."""
         maps = [branch(x) for branch in self.branches]
         if self.image_pooling is not None:
             maps.insert(0, self.image_pooling(x, window))

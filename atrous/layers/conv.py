@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Padding = Literal["same", "symmetric"]  # TensorFlow's, which depends on the input's size | the same on each side
-Rate = int | tuple[int, int]  # of both axes | (height, width)
+Rate = int | tuple[int, int]  # for both axes | (height, width)
 Activation = Literal["relu", "relu6", "clip6", "hard_swish", "leaky_relu", "none"]
 
 ACTIVATIONS: dict[Activation, Callable[..., nn.Module]] = {
@@ -25,17 +25,17 @@ class Norm(NamedTuple):
     """The numbers of a batch norm. Weights are valid only with the `eps` that they were trained with."""
 
     eps: float = 1e-5
-    momentum: float = 0.1  # PyTorch's: one minus what TensorFlow calls decay
+    momentum: float = 0.1  # as PyTorch defines it: 1 minus TensorFlow's decay
 
 
-TORCH_NORM = Norm()  # PyTorch's own, of torchvision's and semseg's networks and of heads trained in PyTorch
-# TensorFlow's decays, 0.997 and 0.9997, need runs of 10 000 steps and more; 0.95, that of its ResNets, does not.
+TORCH_NORM = Norm()  # PyTorch's default: torchvision's and semseg's networks, heads trained in PyTorch
+# TensorFlow's decays of 0.997 and 0.9997 need 10,000 steps or more; 0.95, that of its ResNets, does not.
 SLIM_NORM = Norm(eps=1e-3, momentum=0.05)  # of TF-slim's MobileNets, Xceptions and NAS nets
 HEAD_NORM = Norm(eps=1.001e-5, momentum=0.05)  # of TensorFlow DeepLab's heads: its fused batch norm raises 1e-5
 
 
 def same_padding(size: int, kernel: int, stride: int, rate: int) -> tuple[int, int]:
-    """Zeros before and after `size` pixels by TensorFlow's SAME: (0, 1) for a 3x3 at stride 2 on even sizes."""
+    """Zeros that TensorFlow's SAME adds before and after `size` pixels: (0, 1) for a 3x3 at stride 2 on even sizes."""
     extent = rate * (kernel - 1) + 1
     steps = -(-size // stride)
     total = max((steps - 1) * stride + extent - size, 0)
@@ -54,7 +54,7 @@ class Conv(nn.Conv2d):
         super().__init__(inp, out, kernel, stride, (height, width), rates, groups, bias=False)
 
     def reset_parameters(self) -> None:
-        if self.weight.is_meta:  # drawing numbers that nobody stores would take most of a large network's time
+        if self.weight.is_meta:  # random numbers that nobody stores would take most of a large network's time
             return
         fan_out = self.weight[0, 0].numel() * self.out_channels // self.groups
         nn.init.normal_(self.weight, std=math.sqrt(2 / fan_out))
@@ -98,7 +98,7 @@ class ConvNorm(nn.Sequential):
 
 
 class SeparableConv(nn.Sequential):
-    """A depthwise convolution (`depthwise`), then a 1x1 (`pointwise`), each with its batch norm and activation."""
+    """A depthwise convolution (`depthwise`) and a 1x1 (`pointwise`), each with batch norm and activation."""
 
     def __init__(
         self,

@@ -7,9 +7,9 @@ from atrous.layers.self_attention import GatedAttention
 
 
 def criss_cross(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """[B, K, h, w] twice and [B, C, h, w] -> [B, C, h, w]: the mean of the values in a pixel's row and column.
+    """[B, K, h, w] twice and [B, C, h, w] -> [B, C, h, w]: the weighted mean of the values in a pixel's row and column.
 
-    One softmax over the h + w - 1 of them: the pixel itself is counted in its row only. Memory is O(h w (h + w)).
+    One softmax over the h + w - 1 positions: the pixel itself counts in its row only. Memory is O(h w (h + w)).
     """
     height = query.shape[2]
     itself = torch.eye(height, dtype=torch.bool, device=query.device)[:, None]  # [h, 1, h]

@@ -17,19 +17,19 @@ Kind = Literal["separable", "dense", "logits"]  # of its convolutions; logits: 1
 
 
 class DecoderConfig(Settings):
-    strides: tuple[Literal[4, 8, 16], ...] = (4,)  # of the low-level features that join, coarsest first (section 3.1)
+    strides: tuple[Literal[4, 8, 16], ...] = (4,)  # of the low-level features, coarsest first (section 3.1)
     low_level_channels: PositiveInt = 48  # table 1
     channels: PositiveInt = 256  # table 2
     separable: bool | None = None  # the 3x3; None: as in ASPP, or separable without ASPP
     merge: Merge = "concat"  # sum: one convolution, added to the projected low-level features
-    logits: bool = False  # the decoder's 1x1 convolutions make the logits; `channels` is not used
+    logits: bool = False  # the 1x1 convolutions compute the logits; `channels` is not used
 
     @model_validator(mode="after")
     def _strides_fall(self) -> "DecoderConfig":
         if list(self.strides) != sorted(set(self.strides), reverse=True):
-            raise ValueError(f"strides {self.strides}: must be in falling order, such as (8, 4)")
+            raise ValueError(f"strides must be in descending order, such as (8, 4), got {self.strides}")
         if self.logits and not self.strides:
-            raise ValueError("logits without strides: there is no decoder to make them")
+            raise ValueError("logits=true needs strides: without them there is no decoder to compute the logits")
         return self
 
 
@@ -72,7 +72,7 @@ TAPS = {4: "low_level", 8: "low_level_8", 16: "low_level_16"}  # a backbone's na
 
 
 class Decoder(nn.ModuleList):
-    """A stage for each stride, coarsest first, each joining the backbone's features for this stride."""
+    """A stage per stride, coarsest first, each taking in the backbone's features of that stride."""
 
     def __init__(
         self,
@@ -87,11 +87,11 @@ class Decoder(nn.ModuleList):
         act: Activation = "relu",
     ) -> None:
         super().__init__()
-        tapped = [stride for stride, tap in TAPS.items() if tap in channels]
-        missing = [stride for stride in strides if stride not in tapped]
+        tap_strides = [stride for stride, tap in TAPS.items() if tap in channels]
+        missing = [stride for stride in strides if stride not in tap_strides]
         if missing:
-            has = f"only at {tapped}" if tapped else "nowhere"
-            raise ConfigError(f"no decoder at stride {missing[0]}: this backbone has features for one {has}")
+            available = f"has them only at {tap_strides}" if tap_strides else "has none"
+            raise ConfigError(f"a decoder at stride {missing[0]} needs low-level features: this backbone {available}")
         for stride in strides:
             low = channels[TAPS[stride]]
             self.append(STAGES[merge](inp, low, low_level_channels, out, kind, act))
@@ -99,7 +99,7 @@ class Decoder(nn.ModuleList):
         self.strides = strides
 
     def forward(self, x: Tensor, features: Mapping[str, Tensor], image: tuple[int, int]) -> Tensor:
-        """`image`: height and width of the images that the features are of."""
+        """`image`: height and width of the images."""
         for stride, stage in zip(self.strides, self, strict=True):
             height, width = ((side - 1) // stride + 1 for side in image)
             x = stage(x, features[TAPS[stride]], (height, width))

@@ -20,7 +20,7 @@ class Branch(Settings):
     op: Literal["conv", "pyramid_pooling"] = "conv"
     kernel: Literal[1, 3] = 3  # conv
     rate: tuple[PositiveInt, PositiveInt] = (1, 1)  # conv: height, width, at output stride 16
-    grid_size: tuple[PositiveInt, PositiveInt] = (1, 1)  # pyramid_pooling: the image's parts in each direction
+    grid_size: tuple[PositiveInt, PositiveInt] = (1, 1)  # pyramid_pooling: parts of the image, down and across
     input: int = -1  # an earlier branch; -1: the backbone's features
 
 
@@ -54,9 +54,9 @@ class DensePredictionCell(nn.Module):
 
     def __init__(self, inp: int, out: int, cell: Sequence[Branch], *, output_stride: int, dropout: float) -> None:
         super().__init__()
-        factor = 16 // output_stride  # rates are given for output stride 16
+        factor = 16 // output_stride  # the rates are those of output stride 16
         if factor == 0:
-            raise ConfigError(f"a dense prediction cell has output stride 8 or 16, not {output_stride}")
+            raise ConfigError(f"output_stride of a dense prediction cell must be 8 or 16, got {output_stride}")
         self.inputs = [branch.input for branch in cell]
         for index, source in enumerate(self.inputs):
             if not -1 <= source < index:
@@ -68,13 +68,13 @@ class DensePredictionCell(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, image: tuple[int, int]) -> Tensor:
-        """`image`: height and width of the images that x is of, or of the window that pooling uses instead."""
+        """`image`: height and width of the images, or of the window that pooling uses instead."""
         maps: list[Tensor] = []
         for source, branch in zip(self.inputs, self.branches, strict=True):
             features = x if source < 0 else maps[source]
             maps.append(branch(features, image) if isinstance(branch, Pooling) else branch(features))
-        y: Tensor = self.projection(self.dropout(torch.cat(maps, 1)))
-        return y
+        projected: Tensor = self.projection(self.dropout(torch.cat(maps, 1)))
+        return projected
 
 
 def _operation(branch: Branch, inp: int, out: int, factor: int, output_stride: int) -> nn.Module:

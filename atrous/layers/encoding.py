@@ -1,4 +1,4 @@
-"""Soft assignment to learnt codewords, and the residuals summed for each (Zhang et al. 2018, arXiv:1803.08904)."""
+"""Soft assignment of features to learnt codewords, and sums of residuals (Zhang et al. 2018, arXiv:1803.08904)."""
 
 import math
 
@@ -19,7 +19,7 @@ def encode(x: Tensor, codewords: Tensor, scales: Tensor) -> Tensor:
 
 
 class Encoding(nn.Module):
-    """A map [B, D, h, w] -> [B, K, D] sums of residuals, which grow with the map; in the parameters' precision."""
+    """A map [B, D, h, w] -> sums of residuals [B, K, D], which grow with the map, in the parameters' precision."""
 
     def __init__(self, channels: int, num_codewords: int) -> None:
         super().__init__()

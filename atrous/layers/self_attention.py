@@ -12,7 +12,7 @@ from atrous.layers.resize import resize
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
-    """[B, K, h, w] twice and [B, C, h, w] -> [B, C, h, w]: softmax over all pixels of scale * query . key."""
+    """[B, K, h, w] twice and [B, C, h, w] -> [B, C, h, w]: values weighted by the softmax of scale * query . key."""
     q, k, v = (x.flatten(2).mT[:, None] for x in (query, key, value))  # [B, 1, hw, K]: one head
     mean = F.scaled_dot_product_attention(q, k, v, scale=scale)  # [B, 1, hw, C]
     return mean[:, 0].mT.reshape(value.shape)

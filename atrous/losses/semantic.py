@@ -23,15 +23,15 @@ HEAD_WEIGHTS = {  # of the papers; a head that is not listed has weight 1
 
 
 class LossConfig(Settings):
-    labels: Literal["image", "grid"] = "image"  # compared at the image's size, or at the grid of the logits
+    labels: Literal["image", "grid"] = "image"  # compared at the image's size or on the grid of the logits
     class_weights: tuple[NonNegativeFloat, ...] | Literal["counts"] | None = None  # counts: from the training labels
-    hard_pixels: float = Field(1.0, gt=0, le=1)  # only this share of the pixels counts, those with the largest losses
+    hard_pixels: float = Field(1.0, gt=0, le=1)  # the share of pixels that counts: those with the largest losses
     hard_pixels_step: NonNegativeInt = 0  # over this many steps the share falls from 1 to `hard_pixels` (TF DeepLab)
     weights: dict[str, NonNegativeFloat] = Field({})  # of the training heads, by name; of the others: HEAD_WEIGHTS
 
 
 def require_heads(config: LossConfig, heads: Sequence[str]) -> None:
-    """Raise ConfigError, with the nearest name, if `loss.weights` has one that is not among the model's `heads`."""
+    """Raise ConfigError, with the nearest name, for a name in `loss.weights` that is not one of the model's `heads`."""
     for name in config.weights:
         if name not in heads:
             raise ConfigError(f"loss.weights.{name}: the model has no such training head; {_suggestion(name, heads)}")
@@ -51,7 +51,7 @@ def semantic_loss(
     *,
     ignore: int,
     class_weights: Tensor | None = None,  # [C]
-    top_k: float = 1.0,  # the share of pixels that counts
+    hard_pixels: float = 1.0,  # the share of pixels that counts
     normalizer: Tensor | None = None,
     align_corners: bool = True,
 ) -> dict[str, Tensor]:
@@ -71,8 +71,8 @@ def semantic_loss(
             logits,
             targets,
             ignore=ignore,
-            weights=class_weights,
-            top_k=top_k,
+            class_weights=class_weights,
+            hard_pixels=hard_pixels,
             align_corners=align_corners,
             normalizer=divisor,
         )
@@ -103,10 +103,10 @@ def presence_loss(
     ignore: int,
     normalizer: Tensor | None = None,
 ) -> Tensor:
-    """The binary cross entropy of which classes each image contains, averaged over classes (SE-loss, arXiv:1803.08904).
+    """The binary cross entropy of each class's presence in an image, averaged over classes (SE-loss, arXiv:1803.08904).
 
-    An image counts in proportion to its labelled pixels. `normalizer` replaces their number, as in a loss over pixels:
-    an update is the same in one pass or in several, on one process or on many.
+    An image counts in proportion to its labelled pixels. `normalizer` replaces their number, as in a loss over pixels,
+    so that an update is the same in one pass or several, on one process or many.
     """
     num_classes = logits.shape[1]
     classes = labels.flatten(1).long()  # [B, H * W]

@@ -1,1 +1,1 @@
-"""Metrics: a `statistic` that is added over images and processes, and a `report` that turns the total into scores."""
+"""Metrics: a `statistic` that is summed over images and processes, and a `report` that turns the total into scores."""

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     AnyModelConfig = ModelConfig
 else:
     AnyModelConfig = Annotated[
-        Union[tuple(model.Config for model in MODELS.values())],  # noqa: UP007 - made from the table
+        Union[tuple(model.Config for model in MODELS.values())],  # noqa: UP007 - built from the table
         Field(discriminator="name"),
     ]
 

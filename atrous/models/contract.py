@@ -31,7 +31,7 @@ class ModelConfig(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _name_default_backbone(cls, settings: Any) -> Any:  # noqa: ANN401 - anything may stand in a file
+    def _name_default_backbone(cls, settings: Any) -> Any:  # noqa: ANN401 - any YAML value
         """Settings of a backbone without a name belong to the default backbone."""
         default = cls.model_fields["backbone"].default
         backbone = settings.get("backbone") if isinstance(settings, dict) else None
@@ -44,7 +44,7 @@ class ModelConfig(Settings):
         strides = self.backbone.output_strides
         if self.output_stride not in strides:
             known = " or ".join(map(str, strides))
-            raise ValueError(f"output_stride {self.output_stride} is not for {self.backbone.name}, which has {known}")
+            raise ValueError(f"{self.backbone.name} has output_stride {known}, not {self.output_stride}")
         return self
 
     @property
@@ -121,23 +121,23 @@ class Model(nn.Module, ABC):
 
     @property
     def logit_modules(self) -> tuple[str, ...]:
-        """The parts whose shape depends on the number of classes."""
+        """The parts that compute logits: their shapes depend on the number of classes."""
         return ("classify",)
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """The names of `Outputs.heads`, which `loss.weights` weights."""
+        """The names of `Outputs.heads`, and so of `loss.weights`."""
         return ()
 
     @abstractmethod
     def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
-        """`scale` is what the images have been resized by: windows in pixels of the image scale with it.
+        """`scale` is the factor by which the images were resized: windows in pixels of the image scale with it.
 
         Raises ConfigError if the images are not [B, 3, H, W].
         """
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """The backbone's taps of the normalised images."""
+        """The backbone's features of the normalised images."""
         features: dict[str, Tensor] = self.backbone(self.normalized(images))
         return features
 
@@ -146,7 +146,7 @@ class Model(nn.Module, ABC):
         return (images.to(self.shift.dtype) - self.shift) / self.scale
 
     def set_progress(self, progress: float) -> None:
-        """Set how far the training is, 0 to 1: more paths are dropped towards its end."""
+        """Set how far the training has come, 0 to 1: more paths are dropped towards its end."""
         for module in self.modules():
             if isinstance(module, DropPath):
                 module.progress = progress
@@ -197,7 +197,7 @@ class ImagePyramidModel(Model):
 
     @abstractmethod
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
-        """One pass at one scale; `scale` as `forward` has it."""
+        """One pass at one scale; `scale` is that of `forward`."""
 
 
 # ---- parts that several models build
@@ -225,7 +225,7 @@ def build_decoder(
     channels: Mapping[str, int],  # of the backbone
     num_classes: int,
     *,
-    separable: bool,  # where the config does not say
+    separable: bool,  # if the config does not say
     act: Activation,
 ) -> Decoder:
     is_separable = separable if config.separable is None else config.separable

@@ -27,7 +27,9 @@ class DeepLabV3(ImagePyramidModel):
         @model_validator(mode="after")
         def _pyramid_has_one_head(self) -> "DeepLabV3.Config":
             if self.image_pyramid != (1.0,) and self.auxiliary_channels is not None:
-                raise ValueError(f"image_pyramid {self.image_pyramid} merges one output: not with auxiliary_channels")
+                raise ValueError(
+                    f"image_pyramid {self.image_pyramid} needs a single output: set auxiliary_channels=none"
+                )
             return self
 
         def at_output_stride(self, output_stride: int) -> dict[str, Any]:

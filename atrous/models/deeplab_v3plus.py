@@ -27,7 +27,7 @@ class DeepLabV3Plus(ImagePyramidModel):
         @model_validator(mode="after")
         def _has_a_decoder(self) -> "DeepLabV3Plus.Config":
             if not self.decoder.strides:
-                raise ValueError("decoder.strides must have at least one: without a decoder it is deeplab_v3")
+                raise ValueError("decoder.strides must not be empty: without a decoder, use deeplab_v3")
             return self
 
         @property

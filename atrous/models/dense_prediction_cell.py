@@ -16,7 +16,7 @@ from atrous.types import Outputs
 
 
 class DensePredictionCellNet(ImagePyramidModel):
-    """A searched cell in place of ASPP, with the decoder of DeepLab v3+, or with none if `decoder.strides` is ()."""
+    """A searched cell instead of ASPP, with the decoder of DeepLab v3+, or with none if `decoder.strides` is ()."""
 
     class Config(ImagePyramidConfig):
         name: Literal["dense_prediction_cell"] = "dense_prediction_cell"
@@ -25,7 +25,7 @@ class DensePredictionCellNet(ImagePyramidModel):
         cell: tuple[Branch, ...] = Field(BEST, min_length=1)  # figure 5a
         cell_channels: PositiveInt = 256  # section 4.1
         dropout: float = Field(0.1, ge=0, lt=1)  # before the projection, as in the authors' program
-        pooling_window: Size | None = None  # in pixels of the image: what a pooling's grid divides; None: all of it
+        pooling_window: Size | None = None  # in pixels, divided by a pooling's grid; None: the whole image
         decoder: DecoderConfig = DecoderConfig()
 
         @property
@@ -56,8 +56,8 @@ class DensePredictionCellNet(ImagePyramidModel):
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features, image = self.features(images), image_size(images)
         window = self.config.pooling_window
-        parted = image if window is None else (scale_dimension(window[0], scale), scale_dimension(window[1], scale))
-        x = self.cell(features["c5"], parted)
+        extent = image if window is None else (scale_dimension(window[0], scale), scale_dimension(window[1], scale))
+        x = self.cell(features["c5"], extent)
         if self.decoder is not None:
             x = self.decoder(x, features, image)
         return Outputs(semantic=self.classify(x))

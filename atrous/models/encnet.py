@@ -46,7 +46,7 @@ class EncNet(Model):
         output_stride: Literal[8, 16, 32] = 8  # as in the paper's dilated networks
         head_channels: PositiveInt = 512  # as in the authors' program
         num_codewords: PositiveInt = 32  # as in the paper's networks for segmentation
-        lateral: bool = False  # the authors' program: c3 and c4 join c5 before the context is taken
+        lateral: bool = False  # the authors' program: c3 and c4 join c5 before the context module
         auxiliary_channels: PositiveInt = 256  # as in the authors' program: a quarter of c4's
         dropout: float = Field(0.1, ge=0, lt=1)  # before the logits, as in the authors' program
 

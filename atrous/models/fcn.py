@@ -1,4 +1,4 @@
-"""Fully convolutional networks (Long et al. 2014, arXiv:1411.4038), with rates in place of the last strides."""
+"""Fully convolutional networks (Long et al. 2014, arXiv:1411.4038), with rates instead of the last strides."""
 
 from typing import Literal
 
@@ -13,7 +13,7 @@ from atrous.types import Outputs
 
 
 class FCN(Model):
-    """Section 4.1's classifier made convolutional, without the skips of section 4.2: c5 is fine enough."""
+    """Section 4.1's convolutional classifier, without the skips of section 4.2: c5 is fine enough."""
 
     class Config(MapConfig):
         name: Literal["fcn"] = "fcn"

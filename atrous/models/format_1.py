@@ -1,6 +1,6 @@
-"""Model files and runs of format 1, in which a model's settings were flat: their settings in the nested form of today.
+"""Upgrades the settings of model files and runs of format 1, in which a model's settings were flat.
 
-A tree is a configuration before it is checked. Trees of today pass through unchanged.
+A tree is a configuration before it is checked. Trees of the current format pass through unchanged.
 """
 
 from collections.abc import Mapping
@@ -84,13 +84,13 @@ def upgraded_experiment(tree: Tree) -> Tree:
 
 
 def is_experiment(tree: Tree) -> bool:
-    """Whether a version that wrote format 1 wrote this experiment: all flat settings of backbones are in it."""
+    """Whether the experiment has format 1: it then has all flat settings of backbones."""
     model = tree.get("model")
     return isinstance(model, dict) and BACKBONE.keys() <= model.keys()
 
 
 def upgraded_row(row: Tree) -> Tree:
-    """A row of a run's metrics. A validation had its scores beside the step."""
+    """A row of a run's metrics. A validation had its scores next to the step."""
     if "per_class" not in row:
         return row
     scores = {name: value for name, value in row.items() if name not in ("step", "per_class")}
@@ -98,7 +98,7 @@ def upgraded_row(row: Tree) -> Tree:
 
 
 def new_names(section: str, field: str) -> list[str]:
-    """The names that a flat setting may have today, such as `model.aspp.channels`; the model decides which."""
+    """The names that a flat setting may have now, such as `model.aspp.channels`; the model decides which."""
     if section == "loss":
         return [
             f"loss.weights.{name}" for name in HEADS if field in ("auxiliary", "cascade", "presence") and field in name

@@ -34,7 +34,7 @@ class CascadeFeatureFusion(nn.Module):
 
 
 class ICNet(Model):
-    """The image cascade: c5 at stride 32, pooled, is refined with c4 and then with c3; all three levels make logits.
+    """The image cascade: c5 at stride 32, pooled, is refined with c4 and then with c3; all three levels have logits.
 
     The original doubles the size of each level before its classifier. With aligned corners a zoom and a 1x1 commute,
     and two zooms are one: on sizes of 32k + 1 our logits at strides 32, 16 and 8 equal its logits at 16, 8 and 4.

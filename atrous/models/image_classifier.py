@@ -13,7 +13,7 @@ from atrous.types import Outputs
 
 
 class ImageClassifier(Model):
-    """Logits [B, C] of the mean of c5, or of a wider map made from c5 as MobileNetV2's (arXiv:1801.04381, table 2)."""
+    """Logits [B, C] of the mean of c5, or of a wider map, as in MobileNetV2 (arXiv:1801.04381, table 2)."""
 
     task: ClassVar[str] = "classification"
 

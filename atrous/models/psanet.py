@@ -26,8 +26,8 @@ class PSANet(Model):
     """Figures 3 and 5 of the paper: what each position receives from all others, concatenated with c5.
 
     An over-complete mask is cut around its middle where the map is small; where the map is larger than the mask
-    reaches, the rest has weight 0 before the softmax. A compact mask knows one map only: whatever the image's size, it
-    attends on a map of the mask's size, which is the shrunk c5 itself for a crop of the size that it was trained with.
+    reaches, the rest has weight 0 before the softmax. A compact mask fits maps of one size: whatever the image's size,
+    it attends on a map of the mask's size, which is the shrunk c5 itself for a crop of the training's size.
     """
 
     class Config(MapConfig):
@@ -49,7 +49,7 @@ class PSANet(Model):
         def _mask_has_a_middle(self) -> "PSANet.Config":
             if not self.compact and not all(side % 2 for side in self.mask):
                 rows, columns = self.mask
-                raise ValueError(f"mask_size {rows},{columns}: must have odd sides, such as 59,59, and so a middle")
+                raise ValueError(f"mask_size {rows},{columns}: sides must be odd, such as 59,59")
             return self
 
         @property
@@ -57,7 +57,7 @@ class PSANet(Model):
             return self.mask_size or ((30, 30) if self.compact else (59, 59))
 
         def map_size(self, height: int, width: int) -> Size:
-            """Of the map that attends, for a c5 of height x width."""
+            """The size of the map that attends, for a c5 of height x width."""
             if self.compact:
                 return self.mask
             return (height - 1) // self.shrink_factor + 1, (width - 1) // self.shrink_factor + 1

@@ -1,4 +1,4 @@
-"""Fast kernels, each beside the plain version against which it is tested."""
+"""Fast kernels, each next to the plain reference that it is tested against."""
 
 from atrous.ops.confusion import confusion_counts
 from atrous.ops.nearest import resize_nearest

@@ -41,7 +41,7 @@ class Simplices(NamedTuple):
 
 
 def permutohedral_lattice(features: Tensor) -> Lattice:
-    """The vertices around points [N, d], given in units of the kernel's standard deviation.
+    """The lattice around points [N, d], in units of the kernel's standard deviation.
 
     Built in float64, on the CPU, for values of the type of `features`. Raises ValueError if that isn't [N, d] with at
     least one point, and ConfigError if points are so many deviations apart that 63 bits can't number the vertices.
@@ -66,19 +66,19 @@ def permutohedral_filter(lattice: Lattice, values: Tensor) -> Tensor:
 
 
 def gaussian_filter_reference(features: Tensor, values: Tensor) -> Tensor:
-    """sum_j exp(-|f_i - f_j|^2 / 2) values[j], exactly, with all [N, N] pairs in memory."""
+    """Exactly sum_j exp(-|f_i - f_j|^2 / 2) values[j], with all [N, N] pairs in memory."""
     distance = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
     return torch.exp(-(distance**2) / 2) @ values
 
 
 def _multiply(product: Product, values: Tensor) -> Tensor:
-    """A sum of embeddings is a sparse product, and the fastest of PyTorch on a CPU."""
+    """A sum of embeddings is a sparse product, and PyTorch's fastest on a CPU."""
     columns, starts, weights = product
     return F.embedding_bag(columns, values, starts, mode="sum", per_sample_weights=weights)
 
 
 def _scale(dimensions: int) -> float:
-    """The Gaussian's integral over the volume of a lattice cell: splatting divides a value, a kernel repeats it."""
+    """The Gaussian's integral over the volume of a lattice cell: splatting shares a value out, a kernel repeats it."""
     return math.sqrt((2 * math.pi / 1.5) ** dimensions * (dimensions + 1))
 
 
@@ -105,9 +105,9 @@ def _enclose(points: Tensor) -> Simplices:
     place = torch.arange(size)
     correction = (place >= size + excess).double() - (place < excess).double()
     origins.scatter_add_(1, rising, correction)
-    axes = rising.gather(1, (place + excess) % size)  # corrected ones have changed ends
+    axes = rising.gather(1, (place + excess) % size)  # corrected coordinates have moved to the other end
     rest = (points - origins * size).gather(1, axes)
-    weights = rest.diff(dim=1, prepend=rest[:, -1:] - size) / size  # the first is the rest to one
+    weights = rest.diff(dim=1, prepend=rest[:, -1:] - size) / size  # the first is one minus all others
     return Simplices(origins, axes[:, :-1], weights)
 
 
@@ -121,7 +121,7 @@ def _number(simplices: Simplices) -> tuple[Tensor, Tensor]:
     least = origins.amin(0)
     extents = ((origins.amax(0) - least + 4) / size).ceil() * size  # room for corners and their neighbours
     if not size * math.prod(extents.tolist()) < 2**62:
-        raise ConfigError("features are not finite or span too many standard deviations: take larger deviations")
+        raise ConfigError("features are not finite or span too many standard deviations: use larger deviations")
     strides = torch.cat([torch.ones(1), extents]).long().cumprod(0)
     strides[-1] = 0  # the last coordinate follows from the others
     steps = strides.sum() - size * strides
@@ -130,7 +130,7 @@ def _number(simplices: Simplices) -> tuple[Tensor, Tensor]:
 
 
 def _connect(keys: Tensor, weights: Tensor) -> tuple[Tensor, Product, Product]:
-    """The distinct vertices' numbers, ascending, and the products to them and back."""
+    """The numbers of the distinct vertices, ascending, and the products to them and back."""
     count, size = keys.shape
     ordered, order = keys.flatten().sort()
     is_first = ordered.diff(prepend=ordered[:1] - 1) != 0

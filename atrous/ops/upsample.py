@@ -23,7 +23,7 @@ CPU_TILE_BYTES = 1 << 20  # fits a core's own cache
 GPU_TILE_BYTES = 256 << 20  # enough to keep the device busy
 TILE_COLUMNS = 128  # at least, if the map is that wide: long rows for the vector units
 SMALLEST_DIVISOR = 1e-5  # as in the original: the loss of no pixels is 0
-UNCOUNTED = -100  # PyTorch's own mark of an ignored target
+UNCOUNTED = -100  # PyTorch's default for ignored targets
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Tile(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What the losses of all tiles have in common."""
+    """The arguments that all tiles share."""
 
     logits: Tensor  # [B, C, h, w], in the precision of the computation
     labels: Tensor  # [B, H, W]
@@ -66,7 +66,7 @@ class Losses(NamedTuple):
     """Of a tile, or of all: each pixel's weighted cross entropy, and the gradient of their sum."""
 
     pixels: Tensor  # [rows, columns], or [B, H, W]
-    counted: Tensor  # [] number of pixels that count
+    num_counted: Tensor  # [] pixels that count
     slope: Tensor | None  # [C, h', w'], or [B, C, h, w]; None: not needed
 
 
@@ -90,26 +90,29 @@ def upsample_cross_entropy(
     labels: Tensor,  # [B, H, W], any integer type
     *,
     ignore: int = 255,
-    weights: Tensor | None = None,  # [C]
-    top_k: float = 1.0,
+    class_weights: Tensor | None = None,  # [C]
+    hard_pixels: float = 1.0,  # the share of pixels that counts
     align_corners: bool = True,
     normalizer: Tensor | float | None = None,
 ) -> Tensor:
-    """TensorFlow DeepLab's loss at the size of the labels: weighted cross entropies, summed over all pixels that count
-    and divided by their number, not by their weights.
+    """TensorFlow DeepLab's loss at the size of the labels: the sum of the weighted cross entropies of all pixels that
+    count, divided by the number of these pixels, not by their weights.
 
-    `top_k` below one keeps the int(top_k * B * H * W) hardest pixels and divides by the number of those whose loss
-    isn't zero (hard example mining). `normalizer` replaces the divisor, for sums over processes and accumulated steps.
-    A label outside 0..C-1 is ignored, too; the reader of the data refuses it. Computed and returned in float32 (float64
-    for float64), for finite logits; differentiable once, with respect to the logits only. Raises ValueError for shapes
-    that don't fit and for `top_k` outside (0, 1].
+    With `hard_pixels` below one, only the int(hard_pixels * B * H * W) hardest pixels count, and the divisor is the
+    number of those whose loss isn't zero (hard example mining). `normalizer` replaces the divisor, for sums over
+    processes and accumulated steps. A label outside 0..C-1 is ignored, too; reading the data refuses it. Computed and
+    returned in float32 (float64 for float64), for finite logits; differentiable once, with respect to the logits only.
+    Raises ValueError for shapes that don't fit and for `hard_pixels` outside (0, 1].
     """
-    _require_fit(logits, labels, weights, top_k)
+    _require_fit(logits, labels, class_weights, hard_pixels)
     needs_slope = torch.is_grad_enabled() and logits.requires_grad
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
         small = logits.detach().to(_precision(logits))
-        problem = Problem(small, labels, ignore, None if weights is None else weights.to(small), align_corners)
-        total, count, slope = _sum_hardest(problem, top_k, needs_slope) if top_k < 1 else _sum_all(problem, needs_slope)
+        weights = None if class_weights is None else class_weights.to(small)
+        problem = Problem(small, labels, ignore, weights, align_corners)
+        is_all = hard_pixels == 1
+        sums = _sum_all(problem, needs_slope) if is_all else _sum_hardest(problem, hard_pixels, needs_slope)
+        total, count, slope = sums
         divisor = _divisor(count if normalizer is None else normalizer, small)
         loss = total / divisor
     return loss if slope is None else cast(Tensor, _KnownGradient.apply(logits, loss, slope, divisor))  # type: ignore[no-untyped-call]
@@ -120,20 +123,20 @@ def upsample_cross_entropy_reference(
     labels: Tensor,  # [B, H, W]
     *,
     ignore: int = 255,
-    weights: Tensor | None = None,  # [C]
-    top_k: float = 1.0,
+    class_weights: Tensor | None = None,  # [C]
+    hard_pixels: float = 1.0,  # the share of pixels that counts
     align_corners: bool = True,
     normalizer: Tensor | float | None = None,
 ) -> Tensor:
     """The plain version of `upsample_cross_entropy`, with all of [B, C, H, W] in memory."""
-    _require_fit(logits, labels, weights, top_k)
+    _require_fit(logits, labels, class_weights, hard_pixels)
     full = _resize(logits.to(_precision(logits)), (labels.shape[1], labels.shape[2]), align_corners)
     target = _target(labels, logits.shape[1], ignore)
-    weight = None if weights is None else weights.to(full)
+    weight = None if class_weights is None else class_weights.to(full)
     losses = F.cross_entropy(full, target, weight, reduction="none", ignore_index=UNCOUNTED)  # [B, H, W]
     count = (target != UNCOUNTED).sum()
-    if top_k < 1:
-        losses = losses.flatten().topk(int(top_k * target.numel())).values
+    if hard_pixels < 1:
+        losses = losses.flatten().topk(int(hard_pixels * target.numel())).values
         count = (losses != 0).sum()
     return losses.sum() / _divisor(count if normalizer is None else normalizer, full)
 
@@ -141,7 +144,7 @@ def upsample_cross_entropy_reference(
 def upsample_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: bool = True) -> Tensor:
     """The class of every pixel at `size` (height, width): [B, H, W], uint8 for up to 256 classes, else int32.
 
-    Of equal logits the lowest class wins. `logits` is [B, C, h, w], finite; computed in float32 (float64 for float64).
+    Of equal logits the lowest class wins. `logits` [B, C, h, w] must be finite. Computed in float32 or float64.
     """
     batch, num_classes = logits.shape[:2]
     classes = torch.empty((batch, *size), dtype=_class_type(num_classes), device=logits.device)
@@ -163,13 +166,13 @@ def upsample_argmax_reference(logits: Tensor, size: tuple[int, int], *, align_co
 def _sum_all(problem: Problem, needs_slope: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """The sum of all losses, the number of pixels that count, and the slope if it is needed."""
     losses = _losses(problem, None, needs_slope)
-    return losses.pixels.sum(), losses.counted, losses.slope
+    return losses.pixels.sum(), losses.num_counted, losses.slope
 
 
-def _sum_hardest(problem: Problem, top_k: float, needs_slope: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def _sum_hardest(problem: Problem, hard_pixels: float, needs_slope: bool) -> tuple[Tensor, Tensor, Tensor | None]:
     """The sum of the hardest pixels' losses, how many of them aren't zero, and the slope, from a second pass."""
     pixels = _losses(problem, None, False).pixels
-    values, index = pixels.flatten().topk(int(top_k * pixels.numel()), sorted=False)
+    values, index = pixels.flatten().topk(int(hard_pixels * pixels.numel()), sorted=False)
     factor = torch.zeros_like(pixels).flatten().index_fill_(0, index, 1).view_as(pixels)
     return values.sum(), (values != 0).sum(), _losses(problem, factor, True).slope if needs_slope else None
 
@@ -183,7 +186,7 @@ def _losses(problem: Problem, factor: Tensor | None, needs_slope: bool) -> Losse
     counts = []
     for tile, part in zip(tiles, _each(partial(_tile_losses, problem, factor, needs_slope), tiles), strict=True):
         pixels[tile.large] = part.pixels
-        counts.append(part.counted)
+        counts.append(part.num_counted)
         if part.slope is not None:
             slope[tile.small] += part.slope
     return Losses(pixels, torch.stack(counts).sum(), slope if needs_slope else None)
@@ -191,18 +194,18 @@ def _losses(problem: Problem, factor: Tensor | None, needs_slope: bool) -> Losse
 
 def _tile_losses(problem: Problem, factor: Tensor | None, needs_slope: bool, tile: Tile) -> Losses:
     target = _target(problem.labels[tile.large], problem.logits.shape[1], problem.ignore)[:, None]  # [rows, 1, columns]
-    counted, label = target != UNCOUNTED, target.clamp(min=0)
-    weight = counted if problem.weights is None else problem.weights[label] * counted
+    is_counted, label = target != UNCOUNTED, target.clamp(min=0)
+    weight = is_counted if problem.weights is None else problem.weights[label] * is_counted
     weight = weight if factor is None else weight * factor[tile.large][:, None]
     scores = _upsample(problem.logits, tile)
     scores -= scores.amax(1, keepdim=True)
-    chosen = scores.gather(1, label)
+    target_scores = scores.gather(1, label)
     total = scores.exp_().sum(1, keepdim=True)
-    pixels = ((total.log() - chosen) * weight)[:, 0]
+    pixels = ((total.log() - target_scores) * weight)[:, 0]
     if not needs_slope:
-        return Losses(pixels, counted.sum(), None)
+        return Losses(pixels, is_counted.sum(), None)
     scores.mul_(weight / total).scatter_add_(1, label, -weight.to(scores))
-    return Losses(pixels, counted.sum(), _fold(scores, tile))
+    return Losses(pixels, is_counted.sum(), _fold(scores, tile))
 
 
 def _tile_argmax(small: Tensor, rank: Tensor, tile: Tile) -> Tensor:
@@ -222,7 +225,7 @@ def _each(function: Callable[[Tile], T], tiles: list[Tile]) -> Iterable[T]:
 
 @cache
 def _workers(count: int, process: int) -> ThreadPoolExecutor:
-    """`count` threads, each of which computes alone. Cached for each process, since a fork does not copy threads."""
+    """`count` threads that each compute alone. Cached for each process, since a fork does not copy threads."""
     pool = ThreadPoolExecutor(count, "upsample", initializer=_compute_alone)
     together = Barrier(count)
     list(pool.map(lambda _: together.wait(), range(count)))  # every thread has started
@@ -260,7 +263,7 @@ def _tiles(small: Tensor, size: tuple[int, int], align_corners: bool) -> list[Ti
 
 
 def _bands(small: int, large: int, longest: int, align_corners: bool, like: Tensor) -> list[Band]:
-    """One axis in even pieces no longer than `longest`."""
+    """One axis in pieces of about equal length, at most `longest`."""
     count = math.ceil(large / longest)
     edges = [round(large * number / count) for number in range(count + 1)]
     return [_band(small, large, slice(*ends), align_corners, like) for ends in pairwise(edges)]
@@ -299,14 +302,14 @@ def _resize(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tenso
     return F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
 
 
-def _require_fit(logits: Tensor, labels: Tensor, weights: Tensor | None, top_k: float) -> None:
+def _require_fit(logits: Tensor, labels: Tensor, class_weights: Tensor | None, hard_pixels: float) -> None:
     if labels.dim() != 3 or logits.dim() != 4 or len(labels) != len(logits):
         raise ValueError(
             f"logits and labels must be [B, C, h, w] and [B, H, W], got {tuple(logits.shape)} and {tuple(labels.shape)}"
         )
-    if weights is not None and weights.shape != (logits.shape[1],):
+    if class_weights is not None and class_weights.shape != (logits.shape[1],):
         raise ValueError(
-            f"expected one weight for each of {logits.shape[1]} classes, got weights of shape {tuple(weights.shape)}"
+            f"class_weights must have one value for each of {logits.shape[1]} classes, got {tuple(class_weights.shape)}"
         )
-    if not 0 < top_k <= 1:
-        raise ValueError(f"top_k, the share of pixels to keep, must be above 0 and at most 1, got {top_k}")
+    if not 0 < hard_pixels <= 1:
+        raise ValueError(f"hard_pixels must be a share above 0 and at most 1, got {hard_pixels}")

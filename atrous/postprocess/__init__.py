@@ -1,4 +1,4 @@
-"""Refines what a network predicts for an image by the image itself."""
+"""Refines the predictions of a network with the image itself."""
 
 from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
 

@@ -3,9 +3,9 @@
 Mean field inference of Kraehenbuehl and Koltun (arXiv:1210.5644): unary energy -log p, Potts compatibility, and two
 kernels, w1 exp(-dp^2 / 2 sa^2 - dI^2 / 2 sb^2) of position p and colour I, and w2 exp(-dp^2 / 2 sg^2) of position
 alone. As in their published code (version 2, whose default is NORMALIZE_SYMMETRIC), each kernel K becomes
-D^-1/2 K D^-1/2, where D holds its row sums, and a pixel's message to itself is kept. The first kernel is approximated
-on the permutohedral lattice, as in that code. The second, for which that code uses another lattice, is computed exactly
-as a product of two small matrices.
+D^-1/2 K D^-1/2, where D holds its row sums, and a pixel also sends a message to itself. The first kernel is
+approximated on the permutohedral lattice, as in that code. The second, for which that code uses another lattice, is
+computed exactly as a product of two small matrices.
 """
 
 import math
@@ -23,7 +23,7 @@ from atrous.ops import Lattice, permutohedral_filter, permutohedral_lattice
 from atrous.settings import Settings
 from atrous.types import Image
 
-SMALLEST_PROBABILITY = 1e-20  # of a zero; so low that the kernels cannot outweigh it
+SMALLEST_PROBABILITY = 1e-20  # replaces zero; so low that the kernels cannot outweigh it
 REACH = 5  # standard deviations; less than a millionth of a Gaussian lies beyond
 VECTOR = 8  # the number of classes is padded to a multiple of it: whole vectors are faster
 GROUP_BYTES = 30 << 20  # larger blocks are requested from the system each time, which costs more than filling them
@@ -73,7 +73,7 @@ CRFS: dict[CRFName, CRF] = {  # w1, sa, sb, w2, sg of the authors' release scrip
 def refine(probabilities: Tensor, image: Image, crf: CRF) -> Tensor:
     """The marginal probabilities after `crf.iterations` rounds of mean field: [C, H, W], float32, on the CPU.
 
-    `probabilities` [C, H, W] are the network's, at the size of the RGB image. Zeros are clipped; no gradient is kept.
+    `probabilities` [C, H, W] are the network's, at the size of the RGB image. Zeros are clipped; there is no gradient.
     Raises DataError if the sizes differ or a probability is negative, infinite or NaN, and ConfigError if the standard
     deviations are too small for the lattice.
     """

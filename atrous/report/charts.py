@@ -1,4 +1,4 @@
-"""Charts as inline SVG, drawn by pure functions; their colours and fonts are the page's style sheet's."""
+"""Charts as inline SVG, as pure functions; their colours and fonts come from the page's style sheet."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 Point = tuple[float, float]  # (step, value); a value that isn't finite is a gap in the line
 
-WIDTH, HEIGHT = 360, 200  # of a curve's drawing, in SVG units: CSS pixels where the page is not narrower
+WIDTH, HEIGHT = 360, 200  # of a curve's drawing, in SVG units: CSS pixels unless the page is narrower
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 10, 24  # margins around the plot, room for the axes' numbers
-MAX_POINTS = 300  # a line of more is averaged down to it: 360 pixels show no more
+MAX_POINTS = 300  # longer lines are averaged down to this: 360 pixels show no more
 MAX_HITS = 100  # places with a tooltip
 MAX_DOTS = 40
 
@@ -23,7 +23,7 @@ class Curve(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """What the axes span: the lower one ends with the run, the upper one with a tick."""
+    """What the axes span: steps end with the run, values with a tick."""
 
     steps: tuple[float, float]
     values: list[float]  # ticks
@@ -40,9 +40,9 @@ def _share(value: float, span: Sequence[float]) -> float:
 
 
 def curves(history: Sequence[Mapping[str, Any]], headline: str, title: str) -> list[Curve]:
-    """Loss, validation score and learning rate over steps, as far as the rows of metrics.jsonl have them.
+    """Loss, validation score and learning rate over steps, if the rows of metrics.jsonl have them.
 
-    `headline` is the name of the score, `title` how people write it.
+    `headline` is the name of the score, `title` is how people write it.
     """
     scores = [{"step": row.get("step"), **row["scores"]} for row in history if "scores" in row]
     loss, score, learning_rate = (
@@ -155,7 +155,7 @@ def curve(name: str, points: Sequence[Point], *, end: float, faint: Sequence[Poi
 
 
 def _frame(values: Sequence[float], end: float) -> Frame:
-    """Axes around the values; the upper one starts at 0 unless that wastes more than half of the plot."""
+    """Axes around the values; theirs starts at 0 unless that wastes more than half of the plot."""
     low, high = min(values), max(values)
     return Frame((0.0, max(1.0, end)), ticks(0 if 0 < low < high / 2 else low, high))
 
@@ -200,7 +200,7 @@ def _hits(frame: Frame, points: Sequence[Point]) -> list[str]:
 
 
 def bar(fraction: float | None, color: tuple[int, int, int]) -> str:
-    """A bar from 0 to 1 in the colour of a class, as wide as its place; no bar for None or NaN."""
+    """A bar from 0 to 1 in the colour of a class, as wide as its cell; no bar for None or NaN."""
     share = min(max(fraction, 0.0), 1.0) if fraction is not None and math.isfinite(fraction) else 0.0
     red, green, blue = (int(channel) for channel in color)
     return (

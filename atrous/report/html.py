@@ -1,4 +1,4 @@
-"""What a report holds, and its page: pictures inside it, numbers as people read them, all foreign text escaped."""
+"""The content of a report, and its page: pictures embedded, numbers as people read them, all text escaped."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ from atrous.report.pictures import Gallery, views
 from atrous.tasks.contract import Figures
 from atrous.types import Color
 
-MAX_HEAT_MAP = 32  # classes; of a larger confusion matrix the page lists the largest entries
+MAX_HEAT_MAP = 32  # classes; with more, the page lists the largest entries of the confusion matrix
 NUM_CONFUSIONS = 20
 UNKNOWN = "–"  # noqa: RUF001 - a dash as wide as a digit
 NEUTRAL: Color = (128, 128, 128)
 
 
 class Report(NamedTuple):
-    """Plain values. What is empty (history, galleries, config_yaml) has no section on the page."""
+    """Plain values. Those that are empty (history, galleries, config_yaml) get no section on the page."""
 
     title: str
     subtitle: str
@@ -30,7 +30,7 @@ class Report(NamedTuple):
     num_images: int
     history: list[dict[str, Any]]  # rows of metrics.jsonl: step with loss and learning_rate, or step with scores
     galleries: list[Gallery]
-    legend: Mapping[str, Color]  # colours in the galleries that are not of classes
+    legend: Mapping[str, Color]  # colours in the galleries that stand for no class
     config_yaml: str
     protocol: dict[str, str]
     environment: dict[str, str]
@@ -68,7 +68,7 @@ class Heading(NamedTuple):
 
 class Cell(NamedTuple):
     number: int
-    share: float | None  # of its row; None: the truth never has the class
+    share: float | None  # of its row; None: the class is not in the truth
     strength: float  # 0..1, of its colour
 
 
@@ -124,7 +124,7 @@ def fraction(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Two significant digits: 85%, 8.5%, and <0.1% for what is more than nothing."""
+    """Two significant digits: 85%, 8.5%, and <0.1% for anything smaller except 0."""
     if value is None or not math.isfinite(value):
         return UNKNOWN
     scaled = 100 * value
@@ -151,7 +151,7 @@ def scores(report: Report) -> list[tuple[str, str]]:
 
 
 def headings(figures: Figures) -> list[Heading]:
-    """One for each column, and a share beside each column of counts."""
+    """One for each column, and a share next to each column of counts."""
     result: list[Heading] = []
     for index, column in enumerate(figures.table.columns):
         if _is_count(figures, index):
@@ -189,7 +189,7 @@ def _is_count(figures: Figures, column: int) -> bool:
 
 
 def heat_map(confusion: NDArray[Any]) -> list[list[Cell]]:
-    """Each row as shares of its sum. The square root in `strength` makes an error of 2% visible beside one of 90%."""
+    """Each row as shares of its sum. The square root in `strength` makes an error of 2% visible next to one of 90%."""
     totals = confusion.sum(1)
     return [
         [_cell(int(count), int(total), row == column) for column, count in enumerate(line)]

@@ -10,7 +10,7 @@ import PIL.Image
 from atrous.segmenter import Segmenter
 from atrous.types import Image, Sample
 
-COUNT = 3  # best and worst images each
+COUNT = 3  # of the best images, and of the worst
 MAX_WIDTH = 640  # pixels of an embedded picture
 QUALITY = 88
 
@@ -21,7 +21,7 @@ class ImageScore(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """One image of a dataset with what was made of it."""
+    """One image of a dataset with its score and its panels."""
 
     name: str
     score: float
@@ -43,11 +43,11 @@ class View(NamedTuple):
 
 
 def galleries(model: Segmenter, samples: Sequence[Sample], images: Sequence[ImageScore]) -> list[Gallery]:
-    """The worst and the best images, predicted once more."""
+    """The worst and the best images, predicted again."""
     ordered = sorted(images, key=lambda image: image.score)
     count = min(COUNT, len(ordered) // 2)
-    chosen = {"Worst": ordered[:count], "Best": ordered[::-1][: max(count, 1)]}
-    return [Gallery(title, [_picture(model, samples, image) for image in few]) for title, few in chosen.items() if few]
+    groups = {"Worst": ordered[:count], "Best": ordered[::-1][: max(count, 1)]}
+    return [Gallery(title, [_picture(model, samples, image) for image in few]) for title, few in groups.items() if few]
 
 
 def _picture(model: Segmenter, samples: Sequence[Sample], image: ImageScore) -> Picture:

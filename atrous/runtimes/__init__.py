@@ -1,4 +1,4 @@
-"""What computes a network."""
+"""The engines that compute networks."""
 
 from atrous.runtimes import pytorch
 from atrous.runtimes.contract import Runtime

@@ -1,4 +1,4 @@
-"""What a runtime is: something that opens a file as a `Network`."""
+"""A runtime opens a model file as a `Network`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +18,7 @@ from atrous.models import Model, ModelConfig
 from atrous.types import Facts, Outputs
 
 Precision = Literal["fp32", "bf16"]
-SHOWN = 3  # names in an error
+NUM_LISTED = 3  # names in an error
 TYPES = {  # of .safetensors files
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -32,7 +32,7 @@ TYPES = {  # of .safetensors files
 
 
 class Prepared(NamedTuple):
-    """A network for prediction; the model that it was made from stays as it is."""
+    """A network for prediction. Preparing it does not change the model."""
 
     module: Callable[..., Outputs]
     facts: Facts
@@ -52,7 +52,7 @@ def prepare(
 ) -> Prepared:
     """A copy of `model` in evaluation mode on `device`, whose facts are read once.
 
-    Weights that are on `device` already are shared, so that later updates of `model` reach the copy. `compile` passes
+    Weights that are already on `device` are shared, so that later updates of `model` reach the copy. `compile` passes
     it to `torch.compile`.
     """
     device = torch.device(device)
@@ -70,16 +70,14 @@ def shared_copy(model: Model) -> Model:
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
-    with _opened(path) as file:
-        metadata: Mapping[str, str] = file.metadata() or {}  # type: ignore[no-untyped-call]
-        return metadata
+    with _errors_with_path(path), safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.device) -> Model:
-    """The model in evaluation mode on `device`. Raises ModelFileError where the weights are not those of `config`."""
-    with _opened(path) as file:
-        stored = (file.metadata() or {}).get("checksum")  # type: ignore[no-untyped-call]
-    weights = dict(read_weights(path))
+    """The model in evaluation mode on `device`. Raises ModelFileError if the weights are not those of `config`."""
+    stored = read_metadata(path).get("checksum")
+    weights = read_weights(path)
     if stored is not None and checksum(weights) != stored:
         raise ModelFileError(f"{path}: its weights do not match their checksum: the file is damaged")
     with torch.device("meta"):
@@ -89,31 +87,33 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
     return model.eval().to(device)
 
 
-def read_weights(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a file that has been opened before, and so is whole, each in memory of its own.
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights, in aligned memory, of a file whose metadata could be read: safetensors has checked its header then.
 
-    The library's tensors lie where the file has them, and kernels round differently on memory that isn't aligned: with
-    those the length of the header would change the last bits of a prediction. Copies of them take twice the memory.
+    safetensors may return tensors that are not aligned, on which kernels round differently: the length of the header
+    would change the last bits of a prediction. Copies of them would take twice the memory.
     """
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        for name, entry in json.loads(file.read(length)).items():
-            if name == "__metadata__":
-                continue
-            if entry["dtype"] not in TYPES:
-                raise ModelFileError(f"{path}: {name} is of type {entry['dtype']}, which no model has")
-            weight = torch.empty(entry["shape"], dtype=TYPES[entry["dtype"]])
-            file.seek(8 + length + entry["data_offsets"][0])
+        entries = json.loads(file.read(length))
+        entries.pop("__metadata__", None)
+        weights = {name: _empty(name, entry, path) for name, entry in entries.items()}
+        for name, weight in weights.items():
+            file.seek(8 + length + entries[name]["data_offsets"][0])
             file.readinto(weight.reshape(-1).view(torch.uint8).numpy().data)
-            yield name, weight
+    return weights
+
+
+def _empty(name: str, entry: Mapping[str, Any], path: Path) -> Tensor:
+    if entry["dtype"] not in TYPES:
+        raise ModelFileError(f"{path}: {name} is of type {entry['dtype']}, which no model has")
+    return torch.empty(entry["shape"], dtype=TYPES[entry["dtype"]])
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> "Iterator[safe_open]":
-    """An open .safetensors file, whose errors name the path."""
+def _errors_with_path(path: Path) -> Iterator[None]:
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            yield file
+        yield
     except SafetensorError as error:
         what = "not a complete .safetensors file (truncated, damaged or of another kind)"
         raise ModelFileError(f"{path}: {what}: {error}") from error
@@ -129,10 +129,10 @@ def checksum(weights: Mapping[str, Tensor]) -> str:
 
 
 def require_same_weights(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: Path) -> None:
-    """Every weight is there, each in its shape, and there are no others: anything else is another model."""
+    """Require every weight, each with its shape, and no others: anything else belongs to another model."""
     missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     lists = [
-        f"{len(names)} {what} ({', '.join(names[:SHOWN])})"
+        f"{len(names)} {what} ({', '.join(names[:NUM_LISTED])})"
         for what, names in (("missing", missing), ("unknown", unknown))
         if names
     ]

@@ -1,4 +1,4 @@
-"""Classification: one class for the whole image, as the networks that backbones are pretrained as."""
+"""Classification: one class for the whole image, the task that backbones are pretrained on."""
 
 import json
 from collections.abc import Sequence
@@ -10,13 +10,12 @@ from torch.nn import functional as F
 
 from atrous import visualize
 from atrous.data.label_space import LabelSpace
-from atrous.distributed import World
 from atrous.inference import Seen
 from atrous.settings import Settings
-from atrous.tasks.contract import Figures, Labels, Metric, Result, Table, Targets, Task
+from atrous.tasks.contract import Figures, Labels, Metric, Result, Table, Targets, Task, TrainingData
 from atrous.types import Batch, Facts, Image, Outputs, Sample
 
-LISTED = 5  # classes, in pictures and files
+NUM_BEST = 5  # classes in pictures and files
 TITLES = {"top_1": "top-1 accuracy", "top_5": "top-5 accuracy"}
 
 
@@ -45,17 +44,7 @@ class ClassificationObjective(NamedTuple):
         return {"category": losses / counts[0].float()}
 
 
-def objective(
-    config: LossConfig,
-    space: LabelSpace,
-    facts: Facts,
-    heads: Sequence[str],
-    samples: Sequence[Sample],
-    *,
-    world: World,
-    workers: int,
-    skip_errors: bool,
-) -> ClassificationObjective:
+def objective(config: LossConfig, facts: Facts, heads: Sequence[str], data: TrainingData) -> ClassificationObjective:
     return ClassificationObjective()
 
 
@@ -64,46 +53,46 @@ def decode(seen: Seen, space: LabelSpace, config: DecodeConfig) -> list[Labels]:
     return [Labels(classes=likely) for likely in seen.outputs.classes.float().softmax(1)]
 
 
-# ---- measured
+# ---- measuring
 
 
 def statistic(labels: Labels, sample: Sample, space: LabelSpace) -> Tensor:  # [C, 3] int64
-    """By true class: images, those whose class comes first, those whose class is among the first five."""
+    """By true class: images, those where it is predicted first, those where it is among the first five."""
     assert sample.category is not None
     total = torch.zeros(space.num_classes, 3, dtype=torch.int64)
-    order = best(labels, min(LISTED, space.num_classes))
+    order = best(labels, min(NUM_BEST, space.num_classes))
     total[sample.category] = torch.tensor([1, sample.category == order[0], sample.category in order])
     return total
 
 
 def report(total: Tensor, space: LabelSpace) -> Figures:
-    images, first, fifth = (int(count) for count in total.sum(0))
+    images, first, first_five = (int(count) for count in total.sum(0))
     rows = {
         name: (hits / count if count else None, count)
         for name, (count, hits, _) in zip(space.names, total.tolist(), strict=True)
     }
-    scores = {"top_1": first / max(images, 1), "top_5": fifth / max(images, 1)}
+    scores = {"top_1": first / max(images, 1), "top_5": first_five / max(images, 1)}
     return Figures(scores, TITLES, Table(("accuracy", "images"), rows, (scores["top_1"], images)))
 
 
-# ---- shown
+# ---- showing
 
 
-def best(labels: Labels, count: int = LISTED) -> list[int]:
-    """The likeliest classes, first the best."""
+def best(labels: Labels, count: int = NUM_BEST) -> list[int]:
+    """The likeliest classes, best first."""
     assert labels.classes is not None
     order: list[int] = labels.classes.topk(min(count, len(labels.classes))).indices.tolist()
     return order
 
 
 def named(labels: Labels, space: LabelSpace) -> dict[str, float]:
-    """The likeliest classes with their probabilities, first the best."""
+    """The likeliest classes with their probabilities, best first."""
     assert labels.classes is not None
     return {space.names[index]: round(float(labels.classes[index]), 6) for index in best(labels)}
 
 
 def paint(image: Image, labels: Labels, space: LabelSpace, alpha: float) -> Image:
-    """The image with the likeliest classes written beneath it; `alpha` does not matter."""
+    """The image with the likeliest classes written beneath it; `alpha` is ignored."""
     return visualize.captioned(image, [f"{name}  {value:.1%}" for name, value in named(labels, space).items()])
 
 

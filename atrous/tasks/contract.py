@@ -22,7 +22,7 @@ class Objective(Protocol):
         """What the loss compares outputs with, on the batch's device."""
 
     def counts(self, targets: Targets, step: int) -> Tensor | None:
-        """How many items (pixels, things) one pass has its means over, [K] float64; None: passes have their own means.
+        """How many items (pixels, things) one pass averages over, [K] float64; None: each pass has its own mean.
 
         Counts are summed over the passes and processes of an update before any loss is computed, so that every item of
         an update weighs the same.
@@ -32,21 +32,14 @@ class Objective(Protocol):
         """The terms whose sum is minimised. `counts` are those of the whole update."""
 
 
-class MakeObjective(Protocol):
-    """Raises ConfigError where the loss's settings do not fit the network or the data."""
+class TrainingData(NamedTuple):
+    """The data that an objective may read before the first step, for example to count classes."""
 
-    def __call__(
-        self,
-        config: Any,  # noqa: ANN401 - of the task's own `loss`
-        space: LabelSpace,
-        facts: Facts,
-        heads: Sequence[str],  # of the network's `Outputs.heads`
-        samples: Sequence[Sample],
-        *,
-        world: World,
-        workers: int,
-        skip_errors: bool,
-    ) -> Objective: ...
+    space: LabelSpace
+    samples: Sequence[Sample]
+    world: World
+    workers: int
+    skip_errors: bool
 
 
 class Labels(NamedTuple):
@@ -62,7 +55,7 @@ class Labels(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Figures by row, in general by class. The first column is the one to sort by."""
+    """Figures by row, usually one row per class. The first column is the one to sort by."""
 
     columns: tuple[str, ...]
     rows: Mapping[str, tuple[float | int | None, ...]]  # None: undefined, such as the IoU of an absent class
@@ -105,14 +98,14 @@ def joined(parts: Sequence[Figures]) -> Figures:
         first = Figures(
             {**first.scores, **other.scores},
             {**first.titles, **other.titles},
-            _beside(first.table, other.table),
+            _side_by_side(first.table, other.table),
             other.confusion if first.confusion is None else first.confusion,
             {**first.notes, **other.notes},
         )
     return first
 
 
-def _beside(left: Table, right: Table) -> Table:
+def _side_by_side(left: Table, right: Table) -> Table:
     """Both tables' columns; a row that one of them lacks is empty there."""
     missing = [(None,) * len(table.columns) for table in (left, right)]
     rows = {
@@ -123,7 +116,7 @@ def _beside(left: Table, right: Table) -> Table:
 
 
 class Metric(NamedTuple):
-    """A statistic that is added (`+`) over images and processes, and then reported."""
+    """A statistic that is summed (`+`) over images and processes, and then reported."""
 
     statistic: Callable[[Labels, Sample, LabelSpace], Any]
     report: Callable[[Any, LabelSpace], Figures]
@@ -141,12 +134,12 @@ class Task(NamedTuple):
 
     loss: type[Settings]  # the section `loss`
     decoding: type[Settings]  # the section `decode`
-    objective: MakeObjective
+    objective: Callable[[Any, Facts, Sequence[str], TrainingData], Objective]  # config, network, its heads, data
     decode: Callable[[Seen, LabelSpace, Any], list[Labels]]
     metrics: Mapping[str, Metric]  # the headline of the first decides which model is the best
     paint: Callable[[Image, Labels, LabelSpace, float], Image]  # the image under its labels; alpha 0 (image) to 1
     panels: Callable[[Sample, Labels, LabelSpace], list[tuple[str, Image]]]  # of an image in a report, with captions
-    legend: Mapping[str, Color]  # colours in the panels that are not those of classes
+    legend: Mapping[str, Color]  # colours in the panels that stand for no class
     results: Mapping[str, Result]  # by folder
     needs: tuple[str, ...]  # fields of a Sample, checked before step 1
 

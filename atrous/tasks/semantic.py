@@ -9,7 +9,6 @@ from torch import Tensor
 from atrous import distributed, visualize
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import class_counts
-from atrous.distributed import World
 from atrous.errors import ConfigError
 from atrous.inference import Seen, labels_at_image
 from atrous.losses.semantic import (
@@ -21,7 +20,7 @@ from atrous.losses.semantic import (
 )
 from atrous.metrics import confusion
 from atrous.settings import Settings
-from atrous.tasks.contract import Figures, Labels, Metric, Result, Table, Targets, Task
+from atrous.tasks.contract import Figures, Labels, Metric, Result, Table, Targets, Task, TrainingData
 from atrous.types import Batch, Facts, Image, LabelMap, Outputs, Sample
 
 TITLES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
@@ -54,43 +53,39 @@ class SemanticObjective(NamedTuple):
             self.config,
             ignore=self.ignore,
             class_weights=self.weights,
-            top_k=hard_pixel_share(self.config, step),
+            hard_pixels=hard_pixel_share(self.config, step),
             normalizer=None if counts is None else counts[0].clamp_min(1).float(),
             align_corners=self.align_corners,
         )
 
 
-def objective(
-    config: LossConfig,
-    space: LabelSpace,
-    facts: Facts,
-    heads: Sequence[str],
-    samples: Sequence[Sample],
-    *,
-    world: World,
-    workers: int,
-    skip_errors: bool,
-) -> SemanticObjective:
+def objective(config: LossConfig, facts: Facts, heads: Sequence[str], data: TrainingData) -> SemanticObjective:
+    """Raises ConfigError if the weights in `config` do not fit the network's heads or the classes."""
     require_heads(config, heads)
-    weights = None
+    weights = class_weights(config, data)
+    weights = None if weights is None else weights.to(data.world.device)  # now: each step would wait for the device
+    return SemanticObjective(config, data.space.ignore, weights, facts.convention == "aligned_corners")
+
+
+def class_weights(config: LossConfig, data: TrainingData) -> Tensor | None:  # [C]
+    """The config's weights, or those computed from the pixels of each class in all training labels."""
+    if config.class_weights is None:
+        return None
     if config.class_weights == "counts":
-        weights = median_frequency_weights(_class_counts(samples, space, world, workers, skip_errors=skip_errors))
-    elif config.class_weights is not None:
-        weights = torch.tensor(config.class_weights, dtype=torch.float32)
-        if len(weights) != space.num_classes:
-            raise ConfigError(f"loss.class_weights: {len(weights)} values for {space.num_classes} classes")
-    weights = None if weights is None else weights.to(world.device)  # now: at each step it would wait for the device
-    return SemanticObjective(config, space.ignore, weights, facts.convention == "aligned_corners")
+        return median_frequency_weights(_class_counts(data))
+    if len(config.class_weights) != data.space.num_classes:
+        raise ConfigError(
+            f"loss.class_weights: {len(config.class_weights)} values for {data.space.num_classes} classes"
+        )
+    return torch.tensor(config.class_weights, dtype=torch.float32)
 
 
-def _class_counts(
-    samples: Sequence[Sample], space: LabelSpace, world: World, workers: int, *, skip_errors: bool
-) -> Tensor:
-    """Pixels of each class over all training labels; one process counts for all."""
-    counts = torch.zeros(space.num_classes, dtype=torch.int64)
-    if world.rank == 0:
-        counts = class_counts(samples, space, workers=workers, skip_errors=skip_errors)
-    return distributed.sum_over_processes(counts.to(world.device)).cpu()
+def _class_counts(data: TrainingData) -> Tensor:  # [C]
+    """Rank 0 counts for all processes."""
+    counts = torch.zeros(data.space.num_classes, dtype=torch.int64)
+    if data.world.rank == 0:
+        counts = class_counts(data.samples, data.space, workers=data.workers, skip_errors=data.skip_errors)
+    return distributed.sum_over_processes(counts.to(data.world.device)).cpu()
 
 
 def decode(seen: Seen, space: LabelSpace, config: DecodeConfig) -> list[Labels]:
@@ -99,7 +94,7 @@ def decode(seen: Seen, space: LabelSpace, config: DecodeConfig) -> list[Labels]:
     return [Labels(semantic, probabilities=probability) for semantic, probability in pairs]
 
 
-# ---- measured
+# ---- measuring
 
 
 def statistic(labels: Labels, sample: Sample, space: LabelSpace) -> Tensor:  # [C, C] int64, on the CPU
@@ -130,7 +125,7 @@ def report(total: Tensor, space: LabelSpace) -> Figures:
     )
 
 
-# ---- shown
+# ---- showing
 
 
 def label_map(labels: Labels, space: LabelSpace) -> LabelMap:

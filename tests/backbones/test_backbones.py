@@ -240,7 +240,7 @@ def test_bounded_heads_follow_from_the_backbone() -> None:
         ({"name": "mobilenet_v3_large_seg", "divisible_by": 4}, "Extra inputs"),
         ({"name": "mobilenet_v3_small_seg", "divisible_by": 4}, "Extra inputs"),
         ({"name": "mobilenet_edgetpu", "divisible_by": 4}, "Extra inputs"),
-        ({"name": "resnet50", "multi_grid": (1, 2)}, "the last stage of resnet50 has 3 units, each needs one"),
+        ({"name": "resnet50", "multi_grid": (1, 2)}, "the last stage of resnet50 has 3 units, one factor each"),
         ({"name": "resnet50", "multi_grid": (1, 2, 0)}, "greater than 0"),
         ({"name": "xception_65", "multi_grid": (1, 2)}, r"\(1, 2\): the last stage of xception_65 has 3 units"),
         ({"name": "mobilenet_v2", "depth_multiplier": 0}, "greater than 0"),

@@ -120,7 +120,7 @@ REFUSED: list[tuple[Shapes, dict[str, Any], str]] = [
     (
         reference.resnet("resnet18", (32, 32, 64), "backbone.") | {"decode_head.conv_seg.weight": (19, 128, 1, 1)},
         {},
-        "its units have two convolutions, of which mmsegmentation dilates only the first",
+        "its units have two convolutions, and mmsegmentation dilates only the first",
     ),
     ({**V1C, "neck.0.weight": (3,)}, {}, "1 weight without a place .*: neck.0.weight"),
     (V1C, {"align_corner": True}, "no model depends on an option 'align_corner'; did you mean align_corners"),

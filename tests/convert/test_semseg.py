@@ -247,7 +247,7 @@ REFUSED: list[tuple[str, Options, Options, str]] = [
         {"train_h": 33},
         "train_h, train_w = 33, 33 .* describe a mask of 3 x 3",
     ),
-    ("psanet", {"mask_size": (6, 6), "compact": True}, {"compact": 0}, "mask_size 6,6: must have odd sides"),
+    ("psanet", {"mask_size": (6, 6), "compact": True}, {"compact": 0}, "mask_size 6,6: sides must be odd"),
     ("psanet", {}, {"psa_softmax": "maybe"}, "psa_softmax='maybe': Input should be a valid boolean"),
     ("psanet", {}, {"normalization_factor": 0}, "normalization_factor=0: Input should be greater than 0"),
     ("psanet", {}, {"config": "nowhere.yaml"}, "config=nowhere.yaml: cannot be read: No such file"),

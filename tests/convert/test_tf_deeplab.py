@@ -564,7 +564,7 @@ CONTRADICTED: list[tuple[str, Options, str]] = [
     ("mnv2_dm05", {"depth_multiplier": 1}, "another shape"),
     ("mnv2_v3plus", {"decoder_output_stride": "8"}, "another shape"),
     ("mnv2_v3plus", {"decoder_output_stride": "8,4"}, "1 decoder stages, but decoder_output_stride is"),
-    ("mnv2_dec_8_4", {"decoder_output_stride": "4,8"}, "must be in falling order"),
+    ("mnv2_dec_8_4", {"decoder_output_stride": "4,8"}, "must be in descending order"),
     ("mnv2_v3", {"decoder_output_stride": "4"}, "the network has no decoder"),
     (
         "mnv2_v3plus",
@@ -583,7 +583,7 @@ CONTRADICTED: list[tuple[str, Options, str]] = [
     ("r50_v2sum", {"aspp_with_batch_norm": True}, "aspp_with_batch_norm=False$"),
     ("r50_v2sum", {"logits_kernel_size": 1}, "logits_kernel_size=3$"),
     ("hnas_F32_head", {"nas_use_classification_head": False}, "weights"),
-    ("hnas", {"output_stride": 16}, "output_stride=16 is not for auto_deeplab_s, which has 8"),
+    ("hnas", {"output_stride": 16}, "output_stride=16: auto_deeplab_s has 8"),
     ("hnas", {"nas_stem_output_num_conv_filters": 32}, "another shape"),
     ("pnas", {"output_stride": 8}, "another shape"),
     ("r50b_v3plus", {"multi_grid": "1,2"}, "has 3 units"),
@@ -643,7 +643,7 @@ def test_half_a_network_is_refused() -> None:
     _refused(empty_arrays(without(shapes, "decoder/decoder_conv")), "a decoder without convolutions")
     _refused(empty_arrays(without(shapes, "decoder/feature")), "place in the model .*decoder_conv0")
     _refused(empty_arrays(without(shapes, "logits/")), "weights")
-    _refused(empty_arrays(without(shapes, "aspp2_")), "ASPP with 2 rates, which weights don't tell: atrous_rates=")
+    _refused(empty_arrays(without(shapes, "aspp2_")), "ASPP with 2 rates, which the weights don't show: atrous_rates=")
     _refused(empty_arrays(without(shapes, "aspp2_")), "weights", atrous_rates="6,18")
 
 

@@ -88,7 +88,7 @@ def test_a_split_without_any_file_is_refused_with_the_pattern_of_its_files(tmp_p
         config = write_cityscapes(tmp_path / folder, "train", "ulm_0_0")
         files = tmp_path / folder / folder / "train"
         (files / "ulm" / f"ulm_0_0{suffix}.png").rename(files / "ulm" / f"ulm_0_0{suffix}s.png")
-        assert complaint(config) == f"no file {files}/*/*{suffix}.png"
+        assert complaint(config) == f"no such files: {files}/*/*{suffix}.png"
 
 
 def test_a_root_without_photos_is_refused(tmp_path: Path) -> None:

@@ -170,8 +170,8 @@ def test_every_branch_except_the_image_has_the_activation() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"squeeze": "sigmoid", "projection": False}, r"requires rates=\(\): 8 channels, gate of 4"),
-        ({"squeeze": "hard_sigmoid", "image_level": False}, "squeeze=hard_sigmoid without image_level"),
+        ({"squeeze": "sigmoid", "projection": False}, r"needs rates=\(\): gate of 4 channels, got 8"),
+        ({"squeeze": "hard_sigmoid", "image_level": False}, "squeeze=hard_sigmoid needs image_level=true"),
     ],
 )
 def test_a_gate_without_a_matching_map_is_refused(settings: dict[str, Any], message: str) -> None:

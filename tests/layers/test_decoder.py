@@ -118,8 +118,8 @@ def test_every_convolution_has_the_activation() -> None:
 @pytest.mark.parametrize(
     ("channels", "message"),
     [
-        ({"c5": 6}, "no decoder at stride 8: this backbone has features for one nowhere"),
-        ({"c5": 6, "low_level": 3}, r"no decoder at stride 8: .* for one only at \[4\]"),
+        ({"c5": 6}, "a decoder at stride 8 needs low-level features: this backbone has none"),
+        ({"c5": 6, "low_level": 3}, r"a decoder at stride 8 needs .* has them only at \[4\]"),
     ],
 )
 def test_a_backbone_without_the_features_is_refused(channels: dict[str, int], message: str) -> None:

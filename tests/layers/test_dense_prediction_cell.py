@@ -114,7 +114,7 @@ def test_one_image_per_batch_is_refused_in_training_if_the_whole_image_is_pooled
 @pytest.mark.parametrize(
     ("branches", "output_stride", "message"),
     [
-        ([Branch()], 32, "output stride 8 or 16, not 32"),
+        ([Branch()], 32, "output_stride of a dense prediction cell must be 8 or 16, got 32"),
         ([Branch(input=0)], 16, "branch 0 of a cell: input must be -1 or an earlier branch, got 0"),
         ([Branch(), Branch(input=2)], 16, "branch 1 .* got 2"),
         ([Branch(), Branch(input=-2)], 8, "branch 1 .* got -2"),

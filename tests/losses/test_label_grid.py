@@ -101,7 +101,7 @@ def test_without_a_label_under_the_grid_the_loss_is_zero() -> None:
 
 def test_hard_pixels_are_the_hardest_cells() -> None:
     logits, labels = example()
-    loss = semantic_loss(Outputs(logits), labels, GRID, ignore=255, top_k=0.2)["semantic"]
+    loss = semantic_loss(Outputs(logits), labels, GRID, ignore=255, hard_pixels=0.2)["semantic"]
     cells = F.cross_entropy(logits, labels[:, ::8, ::8].long(), ignore_index=255, reduction="none").flatten()
     torch.testing.assert_close(loss, cells.topk(int(0.2 * 70)).values.mean())
 

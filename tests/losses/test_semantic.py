@@ -53,7 +53,7 @@ def test_a_head_is_compared_by_its_own_logits_and_grid() -> None:
 
 def test_hard_pixels_and_the_normalizer_hold_for_every_head() -> None:
     outputs = Outputs(semantic=LOGITS, heads={"scale_0": LOGITS, "scale_1": -LOGITS})
-    options = {"ignore": 255, "top_k": 0.5, "normalizer": torch.tensor(10.0)}
+    options = {"ignore": 255, "hard_pixels": 0.5, "normalizer": torch.tensor(10.0)}
     losses = semantic_loss(outputs, LABELS, LossConfig(), **options)  # type: ignore[arg-type]
     assert losses["scale_0"] == losses["semantic"]
     negated = semantic_loss(Outputs(semantic=-LOGITS), LABELS, LossConfig(), **options)  # type: ignore[arg-type]
@@ -88,8 +88,8 @@ def test_the_share_of_hard_pixels_falls_linearly() -> None:
 
 def test_hard_pixels_raise_the_loss() -> None:
     every, hard = (
-        semantic_loss(Outputs(semantic=LOGITS), LABELS, LossConfig(), ignore=255, top_k=top_k)["semantic"]
-        for top_k in (1.0, 0.25)
+        semantic_loss(Outputs(semantic=LOGITS), LABELS, LossConfig(), ignore=255, hard_pixels=share)["semantic"]
+        for share in (1.0, 0.25)
     )
     assert hard > every
 

@@ -48,5 +48,5 @@ def test_there_is_no_map_to_average_over_several_passes() -> None:
     assert model(IMAGES).semantic.numel() == 0
     assert look(model, IMAGES, InferenceConfig()).outputs.classes is not None
     for config in (InferenceConfig(flip=True), InferenceConfig(mode="sliding"), InferenceConfig(scales=(0.5, 1))):
-        with pytest.raises(ConfigError, match="a network for classification has no map of classes"):
+        with pytest.raises(ConfigError, match="a classification network has no class map"):
             look(model, IMAGES, config)

@@ -18,9 +18,13 @@ from atrous.errors import ConfigError
 from atrous.layers.aspp import ASPPConfig
 from atrous.layers.decoder import DecoderConfig
 from atrous.layers.dense_prediction_cell import Branch
+from atrous.layers.resize import image_size
 from atrous.models import MODELS, Model, build
+from atrous.ops import upsample_argmax
 from atrous.types import Facts, Outputs
 from tests.models.conftest import (
+    IMAGES,
+    LABELS,
     SMALL,
     VARIANTS,
     all_logits,
@@ -41,6 +45,7 @@ OUTPUT_STRIDES = {"deeplab_v1": (8,), "dense_prediction_cell": (8, 16), "icnet":
 NETWORKS = [(name, stride) for name in MODELS for stride in OUTPUT_STRIDES.get(name, (8, 16, 32))]
 # Variants for which training on 33 x 47 pixels or 16 steps is no trial: large, or one cell for an image.
 LARGE = ("deeplab_v1", "deeplab_v1, side branches", "icnet, its own backbone")
+SEMSEG = ("fcn", "pspnet", "psanet")
 LEARNING = [
     variant
     for variant, (name, _) in VARIANTS.items()
@@ -103,6 +108,16 @@ def test_two_pictures_are_learnt_by_heart(variant: str) -> None:
     assert set(terms(model)) == {"semantic", *model.heads}
     losses = learn(model)
     assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("variant", [variant for variant in LEARNING if VARIANTS[variant][0] in SEMSEG])
+def test_the_networks_of_semseg_predict_two_pictures_after_learning_them(variant: str) -> None:
+    name, chosen = VARIANTS[variant]
+    model = small(name, **{**chosen, "dropout": 0.0})
+    learn(model, 40)
+    with torch.no_grad():
+        labels = upsample_argmax(model.eval()(IMAGES).semantic, image_size(LABELS), align_corners=True)
+    assert (labels == LABELS).float().mean() > 0.95
 
 
 @settings(max_examples=3, deadline=None)
@@ -363,21 +378,33 @@ def test_most_fields_are_tried() -> None:
     [
         ("deeplab_v9", {}, "deeplab_v3"),
         ("deeplab_v3", {"backbone": "resnet5O"}, "does not match any of the expected tags"),
-        ("icnet", {"backbone": "vgg16"}, "output_stride 32 is not for vgg16, which has 8 "),
-        ("deeplab_v3", {"backbone": "vgg16"}, "output_stride 16 is not for vgg16, which has 8 "),
-        ("deeplab_v2", {"backbone": "icnet_resnet50"}, "output_stride 8 is not for icnet_resnet50, which has 32 "),
+        ("icnet", {"backbone": "vgg16"}, "vgg16 has output_stride 8, not 32"),
+        ("deeplab_v3", {"backbone": "vgg16"}, "vgg16 has output_stride 8, not 16"),
+        ("deeplab_v2", {"backbone": "icnet_resnet50"}, "icnet_resnet50 has output_stride 32, not 8"),
         ("danet", {"backbone": {"name": "resnet_tiny", "multi_grid": (4, 8, 16)}}, "resnet_tiny has 1 units"),
         ("deeplab_v1", {"backbone": "resnet50"}, "'vgg16'"),
         ("deeplab_v1", {"output_stride": 16}, "should be 8"),
         ("icnet", {"output_stride": 8}, "should be 32"),
-        ("deeplab_v3plus", {"decoder": {"strides": (4, 8)}}, r"\(4, 8\): must be in falling order, such as \(8, 4\)"),
-        ("deeplab_v3plus", {"decoder": {"strides": (4, 4)}}, "falling order"),
-        ("deeplab_v3plus", {"decoder": {"strides": ()}}, "at least one: without a decoder it is deeplab_v3"),
-        ("dense_prediction_cell", {"decoder": {"logits": True, "strides": ()}}, "there is no decoder to make them"),
+        (
+            "deeplab_v3plus",
+            {"decoder": {"strides": (4, 8)}},
+            r"must be in descending order, such as \(8, 4\), got \(4, 8\)",
+        ),
+        ("deeplab_v3plus", {"decoder": {"strides": (4, 4)}}, "descending order"),
+        ("deeplab_v3plus", {"decoder": {"strides": ()}}, "must not be empty: without a decoder, use deeplab_v3"),
+        (
+            "dense_prediction_cell",
+            {"decoder": {"logits": True, "strides": ()}},
+            "there is no decoder to compute the logits",
+        ),
         ("lraspp", {"squeeze": "none"}, "'sigmoid' or 'hard_sigmoid'"),
-        ("deeplab_v3", {"image_pyramid": (0.5, 1), "auxiliary_channels": 8}, "merges one output: not with auxiliary"),
+        (
+            "deeplab_v3",
+            {"image_pyramid": (0.5, 1), "auxiliary_channels": 8},
+            "needs a single output: set auxiliary_channels=none",
+        ),
         ("fcn", {"image_pyramid": (0.5, 1.0)}, "Extra inputs"),
-        ("psanet", {"mask_size": (58, 59)}, "mask_size 58,59: must have odd sides, such as 59,59"),
+        ("psanet", {"mask_size": (58, 59)}, "mask_size 58,59: sides must be odd, such as 59,59"),
     ],
 )
 def test_settings_that_contradict_one_another_are_refused_in_one_line(
@@ -391,15 +418,23 @@ def test_settings_that_contradict_one_another_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("deeplab_v3plus", {"backbone": "mobilenet_edgetpu"}, "no decoder at stride 4.* for one nowhere"),
+        ("deeplab_v3plus", {"backbone": "mobilenet_edgetpu"}, "a decoder at stride 4 needs .* this backbone has none"),
         (
             "deeplab_v3plus",
             {"backbone": "vgg16", "output_stride": 8, "decoder": {"strides": (8, 4)}},
-            r"no decoder at stride 8: this backbone has features for one only at \[4\]",
+            r"a decoder at stride 8 needs low-level features: this backbone has them only at \[4\]",
         ),
-        ("lraspp", {"backbone": "mobilenet_edgetpu"}, "no decoder at stride 8"),
-        ("deeplab_v3", {"aspp": {"squeeze": "sigmoid", "projection": False}}, r"requires rates=\(\): 1024 channels"),
-        ("deeplab_v3", {"aspp": {"squeeze": "sigmoid", "image_level": False}}, "squeeze=sigmoid without image_level"),
+        ("lraspp", {"backbone": "mobilenet_edgetpu"}, "a decoder at stride 8 needs"),
+        (
+            "deeplab_v3",
+            {"aspp": {"squeeze": "sigmoid", "projection": False}},
+            r"needs rates=\(\): gate of 256 channels, got 1024",
+        ),
+        (
+            "deeplab_v3",
+            {"aspp": {"squeeze": "sigmoid", "image_level": False}},
+            "squeeze=sigmoid needs image_level=true",
+        ),
         ("dense_prediction_cell", {"cell": ({}, {"input": 1})}, "branch 1 .* an earlier branch, got 1"),
         ("dense_prediction_cell", {"cell": ({"input": -2},)}, "branch 0 .* must be -1 or .* got -2"),
     ],

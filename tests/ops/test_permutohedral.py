@@ -142,5 +142,5 @@ def test_points_that_cannot_be_numbered_are_refused() -> None:
     for far in (1e9, float("inf"), float("nan")):
         features = torch.zeros(2, 3)
         features[1] = torch.tensor([far, -far, 2 * far])
-        with pytest.raises(ConfigError, match="take larger deviations"):
+        with pytest.raises(ConfigError, match="use larger deviations"):
             permutohedral_lattice(features)

@@ -86,14 +86,14 @@ def _assert_like_reference(logits: Tensor, labels: Tensor, options: dict[str, An
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "half-pixel corners": {"align_corners": False},
-    "weights": {"weights": WEIGHTS},
+    "weights": {"class_weights": WEIGHTS},
     "a class ignored": {"ignore": 0},
     "nothing ignored": {"ignore": -1},
-    "top-k": {"top_k": 0.3},
-    "top-k of nearly all": {"top_k": 0.97},
-    "top-k, weights": {"top_k": 0.25, "weights": WEIGHTS, "align_corners": False},
-    "top-k, normalizer": {"top_k": 0.25, "normalizer": 7.0},
-    "normalizer": {"normalizer": torch.tensor(1000), "weights": WEIGHTS},
+    "hard pixels": {"hard_pixels": 0.3},
+    "hard pixels of nearly all": {"hard_pixels": 0.97},
+    "hard pixels, weights": {"hard_pixels": 0.25, "class_weights": WEIGHTS, "align_corners": False},
+    "hard pixels, normalizer": {"hard_pixels": 0.25, "normalizer": 7.0},
+    "normalizer": {"normalizer": torch.tensor(1000), "class_weights": WEIGHTS},
 }
 
 
@@ -110,13 +110,15 @@ def test_loss_and_gradient_are_the_reference(options: dict[str, Any], sizes: tup
 def test_loss_is_the_reference_for_any_size(data: st.DataObject) -> None:
     batch, classes, h, w = (data.draw(st.integers(1, most)) for most in (3, 6, 7, 7))
     height, width = (data.draw(st.integers(1, 20)) for _ in "HW")
-    options = {"align_corners": data.draw(st.booleans()), "top_k": data.draw(st.sampled_from([1.0, 0.5]))}
+    options = {"align_corners": data.draw(st.booleans()), "hard_pixels": data.draw(st.sampled_from([1.0, 0.5]))}
     seed = data.draw(st.integers(0, 99))
     labels = _labels(batch, height, width, classes=classes, seed=seed).to(torch.uint8)
     _assert_like_reference(_logits(batch, classes, h, w, seed=seed), labels, options)
 
 
-@pytest.mark.parametrize("options", [{}, {"weights": WEIGHTS.double(), "top_k": 0.4, "align_corners": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"class_weights": WEIGHTS.double(), "hard_pixels": 0.4, "align_corners": False}]
+)
 def test_the_gradient_is_the_numerical_one(options: dict[str, Any]) -> None:
     loss = partial(upsample_cross_entropy, labels=_labels(2, 7, 9), **options)
     assert gradcheck(loss, (_logits(2, 5, 3, 4).requires_grad_(),))
@@ -126,11 +128,11 @@ def test_the_gradient_is_the_numerical_one(options: dict[str, Any]) -> None:
     ("name", "options"),
     [
         ("plain", {}),
-        ("label_weights[.1,.5,1,2,3]", {"weights": WEIGHTS}),
-        ("topk0.25_step0", {"top_k": 0.25}),
-        ("topk0.25_mining100_at50", {"top_k": 0.625}),
-        ("topk0.25_weights", {"top_k": 0.25, "weights": WEIGHTS}),
-        ("topk0.95_step0", {"top_k": 0.95}),
+        ("label_weights[.1,.5,1,2,3]", {"class_weights": WEIGHTS}),
+        ("topk0.25_step0", {"hard_pixels": 0.25}),
+        ("topk0.25_mining100_at50", {"hard_pixels": 0.625}),
+        ("topk0.25_weights", {"hard_pixels": 0.25, "class_weights": WEIGHTS}),
+        ("topk0.95_step0", {"hard_pixels": 0.95}),
     ],
 )
 @pytest.mark.parametrize("loss", [upsample_cross_entropy, upsample_cross_entropy_reference])
@@ -162,19 +164,23 @@ def test_uniform_logits_cost_the_logarithm_of_the_classes() -> None:
 
 
 def test_weights_are_not_in_the_divisor() -> None:
-    loss = upsample_cross_entropy(torch.zeros(1, 2, 1, 1), torch.tensor([[[0, 1]]]), weights=torch.tensor([0.0, 3.0]))
+    loss = upsample_cross_entropy(
+        torch.zeros(1, 2, 1, 1), torch.tensor([[[0, 1]]]), class_weights=torch.tensor([0.0, 3.0])
+    )
     assert float(loss) == pytest.approx(1.5 * math.log(2))
 
 
-def test_top_k_divides_by_the_losses_that_are_not_zero() -> None:
+def test_hard_pixels_divides_by_the_losses_that_are_not_zero() -> None:
     labels = torch.tensor([[[0, 1, 255, 255]]])  # the three hardest of four pixels, one of them with a loss
-    loss = upsample_cross_entropy(torch.zeros(1, 2, 1, 1), labels, weights=torch.tensor([0.0, 1.0]), top_k=0.75)
+    loss = upsample_cross_entropy(
+        torch.zeros(1, 2, 1, 1), labels, class_weights=torch.tensor([0.0, 1.0]), hard_pixels=0.75
+    )
     assert float(loss) == pytest.approx(math.log(2))
 
 
 def test_without_a_pixel_that_counts_loss_and_gradient_are_zero() -> None:
     logits, labels = _logits(1, 3, 2, 2), torch.full((1, 5, 5), 255)
-    options: tuple[dict[str, Any], ...] = ({}, {"top_k": 0.5}, {"normalizer": 0.0})
+    options: tuple[dict[str, Any], ...] = ({}, {"hard_pixels": 0.5}, {"normalizer": 0.0})
     for option in options:
         value, gradient = _with_gradient(upsample_cross_entropy, logits, labels, option)
         assert value == 0
@@ -234,7 +240,7 @@ def test_a_gradient_is_computed_only_if_it_is_needed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(upsample, "_fold", None)
     logits, labels = _logits(1, 5, 3, 3).requires_grad_(), _labels(1, 9, 9)
     with torch.no_grad():
-        assert not upsample_cross_entropy(logits, labels, top_k=0.5).requires_grad
+        assert not upsample_cross_entropy(logits, labels, hard_pixels=0.5).requires_grad
     assert not upsample_cross_entropy(logits.detach(), labels).requires_grad
     with pytest.raises(TypeError):
         upsample_cross_entropy(logits, labels)
@@ -250,7 +256,7 @@ def test_a_retained_graph_gives_the_same_gradient_twice() -> None:
 def test_the_large_map_is_never_in_memory() -> None:
     logits, labels = _logits(2, 40, 8, 8).requires_grad_(), _labels(2, 32, 32)
     with LargestTensor() as largest:  # type: ignore[no-untyped-call]
-        upsample_cross_entropy(logits, labels, top_k=0.5).backward()  # type: ignore[no-untyped-call]
+        upsample_cross_entropy(logits, labels, hard_pixels=0.5).backward()  # type: ignore[no-untyped-call]
         upsample_argmax(logits, (32, 32))
     assert largest.elements == logits.numel()
     with LargestTensor() as plain:  # type: ignore[no-untyped-call]
@@ -260,9 +266,9 @@ def test_the_large_map_is_never_in_memory() -> None:
 
 def test_threads_change_nothing() -> None:
     logits, labels = _logits(2, 5, 4, 4), _labels(2, 17, 19)
-    alone = _with_gradient(upsample_cross_entropy, logits, labels, {"top_k": 0.5})
+    alone = _with_gradient(upsample_cross_entropy, logits, labels, {"hard_pixels": 0.5})
     torch.set_num_threads(2)
-    shared = _with_gradient(upsample_cross_entropy, logits, labels, {"top_k": 0.5})
+    shared = _with_gradient(upsample_cross_entropy, logits, labels, {"hard_pixels": 0.5})
     assert torch.get_num_threads() == 2
     assert all(a.equal(b) for a, b in zip(alone, shared, strict=True))
 
@@ -329,9 +335,9 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
     cases: list[tuple[tuple[tuple[int, ...], tuple[int, ...]], dict[str, Any], str]] = [
         (((2, 3, 4, 4), (1, 8, 8)), {}, shapes + r"\(2, 3, 4, 4\) and \(1, 8, 8\)"),
         (((2, 3, 4, 4), (2, 1, 8, 8)), {}, shapes),
-        (fitting, {"weights": WEIGHTS}, r"one weight for each of 3 classes, got weights of shape \(5,\)"),
-        (fitting, {"top_k": 0.0}, r"top_k, .*, must be above 0 and at most 1, got 0\.0"),
-        (fitting, {"top_k": 25}, r"top_k, .*, must be above 0 and at most 1, got 25"),
+        (fitting, {"class_weights": WEIGHTS}, r"class_weights must have one value for each of 3 classes, got \(5,\)"),
+        (fitting, {"hard_pixels": 0.0}, r"hard_pixels must be a share above 0 and at most 1, got 0\.0"),
+        (fitting, {"hard_pixels": 25}, r"hard_pixels must be a share above 0 and at most 1, got 25"),
     ]
     for (logits, labels), options, message in cases:
         for loss in (upsample_cross_entropy, upsample_cross_entropy_reference):

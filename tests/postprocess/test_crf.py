@@ -201,5 +201,5 @@ def test_parameters_have_their_ranges() -> None:
 
 def test_standard_deviations_that_are_too_small_are_refused() -> None:
     crf = SMALL.model_copy(update={"bilateral_xy": 1e-6, "bilateral_rgb": 1e-6})
-    with pytest.raises(ConfigError, match="take larger deviations"):
+    with pytest.raises(ConfigError, match="use larger deviations"):
         refine(*_scene(), crf)

@@ -19,7 +19,7 @@ from atrous.distributed import World
 from atrous.run_folder import RunFolder
 from atrous.tasks import classification
 from atrous.tasks.classification import CLASSIFICATION, ClassificationObjective, LossConfig
-from atrous.tasks.contract import Labels
+from atrous.tasks.contract import Labels, TrainingData
 from atrous.types import Batch, Facts, Outputs, Sample
 from tests.conftest import TINY, noise, save
 from tests.runs import QUIET, losses, validations
@@ -33,7 +33,7 @@ SPACE = LabelSpace(names=numbered_names(7))
 
 def objective() -> ClassificationObjective:
     facts = Facts("classification", 7, (0.0, 0.0, 0.0), 32, 32, "aligned_corners")
-    return classification.objective(LossConfig(), SPACE, facts, (), (), world=ALONE, workers=0, skip_errors=False)
+    return classification.objective(LossConfig(), facts, (), TrainingData(SPACE, (), ALONE, 0, skip_errors=False))
 
 
 def batch(category: Tensor) -> Batch:

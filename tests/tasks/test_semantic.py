@@ -18,7 +18,7 @@ from atrous.errors import ConfigError
 from atrous.inference import Seen
 from atrous.losses.semantic import LossConfig
 from atrous.tasks import semantic
-from atrous.tasks.contract import Labels
+from atrous.tasks.contract import Labels, TrainingData
 from atrous.tasks.semantic import SEMANTIC, DecodeConfig, SemanticObjective
 from atrous.types import Batch, Facts, Outputs, Sample
 from tests.conftest import noise
@@ -39,7 +39,7 @@ SAMPLES = (labelled("a", [[0, 0, 0, 0], [1, 1, 1, 255]]), labelled("b", [[1, 0, 
 
 def objective(world: World = ALONE, heads: tuple[str, ...] = (), **settings: object) -> SemanticObjective:
     config = LossConfig.model_validate(settings)
-    return semantic.objective(config, SPACE, FACTS, heads, SAMPLES, world=world, workers=0, skip_errors=False)
+    return semantic.objective(config, FACTS, heads, TrainingData(SPACE, SAMPLES, world, 0, skip_errors=False))
 
 
 def batch(labels: Tensor) -> Batch:
@@ -240,6 +240,6 @@ def test_masks_are_written_with_the_colours_of_the_classes() -> None:
 def test_class_weights_lie_on_the_device() -> None:
     """Moved at each step, they would wait for it each time."""
     world, config = World(0, 1, torch.device("meta")), LossConfig(class_weights=(1.0, 2.0, 3.0))
-    made = semantic.objective(config, SPACE, FACTS, (), [], world=world, workers=0, skip_errors=False)
-    assert made.weights is not None
-    assert made.weights.device.type == "meta"
+    weights = semantic.objective(config, FACTS, (), TrainingData(SPACE, (), world, 0, skip_errors=False)).weights
+    assert weights is not None
+    assert weights.device.type == "meta"

@@ -80,12 +80,12 @@ def _newest(folder: Path) -> Path:
     state = folder / "checkpoint"
     if not state.is_file():
         return _highest_numbered(folder)
-    named = NEWEST.search(state.read_text(encoding="utf-8", errors="replace"))
-    if named is None:
+    match = NEWEST.search(state.read_text(encoding="utf-8", errors="replace"))
+    if match is None:
         raise ConversionError(f'no line `model_checkpoint_path: "..."` in {state}')
-    prefix = folder / named[1]  # without the path before the name: the folder may have moved since
+    prefix = folder / match[1]  # without the path before the name: the folder may have moved since
     if not prefix.with_name(f"{prefix.name}.index").is_file():
-        raise FileNotFoundError(f"{state} names {quoted(named[1])}, but its .index is missing")
+        raise FileNotFoundError(f"{state} names {quoted(match[1])}, but its .index is missing")
     return prefix
 
 

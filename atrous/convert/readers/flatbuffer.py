@@ -54,7 +54,7 @@ class Table(NamedTuple):
         return self.at + offset if offset else None
 
     def target(self, field: int) -> int | None:
-        """Where the text, vector or table lies that the field refers to."""
+        """Where the text, vector or table that the field refers to is."""
         place = self.place(field)
         return None if place is None else place + int(self.buffer.number(place, "I"))
 

@@ -72,7 +72,7 @@ def _read_graph(data: memoryview) -> Graph:
 
 
 def _read_node(message: memoryview) -> tuple[Node, memoryview | None]:
-    """A node; of a constant also the TensorProto."""
+    """A node, and for a constant also its TensorProto."""
     name, op, inputs, attributes = "", "", [], {}
     for field in fields(message):
         if field.number == 1:

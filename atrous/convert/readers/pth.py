@@ -27,7 +27,7 @@ NUM_PICKLES = 5  # in the older format: magic number, protocol, system, the obje
 MAX_PICKLE = 2**22  # bytes; a network of 1000 layers with its optimiser takes a tenth of it
 GROWTH, SLACK = 4, 2**20  # weights may be views of one another, but hardly of more than the file holds
 PIECE = 2**20
-LISTED = 6  # entries in a message
+NUM_LISTED = 6  # entries in a message
 SAFE = re.compile(  # what weights and numbers consist of; PyTorch itself is stricter still
     r"collections (OrderedDict|Counter)|torch(\.storage|\.cuda|\.sparse)? \w+|torch\._utils _rebuild_\w+|"
     r"torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter Parameter|torch\.serialization _get_layout|"
@@ -48,7 +48,7 @@ ODD: dict[str, Callable[[Tensor], bool]] = {
 def read_pth(path: Path) -> dict[str, Array]:
     """The weights in a file of `torch.save`, without `module.` before their names; bfloat16 becomes float32.
 
-    They are those under `state_dict` or `model`, or the file's own mapping; other entries are left out. Raises
+    They are under `state_dict` or `model`, or in the file's own mapping; other entries are left out. Raises
     FileNotFoundError, or ConversionError that says what is damaged, which class is refused, or what is there instead.
     """
     size = require_file(path).stat().st_size
@@ -60,12 +60,12 @@ def read_pth(path: Path) -> dict[str, Array]:
         return {name: _array(name, tensor) for name, tensor in without_wrapper(tensors).items()}
 
 
-def without_wrapper(named: Mapping[str, T]) -> dict[str, T]:
+def without_wrapper(values: Mapping[str, T]) -> dict[str, T]:
     """The same values under their names in the network itself, if all are in the same wrapper."""
     for wrapper in WRAPPERS * 2:  # either may be inside the other
-        if all(name.startswith(wrapper) for name in named):
-            named = {name.removeprefix(wrapper): value for name, value in named.items()}
-    return dict(named)
+        if all(name.startswith(wrapper) for name in values):
+            values = {name.removeprefix(wrapper): value for name, value in values.items()}
+    return dict(values)
 
 
 @contextlib.contextmanager
@@ -134,7 +134,7 @@ def _check_pickles(stream: IO[bytes], count: int) -> None:
             if code.name == "GLOBAL" and not SAFE.fullmatch(str(what)):
                 name = quoted(re.sub(r"^__builtin__\b", "builtins", str(what)).replace(" ", "."))
                 raise DamagedError(
-                    f"it holds {name}, which is refused: anybody may have made the file, so only weights are read; if "
+                    f"it holds {name}, which is refused: anyone may have made the file, so only weights are read; if "
                     "you trust it, load it in Python and save its state_dict()"
                 )
             if stream.tell() >= MAX_PICKLE:
@@ -150,8 +150,8 @@ def _tensors(tree: object) -> dict[str, Tensor]:
     for entry in (*(tree.get(key) for key in KEYS), tree):
         if isinstance(entry, Mapping) and (tensors := _tensors_among(entry)):
             return tensors
-    entries = [f"{quoted(str(name))} ({type(value).__name__})" for name, value in islice(tree.items(), LISTED)]
-    more = f" and {len(tree) - LISTED} more" if len(tree) > LISTED else ""
+    entries = [f"{quoted(str(name))} ({type(value).__name__})" for name, value in islice(tree.items(), NUM_LISTED)]
+    more = f" and {len(tree) - NUM_LISTED} more" if len(tree) > NUM_LISTED else ""
     raise DamagedError(f"it holds no weights, but {', '.join(entries) or 'nothing'}{more}")
 
 

@@ -72,5 +72,5 @@ def decode(raw: NDArray[np.uint8], code: int, shape: Shape) -> Array:
 
 
 def widened(bfloat16: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """As float32, of which a bfloat16 is the upper half."""
+    """As float32, whose upper half is a bfloat16."""
     return (bfloat16.astype(np.uint32) << 16).view(np.float32)

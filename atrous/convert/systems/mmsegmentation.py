@@ -106,7 +106,7 @@ def _depth(evidence: Evidence[Options]) -> int:
     units = evidence.count_modules("backbone.layer3.")
     if not evidence.has("backbone.layer1.0.conv3.weight"):
         raise ConversionError(
-            f"{evidence.label}: its units have two convolutions, of which mmsegmentation dilates only the first; "
+            f"{evidence.label}: its units have two convolutions, and mmsegmentation dilates only the first; "
             "Atrous has no network like that"
         )
     if units not in DEPTHS:

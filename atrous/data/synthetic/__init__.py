@@ -23,7 +23,7 @@ from atrous.errors import ConfigError
 from atrous.types import Sample
 
 SPLITS = {"train": 0, "val": 1}
-SMALLEST = 32  # pixels: below it people and poles dissolve
+SMALLEST = 32  # pixels: people and poles dissolve below it
 IGNORE = 255
 
 

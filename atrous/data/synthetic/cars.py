@@ -39,7 +39,7 @@ class Car(NamedTuple):
     thing: int
 
     def at(self, along: float, across: float, up: float) -> Point:
-        """A point of the car, given in fractions of its length and width, and metres above the ground."""
+        """A point of the car, in fractions of its length and width, and in metres above the ground."""
         right, ahead = self.heading
         along, across = along * self.shape.length, across * self.shape.width
         return (self.x + along * right + across * ahead, up, max(NEAR, self.z + along * ahead - across * right))

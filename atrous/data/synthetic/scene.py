@@ -13,7 +13,7 @@ SCALE = 2  # painted at twice the size, then reduced, for smooth edges
 
 
 class Camera(NamedTuple):
-    focal: float  # pixels of the painted map, as all lengths here except the height
+    focal: float  # pixels of the painted map, like all lengths here except the height
     x: float  # of the vanishing point
     horizon: float
     roll: float  # radians, small
@@ -34,7 +34,7 @@ class Camera(NamedTuple):
 
 
 class Street(NamedTuple):
-    """In metres; pairs are (left, right), and what is left of the camera is negative."""
+    """In metres; pairs are (left, right), and positions to the left of the camera are negative."""
 
     kerbs: tuple[float, float]
     walls: tuple[float, float]
@@ -87,7 +87,7 @@ class Scene(NamedTuple):
         return max(columns) > 0 and min(columns) < self.paper.width
 
     def shadow(self, points: Sequence[Point]) -> None:
-        """Darken the ground by the shadow of an outline."""
+        """Darken the ground with the shadow of an outline."""
         right, ahead = self.light.slant
         ground = [(x + right * y, 0.0, max(NEAR, z + ahead * y)) for x, y, z in points]
         self.shade_pen.polygon(self.camera.project(ground), fill=255)

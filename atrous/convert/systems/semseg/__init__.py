@@ -15,7 +15,7 @@ __all__ = ["SYSTEM"]
 
 
 def inference(evidence: Evidence[Options], config: ModelConfig) -> InferenceConfig:
-    """The original's protocol if its crop is known; a PSANet's without one uses the crop that its mask is made for."""
+    """The original's protocol if its crop is known; without it, a PSANet uses the crop that its mask fits."""
     options = evidence.options
     if options.test_crop:
         return InferenceConfig(
@@ -25,12 +25,12 @@ def inference(evidence: Evidence[Options], config: ModelConfig) -> InferenceConf
         reason = f"base_size={options.base_size} needs the size of the window: test_h=, test_w="
         raise ConfigError(f"{evidence.label}: {reason}")
     window = _crop_of_mask(config, options)
-    framed = {"mode": "sliding", "window": window} if window else {}
-    return InferenceConfig(**framed, scales=options.scales)
+    sliding = {"mode": "sliding", "window": window} if window else {}
+    return InferenceConfig(**sliding, scales=options.scales)
 
 
 def _crop_of_mask(config: ModelConfig, options: Options) -> Size | None:
-    """None if options set the mask's size, which then need not be that of any crop."""
+    """None if options set the mask's size, which need not be that of any crop."""
     if not isinstance(config, PSANet.Config) or options.mask_h or options.mask_w:
         return None
     return network.mask_crop(config.mask, config.compact, config.shrink_factor)
@@ -48,7 +48,7 @@ def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, b
         f"compact={int(config.compact)}": "compact" not in present and not network.is_compact(evidence.shapes),
         f"psa_softmax={int(config.psa_softmax)}": "psa_softmax" not in present,
         f"normalization_factor={config.normalization_factor}": "normalization_factor" not in present,
-        "test_h, test_w: the crop that the mask is made for": not is_crop_known,
+        "test_h, test_w: the crop that the mask fits": not is_crop_known,
     }
     return {f"{setting} (the original's default)": is_needed for setting, is_needed in settings.items()}
 

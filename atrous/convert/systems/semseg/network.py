@@ -107,10 +107,8 @@ def is_compact(shapes: Shapes) -> bool:
 def _psa_type(evidence: SemsegEvidence) -> str:
     psa_type, has_both = evidence.options.psa_type, evidence.has_prefix("psa.reduce_p.")
     if psa_type is None and not has_both:
-        needed = "psa_type=0 (collect) or psa_type=1 (distribute) is needed"
-        raise ConfigError(
-            f"{evidence.label}: weights don't tell which direction a PSANet of one direction has: {needed}"
-        )
+        advice = "psa_type=0 (collect) or psa_type=1 (distribute) is needed"
+        raise ConfigError(f"{evidence.label}: weights don't show which of the two directions this PSANet has: {advice}")
     if psa_type is not None and has_both != (psa_type == len(PSA_TYPES) - 1):
         directions = "two directions (psa_type=2)" if has_both else "one direction (psa_type=0 or 1)"
         raise ConfigError(f"{evidence.label}: psa_type={psa_type}, but its weights are those of {directions}")
@@ -125,7 +123,7 @@ def _shrink_factor(options: Options, num_weights: int, compact: bool) -> int:
 
 
 def default_mask(crop: Size, compact: bool, shrink_factor: int) -> Size:
-    """A compact mask is as large as the shrunk map; any other reaches all of the map from each place in it."""
+    """A compact mask is as large as the shrunk map; any other reaches the whole map from each place in it."""
     height, width = ((side - 1) // (STRIDE * shrink_factor) + 1 for side in crop)
     return (height, width) if compact else (2 * height - 1, 2 * width - 1)
 
@@ -140,8 +138,8 @@ def _mask_size(evidence: SemsegEvidence, num_weights: int, compact: bool, shrink
     options, crop, label = evidence.options, evidence.options.train_crop, evidence.label
     size = _described_mask(options, num_weights, compact, shrink_factor)
     if math.prod(size) != num_weights:
-        described = _description(options, size, shrink_factor)
-        raise ConfigError(f"{label}: {MASK} has {num_weights} weights for each place: {described}")
+        complaint = _description(options, size, shrink_factor)
+        raise ConfigError(f"{label}: {MASK} has {num_weights} weights for each place: {complaint}")
     if not compact and min(size) < SMALLEST_MASK:
         raise ConfigError(f"{label}: a mask of {size[0]} x {size[1]}: each side must be at least {SMALLEST_MASK}")
     if crop:
@@ -150,7 +148,7 @@ def _mask_size(evidence: SemsegEvidence, num_weights: int, compact: bool, shrink
 
 
 def _described_mask(options: Options, num_weights: int, compact: bool, shrink_factor: int) -> Size:
-    """By its own options, by the training's crop, or else a square."""
+    """From the mask's own options, from the training's crop, or else a square."""
     if options.mask_h or options.mask_w:
         height = options.mask_h or num_weights // (options.mask_w or 1)
         return height, options.mask_w or num_weights // height

@@ -14,8 +14,8 @@ from atrous.settings import Settings
 from atrous.types import Size
 
 SECTIONS = ("DATA", "TRAIN", "Distributed", "TEST")
-CONFIG = "config"  # the path of one of the original's YAML files; options outrank its keys
-OTHERS = (  # keys of a whole file on which no model depends
+CONFIG = "config"  # the path of one of the original's YAML files; options take precedence over its keys
+OTHERS = (  # keys that no model depends on
     *("data_root", "train_list", "val_list", "test_list", "sync_bn", "ignore_label", "aux_weight", "weight", "resume"),
     *("scale_min", "scale_max", "rotate_min", "rotate_max", "train_gpu", "workers", "batch_size", "batch_size_val"),
     *("base_lr", "epochs", "start_epoch", "power", "momentum", "weight_decay", "manual_seed", "print_freq"),
@@ -40,7 +40,7 @@ class Options(Settings):
     arch: Literal["psp", "psa"] | None = None
     layers: Literal[50, 101, 152] | None = None
     classes: PositiveInt | None = None
-    zoom_factor: Literal[1, 2, 4, 8] = 8  # of no effect: logits are upsampled where they are used, with aligned corners
+    zoom_factor: Literal[1, 2, 4, 8] = 8  # no effect: logits are upsampled where they are used, with aligned corners
     dropout: float = Field(0.1, ge=0, lt=1)
 
     bins: tuple[PositiveInt, ...] | None = None  # (1, 2, 3, 6)

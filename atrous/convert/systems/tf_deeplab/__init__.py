@@ -37,11 +37,11 @@ def label_space(num_classes: int, flags: Flags) -> tuple[LabelSpace, list[str]]:
 
 
 def inference(evidence: Evidence[Flags], config: ModelConfig) -> InferenceConfig:
-    """A network made for one size of images gets images of that size."""
+    """A network for images of one size gets images of that size."""
     flags = evidence.options
     canvas = flags.crop_size or evidence.input_size
-    framed = {"mode": "canvas", "window": canvas} if canvas else {}
-    return InferenceConfig(**framed, scales=flags.eval_scales, flip=flags.add_flipped_images)
+    on_canvas = {"mode": "canvas", "window": canvas} if canvas else {}
+    return InferenceConfig(**on_canvas, scales=flags.eval_scales, flip=flags.add_flipped_images)
 
 
 def assumptions(evidence: Evidence[Flags], config: ModelConfig) -> dict[str, bool]:

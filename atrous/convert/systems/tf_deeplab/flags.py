@@ -35,7 +35,7 @@ class Flags(Settings):
     divisible_by: PositiveInt | None = None
     use_bounded_activation: bool = False
 
-    train_crop_size: Pair | None = None  # of no effect on the model or its predictions
+    train_crop_size: Pair | None = None  # no effect on the model or its predictions
     crop_size: Pair | None = None  # images are laid on a canvas of this size, as in the original
     image_pooling_crop_size: Pair | None = None
     image_pooling_stride: Pair = (1, 1)

@@ -1,4 +1,4 @@
-"""Frozen graphs and TensorFlow Lite models as the variables they were made from, and what their operations show."""
+"""The variables in frozen graphs and TensorFlow Lite models, and what the operations there show."""
 
 import math
 import re
@@ -66,13 +66,13 @@ def from_tflite(model: TfLite, label: str) -> ForeignWeights:
     """The weights of its convolutions in TensorFlow's order, dequantised; their batch norms are folded into them."""
     variables: dict[str, Array] = {}
     layers: list[Layer] = []
-    makers = {output: operator for operator in model.operators for output in operator.outputs}
+    producers = {output: operator for operator in model.operators for output in operator.outputs}
     for operator in model.operators:
         if operator.op in ("CONV_2D", "DEPTHWISE_CONV_2D"):
             _require_convolution(model, operator, label)
             scope = _tflite_scope(model, operator)
             variables |= _tflite_variables(model, operator, scope)
-            block = _block(model, makers.get(operator.inputs[0]))
+            block = _block(model, producers.get(operator.inputs[0]))
             layers.append(Layer(scope, max(operator.options.stride), max(*operator.options.dilation, block)))
         if operator.op == "MAX_POOL_2D":
             name = model.tensors[operator.outputs[0]].name
@@ -119,16 +119,16 @@ def _tflite_variables(model: TfLite, operator: Operator, scope: str) -> dict[str
     return variables
 
 
-def _block(model: TfLite, maker: Operator | None) -> int:
-    """The rate that a rearrangement of the input amounts to, if the convolution itself isn't dilated."""
-    if maker is None or maker.op != "SPACE_TO_BATCH_ND" or len(maker.inputs) < 2:
+def _block(model: TfLite, producer: Operator | None) -> int:
+    """The rate that rearranging the input amounts to, if the convolution itself isn't dilated."""
+    if producer is None or producer.op != "SPACE_TO_BATCH_ND" or len(producer.inputs) < 2:
         return 1
-    data = model.tensors[maker.inputs[1]].data
+    data = model.tensors[producer.inputs[1]].data
     return 1 if data is None or data.size == 0 else int(data.max())
 
 
 def _normalization(model: TfLite) -> tuple[float, float] | None:
-    """(shift, scale) of pixels in 0..255, if the input's quantisation gives them."""
+    """(shift, scale) of pixels in 0..255, if the input's quantisation shows them."""
     image = model.tensors[model.inputs[0]]
     if image.dtype not in ("uint8", "int8") or image.scale.size != 1 or not image.scale[0] > 0:
         return None
@@ -140,7 +140,7 @@ def _normalization(model: TfLite) -> tuple[float, float] | None:
 
 
 def _hints(layers: list[Layer]) -> Hints:
-    """The output stride by the strides of the backbone, ASPP's rates by its convolutions."""
+    """The output stride from the backbone's strides, ASPP's rates from its convolutions."""
     trunk = [layer for layer in layers if layer.scope.partition("/")[0] in SCOPES and "shortcut" not in layer.scope]
     stride = math.prod(layer.stride for layer in trunk if "squeeze_excite" not in layer.scope)
     rates = {int(match[1]): layer.rate for layer in layers if (match := ASPP.match(f"{layer.scope}/"))}

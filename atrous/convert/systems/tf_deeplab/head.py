@@ -59,7 +59,7 @@ def _num_classes(evidence: FlagEvidence) -> int:
 
 
 def classifier_scope(shapes: Shapes, scope: str) -> str | None:
-    """The layer that classifies a whole image, if there is one and no head for segmentation beside it."""
+    """The layer that classifies a whole image, if there is one and no head for segmentation next to it."""
     if "aspp0/weights" in shapes or LOGITS in shapes:
         return None
     candidates = (f"{scope}/Logits/Conv2d_1c_1x1", f"{scope}/logits")
@@ -141,7 +141,7 @@ def _aspp(evidence: FlagEvidence, trunk: Trunk) -> Deduction:
 
 
 def _is_light(aspp: ConfigFields, decoder: ConfigFields) -> bool:
-    """LR-ASPP (arXiv:1905.02244): a gate in place of the projection, logits added at one finer stride."""
+    """LR-ASPP (arXiv:1905.02244): a gate instead of the projection, logits added at one finer stride."""
     adds_logits = decoder["logits"] and decoder["merge"] == "sum" and len(decoder["strides"]) == 1
     return bool(aspp["squeeze"] != "none" and not aspp["projection"] and adds_logits)
 
@@ -174,7 +174,7 @@ def _decided_by_pyramid(aspp: ConfigFields) -> Decided:
 
 
 def _is_gated(evidence: FlagEvidence, count: int) -> bool:
-    """Whether the pooled image is a factor on the result (squeeze and excitation), not a branch beside the others."""
+    """Whether the pooled image is a factor on the result (squeeze and excitation), not a branch next to the others."""
     if not evidence.has("image_pooling/weights") or evidence.options.aspp_with_squeeze_and_excitation is False:
         return False
     if evidence.has("concat_projection/weights"):
@@ -184,12 +184,12 @@ def _is_gated(evidence: FlagEvidence, count: int) -> bool:
 
 
 def _rates(evidence: FlagEvidence, count: int, output_stride: int) -> tuple[int, ...] | None:
-    """None if they are those that derive from the output stride."""
+    """None if they are the ones that follow from the output stride."""
     rates = evidence.options.atrous_rates or evidence.hints.atrous_rates
     if rates is None:
         if count not in (0, NUM_DEFAULT_RATES):
             raise ConfigError(
-                f"{evidence.label}: ASPP with {count} rates, which weights don't tell: atrous_rates= is needed"
+                f"{evidence.label}: ASPP with {count} rates, which the weights don't show: atrous_rates= is needed"
             )
         return None if count else ()
     if len(rates) != count:
@@ -249,7 +249,7 @@ def _last_conv(evidence: FlagEvidence) -> str:
 
 
 def _decoder_strides(evidence: FlagEvidence, trunk: Trunk, projections: list[str]) -> tuple[int, ...]:
-    """Those of the flag, or of the backbone's features that have the channels which the projections take."""
+    """From the flag, or the strides of the backbone's features with the channels that the projections take."""
     flag = evidence.options.decoder_output_stride
     if flag is None:
         return _strides_by_channels(evidence, trunk, projections)

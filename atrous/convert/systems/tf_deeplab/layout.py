@@ -47,7 +47,7 @@ def _weights_name(conv: nn.Conv2d) -> str:
 
 
 def _layer_scope(path: str, rules: Rules) -> str:
-    """The scope of the layer whose part a convolution (`.conv`) or a batch norm (`.norm`) is."""
+    """The scope of the layer that a convolution (`.conv`) or a batch norm (`.norm`) belongs to."""
     return require_name(path.rpartition(".")[0], rules)
 
 
@@ -71,7 +71,7 @@ def _our_axes(variable: str, array: Array) -> Array:
 
 
 def _unfolded(module: nn.Module, names: Mapping[str, str], arrays: Arrays) -> Arrays:
-    """A batch norm that was folded into its convolution left a bias, which becomes the shift of one that only shifts.
+    """Replaces a batch norm that was folded into its convolution with one that only shifts, by the convolution's bias.
 
     Its mean is 0, its variance 1, and its scale cancels epsilon.
     """

@@ -108,11 +108,11 @@ def _output_stride(evidence: FlagEvidence, backbone: str) -> int:
     if flag is not None:
         if flag not in possible:
             known = " or ".join(map(str, possible))
-            raise ConfigError(f"{evidence.label}: output_stride={flag} is not for {backbone}, which has {known}")
+            raise ConfigError(f"{evidence.label}: output_stride={flag}: {backbone} has {known}")
         return flag
     default = 32 if classifier_scope(evidence.shapes, ROOTS[backbone].scope) else 16
     stride = evidence.hints.output_stride or default
-    if backbone == "pnasnet":  # whose widths tell
+    if backbone == "pnasnet":  # its widths tell
         return min((stride, *possible), key=lambda stride: _num_pnasnet_misfits(evidence, stride))
     return stride if stride in possible else possible[0]
 
@@ -123,7 +123,7 @@ def _num_pnasnet_misfits(evidence: FlagEvidence, output_stride: int) -> int:
 
 
 def _backbone_fields(evidence: FlagEvidence, backbone: str, output_stride: int) -> ConfigFields:
-    """Those of its own config."""
+    """The fields of its own config."""
     settings, flags = BACKBONES[backbone].Config.model_fields, evidence.options
     fields: ConfigFields = {"name": backbone, "bounded": flags.use_bounded_activation}
     if "multi_grid" in settings:
@@ -179,7 +179,7 @@ def _candidates(evidence: FlagEvidence, backbone: str) -> Iterator[ConfigFields]
 
 
 def _near_widths(shapes: Shapes, backbone: str) -> list[float]:
-    """Those whose stem, before its channels are rounded, is about as wide: to try all would take a second."""
+    """Those whose stem, before its channels are rounded, is about as wide: trying all would take a second."""
     stem = f"{ROOTS[backbone].scope}/Conv/weights"
     full = _planned(_default(backbone), _default(backbone).output_strides[0]).shapes[stem][-1]
     channels = shapes[stem][-1] if shapes.get(stem) else full
@@ -191,7 +191,7 @@ class Plan(NamedTuple):
     channels: Mapping[str, int]
 
 
-@lru_cache(maxsize=256)  # to build one takes a tenth of a second and more
+@lru_cache(maxsize=256)  # building one takes a tenth of a second or more
 def _planned(config: BackboneConfig, output_stride: int) -> Plan:
     with torch.device("meta"):
         network = build_backbone(config, output_stride)

@@ -55,7 +55,7 @@ CELL = r"backbone\.cells\.(\d+)"
 PATH = CELL + r"\.(left|right)\.(\d)"
 IN_CELL = r"{root}/cell_\1"
 IN_PATH = r"{root}/cell_\1/comb_iter_\3/\2"
-NAS: Rules = (  # layers without a scope of their own, and without one name for their batch norms
+NAS: Rules = (  # layers share a scope, and their batch norms have various names
     (r"backbone\.stem\.(\d)\.conv", r"{root}/conv\1"),
     (r"backbone\.stem\.(\d)\.norm", r"{root}/conv\1_bn"),
     (CELL + r"\.input\.1\.conv", IN_CELL + "/1x1"),
@@ -101,7 +101,7 @@ HEADS: Rules = (
     (r"classify(?:\.0)?", r"logits/semantic"),
     (r"classify\.(\d)", r"logits/semantic_\1"),
 )
-CLASSIFIER: Rules = ((r"classify", r"{root}/logits"),)  # of an ImageNet checkpoint, in place of HEADS
+CLASSIFIER: Rules = ((r"classify", r"{root}/logits"),)  # of an ImageNet checkpoint, instead of HEADS
 SLIM_CLASSIFIER: Rules = ((r"widen", r"{root}/Conv_1"), (r"classify", r"{root}/Logits/Conv2d_1c_1x1"))
 
 # ---- by backbone
