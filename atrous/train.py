@@ -47,6 +47,13 @@ class Standing(NamedTuple):
 STANDING_KEYS = ("step", "taken", "measured", "best")  # of a saved state, in the order of the fields
 
 
+class Parallel(DistributedDataParallel):
+    """Without the message that sends all buffers at each step: only validations read them, and they copy rank 0's."""
+
+    def will_sync_module_buffers(self) -> bool:
+        return False
+
+
 class Learner(NamedTuple):
     """Everything that an update changes."""
 
@@ -178,8 +185,8 @@ def spread(model: Model, config: Config, world: World) -> nn.Module:
         return model
     if world.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        return DistributedDataParallel(model, device_ids=[world.device.index])
-    return DistributedDataParallel(model)
+        return Parallel(model, device_ids=[world.device.index])
+    return Parallel(model)
 
 
 def set_batch_norm(model: nn.Module, config: Config) -> None:

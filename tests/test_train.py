@@ -196,6 +196,13 @@ def test_processes_exchange_one_message_a_step_besides_gradients(
     assert set(messages[steps[0] : steps[-1]]) == {"all_reduce"}
 
 
+def test_buffers_are_not_sent_at_each_step(group: World, tiny: Tiny) -> None:
+    """PyTorch would send them before each pass; `copy_buffers_from_first` does where they are read."""
+    parallel = train.spread(atrous.create(tiny().model, num_classes=8).model, tiny(), group)
+    assert isinstance(parallel, train.Parallel)
+    assert not parallel.will_sync_module_buffers()
+
+
 # ---- what is logged, and when
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from atrous.errors import ModelFileError
 from atrous.models import Model
@@ -71,3 +72,19 @@ def test_a_checksum_depends_on_names_types_shapes_and_values() -> None:
         {"a": weights["a"]},
     )
     assert len({pytorch.checksum(one) for one in (weights, *others)}) == 6
+
+
+KINDS = (torch.bool, torch.uint8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def test_weights_of_every_type_are_read_into_aligned_memory(tmp_path: Path) -> None:
+    weights = {str(kind): torch.arange(6).reshape(2, 3).to(kind) for kind in KINDS}
+    weights |= {"scalar": torch.tensor(7), "empty": torch.zeros(0, 3)}
+    for length in range(1, 9):
+        path = tmp_path / "weights.safetensors"
+        save_file(weights, path, {"header": "x" * length})
+        read = pytorch.read_weights(path)
+        assert read.keys() == weights.keys()
+        assert all(torch.equal(read[name], weight) for name, weight in weights.items())
+        assert all(read[name].dtype == weight.dtype for name, weight in weights.items())
+        assert all(weight.data_ptr() % 64 == 0 for weight in read.values())
