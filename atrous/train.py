@@ -123,9 +123,7 @@ def train(
                 counts, is_stopped = agree(objective, passes, at.step, settings, stop, world)
                 if is_stopped:
                     save(run, learner, candidate, at, losses, world)
-                    raise Interrupted(
-                        f"stopped and saved after step {at.step} of {settings.steps}; {how_to_resume(run)}"
-                    )
+                    raise stopped(run, at, settings)
 
                 learning_rate = set_schedules(learner, config, at.step, world)
                 losses += add_gradients(learner.parallel, objective, passes, counts, settings, at.step, world)
@@ -494,6 +492,10 @@ def restore(state: State | None, learner: Learner, run: RunFolder) -> Standing:
         learner.averaged.load_state_dict(state["averaged"])
     learner.optimizer.load_state_dict(state["optimizer"])
     return Standing(*(state[key] for key in STANDING_KEYS))
+
+
+def stopped(run: RunFolder, at: Standing, settings: TrainConfig) -> Interrupted:
+    return Interrupted(f"stopped and saved after step {at.step} of {settings.steps}; {how_to_resume(run)}")
 
 
 def how_to_resume(run: RunFolder) -> str:
