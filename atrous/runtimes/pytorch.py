@@ -3,10 +3,9 @@
 import contextlib
 import copy
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,16 +18,6 @@ from atrous.types import Facts, Outputs
 
 Precision = Literal["fp32", "bf16"]
 NUM_LISTED = 3  # names in an error
-TYPES = {  # of .safetensors files
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I32": torch.int32,
-    "I64": torch.int64,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
 
 
 class Prepared(NamedTuple):
@@ -88,26 +77,13 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The weights, in aligned memory, of a file whose metadata could be read: safetensors has checked its header then.
+    """The weights, in aligned memory.
 
-    safetensors may return tensors that are not aligned, on which kernels round differently: the length of the header
-    would change the last bits of a prediction. Copies of them would take twice the memory.
+    safetensors may return tensors that are not aligned, on which kernels round differently: without a copy, the length
+    of the header would change the last bits of a prediction.
     """
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        entries = json.loads(file.read(length))
-        entries.pop("__metadata__", None)
-        weights = {name: _empty(name, entry, path) for name, entry in entries.items()}
-        for name, weight in weights.items():
-            file.seek(8 + length + entries[name]["data_offsets"][0])
-            file.readinto(weight.reshape(-1).view(torch.uint8).numpy().data)
-    return weights
-
-
-def _empty(name: str, entry: Mapping[str, Any], path: Path) -> Tensor:
-    if entry["dtype"] not in TYPES:
-        raise ModelFileError(f"{path}: {name} is of type {entry['dtype']}, which no model has")
-    return torch.empty(entry["shape"], dtype=TYPES[entry["dtype"]])
+    with _errors_with_path(path), safe_open(path, framework="pt", device="cpu") as file:
+        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
 
 @contextlib.contextmanager

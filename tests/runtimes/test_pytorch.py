@@ -74,20 +74,17 @@ def test_a_checksum_depends_on_names_types_shapes_and_values() -> None:
     assert len({pytorch.checksum(one) for one in (weights, *others)}) == 6
 
 
+KINDS = (torch.bool, torch.uint8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 def test_weights_of_every_type_are_read_into_aligned_memory(tmp_path: Path) -> None:
-    weights = {name: torch.arange(6).reshape(2, 3).to(kind) for name, kind in pytorch.TYPES.items()}
+    weights = {str(kind): torch.arange(6).reshape(2, 3).to(kind) for kind in KINDS}
     weights |= {"scalar": torch.tensor(7), "empty": torch.zeros(0, 3)}
     for length in range(1, 9):
         path = tmp_path / "weights.safetensors"
         save_file(weights, path, {"header": "x" * length})
-        read = dict(pytorch.read_weights(path))
+        read = pytorch.read_weights(path)
         assert read.keys() == weights.keys()
         assert all(torch.equal(read[name], weight) for name, weight in weights.items())
         assert all(read[name].dtype == weight.dtype for name, weight in weights.items())
         assert all(weight.data_ptr() % 64 == 0 for weight in read.values())
-
-
-def test_a_type_that_no_model_has_is_refused(tmp_path: Path) -> None:
-    save_file({"weight": torch.zeros(3).to(torch.float8_e4m3fn)}, tmp_path / "weights.safetensors")
-    with pytest.raises(ModelFileError, match=r"weight is of type F8_E4M3, which no model has"):
-        dict(pytorch.read_weights(tmp_path / "weights.safetensors"))
