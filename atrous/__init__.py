@@ -23,6 +23,11 @@ _FACE = {
 __all__ = ["Config", "LabelSpace", "Prediction", "Segmenter", "create", "load"]
 
 
+def __dir__() -> list[str]:
+    """The public names too, which are not there before they are used."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     """Resolve the public names when they are asked for: `atrous --help` need not wait for torch."""
     if name not in _FACE:

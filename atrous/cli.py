@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from atrous import __version__
-from atrous.errors import AtrousError, ConfigError, DataError
+from atrous.errors import AtrousError, ConfigError, DataError, text_of
 from atrous.interrupt import Interrupted
 
 app = typer.Typer(
@@ -241,7 +241,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (AtrousError, OSError) as error:
         if os.environ.get("ATROUS_DEBUG"):
             raise
-        return _say(str(error), 2)
+        return _say(text_of(error), 2)
     except Exception as error:
         if hasattr(error, "format_message"):  # what click raises for a wrong option
             return _say(f"{error.format_message().rstrip('.')}; see atrous --help", 2) if error.format_message() else 2

@@ -3,6 +3,7 @@
 The command line prints these and `OSError` as one line with exit code 2. Any other exception is a bug of Atrous.
 """
 
+import re
 from collections.abc import Iterable
 
 
@@ -24,6 +25,11 @@ class ModelFileError(AtrousError):
 
 class ConversionError(AtrousError):
     """A file of another program cannot become a model of Atrous."""
+
+
+def text_of(error: Exception) -> str:
+    """What an error says, without the `[Errno 13]` that Python puts before the text of an OSError."""
+    return re.sub(r"^\[(Errno|WinError) -?\d+\] ", "", str(error))
 
 
 def listing(items: Iterable[object], limit: int = 5) -> str:

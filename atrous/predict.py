@@ -12,7 +12,7 @@ from rich.progress import track
 from atrous import config as configs
 from atrous import distributed, segmenter
 from atrous.data.pairing import IMAGE_SUFFIXES
-from atrous.errors import AtrousError, ConfigError
+from atrous.errors import AtrousError, ConfigError, text_of
 from atrous.files import prepare_output, write_atomically
 from atrous.inference import InferenceConfig
 from atrous.prediction import OVERLAYS, PROBABILITIES, Prediction
@@ -59,7 +59,7 @@ def run(
         try:
             image = segmenter.read_image(job.image)
         except (AtrousError, OSError) as error:
-            failures.append(str(error))
+            failures.append(text_of(error))
             continue
         prediction = model.predict(image, probabilities=probabilities)
         folders |= dict.fromkeys(write(prediction, out, job.name, overlays=overlays, probabilities=probabilities))

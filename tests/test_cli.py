@@ -302,6 +302,7 @@ ENDS: tuple[tuple[BaseException, int], ...] = (
     (ModelFileError("train.steps is odd"), 2),
     (ConversionError("train.steps is odd"), 2),
     (OSError("train.steps is odd"), 2),
+    (OSError(28, "train.steps is odd"), 2),  # which Python writes as "[Errno 28] train.steps is odd"
     (FloatingPointError("train.steps is odd"), 1),
     (Interrupted("train.steps is odd"), 130),
 )

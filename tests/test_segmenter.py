@@ -115,6 +115,10 @@ REFUSED_STRIDES = (  # model, backbone, output stride, reason
 )
 
 
+def test_the_public_names_are_listed_before_they_are_used() -> None:
+    assert set(atrous.__all__) <= set(dir(atrous))
+
+
 def test_an_output_stride_that_a_network_does_not_have_is_refused_in_one_line() -> None:
     space = LabelSpace(names=("a", "b", "c"))
     for name, backbone, output_stride, reason in REFUSED_STRIDES:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from atrous.data.label_space import LabelSpace
-from atrous.errors import AtrousError, DataError
+from atrous.errors import AtrousError, DataError, text_of
 from atrous.types import Batch, Sample
 
 ATTEMPTS = 10  # unreadable samples in a row after which a run stops, even if it skips errors
@@ -59,7 +59,7 @@ def read_sample(samples: Sequence[Sample], index: int) -> Read:
     try:
         return Read(samples[index])
     except (AtrousError, OSError) as error:
-        return Read(None, (str(error),))
+        return Read(None, (text_of(error),))
 
 
 def missing_fields(samples: Sequence[Sample], needs: Collection[str], *, skip_errors: bool = False) -> tuple[str, ...]:
