@@ -109,7 +109,11 @@ def report(total: Tensor, space: LabelSpace) -> Figures:
     absent = [name for name, iou in zip(space.names, scores.iou, strict=True) if iou is None]
     left_out = f"; in neither labels nor predictions, so left out: {', '.join(absent)}" if absent else ""
     return Figures(
-        {name: getattr(scores, name) for name in TITLES},
+        {
+            "miou": scores.miou,
+            "pixel_accuracy": scores.pixel_accuracy,
+            "mean_accuracy": scores.mean_accuracy,
+        },
         TITLES,
         Table(
             ("IoU", "accuracy", "pixels"),
