@@ -15,7 +15,6 @@ from atrous.errors import AtrousError, ConfigError, DataError, text_of
 from atrous.interrupt import Interrupted
 
 app = typer.Typer(
-    help="From labelled images to a segmentation model. Settings have the form section.field=value.",
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,

@@ -103,12 +103,6 @@ def labels_at_image(seen: Seen) -> Tensor:
     return F.interpolate(labels[:, None].float(), seen.size, mode="nearest-exact")[:, 0].to(labels.dtype)
 
 
-def map_at_image(x: Tensor, seen: Seen) -> Tensor:
-    """A map [B, K, h, w] of one pass resized to the images, [B, K, H, W]; its values do not change."""
-    content = resize(x.float(), seen.frame, seen.convention)[..., : seen.content[0], : seen.content[1]]
-    return _resize(content, seen.size)
-
-
 def predict_labels(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
     """The likeliest class of each pixel, [B, 3, H, W] -> [B, H, W]."""
     return labels_at_image(look(network, images, config))

@@ -244,7 +244,7 @@ def introduce(
     reused: Reused | None,
     console: Console,
 ) -> None:
-    """Print the model, the data, and the weights that the training starts from."""
+    """Print the model, the data, and the weights that the training starts from; store which were reused."""
     samples, val_samples = splits
     parameters = sum(parameter.numel() for parameter in model.parameters())
     images = images_of_step(config.train, world)

@@ -323,8 +323,12 @@ def test_a_backbone_family_and_a_layout(package: Path) -> None:
         package,
         ("train", RECIPE, *settings, *own, "--out", "stripes", "--workers", "1"),
         ("train", RECIPE, *settings, *own, "model.backbone.widht=7", "--out", "refused"),
+        ("train", RECIPE, "model.name=fcn", *settings[1:], *own, "--out", "fcn", "--workers", "0"),
+        ("recipes", "--schema", "schema_of_families.json"),
     )
-    assert "codes [0, 2]" in done.stdout, done.stderr
+    assert "codes [0, 2, 0, 0]" in done.stdout, done.stderr
+    assert '"plain_5"' in (package / "schema_of_families.json").read_text()
+    assert "fcn, plain_5" in done.stdout
     assert "model.backbone.widht: unknown key; did you mean model.backbone.width?" in done.stderr
     assert "plain_5" in done.stdout and "stripes: 3 images" in done.stdout
 

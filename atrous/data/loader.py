@@ -123,9 +123,9 @@ def collate(reads: list[Read]) -> LoadedBatch:
     """Stack samples of one size, and each kind of labels that all of them have. No batch if a sample is missing."""
     problems = tuple(problem for read in reads for problem in read.problems)
     samples = [read.sample for read in reads if read.sample is not None]
-    problems += tuple(_mixed(samples))
-    if len(samples) < len(reads) or _mixed(samples):
-        return LoadedBatch(None, problems)
+    mixed = tuple(_mixed(samples))
+    if len(samples) < len(reads) or mixed:
+        return LoadedBatch(None, problems + mixed)
     return LoadedBatch(
         Batch(
             names=tuple(sample.name for sample in samples),

@@ -104,11 +104,6 @@ class Model(nn.Module, ABC):
         self.register_load_state_dict_post_hook(read_mean)  # type: ignore[no-untyped-call]
 
     @property
-    def align_corners(self) -> bool:
-        """Whether its logits are upsampled with aligned corners."""
-        return self.config.convention == "aligned_corners"
-
-    @property
     def facts(self) -> Facts:
         return Facts(
             self.task,

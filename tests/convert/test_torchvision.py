@@ -101,7 +101,7 @@ def test_facts_that_weights_do_not_show_are_torchvisions() -> None:
     model = done.segmenter.model
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert {norm.eps for norm in norms} == {1e-5}
-    assert not model.align_corners
+    assert model.facts.convention == "half_pixel"
     assert done.system == "torchvision"
     assert done.segmenter.label_space.names[0] == "background"
     assert done.assumptions == ["the 21 classes are those of PASCAL VOC 2012"]
