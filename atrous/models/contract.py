@@ -82,6 +82,18 @@ class ImagePyramidConfig(MapConfig):
     merge: Literal["max", "mean"] = "max"  # of the logits of these scales
 
 
+class ASPPModelConfig(ImagePyramidConfig):
+    """The settings of models with atrous spatial pyramid pooling."""
+
+    aspp: ASPPConfig = ASPPConfig()
+
+    def at_output_stride(self, output_stride: int) -> dict[str, Any]:
+        settings = super().at_output_stride(output_stride)
+        if self.aspp.rates is not None:
+            settings["aspp"]["rates"] = scaled_rates(self.aspp.rates, self.output_stride, output_stride)
+        return settings
+
+
 class Model(nn.Module, ABC):
     """Takes RGB in 0..255, `uint8` or float, of any size, normalises inside, and returns logits at its own grid."""
 

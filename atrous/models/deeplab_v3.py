@@ -1,26 +1,25 @@
 """DeepLab v3 (Chen et al. 2017, arXiv:1706.05587): Rethinking Atrous Convolution for Semantic Image Segmentation."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from atrous.backbones import AnyBackboneConfig
 from atrous.backbones.mobilenet_v2 import MobileNetV2
-from atrous.layers.aspp import ASPPConfig, window_at
+from atrous.layers.aspp import window_at
 from atrous.layers.conv import HEAD_NORM, ConvNorm, classifier
 from atrous.layers.fcn_head import FCNHead
-from atrous.models.contract import ImagePyramidConfig, ImagePyramidModel, build_aspp, scaled_rates
+from atrous.models.contract import ASPPModelConfig, ImagePyramidModel, build_aspp
 from atrous.types import Outputs
 
 
 class DeepLabV3(ImagePyramidModel):
     """Figure 5 of the paper: atrous spatial pyramid pooling on c5, and logits at the output stride."""
 
-    class Config(ImagePyramidConfig):
+    class Config(ASPPModelConfig):
         name: Literal["deeplab_v3"] = "deeplab_v3"
         backbone: AnyBackboneConfig = MobileNetV2.Config()
-        aspp: ASPPConfig = ASPPConfig()
         head_channels: PositiveInt | None = None  # of a 3x3 after ASPP, as in torchvision; None: no 3x3
         auxiliary_channels: PositiveInt | None = None  # of a second head, on c4, as in torchvision; None: one head
 
@@ -31,12 +30,6 @@ class DeepLabV3(ImagePyramidModel):
                     f"image_pyramid {self.image_pyramid} needs a single output: set auxiliary_channels=none"
                 )
             return self
-
-        def at_output_stride(self, output_stride: int) -> dict[str, Any]:
-            settings = super().at_output_stride(output_stride)
-            if self.aspp.rates is not None:
-                settings["aspp"]["rates"] = scaled_rates(self.aspp.rates, self.output_stride, output_stride)
-            return settings
 
     config: Config
 

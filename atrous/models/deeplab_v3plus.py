@@ -1,27 +1,26 @@
 """DeepLab v3+ (Chen et al. 2018, arXiv:1802.02611): Encoder-Decoder with Atrous Separable Convolution."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import model_validator
 from torch import Tensor, nn
 
 from atrous.backbones import AnyBackboneConfig
 from atrous.backbones.xception import Xception
-from atrous.layers.aspp import ASPPConfig, window_at
+from atrous.layers.aspp import window_at
 from atrous.layers.conv import classifier
 from atrous.layers.decoder import DecoderConfig
 from atrous.layers.resize import image_size
-from atrous.models.contract import ImagePyramidConfig, ImagePyramidModel, build_aspp, build_decoder, scaled_rates
+from atrous.models.contract import ASPPModelConfig, ImagePyramidModel, build_aspp, build_decoder
 from atrous.types import Outputs
 
 
 class DeepLabV3Plus(ImagePyramidModel):
     """Figure 2 of the paper: ASPP on c5, joined at stride 4 by a thin projection of the low-level features."""
 
-    class Config(ImagePyramidConfig):
+    class Config(ASPPModelConfig):
         name: Literal["deeplab_v3plus"] = "deeplab_v3plus"
         backbone: AnyBackboneConfig = Xception.Config(name="xception_65")  # section 3.2
-        aspp: ASPPConfig = ASPPConfig()
         decoder: DecoderConfig = DecoderConfig()
 
         @model_validator(mode="after")
@@ -33,12 +32,6 @@ class DeepLabV3Plus(ImagePyramidModel):
         @property
         def logits_stride(self) -> int:
             return min(self.decoder.strides)
-
-        def at_output_stride(self, output_stride: int) -> dict[str, Any]:
-            settings = super().at_output_stride(output_stride)
-            if self.aspp.rates is not None:
-                settings["aspp"]["rates"] = scaled_rates(self.aspp.rates, self.output_stride, output_stride)
-            return settings
 
     config: Config
 
