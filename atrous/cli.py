@@ -1,23 +1,23 @@
 """The verbs of the command line. Each imports its file late. A user's error is one line with exit code 2."""
 
+import io
 import os
 import re
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from atrous import __version__
 from atrous.errors import AtrousError, ConfigError, DataError, text_of
 from atrous.interrupt import Interrupted
+from atrous.terminal import printable
 
 app = typer.Typer(
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -29,17 +29,30 @@ def _print_version(is_asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def main_options(
+    context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
+        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="print the version and exit")
     ] = False,
 ) -> None:
-    """From labelled images to a segmentation model. Settings have the form section.field=value."""
+    """From labelled images to a segmentation model.
+
+    \b
+    atrous demo                                              everything once, on synthetic scenes
+    atrous train folder/deeplab_v3plus data.root=MYDATA --out runs/mine
+    atrous evaluate runs/mine                                scores of the best model
+    atrous predict runs/mine photos/ --out predicted         masks and overlays
+
+    What belongs to the experiment is a setting, section.field=value: train.steps=1000. What belongs to this call is
+    an option: --device cpu.
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[SECTION.FIELD=VALUE]...", help="settings to change", show_default=False)
+    list[str] | None, typer.Argument(metavar="SECTION.FIELD=VALUE", help="settings to change", show_default=False)
 ]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N; by default a GPU if there is one", show_default=False)
@@ -56,7 +69,14 @@ def _own_cores() -> int:
 DEFAULT_WORKERS = min(8, _own_cores())
 
 
-@app.command()
+def _recipe_names(incomplete: str) -> list[str]:
+    """For the shell's completion, which must not wait for torch."""
+    from atrous.recipes import recipes
+
+    return [name for name in recipes() if name.startswith(incomplete)]
+
+
+@app.command(short_help="train, evaluate and predict once, on synthetic scenes")
 def demo(
     out: Annotated[Path, typer.Option(help="the run's folder")] = Path("runs/demo"),
     device: Device = None,
@@ -67,9 +87,12 @@ def demo(
     run(out, device=device)
 
 
-@app.command()
+@app.command(short_help="train a model")
 def train(
-    recipe: Annotated[str, typer.Argument(help="the name of a recipe (see `atrous recipes`) or a YAML file")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="the name of a recipe (see `atrous recipes`) or a YAML file", autocompletion=_recipe_names),
+    ],
     overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="the run's folder [default: runs/NAME OF THE RECIPE]", show_default=False)
@@ -80,9 +103,10 @@ def train(
 ) -> None:
     """Train a model. The folder then holds the best model, the last one, metrics and a report."""
     from atrous import config, train
+    from atrous.recipes import recipes
 
     experiment = config.load(recipe, overrides or [])
-    folder = out or _run_folder(recipe, is_recipe=recipe in config.recipes(), resume=resume)
+    folder = out or _run_folder(recipe, is_recipe=recipe in recipes(), resume=resume)
     train.train(experiment, folder, resume=resume, device=device, workers=workers)
 
 
@@ -94,7 +118,7 @@ def _run_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
     return Path("runs") / (source if is_recipe else path.stem)
 
 
-@app.command()
+@app.command(short_help="measure a model on labelled images")
 def evaluate(
     model: Annotated[Path, typer.Argument(help="a model file", show_default=False)],
     overrides: Overrides = None,
@@ -120,7 +144,7 @@ def _require_writable(path: Path) -> None:
     prepare_output(path.parent)
 
 
-@app.command()
+@app.command(short_help="segment images: masks and overlays")
 def predict(
     model: Annotated[Path, typer.Argument(help="a model file", show_default=False)],
     images: Annotated[
@@ -148,7 +172,9 @@ def predict(
         raise DataError("; ".join(summary.failures))
 
 
-@app.command(context_settings={"ignore_unknown_options": True})  # --output_stride=8, as the original programs write it
+@app.command(  # --output_stride=8, as the original programs write it
+    context_settings={"ignore_unknown_options": True}, short_help="convert a model of another program"
+)
 def convert(
     source: Annotated[
         str,
@@ -161,7 +187,7 @@ def convert(
     options: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FLAG=VALUE]...",
+            metavar="FLAG=VALUE",
             help="what the weights do not show, as the original program's flags: output_stride=8 atrous_rates=12,24,36",
             show_default=False,
         ),
@@ -187,9 +213,16 @@ def convert(
     run.run(source, out, options or [], system=system, images=images)
 
 
-@app.command()
+@app.command(short_help="list the recipes, or print one")
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="print this recipe, ready to edit", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="print this recipe, ready to edit; or list those of a folder such as `voc`",
+            show_default=False,
+            autocompletion=_recipe_names,
+        ),
+    ] = None,
     schema: Annotated[
         Path | None, typer.Option(help="write the JSON schema of recipes to this file", show_default=False)
     ] = None,
@@ -199,21 +232,40 @@ def recipes(
 
     from atrous import config
     from atrous.files import write_atomically
+    from atrous.recipes import in_folder, lines
 
     if schema is not None:
         write_atomically(schema, json.dumps(config.schema(), indent=2) + "\n")
-    elif name is not None:
-        typer.echo(config.find(name).read_text(encoding="utf-8"), nl=False)
+    elif name is None or in_folder(name):
+        typer.echo("\n".join(lines(in_folder(name or ""))))
     else:
-        known = config.recipes()
-        width = max(map(len, known))
-        for recipe, path in known.items():
-            typer.echo(f"{recipe:{width}} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+        typer.echo(config.find(name).read_text(encoding="utf-8"), nl=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb and exit: 0 done, 1 a run that failed, 2 an error that the user can correct, 130 Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that it can't encode must not stop a verb
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
+
+
+REPHRASED = {"help": "--help", "version": "--version"}  # verbs of other programs
+
+
+def _rephrased(arguments: Sequence[str]) -> list[str]:
+    """`help train` as `train --help`, and a `~` after an equals sign as the home folder, which a shell leaves alone."""
+    words = [_with_home(text) for text in arguments]
+    return [*words[1:], REPHRASED[words[0]]] if words and words[0] in REPHRASED else words
+
+
+def _with_home(text: str) -> str:
+    from atrous.files import user_path
+
+    name, equals, value = text.partition("=")
+    if equals and value.startswith("~"):
+        return f"{name}={user_path(value)}"
+    return str(user_path(text)) if text.startswith("~") else text
 
 
 OUT_OF_MEMORY = (
@@ -223,11 +275,9 @@ OUT_OF_MEMORY = (
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    command = typer.main.get_command(app)
+    words = _rephrased(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = command.main(
-            list(arguments) if arguments is not None else None, prog_name="atrous", standalone_mode=False
-        )
+        code = typer.main.get_command(app).main(words, prog_name="atrous", standalone_mode=False)
         if code == 130:  # typer's own answer to Ctrl-C
             return _say("interrupted", 130)
         return code if isinstance(code, int) else 0
@@ -237,13 +287,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _say(str(interruption), 130)
     except FloatingPointError as error:
         return _say(str(error), 1)
+    except BrokenPipeError:  # `atrous recipes | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (AtrousError, OSError) as error:
         if os.environ.get("ATROUS_DEBUG"):
             raise
         return _say(text_of(error), 2)
     except Exception as error:
         if hasattr(error, "format_message"):  # what click raises for a wrong option
-            return _say(f"{error.format_message().rstrip('.')}; see atrous --help", 2) if error.format_message() else 2
+            return _say(_misuse(error, words), 2)
         if _is_out_of_memory(error):
             return _say(OUT_OF_MEMORY, 1)
         if _is_lost_peer(error):
@@ -252,6 +305,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _say(f"this is a fault of Atrous {__version__}, not yours; please report it with the lines above", 1)
     finally:
         _leave_process_group()
+
+
+def _misuse(error: Any, words: Sequence[str]) -> str:  # noqa: ANN401 - a UsageError of click, which typer hides
+    """A wrong call in one line: what was wrong, what was probably meant, where to read more."""
+    context = error.ctx
+    path = context.command_path if context is not None else "atrous"
+    where = f"see {path} --help"
+    if not hasattr(error, "option_name") or not hasattr(error, "possibilities"):
+        return f"{error.format_message().rstrip('.')}; {where}"
+    from atrous import advice
+
+    options = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
+    meaning = advice.for_option(error.option_name, words, context.info_name, options)
+    return f"{context.info_name} has no option {error.option_name}; {f'{meaning}; ' if meaning else ''}{where}"
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -263,7 +330,7 @@ def _is_lost_peer(error: Exception) -> bool:
 
 
 def _say(message: str, code: int) -> int:
-    print(f"atrous: {' '.join(message.split())}", file=sys.stderr)
+    print(f"atrous: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
 
 

@@ -20,17 +20,20 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from atrous import other_words
 from atrous.backbones import BACKBONES, BackboneConfig
 from atrous.data import FORMATS, AnyDataConfig
 from atrous.data.transforms import AugmentConfig
 from atrous.errors import ConfigError
+from atrous.files import user_path
 from atrous.inference import InferenceConfig
 from atrous.models import MODELS, AnyModelConfig, format_1, task_of
 from atrous.optim import OptimConfig
+from atrous.recipes import hint
+from atrous.recipes import recipes as recipes
 from atrous.settings import Settings
 from atrous.tasks import TASKS
 
-RECIPES = Path(__file__).parent / "recipes"
 Tree = dict[str, Any]  # a configuration before it is checked
 
 # Sections that come in several kinds; a key says which. Below the top level, its value may stand for the section.
@@ -121,21 +124,15 @@ def check(tree: Tree, *, source: str, overrides: Sequence[str] = ()) -> Config:
 # ---- YAML in and out
 
 
-def recipes() -> dict[str, Path]:
-    """The recipes in the package, by name: `folder/stem`."""
-    return {f"{path.parent.name}/{path.stem}": path for path in sorted(RECIPES.glob("*/*.yaml"))}
-
-
 def find(source: str, folder: Path = Path()) -> Path:
     """The file of a recipe, by its name or by a path relative to `folder` or to the working directory.
 
     Raises FileNotFoundError with the nearest known name.
     """
-    known = recipes()
-    for path in (known.get(source, folder / source), Path(source)):
+    for path in (recipes().get(source, folder / source), user_path(source)):
         if path.is_file():
             return path
-    raise FileNotFoundError(f"no such recipe or YAML file: {source}{nearest(source, known)}")
+    raise FileNotFoundError(f"no such recipe or YAML file: {source}{hint(source)}")
 
 
 def read_tree(source: str, chain: tuple[Path, ...] = ()) -> Tree:
@@ -167,9 +164,9 @@ def parse_overrides(overrides: Sequence[str]) -> Tree:
         key, equals, value = text.partition("=")
         section, dot, _ = key.partition(".")
         if not (equals and dot and section):
-            hint = nearest(key, known_keys({})) if equals else ""
+            meaning = other_words.hint(key, value) or (nearest(key, known_keys({})) if equals else "")
             form = "an override has the form section.field=value, such as train.steps=1000"
-            raise ConfigError(f"{text!r}: {form}{hint}")
+            raise ConfigError(f"{text!r}: {form}{meaning}")
         tree = _put(tree, key.split("."), None if value in ("null", "none", "None") else value)
     return tree
 
@@ -359,6 +356,8 @@ def _suggestion(path: Sequence[str], tree: Tree) -> str:
     current = [name for name in renamed if name in known or path[0] == "loss"]
     if current:
         return f"; did you mean {current[0]}?"
+    if meaning := other_words.hint(path[-1]):
+        return meaning
     section = (renamed[0] if renamed else key).rpartition(".")[0]
     siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
     if "." not in section or not siblings:

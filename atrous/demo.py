@@ -8,9 +8,9 @@ from PIL import Image as PILImage
 from rich.console import Console
 
 from atrous import config as configs
-from atrous import data, evaluate, predict, run_folder, train
+from atrous import data, evaluate, predict, run_folder, terminal, train
 from atrous.config import Config
-from atrous.files import write_atomically
+from atrous.files import user_path, write_atomically
 from atrous.run_folder import RunFolder
 
 RECIPE = "synthetic/demo"
@@ -19,18 +19,18 @@ NUM_NEW = 6  # scenes to predict that are in neither split
 
 def run(out: Path, *, device: str | None = None, console: Console | None = None) -> None:
     """Train, evaluate on unseen scenes, predict, report. If `out` already holds a demo, it is resumed."""
-    console = console or Console(markup=False, highlight=False)
+    console = console or terminal.console()
     torch.set_num_threads(1)  # the network is so small that a second thread costs more than it gains
-    config = configs.load(RECIPE)
+    config, out = configs.load(RECIPE), user_path(out)
     folder = RunFolder(out)
     if is_old_demo(folder, config):
         console.print(f"{out} holds a demo with other settings: removing it")
         run_folder.remove(folder)
-    console.rule("1 of 3  train a small model on synthetic street scenes")
+    console.print("\n== 1 of 3  train a small model on synthetic street scenes")
     train.train(config, out, resume=folder.is_saved, device=device, workers=1, console=console)
-    console.rule("2 of 3  evaluate the best model on scenes that it has not seen")
+    console.print("\n== 2 of 3  evaluate the best model on scenes that it has not seen")
     evaluation = evaluate.run(folder.best, json_path=out / "metrics.json", device=device, workers=1, console=console)
-    console.rule("3 of 3  segment new scenes")
+    console.print("\n== 3 of 3  segment new scenes")
     write_new_scenes(config, out / "images")
     predict.run(folder.best, [str(out / "images")], out, device=device, console=console)
     figures = evaluation.figures

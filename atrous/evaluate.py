@@ -8,14 +8,14 @@ from typing import Any
 from rich.console import Console
 
 from atrous import config as configs
-from atrous import data, distributed, model_file, report, segmenter
+from atrous import data, distributed, model_file, report, segmenter, terminal
 from atrous.config import Config
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.data.loader import missing_fields, whole_samples
 from atrous.distributed import World
 from atrous.environment import environment
 from atrous.errors import ConfigError, DataError
-from atrous.files import write_atomically
+from atrous.files import user_path, write_atomically
 from atrous.report import Evaluation, ImageScore
 from atrous.segmenter import Segmenter
 from atrous.tasks import Task
@@ -87,8 +87,9 @@ def run(
     console: Console | None = None,
 ) -> Evaluation:
     """Evaluate the model file `path` on the validation split of its own dataset, or of the one in `overrides`."""
-    console = console or Console(markup=False, highlight=False)
+    console = console or terminal.console()
     world = distributed.join(device)
+    path = user_path(path)
     original = segmenter.load(path)
     config = settings(original, overrides, str(path))
     space = data.label_space(config.data)
@@ -100,9 +101,11 @@ def run(
     evaluation = measure(model, samples, config, world, workers, console)
     if world.rank == 0:
         if json_path is not None:
-            write_atomically(json_path, json.dumps(evaluation.to_tree(), indent=1) + "\n")
+            write_atomically(user_path(json_path), json.dumps(evaluation.to_tree(), indent=1) + "\n")
         if report_path is not None:
-            report.write_page(report_path, model, samples, evaluation, title=f"{path.parent.name}/{path.name}")
+            report.write_page(
+                user_path(report_path), model, samples, evaluation, title=f"{path.parent.name}/{path.name}"
+            )
         report.print_evaluation(evaluation, console)
     return evaluation
 
@@ -117,7 +120,7 @@ def measure(
         def advance(count: int) -> None:
             nonlocal done
             done += count
-            status.update(f"{name}: {done} of {len(samples)} images")
+            status.update(terminal.printable(f"{name}: {done} of {len(samples)} images", console.encoding))
 
         advance(0)
         skip_errors = config.data.on_error == "skip"

@@ -5,6 +5,11 @@ import os
 from pathlib import Path
 
 
+def user_path(path: str | Path) -> Path:
+    """The path, with a leading `~` as the home folder: a shell does that only at the start of a word."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """After a kill, or on a full disk, `path` is still the old file, or absent. Raises OSError with the path."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import track
 
 from atrous import config as configs
-from atrous import distributed, segmenter
+from atrous import distributed, segmenter, terminal
 from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.errors import AtrousError, ConfigError, text_of
-from atrous.files import prepare_output, write_atomically
+from atrous.files import prepare_output, user_path, write_atomically
 from atrous.inference import InferenceConfig
 from atrous.prediction import OVERLAYS, PROBABILITIES, Prediction
 from atrous.tasks import TASKS
@@ -47,8 +47,9 @@ def run(
 
     An image that can't be read is reported at the end, after all others are predicted.
     """
-    console = console or Console(markup=False, highlight=False, emoji=False)
-    jobs = list(find_images(sources, out))
+    console = console or terminal.console()
+    path, out = user_path(path), user_path(out)
+    jobs = list(find_images([str(user_path(source)) for source in sources], out))
     model = segmenter.load(path)
     model = model.with_inference(inference_settings(model.inference, overrides, str(path)))
     model = model.to(distributed.choose_device(device))

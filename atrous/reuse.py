@@ -1,13 +1,13 @@
 """`train.init=FILE train.reuse=...`: initialises a training from the weights of another model."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
 from atrous import convert, segmenter
 from atrous.errors import ModelFileError
+from atrous.files import user_path
 from atrous.models import Model
 
 Part = Literal["all", "all_but_logits", "backbone"]
@@ -47,7 +47,7 @@ def reuse(model: Model, source: str, part: Part) -> Reused:
 
 
 def _weights(source: str) -> Mapping[str, Tensor]:
-    path = Path(source)
+    path = user_path(source)
     donor = segmenter.load(path) if path.suffix == ".safetensors" else convert.convert(source)
     return donor.model.state_dict()
 

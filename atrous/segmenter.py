@@ -19,6 +19,7 @@ from atrous.data.image_files import as_rgb
 from atrous.data.image_files import read_image as read_image_file
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.errors import ConfigError, DataError
+from atrous.files import user_path
 from atrous.inference import InferenceConfig, as_batch, look
 from atrous.model_file import Header, require_same_classes
 from atrous.models import MODELS, AnyModelConfig, Model, ModelConfig
@@ -120,7 +121,7 @@ class Segmenter:
 
     def save(self, path: str | Path) -> None:
         """Write weights and header to one file, completely or not at all. Raises OSError if that fails."""
-        model_file.save(Path(path), self.model, self.header)
+        model_file.save(user_path(path), self.model, self.header)
 
 
 def of_model(model: Model, label_space: LabelSpace, **header: Any) -> Segmenter:  # noqa: ANN401
@@ -159,7 +160,7 @@ def create(
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Segmenter:
     """Read a model file. Raises FileNotFoundError, or ModelFileError if it is not a model of Atrous."""
-    network, header = model_file.load(Path(path), torch.device(device))
+    network, header = model_file.load(user_path(path), torch.device(device))
     return Segmenter(network, header, torch.device(device)).with_inference(header.inference)
 
 

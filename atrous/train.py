@@ -14,13 +14,14 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from atrous import data, distributed, evaluate, models, optim, report, reuse, run_folder, segmenter
+from atrous import data, distributed, evaluate, models, optim, report, reuse, run_folder, segmenter, terminal
 from atrous.config import Config, TrainConfig
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import Stream, training_batches
 from atrous.data.transforms import augment
 from atrous.distributed import World
 from atrous.errors import ConfigError
+from atrous.files import user_path
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
@@ -95,7 +96,7 @@ def train(
     """
     # One process, or one of many: only the first writes and prints.
     world = distributed.join(device)
-    run, settings, console = RunFolder(out, world.rank == 0), config.train, console_of(world, console)
+    run, settings, console = RunFolder(user_path(out), world.rank == 0), config.train, console_of(world, console)
 
     with run_folder.opened(run, config, world, resume=resume) as state, stop_signals() as stop:
         # The data, and what its labels mean.
@@ -145,7 +146,7 @@ def train(
 
 def console_of(world: World, console: Console | None) -> Console:
     """The first process prints; the others are quiet."""
-    console = console or Console(markup=False, highlight=False)
+    console = console or terminal.console()
     console.quiet = console.quiet or world.rank > 0
     return console
 

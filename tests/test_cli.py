@@ -65,6 +65,63 @@ def test_recipes_are_listed_printed_and_described(tmp_path: Path, capsys: pytest
     assert "properties" in json.loads((tmp_path / "schema.json").read_text())
 
 
+def test_without_a_verb_it_shows_the_way(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for arguments in ((), ("-h",), ("--help",), ("help",)):
+        assert run(*arguments) == 0
+        shown.append(capsys.readouterr().out)
+    assert len(set(shown)) == 1
+    assert "atrous train folder/deeplab_v3plus data.root=MYDATA" in shown[0]
+    for verb in ("demo", "train", "evaluate", "predict", "convert", "recipes"):
+        assert run(verb, "-h") == 0
+        shown = [capsys.readouterr().out]
+        assert run("help", verb) == 0
+        assert capsys.readouterr().out == shown[0]
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("--version", "-V", "version"):
+        assert run(word) == 0
+        assert capsys.readouterr().out == f"atrous {__version__}\n"
+
+
+def test_a_shell_completes_verbs_and_recipes() -> None:
+    for words, completed in (("atrous pre", "predict"), ("atrous train synthetic/de", RECIPE)):
+        environment = {"_ATROUS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        program = [sys.executable, "-c", "from atrous.cli import main; main()"]
+        answer = subprocess.run(program, capture_output=True, text=True, env={**os.environ, **environment})
+        assert completed in answer.stdout.split(), answer
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    program = f"{sys.executable} -m atrous recipes synthetic/demo | true; exit ${{PIPESTATUS[0]}}"
+    answer = subprocess.run(["bash", "-c", program], capture_output=True, text=True)
+    assert answer.stderr == ""
+
+
+def test_a_folder_of_recipes_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("recipes", "synthetic") == 0
+    assert {line.partition("/")[0] for line in capsys.readouterr().out.splitlines()} == {"synthetic"}
+
+
+def test_paths_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(work)
+    save(home / "image.png", np.zeros((20, 30, 3), np.uint8))
+    quick = ("--workers", "0", "--device", "cpu")
+    assert run("train", RECIPE, *TINY, "--out=~/run", *quick) == 0
+    (work / "mine.yaml").write_text("base: ~/run/config.yaml\ntrain: {init: ~/run/best.safetensors}\n")
+    assert run("train", "mine.yaml", "--out", "~/run2", *quick) == 0
+    assert run("evaluate", "~/run/best.safetensors", "--json=~/r.json", "--report=~/r.html", *quick) == 0
+    assert run("predict", "~/run/best.safetensors", "~/*.png", "--out=~/p", "--device=cpu") == 0
+    assert run("convert", "~/run/best.safetensors", "--out=~/c.safetensors") == 2  # not one of other programs
+    assert {path.name for path in home.iterdir()} == {"run", "run2", "r.json", "r.html", "image.png", "p"}
+    assert [path.name for path in work.iterdir()] == ["mine.yaml"]
+
+
 WRONG_CALLS = {  # arguments: a part of the answer
     ("train", RECIPE, "train.stepz=3"): "did you mean train.steps?",
     ("train", "synthetic/deeplab_v3plus_tinny"): "did you mean synthetic/deeplab_v3plus_tiny?",
@@ -74,7 +131,12 @@ WRONG_CALLS = {  # arguments: a part of the answer
     ("train", RECIPE, "--device", "tpux"): "tpux",
     ("train", RECIPE, "--out", "/proc/nowhere/run"): "output folder /proc/nowhere/run",
     ("train", RECIPE, "--wurkers", "2"): "--wurkers",
-    ("train",): "Missing argument 'recipe'",
+    ("train",): "Missing argument 'recipe'; see atrous train --help",
+    ("train", RECIPE, "--steps", "100"): "settings are written without dashes: train.steps=100",
+    ("train", RECIPE, "--batch-size=4"): "here it is train.batch=4",
+    ("train", RECIPE, "batch_size=4"): "here it is train.batch=4",
+    ("train", "synthetic"): "did you mean synthetic/",
+    ("train", RECIPE, "--device", "\x1b[31mred"): "\\x1b[31mred",
     ("evaluate", "/nowhere.safetensors"): "no such model file: /nowhere.safetensors",
     ("predict", "/nowhere.safetensors", "x.png", "--out", "never"): "no such file",
     ("recipes", "nothing/here"): "no such recipe",

@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
+from atrous import terminal
 from atrous.convert.conversion import Conversion, convert_weights
 from atrous.convert.recalibrate import has_folded_norms, recalibrate
 from atrous.convert.sources import SourceLike, open_source
 from atrous.errors import ConfigError
-from atrous.files import prepare_output
+from atrous.files import prepare_output, user_path
 from atrous.segmenter import Segmenter, read_image
 
 FOLDED = (
@@ -58,14 +59,15 @@ def run(
 
     With `images`, folded batch norms are measured on them: see `recalibrate`. Raises as `convert` does.
     """
-    console = console or Console(markup=False, highlight=False, emoji=False)
+    console = console or terminal.console()
+    out = user_path(out)
     _require_writable(out)
     result = conversion(source, system=system, options=parse_options(options), console=console)
     if images:
         recalibrate(result.segmenter.model, result.segmenter.inference, map(read_image, images))
     result.segmenter.save(out)
-    console.print(summary(result, len(images)), soft_wrap=True)
-    console.print(f"wrote {out}", soft_wrap=True)
+    console.print(summary(result, len(images)))
+    console.print(f"wrote {out}")
     return result
 
 

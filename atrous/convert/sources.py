@@ -19,6 +19,7 @@ from atrous.convert.readers.tflite import read_tflite
 from atrous.convert.system import ForeignWeights, OptionTree
 from atrous.convert.systems.tf_deeplab.graphs import from_graph, from_tflite
 from atrous.errors import ConfigError, ConversionError
+from atrous.files import user_path
 
 SourceLike: TypeAlias = str | Path | Arrays  # a path, `zoo:NAME`, or arrays by name
 
@@ -44,7 +45,7 @@ def open_source(source: SourceLike, system: str | None, options: OptionTree, con
         return Source(ForeignWeights(ARRAYS, _checked_arrays(source)), system, options)
     if str(source).startswith(ZOO):
         return _from_zoo(str(source).removeprefix(ZOO), system, options, console)
-    return Source(read(Path(source)), system, options)
+    return Source(read(user_path(source)), system, options)
 
 
 def _from_zoo(name: str, system: str | None, options: OptionTree, console: Console | None) -> Source:

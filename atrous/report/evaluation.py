@@ -7,6 +7,7 @@ from rich.table import Table
 
 from atrous.report.pictures import ImageScore
 from atrous.tasks.contract import Figures
+from atrous.terminal import printable
 
 
 class Evaluation(NamedTuple):
@@ -30,17 +31,18 @@ class Evaluation(NamedTuple):
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     figures = evaluation.figures
     title = f"{evaluation.protocol['data']}, {len(evaluation.images)} images"
-    table = Table("class", title=title, title_justify="left")
+    console.print(f"\n{title}")
+    table = Table("class")
     for column in figures.table.columns:
         table.add_column(column, justify="right")
     for name, row in figures.table.rows.items():
-        table.add_row(name, *map(_cell, row))
+        table.add_row(printable(name, console.encoding), *map(_cell, row))
     table.add_section()
     table.add_row("all", *map(_cell, figures.table.totals))
     console.print(table)
     console.print("   ".join(figures.describe(name) for name in figures.scores))
     lines = [f"{name}: {value}" for name, value in evaluation.protocol.items() if name != "data"]
-    console.print("; ".join(lines), highlight=False)
+    console.print("; ".join(lines))
 
 
 def _cell(value: float | int | None) -> str:

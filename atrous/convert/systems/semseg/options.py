@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from atrous.convert.options import require_known
 from atrous.convert.system import OptionTree
 from atrous.errors import ConfigError
+from atrous.files import user_path
 from atrous.settings import Settings
 from atrous.types import Size
 
@@ -102,7 +103,7 @@ def unpacked(tree: OptionTree, label: str) -> dict[str, Any]:
     file = options.pop(CONFIG, None)
     require_known(options, known, label)
     if file is not None:
-        keys = _flat(_read(Path(file)))
+        keys = _flat(_read(user_path(file)))
         require_known(keys, known, str(file))
         options = {**keys, **options}
     return {name: value for name, value in options.items() if name not in OTHERS}
