@@ -1,6 +1,7 @@
 """Fast kernels, each next to the plain reference that it is tested against."""
 
 from atrous.ops.confusion import confusion_counts
+from atrous.ops.grouping import nearest_center, nearest_center_reference
 from atrous.ops.nearest import resize_nearest
 from atrous.ops.permutohedral import Lattice, gaussian_filter_reference, permutohedral_filter, permutohedral_lattice
 from atrous.ops.point_wise_attention import (
@@ -21,6 +22,8 @@ __all__ = [
     "Lattice",
     "confusion_counts",
     "gaussian_filter_reference",
+    "nearest_center",
+    "nearest_center_reference",
     "permutohedral_filter",
     "permutohedral_lattice",
     "point_wise_attention",
