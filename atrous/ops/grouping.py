@@ -29,11 +29,12 @@ def nearest_center(points: Tensor, centers: Tensor) -> Tensor:  # [N], from [N, 
 
 def distances(points: Tensor, centers: Tensor) -> Tensor:  # [..., K], from [..., 2] and [..., K, 2]
     """Rounded as the original's are: that decides which of two nearly equal ones is taken."""
-    return torch.linalg.vector_norm(points[..., None, :] - centers, dim=-1)
+    lengths: Tensor = torch.linalg.vector_norm(points[..., None, :] - centers, dim=-1)
+    return lengths
 
 
 def _by_tiles(points: Tensor, centers: Tensor) -> Tensor:
-    return torch.cat([nearest_center_reference(tile, centers) for tile in points.split(TILE)])
+    return torch.cat([nearest_center_reference(tile, centers) for tile in torch.split(points, TILE)])
 
 
 def _by_cells(points: Tensor, centers: Tensor) -> Tensor:
@@ -49,12 +50,8 @@ def _by_cells(points: Tensor, centers: Tensor) -> Tensor:
     nearest = candidates[:, 0][index]
     is_contested = counts[index] > 1
     contested, place = points[is_contested], index[is_contested]
-    nearest[is_contested] = torch.cat(
-        [
-            _among(tile, candidates[own], centers)
-            for tile, own in zip(contested.split(TILE), place.split(TILE), strict=True)
-        ]
-    )
+    tiles = zip(torch.split(contested, TILE), torch.split(place, TILE), strict=True)
+    nearest[is_contested] = torch.cat([_among(tile, candidates[own], centers) for tile, own in tiles])
     return nearest
 
 
