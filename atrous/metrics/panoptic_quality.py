@@ -79,7 +79,7 @@ def overlaps(prediction: Tensor, truth: Tensor) -> Overlaps:
 
 
 def _runs(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """truth * SPAN + prediction of each run of equal pixels, and its length. NumPy finds them in a tenth of the time."""
+    """truth * SPAN + prediction of each run of equal pixels, and its length. NumPy takes a tenth of PyTorch's time."""
     if truth.device.type != "cpu":
         runs, lengths = torch.unique_consecutive(truth.long() * SPAN + prediction, return_counts=True)
         return runs, lengths
