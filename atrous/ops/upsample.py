@@ -59,6 +59,7 @@ class Problem(NamedTuple):
     labels: Tensor  # [B, H, W]
     ignore: int
     weights: Tensor | None  # [C]
+    pixel_weights: Tensor | None  # [B, H, W]
     align_corners: bool
 
 
@@ -91,6 +92,7 @@ def upsample_cross_entropy(
     *,
     ignore: int = 255,
     class_weights: Tensor | None = None,  # [C]
+    pixel_weights: Tensor | None = None,  # [B, H, W]
     hard_pixels: float = 1.0,  # the share of pixels that counts
     align_corners: bool = True,
     normalizer: Tensor | float | None = None,
@@ -109,7 +111,8 @@ def upsample_cross_entropy(
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
         small = logits.detach().to(_precision(logits))
         weights = None if class_weights is None else class_weights.to(small)
-        problem = Problem(small, labels, ignore, weights, align_corners)
+        pixel_weights = None if pixel_weights is None else pixel_weights.to(small)
+        problem = Problem(small, labels, ignore, weights, pixel_weights, align_corners)
         is_all = hard_pixels == 1
         sums = _sum_all(problem, needs_slope) if is_all else _sum_hardest(problem, hard_pixels, needs_slope)
         total, count, slope = sums
@@ -124,6 +127,7 @@ def upsample_cross_entropy_reference(
     *,
     ignore: int = 255,
     class_weights: Tensor | None = None,  # [C]
+    pixel_weights: Tensor | None = None,  # [B, H, W]
     hard_pixels: float = 1.0,  # the share of pixels that counts
     align_corners: bool = True,
     normalizer: Tensor | float | None = None,
@@ -134,6 +138,7 @@ def upsample_cross_entropy_reference(
     target = _target(labels, logits.shape[1], ignore)
     weight = None if class_weights is None else class_weights.to(full)
     losses = F.cross_entropy(full, target, weight, reduction="none", ignore_index=UNCOUNTED)  # [B, H, W]
+    losses = losses if pixel_weights is None else losses * pixel_weights
     count = (target != UNCOUNTED).sum()
     if hard_pixels < 1:
         losses = losses.flatten().topk(int(hard_pixels * target.numel())).values
@@ -196,7 +201,8 @@ def _tile_losses(problem: Problem, factor: Tensor | None, needs_slope: bool, til
     target = _target(problem.labels[tile.large], problem.logits.shape[1], problem.ignore)[:, None]  # [rows, 1, columns]
     is_counted, label = target != UNCOUNTED, target.clamp(min=0)
     weight = is_counted if problem.weights is None else problem.weights[label] * is_counted
-    weight = weight if factor is None else weight * factor[tile.large][:, None]
+    for factors in (problem.pixel_weights, factor):
+        weight = weight if factors is None else weight * factors[tile.large][:, None]
     scores = _upsample(problem.logits, tile)
     scores -= scores.amax(1, keepdim=True)
     target_scores = scores.gather(1, label)

@@ -105,6 +105,20 @@ def test_loss_and_gradient_are_the_reference(options: dict[str, Any], sizes: tup
     _assert_like_reference(_logits(2, 5, *sizes[:2]), _labels(2, *sizes[2:]), options)
 
 
+@pytest.mark.parametrize("hard_pixels", [1.0, 0.4])
+def test_pixels_may_have_weights(hard_pixels: float) -> None:
+    pixel_weights = torch.randint(0, 4, (2, 13, 11), generator=torch.Generator().manual_seed(1))
+    options = {"pixel_weights": pixel_weights, "class_weights": WEIGHTS, "hard_pixels": hard_pixels}
+    _assert_like_reference(_logits(2, 5, 4, 5), _labels(2, 13, 11), options)
+
+
+def test_a_pixel_weight_multiplies_the_loss_but_not_the_count() -> None:
+    loss = upsample_cross_entropy(
+        torch.zeros(1, 2, 1, 1), torch.tensor([[[0, 1]]]), pixel_weights=torch.tensor([[[3.0, 0.0]]])
+    )
+    assert loss == pytest.approx(3 * math.log(2) / 2)
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_loss_is_the_reference_for_any_size(data: st.DataObject) -> None:
