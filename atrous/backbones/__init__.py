@@ -11,6 +11,7 @@ from atrous.backbones.mobilenet_v2 import MobileNetV2
 from atrous.backbones.mobilenet_v3 import MobileNetV3
 from atrous.backbones.nasnet import NASNet
 from atrous.backbones.resnet import ResNet
+from atrous.backbones.swidernet import SWideRNet
 from atrous.backbones.vgg import VGG
 from atrous.backbones.xception import Xception
 
@@ -21,6 +22,7 @@ FAMILIES: dict[str, type[Backbone]] = {
     "mobilenet_v3": MobileNetV3,
     "mobilenet_edgetpu": MobileNetEdgeTPU,
     "resnet": ResNet,
+    "swidernet": SWideRNet,
     "xception": Xception,
     "vgg": VGG,
     "icnet": ICNetBackbone,

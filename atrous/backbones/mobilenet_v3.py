@@ -1,13 +1,14 @@
-"""MobileNetV3 (Howard et al. 2019, arXiv:1905.02244) for segmentation (section 6.4: the last stage is halved)."""
+"""MobileNetV3 (Howard et al. 2019, arXiv:1905.02244), as in TensorFlow's DeepLab (section 6.4) and in deeplab2."""
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from atrous.backbones.contract import Backbone, BackboneConfig, strides_at
 from atrous.backbones.rates import strides_to_rates
-from atrous.layers.conv import SLIM_NORM, Activation, ConvNorm
+from atrous.layers.aspp import Squeeze
+from atrous.layers.conv import SLIM_NORM, Activation, ConvNorm, Norm, Padding
 from atrous.layers.inverted_residual import InvertedResidual, round_channels
 
 
@@ -22,12 +23,26 @@ class Row(NamedTuple):
     stride: int
 
 
+class Program(NamedTuple):
+    """What the paper leaves to the program: weights are valid only for the program that they were trained with."""
+
+    norm: Norm
+    padding: Padding
+    gate: Squeeze
+    has_gained_shortcuts: bool  # where a rate replaces a unit's stride, and its channels stay
+
+
+TENSORFLOW = Program(SLIM_NORM, "same", "hard_sigmoid", has_gained_shortcuts=True)
+DEEPLAB2 = Program(Norm(eps=1e-3, momentum=0.01), "symmetric", "sigmoid", has_gained_shortcuts=False)
+
+
 class Network(NamedTuple):
     """A table, and the blocks that end c2, c3 and c4: decoders tap their expanded features, before the squeeze."""
 
     rows: tuple[Row, ...]
     last: int  # channels of c5
     ends: tuple[int, int, int]
+    program: Program = TENSORFLOW
 
 
 STEM = 16
@@ -71,6 +86,31 @@ MOBILENETS = {
         ends=(0, 2, 7),
     ),
 }
+WHOLE_LAST = {  # the last stage is not halved
+    "mobilenet_v3_large_d2": Network(
+        (
+            *MOBILENETS["mobilenet_v3_large_seg"].rows[:12],
+            Row(5, 672, 160, True, "hard_swish", 2),
+            Row(5, 960, 160, True, "hard_swish", 1),
+            Row(5, 960, 160, True, "hard_swish", 1),
+        ),
+        last=960,
+        ends=(2, 5, 11),
+        program=DEEPLAB2,
+    ),
+    "mobilenet_v3_small_d2": Network(
+        (
+            *MOBILENETS["mobilenet_v3_small_seg"].rows[:8],
+            Row(5, 288, 96, True, "hard_swish", 2),
+            Row(5, 576, 96, True, "hard_swish", 1),
+            Row(5, 576, 96, True, "hard_swish", 1),
+        ),
+        last=576,
+        ends=(0, 2, 7),
+        program=DEEPLAB2,
+    ),
+}
+MOBILENETS |= WHOLE_LAST
 
 if TYPE_CHECKING:
     Name = str
@@ -91,11 +131,13 @@ class MobileNetV3(Backbone):
     class Config(BackboneConfig):
         name: Name
         depth_multiplier: float = Field(default=1.0, gt=0)  # all widths, as a multiple of the paper's
+        norm_eps: PositiveFloat | None = None  # of the batch norms; None: as in the original (0.001)
 
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)
         network = MOBILENETS[config.name]
-        rows = network.rows
+        rows, program = network.rows, network.program
+        norm = program.norm if config.norm_eps is None else program.norm._replace(eps=config.norm_eps)
         paper = [STEM, *(row.channels for row in rows)]
         stem, *outs = (round_channels(width * config.depth_multiplier, 8) for width in paper)
         inps = [stem, *outs[:-1]]
@@ -104,22 +146,25 @@ class MobileNetV3(Backbone):
         wides = [round_channels(inp * ratio, 8) for inp, ratio in zip(inps, ratios, strict=True)]
         plan = strides_to_rates([2, *(row.stride for row in rows)], output_stride, "unit")[1:]
         last = round_channels(network.last * config.depth_multiplier, 8)
-        self.stem = ConvNorm(3, stem, 3, norm=SLIM_NORM, stride=2, act="hard_swish", padding="same")
+        self.stem = ConvNorm(3, stem, 3, norm=norm, stride=2, act="hard_swish", padding=program.padding)
         self.blocks = nn.ModuleList(
             InvertedResidual(
                 inp,
                 wide,
                 out,
                 row.kernel,
-                norm=SLIM_NORM,
+                norm=norm,
                 act=row.act,
                 stride=place.stride,
                 rate=place.rate,
                 squeeze=row.squeeze,
+                gate=program.gate,
+                shortcut=program.has_gained_shortcuts or row.stride == 1,
+                padding=program.padding,
             )
             for inp, wide, out, row, place in zip(inps, wides, outs, rows, plan, strict=True)
         )
-        self.last = ConvNorm(outs[-1], last, norm=SLIM_NORM, act="hard_swish")
+        self.last = ConvNorm(outs[-1], last, norm=norm, act="hard_swish")
         self.stages = dict(zip(network.ends, ("c2", "c3", "c4"), strict=True))
         self.taps = dict(zip(network.ends, ("low_level", "low_level_8", "low_level_16"), strict=True))
         self.channels = {"c1": stem, **{name: outs[block] for block, name in self.stages.items()}, "c5": last}

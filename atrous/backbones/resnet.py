@@ -1,4 +1,4 @@
-"""ResNet (He et al. 2015, arXiv:1512.03385), as in torchvision, semseg and TensorFlow's DeepLab."""
+"""ResNet (He et al. 2015, arXiv:1512.03385), as in torchvision, semseg, TensorFlow's DeepLab and deeplab2."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -89,7 +89,7 @@ class Program(NamedTuple):
 
     rule: AtrousRule
     strided: Literal["first", "last"]  # the first unit of c3..c5 has the stride, or the last of c2..c4
-    pool: Padding  # of the max pool after the stem
+    pool: Padding | Literal["none"]  # of the max pool after the stem; none: c2 has its stride
     tap: Literal["output", "residual"]  # of a unit, for decoders; residual: without its shortcut
     norm: Norm
     mean: RGB
@@ -116,6 +116,9 @@ TENSORFLOW = Program(
     std=(1.0, 1.0, 1.0),
 )
 TENSORFLOW_BETA = TENSORFLOW._replace(mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5))
+DEEPLAB2 = TORCHVISION._replace(
+    pool="none", norm=Norm(eps=1e-3, momentum=0.01), mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)
+)
 
 
 class Row(NamedTuple):
@@ -147,6 +150,8 @@ RESNETS = {
     "resnet_v1_18_beta": Row(Lite, (2, 2, 2, 2), TENSORFLOW_BETA, deep_stem=(16, 16, 32)),
     "resnet_v1_50_beta": Row(Bottleneck, (3, 4, 6, 3), TENSORFLOW_BETA, deep_stem=(64, 64, 128)),
     "resnet_v1_101_beta": Row(Bottleneck, (3, 4, 23, 3), TENSORFLOW_BETA, deep_stem=(64, 64, 128)),
+    "resnet50_d2": Row(Bottleneck, (3, 4, 6, 3), DEEPLAB2),
+    "resnet50_beta_d2": Row(Bottleneck, (3, 4, 6, 3), DEEPLAB2, deep_stem=(64, 64, 128)),
 }
 
 
@@ -195,7 +200,7 @@ class ResNet(Backbone):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.stem(images)
         features = {"c1": x}
-        x = _max_pool(x, self.program.pool)
+        x = x if self.program.pool == "none" else _max_pool(x, self.program.pool)
         for stage, end in self.ends.items():
             for index, unit in enumerate(self.get_submodule(stage).children()):
                 x, residual = unit(x)
@@ -234,10 +239,13 @@ def _max_pool(x: Tensor, padding: Padding) -> Tensor:
 
 
 def _plan(row: Row, output_stride: int, multi_grid: Sequence[int] | None) -> list[Placement]:
-    strides = [2 if stage and not unit else 1 for stage, count in enumerate(row.blocks) for unit in range(count)]
+    strides = [1 if unit else 2 for count in row.blocks for unit in range(count)]
+    stem = 2
+    if row.program.pool != "none":  # which has the stride of c2's first unit
+        stem, strides[0] = 4, 1
     if row.program.strided == "last":
         strides = [*strides[1:], 1]  # each one unit earlier
-    plan = strides_to_rates([4, *strides], output_stride, row.program.rule)[1:]
+    plan = strides_to_rates([stem, *strides], output_stride, row.program.rule)[1:]
     grid = [1] * (len(plan) - row.blocks[-1]) + list(multi_grid or [1] * row.blocks[-1])
     return [
         Placement(stride, rate * factor, next_rate * factor)

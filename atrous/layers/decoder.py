@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from atrous.errors import ConfigError
-from atrous.layers.conv import HEAD_NORM, Activation, ConvNorm, SeparableConv
+from atrous.layers.conv import HEAD_NORM, Activation, ConvNorm, Norm, SeparableConv
 from atrous.layers.resize import resize
 from atrous.settings import Settings
 
@@ -23,6 +23,7 @@ class DecoderConfig(Settings):
     separable: bool | None = None  # the 3x3; None: as in ASPP, or separable without ASPP
     merge: Merge = "concat"  # sum: one convolution, added to the projected low-level features
     logits: bool = False  # the 1x1 convolutions compute the logits; `channels` is not used
+    norm_eps: PositiveFloat = HEAD_NORM.eps  # of the batch norms
 
     @model_validator(mode="after")
     def _strides_fall(self) -> "DecoderConfig":
@@ -33,21 +34,21 @@ class DecoderConfig(Settings):
         return self
 
 
-def _conv(inp: int, out: int, kernel: int, kind: Kind, act: Activation) -> nn.Module:
+def _conv(inp: int, out: int, kernel: int, kind: Kind, act: Activation, norm: Norm) -> nn.Module:
     if kind == "logits":
         return nn.Conv2d(inp, out, 1)
     if kind == "separable" and kernel > 1:
-        return SeparableConv(inp, out, kernel, norm=HEAD_NORM, act=act)
-    return ConvNorm(inp, out, kernel, norm=HEAD_NORM, act=act)
+        return SeparableConv(inp, out, kernel, norm=norm, act=act)
+    return ConvNorm(inp, out, kernel, norm=norm, act=act)
 
 
 class ConcatStage(nn.Module):
     """Features concatenated with a thin projection of the low-level ones, then two convolutions."""
 
-    def __init__(self, inp: int, low: int, thin: int, out: int, kind: Kind, act: Activation) -> None:
+    def __init__(self, inp: int, low: int, thin: int, out: int, kind: Kind, act: Activation, norm: Norm) -> None:
         super().__init__()
-        self.low_level = _conv(low, thin, 1, kind, act)
-        self.refine = nn.Sequential(_conv(inp + thin, out, 3, kind, act), _conv(out, out, 3, kind, act))
+        self.low_level = _conv(low, thin, 1, kind, act, norm)
+        self.refine = nn.Sequential(_conv(inp + thin, out, 3, kind, act, norm), _conv(out, out, 3, kind, act, norm))
 
     def forward(self, x: Tensor, low: Tensor, size: tuple[int, int]) -> Tensor:
         y: Tensor = self.refine(torch.cat([resize(x, size), resize(self.low_level(low), size)], 1))
@@ -57,10 +58,10 @@ class ConcatStage(nn.Module):
 class SumStage(nn.Module):
     """Features after one convolution, plus a projection of the low-level ones; nothing after the sum."""
 
-    def __init__(self, inp: int, low: int, thin: int, out: int, kind: Kind, act: Activation) -> None:
+    def __init__(self, inp: int, low: int, thin: int, out: int, kind: Kind, act: Activation, norm: Norm) -> None:
         super().__init__()
-        self.low_level = _conv(low, out, 1, kind, act)
-        self.refine = _conv(inp, out, 3, kind, act)
+        self.low_level = _conv(low, out, 1, kind, act, norm)
+        self.refine = _conv(inp, out, 3, kind, act, norm)
 
     def forward(self, x: Tensor, low: Tensor, size: tuple[int, int]) -> Tensor:
         y: Tensor = self.refine(resize(x, size)) + resize(self.low_level(low), size)
@@ -85,6 +86,7 @@ class Decoder(nn.ModuleList):
         kind: Kind,
         merge: Merge = "concat",
         act: Activation = "relu",
+        norm: Norm = HEAD_NORM,
     ) -> None:
         super().__init__()
         tap_strides = [stride for stride, tap in TAPS.items() if tap in channels]
@@ -94,7 +96,7 @@ class Decoder(nn.ModuleList):
             raise ConfigError(f"a decoder at stride {missing[0]} needs low-level features: this backbone {available}")
         for stride in strides:
             low = channels[TAPS[stride]]
-            self.append(STAGES[merge](inp, low, low_level_channels, out, kind, act))
+            self.append(STAGES[merge](inp, low, low_level_channels, out, kind, act, norm))
             inp = out
         self.strides = strides
 

@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from atrous.layers.conv import Activation, ConvNorm, Norm
+from atrous.layers.aspp import Squeeze
+from atrous.layers.conv import Activation, ConvNorm, Norm, Padding
 from atrous.layers.squeeze import SqueezeExcite
 
 
@@ -30,14 +31,16 @@ class InvertedResidual(nn.Module):
         stride: int = 1,
         rate: int = 1,
         squeeze: bool = False,
+        gate: Squeeze = "hard_sigmoid",  # of the squeeze
         shortcut: bool = True,
+        padding: Padding = "same",
     ) -> None:
         super().__init__()
         self.expand = ConvNorm(inp, wide, norm=norm, act=act) if wide > inp else nn.Identity()
         self.depthwise = ConvNorm(
-            wide, wide, kernel, norm=norm, stride=stride, rate=rate, groups=wide, act=act, padding="same"
+            wide, wide, kernel, norm=norm, stride=stride, rate=rate, groups=wide, act=act, padding=padding
         )
-        self.squeeze = SqueezeExcite(wide, round_channels(wide / 4, 8)) if squeeze else nn.Identity()
+        self.squeeze = SqueezeExcite(wide, round_channels(wide / 4, 8), gate) if squeeze else nn.Identity()
         self.project = ConvNorm(wide, out, norm=norm, act="none")
         self.has_shortcut = shortcut and stride == 1 and inp == out
 

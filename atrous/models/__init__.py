@@ -18,6 +18,7 @@ from atrous.models.icnet import ICNet
 from atrous.models.image_classifier import ImageClassifier
 from atrous.models.lraspp import LRASPP
 from atrous.models.ocnet import OCNet
+from atrous.models.panoptic_deeplab import PanopticDeepLab, PanopticDeepLabSemantic
 from atrous.models.psanet import PSANet
 from atrous.models.pspnet import PSPNet
 
@@ -38,6 +39,8 @@ MODELS: dict[str, type[Model]] = {
     "ccnet": CCNet,
     "danet": DANet,
     "ocnet": OCNet,
+    "panoptic_deeplab": PanopticDeepLab,
+    "panoptic_deeplab_semantic": PanopticDeepLabSemantic,
     "image_classifier": ImageClassifier,
 }
 

@@ -246,6 +246,7 @@ def build_decoder(
         kind=kind,
         merge=config.merge,
         act=act,
+        norm=HEAD_NORM._replace(eps=config.norm_eps),
     )
 
 
