@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from atrous import data, distributed, evaluate, models, optim, report, reuse, run_folder, segmenter
 from atrous.config import Config, TrainConfig
+from atrous.data import survey
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import Stream, training_batches
+from atrous.data.survey import Split, Survey
 from atrous.data.transforms import augment
 from atrous.distributed import World
 from atrous.errors import ConfigError
@@ -102,12 +104,13 @@ def train(
         space = data.label_space(config.data)
         samples, val_samples = (data.samples(config.data, split) for split in (config.data.train, config.data.val))
         require_trainable(config, space, (samples, val_samples), world)
+        surveys = surveys_of(run, config, space, (samples, val_samples), world, workers, console, stop, state)
 
         # The network, new or as it was saved; the model to validate and save; the objective to minimise.
         learner, reused = build(config, space, world, is_new=state is None)
         at = restore(state, learner, run)
         candidate = segmenter_of(learner, config, space)
-        objective = objective_of(learner.model, config, space, samples, world, workers)
+        objective = objective_of(learner.model, config, space, surveys.get("train"), world)
         introduce(run, learner.model, config, (samples, val_samples), world, at, reused, console)
 
         # Steps, with a validation now and then, until neither is due.
@@ -164,6 +167,59 @@ def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequen
         )
 
 
+def surveys_of(
+    run: RunFolder,
+    config: Config,
+    space: LabelSpace,
+    splits: tuple[Sequence[Sample], Sequence[Sample]],
+    world: World,
+    workers: int,
+    console: Console,
+    stop: StopFlag,
+    state: State | None,
+) -> dict[str, Survey]:
+    """What the labels of "train" and "val" hold, which the run keeps as data.json; {} for a task without label maps.
+
+    They are read before the first step, and not again when the run is resumed.
+    """
+    parts = {
+        "train": Split(config.data.train, splits[0], "to learn from"),
+        "val": Split(config.data.val, splits[1], "to measure with"),
+    }
+    stored = {} if state is None else stored_surveys(run, parts, space)
+    if stored:
+        return stored
+
+    def advance(_: int) -> None:
+        if stop.is_set():
+            raise Interrupted("stopped while the labels were read; nothing has been trained yet")
+
+    surveys: dict[str, Survey] = {}
+    task, skip_errors = TASKS[task_of(config.model)], config.data.on_error == "skip"
+    for kind, part in parts.items():
+        one = evaluate.survey_of(
+            task,
+            part._replace(like=surveys.get("train")),
+            space,
+            world,
+            workers=workers,
+            skip_errors=skip_errors,
+            console=console,
+            advance=advance,
+        )
+        surveys |= {} if one is None else {kind: one}
+    run_folder.write_data(run, {kind: survey.to_tree(one, space) for kind, one in surveys.items()})
+    return surveys
+
+
+def stored_surveys(run: RunFolder, parts: Mapping[str, Split], space: LabelSpace) -> dict[str, Survey]:
+    """Those that the run keeps; {} if they are missing, damaged, or of other data."""
+    trees = run_folder.read_data(run)
+    surveys = {kind: survey.from_tree(trees.get(kind), space, len(part.samples)) for kind, part in parts.items()}
+    known = {kind: one for kind, one in surveys.items() if one is not None}
+    return known if len(known) == len(parts) else {}
+
+
 def build(config: Config, space: LabelSpace, world: World, *, is_new: bool) -> tuple[Learner, Reused | None]:
     """The network with its initial weights; a resumed run does not read those of `train.init` again."""
     settings = config.train
@@ -202,11 +258,18 @@ def segmenter_of(learner: Learner, config: Config, space: LabelSpace) -> Segment
     return segmenter.of_model(model, space, inference=config.evaluate, decode=config.decode, training=config)
 
 
-def objective_of(
-    model: Model, config: Config, space: LabelSpace, samples: Sequence[Sample], world: World, workers: int
-) -> Objective:
-    training_data = TrainingData(space, samples, world, workers, skip_errors=config.data.on_error == "skip")
+def objective_of(model: Model, config: Config, space: LabelSpace, counts: Survey | None, world: World) -> Objective:
+    training_data = TrainingData(space, counts, world.device)
     return TASKS[model.task].objective(config.loss, model.facts, model.heads, training_data)
+
+
+def class_weights(config: Config, samples: Sequence[Sample], space: LabelSpace, workers: int = 0) -> Tensor | None:
+    """The weight of each class, [C], in the loss of a training on `samples`; None: the loss has no class weights."""
+    task, world = TASKS[task_of(config.model)], World(0, 1, torch.device("cpu"))
+    if task.class_weights is None:
+        return None
+    counts = None if task.survey is None else task.survey(samples, space, world, workers=workers)
+    return task.class_weights(config.loss, TrainingData(space, counts, world.device))
 
 
 def training_batches_from(

@@ -336,7 +336,7 @@ def refuse_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*args: object, **kwargs: object) -> Tensor:
         raise Unexpected
 
-    for name in ("atrous.tasks.semantic.class_counts", "atrous.reuse.reuse", "atrous.models.build"):
+    for name in ("atrous.data.survey.read_each", "atrous.reuse.reuse", "atrous.models.build"):
         monkeypatch.setattr(name, work)
 
 

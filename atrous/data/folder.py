@@ -114,8 +114,6 @@ def _classes(config: Config) -> tuple[LabelSpace, dict[Color, int]]:
     by_value = dict(names.items() if isinstance(names, dict) else enumerate(names))
     colors = _colors_by_name(config.colors or file.colors, list(by_value.values()), source)
     space = named_space(by_value, ignore, source, colors)
-    if len(by_value) == 2 and ignore is None and not space.raw_ids:
-        _refuse_white_objects(_preview(config), space, source)
     classes = {name: class_of_value(space)[value] for value, name in by_value.items()}
     return space, {color: classes.get(name, space.ignore) for name, color in colors.items()}
 
@@ -134,17 +132,6 @@ def _colors_by_name(colors: Colors | None, names: list[str], source: Path | None
     repeated = [name for name, color in colors.items() if list(colors.values()).count(color) > 1]
     _require(not repeated, source, f"colors: {listing(repeated)} have the same")
     return colors
-
-
-def _refuse_white_objects(preview: _Preview, space: LabelSpace, source: Path | None) -> None:
-    """Two classes, and masks of 0 and 255: with the usual ignore value, the model would learn only the background."""
-    first, second = space.names
-    _require(
-        preview.values not in ([0, 255], [255]),
-        source,
-        f"the first masks hold only the value{'s'[: len(preview.values) - 1]} {listing(preview.values)}, and 255 is "
-        f"ignored unless it has a name; write names: {{0: {first}, 255: {second}}}, or ignore: 255 if that is intended",
-    )
 
 
 # classes.yaml

@@ -149,15 +149,6 @@ def test_the_lines_that_are_shown_can_be_written_unchanged(tmp_path: Path) -> No
         assert len(np.unique(semantic(folder.samples(config, "val")[0]))) == mask.shape[1]
 
 
-def test_two_classes_with_white_objects_are_not_read_as_all_background(tmp_path: Path) -> None:
-    line = refusal(own_data(tmp_path, "names: [background, person]", row(0, 255)))
-    assert "the first masks hold only the values 0, 255, and 255 is ignored unless it has a name" in line
-    assert line.endswith("write names: {0: background, 255: person}, or ignore: 255 if that is intended")
-    for classes in ("names: [background, person]\nignore: 255", "names: {0: background, 255: person}"):
-        config = own_data(tmp_path, classes, row(0, 255))
-        assert folder.samples(config, "train")[0].semantic is not None
-
-
 def test_a_damaged_mask_does_not_hide_the_values_of_others(tmp_path: Path) -> None:
     config = own_data(tmp_path, None, row(0, 7))
     for kind in ("images", "masks"):
