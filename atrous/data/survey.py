@@ -168,15 +168,13 @@ def require_usable(survey: Survey, space: LabelSpace, split: Split, *, skip_erro
     """Raise DataError for masks that can't be used, and for labels that don't serve the split's purpose."""
     if survey.problems and not (skip_errors and survey.masks):
         raise DataError(_problems(survey, space, split))
+    line = _monotony(survey, space) if split.purpose else ""
     if not any(survey.pixels):
-        raise DataError(
-            f"split {split.name!r}: no pixel is labelled; all {survey.ignored} in {_masks(survey.masks)} have the ignored "
-            f"value {listing(ignored_values(space))}{_advice_on_ignored(survey, space, split)}"
-        )
-    if split.purpose and (line := _monotony(survey, space)):
-        raise DataError(
-            f"split {split.name!r}: nothing {split.purpose}: {line}{_advice_on_ignored(survey, space, split)}"
-        )
+        value = listing(ignored_values(space))
+        line = f"all {survey.ignored} pixels of {_masks(survey.masks)} have the ignored value {value}"
+    if line:
+        purpose = f"nothing {split.purpose}: " if split.purpose else ""
+        raise DataError(f"split {split.name!r}: {purpose}{line}{_advice_on_ignored(survey, space, split)}")
 
 
 def remarks(survey: Survey, space: LabelSpace, split: Split) -> list[str]:

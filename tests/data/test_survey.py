@@ -108,7 +108,12 @@ def test_workers_and_processes_count_the_same(monkeypatch: pytest.MonkeyPatch) -
     assert alone.wrong == {3: 32}
     assert survey.count(Maps(*maps), SPACE, ALONE, workers=2) == alone
     parts: list[object] = []
-    monkeypatch.setattr("atrous.distributed.gather", lambda items: parts.extend(items) or items)
+
+    def gather(items: list[object]) -> list[object]:
+        parts.extend(items)
+        return items
+
+    monkeypatch.setattr("atrous.distributed.gather", gather)
     for rank in range(2):
         survey.count(Maps(*maps), SPACE, World(rank, 2, ALONE.device))
     assert len(parts) == 130
@@ -139,7 +144,7 @@ def test_labels_of_one_class_are_refused_with_the_share_of_ignored_pixels_and_th
 
 def test_masks_without_a_labelled_pixel_are_refused() -> None:
     assert refusal([[255, 255]], [[255, 255]]).startswith(
-        "split 'train': no pixel is labelled; all 4 in 2 masks have the ignored value 255;"
+        "split 'train': nothing to learn from: all 4 pixels of 2 masks have the ignored value 255;"
     )
 
 
@@ -228,7 +233,8 @@ def test_what_a_run_keeps_is_read_back_for_the_same_data() -> None:
     assert again is not None
     assert again[:5] == total[:5]
     renamed = SPACE.model_copy(update={"names": ("sky", "road", "bus")})
-    for other in (survey.from_tree(tree, SPACE, 4), survey.from_tree(tree, renamed, 3)):
-        assert other is None
-    for damaged in (None, [], {}, {**tree, "classes": {"sky": 1}}, {**tree, "ignored": "many"}):
-        assert survey.from_tree(damaged, SPACE, 3) is None
+    assert survey.from_tree(tree, SPACE, 4) is None
+    assert survey.from_tree(tree, renamed, 3) is None
+    damaged: tuple[object, ...] = (None, [], {}, {**tree, "classes": {"sky": 1}}, {**tree, "ignored": "many"})
+    for other in damaged:
+        assert survey.from_tree(other, SPACE, 3) is None
