@@ -19,10 +19,11 @@ from atrous.config import Config, TrainConfig
 from atrous.data import survey
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import Stream, training_batches
+from atrous.data.overlap import shared_images
 from atrous.data.survey import Split, Survey
 from atrous.data.transforms import augment
 from atrous.distributed import World
-from atrous.errors import ConfigError
+from atrous.errors import ConfigError, listing
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
@@ -184,11 +185,13 @@ def surveys_of(
     """
     parts = {
         "train": Split(config.data.train, splits[0], "to learn from"),
-        "val": Split(config.data.val, splits[1], "to measure with"),
+        "val": Split(config.data.val, splits[1], "to validate on"),
     }
     stored = {} if state is None else stored_surveys(run, parts, space)
     if stored:
         return stored
+
+    say_shared(splits, console)
 
     def advance(_: int) -> None:
         if stop.is_set():
@@ -210,6 +213,18 @@ def surveys_of(
         surveys |= {} if one is None else {kind: one}
     run_folder.write_data(run, {kind: survey.to_tree(one, space) for kind, one in surveys.items()})
     return surveys
+
+
+def say_shared(splits: tuple[Sequence[Sample], Sequence[Sample]], console: Console) -> None:
+    """Say which images are in both splits."""
+    shared = [] if console.quiet else shared_images(*splits)  # one process looks for all
+    if shared:
+        number = f"{len(shared)} of {len(splits[1])} images to validate on"
+        say(f"{number} are also in the training split, so scores are too good: {listing(shared)}", console)
+
+
+def say(line: str, console: Console) -> None:
+    console.print(line, markup=False, highlight=False, emoji=False)  # a file may be called [red].png
 
 
 def stored_surveys(run: RunFolder, parts: Mapping[str, Split], space: LabelSpace) -> dict[str, Survey]:
@@ -315,7 +330,7 @@ def introduce(
     epochs = config.train.steps * images / len(samples)
     where = f"{world.device}" if world.size == 1 else f"{world.size} x {world.device.type}"
     console.print(f"{config.model.name}, {config.model.backbone.name}: {parameters / 1e6:.2f} M parameters, {where}")
-    console.print(f"{config.data.format}: {len(samples)} images for training, {len(val_samples)} for validation")
+    console.print(f"{config.data.format}: {len(samples)} images to learn from, {len(val_samples)} to validate on")
     console.print(f"{start}: {config.train.steps} steps of {images} images, {epochs:.1f} epochs")
     if reused is not None:
         console.print(reused.describe())

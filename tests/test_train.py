@@ -41,6 +41,7 @@ CPU = torch.device("cpu")
 def test_a_run_leaves_the_best_and_last_model_metrics_and_a_report(finished: RunFolder) -> None:
     assert {path.name for path in finished.path.iterdir()} == {
         "config.yaml",
+        "data.json",
         "best.safetensors",
         "last.safetensors",
         "metrics.jsonl",

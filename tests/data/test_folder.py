@@ -37,10 +37,18 @@ def refusal(config: folder.Config, error: type[AtrousError] = DataError) -> str:
 
 def test_images_without_split_folders_show_the_layout(tmp_path: Path) -> None:
     save(tmp_path / "images" / "a.jpg", mode="RGB")
+    save(tmp_path / "masks" / "a.png")
     text = complaint(folder.Config(root=tmp_path, names=("a", "b")))
-    assert text.startswith(f"data.root: {tmp_path / 'images'} has no folders train/ and val/")
-    assert "images/train/a.jpg and masks/train/a.png" in text
-    assert "does not exist; expected" in complaint(folder.Config(root=tmp_path / "images", names=("a", "b")))
+    assert text == (
+        f"data.root: {tmp_path / 'images'} has no folders train/ and val/; move the images into them, and the masks "
+        f"into {tmp_path / 'masks'}/train and {tmp_path / 'masks'}/val (see docs/data.md, Splits)"
+    )
+    (tmp_path / "masks" / "a.png").unlink()
+    (tmp_path / "masks").rmdir()
+    assert complaint(folder.Config(root=tmp_path, names=("a", "b"))) == (
+        f"data.root: {tmp_path} is not a dataset of data.format=folder, which has images/train/a.jpg and "
+        "masks/train/a.png for training, images/val/b.jpg and masks/val/b.png for validation"
+    )
 
 
 # classes.yaml

@@ -27,18 +27,21 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
     config = write_camvid(tmp_path)
     save(tmp_path / "train" / "a.JPG", mode="RGB")
     text = complaint(config)
-    assert text.startswith(f"files in {tmp_path / 'train'} that differ from another file only in their suffix (1): a.")
+    assert text.startswith(
+        f"files in {tmp_path / 'train'} that differ from another file only in their suffix (2): a.JPG, a.png"
+    )
 
 
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     for name in ("val", "valannot"):
         (tmp_path / name).mkdir()
     text = complaint(camvid.Config(root=tmp_path), "val")
-    assert text.startswith(f"no image in {tmp_path / 'val'}: the suffix must be one of .png, .jpg, ")
+    assert text.startswith(f"no image in {tmp_path / 'val'}, or below it: the suffix must be one of .png, .jpg, ")
 
 
 def test_a_split_without_a_folder_of_labels_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "train" / "a.png")
+    save(tmp_path / "valannot" / "a.png")
     text = complaint(camvid.Config(root=tmp_path), error=FileNotFoundError)
     assert text == f"labels: no such folder: {tmp_path / 'trainannot'}"
 

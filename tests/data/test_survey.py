@@ -204,7 +204,7 @@ def test_white_masks_are_refused_in_a_folder(tmp_path: Path) -> None:
     config = folder.Config(root=tmp_path)
     split = Split("train", folder.samples(config, "train"), "to learn from")
     space = folder.label_space(config)
-    with pytest.raises(DataError, match='set "data.names={0: background, 255: crack}"$'):
+    with pytest.raises(DataError, match=r'set "data\.names={0: background, 255: crack}"$'):
         survey.require_usable(survey.count(split.samples, space, ALONE), space, split, skip_errors=False)
     named = folder.Config(root=tmp_path, names={0: "background", 255: "crack"})
     assert survey.count(folder.samples(named, "train"), folder.label_space(named), ALONE).pixels == (29, 1)
