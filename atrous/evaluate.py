@@ -97,10 +97,10 @@ def run(
     space = data.label_space(config.data)
     require_same_classes(original.label_space, space, path)
     samples = data.samples(config.data, config.data.val)
-    require_fields(samples, original.task, config)
     skip_errors = config.data.on_error == "skip"
     split = Split(config.data.val, samples)
     survey_of(original.task, split, space, world, workers=workers, skip_errors=skip_errors, console=console)
+    require_fields(samples, original.task, config)
     model = original.with_inference(config.evaluate).with_header(label_space=space, decode=config.decode)
     model = model.to(world.device)
     evaluation = measure(model, samples, config, world, workers, console)

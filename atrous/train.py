@@ -104,8 +104,9 @@ def train(
         # The data, and what its labels mean.
         space = data.label_space(config.data)
         samples, val_samples = (data.samples(config.data, split) for split in (config.data.train, config.data.val))
-        require_trainable(config, space, (samples, val_samples), world)
+        require_trainable(config, space, world)
         surveys = surveys_of(run, config, space, (samples, val_samples), world, workers, console, stop, state)
+        require_fields(config, (samples, val_samples))
 
         # The network, new or as it was saved; the model to validate and save; the objective to minimise.
         learner, reused = build(config, space, world, is_new=state is None)
@@ -154,10 +155,14 @@ def console_of(world: World, console: Console | None) -> Console:
     return console
 
 
-def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequence[Sample]], world: World) -> None:
-    """Refuse now what would fail, or be silently wrong, after hours."""
+def require_fields(config: Config, splits: Sequence[Sequence[Sample]]) -> None:
+    """Refuse data without what the task needs."""
     for samples in splits:
         evaluate.require_fields(samples, TASKS[task_of(config.model)], config)
+
+
+def require_trainable(config: Config, space: LabelSpace, world: World) -> None:
+    """Refuse now what would fail, or be silently wrong, after hours."""
     if config.model.num_classes is not None:
         require_same_classes(config.model.num_classes, space, "model.num_classes")
     is_synchronized = world.size > 1 and world.device.type == "cuda"

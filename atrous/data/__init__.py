@@ -11,7 +11,8 @@ from atrous.data import ade20k, camvid, cityscapes, folder, synthetic, voc
 from atrous.data import list as list_files
 from atrous.data.contract import DataConfig, Layout, near_roots, require_root
 from atrous.data.label_space import LabelSpace
-from atrous.errors import DataError
+from atrous.errors import DataError, listing
+from atrous.files import subfolders
 from atrous.types import Sample
 
 FORMATS: dict[str, Layout] = {
@@ -70,14 +71,20 @@ def _require_layout(config: DataConfig) -> None:
         )
 
 
-def _defaults(layout: Layout) -> DataConfig:
-    return layout.config.model_validate({"format": layout.config.model_fields["format"].default})
-
-
 def _meant(config: DataConfig, layout: Layout, root: Path) -> str:
     """The setting with which `root`, or a folder near it, would be read."""
     assert layout.is_root is not None
-    formats = [name for name, row in FORMATS.items() if row.is_root is not None and row.is_root(_defaults(row), root)]
-    roots = near_roots(root, partial(layout.is_root, config))
-    settings = [f"data.root={path}" for path in roots] + [f"data.format={name}" for name in formats]
-    return f"; set {' or '.join(settings[:3])}" if settings else ""
+    formats = [
+        f"data.format={name}" for name, row in FORMATS.items() if row.is_root and row.is_root(_defaults(row), root)
+    ]
+    roots = [f"data.root={path}" for path in near_roots(root, partial(layout.is_root, config))]
+    return f"; set {' or '.join((formats or roots)[:3])}" if formats or roots else f"; it holds {_content(root)}"
+
+
+def _content(root: Path) -> str:
+    names = subfolders(root)
+    return f"the folders {listing(names)}" if names else "no folders"
+
+
+def _defaults(layout: Layout) -> DataConfig:
+    return layout.config.model_validate({"format": layout.config.model_fields["format"].default})

@@ -76,6 +76,8 @@ def _split_advice(config: DataConfig, split: str, splits: Collection[str]) -> st
     likely = [name for name in (kind, *SYNONYMS[kind]) if name in splits] or get_close_matches(split, splits, 1)
     if likely:
         return f"; set {setting}={likely[0]}"
+    if not splits:
+        return "; move the images, and their labels, into folders of splits (see docs/data.md, Splits)"
     if kind == "val" and config.train in splits:
         return (
             f"; set some images of {config.train!r} aside, with their labels, to validate on (see docs/data.md, "
@@ -89,12 +91,15 @@ def _split_advice(config: DataConfig, split: str, splits: Collection[str]) -> st
 
 def near_roots(root: Path, is_root: Callable[[Path], bool]) -> list[Path]:
     """The folder above `root`, or else those below it, that hold a dataset."""
-    folders = [*list(root.absolute().parents)[:ABOVE], *_below(root)]
-    roots = []
-    for folder in folders:
-        with contextlib.suppress(OSError):  # a folder that can't be read
-            roots += [folder] if is_root(folder) else []
-    return roots
+    above = [folder for folder in list(root.absolute().parents)[:ABOVE] if _holds(is_root, folder)]
+    below = [folder for folder in _below(root) if _holds(is_root, folder)]
+    return above[:1] or [folder for folder in below if folder.parent not in below]
+
+
+def _holds(is_root: Callable[[Path], bool], folder: Path) -> bool:
+    with contextlib.suppress(OSError):  # a folder that can't be read
+        return is_root(folder)
+    return False
 
 
 def _below(root: Path) -> list[Path]:

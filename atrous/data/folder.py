@@ -6,7 +6,7 @@ colors: {background: [0, 0, 0], person: [192, 0, 0], ignore: [255, 255, 255]}  #
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from atrous.data.contract import SYNONYMS, DataConfig, require_root, require_spl
 from atrous.data.image_files import ImageFiles, count_codes, read_label
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.data.naming import class_of_value, named_space, naming_error, one_line
-from atrous.data.pairing import images_by_stem, labels_by_stem, pair_folders
+from atrous.data.pairing import images_by_stem, labels_by_stem, pair_folders, refuse_polygons
 from atrous.errors import AtrousError, DataError, listing
 from atrous.files import as_on_disk, subfolders
 from atrous.settings import Settings
@@ -27,10 +27,10 @@ from atrous.types import Color, Sample
 
 Channel = Annotated[StrictInt, Field(ge=0, le=255)]
 Colors = dict[str, tuple[Channel, Channel, Channel]] | tuple[tuple[Channel, Channel, Channel], ...]
-IMAGES = ("images", "image", "imgs", "img", "photos", "jpegimages", "inputs", "imagestr")  # as folders are called
+IMAGES = ("images", "image", "imgs", "img", "photos", "inputs", "imagestr")  # as folders are called
 MASKS = (
     *("masks", "mask", "labels", "label", "labelstr", "annotations", "annotation", "gt", "ground_truth", "groundtruth"),
-    *("segmentations", "segmentation", "segmentationclass", "targets"),
+    *("segmentations", "segmentation", "targets"),
 )
 NAMES_OF_OTHERS = ("data.yaml", "*classes*.txt", "class_names.txt", "labels.txt", "codes.txt")  # other programs' files
 NUM_PREVIEWED = 8  # masks that are read to suggest what to write into classes.yaml
@@ -105,13 +105,18 @@ def label_space(config: Config) -> LabelSpace:
 
 
 def is_root(config: Config, folder: Path) -> bool:
-    return _has_both(config, folder) or _is_by_split(config, folder)
+    is_split = folder.name in _splits(config) and _is_by_split(config, folder.absolute().parent)
+    return not is_split and (_has_both(config, folder) or _is_by_split(config, folder))
 
 
 def _is_by_split(config: Config, folder: Path) -> bool:
-    """Whether each split has its own folders of images and masks."""
-    splits = (config.train, config.val, *SYNONYMS, *(name for names in SYNONYMS.values() for name in names))
-    return any(_has_both(config, folder / name) for name in splits if (folder / name).is_dir())
+    """Whether a split has its own folders of images and masks."""
+    return any(_has_both(config, folder / name) for name in _splits(config) if (folder / name).is_dir())
+
+
+def _splits(config: Config) -> tuple[str, ...]:
+    """Names that a folder of a split may have."""
+    return (config.train, config.val, *SYNONYMS, *(name for names in SYNONYMS.values() for name in names))
 
 
 def _has_both(config: Config, folder: Path) -> bool:
@@ -138,15 +143,12 @@ def _place(config: Config, split: str) -> _Place:
     images, masks = _both(config, root)
     splits = subfolders(images)
     if not splits and images_by_stem(images, "images"):
-        raise DataError(f"data.root: {images} has no folders train/ and val/; {_how_to_split(config, root, masks)}")
+        raise DataError(
+            f"data.root: {images} has no folders train/ and val/; move the images into them, and the masks into "
+            f"{masks}/train and {masks}/val (see docs/data.md, Splits)"
+        )
     require_split(config, split, splits, images / split)
     return _Place(images / split, masks / split)
-
-
-def _how_to_split(config: Config, root: Path, masks: Path) -> str:
-    if _is_by_split(config, root.absolute().parent):
-        return f"set data.root={root.absolute().parent}"
-    return f"move the images into them, and the masks into {masks}/train and {masks}/val (see docs/data.md, Splits)"
 
 
 def _both(config: Config, folder: Path) -> tuple[Path, Path]:
@@ -243,9 +245,12 @@ def _require_known(word: str, known: Sequence[str], source: Path | None, complai
 
 def _preview(config: Config) -> _Preview:
     """What the first masks of the training split hold, in ascending order."""
-    paths: Iterable[Path] = ()
+    place = None
     with suppress(AtrousError, OSError):  # raised again when the split is listed
-        paths = labels_by_stem(_place(config, config.train).masks, "masks").values()
+        place = _place(config, config.train)
+    paths = list(labels_by_stem(place.masks, "masks").values()) if place and place.masks.is_dir() else []
+    if place and place.masks.is_dir() and not paths:
+        refuse_polygons(place.masks)
     codes: set[int | Color] = set()
     for path in islice(paths, NUM_PREVIEWED):
         with suppress(AtrousError):  # raised again when the sample is read
@@ -261,33 +266,39 @@ def _how_to_name(path: Path, preview: _Preview) -> str:
     problem = f"{path} has no names" if path.is_file() else f"{path} does not exist"
     what = "colors" if preview.colors else "values"
     codes = listing(preview.colors or preview.values, limit=20) or "none"
-    example = _example_colors(preview.colors) if preview.colors else _example_values(preview.values)
-    names = _names_beside(path.parent)
+    file, names = _names_beside(path.parent)
+    example = _example_colors(preview.colors) if preview.colors else _example_values(preview.values, names)
+    known = f" ({file} names {listing(names, limit=20)})" if names else ""
     return (
-        f"{problem}, and data.names is not set; {what} in the first masks: {codes}; "
-        f"write a {path.name} with the lines {example}{names}"
+        f"{problem}, and data.names is not set; {what} in the first masks: {codes}{known}; "
+        f"write a {path.name} with the lines {example}"
     )
 
 
-def _names_beside(root: Path) -> str:
-    """Names that a file of another program lists; whether it counts the background is for the user to say."""
+def _names_beside(root: Path) -> tuple[str, list[str]]:
+    """A file in which another program lists names of classes, and these; "" and none if there is no such file."""
     for path in sorted(file for pattern in NAMES_OF_OTHERS for file in root.glob(pattern)):
         names: object = None
-        with suppress(OSError, ValueError, yaml.YAMLError):
+        with suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
             text = path.read_text(encoding="utf-8-sig")
-            tree = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else text.split("\n")
+            tree = yaml.safe_load(text) if path.suffix == ".yaml" else text.splitlines()
             names = tree.get("names") if isinstance(tree, dict) else tree
-        lines = list(names.values()) if isinstance(names, dict) else names
-        if isinstance(lines, list) and (words := [str(line).strip() for line in lines if str(line).strip()]):
-            return f"; {path.name} names {listing(words, limit=20)}"
-    return ""
+        names = list(names.values()) if isinstance(names, dict) else names
+        words = [str(name).strip() for name in names if str(name).strip()] if isinstance(names, list) else []
+        if words:
+            return path.name, words
+    return "", []
 
 
-def _example_values(values: Sequence[int]) -> str:
-    """As `names: {0: class_0, 1: class_1}` and `ignore: 255`; if there are only 0 and 255, both are classes."""
-    classes = [value for value in values if value != 255] if len(values) > 2 else values
-    names = listing((f"{value}: class_{value}" for value in classes or (0, 1)), limit=20)
-    return f"`names: {{{names}}}`" + (" and `ignore: 255`" if len(classes) < len(values) else "")
+def _example_values(values: Sequence[int], names: Sequence[str]) -> str:
+    """As `names: {0: class_0, 1: class_1}` and `ignore: 255`; if there are only 0 and 255, both are classes.
+
+    `names` are used if there is one for each value; whether they count the background, nobody knows.
+    """
+    classes = [value for value in values if value != 255] if len(values) > 2 else values or (0, 1)
+    words = names if len(names) == len(classes) else [f"class_{value}" for value in classes]
+    pairs = listing((f"{value}: {word}" for value, word in zip(classes, words, strict=True)), limit=20)
+    return f"`names: {{{pairs}}}`" + (" and `ignore: 255`" if len(classes) < len(values) else "")
 
 
 def _example_colors(colors: Sequence[Color]) -> str:

@@ -146,7 +146,13 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 def _require_codes(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.mode not in _INDEX_MODES + _COLOR_MODES:
         raise DataError(f"an image of mode {image.mode} cannot hold class indices; save it as PNG with one channel")
-    return image
+    return _without_palette(image) if image.format == "GIF" else image
+
+
+def _without_palette(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Grey, or RGB. The indices of a GIF mean nothing: programs leave out and reorder its colours in each file."""
+    bands = image.convert("RGB").split()
+    return bands[0] if len({band.tobytes() for band in bands}) == 1 else image.convert("RGB")
 
 
 # Decoding

@@ -90,11 +90,12 @@ def pair_folders(images: Path, labels: Path) -> list[Pair]:
         raise DataError(f"no image in {images}, or below it: the suffix must be one of {', '.join(IMAGE_SUFFIXES)}")
     label_files = labels_by_stem(labels, "labels")
     if not label_files:
-        _refuse_polygons(labels)
+        refuse_polygons(labels)
     return pair_by_name(image_files, images, label_files, labels)
 
 
-def _refuse_polygons(folder: Path) -> None:
+def refuse_polygons(folder: Path) -> None:
+    """Refuse a folder of masks that holds the files of programs that draw outlines."""
     files = list(files_below(require_folder(folder, "labels"), POLYGON_SUFFIXES))
     if files:
         raise DataError(

@@ -93,7 +93,8 @@ def test_a_split_without_any_file_is_refused_with_the_pattern_of_its_files(tmp_p
 
 def test_a_root_without_photos_is_refused(tmp_path: Path) -> None:
     assert complaint(Config(root=tmp_path)) == (
-        f"data.root: {tmp_path} is not a dataset of data.format=cityscapes, which has leftImg8bit/ and gtFine/"
+        f"data.root: {tmp_path} is not a dataset of data.format=cityscapes, which has leftImg8bit/ and gtFine/; it "
+        "holds no folders"
     )
 
 

@@ -47,7 +47,8 @@ def test_images_without_split_folders_show_the_layout(tmp_path: Path) -> None:
     (tmp_path / "masks").rmdir()
     assert complaint(folder.Config(root=tmp_path, names=("a", "b"))) == (
         f"data.root: {tmp_path} is not a dataset of data.format=folder, which has images/train/a.jpg and "
-        "masks/train/a.png for training, images/val/b.jpg and masks/val/b.png for validation"
+        "masks/train/a.png for training, images/val/b.jpg and masks/val/b.png for validation; it holds the "
+        "folders images"
     )
 
 
