@@ -54,8 +54,11 @@ def samples(config: DataConfig, split: str) -> Sequence[Sample]:
 
 def label_space(config: DataConfig) -> LabelSpace:
     """What the label maps of `samples` mean. Raises the same errors."""
-    _require_layout(config)
-    return FORMATS[config.format].label_space(config)
+    try:
+        return FORMATS[config.format].label_space(config)
+    except DataError:
+        _require_layout(config)  # where the data isn't, its classes aren't either
+        raise
 
 
 def _require_layout(config: DataConfig) -> None:

@@ -281,8 +281,8 @@ def _names_beside(root: Path) -> tuple[str, list[str]]:
         names: object = None
         with suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
             text = path.read_text(encoding="utf-8-sig")
-            tree = yaml.safe_load(text) if path.suffix == ".yaml" else text.splitlines()
-            names = tree.get("names") if isinstance(tree, dict) else tree
+            tree = yaml.safe_load(text) if path.suffix == ".yaml" else {"names": text.splitlines()}
+            names = tree.get("names") if isinstance(tree, dict) else None
         names = list(names.values()) if isinstance(names, dict) else names
         words = [str(name).strip() for name in names if str(name).strip()] if isinstance(names, list) else []
         if words:
