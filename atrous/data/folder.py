@@ -161,7 +161,7 @@ def _chosen(folder: Path, what: str, name: str | None, names: Sequence[str]) -> 
         return folder / name
     known = _known(folder, names)
     if len(known) > 1 and known[0].casefold() != what:
-        raise DataError(f"{folder} has {listing(known)}; set data.{what} to the one with the {what}")
+        raise DataError(f"{folder} has {listing(known)}; set data.{what} to one of them")
     return folder / known[0]
 
 

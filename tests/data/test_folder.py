@@ -100,7 +100,7 @@ def test_several_folders_that_may_hold_the_masks_are_asked_about(tmp_path: Path)
         save(tmp_path / other / "train" / "a.png", row(1, 0))
     assert semantic(folder.samples(config, "train")[0]).tolist() == [[0, 1]]  # masks/ is what is documented
     (tmp_path / "masks").rename(tmp_path / "other")
-    assert complaint(config) == f"{tmp_path} has labels, annotations; set data.masks to the one with the masks"
+    assert complaint(config) == f"{tmp_path} has labels, annotations; set data.masks to one of them"
     for name, expected in (("labels", [[1, 0]]), ("other", [[0, 1]])):
         chosen = config.model_copy(update={"masks": name})
         assert semantic(atrous.data.samples(chosen, "train")[0]).tolist() == expected
