@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from atrous.convert.flow.values import Flow, Layer, Resize, Value, described, outputs_of, scope_of, times
+from atrous.convert.flow.values import Flow, Layer, Resize, Value, described, once, outputs_of, scope_of, times
 
 EPSILON_DIFFERS = 0.01  # as a part of it: TensorFlow raises 1e-5 to 1.001e-5
 NOT_KNOWN = "a size that it computes"
@@ -44,8 +44,8 @@ def _layers(graph: Flow, model: Flow) -> Iterator[str]:
 
 FACTS: tuple[tuple[str, Callable[[Layer], object]], ...] = (
     ("kernel {}", lambda layer: times(layer.kernel)),
-    ("stride {}", lambda layer: times(layer.stride)),
-    ("rate {}", lambda layer: times(layer.rate)),
+    ("stride {}", lambda layer: once(layer.stride)),
+    ("rate {}", lambda layer: once(layer.rate)),
     ("the input {}", lambda layer: layer.input.key),
 )
 
@@ -105,27 +105,34 @@ def changes(resize: Resize) -> bool:
 
 def _resizes(graph: Flow, model: Expectation) -> Iterator[str]:
     last = Resize("", model.logits, model.convention, graph.size)
-    expected = {one.input.key: one for one in (*model.flow.resizes, last) if changes(one)}
+    expected: dict[str, list[Resize]] = {}
+    for one in (*model.flow.resizes, last):
+        if changes(one):
+            expected.setdefault(one.input.key, []).append(one)
     actual = [one for one in graph.resizes if one.input.kind == "feature" and changes(one)]
     for resize in actual:
         if resize.input.key in model.flow.keys:
-            yield from _resize_differences(resize, expected.get(resize.input.key))
-    resized = {one.input.key for one in actual}
-    for key, one in expected.items():
-        if key not in resized and one is not last:
+            yield from _resize_differences(resize, expected.get(resize.input.key, []))
+    yield from _not_resized({one.input.key for one in actual}, expected, model.logits)
+
+
+def _not_resized(resized: set[str], expected: Mapping[str, list[Resize]], logits: Value) -> Iterator[str]:
+    """Whoever takes a graph's logits may resize them."""
+    for key, (one, *_) in expected.items():
+        if key not in resized and key != logits.key:
             yield f"{described(one.input)} is not resized in the graph, but to {_target(one)} in the model"
 
 
-def _resize_differences(resize: Resize, expected: Resize | None) -> Iterator[str]:
+def _resize_differences(resize: Resize, expected: list[Resize]) -> Iterator[str]:
     what = f"{resize.name} resizes {described(resize.input)} to {_target(resize)}"
-    is_known = resize.size is not None and resize.input.size is not None
-    if expected is None:
-        if is_known:
+    sizes = {one.size for one in expected if resize.input.size == one.input.size}
+    if not expected:
+        if None not in (resize.size, resize.input.size):
             yield f"{what}, the model doesn't"
-    elif resize.convention != expected.convention:
-        yield f"{what} by {resize.convention}, the model by {expected.convention}"
-    elif is_known and resize.input.size == expected.input.size and resize.size != expected.size:
-        yield f"{what}, the model to {_target(expected)}"
+    elif resize.convention != expected[0].convention:
+        yield f"{what} by {resize.convention}, the model by {expected[0].convention}"
+    elif sizes and resize.size is not None and resize.size not in sizes:
+        yield f"{what}, the model to {_target(expected[0])}"
 
 
 def _target(resize: Resize) -> str:

@@ -32,6 +32,15 @@ from atrous.convert.flow.values import (
 )
 from atrous.types import Size
 
+ARITHMETIC = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "maximum": np.maximum,
+    "minimum": np.minimum,
+}
+MOST_NUMBERS = 16  # in a constant that is computed
 MOST_PREPARED = 5  # operations on images that are named
 SPATIAL = ((1, 2), (2, 3))  # axes of a map, in TensorFlow's order and in PyTorch's
 EXTREMES = (  # conventions by (corners are aligned, half-pixel centres)
@@ -57,6 +66,7 @@ class Operation(NamedTuple):
     align_corners: bool = False
     half_pixel_centers: bool = False
     method: str = "bilinear"  # of resizing
+    masks: tuple[int, int, int] = (0, 0, 0)  # of a slice: which begin and end where the list does, which are one number
 
 
 class Operations(NamedTuple):
@@ -84,6 +94,8 @@ def flow_of(graph: Operations, size: Size) -> Flow:
 
 def _result(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     kinds = {x.kind for x in inputs}
+    if operation.op == "size":
+        return constant(None if inputs[0].size is None else np.array([1, *inputs[0].size, 0]))
     if "feature" not in kinds and not operation.weights:
         return _prepared(operation, inputs) if "image" in kinds else _computed(operation, inputs)
     return OPERATIONS.get(operation.op, _other)(flow, operation, inputs)
@@ -93,7 +105,33 @@ def _result(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
 
 
 def _computed(operation: Operation, inputs: list[Value]) -> Value:
-    return inputs[0] if operation.op == "identity" else constant()
+    """A constant of other constants: sizes are computed from sizes."""
+    arrays = [x.array for x in inputs if x.array is not None and x.array.size <= MOST_NUMBERS]
+    if operation.op == "identity":
+        return inputs[0]
+    if len(arrays) < len(inputs) or operation.op not in (*ARITHMETIC, "list", "slice"):
+        return constant()
+    try:
+        with np.errstate(all="ignore"):
+            return constant(_calculated(operation, arrays))
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return constant()
+
+
+def _calculated(operation: Operation, arrays: list[Array]) -> Array:
+    if operation.op == "list":
+        return np.concatenate([array.reshape(-1) for array in arrays])
+    if operation.op == "slice":
+        return _sliced(operation, arrays)
+    return np.asarray(ARITHMETIC[operation.op](*arrays[:2]))
+
+
+def _sliced(operation: Operation, arrays: list[Array]) -> Array:
+    array, (begin, end, step) = arrays[0], (int(one.reshape(-1)[0]) for one in arrays[1:4])
+    from_start, to_end, single = operation.masks
+    if single & 1:
+        return np.asarray(array[begin])
+    return array[None if from_start & 1 else begin : None if to_end & 1 else end : step]
 
 
 def _prepared(operation: Operation, inputs: list[Value]) -> Value:
@@ -104,7 +142,7 @@ def _prepared(operation: Operation, inputs: list[Value]) -> Value:
         return x._replace(pads=_constant_pads(inputs) or NO_PADS)
     if operation.op == "resize":
         x = x._replace(size=_target(inputs))
-    if operation.op in ("identity", "size", "space_to_batch", "batch_to_space"):
+    if operation.op in ("identity", "space_to_batch", "batch_to_space"):
         return x._replace(pads=NO_PADS)
     return x._replace(pads=NO_PADS, prepared=(*x.prepared, operation.op)[:MOST_PREPARED])
 
@@ -162,7 +200,7 @@ def _pads(operation: Operation, x: Value, rate: Pair) -> Pads | None:
     """Of a layer. Rearranged pixels are padded until they fill blocks: only what lies before them counts."""
     if operation.is_same and x.pads == NO_PADS:
         return padding_at(x.size, operation.kernel, operation.stride, rate)
-    if operation.is_same:
+    if operation.is_same or x.pads is None:
         return None
     total = [r * (side - 1) for r, side in zip(rate, operation.kernel, strict=True)]
     around = [
@@ -174,9 +212,7 @@ def _pads(operation: Operation, x: Value, rate: Pair) -> Pads | None:
 
 def _pool(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     x = inputs[0]._replace(pads=NO_PADS)
-    pads = inputs[0].pads
-    if operation.is_same:
-        pads = padding_at(x.size, operation.kernel, operation.stride, (1, 1)) or NO_PADS
+    pads = padding_at(x.size, operation.kernel, operation.stride, (1, 1)) if operation.is_same else inputs[0].pads
     return pooled(flow, x, operation.op, operation.kernel, operation.stride, pads)
 
 
@@ -209,17 +245,23 @@ def _constant_pads(inputs: list[Value]) -> Pads | None:
         return None
     top = 2 if array[3].any() and not array[1].any() else 1  # PyTorch's order of axes, or TensorFlow's
     height, width = array[top : top + 2].tolist()
-    return (height[0], height[1]), (width[0], width[1])
+    return (int(height[0]), int(height[1])), (int(width[0]), int(width[1]))
 
 
 def _blocks(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     """Space to batch: the next convolution sees every n-th pixel."""
-    x, block, pads = inputs[0], inputs[1].array, inputs[2].array if len(inputs) > 2 else None  # noqa: PLR2004
+    x, block = inputs[0], inputs[1].array if len(inputs) > 1 else None
     if block is None or block.shape != (2,):
         return value("computed blocks", x)
-    sides = (int(block[0]), int(block[1]))
-    around = NO_PADS if pads is None or pads.shape != (2, 2) else tuple(map(tuple, pads.tolist()))
-    return x._replace(block=sides, pads=(around[0], around[1]))
+    return x._replace(block=(max(int(block[0]), 1), max(int(block[1]), 1)), pads=_block_pads(inputs))
+
+
+def _block_pads(inputs: list[Value]) -> Pads | None:
+    array = inputs[2].array if len(inputs) > 2 else None  # noqa: PLR2004
+    if array is None or array.shape != (2, 2):
+        return None
+    height, width = array.tolist()
+    return (int(height[0]), int(height[1])), (int(width[0]), int(width[1]))
 
 
 def _unblocked(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:

@@ -17,7 +17,23 @@ NO_PADS: Pads = ((0, 0), (0, 0))
 SIXTH, NEAR_SIXTH = 1 / 6, 1e-4  # TensorFlow has 0.16667 in some places
 DEPTH, LONGEST = 3, 160  # of an expression in a message: operations inside one another, characters
 SIGNS = {"add": " + ", "mul": " * ", "concat": ", "}
-POSITIVE = ("relu", "relu6", "hard_sigmoid", "sigmoid")
+CLIPS = {  # (outer, inner): what both do
+    ("relu", "relu"): "relu",
+    ("relu", "relu6"): "relu6",
+    ("relu", "clip6"): "relu6",
+    ("relu6", "relu"): "relu6",
+    ("relu6", "relu6"): "relu6",
+    ("relu6", "clip6"): "relu6",
+    ("clip6", "relu"): "relu6",
+    ("clip6", "relu6"): "relu6",
+    ("clip6", "clip6"): "clip6",
+}
+LIMITS = {  # (outer, inner): what both are
+    ("relu", "minimum 6"): "relu6",
+    ("minimum 6", "relu"): "relu6",
+    ("maximum -6", "minimum 6"): "clip6",
+    ("minimum 6", "maximum -6"): "clip6",
+}
 
 
 class Value(NamedTuple):
@@ -28,7 +44,7 @@ class Value(NamedTuple):
     inputs: tuple["Value", ...] = ()
     key: str = ""
     size: Size | None = None  # None: not known
-    pads: Pads = NO_PADS  # zeros around it, which the next layer sees
+    pads: Pads | None = NO_PADS  # zeros around it, which the next layer sees; None: not known
     block: Pair = (1, 1)  # its pixels are rearranged so that the next layers have this rate
     affine: Affine | None = None  # of an image: what happened to its pixels; None: not known
     prepared: tuple[str, ...] = ()  # of an image: what else happened to it
@@ -86,10 +102,10 @@ def constant(array: Array | None = None) -> Value:
 
 
 def value(op: str, *inputs: Value, size: Size | None = None) -> Value:
-    """A feature; without `size`, of the size of its first input whose size is known."""
-    first = next((one.size for one in inputs if one.size), None)
+    """A feature; without `size`, of the size of its largest input: single pixels are spread over others."""
+    largest = max((one.size for one in inputs if one.size), default=None)
     block = max((one.block for one in inputs), default=(1, 1))
-    return Value(op, "feature", inputs, _key(op, inputs), size or first, NO_PADS, block)
+    return Value(op, "feature", inputs, _key(op, inputs), size or largest, NO_PADS, block)
 
 
 def _key(op: str, inputs: tuple[Value, ...]) -> str:
@@ -98,10 +114,11 @@ def _key(op: str, inputs: tuple[Value, ...]) -> str:
 
 
 def activated(activation: str, x: Value) -> Value:
-    """Zeros around a map stay zeros, and what is positive stays as it is under another ReLU."""
-    if not activation or (activation == "relu" and x.op in POSITIVE):
+    """Zeros around a map stay zeros; of two limits, one after the other, one is left."""
+    if not activation:
         return x
-    return value(activation, x._replace(pads=NO_PADS))._replace(pads=x.pads)
+    inner, both = x._replace(pads=NO_PADS), CLIPS.get((activation, x.op))
+    return (value(both, *inner.inputs) if both else value(activation, inner))._replace(pads=x.pads)
 
 
 def added(x: Value, y: Value) -> Value:
@@ -142,14 +159,10 @@ def _by_key(x: Value) -> str:
 
 
 def limited(x: Value, op: Literal["maximum", "minimum"], limit: float) -> Value:
-    """max(x, 0) is relu; with min(x, 6), it is relu6."""
-    if (op, limit) == ("maximum", 0) and x.op == "minimum 6":
-        return value("relu6", *x.inputs)
-    if (op, limit) == ("maximum", -6) and x.op == "minimum 6":
-        return value("clip6", *x.inputs)
-    if (op, limit) == ("minimum", 6) and x.op in ("relu", "maximum -6"):
-        return value("relu6" if x.op == "relu" else "clip6", *x.inputs)
-    return value("relu" if (op, limit) == ("maximum", 0) else f"{op} {limit:.5g}", x)
+    """max(x, 0) is a ReLU; with min(x, 6), it is a ReLU6."""
+    own = "relu" if (op, limit) == ("maximum", 0) else f"{op} {limit:.5g}"
+    both = LIMITS.get((own, x.op))
+    return activated(both, x.inputs[0]) if both else activated(own, x)
 
 
 def pooled(flow: Flow, x: Value, op: str, kernel: Pair, stride: Pair, pads: Pads | None) -> Value:
@@ -195,7 +208,7 @@ def scope_of(weights: str) -> str:
 
 def _outputs(size: Size, extent: Pair, stride: Pair, pads: Pads | None) -> Size | None:
     if pads is None:
-        return None
+        return size if stride == (1, 1) else None
     height, width = (
         max((side + sum(around) - reach) // step + 1, 1)
         for side, reach, step, around in zip(size, extent, stride, pads, strict=True)
@@ -217,6 +230,11 @@ def padding_at(size: Size | None, kernel: Pair, stride: Pair, rate: Pair) -> Pad
 
 def times(pair: Pair) -> str:
     return f"{pair[0]} x {pair[1]}"
+
+
+def once(pair: Pair) -> str:
+    """One number, if both sides have it."""
+    return str(pair[0]) if pair[0] == pair[1] else times(pair)
 
 
 def described(x: Value, depth: int = DEPTH) -> str:

@@ -42,7 +42,9 @@ KINDS = {
     **dict.fromkeys(("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "BiasAdd"), "norm"),
     **dict.fromkeys(("Identity", "Squeeze", "ExpandDims", "Reshape", "Transpose", "Cast"), "identity"),
     **dict.fromkeys(("StopGradient", "CheckNumerics", "PlaceholderWithDefault", "Snapshot"), "identity"),
-    **dict.fromkeys(("Shape", "Pack", "Unpack"), "size"),
+    "Shape": "size",
+    "Pack": "list",
+    "StridedSlice": "slice",
 }
 METHODS = {"ResizeNearestNeighbor": "nearest", "ResizeBicubic": "bicubic"}
 
@@ -62,7 +64,21 @@ def _graph_size(graph: Graph) -> Size | None:
     inputs = [node.shapes.get("shape", ()) for node in graph.nodes.values() if node.op == "Placeholder"]
     canvases = [tuple(array.tolist()) for array in graph.constants.values() if array.shape == (4,)]
     fixed = {shape[1:3] for shape in (*inputs, *canvases) if is_image(shape)}
-    return fixed.pop() if len(fixed) == 1 else None
+    return fixed.pop() if len(fixed) == 1 else _canvas(graph)
+
+
+def _canvas(graph: Graph) -> Size | None:
+    """To which images are padded: max(height - that of the image, 0), and the same for the width."""
+    sides = [
+        int(graph.constants[first].item())
+        for node in graph.nodes.values()
+        if node.op == "Maximum"
+        for source in _sources(node)
+        if source in graph.nodes and graph.nodes[source].op == "Sub"
+        for first in list(_sources(graph.nodes[source]))[:1]
+        if first in graph.constants and graph.constants[first].size == 1
+    ]
+    return (sides[0], sides[1]) if len(sides) == 2 and min(sides) > 1 else None  # noqa: PLR2004
 
 
 # ---- operations
@@ -101,7 +117,7 @@ def _operation(graph: Graph, node: Node) -> Operation:
     kernel = graph.constants[weights].shape[:2] if weights in graph.constants else ()
     padding = node.texts.get("padding", "VALID")
     return Operation(
-        KINDS.get(node.op, node.op if not node.op.startswith(FAKE_QUANT) else "identity"),
+        _kind(node),
         node.name,
         tuple(_sources(node)),
         node.name,
@@ -115,7 +131,14 @@ def _operation(graph: Graph, node: Node) -> Operation:
         bool(node.numbers.get("align_corners")),
         bool(node.numbers.get("half_pixel_centers")),
         METHODS.get(node.op, "bilinear"),
+        _masks(node),
     )
+
+
+def _kind(node: Node) -> str:
+    """A split into one part is none."""
+    is_kept = node.op.startswith(FAKE_QUANT) or (node.op == "Split" and node.numbers.get("num_split") == 1)
+    return "identity" if is_kept else KINDS.get(node.op, node.op)
 
 
 def _pair(node: Node, name: str) -> Pair:
@@ -123,6 +146,11 @@ def _pair(node: Node, name: str) -> Pair:
     first = _first_side(node)
     sides = node.ints.get(name, ())[first : first + 2]
     return (max(sides[0], 1), max(sides[1], 1)) if len(sides) == 2 else (1, 1)  # noqa: PLR2004
+
+
+def _masks(node: Node) -> tuple[int, int, int]:
+    begin, end, single = (int(node.numbers.get(f"{name}_mask", 0)) for name in ("begin", "end", "shrink_axis"))
+    return begin, end, single
 
 
 def _explicit(node: Node) -> Pads:

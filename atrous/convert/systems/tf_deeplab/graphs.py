@@ -40,7 +40,8 @@ def _first_runs(flow: Flow) -> dict[str, Layer]:
 
 def _output_stride(flow: Flow) -> int | None:
     """The images' size over that of the backbone's smallest maps, but for those that are means of the whole image."""
-    trunk = [layer.input for name, layer in _first_runs(flow).items() if name.partition("/")[0] in SCOPES]
+    layers = {name: layer for name, layer in _first_runs(flow).items() if name.partition("/")[0] in SCOPES}
+    trunk = [layer.input for name, layer in layers.items() if "squeeze_excite" not in name]
     heights = [x.size[0] for x in trunk if x.size and x.size != (1, 1)]
     stride = 2 ** round(math.log2(flow.size[0] / min(heights))) if heights else 0
     return stride if stride in (8, 16, 32) else None
@@ -109,6 +110,9 @@ def normalization_of(flow: Flow, stored: tuple[float, float] | None = None) -> N
 def left_out(flow: Flow, *said: str, is_stored: bool = False) -> tuple[str, ...]:
     """What an image goes through in a graph and not in our model, after what else is `said`."""
     x = _image(flow)
+    num_computed = sum(layer.pads is None for layer in _first_runs(flow).values())
+    if num_computed:
+        said = (*said, f"the padding of {num_computed} layers, which the graph computes, is TensorFlow's SAME")
     if x is None:
         return said
     reasons = {

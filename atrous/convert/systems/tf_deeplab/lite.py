@@ -41,6 +41,7 @@ KINDS = {
     **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CAST", "TRANSPOSE"), "identity"),
     "FAKE_QUANT": "identity",
     "SHAPE": "size",
+    "PACK": "list",
 }
 
 
