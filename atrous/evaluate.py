@@ -10,12 +10,15 @@ from rich.console import Console
 from atrous import config as configs
 from atrous import data, distributed, model_file, report, segmenter, terminal
 from atrous.config import Config
+from atrous.data import survey
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.data.loader import missing_fields, whole_samples
+from atrous.data.survey import Split, Survey
 from atrous.distributed import World
 from atrous.environment import environment
 from atrous.errors import ConfigError, DataError
 from atrous.files import user_path, write_atomically
+from atrous.progress import counting
 from atrous.report import Evaluation, ImageScore
 from atrous.segmenter import Segmenter
 from atrous.tasks import Task
@@ -95,6 +98,9 @@ def run(
     space = data.label_space(config.data)
     require_same_classes(original.label_space, space, path)
     samples = data.samples(config.data, config.data.val)
+    skip_errors = config.data.on_error == "skip"
+    split = Split(config.data.val, samples)
+    survey_of(original.task, split, space, world, workers=workers, skip_errors=skip_errors, console=console)
     require_fields(samples, original.task, config)
     model = original.with_inference(config.evaluate).with_header(label_space=space, decode=config.decode)
     model = model.to(world.device)
@@ -166,6 +172,36 @@ def require_fields(samples: Sequence[Sample], task: Task, config: Config) -> Non
         raise DataError(
             f"data.format={config.data.format}: its samples lack {', '.join(missing)}, which the model needs"
         )
+
+
+def survey_of(
+    task: Task,
+    split: Split,
+    space: LabelSpace,
+    world: World,
+    *,
+    workers: int,
+    skip_errors: bool,
+    console: Console,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Survey | None:
+    """What the labels of a split hold, None if the task has no label maps; what is odd about them is printed.
+
+    Raises DataError, on every process, for labels that can't be used. `advance` is called as in `evaluate`.
+    """
+    if task.survey is None:
+        return None
+    with counting(f"reading the labels of {split.name}", len(split.samples), console) as count_up:
+
+        def count_on(number: int) -> None:
+            count_up(number)
+            advance(number)
+
+        total = task.survey(split.samples, space, world, workers=workers, advance=count_on)
+    survey.require_usable(total, space, split, skip_errors=skip_errors)
+    for line in survey.remarks(total, space, split):
+        console.print(line, markup=False, highlight=False, emoji=False)
+    return total
 
 
 def data_name(config: Config) -> str:

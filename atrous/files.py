@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import unicodedata
 from pathlib import Path
 
 
@@ -27,8 +28,34 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             temporary.unlink()
 
 
+def composed(name: str) -> str:
+    """The name with an é of one character, not of two: systems write either, and people see no difference (NFC)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def as_on_disk(path: Path) -> Path:
+    """The path as its folders spell it, where that differs by composed or decomposed characters; else `path`."""
+    if path.exists() or path.parent == path:
+        return path
+    folder = as_on_disk(path.parent)
+    if not folder.is_dir():
+        return path
+    return next((other for other in folder.iterdir() if composed(other.name) == composed(path.name)), path)
+
+
+def is_not_data(name: str) -> bool:
+    """Whether a file or folder is hidden, or is one that systems make beside the data."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+
+
+def subfolders(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if not is_not_data(entry.name) and entry.is_dir())
+
+
 def require_folder(path: Path, what: str) -> Path:
-    """Return `path` if it is a folder, or raise OSError; `what` names the setting that it comes from."""
+    """Return `path` as the disk spells it, if it is a folder, or raise OSError; `what` names its setting."""
+    path = as_on_disk(path)
     if not path.exists():
         raise FileNotFoundError(f"{what}: no such folder: {path}")
     if not path.is_dir():

@@ -1,6 +1,8 @@
 """What a long run shows: a bar in a terminal, a line now and then in a log file."""
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -9,8 +11,35 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 LINE_EVERY = 30.0  # seconds, where there is no terminal to draw a bar in
+PATIENCE = 1.0  # seconds of work that need no word
 NUM_NAMED = 5  # unreadable files that are named; all others are only counted
 SMOOTHING = 0.3  # weight of the newest value in the figures on screen; logged figures are not smoothed
+
+
+@contextlib.contextmanager
+def counting(what: str, total: int, console: Console) -> Iterator[Callable[[int], None]]:
+    """A function to call with each number of finished items.
+
+    If they take longer than a second, a bar shows them in a terminal, and a line says so elsewhere.
+    """
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bar = Bar(*columns, console=console, transient=True, disable=not console.is_terminal)
+    task, start = bar.add_task(what, total=total), time.perf_counter()
+    is_shown = False
+
+    def advance(number: int) -> None:
+        nonlocal is_shown
+        bar.advance(task, number)
+        if not is_shown and time.perf_counter() - start > PATIENCE:
+            is_shown = True
+            bar.start()
+            if bar.disable:
+                console.print(f"{what}: {total}", markup=False, highlight=False, emoji=False)
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
 
 
 class Progress:

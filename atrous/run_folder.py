@@ -61,8 +61,13 @@ class RunFolder(NamedTuple):
         return self.path / "reused.json"
 
     @property
+    def data(self) -> Path:
+        """What the labels of both splits hold."""
+        return self.path / "data.json"
+
+    @property
     def files(self) -> tuple[Path, ...]:
-        return self.config, self.metrics, self.best, self.last, self.report, self.reused, self.state
+        return self.config, self.data, self.metrics, self.best, self.last, self.report, self.reused, self.state
 
     @property
     def is_saved(self) -> bool:
@@ -228,6 +233,21 @@ def drop_rows_after(path: Path, step: int, validation: int) -> None:
     rows = [row for row in read_rows(path) if row["step"] <= (step if "loss" in row else validation)]
     if path.exists():
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_data(run: RunFolder, tree: Mapping[str, Any]) -> None:
+    """Write what the labels of both splits hold."""
+    if run.is_writer:
+        write_atomically(run.data, json.dumps(tree, indent=1))
+
+
+def read_data(run: RunFolder) -> dict[str, Any]:
+    """What `write_data` has written; {} if it is missing or damaged, for it can be counted again."""
+    try:
+        tree = json.loads(run.data.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def write_reused(run: RunFolder, tree: Mapping[str, Any]) -> None:

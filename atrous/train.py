@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +16,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from atrous import data, distributed, evaluate, models, optim, report, reuse, run_folder, segmenter, terminal
 from atrous.config import Config, TrainConfig
+from atrous.data import survey
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import Stream, training_batches
+from atrous.data.overlap import shared_images
+from atrous.data.survey import Split, Survey
 from atrous.data.transforms import augment
 from atrous.distributed import World
-from atrous.errors import ConfigError
+from atrous.errors import ConfigError, listing
 from atrous.files import user_path
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
 from atrous.model_file import require_same_classes
@@ -102,13 +105,15 @@ def train(
         # The data, and what its labels mean.
         space = data.label_space(config.data)
         samples, val_samples = (data.samples(config.data, split) for split in (config.data.train, config.data.val))
-        require_trainable(config, space, (samples, val_samples), world)
+        require_trainable(config, space, world)
+        surveys = surveys_of(run, config, space, (samples, val_samples), world, workers, console, stop, state)
+        require_fields(config, (samples, val_samples))
 
         # The network, new or as it was saved; the model to validate and save; the objective to minimise.
         learner, reused = build(config, space, world, is_new=state is None)
         at = restore(state, learner, run)
         candidate = segmenter_of(learner, config, space)
-        objective = objective_of(learner.model, config, space, samples, world, workers)
+        objective = objective_of(learner.model, config, space, surveys.get("train"), world)
         introduce(run, learner.model, config, (samples, val_samples), world, at, reused, console)
 
         # Steps, with a validation now and then, until neither is due.
@@ -151,10 +156,14 @@ def console_of(world: World, console: Console | None) -> Console:
     return console
 
 
-def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequence[Sample]], world: World) -> None:
-    """Refuse now what would fail, or be silently wrong, after hours."""
+def require_fields(config: Config, splits: Sequence[Sequence[Sample]]) -> None:
+    """Refuse data without what the task needs."""
     for samples in splits:
         evaluate.require_fields(samples, TASKS[task_of(config.model)], config)
+
+
+def require_trainable(config: Config, space: LabelSpace, world: World) -> None:
+    """Refuse now what would fail, or be silently wrong, after hours."""
     if config.model.num_classes is not None:
         require_same_classes(config.model.num_classes, space, "model.num_classes")
     is_synchronized = world.size > 1 and world.device.type == "cuda"
@@ -163,6 +172,73 @@ def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequen
             "train.batch=1 with train.batch_norm=tuned: image pooling leaves one value per channel, which has no "
             "variance; set train.batch=2 or more, or train.batch_norm=frozen"
         )
+
+
+def surveys_of(
+    run: RunFolder,
+    config: Config,
+    space: LabelSpace,
+    splits: tuple[Sequence[Sample], Sequence[Sample]],
+    world: World,
+    workers: int,
+    console: Console,
+    stop: StopFlag,
+    state: State | None,
+) -> dict[str, Survey]:
+    """What the labels of "train" and "val" hold, which the run keeps as data.json; {} for a task without label maps.
+
+    They are read before the first step, and not again when the run is resumed.
+    """
+    parts = {
+        "train": Split(config.data.train, splits[0], "to learn from"),
+        "val": Split(config.data.val, splits[1], "to validate on"),
+    }
+    stored = {} if state is None else stored_surveys(run, parts, space)
+    if stored:
+        return stored
+
+    say_shared(splits, console)
+
+    def advance(_: int) -> None:
+        if stop.is_set():
+            raise Interrupted("stopped while the labels were read; nothing has been trained yet")
+
+    surveys: dict[str, Survey] = {}
+    task, skip_errors = TASKS[task_of(config.model)], config.data.on_error == "skip"
+    for kind, part in parts.items():
+        one = evaluate.survey_of(
+            task,
+            part._replace(like=surveys.get("train")),
+            space,
+            world,
+            workers=workers,
+            skip_errors=skip_errors,
+            console=console,
+            advance=advance,
+        )
+        surveys |= {} if one is None else {kind: one}
+    run_folder.write_data(run, {kind: survey.to_tree(one, space) for kind, one in surveys.items()})
+    return surveys
+
+
+def say_shared(splits: tuple[Sequence[Sample], Sequence[Sample]], console: Console) -> None:
+    """Say which images are in both splits."""
+    shared = [] if console.quiet else shared_images(*splits)  # one process looks for all
+    if shared:
+        number = f"{len(shared)} of {len(splits[1])} images to validate on"
+        say(f"{number} are also in the training split, so scores are too good: {listing(shared)}", console)
+
+
+def say(line: str, console: Console) -> None:
+    console.print(line, markup=False, highlight=False, emoji=False)  # a file may be called [red].png
+
+
+def stored_surveys(run: RunFolder, parts: Mapping[str, Split], space: LabelSpace) -> dict[str, Survey]:
+    """Those that the run keeps; {} if they are missing, damaged, or of other data."""
+    trees = run_folder.read_data(run)
+    surveys = {kind: survey.from_tree(trees.get(kind), space, len(part.samples)) for kind, part in parts.items()}
+    known = {kind: one for kind, one in surveys.items() if one is not None}
+    return known if len(known) == len(parts) else {}
 
 
 def build(config: Config, space: LabelSpace, world: World, *, is_new: bool) -> tuple[Learner, Reused | None]:
@@ -203,11 +279,18 @@ def segmenter_of(learner: Learner, config: Config, space: LabelSpace) -> Segment
     return segmenter.of_model(model, space, inference=config.evaluate, decode=config.decode, training=config)
 
 
-def objective_of(
-    model: Model, config: Config, space: LabelSpace, samples: Sequence[Sample], world: World, workers: int
-) -> Objective:
-    training_data = TrainingData(space, samples, world, workers, skip_errors=config.data.on_error == "skip")
+def objective_of(model: Model, config: Config, space: LabelSpace, counts: Survey | None, world: World) -> Objective:
+    training_data = TrainingData(space, counts, world.device)
     return TASKS[model.task].objective(config.loss, model.facts, model.heads, training_data)
+
+
+def class_weights(config: Config, samples: Sequence[Sample], space: LabelSpace, workers: int = 0) -> Tensor | None:
+    """The weight of each class, [C], in the loss of a training on `samples`; None: the loss has no class weights."""
+    task, world = TASKS[task_of(config.model)], World(0, 1, torch.device("cpu"))
+    if task.class_weights is None:
+        return None
+    counts = None if task.survey is None else task.survey(samples, space, world, workers=workers)
+    return task.class_weights(config.loss, TrainingData(space, counts, world.device))
 
 
 def training_batches_from(
@@ -253,7 +336,7 @@ def introduce(
     epochs = config.train.steps * images / len(samples)
     where = f"{world.device}" if world.size == 1 else f"{world.size} x {world.device.type}"
     console.print(f"{config.model.name}, {config.model.backbone.name}: {parameters / 1e6:.2f} M parameters, {where}")
-    console.print(f"{config.data.format}: {len(samples)} images for training, {len(val_samples)} for validation")
+    console.print(f"{config.data.format}: {len(samples)} images to learn from, {len(val_samples)} to validate on")
     console.print(f"{start}: {config.train.steps} steps of {images} images, {epochs:.1f} epochs")
     if reused is not None:
         console.print(reused.describe())

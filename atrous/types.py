@@ -24,6 +24,9 @@ RGB: TypeAlias = tuple[float, float, float]  # in 0..255: the mean or standard d
 Convention: TypeAlias = Literal["aligned_corners", "half_pixel"]
 
 
+NO_IMAGE: Image = np.empty((0, 0, 3), np.uint8)
+
+
 class Sample(NamedTuple):
     """One image and its labels, on the CPU, as read from disk or augmented."""
 

@@ -33,7 +33,6 @@ def atrous_step(backbone: str) -> tuple[Step, torch.nn.Module]:
     from atrous import models
     from atrous.config import check
     from atrous.data.label_space import LabelSpace, numbered_names
-    from atrous.distributed import World
     from atrous.tasks import TASKS
     from atrous.tasks.contract import TrainingData
     from atrous.types import Batch
@@ -42,8 +41,7 @@ def atrous_step(backbone: str) -> tuple[Step, torch.nn.Module]:
     config = check(tree, source="benchmark")
     model = models.build(config.model, CLASSES).train()
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    space, world = LabelSpace(names=numbered_names(CLASSES)), World(0, 1, torch.device("cpu"))
-    data = TrainingData(space, (), world, 0, skip_errors=False)
+    data = TrainingData(LabelSpace(names=numbered_names(CLASSES)), None, torch.device("cpu"))
     objective = TASKS[model.task].objective(config.loss, model.facts, model.heads, data)
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from atrous.report import Evaluation
 from atrous.segmenter import Segmenter
 from atrous.tasks import TASKS
 from atrous.types import Sample
-from tests.conftest import spread_classes, tiny_config
-from tests.runs import QUIET
+from tests.conftest import save, spread_classes, tiny_config
+from tests.runs import QUIET, folder_config
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -224,3 +224,20 @@ def test_a_dataset_without_the_labels_that_the_model_needs_is_refused_before_it_
     overrides = ["data.format=synthetic", "data.num_val=2", "data.size=64,96"]
     with pytest.raises(DataError, match=r"data\.format=synthetic: its samples lack category, which the model needs"):
         evaluate.run(path, overrides, console=QUIET)
+
+
+def test_labels_of_one_class_are_told_and_wrong_ones_refused_with_the_setting(
+    folder_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = folder_config(folder_data)
+    created = segmenter.create(config.model, label_space=data.label_space(config.data))
+    path = tmp_path / "model.safetensors"
+    created.with_header(training=config).save(path)
+    for mask in (folder_data / "masks" / "val").iterdir():
+        save(mask, np.full((40, 60), 1, np.uint8))
+    evaluate.run(path, console=Console(width=300))
+    assert "split 'val': all 4800 labelled pixels of 2 masks are right\n" in capsys.readouterr().out
+    for mask in (folder_data / "masks" / "val").iterdir():
+        save(mask, np.resize(np.array([1, 2], np.uint8), (40, 60)))
+    with pytest.raises(DataError, match=r'value 2 .*; 1 more of split .*set "data\.names={1: left, 2: right}"$'):
+        evaluate.run(path, console=QUIET)

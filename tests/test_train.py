@@ -1,6 +1,9 @@
 """Training: what it writes, that updates are those of the mathematics, and what it refuses."""
 
+import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,10 +18,12 @@ from torch import Tensor, distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import atrous
-from atrous import run_folder, train
+from atrous import data, run_folder, train
 from atrous.config import Config, load, to_yaml
+from atrous.data.survey import _Mask
 from atrous.distributed import World
 from atrous.errors import AtrousError, ConfigError, DataError
+from atrous.interrupt import Interrupted
 from atrous.run_folder import RunFolder
 from atrous.train import Losses
 from tests.conftest import TINY, save, tiny_config
@@ -41,6 +46,7 @@ CPU = torch.device("cpu")
 def test_a_run_leaves_the_best_and_last_model_metrics_and_a_report(finished: RunFolder) -> None:
     assert {path.name for path in finished.path.iterdir()} == {
         "config.yaml",
+        "data.json",
         "best.safetensors",
         "last.safetensors",
         "metrics.jsonl",
@@ -336,7 +342,7 @@ def refuse_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*args: object, **kwargs: object) -> Tensor:
         raise Unexpected
 
-    for name in ("atrous.tasks.semantic.class_counts", "atrous.reuse.reuse", "atrous.models.build"):
+    for name in ("atrous.data.survey.read_each", "atrous.reuse.reuse", "atrous.models.build"):
         monkeypatch.setattr(name, work)
 
 
@@ -409,3 +415,105 @@ def test_a_label_value_out_of_range_names_value_count_and_file(folder_data: Path
     save(folder_data / "masks" / "train" / "2.png", mask)
     with pytest.raises(DataError, match=r"7.*6.*2\.png|2\.png.*7.*6|2\.png.*6.*7"):
         train.train(folder_config(folder_data), tmp_path / "run", console=QUIET)
+
+
+# ---- labels, looked at before the first step
+
+
+def write_masks(root: Path, split: str, *values: int) -> None:
+    """Masks of stripes with these values."""
+    for path in sorted((root / "masks" / split).iterdir()):
+        save(path, np.resize(np.array(values, np.uint8), (40, 60)))
+
+
+LABELS_REFUSED = (  # values of the masks for training and validation, classes.yaml, and what is said
+    ((0, 255), (0, 1), "[left, right]", r'to learn from: all \d+ .*50 % .*set "data.names={0: left, 255: right}"$'),
+    ((0, 1), (0, 255), "[left, right]", r"to validate on: all .*the training labels have the values 0, 1: number"),
+    ((0, 255), (0, 255), "[left, right, top]", r'to learn from: all .* are left .*name it, as in "data.names='),
+    ((255,), (0, 1), "[left, right]", r"to learn from: all 14400 pixels of 6 masks have the ignored value 255"),
+    ((1, 2), (1, 2), "[left, right]", r'0\.png: value 2 .*; 5 more of split .*set "data.names={1: left, 2: right}"$'),
+    ((0, 0), (0, 1), "[left, right]", r"to learn from: .* are left; are these the right masks\?$"),
+)
+
+
+@pytest.mark.parametrize(("train_values", "val_values", "names", "reason"), LABELS_REFUSED)
+def test_labels_of_which_nothing_can_be_learnt_are_refused_before_the_first_step(
+    train_values: tuple[int, ...],
+    val_values: tuple[int, ...],
+    names: str,
+    reason: str,
+    folder_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("atrous.models.build", None)
+    write_masks(folder_data, "train", *train_values)
+    write_masks(folder_data, "val", *val_values)
+    (folder_data / "classes.yaml").write_text(f"names: {names}\n")
+    with pytest.raises(DataError, match=reason):
+        train.train(folder_config(folder_data), tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_odd_about_labels_is_told_and_kept_and_not_read_again(
+    folder_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder_data / "classes.yaml").write_text("names: [left, right, top]\n")
+    save(folder_data / "masks" / "train" / "5.png", np.full((40, 60), 255, np.uint8))
+    shutil.copy(folder_data / "images" / "train" / "0.png", folder_data / "images" / "val" / "1.png")
+    short = ("train.steps=1", "loss.class_weights=counts")
+    run = train.train(folder_config(folder_data, *short), tmp_path / "run", console=Console(width=300))
+    lines = capsys.readouterr().out.splitlines()
+    assert "split 'train': no pixel of top (1 of 3 classes) in 6 masks (17 % of the pixels, in 1 mask, have the " in (
+        lines[1][:105] + " "
+    )
+    assert "split 'train': 1 of 6 masks are ignored entirely: 5" in lines
+    assert "split 'val': no pixel of top (1 of 3 classes) in 2 masks" in lines
+    assert "1 of 2 images to validate on are also in the training split, so scores are too good: 1" in lines
+    kept = json.loads(run.data.read_text())
+    assert kept["train"]["images"] == 6
+    assert kept["train"]["classes"]["left"] == {"pixels": 6000, "images": 5, "pixels_of_images": 12000}
+    assert kept["val"]["classes"]["right"] == {"pixels": 2400, "images": 2, "pixels_of_images": 4800}
+    assert kept["train"]["unlabelled"] == ["5"]
+
+    def read_again(*args: object) -> None:
+        raise AssertionError("the labels are read again")
+
+    monkeypatch.setattr("atrous.data.survey.read_each", read_again)
+    again = train.train(folder_config(folder_data, *short), run.path, resume=True, console=QUIET)
+    assert json.loads(again.data.read_text()) == kept
+    run.data.write_text("damaged")
+    with pytest.raises(AssertionError, match="read again"):
+        train.train(folder_config(folder_data, *short), run.path, resume=True, console=QUIET)
+
+
+def test_class_weights_are_those_of_the_training(folder_data: Path) -> None:
+    """3 x 1000 pixels of one class, 1 x 100 of the other in an image of 1000: see arXiv:1411.4734, 6.3.1."""
+    config = folder_config(folder_data, "loss.class_weights=counts")
+    samples, space = data.samples(config.data, "train"), data.label_space(config.data)
+    write_masks(folder_data, "train", 0)
+    mask = np.zeros((40, 60), np.uint8)
+    mask[:4] = 1
+    save(folder_data / "masks" / "train" / "0.png", mask)
+    frequency = np.array([(6 - 0.1) / 6, 0.1])
+    expected = torch.from_numpy(np.median(frequency) / frequency).float()
+    counted = train.class_weights(config, samples, space)
+    assert counted is not None
+    torch.testing.assert_close(counted, expected)
+    assert train.class_weights(folder_config(folder_data), samples, space) is None
+    fixed = train.class_weights(folder_config(folder_data, "loss.class_weights=[1,3]"), samples, space)
+    assert fixed is not None and fixed.tolist() == [1, 3]
+    assert train.class_weights(classifier_config(), samples, space) is None
+
+
+def test_an_interruption_while_labels_are_read_leaves_nothing_behind(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(read: object, indices: range, workers: int) -> Iterator[tuple[int, object]]:
+        os.kill(os.getpid(), signal.SIGINT)
+        yield 0, _Mask("0", {0: 1})
+
+    monkeypatch.setattr("atrous.data.survey.read_each", read)
+    with pytest.raises(Interrupted, match="while the labels were read; nothing has been trained yet"):
+        train.train(tiny(), tmp_path / "run", console=QUIET)
+    assert not (tmp_path / "run").exists()

@@ -1,24 +1,36 @@
 """Datasets by their layout: a row of FORMATS is a file, or a folder, next to this one."""
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
 from atrous.data import ade20k, camvid, cityscapes, folder, synthetic, voc
 from atrous.data import list as list_files
-from atrous.data.contract import DataConfig, Layout
+from atrous.data.contract import DataConfig, Layout, near_roots, require_root
 from atrous.data.label_space import LabelSpace
+from atrous.errors import DataError, listing
+from atrous.files import subfolders
 from atrous.types import Sample
 
 FORMATS: dict[str, Layout] = {
-    "ade20k": Layout(ade20k.Config, ade20k.samples, ade20k.label_space),
-    "camvid": Layout(camvid.Config, camvid.samples, camvid.label_space),
-    "cityscapes": Layout(cityscapes.Config, cityscapes.samples, cityscapes.label_space),
-    "folder": Layout(folder.Config, folder.samples, folder.label_space),
+    "ade20k": Layout(ade20k.Config, ade20k.samples, ade20k.label_space, ade20k.is_root, "images/ and annotations/"),
+    "camvid": Layout(camvid.Config, camvid.samples, camvid.label_space, camvid.is_root, "train/ and trainannot/"),
+    "cityscapes": Layout(
+        cityscapes.Config, cityscapes.samples, cityscapes.label_space, cityscapes.is_root, "leftImg8bit/ and gtFine/"
+    ),
+    "folder": Layout(
+        folder.Config,
+        folder.samples,
+        folder.label_space,
+        folder.is_root,
+        "images/train/a.jpg and masks/train/a.png for training, images/val/b.jpg and masks/val/b.png for validation",
+    ),
     "list": Layout(list_files.Config, list_files.samples, list_files.label_space),
     "synthetic": Layout(synthetic.Config, synthetic.samples, synthetic.label_space),
-    "voc": Layout(voc.Config, voc.samples, voc.label_space),
+    "voc": Layout(voc.Config, voc.samples, voc.label_space, voc.is_root, "[VOC2012/]ImageSets/Segmentation/"),
 }
 
 
@@ -36,9 +48,46 @@ def samples(config: DataConfig, split: str) -> Sequence[Sample]:
 
     Raises ConfigError, DataError or OSError in one line; so does reading a sample.
     """
+    _require_layout(config)
     return FORMATS[config.format].samples(config, split)
 
 
 def label_space(config: DataConfig) -> LabelSpace:
     """What the label maps of `samples` mean. Raises the same errors."""
-    return FORMATS[config.format].label_space(config)
+    try:
+        return FORMATS[config.format].label_space(config)
+    except DataError:
+        _require_layout(config)  # where the data isn't, its classes aren't either
+        raise
+
+
+def _require_layout(config: DataConfig) -> None:
+    """Refuse a root that doesn't hold a dataset of this layout, with the setting that is probably meant."""
+    layout = FORMATS[config.format]
+    if layout.is_root is None:
+        return
+    root = require_root(config)
+    if not layout.is_root(config, root):
+        raise DataError(
+            f"data.root: {root} is not a dataset of data.format={config.format}, which has {layout.expected}"
+            f"{_meant(config, layout, root)}"
+        )
+
+
+def _meant(config: DataConfig, layout: Layout, root: Path) -> str:
+    """The setting with which `root`, or a folder near it, would be read."""
+    assert layout.is_root is not None
+    formats = [
+        f"data.format={name}" for name, row in FORMATS.items() if row.is_root and row.is_root(_defaults(row), root)
+    ]
+    roots = [f"data.root={path}" for path in near_roots(root, partial(layout.is_root, config))]
+    return f"; set {' or '.join((formats or roots)[:3])}" if formats or roots else f"; it holds {_content(root)}"
+
+
+def _content(root: Path) -> str:
+    names = subfolders(root)
+    return f"the folders {listing(names)}" if names else "no folders"
+
+
+def _defaults(layout: Layout) -> DataConfig:
+    return layout.config.model_validate({"format": layout.config.model_fields["format"].default})

@@ -4,14 +4,15 @@ In the labels, 0 is "other", a pixel of none of the 150 classes, and class k of 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from atrous.data.contract import DataConfig, require_root, require_split
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import remapped
-from atrous.data.pairing import pair_folders, subfolders
-from atrous.files import require_folder
+from atrous.data.pairing import pair_folders
+from atrous.files import require_folder, subfolders
 from atrous.types import Sample
 
 COLORS = {  # by the first name of each class, in the benchmark's order
@@ -191,8 +192,12 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
     """The images in `images/<split>/` with the labels in `annotations/<split>/`."""
     root = require_root(config)
     images = require_folder(root / "images", "images")
-    require_split(split, subfolders(images), images / split)
+    require_split(config, split, subfolders(images), images / split)
     return ImageFiles(pair_folders(images / split, root / "annotations" / split), label_space(config))
+
+
+def is_root(config: Config, folder: Path) -> bool:
+    return (folder / "images").is_dir() and (folder / "annotations").is_dir()
 
 
 def label_space(config: Config) -> LabelSpace:

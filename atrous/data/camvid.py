@@ -1,13 +1,15 @@
 """CamVid, SegNet's version (arXiv:1511.00561, section 4.1): `train/`, `val/`, `test/`, labels in `trainannot/` etc."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from atrous.data.contract import DataConfig, require_root, require_split
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import renamed
-from atrous.data.pairing import pair_folders, subfolders
+from atrous.data.pairing import pair_folders
+from atrous.files import subfolders
 from atrous.types import Sample
 
 COLORS = {
@@ -36,8 +38,12 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
     """The images in `<split>/` with the labels in `<split>annot/`."""
     root = require_root(config)
     images, labels = root / split, root / f"{split}annot"
-    require_split(split, [name for name in subfolders(root) if not name.endswith("annot")], images)
+    require_split(config, split, [name for name in subfolders(root) if not name.endswith("annot")], images)
     return ImageFiles(pair_folders(images, labels), label_space(config))
+
+
+def is_root(config: Config, folder: Path) -> bool:
+    return any(name.endswith("annot") for name in subfolders(folder))
 
 
 def label_space(config: Config) -> LabelSpace:

@@ -11,9 +11,9 @@ from atrous.data.contract import DataConfig, require_root, require_split
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import remapped
-from atrous.data.pairing import Pair, pair_by_name, subfolders
+from atrous.data.pairing import Pair, pair_by_name
 from atrous.errors import DataError
-from atrous.files import require_folder
+from atrous.files import require_folder, subfolders
 from atrous.types import Color, Sample
 
 
@@ -62,19 +62,23 @@ class Config(DataConfig):
 
 def samples(config: Config, split: str) -> Sequence[Sample]:
     """The photos of a split with their labels. Only those of the training split may be coarse."""
-    root = require_root(config)
     labels = FOLDERS[config.annotations if split == config.train else "fine"]
-    pairs = [pair for part in split.split("+") for pair in _pairs(root, part, labels)]
+    pairs = [pair for part in split.split("+") for pair in _pairs(config, part, labels)]
     return ImageFiles(pairs, label_space(config))
+
+
+def is_root(config: Config, folder: Path) -> bool:
+    return (folder / PHOTOS).is_dir()
 
 
 def label_space(config: Config) -> LabelSpace:
     return remapped(CITYSCAPES, config)
 
 
-def _pairs(root: Path, split: str, annotations: str) -> list[Pair]:
+def _pairs(config: Config, split: str, annotations: str) -> list[Pair]:
+    root = require_root(config)
     photos = require_folder(root / PHOTOS, PHOTOS)
-    require_split(split, subfolders(photos), photos / split)
+    require_split(config, split, subfolders(photos), photos / split)
     labels = require_folder(root / annotations / split, "labels")
     images, masks = _by_name(photos / split, f"_{PHOTOS}.png"), _by_name(labels, f"_{annotations}_labelIds.png")
     return pair_by_name(images, photos / split, masks, labels)

@@ -4,15 +4,20 @@
 ConfigError, DataError or OSError, in one line, for what a user can correct; reading a sample raises the same.
 """
 
+import contextlib
 from collections.abc import Callable, Collection, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from atrous.data.label_space import LabelSpace
 from atrous.errors import ConfigError, DataError
-from atrous.files import require_folder
+from atrous.files import composed, require_folder, subfolders
 from atrous.settings import Settings
 from atrous.types import Sample
+
+ABOVE = 3  # folders above data.root that are looked at, if it doesn't hold a dataset
+MOST = 200  # folders below it
 
 
 class DataConfig(Settings):
@@ -33,16 +38,74 @@ class Layout(NamedTuple):
     config: type[DataConfig]
     samples: Callable[[Any, str], Sequence[Sample]]
     label_space: Callable[[Any], LabelSpace]
+    is_root: Callable[[Any, Path], bool] | None = None  # whether a folder holds a dataset of this layout; None: any may
+    expected: str = ""  # what such a folder holds
 
 
 def require_root(config: DataConfig) -> Path:
     """The folder of the dataset. Raises ConfigError if none is set, FileNotFoundError if it does not exist."""
     if config.root is None:
         raise ConfigError(f"data.root is missing: set it to the folder of the dataset (data.format={config.format})")
-    return require_folder(config.root.expanduser(), "data.root")
+    root = config.root.expanduser()
+    if root.suffix.lower() in (".yaml", ".yml") and root.is_file():
+        raise ConfigError(
+            f"data.root: {root} is a file; set data.root to the folder of images and masks, and write the names of the "
+            "classes into classes.yaml in it (of an Ultralytics dataset, see docs/data.md, Polygons)"
+        )
+    return require_folder(root, "data.root")
 
 
-def require_split(split: str, splits: Collection[str], path: Path) -> None:
+def require_split(config: DataConfig, split: str, splits: Collection[str], path: Path) -> None:
     """Refuse a split that is not among `splits`; `path` is the file or folder where it should be."""
-    if split not in splits:
-        raise DataError(f"no split {split!r}: {path} does not exist; splits: {', '.join(sorted(splits)) or 'none'}")
+    if composed(split) not in map(composed, splits):
+        known = ", ".join(sorted(splits)) or "none"
+        raise DataError(
+            f"no split {split!r}: {path} does not exist; splits: {known}{_split_advice(config, split, splits)}"
+        )
+
+
+SYNONYMS = {  # names of splits
+    "train": ("training", "trn"),
+    "val": ("valid", "validation", "dev", "test", "testing"),
+}
+
+
+def _split_advice(config: DataConfig, split: str, splits: Collection[str]) -> str:
+    """The split that is probably meant, or how to make one."""
+    setting, kind = ("data.train", "train") if split == config.train else ("data.val", "val")
+    likely = [name for name in (kind, *SYNONYMS[kind]) if name in splits] or get_close_matches(split, splits, 1)
+    if likely:
+        return f"; set {setting}={likely[0]}"
+    if not splits:
+        return "; move the images, and their labels, into folders of splits (see docs/data.md, Splits)"
+    if kind == "val" and config.train in splits:
+        return (
+            f"; set some images of {config.train!r} aside, with their labels, to validate on (see docs/data.md, "
+            f"Splits), or set data.val={config.train} to see no more than how well it has learnt them"
+        )
+    return ""
+
+
+# ---- the folder of a dataset
+
+
+def near_roots(root: Path, is_root: Callable[[Path], bool]) -> list[Path]:
+    """The folder above `root`, or else those below it, that hold a dataset."""
+    above = [folder for folder in list(root.absolute().parents)[:ABOVE] if _holds(is_root, folder)]
+    below = [folder for folder in _below(root) if _holds(is_root, folder)]
+    return above[:1] or [folder for folder in below if folder.parent not in below]
+
+
+def _holds(is_root: Callable[[Path], bool], folder: Path) -> bool:
+    with contextlib.suppress(OSError):  # a folder that can't be read
+        return is_root(folder)
+    return False
+
+
+def _below(root: Path) -> list[Path]:
+    """Folders in `root`, and in these."""
+    folders = [root / name for name in subfolders(root)][:MOST]
+    for folder in tuple(folders):
+        with contextlib.suppress(OSError):
+            folders += [folder / name for name in subfolders(folder)]
+    return folders[:MOST]

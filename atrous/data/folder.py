@@ -15,17 +15,24 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, StrictInt, TypeAdapter, ValidationError
 
-from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.contract import SYNONYMS, DataConfig, require_root, require_split
 from atrous.data.image_files import ImageFiles, count_codes, read_label
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.data.naming import class_of_value, named_space, naming_error, one_line
-from atrous.data.pairing import images_by_stem, labels_by_stem, pair_folders, subfolders
+from atrous.data.pairing import images_by_stem, labels_by_stem, pair_folders, refuse_polygons
 from atrous.errors import AtrousError, DataError, listing
+from atrous.files import as_on_disk, subfolders
 from atrous.settings import Settings
 from atrous.types import Color, Sample
 
 Channel = Annotated[StrictInt, Field(ge=0, le=255)]
 Colors = dict[str, tuple[Channel, Channel, Channel]] | tuple[tuple[Channel, Channel, Channel], ...]
+IMAGES = ("images", "image", "imgs", "img", "photos", "inputs", "imagestr")  # as folders are called
+MASKS = (
+    *("masks", "mask", "labels", "label", "labelstr", "annotations", "annotation", "gt", "ground_truth", "groundtruth"),
+    *("segmentations", "segmentation", "targets"),
+)
+NAMES_OF_OTHERS = ("data.yaml", "*classes*.txt", "class_names.txt", "labels.txt", "codes.txt")  # other programs' files
 NUM_PREVIEWED = 8  # masks that are read to suggest what to write into classes.yaml
 
 
@@ -34,6 +41,15 @@ class Config(DataConfig):
 
     format: Literal["folder"] = "folder"
     colors: Colors | None = None  # of the classes, in pictures and in RGB masks
+    images: str | None = None  # the folder of images; None: images, or the only one with a similar name
+    masks: str | None = None  # the folder of masks; None: masks, or the only one of labels, annotations, ...
+
+
+class _Place(NamedTuple):
+    """The folders of a split."""
+
+    images: Path
+    masks: Path
 
 
 class _Classes(Settings):
@@ -74,9 +90,8 @@ _KEYS = {
 
 def samples(config: Config, split: str) -> Sequence[Sample]:
     """The images in `images/<split>/` with the masks in `masks/<split>/`."""
-    root = _require_layout(config)
-    require_split(split, subfolders(root / "images"), root / "images" / split)
-    pairs = pair_folders(root / "images" / split, root / "masks" / split)
+    place = _place(config, split)
+    pairs = pair_folders(place.images, place.masks)
     space, colors = _classes(config)
     return ImageFiles(pairs, space, colors)
 
@@ -86,17 +101,68 @@ def label_space(config: Config) -> LabelSpace:
     return _classes(config)[0]
 
 
-def _require_layout(config: Config) -> Path:
+# The folders
+
+
+def is_root(config: Config, folder: Path) -> bool:
+    is_split = folder.name in _splits(config) and _is_by_split(config, folder.absolute().parent)
+    return not is_split and (_has_both(config, folder) or _is_by_split(config, folder))
+
+
+def _is_by_split(config: Config, folder: Path) -> bool:
+    """Whether a split has its own folders of images and masks."""
+    return any(_has_both(config, folder / name) for name in _splits(config) if (folder / name).is_dir())
+
+
+def _splits(config: Config) -> tuple[str, ...]:
+    """Names that a folder of a split may have."""
+    return (config.train, config.val, *SYNONYMS, *(name for names in SYNONYMS.values() for name in names))
+
+
+def _has_both(config: Config, folder: Path) -> bool:
+    """Whether a folder of images and one of masks are in `folder`."""
+    return all(
+        (folder / name).is_dir() if name else bool(_known(folder, names))
+        for name, names in ((config.images, IMAGES), (config.masks, MASKS))
+    )
+
+
+def _known(folder: Path, names: Sequence[str]) -> list[str]:
+    """The subfolders that have one of the `names`, in their order."""
+    folders = {name.casefold(): name for name in subfolders(folder)}
+    return [folders[name] for name in names if name in folders]
+
+
+def _place(config: Config, split: str) -> _Place:
+    """`images/train` and `masks/train`, or `train/images` and `train/masks`."""
     root = require_root(config)
-    images = root / "images"
-    has_loose_images = images.is_dir() and not subfolders(images) and bool(images_by_stem(images, "images"))
-    if has_loose_images or not images.is_dir():
-        problem = "has no folders train/ and val/" if has_loose_images else "does not exist"
+    if not _has_both(config, root):
+        splits = [name for name in subfolders(root) if _has_both(config, root / name)]
+        require_split(config, split, splits, root / split)
+        return _Place(*_both(config, as_on_disk(root / split)))
+    images, masks = _both(config, root)
+    splits = subfolders(images)
+    if not splits and images_by_stem(images, "images"):
         raise DataError(
-            f"data.root: {images} {problem}; expected images/train/a.jpg and masks/train/a.png for training, "
-            "images/val/b.jpg and masks/val/b.png for validation"
+            f"data.root: {images} has no folders train/ and val/; move the images into them, and the masks into "
+            f"{masks}/train and {masks}/val (see docs/data.md, Splits)"
         )
-    return root
+    require_split(config, split, splits, images / split)
+    return _Place(images / split, masks / split)
+
+
+def _both(config: Config, folder: Path) -> tuple[Path, Path]:
+    """The folders of images and masks in a folder that has both."""
+    return _chosen(folder, "images", config.images, IMAGES), _chosen(folder, "masks", config.masks, MASKS)
+
+
+def _chosen(folder: Path, what: str, name: str | None, names: Sequence[str]) -> Path:
+    if name is not None:
+        return folder / name
+    known = _known(folder, names)
+    if len(known) > 1 and known[0].casefold() != what:
+        raise DataError(f"{folder} has {listing(known)}; set data.{what} to one of them")
+    return folder / known[0]
 
 
 # Classes
@@ -104,7 +170,7 @@ def _require_layout(config: Config) -> Path:
 
 def _classes(config: Config) -> tuple[LabelSpace, dict[Color, int]]:
     """The label space, and the class or ignore value of each colour in RGB masks."""
-    path = require_root(config) / "classes.yaml"
+    path = _classes_file(require_root(config))
     file = _read_classes(path) if path.is_file() else _Classes()
     names = file.names if config.names is None else config.names
     ignore = file.ignore if config.ignore is None else config.ignore
@@ -114,8 +180,6 @@ def _classes(config: Config) -> tuple[LabelSpace, dict[Color, int]]:
     by_value = dict(names.items() if isinstance(names, dict) else enumerate(names))
     colors = _colors_by_name(config.colors or file.colors, list(by_value.values()), source)
     space = named_space(by_value, ignore, source, colors)
-    if len(by_value) == 2 and ignore is None and not space.raw_ids:
-        _refuse_white_objects(_preview(config), space, source)
     classes = {name: class_of_value(space)[value] for value, name in by_value.items()}
     return space, {color: classes.get(name, space.ignore) for name, color in colors.items()}
 
@@ -136,18 +200,12 @@ def _colors_by_name(colors: Colors | None, names: list[str], source: Path | None
     return colors
 
 
-def _refuse_white_objects(preview: _Preview, space: LabelSpace, source: Path | None) -> None:
-    """Two classes, and masks of 0 and 255: with the usual ignore value, the model would learn only the background."""
-    first, second = space.names
-    _require(
-        preview.values not in ([0, 255], [255]),
-        source,
-        f"the first masks hold only the value{'s'[: len(preview.values) - 1]} {listing(preview.values)}, and 255 is "
-        f"ignored unless it has a name; write names: {{0: {first}, 255: {second}}}, or ignore: 255 if that is intended",
-    )
-
-
 # classes.yaml
+
+
+def _classes_file(root: Path) -> Path:
+    other = root / "classes.yml"
+    return other if other.is_file() else root / "classes.yaml"
 
 
 def _read_classes(path: Path) -> _Classes:
@@ -187,8 +245,12 @@ def _require_known(word: str, known: Sequence[str], source: Path | None, complai
 
 def _preview(config: Config) -> _Preview:
     """What the first masks of the training split hold, in ascending order."""
-    folder = require_root(config) / "masks" / config.train
-    paths = labels_by_stem(folder, "masks").values() if folder.is_dir() else ()
+    place = None
+    with suppress(AtrousError, OSError):  # raised again when the split is listed
+        place = _place(config, config.train)
+    paths = list(labels_by_stem(place.masks, "masks").values()) if place and place.masks.is_dir() else []
+    if place and place.masks.is_dir() and not paths:
+        refuse_polygons(place.masks)
     codes: set[int | Color] = set()
     for path in islice(paths, NUM_PREVIEWED):
         with suppress(AtrousError):  # raised again when the sample is read
@@ -204,18 +266,39 @@ def _how_to_name(path: Path, preview: _Preview) -> str:
     problem = f"{path} has no names" if path.is_file() else f"{path} does not exist"
     what = "colors" if preview.colors else "values"
     codes = listing(preview.colors or preview.values, limit=20) or "none"
-    example = _example_colors(preview.colors) if preview.colors else _example_values(preview.values)
+    file, names = _names_beside(path.parent)
+    example = _example_colors(preview.colors) if preview.colors else _example_values(preview.values, names)
+    known = f" ({file} names {listing(names, limit=20)})" if names else ""
     return (
-        f"{problem}, and data.names is not set; {what} in the first masks: {codes}; "
+        f"{problem}, and data.names is not set; {what} in the first masks: {codes}{known}; "
         f"write a {path.name} with the lines {example}"
     )
 
 
-def _example_values(values: Sequence[int]) -> str:
-    """As `names: {0: class_0, 1: class_1}` and `ignore: 255`; if there are only 0 and 255, both are classes."""
-    classes = [value for value in values if value != 255] if len(values) > 2 else values
-    names = listing((f"{value}: class_{value}" for value in classes or (0, 1)), limit=20)
-    return f"`names: {{{names}}}`" + (" and `ignore: 255`" if len(classes) < len(values) else "")
+def _names_beside(root: Path) -> tuple[str, list[str]]:
+    """A file in which another program lists names of classes, and these; "" and none if there is no such file."""
+    for path in sorted(file for pattern in NAMES_OF_OTHERS for file in root.glob(pattern)):
+        names: object = None
+        with suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
+            text = path.read_text(encoding="utf-8-sig")
+            tree = yaml.safe_load(text) if path.suffix == ".yaml" else {"names": text.splitlines()}
+            names = tree.get("names") if isinstance(tree, dict) else None
+        names = list(names.values()) if isinstance(names, dict) else names
+        words = [str(name).strip() for name in names if str(name).strip()] if isinstance(names, list) else []
+        if words:
+            return path.name, words
+    return "", []
+
+
+def _example_values(values: Sequence[int], names: Sequence[str]) -> str:
+    """As `names: {0: class_0, 1: class_1}` and `ignore: 255`; if there are only 0 and 255, both are classes.
+
+    `names` are used if there is one for each value; whether they count the background, nobody knows.
+    """
+    classes = [value for value in values if value != 255] if len(values) > 2 else values or (0, 1)
+    words = names if len(names) == len(classes) else [f"class_{value}" for value in classes]
+    pairs = listing((f"{value}: {word}" for value, word in zip(classes, words, strict=True)), limit=20)
+    return f"`names: {{{pairs}}}`" + (" and `ignore: 255`" if len(classes) < len(values) else "")
 
 
 def _example_colors(colors: Sequence[Color]) -> str:

@@ -1,9 +1,9 @@
 """How image and label files are read, checked and decoded."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import PIL.Image
@@ -11,15 +11,25 @@ from numpy.typing import NDArray
 from PIL import ImageOps
 
 from atrous.data.label_space import LabelSpace
-from atrous.data.naming import class_of_value
+from atrous.data.naming import class_of_value, ignored_values
 from atrous.data.pairing import Pair
 from atrous.errors import DataError, listing
-from atrous.types import Color, Image, Sample
+from atrous.types import NO_IMAGE, Color, Image, Sample
 
 # What Pillow raises for bad files; also warnings, where the caller has turned them into errors.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError, Warning)
 _INDEX_MODES = ("1", "L", "P", "LA", "PA", "I", "I;16", "I;16B", "I;16L")
 _COLOR_MODES = ("RGB", "RGBA")
+
+Code: TypeAlias = int | Color  # what a pixel of a label file holds: a value or a colour
+
+
+class WrongLabelsError(DataError):
+    """A label file holds values, or colours, that are no class. `codes` are all that it holds, `wrong` those."""
+
+    def __init__(self, text: str, codes: Collection[Code] = (), wrong: Collection[Code] = ()) -> None:
+        super().__init__(text)
+        self.codes, self.wrong = codes, wrong
 
 
 class Codes(NamedTuple):
@@ -57,6 +67,12 @@ class ImageFiles(Sequence[Sample]):
         _require_same_size(image, image_path, semantic, label_path)
         return Sample(name, image, semantic)
 
+    def labels(self, index: int) -> Sample:
+        """The sample with an empty image: only the label file is read."""
+        name, _, label_path = self.pairs[index]
+        semantic = None if label_path is None else decode_label(label_path, self.space, self.colors)
+        return Sample(name, NO_IMAGE, semantic)
+
 
 def read_image(path: Path) -> Image:  # [H, W, 3]
     """A photo of any mode as RGB, turned upright as its EXIF orientation says. Raises DataError with the path."""
@@ -77,16 +93,19 @@ def decode_label(path: Path, space: LabelSpace, colors: Mapping[Color, int] | No
     """A label file as train ids, [H, W]. Raises DataError with the path and the values that are not a class."""
     codes = read_label(path)
     if codes.is_colored and not colors:
-        raise DataError(f"{path}: {_uncolored(codes, space)}")
+        raise WrongLabelsError(f"{path}: {_uncolored(codes, space)}")
     meaning = {_pack(color): index for color, index in (colors or {}).items()}
     meaning = meaning if codes.is_colored else class_of_value(space)
     numbers = _look_up(codes.values, _table(tuple(meaning.items())))
     if not numbers.all():
-        raise DataError(f"{path}: {_complaint(codes, numbers == 0, space)}")
+        wrong = Codes(codes.values[numbers == 0], codes.is_colored)
+        raise WrongLabelsError(
+            f"{path}: {_complaint(wrong, space)}", tuple(count_codes(codes)), tuple(count_codes(wrong))
+        )
     return (numbers - 1).astype(np.uint8)
 
 
-def count_codes(codes: Codes) -> dict[int | Color, int]:
+def count_codes(codes: Codes) -> dict[Code, int]:
     """How many pixels each label value, or colour, has."""
     values, counts = (array.tolist() for array in np.unique(codes.values, return_counts=True))
     return dict(zip(map(_unpack, values) if codes.is_colored else values, counts, strict=True))
@@ -127,7 +146,13 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 def _require_codes(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.mode not in _INDEX_MODES + _COLOR_MODES:
         raise DataError(f"an image of mode {image.mode} cannot hold class indices; save it as PNG with one channel")
-    return image
+    return _without_palette(image) if image.format == "GIF" else image
+
+
+def _without_palette(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Grey, or RGB. The indices of a GIF mean nothing: programs leave out and reorder its colours in each file."""
+    bands = image.convert("RGB").split()
+    return bands[0] if len({band.tobytes() for band in bands}) == 1 else image.convert("RGB")
 
 
 # Decoding
@@ -209,23 +234,11 @@ def _uncolored(codes: Codes, space: LabelSpace) -> str:
     )
 
 
-def _complaint(codes: Codes, is_wrong: NDArray[np.bool_], space: LabelSpace) -> str:
-    wrong = describe(Codes(codes.values[is_wrong], codes.is_colored))
-    if codes.is_colored:
-        return f"{wrong}: not the colour of a class; masks must not be anti-aliased or resampled"
-    ignored = [value for value, index in class_of_value(space).items() if index == space.ignore]
+def _complaint(wrong: Codes, space: LabelSpace) -> str:
+    if wrong.is_colored:
+        return f"{describe(wrong)}: not the colour of a class; masks must not be anti-aliased or resampled"
+    ignored = ignored_values(space)
     classes = listing((value for value, _ in space.raw_ids if value not in ignored), limit=40)
     classes = classes or f"0..{space.num_classes - 1}"
     known = f"the {space.num_classes} classes are {classes}, ignored is {listing(ignored)}"
-    return f"{wrong}: not a class; {known}{_hint(codes, space)}"
-
-
-def _hint(codes: Codes, space: LabelSpace) -> str:
-    """How to correct the two usual mistakes: white for the object, and counting from 1."""
-    mistakes = [(0, 255), tuple(range(1, space.num_classes + 1))]
-    values = set(np.unique(codes.values).tolist())
-    fitting = [one for one in mistakes if len(one) == space.num_classes and values <= set(one) and not space.raw_ids]
-    if not fitting:
-        return ""
-    names = listing(f"{value}: {name}" for value, name in zip(fitting[0], space.names, strict=True))
-    return f"; if the values {listing(fitting[0])} are the classes, write names: {{{names}}}"
+    return f"{describe(wrong)}: not a class; {known}"

@@ -16,6 +16,7 @@ from atrous.data.label_space import LabelSpace
 from atrous.data.naming import named_space, names_by_value
 from atrous.data.pairing import LOSSY_SUFFIXES, Pair
 from atrous.errors import DataError, listing
+from atrous.files import as_on_disk, composed
 from atrous.types import Color, Sample
 
 NAMES, COLORS = "_names.txt", "_colors.txt"
@@ -143,9 +144,9 @@ def _pairs(path: Path, root: Path) -> list[Pair]:
     if not entries:
         raise DataError(f"{path} is empty; expected lines such as `images/a.jpg labels/a.png`")
     _require_unique(path, entries)
-    _require_files(path, root, entries)
+    files = _located(path, root, entries)
     names = _sample_names(entries)
-    return [Pair(name, root / entry.image, root / entry.label) for name, entry in zip(names, entries, strict=True)]
+    return [Pair(name, *both) for name, both in zip(names, files, strict=True)]
 
 
 def _entry(path: Path, line: _Line) -> _Entry:
@@ -172,23 +173,29 @@ def _require_unique(path: Path, entries: Sequence[_Entry]) -> None:
             raise DataError(f"{path}, line {entry.number}: {entry.image} is already in line {line}")
 
 
-def _require_files(path: Path, root: Path, entries: Sequence[_Entry]) -> None:
-    """Refuse a list with missing files before any work. Folders are listed once: checking each file is slow."""
+def _located(path: Path, root: Path, entries: Sequence[_Entry]) -> list[tuple[Path, Path]]:
+    """The image and the label of each entry, as the disk spells them (either form of Unicode).
+
+    A list with missing files is refused before any work. Folders are listed once: checking each file is slow.
+    """
+    folders = {(root / text).parent for entry in entries for text in (entry.image, entry.label)}
+    known = {folder: _files_in(as_on_disk(folder)) for folder in folders}
     files = [
         (entry.number, what, root / text)
         for entry in entries
         for what, text in (("image", entry.image), ("label", entry.label))
     ]
-    names = {folder: _names_in(folder) for folder in {file.parent for _, _, file in files}}
-    missing = [one for one in files if one[2].name not in names[one[2].parent]]
+    missing = [one for one in files if composed(one[2].name) not in known[one[2].parent]]
     if missing:
         number, what, file = missing[0]
         more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise FileNotFoundError(f"{path}, line {number}: no such {what}: {file}{more}; paths are relative to {root}")
+    paths = [known[file.parent][composed(file.name)] for _, _, file in files]
+    return list(zip(paths[::2], paths[1::2], strict=True))
 
 
-def _names_in(folder: Path) -> frozenset[str]:
-    return frozenset(path.name for path in folder.iterdir()) if folder.is_dir() else frozenset()
+def _files_in(folder: Path) -> dict[str, Path]:
+    return {composed(path.name): path for path in folder.iterdir()} if folder.is_dir() else {}
 
 
 def _sample_names(entries: Sequence[_Entry]) -> list[str]:

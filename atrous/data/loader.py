@@ -10,8 +10,8 @@ with its trace, from a worker process too.
 """
 
 import functools
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from atrous.data.label_space import LabelSpace
 from atrous.errors import AtrousError, DataError, text_of
 from atrous.types import Batch, Sample
+
+T = TypeVar("T")
 
 ATTEMPTS = 10  # unreadable samples in a row after which a run stops, even if it skips errors
 
@@ -208,15 +209,27 @@ class _Numbers:
 # Whole images
 
 
-class _Whole(Dataset[Read]):
-    def __init__(self, samples: Sequence[Sample], indices: range) -> None:
-        self.samples, self.indices = samples, indices
+class _Each(Dataset[T]):
+    def __init__(self, read: Callable[[int], T], indices: range) -> None:
+        self.read, self.indices = read, indices
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, place: int) -> Read:
-        return read_sample(self.samples, self.indices[place])
+    def __getitem__(self, place: int) -> T:
+        return self.read(self.indices[place])
+
+
+def read_each(read: Callable[[int], T], indices: range, workers: int) -> Iterator[tuple[int, T]]:
+    """Each index with what `read`, called in worker processes, returns for it, in order."""
+    loader: DataLoader[T] = DataLoader(
+        _Each(read, indices),
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        generator=_own_generator(),
+    )
+    yield from zip(indices, _explained(loader), strict=True)
 
 
 def whole_samples(
@@ -227,35 +240,11 @@ def whole_samples(
     An unreadable one raises DataError or, with `skip_errors`, is a Read with its problem.
     """
     indices = range(rank, len(samples), processes)
-    loader: DataLoader[Read] = DataLoader(
-        _Whole(samples, indices),
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=_unchanged,  # type: ignore[arg-type]
-        generator=_own_generator(),
-    )
-    for index, read in zip(indices, _explained(loader), strict=True):
+    for index, read in read_each(functools.partial(read_sample, samples), indices, workers):
         if read.sample is None and not skip_errors:
             raise DataError(read.problems[-1])
         yield index, read
 
 
-def _unchanged(read: Read) -> Read:
+def _unchanged(read: T) -> T:
     return read
-
-
-def class_counts(
-    samples: Sequence[Sample], label_space: LabelSpace, *, workers: int, skip_errors: bool = False
-) -> Tensor:
-    """How many pixels of each class the labels of all samples have, read once, by this process: [C] int64.
-
-    Pixels of the ignore value don't count, even if that is the number of a class.
-    """
-    counts = torch.zeros(256, dtype=torch.int64)
-    for _, (sample, _) in whole_samples(samples, workers=workers, skip_errors=skip_errors):
-        if sample is not None:
-            assert sample.semantic is not None, "missing_fields is asked for `semantic` before this"
-            counts += torch.bincount(torch.from_numpy(sample.semantic).flatten(), minlength=256)
-    if label_space.ignore < 256:
-        counts[label_space.ignore] = 0
-    return counts[: label_space.num_classes]

@@ -1,6 +1,6 @@
 """Label spaces from the names of classes, as files or settings list them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,6 +14,7 @@ from atrous.types import Color
 Names: TypeAlias = Mapping[int, str] | Sequence[str]  # by label value; a sequence starts at 0
 
 MAX_LABEL = 2**16 - 1  # that a label file can hold
+MANY = 3  # times as many values as classes: not labels any more
 NOT_COUNTED = 255  # what ignored raw ids are mapped to
 
 
@@ -98,6 +99,58 @@ def class_of_value(space: LabelSpace) -> dict[int, int]:
     """The class, or ignore value, that each value in a label file stands for; all other values are errors."""
     classes = dict(space.raw_ids) or {index: index for index in range(space.num_classes)}
     return {space.ignore: space.ignore} | classes
+
+
+def ignored_values(space: LabelSpace) -> list[int]:
+    """The values in a label file that count neither in the loss nor in a score."""
+    return [value for value, index in class_of_value(space).items() if index == space.ignore]
+
+
+# How a wrong numbering is mended
+
+
+def naming_advice(codes: Iterable[object], space: LabelSpace) -> str:
+    """What to set so that the values of label files, all of them, become the classes; "" if nothing is likely."""
+    values = sorted(code for code in codes if isinstance(code, int))
+    if space.raw_ids:  # someone has already said which values are classes
+        return ""
+    if len(values) > MANY * space.num_classes:
+        return "; so many values come from masks that were resized smoothly or compressed; save them as PNG, unresized"
+    classes = _classes_among(values, space)
+    if classes:
+        return f"; if the values {listing(classes, 20)} are the classes, set {naming_setting(classes, space.names)}"
+    if values[-1:] == [space.num_classes]:
+        return f"; the values reach {values[-1]}, one more than {space.num_classes} names allow: is one missing?"
+    return ""
+
+
+def _classes_among(values: Sequence[int], space: LabelSpace) -> Sequence[int]:
+    """The values of the classes, in their order: all that occur, or as usual mistakes make them; () if unknown."""
+    mistakes = (
+        [value for value in values if value != space.ignore],
+        [luma(color) for color in space.palette()[: space.num_classes].tolist()],  # a palette image, converted to grey
+        values,
+        (0, 255),
+        range(1, space.num_classes + 1),
+    )
+    plain = set(range(space.num_classes))
+    for mistake in mistakes:
+        is_possible = len(set(mistake)) == space.num_classes and set(values) <= {*mistake, space.ignore}
+        if is_possible and set(values) & set(mistake) - plain:
+            return mistake
+    return ()
+
+
+def luma(color: Sequence[int]) -> int:
+    """The grey that Pillow converts a colour to (ITU-R BT.601)."""
+    red, green, blue = color
+    return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+
+
+def naming_setting(values: Iterable[int], names: Iterable[str]) -> str:
+    """The setting that gives values to classes, as it is written on a command line."""
+    pairs = listing((f"{value}: {name}" for value, name in sorted(zip(values, names, strict=False))), limit=20)
+    return f'"data.names={{{pairs}}}"'
 
 
 def one_line(error: ValidationError) -> str:

@@ -1,16 +1,25 @@
-"""Finds which image and label files belong together."""
+"""Finds which image and label files belong together.
+
+A name is the path below the folder of a split, without its suffix, in composed Unicode. A label may also have the
+suffix of its image, or a word that says what it is: `a.png`, `a.jpg.png`, `a_mask.png`, `mask_a.png` belong to `a.jpg`.
+"""
 
 import os
+import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from atrous.errors import DataError, listing
-from atrous.files import require_folder
+from atrous.files import composed, is_not_data, require_folder
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+LABEL_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
+POLYGON_SUFFIXES = (".txt", ".json", ".xml")  # what other programs keep in a folder of labels
+LABEL_WORDS = "masks?|labels?|gt|seg|segmentations?|annotations?|ground_?truth|targets?"
+IMAGE_WORDS = "images?|img|sat|photo|rgb|0000"
 
 
 class Pair(NamedTuple):
@@ -19,60 +28,125 @@ class Pair(NamedTuple):
     label: Path | None = None
 
 
-def subfolders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+# ---- listing
 
 
-def images_by_stem(folder: Path, what: str) -> dict[str, Path]:
-    """The images in one folder, sorted by name, without hidden files. Raises DataError if two share a stem."""
-    with os.scandir(require_folder(folder, what)) as entries:
-        names = sorted(
-            entry.name
-            for entry in entries
-            if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".")
-        )
-    files = {os.path.splitext(name)[0]: folder / name for name in names}  # noqa: PTH122 (a Path for each name is slow)
-    if len(files) < len(names):
-        repeated = [name for name in names if name not in {path.name for path in files.values()}]
-        _refuse(repeated, f"files in {folder} that differ from another file only in their suffix")
-    return files
+def files_below(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Files in a folder and those below it, as sorted paths relative to it. Raises OSError for one that can't be read.
+
+    Hidden ones are left out; links are followed, but not back into a folder that holds them.
+    """
+    return _files_below(str(folder), "", suffixes, (os.path.realpath(folder),))
+
+
+def _files_below(folder: str, prefix: str, suffixes: tuple[str, ...], holders: tuple[str, ...]) -> Iterator[str]:
+    with os.scandir(folder) as scan:
+        entries = sorted((entry for entry in scan if not is_not_data(entry.name)), key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_dir():
+            real = os.path.realpath(entry.path)
+            if real not in holders:
+                yield from _files_below(entry.path, f"{prefix}{entry.name}/", suffixes, (*holders, real))
+        elif entry.name.lower().endswith(suffixes) and (entry.is_file() or entry.is_symlink()):
+            yield prefix + entry.name
+
+
+def images_by_stem(folder: Path, what: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> dict[str, Path]:
+    """The images in and below a folder by name; those of one stem keep their suffixes, as in `a.jpg` and `a.png`."""
+    folder = require_folder(folder, what)
+    paths = {path: composed(os.path.splitext(path)[0]) for path in files_below(folder, suffixes)}  # noqa: PTH122 (fast)
+    repeated = {stem for stem, count in Counter(paths.values()).items() if count > 1}
+    names = {path: composed(path) if stem in repeated else stem for path, stem in paths.items()}
+    twins = [name for name, count in Counter(names.values()).items() if count > 1]
+    _refuse(twins, f"files in {folder} that have the same name, in two forms of Unicode")
+    return {name: folder / path for path, name in names.items()}
 
 
 def labels_by_stem(folder: Path, what: str) -> dict[str, Path]:
-    """Like `images_by_stem`, but refuses the formats that change label values."""
-    files = images_by_stem(folder, what)
-    lossy = [path.name for path in files.values() if path.suffix.lower() in LOSSY_SUFFIXES]
+    """Like `images_by_stem`, but refuses two of one stem, and the formats that change label values."""
+    labels = images_by_stem(folder, what, LABEL_SUFFIXES)
+    _refuse_twins([name for name, path in labels.items() if _is_twin(name, path)], folder)
+    lossy = [path.name for path in labels.values() if path.suffix.lower() in LOSSY_SUFFIXES]
     _refuse(lossy, f"labels in {folder} are JPEG or WebP, which change label values; save them as PNG")
-    return files
+    return labels
+
+
+def _is_twin(name: str, path: Path) -> bool:
+    """Whether the name has kept its suffix, because another file has the same stem."""
+    return name.rpartition("/")[2] == composed(path.name)
+
+
+def _refuse_twins(names: Collection[str], folder: Path) -> None:
+    _refuse(names, f"files in {folder} that differ from another file only in their suffix")
+
+
+# ---- pairing
 
 
 def pair_folders(images: Path, labels: Path) -> list[Pair]:
-    """Images and labels with the same stem. Raises DataError unless both folders hold the same stems."""
-    pairs = pair_by_name(images_by_stem(images, "images"), images, labels_by_stem(labels, "labels"), labels)
-    if not pairs:
+    """The images in and below a folder with their labels. Raises DataError unless all have one another."""
+    image_files = images_by_stem(images, "images")
+    if not image_files:
+        raise DataError(f"no image in {images}, or below it: the suffix must be one of {', '.join(IMAGE_SUFFIXES)}")
+    label_files = labels_by_stem(labels, "labels")
+    if not label_files:
+        refuse_polygons(labels)
+    return pair_by_name(image_files, images, label_files, labels)
+
+
+def refuse_polygons(folder: Path) -> None:
+    """Refuse a folder of masks that holds the files of programs that draw outlines."""
+    files = list(files_below(require_folder(folder, "labels"), POLYGON_SUFFIXES))
+    if files:
         raise DataError(
-            f"no image in {images}: the suffix must be one of {', '.join(IMAGE_SUFFIXES)}; subfolders are not searched"
+            f"labels in {folder} are {Path(files[0]).suffix} files ({len(files)}), such as {files[0]}, but masks are "
+            "expected: images whose pixels are class numbers; draw polygons as masks first (see docs/data.md, Polygons)"
         )
-    return pairs
 
 
 def pair_by_name(
     images: Mapping[str, Path], image_folder: Path, labels: Mapping[str, Path], label_folder: Path
 ) -> list[Pair]:
     """Images and labels with the same name. Raises DataError if one lacks the other."""
+    label_of = _labels_by_image(labels, images)
+    missing = [name for name in images if name not in label_of]
+    _refuse_twins([name for name in missing if _is_twin(name, images[name])], image_folder)
+    _refuse(missing, f"images in {image_folder} without a label in {label_folder}")
+    paired = set(label_of.values())
     _refuse(
-        [name for name in images if name not in labels], f"images in {image_folder} without a label in {label_folder}"
+        [name for name, path in labels.items() if path not in paired],
+        f"labels in {label_folder} without an image in {image_folder}",
     )
-    _refuse(
-        [name for name in labels if name not in images], f"labels in {label_folder} without an image in {image_folder}"
-    )
-    return [Pair(name, path, labels[name]) for name, path in images.items()]
+    return [Pair(name, path, label_of[name]) for name, path in images.items()]
+
+
+def _labels_by_image(labels: Mapping[str, Path], images: Mapping[str, Path]) -> dict[str, Path]:
+    """The label of each image that has one: that of the same name, or else one whose name says more."""
+    label_of = {name: path for name, path in labels.items() if name in images}
+    if len(label_of) == len(labels):
+        return label_of
+    bare = Counter(without_words(name, IMAGE_WORDS) for name in images)
+    image_of = {short: name for name in images if bare[short := without_words(name, IMAGE_WORDS)] == 1}
+    for label, path in labels.items():
+        stem, suffix = os.path.splitext(label)  # noqa: PTH122 (fast)
+        full = stem if stem in images and images[stem].suffix.lower() == suffix.lower() else label
+        short = without_words(label, LABEL_WORDS)
+        image = full if full in images else short if short in images else image_of.get(short)
+        if image is not None:
+            label_of.setdefault(image, path)
+    return label_of
+
+
+def without_words(name: str, words: str) -> str:
+    """The name without a word such as `mask` at its beginning or end: `a_mask`, `mask-a` and `a.mask` are all `a`."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + re.sub(rf"^(?:{words})[_\-. ]|[_\-. ](?:{words})$", "", base, flags=re.IGNORECASE)
 
 
 def pair_listed(names: Sequence[str], images: Path, labels: Path, source: Path) -> list[Pair]:
     """The images and labels whose names the file `source` lists, in its order. Raises DataError with missing ones."""
     image_files, label_files = images_by_stem(images, "images"), labels_by_stem(labels, "labels")
+    names = [composed(name) for name in names]
     _refuse([name for name, count in Counter(names).items() if count > 1], f"names in {source} that are repeated")
     _refuse([name for name in names if name not in image_files], f"names in {source} without an image in {images}")
     _refuse([name for name in names if name not in label_files], f"names in {source} without a label in {labels}")

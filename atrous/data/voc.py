@@ -9,7 +9,6 @@ from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace, voc_colors
 from atrous.data.naming import renamed
 from atrous.data.pairing import pair_listed
-from atrous.errors import DataError
 from atrous.types import Sample
 
 NAMES = (
@@ -49,7 +48,7 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
     """The images that `ImageSets/Segmentation/<split>.txt` lists, in its order."""
     year = _year_folder(require_root(config))
     lists = {path.stem: path for path in (year / "ImageSets" / "Segmentation").glob("*.txt")}
-    require_split(split, lists, year / "ImageSets" / "Segmentation" / f"{split}.txt")
+    require_split(config, split, lists, year / "ImageSets" / "Segmentation" / f"{split}.txt")
     lines = lists[split].read_text(encoding="utf-8-sig", errors="replace").splitlines()
     names = [line.strip() for line in lines if line.strip()]
     pairs = pair_listed(names, year / "JPEGImages", year / config.labels, lists[split])
@@ -60,8 +59,9 @@ def label_space(config: Config) -> LabelSpace:
     return renamed(VOC, config)
 
 
+def is_root(config: Config, folder: Path) -> bool:
+    return (_year_folder(folder) / "ImageSets" / "Segmentation").is_dir()
+
+
 def _year_folder(root: Path) -> Path:
-    for folder in (root, root / "VOC2012"):
-        if (folder / "ImageSets" / "Segmentation").is_dir():
-            return folder
-    raise DataError(f"data.root: {root} is not a VOCdevkit: it has no [VOC2012/]ImageSets/Segmentation")
+    return root / "VOC2012" if (root / "VOC2012").is_dir() else root

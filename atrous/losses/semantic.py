@@ -128,11 +128,15 @@ def hard_pixel_share(config: LossConfig, step: int) -> float:
     return progress * config.hard_pixels + (1 - progress)
 
 
-def median_frequency_weights(counts: Tensor) -> Tensor:
-    """Class weights [C]: the median frequency divided by the class's own (arXiv:1411.4734, section 6.3.1).
+def median_frequency_weights(pixels: Sequence[int], pixels_of_images: Sequence[int]) -> Tensor:  # [C]
+    """Class weights: the median frequency divided by the class's own (arXiv:1411.4734, section 6.3.1).
 
-    `counts` [C] are pixels. A class without pixels has weight 0.
+    The frequency of a class is its `pixels` among `pixels_of_images`: all pixels, labelled or not, of the images that
+    hold it. A class without pixels has no part in the median, and weight 1.
     """
-    frequency = counts.double() / counts.sum()
-    present = frequency > 0
-    return torch.where(present, frequency[present].median() / frequency.clamp_min(1e-12), 0.0).float()
+    present = torch.tensor(pixels) > 0
+    frequency = torch.tensor(pixels, dtype=torch.float64) / torch.tensor(pixels_of_images).clamp_min(1)
+    if not present.any():
+        return torch.ones(len(pixels))
+    median = frequency[present].quantile(0.5)  # of an even number: between the two in the middle, unlike `median`
+    return torch.where(present, median / frequency, 1.0).float()

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from atrous.data.label_space import LabelSpace
+from atrous.data.survey import Survey
 from atrous.distributed import World
 from atrous.inference import Seen
 from atrous.settings import Settings
@@ -33,13 +35,23 @@ class Objective(Protocol):
 
 
 class TrainingData(NamedTuple):
-    """The data that an objective may read before the first step, for example to count classes."""
+    """What an objective may know of the training data."""
 
     space: LabelSpace
-    samples: Sequence[Sample]
-    world: World
-    workers: int
-    skip_errors: bool
+    survey: Survey | None  # what `Task.survey` has counted
+    device: torch.device
+
+
+class Surveyor(Protocol):
+    def __call__(
+        self,
+        samples: Sequence[Sample],
+        space: LabelSpace,
+        world: World,
+        *,
+        workers: int = 0,
+        advance: Callable[[int], None] = ...,
+    ) -> Survey: ...
 
 
 class Labels(NamedTuple):
@@ -142,6 +154,8 @@ class Task(NamedTuple):
     legend: Mapping[str, Color]  # colours in the panels that stand for no class
     results: Mapping[str, Result]  # by folder
     needs: tuple[str, ...]  # fields of a Sample, checked before step 1
+    survey: Surveyor | None = None  # counts what the labels hold, before step 1; None: they aren't label maps
+    class_weights: Callable[[Any, TrainingData], Tensor | None] | None = None  # [C] in a loss with this config
 
     def report(self, totals: Mapping[str, Any], space: LabelSpace) -> Figures:
         """The figures of all metrics, from their statistics."""

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from atrous import distributed, visualize
+from atrous import visualize
+from atrous.data import survey
 from atrous.data.label_space import LabelSpace
-from atrous.data.loader import class_counts
 from atrous.errors import ConfigError
 from atrous.inference import Seen, labels_at_image
 from atrous.losses.semantic import (
@@ -63,29 +63,22 @@ def objective(config: LossConfig, facts: Facts, heads: Sequence[str], data: Trai
     """Raises ConfigError if the weights in `config` do not fit the network's heads or the classes."""
     require_heads(config, heads)
     weights = class_weights(config, data)
-    weights = None if weights is None else weights.to(data.world.device)  # now: each step would wait for the device
+    weights = None if weights is None else weights.to(data.device)  # now: each step would wait for the device
     return SemanticObjective(config, data.space.ignore, weights, facts.convention == "aligned_corners")
 
 
 def class_weights(config: LossConfig, data: TrainingData) -> Tensor | None:  # [C]
-    """The config's weights, or those computed from the pixels of each class in all training labels."""
+    """The config's weights, or those computed from the pixels of each class in all training labels; None: all are 1."""
     if config.class_weights is None:
         return None
     if config.class_weights == "counts":
-        return median_frequency_weights(_class_counts(data))
+        assert data.survey is not None, "the task has a survey"
+        return median_frequency_weights(data.survey.pixels, data.survey.pixels_of_images)
     if len(config.class_weights) != data.space.num_classes:
         raise ConfigError(
             f"loss.class_weights: {len(config.class_weights)} values for {data.space.num_classes} classes"
         )
     return torch.tensor(config.class_weights, dtype=torch.float32)
-
-
-def _class_counts(data: TrainingData) -> Tensor:  # [C]
-    """Rank 0 counts for all processes."""
-    counts = torch.zeros(data.space.num_classes, dtype=torch.int64)
-    if data.world.rank == 0:
-        counts = class_counts(data.samples, data.space, workers=data.workers, skip_errors=data.skip_errors)
-    return distributed.sum_over_processes(counts.to(data.world.device)).cpu()
 
 
 def decode(seen: Seen, space: LabelSpace, config: DecodeConfig) -> list[Labels]:
@@ -169,4 +162,6 @@ SEMANTIC = Task(
     legend={"right": visualize.RIGHT, "wrong": visualize.WRONG, "ignored": visualize.IGNORED},
     results={"masks": Result(".png", encode)},
     needs=("semantic",),
+    survey=survey.count,
+    class_weights=class_weights,
 )

@@ -1,15 +1,32 @@
 """Datasets of one's own: the folders, classes.yaml, and the advice if either is wrong."""
 
 import re
+import shutil
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
+import atrous.data
 from atrous.data import folder
+from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.errors import AtrousError, ConfigError, DataError
-from tests.data.conftest import BLACK, RED, WHITE, Values, complaint, row, save, semantic, write
+from tests.data.conftest import (
+    BLACK,
+    RED,
+    WHITE,
+    Values,
+    complaint,
+    row,
+    save,
+    semantic,
+    write,
+    write_camvid,
+    write_cityscapes,
+    write_voc,
+)
 
 
 def own_data(root: Path, classes: str | None, mask: Values, **settings: object) -> folder.Config:
@@ -37,10 +54,103 @@ def refusal(config: folder.Config, error: type[AtrousError] = DataError) -> str:
 
 def test_images_without_split_folders_show_the_layout(tmp_path: Path) -> None:
     save(tmp_path / "images" / "a.jpg", mode="RGB")
+    save(tmp_path / "masks" / "a.png")
     text = complaint(folder.Config(root=tmp_path, names=("a", "b")))
-    assert text.startswith(f"data.root: {tmp_path / 'images'} has no folders train/ and val/")
-    assert "images/train/a.jpg and masks/train/a.png" in text
-    assert "does not exist; expected" in complaint(folder.Config(root=tmp_path / "images", names=("a", "b")))
+    assert text == (
+        f"data.root: {tmp_path / 'images'} has no folders train/ and val/; move the images into them, and the masks "
+        f"into {tmp_path / 'masks'}/train and {tmp_path / 'masks'}/val (see docs/data.md, Splits)"
+    )
+    (tmp_path / "masks" / "a.png").unlink()
+    (tmp_path / "masks").rmdir()
+    assert complaint(folder.Config(root=tmp_path, names=("a", "b"))) == (
+        f"data.root: {tmp_path} is not a dataset of data.format=folder, which has images/train/a.jpg and "
+        "masks/train/a.png for training, images/val/b.jpg and masks/val/b.png for validation; it holds the "
+        "folders images"
+    )
+
+
+ARRANGEMENTS = (
+    ("images/train/a.png", "masks/train/a.png"),
+    ("images/train/a.png", "labels/train/a.png"),
+    ("images/train/a.png", "annotations/train/a.png"),
+    ("Images/train/a.png", "Masks/train/a.png"),
+    ("imgs/train/a.png", "gt/train/a.png"),
+    ("train/images/a.png", "train/masks/a.png"),
+    ("train/images/a.png", "train/labels/a_mask.png"),
+)
+
+
+@pytest.mark.parametrize(("image", "mask"), ARRANGEMENTS)
+def test_the_folders_may_have_other_usual_names_and_places(image: str, mask: str, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        save(tmp_path / image.replace("train", split), mode="RGB")
+        save(tmp_path / mask.replace("train", split), row(0, 1))
+    config = folder.Config(root=tmp_path, names=("a", "b"))
+    for split in ("train", "val"):
+        (pair,) = cast("ImageFiles", atrous.data.samples(config, split)).pairs
+        assert (pair.image, pair.label) == (
+            tmp_path / image.replace("train", split),
+            tmp_path / mask.replace("train", split),
+        )
+
+
+def test_several_folders_that_may_hold_the_masks_are_asked_about(tmp_path: Path) -> None:
+    config = own_data(tmp_path, "names: [a, b]", row(0, 1))
+    for other in ("labels", "annotations"):
+        save(tmp_path / other / "train" / "a.png", row(1, 0))
+    assert semantic(folder.samples(config, "train")[0]).tolist() == [[0, 1]]  # masks/ is what is documented
+    (tmp_path / "masks").rename(tmp_path / "other")
+    assert complaint(config) == f"{tmp_path} has labels, annotations; set data.masks to one of them"
+    for name, expected in (("labels", [[1, 0]]), ("other", [[0, 1]])):
+        chosen = config.model_copy(update={"masks": name})
+        assert semantic(atrous.data.samples(chosen, "train")[0]).tolist() == expected
+
+
+@pytest.mark.parametrize("deeper", ["images", "images/train", "masks/val"])
+def test_a_root_that_is_too_deep_is_answered_with_the_right_one(deeper: str, tmp_path: Path) -> None:
+    config = own_data(tmp_path, "names: [a, b]", row(0, 1))
+    line = complaint(config.model_copy(update={"root": tmp_path / deeper}))
+    assert line.startswith(f"data.root: {tmp_path / deeper} is not a dataset of data.format=folder")
+    assert line.endswith(f"; set data.root={tmp_path}")
+
+
+@pytest.mark.parametrize("deeper", ["train", "train/images"])
+def test_the_folder_of_one_split_is_not_the_root(deeper: str, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        save(tmp_path / split / "images" / "a.png", mode="RGB")
+        save(tmp_path / split / "masks" / "a.png", row(0, 1))
+    config = folder.Config(root=tmp_path / deeper, names=("a", "b"))
+    assert complaint(config).endswith(f"; set data.root={tmp_path}")
+
+
+def test_a_root_that_is_too_high_is_answered_with_those_below(tmp_path: Path) -> None:
+    config = own_data(tmp_path / "downloads" / "cracks", "names: [a, b]", row(0, 1))
+    high = config.model_copy(update={"root": tmp_path})
+    assert complaint(high).endswith(f"; set data.root={tmp_path}/downloads/cracks")
+    own_data(tmp_path / "rust", "names: [a, b]", row(0, 1))
+    assert complaint(high).endswith(f"; set data.root={tmp_path}/rust or data.root={tmp_path}/downloads/cracks")
+
+
+def test_another_layout_is_recognised(tmp_path: Path) -> None:
+    write_voc(tmp_path / "voc"), write_camvid(tmp_path / "camvid"), write_cityscapes(tmp_path / "cityscapes")
+    for name in ("voc", "camvid", "cityscapes"):
+        assert complaint(folder.Config(root=tmp_path / name)).endswith(f"; set data.format={name}")
+
+
+def test_a_missing_split_is_answered_with_the_one_that_is_meant_or_how_to_make_one(tmp_path: Path) -> None:
+    config = own_data(tmp_path, "names: [a, b]", row(0, 1))
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "val").rename(tmp_path / kind / "valid")
+    assert complaint(config, "val").endswith("; splits: train, valid; set data.val=valid")
+    shutil.rmtree(tmp_path / "images" / "valid")
+    assert "; splits: train; set some images of 'train' aside, with their labels," in complaint(config, "val")
+    assert "; set data.train=train" in complaint(config.model_copy(update={"train": "trian"}))
+
+
+def test_the_yaml_of_another_program_is_not_a_root(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.yaml", "path: .\ntrain: images/train\nnames: {0: person}\n")
+    text = complaint(folder.Config(root=path), error=ConfigError)
+    assert text.startswith(f"data.root: {path} is a file; set data.root to the folder of images and masks")
 
 
 # classes.yaml
@@ -149,13 +259,38 @@ def test_the_lines_that_are_shown_can_be_written_unchanged(tmp_path: Path) -> No
         assert len(np.unique(semantic(folder.samples(config, "val")[0]))) == mask.shape[1]
 
 
-def test_two_classes_with_white_objects_are_not_read_as_all_background(tmp_path: Path) -> None:
-    line = refusal(own_data(tmp_path, "names: [background, person]", row(0, 255)))
-    assert "the first masks hold only the values 0, 255, and 255 is ignored unless it has a name" in line
-    assert line.endswith("write names: {0: background, 255: person}, or ignore: 255 if that is intended")
-    for classes in ("names: [background, person]\nignore: 255", "names: {0: background, 255: person}"):
-        config = own_data(tmp_path, classes, row(0, 255))
-        assert folder.samples(config, "train")[0].semantic is not None
+def test_names_that_another_program_lists_are_in_the_lines_to_write(tmp_path: Path) -> None:
+    cases = [
+        ("data.yaml", "path: .\nnames: {0: sky, 1: road}\n"),
+        ("data.yaml", "names: [sky, road]\n"),
+        ("classes.txt", "sky\nroad\n"),
+    ]
+    for number, (name, text) in enumerate(cases):
+        config = own_data(tmp_path / str(number), None, row(0, 1))
+        write(tmp_path / str(number) / name, text)
+        assert f"({name} names sky, road); write a classes.yaml with the lines `names: {{0: sky, 1: road}}`" in refusal(
+            config
+        )
+    config = own_data(tmp_path / "more", None, row(0, 1, 2))  # with a background, which such files leave out
+    write(tmp_path / "more" / "data.yaml", cases[0][1])
+    assert refusal(config).endswith(
+        "(data.yaml names sky, road); write a classes.yaml with the lines `names: {0: class_0, 1: class_1, 2: class_2}`"
+    )
+    for damaged in ("names: [", "[1]", "names: 3", "\xff"):
+        (tmp_path / "more" / "data.yaml").write_bytes(damaged.encode("latin-1"))
+        assert "first masks: 0, 1, 2;" in refusal(config)
+
+
+def test_classes_yml_is_read(tmp_path: Path) -> None:
+    config = own_data(tmp_path, "names: [a, b]", row(0, 1))
+    (tmp_path / "classes.yaml").rename(tmp_path / "classes.yml")
+    assert folder.label_space(config).names == ("a", "b")
+
+
+def test_polygons_are_told_before_names(tmp_path: Path) -> None:
+    config = own_data(tmp_path, None, row(0, 1))
+    (tmp_path / "masks" / "train" / "a.png").rename(tmp_path / "masks" / "train" / "a.txt")
+    assert "masks/train are .txt files (1), such as a.txt, but masks are expected" in refusal(config)
 
 
 def test_a_damaged_mask_does_not_hide_the_values_of_others(tmp_path: Path) -> None:

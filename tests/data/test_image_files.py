@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import atrous.data
 from atrous.data import camvid, image_files
-from atrous.data.image_files import ImageFiles, as_rgb, decode_label, read_image
+from atrous.data.image_files import ImageFiles, WrongLabelsError, as_rgb, decode_label, read_image
 from atrous.data.label_space import LabelSpace, voc_colors
 from atrous.data.naming import named_space
 from atrous.data.pairing import Pair
@@ -103,13 +103,19 @@ def test_an_unknown_raw_id_is_reported_with_the_known_ones(tmp_path: Path) -> No
     assert "value 8 (1 pixel): not a class; the 2 classes are 7, 11, ignored is 255, 0" in refusal(path, space)
 
 
-def test_white_masks_and_masks_that_count_from_one_get_a_hint(tmp_path: Path) -> None:
-    ignoring = LabelSpace(names=("background", "person"), ignore=254)
-    white = refusal(save(tmp_path / "white.png", row(0, 255)), ignoring)
-    assert white.endswith("if the values 0, 255 are the classes, write names: {0: background, 255: person}")
-    counted = refusal(save(tmp_path / "one.png", row(1, 2, 3)), THREE)
-    assert counted.endswith("if the values 1, 2, 3 are the classes, write names: {1: sky, 2: road, 3: car}")
-    assert "write" not in refusal(save(tmp_path / "other.png", row(0, 3)), THREE)
+def test_wrong_labels_carry_their_values(tmp_path: Path) -> None:
+    with pytest.raises(WrongLabelsError) as caught:
+        decode_label(save(tmp_path / "a.png", row(0, 2, 7, 7, 9)), THREE)
+    assert (caught.value.codes, caught.value.wrong) == ((0, 2, 7, 9), (7, 9))
+
+
+def test_labels_are_read_without_their_image(tmp_path: Path) -> None:
+    (tmp_path / "damaged.png").write_bytes(b"")
+    pair = Pair("a", tmp_path / "damaged.png", save(tmp_path / "a.png", row(0, 2, 255)))
+    sample = ImageFiles([pair, pair._replace(label=None)], THREE).labels(0)
+    assert (sample.name, sample.image.size) == ("a", 0)
+    assert sample.semantic is not None and sample.semantic.tolist() == [[0, 2, 255]]
+    assert ImageFiles([pair._replace(label=None)], THREE).labels(0).semantic is None
 
 
 def test_too_few_names_do_not_ignore_the_other_values(tmp_path: Path) -> None:

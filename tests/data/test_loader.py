@@ -15,7 +15,6 @@ from atrous.data.loader import (
     Augment,
     Augmented,
     Stream,
-    class_counts,
     epoch_order,
     missing_fields,
     training_batches,
@@ -221,16 +220,6 @@ def test_the_death_of_a_worker_is_reported_with_its_usual_reason() -> None:
 
 
 # What a split holds
-
-
-def test_classes_are_counted_without_ignored_pixels() -> None:
-    counts = class_counts(Numbers(), SPACE, workers=0)
-    assert counts.tolist() == [6, 6, 0, 6]  # 6 pixels an image; labels 4, 5, 6 are none of the classes, 2 is ignored
-    assert counts.dtype.is_signed
-    assert class_counts(Numbers(), SPACE.model_copy(update={"ignore": 300}), workers=0).tolist() == [6, 6, 6, 6]
-    assert class_counts(damaged(1), SPACE, workers=0, skip_errors=True).tolist() == [6, 0, 0, 6]
-    with pytest.raises(DataError, match=r"^image_1\.png: truncated$"):
-        class_counts(damaged(1), SPACE, workers=0)
 
 
 def test_missing_fields_are_those_of_the_first_readable_sample() -> None:

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 from pydantic import ValidationError
 
 from atrous.data import camvid, voc
 from atrous.data.label_space import LabelSpace, voc_colors
-from atrous.data.naming import Names, class_of_value, named_space
+from atrous.data.naming import Names, class_of_value, luma, named_space, naming_advice
 from atrous.errors import ConfigError, DataError
 from atrous.types import Color
 
@@ -91,3 +93,42 @@ def test_renamed_classes_keep_their_colors() -> None:
     assert camvid.label_space(camvid.Config(names=backwards)) == space
     fewer = camvid.label_space(camvid.Config(names=("sky", "rest")))
     assert (fewer.colors, fewer.ignore) == ((), 11)
+
+
+# Advice
+
+
+ADVICE = (  # all values that the masks hold, and the setting that makes them the classes
+    (("background", "person"), 254, (0, 255), '"data.names={0: background, 255: person}"'),
+    (("background", "person"), 255, (0, 255), '"data.names={0: background, 255: person}"'),
+    (("background", "person"), 255, (255,), '"data.names={0: background, 255: person}"'),
+    (("sky", "road", "car"), 255, (1, 2, 3, 255), '"data.names={1: sky, 2: road, 3: car}"'),
+    (("sky", "road", "car"), 255, (1, 3), '"data.names={1: sky, 2: road, 3: car}"'),
+    (("sky", "road", "car"), 255, (0, 127, 254), '"data.names={0: sky, 127: road, 254: car}"'),
+    (("sky", "road", "car"), 254, (0, 127, 255), '"data.names={0: sky, 127: road, 255: car}"'),
+    (("sky", "road", "car"), 255, (0, 38, 255), '"data.names={0: sky, 38: road, 75: car}"'),  # greys of VOC's colours
+    (("sky", "road", "car"), 255, (0, 1, 2, 3), "the values reach 3, one more than 3 names allow: is one missing?"),
+    (("sky", "road"), 255, range(0, 200, 3), "masks that were resized smoothly or compressed"),
+    (("sky", "road", "car"), 255, (0, 255), ""),
+    (("sky", "road", "car"), 255, (0, 1, 2, 77), ""),
+    (("background", "person"), 255, ((255, 0, 0),), ""),
+)
+
+
+@pytest.mark.parametrize(("names", "ignore", "values", "advice"), ADVICE)
+def test_the_usual_wrong_numberings_are_answered_with_the_setting(
+    names: tuple[str, ...], ignore: int, values: tuple[int, ...], advice: str
+) -> None:
+    text = naming_advice(values, LabelSpace(names=names, ignore=ignore))
+    assert advice in text
+    assert bool(text) == bool(advice)
+
+
+def test_greys_are_those_of_pillow() -> None:
+    colors = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (12, 200, 77), (255, 255, 255)]
+    image = PIL.Image.fromarray(np.array([colors], np.uint8)).convert("L")
+    assert [luma(color) for color in colors] == np.asarray(image)[0].tolist()
+
+
+def test_values_that_someone_has_named_get_no_advice() -> None:
+    assert naming_advice((0, 255), named_space({0: "a", 128: "b"}, None, None)) == ""

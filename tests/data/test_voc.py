@@ -56,5 +56,6 @@ def test_wrong_lists_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_root_that_is_not_a_devkit_is_refused(tmp_path: Path) -> None:
-    expected = f"data.root: {tmp_path} is not a VOCdevkit: it has no [VOC2012/]ImageSets/Segmentation"
-    assert complaint(voc.Config(root=tmp_path)) == expected
+    expected = f"data.root: {tmp_path} is not a dataset of data.format=voc, which has [VOC2012/]ImageSets/Segmentation/"
+    (tmp_path / "JPEGImages").mkdir()
+    assert complaint(voc.Config(root=tmp_path)) == f"{expected}; it holds the folders JPEGImages"

@@ -105,8 +105,24 @@ def test_class_weights_scale_the_pixels_of_their_class() -> None:
 
 
 def test_median_frequency_weights_raise_rare_classes() -> None:
-    weights = median_frequency_weights(torch.tensor([100, 10, 0, 1000]))
-    assert weights.tolist() == pytest.approx([1.0, 10.0, 0.0, 0.1])
+    """Frequencies 0.1, 0.01 and 0.5, the median is 0.1; a class without pixels is left out and weighs 1."""
+    weights = median_frequency_weights([100, 10, 0, 500], [1000, 1000, 0, 1000])
+    assert weights.tolist() == pytest.approx([1.0, 10.0, 1.0, 0.2])
+    assert median_frequency_weights([0, 0], [0, 0]).tolist() == [1.0, 1.0]
+
+
+def test_the_median_of_an_even_number_of_frequencies_lies_between_the_two_in_the_middle() -> None:
+    """`torch.median` would be the lower one, which made the rarer of two classes weigh 1 and the other less."""
+    assert median_frequency_weights([90, 10], [100, 100]).tolist() == pytest.approx([0.5 / 0.9, 0.5 / 0.1])
+    four = median_frequency_weights([40, 30, 20, 10], [100, 100, 100, 100])
+    assert four.tolist() == pytest.approx([0.25 / 0.4, 0.25 / 0.3, 0.25 / 0.2, 0.25 / 0.1])
+
+
+def test_a_frequency_is_among_the_images_that_hold_the_class() -> None:
+    """Class 1 has a quarter of the one image that holds it, however many images lack it."""
+    weights = median_frequency_weights([375, 25], [400, 100])
+    median = (375 / 400 + 25 / 100) / 2
+    assert weights.tolist() == pytest.approx([median / (375 / 400), median / (25 / 100)])
 
 
 # ---- presence

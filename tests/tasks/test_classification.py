@@ -33,7 +33,7 @@ SPACE = LabelSpace(names=numbered_names(7))
 
 def objective() -> ClassificationObjective:
     facts = Facts("classification", 7, (0.0, 0.0, 0.0), 32, 32, "aligned_corners")
-    return classification.objective(LossConfig(), facts, (), TrainingData(SPACE, (), ALONE, 0, skip_errors=False))
+    return classification.objective(LossConfig(), facts, (), TrainingData(SPACE, None, torch.device("cpu")))
 
 
 def batch(category: Tensor) -> Batch:

@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from atrous import distributed, visualize
+from atrous import visualize
+from atrous.data import survey
 from atrous.data.label_space import LabelSpace
 from atrous.distributed import World
 from atrous.errors import ConfigError
@@ -37,9 +38,9 @@ def labelled(name: str, semantic: list[list[int]]) -> Sample:
 SAMPLES = (labelled("a", [[0, 0, 0, 0], [1, 1, 1, 255]]), labelled("b", [[1, 0, 0, 0], [2, 255, 255, 255]]))
 
 
-def objective(world: World = ALONE, heads: tuple[str, ...] = (), **settings: object) -> SemanticObjective:
+def objective(heads: tuple[str, ...] = (), **settings: object) -> SemanticObjective:
     config = LossConfig.model_validate(settings)
-    return semantic.objective(config, FACTS, heads, TrainingData(SPACE, SAMPLES, world, 0, skip_errors=False))
+    return semantic.objective(config, FACTS, heads, TrainingData(SPACE, survey.count(SAMPLES, SPACE, ALONE), CPU))
 
 
 def batch(labels: Tensor) -> Batch:
@@ -119,31 +120,11 @@ def test_class_weights_are_set_or_counted() -> None:
     counted = objective(class_weights="counts").weights
     assert fixed is not None and counted is not None
     assert fixed.tolist() == [1, 2, 3]
-    # 7, 4 and 1 pixels; the median frequency is that of class 1
-    torch.testing.assert_close(counted / counted[1], torch.tensor([4 / 7, 1.0, 4.0]))
+    # 7 of 16 pixels, 4 of 16, and 1 of the 8 of the one image that holds class 2
+    frequency = torch.tensor([7 / 16, 4 / 16, 1 / 8])
+    torch.testing.assert_close(counted, (4 / 16) / frequency)
     with pytest.raises(ConfigError, match=r"loss\.class_weights: 2 values for 3 classes"):
         objective(class_weights=(1, 2))
-
-
-def test_one_process_counts_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rank 1 adds nothing to the sum, and reads no labels; what it gets is what rank 0 has counted."""
-    sent: list[list[int]] = []
-
-    def sum_over_processes(counts: Tensor) -> Tensor:
-        sent.append(counts.tolist())
-        return torch.tensor([7, 4, 1])
-
-    monkeypatch.setattr(distributed, "sum_over_processes", sum_over_processes)
-    first = objective(World(0, 2, CPU), class_weights="counts").weights
-
-    def class_counts(*arguments: object, **options: object) -> Tensor:
-        raise AssertionError("a second process counts classes")
-
-    monkeypatch.setattr(semantic, "class_counts", class_counts)
-    second = objective(World(1, 2, CPU), class_weights="counts").weights
-    assert sent == [[7, 4, 1], [0, 0, 0]]
-    assert first is not None and second is not None
-    assert torch.equal(first, second)
 
 
 # ---- decoded
@@ -239,7 +220,7 @@ def test_masks_are_written_with_the_colours_of_the_classes() -> None:
 
 def test_class_weights_lie_on_the_device() -> None:
     """Moved at each step, they would wait for it each time."""
-    world, config = World(0, 1, torch.device("meta")), LossConfig(class_weights=(1.0, 2.0, 3.0))
-    weights = semantic.objective(config, FACTS, (), TrainingData(SPACE, (), world, 0, skip_errors=False)).weights
+    config = LossConfig(class_weights=(1.0, 2.0, 3.0))
+    weights = semantic.objective(config, FACTS, (), TrainingData(SPACE, None, torch.device("meta"))).weights
     assert weights is not None
     assert weights.device.type == "meta"

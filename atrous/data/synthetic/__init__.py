@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Literal, overload
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from atrous.data.contract import DataConfig
@@ -17,10 +18,10 @@ from atrous.data.naming import named_space
 from atrous.data.synthetic.classes import CLASSES
 from atrous.data.synthetic.labels import number_things
 from atrous.data.synthetic.photo import develop
-from atrous.data.synthetic.scene import SCALE
+from atrous.data.synthetic.scene import SCALE, Scene
 from atrous.data.synthetic.street import draw_street
 from atrous.errors import ConfigError
-from atrous.types import Sample
+from atrous.types import NO_IMAGE, Sample
 
 SPLITS = {"train": 0, "val": 1}
 SMALLEST = 32  # pixels: people and poles dissolve below it
@@ -89,12 +90,22 @@ class Scenes(Sequence[Sample]):
             return Scenes(self.config, self.split, self.indices[index])
         return paint(self.config, self.split, self.indices[index])
 
+    def labels(self, index: int) -> Sample:
+        """The sample with an empty image: developing it takes half the time."""
+        return _labelled(self.config, self.split, self.indices[index])[0]
+
 
 def paint(config: Config, split: str, index: int) -> Sample:
+    sample, scene, kinds = _labelled(config, split, index)
+    return sample._replace(image=develop(scene, kinds))
+
+
+def _labelled(config: Config, split: str, index: int) -> tuple[Sample, Scene, NDArray[np.uint8]]:
+    """The sample without its image, the scene, and the class of each pixel, [H, W], things hardly visible included."""
     rng = np.random.default_rng([config.seed, SPLITS[split], index])
     scene = draw_street(rng, config.size)
     inks = np.ascontiguousarray(np.asarray(scene.paper)[::SCALE, ::SCALE])
     kinds = np.array([surface.kind for surface in scene.surfaces], np.uint8)[inks]
-    image = develop(scene, kinds)
-    instance = number_things(scene, kinds, inks, label_space(config).ignore)
-    return Sample(f"{split}_{index:05d}", image, kinds, instance)
+    semantic = kinds.copy()
+    instance = number_things(scene, semantic, inks, label_space(config).ignore)
+    return Sample(f"{split}_{index:05d}", NO_IMAGE, semantic, instance), scene, kinds
