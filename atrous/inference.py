@@ -83,8 +83,7 @@ def look(network: Network, images: Tensor, config: InferenceConfig, *, probabili
     """
     size, facts = image_size(images), network.facts
     if probabilities or not config.is_single:
-        mean = predict_probabilities(network, images, config)
-        return Seen(Outputs(mean), size, size, size, facts.convention, is_mean=True)
+        return Seen(predict_mean(network, images, config), size, size, size, facts.convention, is_mean=True)
     frame = _frame(network, images, config)
     content = (frame.height, frame.width)
     return Seen(network(frame.images), image_size(frame.images), content, size, facts.convention, is_mean=False)
@@ -109,15 +108,49 @@ def predict_labels(network: Network, images: Tensor, config: InferenceConfig) ->
 
 
 @torch.inference_mode()
+def maps_at_content(seen: Seen) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The classes [B, H, W], heights [B, 1, H, W] and offsets [B, 2, H, W] of the content, in its own pixels."""
+    height, width = seen.content
+    is_aligned = seen.convention == "aligned_corners"
+    if seen.is_mean:
+        classes = seen.outputs.semantic.argmax(1)
+    else:
+        classes = upsample_argmax(seen.outputs.semantic, seen.frame, align_corners=is_aligned)[:, :height, :width]
+    center, offset = (
+        None if x is None else resize(x.float(), seen.frame, seen.convention)[..., :height, :width]
+        for x in (seen.outputs.center, seen.outputs.offset)
+    )
+    return classes, center, offset
+
+
+def at_image(labels: Tensor, seen: Seen) -> Tensor:
+    """A label map of the content [B, H, W] at the images' size: each pixel takes the nearest label."""
+    if image_size(labels) == seen.size:
+        return labels
+    return F.interpolate(labels[:, None].double(), seen.size, mode="nearest-exact")[:, 0].to(labels.dtype)
+
+
 def predict_probabilities(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
     """Class probabilities [B, C, H, W], the mean over scales and flips."""
+    return predict_mean(network, images, config).semantic
+
+
+@torch.inference_mode()
+def predict_mean(network: Network, images: Tensor, config: InferenceConfig) -> Outputs:
+    """Class probabilities [B, C, H, W], and a panoptic network's centres and offsets: means over scales and flips."""
     if config.mode == "sliding":
-        probabilities = _sliding_views(network, images, config)
+        maps = _sliding_views(network, images, config)
     else:
         frame = _frame(network, images, config)
-        probabilities = _averaged(network, frame.images, config)[..., : frame.height, : frame.width]
-    probabilities = _resize(probabilities, image_size(images))
-    return probabilities if config.crf is None else _refined(probabilities, images, CRFS[config.crf])
+        maps = _averaged(network, frame.images, config)[..., : frame.height, : frame.width]
+    num_classes = network.facts.num_classes
+    maps = _offsets_rescaled(_resize(maps, image_size(images)), num_classes, image_size(maps), image_size(images))
+    semantic = maps[:, :num_classes]
+    semantic = semantic if config.crf is None else _refined(semantic, images, CRFS[config.crf])
+    if maps.shape[1] == num_classes:
+        return Outputs(semantic)
+    center, offset = maps[:, num_classes : num_classes + 1], maps[:, num_classes + 1 :]
+    return Outputs(semantic, center=center, offset=offset)
 
 
 class Frame(NamedTuple):
@@ -182,36 +215,67 @@ def _pad(images: Tensor, network: Network, bottom: int, right: int, top: int = 0
 
 
 def _averaged(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
-    """Mean probabilities [B, C, H, W] over scales and flips, each from one pass over whole images."""
-    total = torch.zeros(images.shape[0], network.facts.num_classes, *image_size(images), device=images.device)
+    """Mean maps [B, K, H, W] over scales and flips, each from one pass over whole images."""
     views = list(product(config.scales, (False, True) if config.flip else (False,)))
-    for scale, is_flipped in views:
-        total += _view(network, images, scale, is_flipped=is_flipped)
+    total = _view(network, images, *views[0])
+    for scale, is_flipped in views[1:]:
+        total += _view(network, images, scale, is_flipped)
     return total / len(views)
 
 
-def _view(network: Network, images: Tensor, scale: float, *, is_flipped: bool) -> Tensor:
-    """Probabilities [B, C, H, W] of one pass, with the resizing steps in TensorFlow DeepLab's order.
+def _view(network: Network, images: Tensor, scale: float, is_flipped: bool) -> Tensor:
+    """Maps [B, K, H, W] of one pass, with the resizing steps in TensorFlow DeepLab's order.
 
     Logits of a scale below 1 are resized to the grid of scale 1 first, and then to the image's size.
     """
-    size, convention = image_size(images), network.facts.convention
+    size, convention, num_classes = image_size(images), network.facts.convention, network.facts.num_classes
     finest = max(1.0, scale) / network.facts.logits_stride
     grid = [scale_dimension(side, finest) for side in size]
     view = images if scale == 1 else resize(images.float(), [scale_dimension(side, scale) for side in size])
-    logits = _logits(network, view.flip(-1) if is_flipped else view, scale)
-    logits = resize(logits.flip(-1) if is_flipped else logits, grid, convention)
-    return resize(logits, size, convention).softmax(1)
+    maps = _maps(network, view.flip(-1) if is_flipped else view, scale)
+    maps = resize(_flipped_back(maps, num_classes) if is_flipped else maps, grid, convention)
+    return _with_probabilities(
+        _offsets_rescaled(resize(maps, size, convention), num_classes, image_size(view), size), num_classes
+    )
 
 
-def _logits(network: Network, images: Tensor, scale: float = 1.0) -> Tensor:  # [B, C, h, w]
-    semantic = network(images, scale).semantic
-    if semantic.ndim != 4:
+# Maps are one tensor [B, K, h, w]: C logits or probabilities and, from a panoptic network, a height and two offsets.
+
+
+def _maps(network: Network, images: Tensor, scale: float = 1.0) -> Tensor:
+    outputs = network(images, scale)
+    if outputs.semantic.ndim != 4:
         raise ConfigError(
             f"evaluate: a {network.facts.task} network has no class map, so mode=sliding, scales, flip, crf and "
             "probabilities per pixel do not apply to it"
         )
-    return semantic.float()
+    if outputs.center is None or outputs.offset is None:
+        return outputs.semantic.float()
+    return torch.cat([outputs.semantic, outputs.center, outputs.offset], 1).float()
+
+
+def _with_probabilities(maps: Tensor, num_classes: int) -> Tensor:
+    """Its logits as probabilities."""
+    if maps.shape[1] == num_classes:
+        return maps.softmax(1)
+    return torch.cat([maps[:, :num_classes].softmax(1), maps[:, num_classes:]], 1)
+
+
+def _flipped_back(maps: Tensor, num_classes: int) -> Tensor:
+    """The maps of a flipped image, of the image itself: offsets to the right become offsets to the left."""
+    maps = maps.flip(-1)
+    if maps.shape[1] > num_classes:
+        maps[:, -1] *= -1
+    return maps
+
+
+def _offsets_rescaled(maps: Tensor, num_classes: int, old: Size, new: Size) -> Tensor:
+    """Offsets in pixels of an image of the size `old` in those of the size `new`."""
+    if maps.shape[1] == num_classes or old == new:
+        return maps
+    factors = [(large - 1) / max(small - 1, 1) for large, small in zip(new, old, strict=True)]
+    maps[:, -2:] *= torch.tensor(factors, device=maps.device).view(2, 1, 1)
+    return maps
 
 
 def _refined(probabilities: Tensor, images: Tensor, crf: CRF) -> Tensor:
@@ -220,12 +284,16 @@ def _refined(probabilities: Tensor, images: Tensor, crf: CRF) -> Tensor:
 
 
 def _sliding_views(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
-    """Mean probabilities [B, C, H, W] over scales, each computed in windows."""
-    total = torch.zeros(images.shape[0], network.facts.num_classes, *image_size(images), device=images.device)
+    """Mean maps [B, K, H, W] over scales, each computed in windows."""
+    size, num_classes = image_size(images), network.facts.num_classes
+    slide = _sliding if config.base_size is None else _sliding_around
+    total: Tensor | None = None
     for scale in config.scales:
-        view = _resize(images.float(), scaled_size(image_size(images), scale, config.base_size))
-        slide = _sliding if config.base_size is None else _sliding_around
-        total += _resize(slide(network, view, config), image_size(images))
+        view = _resize(images.float(), scaled_size(size, scale, config.base_size))
+        maps = _resize(slide(network, view, config), size)
+        maps = _offsets_rescaled(maps, num_classes, image_size(view), size)
+        total = maps if total is None else total + maps
+    assert total is not None, "there is at least one scale"
     return total / len(config.scales)
 
 
@@ -262,14 +330,17 @@ class View(NamedTuple):
 
 
 def _sliding(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
-    """Probabilities [B, C, H, W], averaged where windows overlap, and over each window and its flipped copy."""
-    total = torch.zeros(images.shape[0], network.facts.num_classes, *image_size(images), device=images.device)
+    """Maps [B, K, H, W], averaged where windows overlap, and over each window and its flipped copy."""
+    num_classes = network.facts.num_classes
+    total: Tensor | None = None
     count = torch.zeros(image_size(images), device=images.device)
     for views in _passes(images, config):
-        windows = [_flipped(images[..., view.rows, view.columns], view) for view in views]
-        for view, probabilities in zip(views, _in_one_pass(network, windows), strict=True):
-            total[..., view.rows, view.columns] += _flipped(probabilities, view)
+        windows = [_shown(images, view) for view in views]
+        for view, maps in zip(views, _in_one_pass(network, windows), strict=True):
+            total = maps.new_zeros(*maps.shape[:2], *image_size(images)) if total is None else total
+            total[..., view.rows, view.columns] += _flipped_back(maps, num_classes) if view.is_flipped else maps
             count[view.rows, view.columns] += 1
+    assert total is not None, "there is at least one window"
     return total / count
 
 
@@ -285,16 +356,18 @@ def _passes(images: Tensor, config: InferenceConfig) -> list[list[View]]:
     return [views[start : start + at_once] for start in range(0, len(views), at_once)]
 
 
-def _flipped(x: Tensor, view: View) -> Tensor:
-    return x.flip(-1) if view.is_flipped else x
+def _shown(images: Tensor, view: View) -> Tensor:
+    window = images[..., view.rows, view.columns]
+    return window.flip(-1) if view.is_flipped else window
 
 
 def _in_one_pass(network: Network, windows: list[Tensor]) -> Iterator[Tensor]:
-    """Probabilities [B, C, h, w] of each window, all of one size; only one at a time is held at full size."""
+    """Maps [B, K, h, w] of each window, all of one size; only one at a time is held at full size."""
     height, width = image_size(windows[0])
     padded = pad_to_grid(torch.cat(windows), network)
-    for logits in torch.split(_logits(network, padded), len(windows[0])):
-        yield resize(logits, image_size(padded), network.facts.convention)[..., :height, :width].softmax(1)
+    for maps in torch.split(_maps(network, padded), len(windows[0])):
+        large = resize(maps, image_size(padded), network.facts.convention)[..., :height, :width]
+        yield _with_probabilities(large, network.facts.num_classes)
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:

@@ -45,10 +45,16 @@ def overlay(
     _require_same_size(image.shape[:2], labels.shape, "the image", "the labels")
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha must be between 0 (the image) and 1 (the colours), got {alpha}")
-    mixed = _blend(image, colorize(labels, palette), alpha)
+    mixed = overlay_colors(image, colorize(labels, palette), labels, alpha=alpha)
+    return mixed if ignore is None else np.where((labels == ignore)[..., None], image, mixed)
+
+
+def overlay_colors(image: Image, colors: Image, labels: LabelMap, *, alpha: float = 0.55) -> Image:
+    """The image under colours [H, W, 3], with a thin bright line between neighbours whose labels differ."""
+    mixed = _blend(image, colors, alpha)
     edges = _contours(labels)
     mixed[edges] = _blend(mixed[edges], _CONTOUR, 0.7 * min(1.0, 2 * alpha))
-    return mixed if ignore is None else np.where((labels == ignore)[..., None], image, mixed)
+    return mixed
 
 
 def _blend(below: NDArray[np.uint8], above: NDArray[np.unsignedinteger[Any]], alpha: float) -> NDArray[np.uint8]:

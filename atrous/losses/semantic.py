@@ -51,6 +51,7 @@ def semantic_loss(
     *,
     ignore: int,
     class_weights: Tensor | None = None,  # [C]
+    pixel_weights: Tensor | None = None,  # [B, H, W]; at the image's size only
     hard_pixels: float = 1.0,  # the share of pixels that counts
     normalizer: Tensor | None = None,
     align_corners: bool = True,
@@ -72,6 +73,7 @@ def semantic_loss(
             targets,
             ignore=ignore,
             class_weights=class_weights,
+            pixel_weights=pixel_weights if config.labels == "image" else None,
             hard_pixels=hard_pixels,
             align_corners=align_corners,
             normalizer=divisor,

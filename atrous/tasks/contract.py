@@ -59,6 +59,7 @@ class Labels(NamedTuple):
 
     semantic: Tensor | None = None  # [H, W] classes
     panoptic: Tensor | None = None  # [H, W] class * divisor + number of the thing
+    scores: Tensor | None = None  # [N, 2] the number of a thing in `panoptic`, and how certain it is, 0 to 1
     classes: Tensor | None = None  # [C] probabilities of the whole image
     probabilities: Tensor | None = None  # [C, H, W], where the protocol computes them
 

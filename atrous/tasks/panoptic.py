@@ -1,0 +1,336 @@
+"""Panoptic segmentation: a class for each pixel, and the pixels of each thing (arXiv:1801.00868)."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from atrous import visualize
+from atrous.data import survey
+from atrous.data.label_space import LabelSpace
+from atrous.data.targets import thing_targets
+from atrous.errors import ConfigError, DataError
+from atrous.inference import Seen, at_image, maps_at_content
+from atrous.losses.panoptic import heatmap_loss, offset_loss
+from atrous.losses.semantic import LossConfig, hard_pixel_share, require_heads, semantic_loss
+from atrous.metrics import panoptic_quality
+from atrous.postprocess.panoptic import Merging, find_centers, group_pixels, merge, peaks, score_map
+from atrous.settings import Settings
+from atrous.tasks.class_map import CONFUSION, class_weights
+from atrous.tasks.contract import Figures, Labels, Metric, Result, Table, Targets, Task, TrainingData
+from atrous.types import Batch, Facts, Image, Outputs, Sample
+
+TITLES = {
+    "pq": "PQ",
+    "sq": "SQ",
+    "rq": "RQ",
+    "pq_things": "PQ of things",
+    "pq_stuff": "PQ of stuff",
+}
+
+
+class PanopticLossConfig(LossConfig):
+    """Weights and numbers are those of deeplab2's recipes."""
+
+    center: NonNegativeFloat = 200.0  # weight of the squared error of the centres' heatmap
+    offset: NonNegativeFloat = 0.01  # weight of the absolute error of the offsets, in pixels
+    sigma: PositiveFloat = 8.0  # of the Gaussian at each centre, in pixels
+    small_area: NonNegativeInt = 4096  # a thing with fewer pixels is small ...
+    small_weight: PositiveFloat = 3.0  # ... and the classes of its pixels weigh this much
+
+
+class PanopticDecodeConfig(Settings):
+    threshold: float = Field(0.1, ge=0, lt=1)  # of the heatmap: lower maxima are no centres
+    kernel: PositiveInt = 7  # a centre is the maximum of as many pixels around it, in both directions
+    top_k: NonNegativeInt = 200  # centres at most; 0: any number
+    stuff_area: NonNegativeInt = 2048  # a stuff class with fewer pixels in an image is void; 0: none is
+    at_limit: Literal["kept", "void"] = "kept"  # at exactly `stuff_area`; void: deeplab2's compiled operator
+    without_center: Literal["void", "thing"] = "void"  # thing pixels of an image without centres; thing: likewise
+
+
+class PanopticObjective(NamedTuple):
+    config: PanopticLossConfig
+    space: LabelSpace
+    things: Tensor  # [C] bool
+    weights: Tensor | None  # [C]
+    align_corners: bool
+
+    def targets(self, batch: Batch) -> Targets:
+        assert batch.semantic is not None
+        assert batch.instance is not None
+        targets = thing_targets(
+            batch.semantic,
+            batch.instance,
+            self.things,
+            ignore=self.space.ignore,
+            sigma=self.config.sigma,
+            small_area=self.config.small_area,
+            small_weight=self.config.small_weight,
+        )
+        return {"semantic": batch.semantic, **targets._asdict()}
+
+    def counts(self, targets: Targets, step: int) -> Tensor | None:
+        """Labelled pixels, pixels with a height, pixels with an offset."""
+        if hard_pixel_share(self.config, step) < 1:
+            return None
+        counted = (
+            targets["semantic"] != self.space.ignore,
+            targets["heatmap_weight"] > 0,
+            targets["offset_weight"] > 0,
+        )
+        return torch.stack([one.sum(dtype=torch.float64) for one in counted])
+
+    def terms(self, outputs: Outputs, targets: Targets, counts: Tensor | None, step: int) -> dict[str, Tensor]:
+        assert outputs.center is not None
+        assert outputs.offset is not None
+        pixels, heights, offsets = (None, None, None) if counts is None else counts.clamp_min(1).float().unbind()
+        semantic = semantic_loss(
+            outputs,
+            targets["semantic"],
+            self.config,
+            ignore=self.space.ignore,
+            class_weights=self.weights,
+            pixel_weights=targets["semantic_weight"],
+            hard_pixels=hard_pixel_share(self.config, step),
+            normalizer=pixels,
+            align_corners=self.align_corners,
+        )
+        center = heatmap_loss(
+            outputs.center,
+            targets["heatmap"],
+            targets["heatmap_weight"],
+            normalizer=heights,
+            align_corners=self.align_corners,
+        )
+        offset = offset_loss(
+            outputs.offset,
+            targets["offset"],
+            targets["offset_weight"],
+            normalizer=offsets,
+            align_corners=self.align_corners,
+        )
+        return {**semantic, "center": self.config.center * center, "offset": self.config.offset * offset}
+
+
+def objective(config: PanopticLossConfig, facts: Facts, heads: Sequence[str], data: TrainingData) -> PanopticObjective:
+    """Raises ConfigError if the label space has no things, or the weights in `config` fit neither heads nor classes."""
+    if not data.space.things:
+        raise ConfigError("a panoptic model needs classes of things, whose objects are counted; the data has none")
+    require_heads(config, heads)
+    weights = class_weights(config, data)
+    weights = None if weights is None else weights.to(data.device)  # now: each step would wait for the device
+    things = thing_mask(data.space).to(data.device)
+    return PanopticObjective(config, data.space, things, weights, facts.convention == "aligned_corners")
+
+
+def thing_mask(space: LabelSpace) -> Tensor:  # [C] bool
+    mask = torch.zeros(space.num_classes, dtype=torch.bool)
+    mask[list(space.things)] = True
+    return mask
+
+
+# ---- decoding
+
+
+def decode(seen: Seen, space: LabelSpace, config: PanopticDecodeConfig) -> list[Labels]:
+    classes, center, offset = maps_at_content(seen)
+    assert center is not None
+    assert offset is not None
+    labels = []
+    for index in range(len(classes)):
+        semantic, panoptic, scores = decode_one(classes[index].long(), center[index, 0], offset[index], space, config)
+        at_size = [at_image(one[None], seen)[0] for one in (semantic, panoptic)]
+        probabilities = seen.outputs.semantic[index] if seen.is_mean else None
+        labels.append(Labels(at_size[0], panoptic=at_size[1], scores=scores, probabilities=probabilities))
+    return labels
+
+
+def decode_one(
+    semantic: Tensor,  # [H, W]
+    center: Tensor,  # [H, W]
+    offset: Tensor,  # [2, H, W]
+    space: LabelSpace,
+    config: PanopticDecodeConfig,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Classes and panoptic map [H, W], and [N, 2] the number of each thing with the height of its centre."""
+    things = thing_mask(space).to(semantic.device)
+    maxima = peaks(center, threshold=config.threshold, kernel=config.kernel)
+    centers = find_centers(maxima, top_k=config.top_k)
+    instances = group_pixels(centers, offset, things[semantic])
+    how = Merging(
+        space.panoptic_divisor,
+        void_of(space),
+        config.stuff_area,
+        is_limit_void=config.at_limit == "void",
+        is_thing_without_center=config.without_center == "thing",
+    )
+    panoptic = merge(semantic, instances, things, how)
+    is_thing = instances > 0
+    pairs = torch.stack([panoptic[is_thing].double(), score_map(maxima, centers, instances)[is_thing].double()], 1)
+    return semantic, panoptic, pairs.unique(dim=0)  # type: ignore[no-untyped-call]
+
+
+def void_of(space: LabelSpace) -> int:
+    return space.ignore * space.panoptic_divisor
+
+
+def true_panoptic(sample: Sample, space: LabelSpace) -> Tensor:
+    """[H, W] class * divisor + number of the thing, 0 for stuff and crowds. Raises DataError for too many things."""
+    assert sample.semantic is not None
+    assert sample.instance is not None
+    semantic, instance = torch.from_numpy(sample.semantic).long(), torch.from_numpy(sample.instance).long()
+    if instance.numel() and int(instance.max()) >= space.panoptic_divisor:
+        raise DataError(
+            f"{sample.name}: thing {int(instance.max())}, but panoptic_divisor={space.panoptic_divisor} leaves numbers "
+            f"up to {space.panoptic_divisor - 1}"
+        )
+    is_class = semantic < space.num_classes
+    is_thing = thing_mask(space)[semantic.where(is_class, 0)] & is_class
+    return semantic * space.panoptic_divisor + instance.where(is_thing, 0)
+
+
+# ---- measuring
+
+
+def statistic(labels: Labels, sample: Sample, space: LabelSpace) -> Tensor:  # [C, 4]
+    assert labels.panoptic is not None
+    truth = true_panoptic(sample, space)
+    return panoptic_quality.statistic(
+        labels.panoptic.cpu(), truth, thing_mask(space), divisor=space.panoptic_divisor, ignore=space.ignore
+    )
+
+
+def report(total: Tensor, space: LabelSpace) -> Figures:
+    things = thing_mask(space)
+    everything, of_things, of_stuff = (
+        panoptic_quality.mean_quality(total, among) for among in (things | ~things, things, ~things)
+    )
+    by_class, occurs = panoptic_quality.report(total)
+    rows: dict[str, tuple[float | int | None, ...]] = {}
+    for index, name in enumerate(space.names):
+        found = [int(count) for count in total[index, 1:].tolist()]
+        rows[name] = (*by_class[index].tolist(), *found) if occurs[index] else (None, None, None, 0, 0, 0)
+    sums = [int(count) for count in total[:, 1:].sum(0).tolist()]
+    return Figures(
+        {
+            "pq": everything.pq,
+            "sq": everything.sq,
+            "rq": everything.rq,
+            "pq_things": of_things.pq,
+            "pq_stuff": of_stuff.pq,
+        },
+        TITLES,
+        Table(
+            ("PQ", "SQ", "RQ", "matched", "false", "missed"), rows, (everything.pq, everything.sq, everything.rq, *sums)
+        ),
+        notes={
+            "panoptic quality": f"mean over {everything.num_classes} of {space.num_classes} classes, "
+            f"{of_things.num_classes} of things; crowds count as in COCO's own program"
+        },
+    )
+
+
+# ---- showing
+
+
+def panoptic_array(labels: Labels) -> np.ndarray:
+    assert labels.panoptic is not None
+    return labels.panoptic.cpu().numpy().astype(np.int32)
+
+
+def paint(image: Image, labels: Labels, space: LabelSpace, alpha: float) -> Image:
+    return paint_map(image, panoptic_array(labels), space, alpha)
+
+
+def paint_map(image: Image, panoptic: np.ndarray, space: LabelSpace, alpha: float = 0.55) -> Image:
+    """Things in shades of their class's colour, with a bright line between all segments; void shows the image."""
+    ids, places = np.unique(panoptic, return_inverse=True)
+    colors = np.array([shade(int(segment), space) for segment in ids], np.uint8).reshape(-1, 3)
+    painted = visualize.overlay_colors(image, colors[places.reshape(panoptic.shape)], panoptic, alpha=alpha)
+    is_void = np.isin(panoptic // space.panoptic_divisor, range(space.num_classes), invert=True)
+    return np.where(is_void[..., None], image, painted)
+
+
+def shade(segment: int, space: LabelSpace) -> tuple[int, int, int]:
+    """The colour of a segment: its class's, for things lighter or darker by its number."""
+    category, number = divmod(segment, space.panoptic_divisor)
+    color = space.palette()[category % 256].astype(int)
+    if number:
+        spread = np.random.default_rng([category, number]).integers(-60, 61, 3)  # as deeplab2 spreads them
+        color = (color + spread).clip(0, 255)
+    red, green, blue = color.tolist()
+    return red, green, blue
+
+
+def panels(sample: Sample, labels: Labels, space: LabelSpace) -> list[tuple[str, Image]]:
+    truth = true_panoptic(sample, space).numpy().astype(np.int32)
+    assert labels.semantic is not None
+    assert sample.semantic is not None
+    predicted = labels.semantic.cpu().numpy()
+    return [
+        ("Image", sample.image),
+        ("Prediction", paint(sample.image, labels, space, 0.55)),
+        ("Truth", paint_map(sample.image, truth, space)),
+        ("Errors", visualize.error_map(predicted, sample.semantic, space.ignore)),
+    ]
+
+
+def encode_png(labels: Labels, space: LabelSpace) -> bytes:
+    """COCO's panoptic PNG: the number of each segment as red + 256 green + 65536 blue, void 0."""
+    numbers = coco_numbers(labels, space)
+    colors = np.stack([numbers & 255, numbers >> 8 & 255, numbers >> 16], -1).astype(np.uint8)
+    content = io.BytesIO()
+    PILImage.fromarray(colors).save(content, "PNG")
+    return content.getvalue()
+
+
+def coco_numbers(labels: Labels, space: LabelSpace) -> np.ndarray:
+    """The panoptic map with numbers from 1 and 0 for void, as COCO's format wants them."""
+    panoptic = panoptic_array(labels)
+    category = panoptic // space.panoptic_divisor
+    return np.where((category >= 0) & (category < space.num_classes), panoptic + 1, 0)
+
+
+def encode_segments(labels: Labels, space: LabelSpace) -> bytes:
+    """A list of the segments in the PNG, in the words of COCO's panoptic JSON."""
+    numbers = coco_numbers(labels, space)
+    scores = {} if labels.scores is None else dict(labels.scores.cpu().tolist())
+    segments = [_segment(int(number), numbers, scores, space) for number in np.unique(numbers) if number]
+    return json.dumps({"segments_info": segments}, indent=1).encode()
+
+
+def _segment(number: int, numbers: np.ndarray, scores: Mapping[float, float], space: LabelSpace) -> dict[str, object]:
+    ys, xs = np.nonzero(numbers == number)
+    category = (number - 1) // space.panoptic_divisor
+    score = scores.get(float(number - 1))
+    return {
+        "id": number,
+        "category_id": category,
+        "category": space.names[category],
+        "isthing": int(category in space.things),
+        "area": len(ys),
+        "bbox": [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1],
+        **({} if score is None else {"score": round(score, 4)}),
+    }
+
+
+PANOPTIC = Task(
+    loss=PanopticLossConfig,
+    decoding=PanopticDecodeConfig,
+    objective=objective,
+    decode=decode,
+    metrics={"panoptic": Metric(statistic, report), "confusion": CONFUSION},
+    paint=paint,
+    panels=panels,
+    legend={"right": visualize.RIGHT, "wrong": visualize.WRONG, "ignored": visualize.IGNORED},
+    results={"panoptic": Result(".png", encode_png), "segments": Result(".json", encode_segments)},
+    needs=("semantic", "instance"),
+    survey=survey.count,
+    class_weights=class_weights,
+)
