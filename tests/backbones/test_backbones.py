@@ -28,6 +28,7 @@ SMALL: dict[str, dict[str, object]] = {  # of each family a network that is quic
     "mobilenet_v3": {"name": "mobilenet_v3_small_seg", "depth_multiplier": 0.25},
     "mobilenet_edgetpu": {"name": "mobilenet_edgetpu", "depth_multiplier": 0.25},
     "resnet": {"name": "resnet_tiny"},
+    "swidernet": {"name": "swidernet", "stem_width": 0.1, "width": 0.03, "squeeze": True, "switchable": True},
     "xception": {"name": "xception_41"},
     "vgg": {"name": "vgg16"},
     "icnet": {"name": "icnet_resnet50"},
@@ -115,6 +116,8 @@ def test_parameter_counts() -> None:
         "resnet18": 11_176_512,
         "resnet34": 21_284_672,
         "resnet50": 23_508_032,
+        "resnet50_d2": 23_508_032,
+        "wide_resnet41": 109_010_000,
         "resnet101": 42_500_160,
         "mobilenet_v2": 1_811_712,
         "vgg16": 14_714_688,
@@ -202,9 +205,10 @@ def test_a_config_has_the_settings_of_its_family_alone() -> None:
     own = {family: set(network.Config.model_fields) - {"name", "bounded"} for family, network in FAMILIES.items()}
     assert own == {
         "mobilenet_v2": {"depth_multiplier", "divisible_by"},
-        "mobilenet_v3": {"depth_multiplier"},
+        "mobilenet_v3": {"depth_multiplier", "norm_eps"},
         "mobilenet_edgetpu": {"depth_multiplier"},
         "resnet": {"multi_grid"},
+        "swidernet": {"stem_width", "width", "layers", "squeeze", "switchable", "drop_path"},
         "xception": {"multi_grid"},
         "vgg": set(),
         "icnet": set(),

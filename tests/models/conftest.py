@@ -13,6 +13,7 @@ from atrous.types import Outputs
 MOBILENET: Mapping[str, object] = {"backbone": {"name": "mobilenet_v2", "depth_multiplier": 0.25}}
 TINY: Mapping[str, object] = {"backbone": "resnet_tiny"}
 ASPP, DECODER = {"channels": 8}, {"channels": 8}
+BRANCH = {"aspp_channels": 8, "low_level_channels": (4, 4), "decoder_channels": 8, "head_channels": 8}
 SMALL: dict[str, Mapping[str, object]] = {
     "fcn": {**TINY, "head_channels": 8, "auxiliary_channels": 8},
     "deeplab_v1": {},
@@ -28,6 +29,8 @@ SMALL: dict[str, Mapping[str, object]] = {
     "ccnet": {**TINY, "head_channels": 16, "key_channels": 2, "auxiliary_channels": 8},
     "danet": {**TINY, "head_channels": 16, "key_channels": 2},
     "ocnet": {**TINY, "head_channels": 16, "auxiliary_channels": 8},
+    "panoptic_deeplab": {**TINY, "semantic": BRANCH, "instance": BRANCH},
+    "panoptic_deeplab_semantic": {**TINY, "semantic": BRANCH},
     "image_classifier": {**MOBILENET, "head_channels": 8},
 }
 POOLED = ({"kernel": 1}, {"op": "pyramid_pooling", "grid_size": (2, 4), "input": 0})
@@ -51,6 +54,7 @@ VARIANTS: dict[str, tuple[str, Mapping[str, object]]] = {  # model, settings
     "encnet, lateral": ("encnet", {"lateral": True}),
     "ocnet, pyramid": ("ocnet", {"variant": "pyramid"}),
     "ocnet, asp": ("ocnet", {"variant": "asp"}),
+    "panoptic_deeplab, dense": ("panoptic_deeplab", {"separable": False}),
     "image_classifier, c5": ("image_classifier", {"head_channels": None}),
 }
 
@@ -97,7 +101,8 @@ def main_logits(outputs: Outputs) -> Tensor:
 
 def all_logits(outputs: Outputs) -> list[Tensor]:
     """All that a loss may ask of a model."""
-    return [main_logits(outputs), *outputs.heads.values()]
+    things = [x for x in (outputs.center, outputs.offset) if x is not None]
+    return [main_logits(outputs), *outputs.heads.values(), *things]
 
 
 def without_gradient(model: nn.Module) -> list[str]:

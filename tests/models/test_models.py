@@ -40,7 +40,15 @@ from tests.models.conftest import (
 )
 
 # of the logits, unless it is the output stride
-STRIDES = {"deeplab_v3plus": 4, "dense_prediction_cell": 4, "lraspp": 8, "icnet": 8}
+STRIDES = {
+    "deeplab_v3plus": 4,
+    "dense_prediction_cell": 4,
+    "lraspp": 8,
+    "icnet": 8,
+    "panoptic_deeplab": 4,
+    "panoptic_deeplab_semantic": 4,
+}
+TASKS = {"image_classifier": "classification", "panoptic_deeplab": "panoptic"}  # of all others: semantic
 OUTPUT_STRIDES = {"deeplab_v1": (8,), "dense_prediction_cell": (8, 16), "icnet": (32,)}
 NETWORKS = [(name, stride) for name in MODELS for stride in OUTPUT_STRIDES.get(name, (8, 16, 32))]
 # Variants for which training on 33 x 47 pixels or 16 steps is no trial: large, or one cell for an image.
@@ -272,9 +280,9 @@ def test_facts_are_those_of_the_config(model: Model) -> None:
     assert model.facts == Facts(model.task, 5, mean, config.output_stride, config.logits_stride, "aligned_corners")
 
 
-def test_the_task_is_semantic_unless_an_image_has_one_label() -> None:
+def test_each_model_has_its_task() -> None:
     assert {name: model.task for name, model in MODELS.items()} == {
-        name: "classification" if name == "image_classifier" else "semantic" for name in MODELS
+        name: TASKS.get(name, "semantic") for name in MODELS
     }
 
 
