@@ -216,7 +216,8 @@ def surveys_of(
             advance=advance,
         )
         surveys |= {} if one is None else {kind: one}
-    run_folder.write_data(run, {kind: survey.to_tree(one, space) for kind, one in surveys.items()})
+    if surveys:
+        run_folder.write_data(run, {kind: survey.to_tree(one, space) for kind, one in surveys.items()})
     return surveys
 
 

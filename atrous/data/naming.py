@@ -119,9 +119,12 @@ def naming_advice(codes: Iterable[object], space: LabelSpace) -> str:
     classes = _classes_among(values, space)
     if classes:
         return f"; if the values {listing(classes, 20)} are the classes, set {naming_setting(classes, space.names)}"
-    if values[-1:] == [space.num_classes]:
+    if values[-1:] != [space.num_classes]:
+        return ""
+    if values[0] > 0 or "background" in space.names:
         return f"; the values reach {values[-1]}, one more than {space.num_classes} names allow: is one missing?"
-    return ""
+    names = listing(("background", *space.names), limit=20)
+    return f'; the values are 0..{values[-1]}: if 0 is the background, set "data.names=[{names}]"'
 
 
 def _classes_among(values: Sequence[int], space: LabelSpace) -> Sequence[int]:
