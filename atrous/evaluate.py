@@ -188,6 +188,7 @@ def survey_of(
     """
     if task.survey is None:
         return None
+    console = console if world.rank == 0 else Console(quiet=True)
     with counting(f"reading the labels of {split.name}", len(split.samples), console) as count_up:
 
         def count_on(number: int) -> None:
