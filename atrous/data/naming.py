@@ -1,10 +1,12 @@
 """Label spaces from the names of classes, as files or settings list them."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
 
+import yaml
 from pydantic import ValidationError
 
 from atrous.data.contract import DataConfig
@@ -129,7 +131,7 @@ def _advice_on_more(last: int, space: LabelSpace) -> str:
     """What to do about values without gaps, of which there are more than names."""
     known = f"; the values reach {last}, but the names end at {space.num_classes - 1}"
     if last == space.num_classes and "background" not in space.names:
-        names = listing(("background", *space.names), limit=20)
+        names = listing(map(_in_yaml, ("background", *space.names)), limit=20)
         return f'{known}; if 0 is the background, set "data.names=[{names}]"'
     objects = ", or write 1 for every object if each has its own number" if space.num_classes == 2 else ""
     return f"{known}: name them all{objects}"
@@ -167,8 +169,14 @@ def luma(color: Sequence[int]) -> int:
 
 def naming_setting(values: Iterable[int], names: Iterable[str]) -> str:
     """The setting that gives values to classes, as it is written on a command line."""
-    pairs = listing((f"{value}: {name}" for value, name in sorted(zip(values, names, strict=False))), limit=20)
-    return f'"data.names={{{pairs}}}"'
+    pairs = sorted(zip(values, map(_in_yaml, names), strict=False))
+    return f'"data.names={{{listing((f"{value}: {name}" for value, name in pairs), limit=20)}}}"'
+
+
+def _in_yaml(name: str) -> str:
+    """Quoted where YAML would read something else, as in `no` or `a, b`."""
+    is_plain = re.fullmatch(r"[A-Za-z][\w -]*", name) and yaml.safe_load(name) == name
+    return name if is_plain else "'" + name.replace("'", "''") + "'"
 
 
 def one_line(error: ValidationError) -> str:
