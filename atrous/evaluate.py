@@ -18,7 +18,7 @@ from atrous.distributed import World
 from atrous.environment import environment
 from atrous.errors import ConfigError, DataError
 from atrous.files import write_atomically
-from atrous.progress import counting
+from atrous.progress import counting, say
 from atrous.report import Evaluation, ImageScore
 from atrous.segmenter import Segmenter
 from atrous.tasks import Task
@@ -198,7 +198,7 @@ def survey_of(
         total = task.survey(split.samples, space, world, workers=workers, advance=count_on)
     survey.require_usable(total, space, split, skip_errors=skip_errors)
     for line in survey.remarks(total, space, split):
-        console.print(line, markup=False, highlight=False, emoji=False)
+        say(line, console)
     return total
 
 

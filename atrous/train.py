@@ -27,7 +27,7 @@ from atrous.errors import ConfigError, listing
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
-from atrous.progress import Progress
+from atrous.progress import Progress, say
 from atrous.report import Evaluation
 from atrous.reuse import Reused
 from atrous.run_folder import RunFolder, State
@@ -227,10 +227,6 @@ def say_shared(splits: tuple[Sequence[Sample], Sequence[Sample]], console: Conso
     if shared:
         number = f"{len(shared)} of {len(splits[1])} images to validate on"
         say(f"{number} are also in the training split, so scores are too good: {listing(shared)}", console)
-
-
-def say(line: str, console: Console) -> None:
-    console.print(line, markup=False, highlight=False, emoji=False)  # a file may be called [red].png
 
 
 def stored_surveys(run: RunFolder, parts: Mapping[str, Split], space: LabelSpace) -> dict[str, Survey]:
