@@ -18,7 +18,7 @@ from atrous.distributed import World
 from atrous.environment import environment
 from atrous.errors import ConfigError, DataError
 from atrous.files import user_path, write_atomically
-from atrous.progress import counting
+from atrous.progress import counting, say
 from atrous.report import Evaluation, ImageScore
 from atrous.segmenter import Segmenter
 from atrous.tasks import Task
@@ -191,6 +191,7 @@ def survey_of(
     """
     if task.survey is None:
         return None
+    console = console if world.rank == 0 else Console(quiet=True)
     with counting(f"reading the labels of {split.name}", len(split.samples), console) as count_up:
 
         def count_on(number: int) -> None:
@@ -200,7 +201,7 @@ def survey_of(
         total = task.survey(split.samples, space, world, workers=workers, advance=count_on)
     survey.require_usable(total, space, split, skip_errors=skip_errors)
     for line in survey.remarks(total, space, split):
-        console.print(line, markup=False, highlight=False, emoji=False)
+        say(line, console)
     return total
 
 

@@ -28,7 +28,7 @@ from atrous.files import user_path
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
-from atrous.progress import Progress
+from atrous.progress import Progress, say
 from atrous.report import Evaluation
 from atrous.reuse import Reused
 from atrous.run_folder import RunFolder, State
@@ -193,32 +193,32 @@ def surveys_of(
         "train": Split(config.data.train, splits[0], "to learn from"),
         "val": Split(config.data.val, splits[1], "to validate on"),
     }
-    stored = {} if state is None else stored_surveys(run, parts, space)
-    if stored:
-        return stored
-
+    surveys = {} if state is None else stored_surveys(run, parts, space)
+    if surveys:
+        return surveys
     say_shared(splits, console)
-
-    def advance(_: int) -> None:
-        if stop.is_set():
-            raise Interrupted("stopped while the labels were read; nothing has been trained yet")
-
-    surveys: dict[str, Survey] = {}
-    task, skip_errors = TASKS[task_of(config.model)], config.data.on_error == "skip"
+    read = partial(
+        evaluate.survey_of,
+        TASKS[task_of(config.model)],
+        space=space,
+        world=world,
+        workers=workers,
+        skip_errors=config.data.on_error == "skip",
+        console=console,
+        advance=partial(require_going, stop),
+    )
     for kind, part in parts.items():
-        one = evaluate.survey_of(
-            task,
-            part._replace(like=surveys.get("train")),
-            space,
-            world,
-            workers=workers,
-            skip_errors=skip_errors,
-            console=console,
-            advance=advance,
-        )
+        one = read(part._replace(like=surveys.get("train")))
         surveys |= {} if one is None else {kind: one}
-    run_folder.write_data(run, {kind: survey.to_tree(one, space) for kind, one in surveys.items()})
+    if surveys:
+        run_folder.write_data(run, {kind: survey.to_tree(one, space) for kind, one in surveys.items()})
     return surveys
+
+
+def require_going(stop: StopFlag, _: int) -> None:
+    """End the reading of labels on Ctrl-C."""
+    if stop.is_set():
+        raise Interrupted("stopped while the labels were read; nothing has been trained yet")
 
 
 def say_shared(splits: tuple[Sequence[Sample], Sequence[Sample]], console: Console) -> None:
@@ -227,10 +227,6 @@ def say_shared(splits: tuple[Sequence[Sample], Sequence[Sample]], console: Conso
     if shared:
         number = f"{len(shared)} of {len(splits[1])} images to validate on"
         say(f"{number} are also in the training split, so scores are too good: {listing(shared)}", console)
-
-
-def say(line: str, console: Console) -> None:
-    console.print(line, markup=False, highlight=False, emoji=False)  # a file may be called [red].png
 
 
 def stored_surveys(run: RunFolder, parts: Mapping[str, Split], space: LabelSpace) -> dict[str, Survey]:

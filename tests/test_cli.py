@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from rich.console import Console
@@ -457,3 +459,19 @@ def test_a_process_whose_peer_has_ended_points_to_its_message(
         error = capsys.readouterr().err
         assert expected in error
         assert ("Traceback" in error) != is_many
+
+
+@pytest.mark.parametrize("names", ["left, right", "'road [dirt]', '[/red]'"])
+def test_white_masks_train_with_the_setting_that_the_refusal_ends_with(
+    names: str, folder_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder_data / "classes.yaml").write_text(f"names: [{names}]\n")
+    for path in (folder_data / "masks").rglob("*.png"):
+        save(path, np.asarray(PIL.Image.open(path)) * np.uint8(255))
+    out = ("--out", str(tmp_path / "run"), "--workers", "0", "--device", "cpu")
+    arguments = ("train", RECIPE, *FOLDER, f"data.root={folder_data}", *out)
+    line = failure(capsys, *arguments)
+    assert not (tmp_path / "run").exists()
+    (setting,) = shlex.split(line.partition("; if the values 0, 255 are the classes, set ")[2])
+    assert run(*arguments, setting) == 0
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["train"]["ignored"] == 0
