@@ -6,13 +6,16 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from atrous import __version__
 from atrous.errors import AtrousError, ConfigError, DataError, text_of
 from atrous.interrupt import Interrupted
+
+if TYPE_CHECKING:
+    from atrous.run_folder import Resume
 
 app = typer.Typer(
     add_completion=False,
@@ -69,21 +72,50 @@ def demo(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="the name of a recipe (see `atrous recipes`) or a YAML file")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="the name of a recipe (see `atrous recipes`), a YAML file, or the folder of a run", show_default=False
+        ),
+    ] = None,
     overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="the run's folder [default: runs/NAME OF THE RECIPE]", show_default=False)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="resume the run in the folder")] = False,
+    resume_or_start: Annotated[
+        bool, typer.Option("--resume-or-start", help="resume the run in the folder, or start it if there is none")
+    ] = False,
+    accept_changed_data: Annotated[
+        bool, typer.Option("--accept-changed-data", help="resume although images were added, removed or changed")
+    ] = False,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
     """Train a model. The folder then holds the best model, the last one, metrics and a report."""
     from atrous import config, train
 
-    experiment = config.load(recipe, overrides or [])
-    folder = out or _run_folder(recipe, is_recipe=recipe in config.recipes(), resume=resume)
-    train.train(experiment, folder, resume=resume, device=device, workers=workers)
+    mode: Resume = "or_start" if resume_or_start else resume
+    source, folder = _recipe_and_folder(recipe, out, mode)
+    experiment = config.load(source, overrides or [])
+    train.train(
+        experiment, folder, resume=mode, accept_changed_data=accept_changed_data, device=device, workers=workers
+    )
+
+
+def _recipe_and_folder(source: str | None, out: Path | None, resume: "Resume") -> tuple[str, Path]:
+    """The recipe and the folder of a run. A run, named by its folder or a file in it, is its own recipe."""
+    from atrous import config, run_folder
+
+    if source is None and (out is None or not resume):
+        raise ConfigError("a recipe is missing, such as `atrous train folder/deeplab_v3plus`; see `atrous recipes`")
+    path, known = Path(source or out or ""), config.recipes()
+    run = None if source in known else run_folder.containing(path)
+    if run is not None and path.name != run.config.name:
+        return str(run.config), out or run.path
+    if resume is True and (source is None or not (path.is_file() or out or config.nearest(source, known))):
+        run_folder.require_run(run_folder.RunFolder(path))
+    return str(path), out or _run_folder(str(path), is_recipe=source in known, resume=bool(resume))
 
 
 def _run_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:

@@ -14,20 +14,23 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from atrous import data, distributed, evaluate, models, optim, report, reuse, run_folder, segmenter
+from atrous import data, distributed, evaluate, model_file, models, optim, report, reuse, run_folder, segmenter
 from atrous.config import Config, TrainConfig
+from atrous.data.inventory import inventory
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import Stream, training_batches
 from atrous.data.transforms import augment
 from atrous.distributed import World
-from atrous.errors import ConfigError
+from atrous.errors import AtrousError, ConfigError, ModelFileError
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
 from atrous.progress import Progress
 from atrous.report import Evaluation
+from atrous.resume import Source, require_same_data, source_of
+from atrous.resume import require_same_classes as require_classes_of_run
 from atrous.reuse import Reused
-from atrous.run_folder import RunFolder, State
+from atrous.run_folder import Opened, Resume, RunFolder, State
 from atrous.runtimes.pytorch import require_same_weights
 from atrous.segmenter import Segmenter
 from atrous.tasks import TASKS
@@ -83,13 +86,15 @@ def train(
     config: Config,
     out: Path,
     *,
-    resume: bool = False,
+    resume: Resume = False,
+    accept_changed_data: bool = False,
     device: str | None = None,
     workers: int = 0,
     console: Console | None = None,
 ) -> RunFolder:
     """Train as `config` says, or resume the run in `out`. At the end the folder holds the best model and a report.
 
+    `resume="or_start"` starts a run if there is none. With `accept_changed_data`, files may have been added or removed.
     Raises AtrousError and OSError for what the user can correct, FloatingPointError when the loss is not finite, and
     Interrupted, after saving, on Ctrl-C.
     """
@@ -97,18 +102,21 @@ def train(
     world = distributed.join(device)
     run, settings, console = RunFolder(out, world.rank == 0), config.train, console_of(world, console)
 
-    with run_folder.opened(run, config, world, resume=resume) as state, stop_signals() as stop:
+    with run_folder.opened(run, config, world, resume=resume) as opening, stop_signals() as stop:
         # The data, and what its labels mean.
         space = data.label_space(config.data)
         samples, val_samples = (data.samples(config.data, split) for split in (config.data.train, config.data.val))
         require_trainable(config, space, (samples, val_samples), world)
+        source = source_of(space, {"train": inventory(samples), "val": inventory(val_samples)}) if run.is_writer else {}
+        opening = compared(opening, run, space, source, is_accepted=accept_changed_data)
 
         # The network, new or as it was saved; the model to validate and save; the objective to minimise.
-        learner, reused = build(config, space, world, is_new=state is None)
-        at = restore(state, learner, run)
+        learner, reused = build(config, space, world, is_new=opening.state is None)
+        at = restore(opening.state, learner, run)
         candidate = segmenter_of(learner, config, space)
         objective = objective_of(learner.model, config, space, samples, world, workers)
         introduce(run, learner.model, config, (samples, val_samples), world, at, reused, console)
+        bring_up_to_date(run, opening, config, learner, candidate, source, at, console)
 
         # Steps, with a validation now and then, until neither is due.
         batches = training_batches_from(at, samples, learner.model, config, space, world, workers)
@@ -117,12 +125,12 @@ def train(
             while at.step < settings.steps or is_due(at, settings):
                 if is_due(at, settings):
                     at = validate(run, candidate, val_samples, at, world, workers, progress, stop)
-                    run_folder.write_state(run, snapshot(learner, at))
+                    run_folder.write_state(run, snapshot(learner, source, at))
                     continue
                 passes = load(batches, objective, settings, world, progress)
                 counts, is_stopped = agree(objective, passes, at.step, settings, stop, world)
                 if is_stopped:
-                    save(run, learner, candidate, at, losses, world)
+                    save(run, learner, candidate, source, at, losses, world)
                     raise stopped(run, at, settings)
 
                 learning_rate = set_schedules(learner, config, at.step, world)
@@ -135,8 +143,8 @@ def train(
                     run_folder.log(run, progress.log(at.step, mean_terms(losses, world), learning_rate))
                     losses.clear()
                 if at.step % settings.save_every == 0 or is_due(at, settings):
-                    save(run, learner, candidate, at, losses, world)
-    finish(run, val_samples, world, workers, console)
+                    save(run, learner, candidate, source, at, losses, world)
+        finish(run, val_samples, world, workers, console)
     return run
 
 
@@ -162,6 +170,28 @@ def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequen
             "train.batch=1 with train.batch_norm=tuned: image pooling leaves one value per channel, which has no "
             "variance; set train.batch=2 or more, or train.batch_norm=frozen"
         )
+
+
+def compared(opening: Opened, run: RunFolder, space: LabelSpace, source: Source, *, is_accepted: bool) -> Opened:
+    """Compare classes and files with those that the run has learnt from. Raises DataError if they differ."""
+    state = opening.state
+    if state is None or not run.is_writer:
+        return opening
+    stored = stored_space(state, run)
+    if stored is not None:
+        require_classes_of_run(stored, space, run.path)
+    if "files" not in state:
+        remark = f"{run.state} is of an older version, which did not store the names and sizes of its images: "
+        return opening._replace(remarks=(*opening.remarks, f"{remark}whether the data has changed is not known"))
+    changes = require_same_data(state, source, run.path, is_accepted=is_accepted)
+    return opening._replace(changes=(*opening.changes, *changes))
+
+
+def stored_space(state: State, run: RunFolder) -> LabelSpace | None:
+    """The classes of the run so far; older states leave them to the model file beside them."""
+    if "label_space" in state:
+        return LabelSpace.model_validate_json(state["label_space"])
+    return segmenter.load(run.last).label_space if run.last.exists() else None
 
 
 def build(config: Config, space: LabelSpace, world: World, *, is_new: bool) -> tuple[Learner, Reused | None]:
@@ -464,17 +494,24 @@ def measure(
 
 
 def save(
-    run: RunFolder, learner: Learner, candidate: Segmenter, at: Standing, losses: Sequence[Losses], world: World
+    run: RunFolder,
+    learner: Learner,
+    candidate: Segmenter,
+    source: Source,
+    at: Standing,
+    losses: Sequence[Losses],
+    world: World,
 ) -> None:
     """Write the files to resume from. Weights after a loss that was not finite are not worth saving."""
     require_finite(losses, world)
-    run_folder.write_state(run, snapshot(learner, at))
+    run_folder.write_state(run, snapshot(learner, source, at))
     if run.is_writer:
         candidate.save(run.last)
 
 
-def snapshot(learner: Learner, at: Standing) -> State:
+def snapshot(learner: Learner, source: Source, at: Standing) -> State:
     return {
+        **source,
         **dict(zip(STANDING_KEYS, at, strict=True)),
         "model": learner.model.state_dict(),
         "averaged": None if learner.averaged is None else learner.averaged.state_dict(),
@@ -486,12 +523,58 @@ def restore(state: State | None, learner: Learner, run: RunFolder) -> Standing:
     """Restore weights and optimizer from `state`; without one, the training is at its start."""
     if state is None:
         return Standing()
-    require_same_weights(learner.model.state_dict(), state["model"], run.state)
-    learner.model.load_state_dict(state["model"])
-    if learner.averaged is not None:
-        learner.averaged.load_state_dict(state["averaged"])
+    for model, weights in ((learner.model, state["model"]), (learner.averaged, state.get("averaged") or {})):
+        if model is not None:
+            require_same_weights(model.state_dict(), weights, run.state)
+            model.load_state_dict(weights)
+    if not optim.is_state_of(learner.optimizer, state["optimizer"]):
+        raise ModelFileError(f"{run.state}: the optimizer is not that of the run: the state is of another training")
     learner.optimizer.load_state_dict(state["optimizer"])
     return Standing(*(state[key] for key in STANDING_KEYS))
+
+
+def bring_up_to_date(
+    run: RunFolder,
+    opening: Opened,
+    config: Config,
+    learner: Learner,
+    candidate: Segmenter,
+    source: Source,
+    at: Standing,
+    console: Console,
+) -> None:
+    """Let the files of a resumed run agree with its state: a kill may have come between them, or settings changed."""
+    for line in (*opening.remarks, *opening.changes):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    run_folder.write_changes(run, config, opening.changes, at.step)
+    if opening.state is None or not run.is_writer:
+        return
+    if any(opening.state.get(key) != text for key, text in source.items()):
+        run_folder.write_state(run, snapshot(learner, source, at))
+    if not is_saved_as(candidate, run.last):
+        candidate.save(run.last)
+    require_readable(run.best)
+
+
+def is_saved_as(model: Segmenter, path: Path) -> bool:
+    """Whether the file holds just this model."""
+    try:
+        network, header = model_file.load(path, torch.device("cpu"))
+    except (AtrousError, OSError):
+        return False
+    weights = network.state_dict() if isinstance(network, Model) else {}
+    own = model.model.state_dict()
+    is_same_header = header.to_metadata() == model.header.to_metadata()
+    return is_same_header and all(torch.equal(own[name].cpu(), weights[name]) for name in own)
+
+
+def require_readable(path: Path) -> None:
+    """Say now, not after the last step, that the best model can't be read."""
+    if path.exists():
+        try:
+            segmenter.load(path)
+        except ModelFileError as error:
+            raise ModelFileError(f"{error}; delete it, and the best validation to come takes its place") from error
 
 
 def stopped(run: RunFolder, at: Standing, settings: TrainConfig) -> Interrupted:
