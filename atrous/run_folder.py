@@ -40,6 +40,7 @@ PARTS = {  # of a state
     "averaged": dict | None,
     "optimizer": dict,
 }
+FOREIGN = "it is cut off, damaged or of another program"
 END_OF_ARCHIVE = b"PK\5\6"
 KINDS = {"loss": float | int, "scores": dict, "classes": dict}  # of values in a row of metrics
 NUM_NEAREST = 3  # runs that are suggested
@@ -323,22 +324,20 @@ def read_state(path: Path) -> State:
     body, mark, digest = content.rpartition(CHECKSUM)
     if mark and hashlib.sha256(body).hexdigest().encode() != digest:
         raise ModelFileError(f"{path}: not a complete training state: it does not match its checksum")
-    if not mark:
-        _require_archive(content, path)
+    if not mark and not _is_archive(content):
+        raise ModelFileError(f"{path}: not a complete training state: {FOREIGN}")
     state = _loaded(body if mark else content, path)
     _require_whole(state, path)
     return state
 
 
-def _require_archive(content: bytes, path: Path) -> None:
+def _is_archive(content: bytes) -> bool:
     """Older versions wrote no checksum, but the zip archive of `torch.save` has its own."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            is_whole = content[-22:-18] == END_OF_ARCHIVE and archive.testzip() is None
+            return content[-22:-18] == END_OF_ARCHIVE and archive.testzip() is None
     except Exception:  # whatever zipfile raises for a damaged file
-        is_whole = False
-    if not is_whole:
-        raise ModelFileError(f"{path}: not a complete training state: it is cut off, damaged or of another program")
+        return False
 
 
 def _loaded(content: bytes, path: Path) -> State:
@@ -347,9 +346,8 @@ def _loaded(content: bytes, path: Path) -> State:
     except pickle.UnpicklingError as error:
         what = "it holds other Python objects than tensors, numbers and text, which are not read"
         raise ModelFileError(f"{path}: not a complete training state: {what}") from error
-    except Exception as error:  # PyTorch may raise anything for a damaged file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelFileError(f"{path}: not a complete training state: {reason}") from error
+    except Exception as error:  # PyTorch may raise anything for a foreign file
+        raise ModelFileError(f"{path}: not a complete training state: {FOREIGN}") from error
     return state
 
 
