@@ -58,12 +58,13 @@ class Parallel(DistributedDataParallel):
 
 
 class Learner(NamedTuple):
-    """Everything that an update changes."""
+    """Everything that an update changes, and what it learns from."""
 
     model: Model
     averaged: Model | None
     optimizer: torch.optim.Optimizer
     parallel: nn.Module  # the model, spread over the processes
+    source: Source  # classes and files, as the state keeps them
 
 
 class Pass(NamedTuple):
@@ -111,12 +112,12 @@ def train(
         opening = compared(opening, run, space, source, is_accepted=accept_changed_data)
 
         # The network, new or as it was saved; the model to validate and save; the objective to minimise.
-        learner, reused = build(config, space, world, is_new=opening.state is None)
+        learner, reused = build(config, space, source, world, is_new=opening.state is None)
         at = restore(opening.state, learner, run)
         candidate = segmenter_of(learner, config, space)
         objective = objective_of(learner.model, config, space, samples, world, workers)
         introduce(run, learner.model, config, (samples, val_samples), world, at, reused, console)
-        bring_up_to_date(run, opening, config, learner, candidate, source, at, console)
+        bring_up_to_date(run, opening, config, learner, candidate, at, console)
 
         # Steps, with a validation now and then, until neither is due.
         batches = training_batches_from(at, samples, learner.model, config, space, world, workers)
@@ -125,12 +126,12 @@ def train(
             while at.step < settings.steps or is_due(at, settings):
                 if is_due(at, settings):
                     at = validate(run, candidate, val_samples, at, world, workers, progress, stop)
-                    run_folder.write_state(run, snapshot(learner, source, at))
+                    run_folder.write_state(run, snapshot(learner, at))
                     continue
                 passes = load(batches, objective, settings, world, progress)
                 counts, is_stopped = agree(objective, passes, at.step, settings, stop, world)
                 if is_stopped:
-                    save(run, learner, candidate, source, at, losses, world)
+                    save(run, learner, candidate, at, losses, world)
                     raise stopped(run, at, settings)
 
                 learning_rate = set_schedules(learner, config, at.step, world)
@@ -143,7 +144,7 @@ def train(
                     run_folder.log(run, progress.log(at.step, mean_terms(losses, world), learning_rate))
                     losses.clear()
                 if at.step % settings.save_every == 0 or is_due(at, settings):
-                    save(run, learner, candidate, source, at, losses, world)
+                    save(run, learner, candidate, at, losses, world)
         finish(run, val_samples, world, workers, console)
     return run
 
@@ -194,7 +195,9 @@ def stored_space(state: State, run: RunFolder) -> LabelSpace | None:
     return segmenter.load(run.last).label_space if run.last.exists() else None
 
 
-def build(config: Config, space: LabelSpace, world: World, *, is_new: bool) -> tuple[Learner, Reused | None]:
+def build(
+    config: Config, space: LabelSpace, source: Source, world: World, *, is_new: bool
+) -> tuple[Learner, Reused | None]:
     """The network with its initial weights; a resumed run does not read those of `train.init` again."""
     settings = config.train
     torch.manual_seed(settings.seed)
@@ -203,7 +206,7 @@ def build(config: Config, space: LabelSpace, world: World, *, is_new: bool) -> t
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optim.build(model, config.optim, model.logit_modules)
     averaged = copy.deepcopy(model) if settings.ema else None
-    return Learner(model, averaged, optimizer, spread(model, config, world)), reused
+    return Learner(model, averaged, optimizer, spread(model, config, world), source), reused
 
 
 def spread(model: Model, config: Config, world: World) -> nn.Module:
@@ -494,24 +497,18 @@ def measure(
 
 
 def save(
-    run: RunFolder,
-    learner: Learner,
-    candidate: Segmenter,
-    source: Source,
-    at: Standing,
-    losses: Sequence[Losses],
-    world: World,
+    run: RunFolder, learner: Learner, candidate: Segmenter, at: Standing, losses: Sequence[Losses], world: World
 ) -> None:
     """Write the files to resume from. Weights after a loss that was not finite are not worth saving."""
     require_finite(losses, world)
-    run_folder.write_state(run, snapshot(learner, source, at))
+    run_folder.write_state(run, snapshot(learner, at))
     if run.is_writer:
         candidate.save(run.last)
 
 
-def snapshot(learner: Learner, source: Source, at: Standing) -> State:
+def snapshot(learner: Learner, at: Standing) -> State:
     return {
-        **source,
+        **learner.source,
         **dict(zip(STANDING_KEYS, at, strict=True)),
         "model": learner.model.state_dict(),
         "averaged": None if learner.averaged is None else learner.averaged.state_dict(),
@@ -539,7 +536,6 @@ def bring_up_to_date(
     config: Config,
     learner: Learner,
     candidate: Segmenter,
-    source: Source,
     at: Standing,
     console: Console,
 ) -> None:
@@ -549,8 +545,8 @@ def bring_up_to_date(
     run_folder.write_changes(run, config, opening.changes, at.step)
     if opening.state is None or not run.is_writer:
         return
-    if any(opening.state.get(key) != text for key, text in source.items()):
-        run_folder.write_state(run, snapshot(learner, source, at))
+    if any(opening.state.get(key) != text for key, text in learner.source.items()):
+        run_folder.write_state(run, snapshot(learner, at))
     if not is_saved_as(candidate, run.last):
         candidate.save(run.last)
     require_readable(run.best)
