@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +19,9 @@ from atrous.config import Config, TrainConfig
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import Stream, training_batches
 from atrous.data.transforms import augment
+from atrous.data.workers import require_guarded_script
 from atrous.distributed import World
-from atrous.errors import ConfigError
+from atrous.errors import ConfigError, ProcessDied
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
@@ -87,17 +88,20 @@ def train(
     device: str | None = None,
     workers: int = 0,
     console: Console | None = None,
+    stop: StopFlag | None = None,
 ) -> RunFolder:
     """Train as `config` says, or resume the run in `out`. At the end the folder holds the best model and a report.
 
-    Raises AtrousError and OSError for what the user can correct, FloatingPointError when the loss is not finite, and
-    Interrupted, after saving, on Ctrl-C.
+    Raises AtrousError and OSError for what the user can correct, FloatingPointError when the loss is not finite,
+    ProcessDied when another process that it needs ended, and Interrupted, after saving, on Ctrl-C and signals like it,
+    and when another thread sets `stop`.
     """
     # One process, or one of many: only the first writes and prints.
+    require_guarded_script()
     world = distributed.join(device)
     run, settings, console = RunFolder(out, world.rank == 0), config.train, console_of(world, console)
 
-    with run_folder.opened(run, config, world, resume=resume) as state, stop_signals() as stop:
+    with stop_signals(stop) as stop, run_folder.opened(run, config, world, resume=resume) as state:
         # The data, and what its labels mean.
         space = data.label_space(config.data)
         samples, val_samples = (data.samples(config.data, split) for split in (config.data.train, config.data.val))
@@ -113,17 +117,18 @@ def train(
         # Steps, with a validation now and then, until neither is due.
         batches = training_batches_from(at, samples, learner.model, config, space, world, workers)
         losses: list[Losses] = []
-        with Progress(console, settings.steps, at.step) as progress:
+        with stop.deferred(), contextlib.closing(batches), Progress(console, settings.steps, at.step) as progress:
             while at.step < settings.steps or is_due(at, settings):
                 if is_due(at, settings):
                     at = validate(run, candidate, val_samples, at, world, workers, progress, stop)
                     run_folder.write_state(run, snapshot(learner, at))
                     continue
-                passes = load(batches, objective, settings, world, progress)
-                counts, is_stopped = agree(objective, passes, at.step, settings, stop, world)
+                with saved_if_others_die(run, learner, candidate, at, losses, settings, stop):
+                    passes = load(batches, objective, settings, world, progress, stop)
+                    counts, is_stopped = agree(objective, passes, at.step, settings, stop, world)
                 if is_stopped:
                     save(run, learner, candidate, at, losses, world)
-                    raise stopped(run, at, settings)
+                    raise stopped(run, at, settings, stop)
 
                 learning_rate = set_schedules(learner, config, at.step, world)
                 losses += add_gradients(learner.parallel, objective, passes, counts, settings, at.step, world)
@@ -136,7 +141,7 @@ def train(
                     losses.clear()
                 if at.step % settings.save_every == 0 or is_due(at, settings):
                     save(run, learner, candidate, at, losses, world)
-    finish(run, val_samples, world, workers, console)
+        finish(run, val_samples, world, workers, console, stop)
     return run
 
 
@@ -217,7 +222,7 @@ def training_batches_from(
     space: LabelSpace,
     world: World,
     workers: int,
-) -> Iterator[tuple[Batch, tuple[str, ...]]]:
+) -> Generator[tuple[Batch, tuple[str, ...]], None, None]:
     """The run's stream of augmented batches, from the current position of the training."""
     return training_batches(
         samples,
@@ -281,14 +286,16 @@ def load(
     settings: TrainConfig,
     world: World,
     progress: Progress,
+    stop: StopFlag,
 ) -> list[Pass]:
-    """The passes of one update, on the device."""
+    """The passes of one update, on the device. If it is stopped, the only process doesn't wait for the rest of them."""
     passes = []
-    for _ in range(settings.accumulate):
-        batch, problems = next(batches)
-        progress.skipped(problems)
-        batch = batch.to(world.device)
-        passes.append(Pass(batch, objective.targets(batch)))
+    with contextlib.suppress(Interrupted), stop.at_once(world.size == 1):
+        for _ in range(settings.accumulate):
+            batch, problems = next(batches)
+            progress.skipped(problems)
+            batch = batch.to(world.device)
+            passes.append(Pass(batch, objective.targets(batch)))
     return passes
 
 
@@ -423,14 +430,10 @@ def validate(
     progress: Progress,
     stop: StopFlag,
 ) -> Standing:
-    """Measure on the validation split, and save the model if it is the best. Ctrl-C ends this: the state is saved."""
-
-    def advance(_: int) -> None:
-        if stop.is_set():
-            raise Interrupted(f"stopped while validating; the training is saved; {how_to_resume(run)}")
-
+    """Measure on the validation split, and save the model if it is the best."""
     progress.validating()
-    evaluation = measure(candidate, samples, world, workers, advance)
+    with resumable(run, "while validating"), stop.at_once():
+        evaluation = measure(candidate, samples, world, workers, stop)
     figures, headline = evaluation.figures, evaluation.figures.headline
     score = figures.scores[headline]
     progress.validated(at.step, figures.titles[headline], score)
@@ -445,8 +448,9 @@ def measure(
     samples: Sequence[Sample],
     world: World,
     workers: int,
-    advance: Callable[[int], None] | None = None,
+    stop: StopFlag,
 ) -> Evaluation:
+    """On the validation split. Raises Interrupted if `stop` is set meanwhile, also by another thread."""
     assert candidate.training is not None
     distributed.copy_buffers_from_first(candidate.model)
     return evaluate.evaluate(
@@ -456,7 +460,7 @@ def measure(
         workers=workers,
         skip_errors=candidate.training.data.on_error == "skip",
         data_name=evaluate.data_name(candidate.training),
-        advance=advance,
+        advance=lambda _: stop.check(),
     )
 
 
@@ -468,6 +472,10 @@ def save(
 ) -> None:
     """Write the files to resume from. Weights after a loss that was not finite are not worth saving."""
     require_finite(losses, world)
+    write(run, learner, candidate, at)
+
+
+def write(run: RunFolder, learner: Learner, candidate: Segmenter, at: Standing) -> None:
     run_folder.write_state(run, snapshot(learner, at))
     if run.is_writer:
         candidate.save(run.last)
@@ -494,8 +502,45 @@ def restore(state: State | None, learner: Learner, run: RunFolder) -> Standing:
     return Standing(*(state[key] for key in STANDING_KEYS))
 
 
-def stopped(run: RunFolder, at: Standing, settings: TrainConfig) -> Interrupted:
-    return Interrupted(f"stopped and saved after step {at.step} of {settings.steps}; {how_to_resume(run)}")
+@contextlib.contextmanager
+def saved_if_others_die(
+    run: RunFolder,
+    learner: Learner,
+    candidate: Segmenter,
+    at: Standing,
+    losses: Sequence[Losses],
+    settings: TrainConfig,
+    stop: StopFlag,
+) -> Iterator[None]:
+    """Before an update, while the weights are those of `at`: save them if another process dies, and say so."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, ProcessDied) and not distributed.is_lost_peer(error):
+            raise
+        if first_broken(losses) is None and (at.step or stop.is_set()):
+            write(run, learner, candidate, at)
+        if stop.is_set():  # the others died of the same signal
+            raise stopped(run, at, settings, stop) from error
+        told = str(error) if isinstance(error, ProcessDied) else "another process of this run ended"
+        raise ProcessDied(f"{told}; saved after step {at.step}; {how_to_resume(run)}") from error
+
+
+@contextlib.contextmanager
+def resumable(run: RunFolder, when: str) -> Iterator[None]:
+    """Where everything is saved, say so at an end by a signal or the death of a process."""
+    advice = f"the training is saved; {how_to_resume(run)}"
+    try:
+        yield
+    except Interrupted as interruption:
+        raise Interrupted(f"stopped {when}; {advice}", interruption.number) from interruption
+    except ProcessDied as death:
+        raise ProcessDied(f"{death}; {advice}") from death
+
+
+def stopped(run: RunFolder, at: Standing, settings: TrainConfig, stop: StopFlag) -> Interrupted:
+    text = f"stopped and saved after step {at.step} of {settings.steps}; {how_to_resume(run)}"
+    return Interrupted(text) if stop.number is None else Interrupted(text, stop.number)
 
 
 def how_to_resume(run: RunFolder) -> str:
@@ -505,14 +550,17 @@ def how_to_resume(run: RunFolder) -> str:
 # ---- after the last step
 
 
-def finish(run: RunFolder, samples: Sequence[Sample], world: World, workers: int, console: Console) -> None:
+def finish(
+    run: RunFolder, samples: Sequence[Sample], world: World, workers: int, console: Console, stop: StopFlag
+) -> None:
     """Measure the best model once more, image by image, and write the report of the run."""
-    distributed.wait()
-    best = segmenter.load(run.best).to(world.device)
-    evaluation = measure(best, samples, world, workers)
-    if not run.is_writer:
-        return
-    history = run_folder.read_rows(run.metrics)
-    report.write_page(run.report, best, samples, evaluation, title=run.path.name, history=history)
+    with resumable(run, "before the report was written"):
+        distributed.wait()
+        best = segmenter.load(run.best).to(world.device)
+        evaluation = measure(best, samples, world, workers, stop)
+        if not run.is_writer:
+            return
+        history = run_folder.read_rows(run.metrics)
+        report.write_page(run.report, best, samples, evaluation, title=run.path.name, history=history)
     report.print_evaluation(evaluation, console)
     console.print(f"best model: {run.best} (step {best.results['step']})\nreport: {run.report}")
