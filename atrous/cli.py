@@ -12,7 +12,7 @@ import typer
 
 from atrous import __version__
 from atrous.errors import AtrousError, ConfigError, DataError, ProcessDied, text_of
-from atrous.interrupt import Interrupted, StopFlag, stop_signals
+from atrous.interrupt import Interrupted, StopFlag, ignore_signals, stop_signals
 
 app = typer.Typer(
     add_completion=False,
@@ -213,7 +213,9 @@ def recipes(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb and exit: 0 done, 1 a run that failed, 2 an error that the user can correct, 128 + N signal N."""
-    sys.exit(run(arguments))
+    code = run(arguments)
+    ignore_signals()
+    sys.exit(code)
 
 
 OUT_OF_MEMORY = (

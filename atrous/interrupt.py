@@ -6,9 +6,11 @@ stays ignored. Where a program that uses Atrous handles the last three itself, t
 """
 
 import contextlib
+import math
 import os
 import signal
 import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +24,8 @@ GIVE_UP = 3  # the Ctrl-C that ends a training without saving
 ONE_PRESS = 1.0  # seconds: signals that follow sooner are one (`timeout` sends each twice, people press many times)
 PATIENCE = 5.0  # seconds that a long call may go on after a signal that ends the program at once
 STOPPING = "stopping after this step, then saving"
-STILL = "still stopping; Ctrl-C once more ends at once and loses the steps since the last save"
+THIRD = " (the third Ctrl-C ends at once, without saving)"
+STILL = "still stopping; the next Ctrl-C ends at once and loses the steps since the last save"
 LOST = "ended without saving; --resume goes on from the last save"
 
 
@@ -52,9 +55,9 @@ class StopFlag:
     def __init__(self) -> None:
         self.number: int | None = None  # of the first signal
         self.is_quiet = os.environ.get("RANK", "0") != "0"  # of the processes of a training the first one speaks
-        self._is_deferred = self._is_watched = False
+        self._is_deferred = self._saves = self._is_watched = False
         self._presses = 0
-        self._last = -ONE_PRESS
+        self._last, self._raised = -ONE_PRESS, math.inf  # times of the last signal, and of the last interruption
 
     def is_set(self) -> bool:
         return self.number is not None
@@ -66,19 +69,23 @@ class StopFlag:
     def check(self) -> None:
         """Raise Interrupted if it is set, and not deferred."""
         if self.number is not None and not self._is_deferred:
+            self._raised = time.monotonic()
             raise Interrupted(number=self.number)
 
-    def deferred(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
         """Within, nothing is interrupted: the work saves and ends by itself."""
-        return self._set_deferred(True)
-
-    def at_once(self, is_at_once: bool = True) -> contextlib.AbstractContextManager[None]:
-        """Within a part of `deferred`, a signal, also an earlier one, raises Interrupted after all."""
-        return self._set_deferred(not is_at_once)
+        before = self._is_deferred, self._saves
+        self._is_deferred = self._saves = True
+        try:
+            yield
+        finally:
+            self._is_deferred, self._saves = before
 
     @contextlib.contextmanager
-    def _set_deferred(self, is_deferred: bool) -> Iterator[None]:
-        before, self._is_deferred = self._is_deferred, is_deferred
+    def at_once(self, is_at_once: bool = True) -> Iterator[None]:
+        """Within a part of `deferred`, a signal, also an earlier one, raises Interrupted after all."""
+        before, self._is_deferred = self._is_deferred, not is_at_once
         try:
             self.check()
             yield
@@ -86,14 +93,14 @@ class StopFlag:
             self._is_deferred = before
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The handler, in the main thread. What unwinds already is not interrupted once more."""
-        is_first = not self.is_set()
+        """The handler, in the main thread. What unwinds already is not interrupted again, unless that takes long."""
+        is_first, is_late = not self.is_set(), time.monotonic() - self._raised > PATIENCE
         self.set(number)
         if number == getattr(signal, "SIGHUP", None):
             _leave_closed_terminal()
         if not self._is_watched and self._is_given_up(number):
             raise Interrupted(LOST, number)
-        if is_first:
+        if is_first or is_late:
             self.check()
 
     def _is_given_up(self, number: int) -> bool:
@@ -101,9 +108,9 @@ class StopFlag:
         now = time.monotonic()
         is_new, self._last = now - self._last > ONE_PRESS, now
         self._presses += is_new and number == signal.SIGINT
-        if is_new and self._is_deferred and not self.is_quiet and self._presses < GIVE_UP:
-            again = "; Ctrl-C again says more" if number == signal.SIGINT else ""
-            _tell(STILL if self._presses == GIVE_UP - 1 else STOPPING + again)
+        if is_new and self._saves and not self.is_quiet and self._presses < GIVE_UP:
+            more = THIRD if number == signal.SIGINT else ""
+            _tell(STILL if self._presses == GIVE_UP - 1 else STOPPING + more)
         return is_new and self._presses >= GIVE_UP
 
     @contextlib.contextmanager
@@ -118,13 +125,13 @@ class StopFlag:
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        self._is_watched = True
+        self._is_watched, hook, sys.unraisablehook = True, sys.unraisablehook, self._try_again
         threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
         try:
             yield
         finally:
             signal.set_wakeup_fd(-1)
-            self._is_watched = False
+            self._is_watched, sys.unraisablehook = False, hook
             os.write(writer, b"\0")
             os.close(writer)
 
@@ -137,10 +144,18 @@ class StopFlag:
             threading.Thread(target=self._end_if_stuck, args=(number,), daemon=True).start()
         os.close(reader)
 
+    def _try_again(self, lost: "sys.UnraisableHookArgs") -> None:
+        """Python drops what is raised in some callbacks, such as those of a fork."""
+        if not isinstance(lost.exc_value, Interrupted):
+            sys.__unraisablehook__(lost)
+        elif self.number is not None:
+            threading.Timer(0.05, signal.raise_signal, [self.number]).start()
+            self.number = None
+
     def _end_if_stuck(self, number: int) -> None:
         """End a program that has nothing to save, and whose main thread has not heard of the signal."""
         time.sleep(PATIENCE)
-        if not self.is_set() and not self._is_deferred:
+        if not self.is_set() and not self._saves:
             _end(str(Interrupted()), number)
 
 
@@ -171,6 +186,22 @@ def stop_signals(flag: StopFlag | None = None) -> Iterator[StopFlag]:
 
 def _is_ours(number: int, handler: object) -> bool:
     return handler in (signal.SIG_DFL, signal.default_int_handler) or (number in ALWAYS_OURS and callable(handler))
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """For the instant of a fork, whose callbacks drop what is raised in them."""
+    flag = signal.getsignal(signal.SIGTERM)
+    with flag.at_once(False) if isinstance(flag, StopFlag) else contextlib.nullcontext():
+        yield
+    if isinstance(flag, StopFlag):
+        flag.check()
+
+
+def ignore_signals() -> None:
+    """At the end of a program, which has its exit code."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _tell(message: str) -> None:

@@ -12,9 +12,10 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pickle import UnpicklingError
 from types import FrameType
 from typing import Any
@@ -24,17 +25,18 @@ from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 
 from atrous.errors import ProcessDied
-from atrous.interrupt import SIGNALS
+from atrous.interrupt import SIGNALS, uninterrupted
 
 GRACE = 2.0  # seconds for a worker to finish what it reads before it is ended
+DYING = 1.0  # seconds between the end of a worker's connection and its own
 ORPHAN_POLL = 1.0  # seconds after which a worker notices the death of its parent
 CRASHES = ("SIGBUS", "SIGSEGV", "SIGFPE")  # of which PyTorch would let the worker print a line of its own
-REASONS = {  # pattern in what PyTorch says: the likely cause, and what to do. The first one counts
-    "shared memory|shm|No space left": "there is too little shared memory: enlarge /dev/shm (docker run "
+REASONS = {  # how a worker ended, or what PyTorch says of it: the likely cause, and what to do. The first one counts
+    "SIGBUS|shared memory|shm|No space left": "there is too little shared memory: enlarge /dev/shm (docker run "
     "--shm-size=8g), or set fewer --workers, or --workers 0",
     "open files|ancdata": "too many files are open: raise the limit (ulimit -n 65536), or set --workers 0",
-    "signal: Killed": "the system ended it, most likely for lack of memory: set fewer --workers, or --workers 0",
-    "signal: ": "a library that decodes images may have crashed: --workers 0 shows where",
+    "SIGKILL|allocate memory": "the system ended it, perhaps for lack of memory: set fewer --workers, or --workers 0",
+    "SIG": "a library that decodes images may have crashed: --workers 0 shows where",
     "": "it may have run out of memory, or of shared memory (/dev/shm): set fewer --workers, or --workers 0",
 }
 UNGUARDED = (
@@ -64,7 +66,7 @@ def require_guarded_script() -> None:
 
 
 @contextlib.contextmanager
-def _workers(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+def _workers(loader: DataLoader[Any]) -> Iterator[Any]:
     """Start the workers, and end them afterwards, or with the program."""
     reader, writer = multiprocessing.Pipe(duplex=False)
     loader.worker_init_fn = partial(_begin, reader)
@@ -73,7 +75,7 @@ def _workers(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
     signal_handling._set_SIGCHLD_handler()
     try:
         with _at_deaths(_wait_for_the_next_sample):
-            with _signals_blocked(), _explained():
+            with uninterrupted(), _signals_blocked(), _explained([]):
                 iterator: Any = iter(loader)
             try:
                 yield iterator
@@ -86,9 +88,9 @@ def _workers(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
         writer.close()
 
 
-def _next(iterator: Iterator[Any]) -> Any:  # noqa: ANN401
+def _next(iterator: Any) -> Any:  # noqa: ANN401
     """The next item, None at the end."""
-    with _explained(), _at_deaths(_raise_death):
+    with _explained(iterator._workers), _at_deaths(_raise_death):
         _raise_death()
         return next(iterator, None)
 
@@ -131,16 +133,23 @@ def _signals_blocked() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def _explained(workers: Sequence[BaseProcess]) -> Iterator[None]:
     """Failures of the workers, and of the connections to them, as one line. Exceptions that a worker raised pass."""
     try:
         yield
     except (RuntimeError, OSError, EOFError, UnpicklingError) as error:
         if not _is_of_workers(error):
             raise
-        what = (str(error).strip().splitlines() or [type(error).__name__])[-1].rstrip(". ")
-        reason = next(reason for pattern, reason in REASONS.items() if re.search(pattern, str(error)))
-        raise ProcessDied(f"a process that reads images died ({what}); {reason}") from error
+        end = _end_of(workers) or (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        reason = next(reason for pattern, reason in REASONS.items() if re.search(pattern, f"{end} {error}"))
+        raise ProcessDied(f"a process that reads images died ({end}); {reason}") from error
+
+
+def _end_of(workers: Sequence[BaseProcess]) -> str | None:
+    """How a worker ended: SIGKILL, or "exit code 1". Its connection may break a moment before it is dead."""
+    dead = wait([worker.sentinel for worker in workers], DYING)
+    codes = [worker.exitcode for worker in workers if worker.sentinel in dead and worker.exitcode]
+    return next((signal.Signals(-code).name if code < 0 else f"exit code {code}" for code in codes), None)
 
 
 def _is_of_workers(error: Exception) -> bool:
