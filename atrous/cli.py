@@ -224,9 +224,6 @@ OUT_OF_MEMORY = (
 )
 
 
-LOST_PEER = "another process of this run ended; its own message says why"
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code. A signal ends it in one line, whatever a library made of it on the way."""
     stop = StopFlag()
@@ -266,7 +263,7 @@ def _explain(error: Exception, stop: StopFlag) -> int:
     if _is_out_of_memory(error):
         return _say(OUT_OF_MEMORY, 1)
     if _is_lost_peer(error):
-        return _say(LOST_PEER, 1)
+        return _say(sys.modules["atrous.distributed"].LOST_PEER, 1)
     if stop.number is not None:  # imports of numpy and torch turn an interruption into errors of their own
         return _say_interrupted(Interrupted(number=stop.number), stop)
     traceback.print_exception(error)

@@ -11,6 +11,7 @@ from atrous.errors import ConfigError, ProcessDied
 
 T = TypeVar("T")
 
+LOST_PEER = "another process of this run ended; its own message says why"
 REASONS = {  # pattern in what PyTorch says of a process that can't join: what to do. The first one counts
     "EADDRINUSE|in use": "another program has that port; set another with torchrun --master-port, or use --standalone",
     "environment variable": "start the processes with torchrun, which sets what is missing",
@@ -47,7 +48,6 @@ def _number(name: str, default: int) -> int:
 
 
 def _enter(backend: str, rank: int, size: int) -> None:
-    address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
     if rank >= size:
         raise ConfigError(f"the environment says RANK={rank} of WORLD_SIZE={size} processes; torchrun sets both")
     try:
@@ -55,9 +55,7 @@ def _enter(backend: str, rank: int, size: int) -> None:
     except (RuntimeError, ValueError, OSError) as error:
         reason = next(reason for pattern, reason in REASONS.items() if re.search(pattern, str(error)))
         detail = str(error).strip().partition("\n")[0]
-        raise ProcessDied(
-            f"process {rank} of {size} could not join the others at {address}: {reason} ({detail})"
-        ) from error
+        raise ProcessDied(f"process {rank} of {size} could not join the others: {reason} ({detail})") from error
 
 
 def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
@@ -109,7 +107,7 @@ def require_same(value: str, what: str) -> None:
     values = gather([value])
     others = [str(rank) for rank, other in enumerate(values) if other != values[0]]
     if others:
-        raise ConfigError(f"{what} of process {', '.join(others)} differ from those of process 0; start all alike")
+        raise ConfigError(f"{what} of process {', '.join(others)} differ from those of process 0: start all alike")
 
 
 def from_first(flag: bool, device: torch.device) -> bool:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from atrous import config as configs
 from atrous import data, distributed, evaluate, models, optim, report, reuse, run_folder, segmenter
 from atrous.config import Config, TrainConfig
 from atrous.data.label_space import LabelSpace
@@ -157,6 +158,8 @@ def console_of(world: World, console: Console | None) -> Console:
 
 def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequence[Sample]], world: World) -> None:
     """Refuse now what would fail, or be silently wrong, after hours."""
+    distributed.require_same(repr(settings_of_all(config)), "the settings")
+    distributed.require_same(" and ".join(str(len(samples)) for samples in splits), "the numbers of images")
     for samples in splits:
         evaluate.require_fields(samples, TASKS[task_of(config.model)], config)
     if config.model.num_classes is not None:
@@ -167,6 +170,12 @@ def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequen
             "train.batch=1 with train.batch_norm=tuned: image pooling leaves one value per channel, which has no "
             "variance; set train.batch=2 or more, or train.batch_norm=frozen"
         )
+
+
+def settings_of_all(config: Config) -> dict[str, Any]:
+    """The settings that the processes of a run share: each machine may have the data elsewhere."""
+    tree = configs.to_tree(config)
+    return {**tree, "data": {key: value for key, value in tree["data"].items() if key != "root"}}
 
 
 def build(config: Config, space: LabelSpace, world: World, *, is_new: bool) -> tuple[Learner, Reused | None]:
@@ -518,11 +527,12 @@ def saved_if_others_die(
     except Exception as error:
         if not isinstance(error, ProcessDied) and not distributed.is_lost_peer(error):
             raise
-        if first_broken(losses) is None and (at.step or stop.is_set()):
-            write(run, learner, candidate, at)
-        if stop.is_set():  # the others died of the same signal
+        told = str(error) if isinstance(error, ProcessDied) else distributed.LOST_PEER
+        if not run.is_writer or first_broken(losses) is not None or not (at.step or stop.is_set()):
+            raise ProcessDied(told) from error
+        write(run, learner, candidate, at)
+        if stop.is_set():  # the others ended by the same signal
             raise stopped(run, at, settings, stop) from error
-        told = str(error) if isinstance(error, ProcessDied) else "another process of this run ended"
         raise ProcessDied(f"{told}; saved after step {at.step}; {how_to_resume(run)}") from error
 
 

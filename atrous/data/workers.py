@@ -39,10 +39,7 @@ REASONS = {  # how a worker ended, or what PyTorch says of it: the likely cause,
     "SIG": "a library that decodes images may have crashed: --workers 0 shows where",
     "": "it may have run out of memory, or of shared memory (/dev/shm): set fewer --workers, or --workers 0",
 }
-UNGUARDED = (
-    "a process that reads images imports the script that started the work, and would start it again: put the script's "
-    'code under `if __name__ == "__main__":`, or set workers=0'
-)
+UNGUARDED = 'a script that trains must do so under `if __name__ == "__main__":`, because these processes import it'
 
 
 def items(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -59,7 +56,7 @@ def items(loader: DataLoader[Any]) -> Iterator[Any]:
 def require_guarded_script() -> None:
     """End a process that imports the user's script in order to read samples, and comes upon its work once more."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise SystemExit(f"atrous: {UNGUARDED}")
+        raise SystemExit(f"atrous: {UNGUARDED}; or set workers=0")
 
 
 # ---- in the parent
@@ -141,8 +138,13 @@ def _explained(workers: Sequence[BaseProcess]) -> Iterator[None]:
         if not _is_of_workers(error):
             raise
         end = _end_of(workers) or (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        reason = next(reason for pattern, reason in REASONS.items() if re.search(pattern, f"{end} {error}"))
-        raise ProcessDied(f"a process that reads images died ({end}); {reason}") from error
+        raise ProcessDied(f"a process that reads images died ({end}); {_reason(end, str(error))}") from error
+
+
+def _reason(end: str, error: str) -> str:
+    if end.startswith("exit code") and multiprocessing.get_start_method() != "fork":
+        return f"its own message says why; {UNGUARDED}"
+    return next(reason for pattern, reason in REASONS.items() if re.search(pattern, f"{end} {error}"))
 
 
 def _end_of(workers: Sequence[BaseProcess]) -> str | None:
