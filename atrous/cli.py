@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from atrous import __version__
-from atrous.errors import AtrousError, ConfigError, DataError, text_of
-from atrous.interrupt import Interrupted
+from atrous.errors import AtrousError, ConfigError, DataError, ProcessDied, text_of
+from atrous.interrupt import Interrupted, StopFlag, ignore_signals, stop_signals
 
 if TYPE_CHECKING:
     from atrous.run_folder import Resume
@@ -244,8 +244,10 @@ def recipes(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb and exit: 0 done, 1 a run that failed, 2 an error that the user can correct, 130 Ctrl-C."""
-    sys.exit(run(arguments))
+    """Run a verb and exit: 0 done, 1 a run that failed, 2 an error that the user can correct, 128 + N signal N."""
+    code = run(arguments)
+    ignore_signals()
+    sys.exit(code)
 
 
 OUT_OF_MEMORY = (
@@ -255,35 +257,49 @@ OUT_OF_MEMORY = (
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    command = typer.main.get_command(app)
+    """Run a verb; returns the exit code. A signal ends it in one line, whatever a library made of it on the way."""
+    stop = StopFlag()
     try:
-        code = command.main(
-            list(arguments) if arguments is not None else None, prog_name="atrous", standalone_mode=False
-        )
-        if code == 130:  # typer's own answer to Ctrl-C
-            return _say("interrupted", 130)
-        return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted", 130)
+        with stop_signals(stop), stop.watched():
+            try:
+                return _run(arguments)
+            except Exception as error:
+                with stop.deferred():  # an explanation is not interrupted
+                    return _explain(error, stop)
+            finally:
+                _leave_process_group()
     except Interrupted as interruption:
-        return _say(str(interruption), 130)
-    except FloatingPointError as error:
+        return _say_interrupted(interruption, stop)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say_interrupted(Interrupted(), stop)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    command = typer.main.get_command(app)
+    code = command.main(list(arguments) if arguments is not None else None, prog_name="atrous", standalone_mode=False)
+    if code == 130:  # typer's own answer to Ctrl-C
+        raise Interrupted
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception, stop: StopFlag) -> int:
+    """Print what went wrong, in one line if the user or the machine is the cause; returns the exit code."""
+    if os.environ.get("ATROUS_DEBUG"):
+        raise error
+    if isinstance(error, FloatingPointError | ProcessDied):
         return _say(str(error), 1)
-    except (AtrousError, OSError) as error:
-        if os.environ.get("ATROUS_DEBUG"):
-            raise
+    if isinstance(error, AtrousError | OSError):
         return _say(text_of(error), 2)
-    except Exception as error:
-        if hasattr(error, "format_message"):  # what click raises for a wrong option
-            return _say(f"{error.format_message().rstrip('.')}; see atrous --help", 2) if error.format_message() else 2
-        if _is_out_of_memory(error):
-            return _say(OUT_OF_MEMORY, 1)
-        if _is_lost_peer(error):
-            return _say("another process of this run ended; its own message says why", 1)
-        traceback.print_exc()
-        return _say(f"this is a fault of Atrous {__version__}, not yours; please report it with the lines above", 1)
-    finally:
-        _leave_process_group()
+    if hasattr(error, "format_message"):  # what click raises for a wrong option
+        return _say(f"{error.format_message().rstrip('.')}; see atrous --help", 2) if error.format_message() else 2
+    if _is_out_of_memory(error):
+        return _say(OUT_OF_MEMORY, 1)
+    if _is_lost_peer(error):
+        return _say(sys.modules["atrous.distributed"].LOST_PEER, 1)
+    if stop.number is not None:  # imports of numpy and torch turn an interruption into errors of their own
+        return _say_interrupted(Interrupted(number=stop.number), stop)
+    traceback.print_exception(error)
+    return _say(f"this is a fault of Atrous {__version__}, not yours; please report it with the lines above", 1)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -297,6 +313,10 @@ def _is_lost_peer(error: Exception) -> bool:
 def _say(message: str, code: int) -> int:
     print(f"atrous: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _say_interrupted(interruption: Interrupted, stop: StopFlag) -> int:
+    return interruption.exit_code if stop.is_quiet else _say(str(interruption), interruption.exit_code)
 
 
 def _leave_process_group() -> None:

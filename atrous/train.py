@@ -3,10 +3,10 @@
 import contextlib
 import copy
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,14 +14,16 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from atrous import config as configs
 from atrous import data, distributed, evaluate, model_file, models, optim, report, reuse, run_folder, segmenter
 from atrous.config import Config, TrainConfig
 from atrous.data.inventory import inventory
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import Stream, training_batches
 from atrous.data.transforms import augment
+from atrous.data.workers import require_guarded_script
 from atrous.distributed import World
-from atrous.errors import AtrousError, ConfigError, ModelFileError
+from atrous.errors import AtrousError, ConfigError, ModelFileError, ProcessDied
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
@@ -92,18 +94,21 @@ def train(
     device: str | None = None,
     workers: int = 0,
     console: Console | None = None,
+    stop: StopFlag | None = None,
 ) -> RunFolder:
     """Train as `config` says, or resume the run in `out`. At the end the folder holds the best model and a report.
 
     `resume="or_start"` starts a run if there is none. With `accept_changed_data`, files may have been added or removed.
-    Raises AtrousError and OSError for what the user can correct, FloatingPointError when the loss is not finite, and
-    Interrupted, after saving, on Ctrl-C.
+    Raises AtrousError and OSError for what the user can correct, FloatingPointError when the loss is not finite,
+    ProcessDied when another process that it needs ended, and Interrupted, after saving, on Ctrl-C and signals like it,
+    and when another thread sets `stop`.
     """
     # One process, or one of many: only the first writes and prints.
+    require_guarded_script()
     world = distributed.join(device)
     run, settings, console = RunFolder(out, world.rank == 0), config.train, console_of(world, console)
 
-    with run_folder.opened(run, config, world, resume=resume) as opening, stop_signals() as stop:
+    with stop_signals(stop) as stop, run_folder.opened(run, config, world, resume=resume) as opening:
         # The data, and what its labels mean.
         space = data.label_space(config.data)
         samples, val_samples = (data.samples(config.data, split) for split in (config.data.train, config.data.val))
@@ -122,17 +127,18 @@ def train(
         # Steps, with a validation now and then, until neither is due.
         batches = training_batches_from(at, samples, learner.model, config, space, world, workers)
         losses: list[Losses] = []
-        with Progress(console, settings.steps, at.step) as progress:
+        with stop.deferred(), contextlib.closing(batches), Progress(console, settings.steps, at.step) as progress:
             while at.step < settings.steps or is_due(at, settings):
                 if is_due(at, settings):
                     at = validate(run, candidate, val_samples, at, world, workers, progress, stop)
                     run_folder.write_state(run, snapshot(learner, at))
                     continue
-                passes = load(batches, objective, settings, world, progress)
-                counts, is_stopped = agree(objective, passes, at.step, settings, stop, world)
+                with saved_if_others_die(run, learner, candidate, at, losses, settings, stop):
+                    passes = load(batches, objective, settings, world, progress, stop)
+                    counts, is_stopped = agree(objective, passes, at.step, settings, stop, world)
                 if is_stopped:
                     save(run, learner, candidate, at, losses, world)
-                    raise stopped(run, at, settings)
+                    raise stopped(run, at, settings, stop)
 
                 learning_rate = set_schedules(learner, config, at.step, world)
                 losses += add_gradients(learner.parallel, objective, passes, counts, settings, at.step, world)
@@ -145,7 +151,7 @@ def train(
                     losses.clear()
                 if at.step % settings.save_every == 0 or is_due(at, settings):
                     save(run, learner, candidate, at, losses, world)
-        finish(run, val_samples, world, workers, console)
+        finish(run, val_samples, world, workers, console, stop)
     return run
 
 
@@ -161,6 +167,8 @@ def console_of(world: World, console: Console | None) -> Console:
 
 def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequence[Sample]], world: World) -> None:
     """Refuse now what would fail, or be silently wrong, after hours."""
+    distributed.require_same(repr(settings_of_all(config)), "the settings")
+    distributed.require_same(" and ".join(str(len(samples)) for samples in splits), "the numbers of images")
     for samples in splits:
         evaluate.require_fields(samples, TASKS[task_of(config.model)], config)
     if config.model.num_classes is not None:
@@ -171,6 +179,12 @@ def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequen
             "train.batch=1 with train.batch_norm=tuned: image pooling leaves one value per channel, which has no "
             "variance; set train.batch=2 or more, or train.batch_norm=frozen"
         )
+
+
+def settings_of_all(config: Config) -> dict[str, Any]:
+    """The settings that the processes of a run share: each machine may have the data elsewhere."""
+    tree = configs.to_tree(config)
+    return {**tree, "data": {key: value for key, value in tree["data"].items() if key != "root"}}
 
 
 def compared(opening: Opened, run: RunFolder, space: LabelSpace, source: Source, *, is_accepted: bool) -> Opened:
@@ -250,7 +264,7 @@ def training_batches_from(
     space: LabelSpace,
     world: World,
     workers: int,
-) -> Iterator[tuple[Batch, tuple[str, ...]]]:
+) -> Generator[tuple[Batch, tuple[str, ...]], None, None]:
     """The run's stream of augmented batches, from the current position of the training."""
     return training_batches(
         samples,
@@ -314,14 +328,16 @@ def load(
     settings: TrainConfig,
     world: World,
     progress: Progress,
+    stop: StopFlag,
 ) -> list[Pass]:
-    """The passes of one update, on the device."""
+    """The passes of one update, on the device. If it is stopped, the only process doesn't wait for the rest of them."""
     passes = []
-    for _ in range(settings.accumulate):
-        batch, problems = next(batches)
-        progress.skipped(problems)
-        batch = batch.to(world.device)
-        passes.append(Pass(batch, objective.targets(batch)))
+    with contextlib.suppress(Interrupted), stop.at_once(world.size == 1):
+        for _ in range(settings.accumulate):
+            batch, problems = next(batches)
+            progress.skipped(problems)
+            batch = batch.to(world.device)
+            passes.append(Pass(batch, objective.targets(batch)))
     return passes
 
 
@@ -456,14 +472,10 @@ def validate(
     progress: Progress,
     stop: StopFlag,
 ) -> Standing:
-    """Measure on the validation split, and save the model if it is the best. Ctrl-C ends this: the state is saved."""
-
-    def advance(_: int) -> None:
-        if stop.is_set():
-            raise Interrupted(f"stopped while validating; the training is saved; {how_to_resume(run)}")
-
+    """Measure on the validation split, and save the model if it is the best."""
     progress.validating()
-    evaluation = measure(candidate, samples, world, workers, advance)
+    with resumable(run, "while validating"), stop.at_once():
+        evaluation = measure(candidate, samples, world, workers, stop)
     figures, headline = evaluation.figures, evaluation.figures.headline
     score = figures.scores[headline]
     progress.validated(at.step, figures.titles[headline], score)
@@ -478,8 +490,9 @@ def measure(
     samples: Sequence[Sample],
     world: World,
     workers: int,
-    advance: Callable[[int], None] | None = None,
+    stop: StopFlag,
 ) -> Evaluation:
+    """On the validation split. Raises Interrupted if `stop` is set meanwhile, also by another thread."""
     assert candidate.training is not None
     distributed.copy_buffers_from_first(candidate.model)
     return evaluate.evaluate(
@@ -489,7 +502,7 @@ def measure(
         workers=workers,
         skip_errors=candidate.training.data.on_error == "skip",
         data_name=evaluate.data_name(candidate.training),
-        advance=advance,
+        advance=lambda _: stop.check(),
     )
 
 
@@ -501,6 +514,10 @@ def save(
 ) -> None:
     """Write the files to resume from. Weights after a loss that was not finite are not worth saving."""
     require_finite(losses, world)
+    write(run, learner, candidate, at)
+
+
+def write(run: RunFolder, learner: Learner, candidate: Segmenter, at: Standing) -> None:
     run_folder.write_state(run, snapshot(learner, at))
     if run.is_writer:
         candidate.save(run.last)
@@ -573,8 +590,46 @@ def require_readable(path: Path) -> None:
             raise ModelFileError(f"{error}; delete it, and the best validation to come takes its place") from error
 
 
-def stopped(run: RunFolder, at: Standing, settings: TrainConfig) -> Interrupted:
-    return Interrupted(f"stopped and saved after step {at.step} of {settings.steps}; {how_to_resume(run)}")
+@contextlib.contextmanager
+def saved_if_others_die(
+    run: RunFolder,
+    learner: Learner,
+    candidate: Segmenter,
+    at: Standing,
+    losses: Sequence[Losses],
+    settings: TrainConfig,
+    stop: StopFlag,
+) -> Iterator[None]:
+    """Before an update, while the weights are those of `at`: save them if another process dies, and say so."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, ProcessDied) and not distributed.is_lost_peer(error):
+            raise
+        told = str(error) if isinstance(error, ProcessDied) else distributed.LOST_PEER
+        if not run.is_writer or first_broken(losses) is not None or not (at.step or stop.is_set()):
+            raise ProcessDied(told) from error
+        write(run, learner, candidate, at)
+        if stop.is_set():  # the others ended by the same signal
+            raise stopped(run, at, settings, stop) from error
+        raise ProcessDied(f"{told}; saved after step {at.step}; {how_to_resume(run)}") from error
+
+
+@contextlib.contextmanager
+def resumable(run: RunFolder, when: str) -> Iterator[None]:
+    """Where everything is saved, say so at an end by a signal or the death of a process."""
+    advice = f"the training is saved; {how_to_resume(run)}"
+    try:
+        yield
+    except Interrupted as interruption:
+        raise Interrupted(f"stopped {when}; {advice}", interruption.number) from interruption
+    except ProcessDied as death:
+        raise ProcessDied(f"{death}; {advice}") from death
+
+
+def stopped(run: RunFolder, at: Standing, settings: TrainConfig, stop: StopFlag) -> Interrupted:
+    text = f"stopped and saved after step {at.step} of {settings.steps}; {how_to_resume(run)}"
+    return Interrupted(text) if stop.number is None else Interrupted(text, stop.number)
 
 
 def how_to_resume(run: RunFolder) -> str:
@@ -584,14 +639,17 @@ def how_to_resume(run: RunFolder) -> str:
 # ---- after the last step
 
 
-def finish(run: RunFolder, samples: Sequence[Sample], world: World, workers: int, console: Console) -> None:
+def finish(
+    run: RunFolder, samples: Sequence[Sample], world: World, workers: int, console: Console, stop: StopFlag
+) -> None:
     """Measure the best model once more, image by image, and write the report of the run."""
-    distributed.wait()
-    best = segmenter.load(run.best).to(world.device)
-    evaluation = measure(best, samples, world, workers)
-    if not run.is_writer:
-        return
-    history = run_folder.read_rows(run.metrics)
-    report.write_page(run.report, best, samples, evaluation, title=run.path.name, history=history)
+    with resumable(run, "before the report was written"):
+        distributed.wait()
+        best = segmenter.load(run.best).to(world.device)
+        evaluation = measure(best, samples, world, workers, stop)
+        if not run.is_writer:
+            return
+        history = run_folder.read_rows(run.metrics)
+        report.write_page(run.report, best, samples, evaluation, title=run.path.name, history=history)
     report.print_evaluation(evaluation, console)
     console.print(f"best model: {run.best} (step {best.results['step']})\nreport: {run.report}")
