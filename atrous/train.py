@@ -113,8 +113,7 @@ def train(
         space = data.label_space(config.data)
         samples, val_samples = (data.samples(config.data, split) for split in (config.data.train, config.data.val))
         require_trainable(config, space, (samples, val_samples), world)
-        source = source_of(space, {"train": inventory(samples), "val": inventory(val_samples)}) if run.is_writer else {}
-        opening = compared(opening, run, space, source, is_accepted=accept_changed_data)
+        opening, source = compared(opening, run, space, (samples, val_samples), is_accepted=accept_changed_data)
 
         # The network, new or as it was saved; the model to validate and save; the objective to minimise.
         learner, reused = build(config, space, source, world, is_new=opening.state is None)
@@ -187,19 +186,26 @@ def settings_of_all(config: Config) -> dict[str, Any]:
     return {**tree, "data": {key: value for key, value in tree["data"].items() if key != "root"}}
 
 
-def compared(opening: Opened, run: RunFolder, space: LabelSpace, source: Source, *, is_accepted: bool) -> Opened:
-    """Compare classes and files with those that the run has learnt from. Raises DataError if they differ."""
+def compared(
+    opening: Opened, run: RunFolder, space: LabelSpace, splits: Sequence[Sequence[Sample]], *, is_accepted: bool
+) -> tuple[Opened, Source]:
+    """The opening with what has changed in the data, and what the run learns from. Rank 0 compares.
+
+    Raises DataError for other classes than those of the run so far, and for other files unless they are accepted.
+    """
+    if not run.is_writer:
+        return opening, {}
+    source = source_of(space, dict(zip(("train", "val"), map(inventory, splits), strict=True)))
     state = opening.state
-    if state is None or not run.is_writer:
-        return opening
-    stored = stored_space(state, run)
-    if stored is not None:
-        require_classes_of_run(stored, space, run.path)
+    if state is None:
+        return opening, source
+    require_classes_of_run(stored_space(state, run) or space, space, run.path)
     if "files" not in state:
         remark = f"{run.state} is of an older version, which did not store the names and sizes of its images: "
-        return opening._replace(remarks=(*opening.remarks, f"{remark}whether the data has changed is not known"))
+        remark += "whether the data has changed is not known"
+        return opening._replace(remarks=(*opening.remarks, remark)), source
     changes = require_same_data(state, source, run.path, is_accepted=is_accepted)
-    return opening._replace(changes=(*opening.changes, *changes))
+    return opening._replace(changes=(*opening.changes, *changes)), source
 
 
 def stored_space(state: State, run: RunFolder) -> LabelSpace | None:
