@@ -27,6 +27,10 @@ class ConversionError(AtrousError):
     """A file of another program cannot become a model of Atrous."""
 
 
+class ProcessDied(RuntimeError):  # noqa: N818 - as FloatingPointError, the failure of a run, not of its user
+    """Another process that this one needs ended, or can't be reached. One line, exit code 1."""
+
+
 def text_of(error: Exception) -> str:
     """What an error says, without the `[Errno 13]` that Python puts before the text of an OSError."""
     return re.sub(r"^\[(Errno|WinError) -?\d+\] ", "", str(error))
