@@ -241,22 +241,17 @@ def surveys_of(
         workers=workers,
         skip_errors=config.data.on_error == "skip",
         console=console,
-        advance=partial(require_going, stop),
+        advance=lambda _: stop.check(),
     )
-    for kind, part in parts.items():
-        one = read(part._replace(like=surveys.get("train")))
-        surveys |= {} if one is None else {kind: one}
+    with ends_told("while the labels were read", "nothing has been trained yet"):
+        for kind, part in parts.items():
+            one = read(part._replace(like=surveys.get("train")))
+            surveys |= {} if one is None else {kind: one}
     if surveys:
         run_folder.write_data(run, {kind: survey.to_tree(one, space) for kind, one in surveys.items()})
     for samples in splits:
         evaluate.require_fields(samples, TASKS[task_of(config.model)], config)
     return surveys
-
-
-def require_going(stop: StopFlag, _: int) -> None:
-    """End the reading of labels on Ctrl-C."""
-    if stop.number is not None:
-        raise Interrupted("stopped while the labels were read; nothing has been trained yet", stop.number)
 
 
 def say_shared(splits: tuple[Sequence[Sample], Sequence[Sample]], console: Console) -> None:
@@ -729,7 +724,13 @@ def saved_if_others_die(
 @contextlib.contextmanager
 def resumable(run: RunFolder, when: str) -> Iterator[None]:
     """Where everything is saved, say so at an end by a signal or the death of a process."""
-    advice = f"the training is saved; {how_to_resume(run)}"
+    with ends_told(when, f"the training is saved; {how_to_resume(run)}"):
+        yield
+
+
+@contextlib.contextmanager
+def ends_told(when: str, advice: str) -> Iterator[None]:
+    """Say more at an end by a signal or the death of a process."""
     try:
         yield
     except Interrupted as interruption:
