@@ -6,6 +6,9 @@ from atrous import segmenter
 from atrous.config import nearest
 from atrous.convert.arrays import Shapes
 from atrous.convert.filling import blank_model, fill, shapes_of
+from atrous.convert.flow.agreement import disagreements
+from atrous.convert.flow.traced import expectation
+from atrous.convert.flow.values import Flow
 from atrous.convert.options import read_options, require_agreement, validated
 from atrous.convert.system import Evidence, ForeignWeights, OptionsT, OptionTree, System, listed
 from atrous.convert.systems import SYSTEMS
@@ -28,12 +31,13 @@ def convert_weights(weights: ForeignWeights, system: str | None, options: Option
     if name not in SYSTEMS:
         raise ConfigError(f"system={name}: no such system{nearest(name, list(SYSTEMS))}")
     row = SYSTEMS[name]
-    evidence = gather(row, weights, options)
+    evidence = agreed(row, weights, gather(row, weights, options))
     config = deduced_config(row, evidence)
     model = blank_model(config, weights.normalization)
     unused = fill(model, row.rules(config), row.layout, weights.arrays, weights.label)
     label_space, classes = row.label_space(model.num_classes, evidence.options)
-    assumptions = [text for text, is_needed in row.assumptions(evidence, config).items() if is_needed] + classes
+    needed = [text for text, is_needed in row.assumptions(evidence, config).items() if is_needed]
+    assumptions = needed + classes + list(weights.left_out)
     origin = {
         "source": weights.label,
         "system": name,
@@ -67,3 +71,40 @@ def deduced_config(system: System[OptionsT], evidence: Evidence[OptionsT]) -> Mo
     config = MODELS[fields["name"]].Config
     assert fields.keys() <= config.model_fields.keys(), f"the system sets fields that {fields['name']} doesn't have"
     return validated(config, fields, evidence.label, ConversionError)
+
+
+# ---- the graph that came with the weights
+
+
+def agreed(system: System[OptionsT], weights: ForeignWeights, evidence: Evidence[OptionsT]) -> Evidence[OptionsT]:
+    """With the options that only the graph shows. Raises ConversionError, by the layers' names, if it is another network.
+
+    Options at run time are the user's to choose: the graph is compared with the model as the graph runs it.
+    """
+    if weights.flow is None:
+        return evidence
+    _require_passes(system, weights.flow, evidence)
+    different = _different(system, weights.flow, evidence)
+    for option, value in system.graph_options if different else ():
+        other = evidence._replace(options=evidence.options.model_copy(update={option: value}))
+        if len(fewer := _different(system, weights.flow, other)) < len(different):
+            evidence, different = other, fewer
+    if different:
+        raise ConversionError(f"{weights.label}: its graph is not the network that was recognised: {listed(different)}")
+    return evidence
+
+
+def _require_passes(system: System[OptionsT], flow: Flow, evidence: Evidence[OptionsT]) -> None:
+    passes = max((len(runs) for runs in flow.layers.values()), default=1)
+    if passes != system.passes(evidence.options):
+        raise ConversionError(
+            f"{evidence.label}: its graph shows each image to the network {passes} times, at several scales or flipped; "
+            f"by its options, it is shown {system.passes(evidence.options)} times"
+        )
+
+
+def _different(system: System[OptionsT], flow: Flow, evidence: Evidence[OptionsT]) -> list[str]:
+    defaults = {name: system.options.model_fields[name].get_default() for name in system.runtime_options}
+    as_graph = evidence._replace(options=evidence.options.model_copy(update=defaults))
+    config = deduced_config(system, as_graph)
+    return disagreements(flow, expectation(config, system.layout.names, system.rules(config), flow.size))

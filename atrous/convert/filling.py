@@ -1,6 +1,6 @@
 """Builds a model without random weights, and fills it with those of another program."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from atrous import models
 from atrous.convert.arrays import Array, Arrays, Shape, Shapes
 from atrous.convert.layouts import Layout, Rules
-from atrous.convert.system import listed
+from atrous.convert.system import Normalization, listed
 from atrous.errors import ConversionError
 from atrous.models import Model, ModelConfig
 
+ROUNDED = 1e-5  # relative, of numbers in float32
 
-def blank_model(config: ModelConfig, normalization: tuple[float, float] | None = None) -> Model:
+
+def blank_model(config: ModelConfig, normalization: Normalization | None = None) -> Model:
     """The model with every learnt weight on the meta device, and everything else in place."""
     assert config.num_classes is not None
     with torch.device("meta"):
@@ -26,13 +28,18 @@ def blank_model(config: ModelConfig, normalization: tuple[float, float] | None =
     return model
 
 
-def _normalization(model: Model, normalization: tuple[float, float] | None) -> tuple[Tensor, Tensor]:
-    if normalization is None:
-        colors = (model.backbone.mean, model.backbone.std)
-        shift, scale = (torch.tensor(color).view(3, 1, 1) for color in colors)
-    else:
-        shift, scale = (torch.full((3, 1, 1), value) for value in normalization)
+def _normalization(model: Model, normalization: Normalization | None) -> tuple[Tensor, Tensor]:
+    """The backbone's own numbers, if a graph's differ from these by rounding only."""
+    own = (model.backbone.mean, model.backbone.std)
+    if normalization is None or np.allclose([*_colors(normalization)], own, rtol=ROUNDED):
+        normalization = own
+    shift, scale = (torch.tensor(color).view(3, 1, 1) for color in _colors(normalization))
     return shift, scale
+
+
+def _colors(normalization: Normalization) -> Iterator[tuple[float, ...]]:
+    """One number for each channel."""
+    return (numbers * 3 if len(numbers) == 1 else numbers for numbers in normalization)
 
 
 def shapes_of(arrays: Arrays) -> dict[str, Shape]:

@@ -17,7 +17,8 @@ from atrous.convert.readers.frozen_graph import read_graph
 from atrous.convert.readers.pth import read_pth, without_wrapper
 from atrous.convert.readers.tflite import read_tflite
 from atrous.convert.system import ForeignWeights, OptionTree
-from atrous.convert.systems.tf_deeplab.graphs import from_graph, from_tflite
+from atrous.convert.systems.tf_deeplab.frozen import from_graph
+from atrous.convert.systems.tf_deeplab.lite import from_tflite
 from atrous.errors import ConfigError, ConversionError
 
 SourceLike: TypeAlias = str | Path | Arrays  # a path, `zoo:NAME`, or arrays by name

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from atrous.convert.arrays import Arrays, Shape, Shapes
+from atrous.convert.flow.values import Flow
 from atrous.convert.label_spaces import published_label_space
 from atrous.convert.layouts import PYTORCH, Layout, Rules
 from atrous.data.label_space import LabelSpace
@@ -22,11 +23,24 @@ OptionsT = TypeVar("OptionsT", bound=Settings)
 NUM_LISTED = 5  # names in a message
 
 
+Normalization: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]  # (shift, scale), of all channels or of each
+
+
+class Pooling(NamedTuple):
+    """Of the image-level features."""
+
+    window: Size | None = None  # in pixels of the image; None: the whole image
+    stride: tuple[int, int] = (1, 1)
+
+
 class Hints(NamedTuple):
     """What the operations of a graph show and weights alone don't; options take precedence."""
 
     output_stride: int | None = None
     atrous_rates: tuple[int, ...] | None = None
+    multi_grid: tuple[int, ...] | None = None
+    pooling: Pooling | None = None
+    align_corners: bool = True
 
 
 class ForeignWeights(NamedTuple):
@@ -36,7 +50,9 @@ class ForeignWeights(NamedTuple):
     arrays: Arrays
     hints: Hints = Hints()
     input_size: Size | None = None  # of a graph that takes images of one size
-    normalization: tuple[float, float] | None = None  # (shift, scale) of all channels, if a graph has its own
+    normalization: Normalization | None = None  # if a graph has its own
+    flow: Flow | None = None  # what a graph computes with the weights
+    left_out: tuple[str, ...] = ()  # what of a graph becomes no part of the model
 
 
 class Evidence(NamedTuple, Generic[OptionsT]):
@@ -88,6 +104,10 @@ def whole_images(evidence: Evidence[Any], config: ModelConfig) -> InferenceConfi
     return InferenceConfig()
 
 
+def one_pass(options: Any) -> int:  # noqa: ANN401 - of any system
+    return 1
+
+
 class System(NamedTuple, Generic[OptionsT]):
     """A program to convert from; the steps that all of them share are in `conversion`."""
 
@@ -102,6 +122,9 @@ class System(NamedTuple, Generic[OptionsT]):
     label_space: Callable[[int, OptionsT], tuple[LabelSpace, list[str]]] = published_label_space  # and its assumptions
     layout: Layout = PYTORCH
     unpacked: Callable[[OptionTree, str], dict[str, Any]] = as_they_are  # aliases and the program's files resolved
+    runtime_options: tuple[str, ...] = ()  # that may differ from what a graph shows: weights fit all their values
+    graph_options: tuple[tuple[str, Any], ...] = ()  # (option, value) that only a graph shows, tried where one differs
+    passes: Callable[[OptionsT], int] = one_pass  # of the network over an image
 
 
 def listed(names: list[str]) -> str:

@@ -44,6 +44,10 @@ def inference(evidence: Evidence[Flags], config: ModelConfig) -> InferenceConfig
     return InferenceConfig(**on_canvas, scales=flags.eval_scales, flip=flags.add_flipped_images)
 
 
+def passes(flags: Flags) -> int:
+    return len(flags.eval_scales) * len(flags.image_pyramid or (1.0,)) * (2 if flags.add_flipped_images else 1)
+
+
 def assumptions(evidence: Evidence[Flags], config: ModelConfig) -> dict[str, bool]:
     flags, hints, backbone, rates = evidence.options, evidence.hints, config.backbone.name, _rates(config)
     has_grid = "multi_grid" in type(config.backbone).model_fields
@@ -56,11 +60,17 @@ def assumptions(evidence: Evidence[Flags], config: ModelConfig) -> dict[str, boo
         f"atrous_rates: {'those of the output stride' if rates is None else rates}": not (
             rates == () or flags.atrous_rates or hints.atrous_rates
         ),
-        f"multi_grid=1,1,1 (the original's default{beta})": has_grid and flags.multi_grid is None,
+        f"multi_grid=1,1,1 (the original's default{beta})": has_grid
+        and flags.multi_grid is None
+        and hints.multi_grid is None,
         f"multi_grid has no effect on {backbone}": not has_grid and flags.multi_grid is not None,
-        "dense_prediction_cell_json: the released cell": is_cell and flags.dense_prediction_cell_config is None,
+        "dense_prediction_cell_json: the released cell": is_cell
+        and flags.dense_prediction_cell_config is None
+        and hints.output_stride is None,
         "image_pooling_crop_size, image_pooling_stride, image_se_uses_qsigmoid: the original's defaults; the released "
-        "MobileNetV3 models need 769,769 and 4,5 and true": is_light and flags.image_pooling_crop_size is None,
+        "MobileNetV3 models need 769,769 and 4,5 and true": is_light
+        and flags.image_pooling_crop_size is None
+        and hints.pooling is None,
     }
 
 
@@ -81,4 +91,11 @@ SYSTEM = System(
     label_space=label_space,
     layout=TENSORFLOW,
     unpacked=unpacked,
+    runtime_options=("output_stride", "atrous_rates", "image_pooling_crop_size", "image_pooling_stride"),
+    graph_options=(
+        ("use_bounded_activation", True),
+        ("image_se_uses_qsigmoid", True),
+        ("nas_remove_os32_stride", True),
+    ),
+    passes=passes,
 )

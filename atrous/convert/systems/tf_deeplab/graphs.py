@@ -1,148 +1,135 @@
-"""The variables in frozen graphs and TensorFlow Lite models, and what the operations there show."""
+"""What the operations of a graph show of the flags that it was made with."""
 
 import math
 import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from atrous.convert.arrays import Array
-from atrous.convert.readers.frozen_graph import Graph
-from atrous.convert.readers.tflite import Operator, TfLite, dequantised
-from atrous.convert.system import ForeignWeights, Hints
-from atrous.convert.systems.tf_deeplab.layout import NORM_LEAVES
+from atrous.convert.flow.agreement import changes
+from atrous.convert.flow.values import Affine, Flow, Layer, Value
+from atrous.convert.system import Hints, Normalization, Pooling
 from atrous.convert.systems.tf_deeplab.scopes import ROOTS
-from atrous.errors import ConversionError
 from atrous.types import Size
 
-LEAVES = frozenset({"weights", "depthwise_weights", "pointwise_weights", "biases", *NORM_LEAVES.values()})
+NOMINAL = (2049, 2080)  # of images where a graph takes any size: larger than all windows, an odd and an even side
+LARGEST_STRIDE = 32
 SCOPES = {root.scope for root in ROOTS.values()}
-ASPP = re.compile(r"aspp(\d+)(_depthwise)?/")
-INT8_SHIFT = 128  # an int8 input is a pixel less 128
+ASPP = re.compile(r"aspp([1-9])(?:_depthwise)?/\w*weights")
+SUMMED = re.compile(r"logits/semantic(?:_(\d))?/weights")  # branches of DeepLab v2
+GRID = re.compile(  # the layers whose rates a multi-grid multiplies
+    r"\w+/block4/unit_(\d)/\w+/conv2/weights|\w+/exit_flow/block2/unit_1/\w+/separable_conv(\d)_depthwise/\w*weights"
+)
+IMAGE_POOLING = "image_pooling/weights"
+IDENTITY = (np.ones(1), np.zeros(1))
 
 
-class Layer(NamedTuple):
-    """A convolution or pooling of a graph."""
-
-    scope: str
-    stride: int
-    rate: int
+def is_image(shape: tuple[Any, ...]) -> bool:
+    return len(shape) == 4 and shape[0] >= 1 and shape[3] == 3 and all(isinstance(n, int) and n > 1 for n in shape[1:3])
 
 
-# ---- frozen graphs
+def hints_of(flow: Flow) -> Hints:
+    stride = _output_stride(flow)
+    rates = _rates(flow, ASPP if "aspp0/weights" in flow.layers else SUMMED)
+    return Hints(stride, rates or None, _multi_grid(flow, stride), _pooling(flow, stride), _is_aligned(flow))
 
 
-def from_graph(graph: Graph, label: str) -> ForeignWeights:
-    """The constants that were variables, under their names."""
-    variables = {name: array for name, array in graph.constants.items() if name.rpartition("/")[2] in LEAVES}
-    return ForeignWeights(label, variables, _hints(list(_graph_layers(graph))), _graph_size(graph))
+def _first_runs(flow: Flow) -> dict[str, Layer]:
+    return {name: layers[0] for name, layers in flow.layers.items()}
 
 
-def _graph_layers(graph: Graph) -> Iterator[Layer]:
-    for node in graph.nodes.values():
-        if node.op in ("Conv2D", "DepthwiseConv2dNative", "MaxPool"):
-            strides, dilations = node.ints.get("strides", ()), node.ints.get("dilations", ())
-            block = graph.constants.get(f"{node.name}/SpaceToBatchND/block_shape", np.ones(1))
-            yield Layer(node.name, max((1, *strides)), max((1, *dilations, *(int(side) for side in block.flat[:2]))))
+def _output_stride(flow: Flow) -> int | None:
+    """The images' size over that of the backbone's smallest maps, but for those that are means of the whole image."""
+    layers = {name: layer for name, layer in _first_runs(flow).items() if name.partition("/")[0] in SCOPES}
+    trunk = [layer.input for name, layer in layers.items() if "squeeze_excite" not in name]
+    heights = [x.size[0] for x in trunk if x.size and x.size != (1, 1)]
+    stride = 2 ** round(math.log2(flow.size[0] / min(heights))) if heights else 0
+    return stride if stride in (8, 16, 32) else None
 
 
-def _graph_size(graph: Graph) -> Size | None:
-    """Of the input, or of the canvas on which the graph lays it, if it is fixed."""
-    inputs = [node.shapes.get("shape", ()) for node in graph.nodes.values() if node.op == "Placeholder"]
-    canvases = [tuple(array.tolist()) for array in graph.constants.values() if array.shape == (4,)]
-    fixed = {shape[1:3] for shape in (*inputs, *canvases) if _is_image(shape)}
-    return fixed.pop() if len(fixed) == 1 else None
+def _rates(flow: Flow, branches: re.Pattern[str]) -> tuple[int, ...]:
+    """Those of the branches of ASPP, in the order of their numbers."""
+    rates = {
+        int(match[1] or 0): layer.rate[0]
+        for name, layer in _first_runs(flow).items()
+        if (match := branches.fullmatch(name))
+    }
+    return tuple(rate for _, rate in sorted(rates.items()))
 
 
-def _is_image(shape: tuple[Any, ...]) -> bool:
-    return len(shape) == 4 and shape[0] == 1 and shape[3] == 3 and all(isinstance(n, int) and n > 1 for n in shape[1:3])
-
-
-# ---- TensorFlow Lite
-
-
-def from_tflite(model: TfLite, label: str) -> ForeignWeights:
-    """The weights of its convolutions in TensorFlow's order, dequantised; their batch norms are folded into them."""
-    variables: dict[str, Array] = {}
-    layers: list[Layer] = []
-    producers = {output: operator for operator in model.operators for output in operator.outputs}
-    for operator in model.operators:
-        if operator.op in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-            _require_convolution(model, operator, label)
-            scope = _tflite_scope(model, operator)
-            variables |= _tflite_variables(model, operator, scope)
-            block = _block(model, producers.get(operator.inputs[0]))
-            layers.append(Layer(scope, max(operator.options.stride), max(*operator.options.dilation, block)))
-        if operator.op == "MAX_POOL_2D":
-            name = model.tensors[operator.outputs[0]].name
-            layers.append(Layer(name, max(operator.options.stride), 1))
-    if not model.inputs:
-        raise ConversionError(f"{label}: a graph without an input")
-    return ForeignWeights(label, variables, _hints(layers), _tflite_size(model), _normalization(model))
-
-
-def _tflite_size(model: TfLite) -> Size | None:
-    shape = model.tensors[model.inputs[0]].shape
-    return (shape[1], shape[2]) if _is_image(shape) else None
-
-
-def _require_convolution(model: TfLite, operator: Operator, label: str) -> None:
-    """Raises ConversionError unless it has weights of four dimensions, which its depth multiplier divides."""
-    indices, multiplier = operator.inputs, operator.options.depth_multiplier
-    if len(indices) < 2 or min(indices[:2]) < 0:
-        raise ConversionError(f"{label}: a convolution without weights")
-    shape = model.tensors[indices[1]].shape
-    is_depthwise = operator.op == "DEPTHWISE_CONV_2D"
-    if len(shape) != 4 or (is_depthwise and (shape[0] != 1 or multiplier < 1 or shape[3] % multiplier)):
-        name = model.tensors[indices[1]].name[:80]
-        reason = f"weights of the shape {list(shape)}, multiplier {multiplier}, fit no convolution"
-        raise ConversionError(f"{label}: {name!r}: {reason}")
-
-
-def _tflite_scope(model: TfLite, operator: Operator) -> str:
-    """`aspp0` of `aspp0/Conv2D_Fold;aspp0/weights_quant/...`: where the weights are."""
-    name = model.tensors[operator.inputs[1]].name
-    return name.partition(";")[0].rpartition("/")[0]
-
-
-def _tflite_variables(model: TfLite, operator: Operator, scope: str) -> dict[str, Array]:
-    weights = dequantised(model.tensors[operator.inputs[1]])
-    if operator.op == "CONV_2D":  # [out, height, width, in] -> HWIO
-        variables: dict[str, Array] = {f"{scope}/weights": weights.transpose(1, 2, 3, 0)}
-    else:  # [1, height, width, out] -> HWIM
-        multiplier = operator.options.depth_multiplier
-        height, width, out = weights.shape[1:]
-        variables = {f"{scope}/depthwise_weights": weights.reshape(height, width, out // multiplier, multiplier)}
-    if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-        variables[f"{scope}/biases"] = dequantised(model.tensors[operator.inputs[2]])
-    return variables
-
-
-def _block(model: TfLite, producer: Operator | None) -> int:
-    """The rate that rearranging the input amounts to, if the convolution itself isn't dilated."""
-    if producer is None or producer.op != "SPACE_TO_BATCH_ND" or len(producer.inputs) < 2:
-        return 1
-    data = model.tensors[producer.inputs[1]].data
-    return 1 if data is None or data.size == 0 else int(data.max())
-
-
-def _normalization(model: TfLite) -> tuple[float, float] | None:
-    """(shift, scale) of pixels in 0..255, if the input's quantisation shows them."""
-    image = model.tensors[model.inputs[0]]
-    if image.dtype not in ("uint8", "int8") or image.scale.size != 1 or not image.scale[0] > 0:
+def _multi_grid(flow: Flow, stride: int | None) -> tuple[int, ...] | None:
+    """The factors on the rates of the last stage's units, if they are whole."""
+    rates = {
+        match[1] or match[2]: layer.rate[0]
+        for name, layer in _first_runs(flow).items()
+        if (match := GRID.fullmatch(name))
+    }
+    base = LARGEST_STRIDE // stride if stride else 0
+    if not (rates and base) or any(rate % base for rate in rates.values()):
         return None
-    shift = int(image.zero_point[0]) + (INT8_SHIFT if image.dtype == "int8" else 0)
-    return float(shift), 1 / float(image.scale[0])
+    return tuple(rates[unit] // base for unit in sorted(rates))
 
 
-# ---- both
+def _pooling(flow: Flow, stride: int | None) -> Pooling | None:
+    """The window of the image-level features, in pixels of the image."""
+    layers = flow.layers.get(IMAGE_POOLING)
+    if not layers or stride is None:
+        return None
+    x = layers[0].input
+    if x.op == "mean":
+        return Pooling()
+    if x.key not in flow.pools:
+        return None
+    pool = flow.pools[x.key]
+    height, width = ((side - 1) * stride + 1 for side in pool.kernel)
+    return Pooling((height, width), pool.stride)
 
 
-def _hints(layers: list[Layer]) -> Hints:
-    """The output stride from the backbone's strides, ASPP's rates from its convolutions."""
-    trunk = [layer for layer in layers if layer.scope.partition("/")[0] in SCOPES and "shortcut" not in layer.scope]
-    stride = math.prod(layer.stride for layer in trunk if "squeeze_excite" not in layer.scope)
-    rates = {int(match[1]): layer.rate for layer in layers if (match := ASPP.match(f"{layer.scope}/"))}
-    aspp = tuple(rate for number, rate in sorted(rates.items()) if number > 0 and rate > 1)
-    return Hints(stride if stride in (8, 16, 32) else None, aspp or None)
+def _is_aligned(flow: Flow) -> bool:
+    """Unless all maps that grow are resized by half-pixel centres."""
+    conventions = {one.convention for one in flow.resizes if one.input.kind == "feature" and changes(one)}
+    return conventions != {"bilinear, half-pixel centres"}
+
+
+# ---- images, before the first layer
+
+
+def normalization_of(flow: Flow, stored: tuple[float, float] | None = None) -> Normalization | None:
+    """(shift, scale) of each channel; `stored`: those with which pixels become the graph's numbers in 8 bits."""
+    pixels = _image(flow)
+    if pixels is None or pixels.affine is None or not pixels.affine[0].all():
+        return stored and ((stored[0],), (stored[1],))
+    factor, summand = pixels.affine
+    if stored is None and _is_identity(pixels.affine):
+        return None
+    shift, scale = stored or (0.0, 1.0)
+    shifts, scales = np.broadcast_arrays(shift - summand * scale / factor, scale / factor)
+    return tuple(shifts.tolist()), tuple(scales.tolist())
+
+
+def left_out(flow: Flow, *said: str, is_stored: bool = False) -> tuple[str, ...]:
+    """What an image goes through in a graph and not in our model, after what else is `said`."""
+    x = _image(flow)
+    num_computed = sum(layer.pads is None for layer in _first_runs(flow).values())
+    if num_computed:
+        said = (*said, f"the padding of {num_computed} layers, which the graph computes, is TensorFlow's SAME")
+    if x is None:
+        return said
+    reasons = {
+        "images reach the graph normalised, as its backbone's": x.affine is not None
+        and _is_identity(x.affine)
+        and not is_stored,
+        "images are normalised as its backbone's: what the graph does with them is computed": x.affine is None,
+        f"what the graph does with images before its first layer is left out: {', '.join(x.prepared)}": x.prepared,
+    }
+    return (*said, *(text for text, applies in reasons.items() if applies))
+
+
+def _is_identity(affine: Affine) -> bool:
+    return all(np.array_equal(one, neutral) for one, neutral in zip(affine, IDENTITY, strict=True))
+
+
+def _image(flow: Flow) -> Value | None:
+    """As the first layer takes it."""
+    inputs = (layer.input for layers in flow.layers.values() for layer in layers)
+    return next((x for x in inputs if x.kind == "image"), None)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
 from atrous.convert.arrays import Shapes
-from atrous.convert.system import ConfigFields, Deduction, Evidence
+from atrous.convert.system import ConfigFields, Deduction, Evidence, Pooling
 from atrous.convert.systems.tf_deeplab.flags import Flags
 from atrous.errors import ConfigError, ConversionError
 from atrous.layers.aspp import RATES
@@ -149,17 +149,25 @@ def _is_light(aspp: ConfigFields, decoder: ConfigFields) -> bool:
 def _pyramid(evidence: FlagEvidence, trunk: Trunk) -> ConfigFields:
     flags = evidence.options
     count = sum(evidence.has(f"aspp{i}/weights", f"aspp{i}_depthwise/depthwise_weights") for i in range(1, 10))
+    pooling = _pooling(evidence)
     gate = "hard_sigmoid" if flags.image_se_uses_qsigmoid else "sigmoid"
     return {
         "rates": _rates(evidence, count, trunk.output_stride),
         "channels": _outputs(evidence, "aspp0/weights"),
         "separable": evidence.has("aspp1_depthwise/depthwise_weights") or not evidence.has("aspp1/weights"),
         "image_level": evidence.has("image_pooling/weights"),
-        "pooling_window": flags.image_pooling_crop_size,
-        "pooling_stride": flags.image_pooling_stride,
+        "pooling_window": pooling.window,
+        "pooling_stride": pooling.stride,
         "projection": evidence.has("concat_projection/weights"),
         "squeeze": gate if _is_gated(evidence, count) else "none",
     }
+
+
+def _pooling(evidence: FlagEvidence) -> Pooling:
+    flags, seen = evidence.options, evidence.hints.pooling
+    if flags.image_pooling_crop_size is None and seen is not None:
+        return seen
+    return Pooling(flags.image_pooling_crop_size, flags.image_pooling_stride)
 
 
 def _decided_by_pyramid(aspp: ConfigFields) -> Decided:

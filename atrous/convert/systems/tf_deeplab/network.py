@@ -45,6 +45,7 @@ def config(evidence: FlagEvidence) -> Deduction:
 def _merged_scales(evidence: FlagEvidence) -> ConfigFields:
     flags = evidence.options
     return {
+        "align_corners": evidence.hints.align_corners,
         "image_pyramid": flags.image_pyramid or (1.0,),
         "merge": "mean" if flags.merge_method == "avg" else "max",
     }
@@ -122,12 +123,18 @@ def _num_pnasnet_misfits(evidence: FlagEvidence, output_stride: int) -> int:
     return _num_misfits(evidence, fields, output_stride)
 
 
+def _seen_grid(evidence: FlagEvidence) -> tuple[int, ...] | None:
+    """A graph's, unless it is that of the original's default."""
+    grid = evidence.hints.multi_grid
+    return None if grid is None or set(grid) == {1} else grid
+
+
 def _backbone_fields(evidence: FlagEvidence, backbone: str, output_stride: int) -> ConfigFields:
     """The fields of its own config."""
     settings, flags = BACKBONES[backbone].Config.model_fields, evidence.options
     fields: ConfigFields = {"name": backbone, "bounded": flags.use_bounded_activation}
     if "multi_grid" in settings:
-        fields["multi_grid"] = flags.multi_grid
+        fields["multi_grid"] = flags.multi_grid or _seen_grid(evidence)
     if "classification_head" in settings:
         has_head = evidence.has(f"{ROOTS[backbone].scope}/classification_head_conv/weights")
         flag = flags.nas_use_classification_head

@@ -1,0 +1,334 @@
+"""The operations of a graph, whatever program wrote it, and the flow that they make of an image."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from atrous.convert.arrays import Array
+from atrous.convert.flow.values import (
+    NO_PADS,
+    Affine,
+    Flow,
+    Layer,
+    Pads,
+    Pair,
+    Resize,
+    Value,
+    activated,
+    added,
+    averaged,
+    constant,
+    empty_flow,
+    image,
+    layer_output,
+    limited,
+    multiplied,
+    padding_at,
+    pooled,
+    scaled,
+    shifted,
+    value,
+)
+from atrous.types import Size
+
+ARITHMETIC = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "maximum": np.maximum,
+    "minimum": np.minimum,
+}
+MOST_NUMBERS = 16  # in a constant that is computed
+MOST_PREPARED = 5  # operations on images that are named
+SPATIAL = ((1, 2), (2, 3))  # axes of a map, in TensorFlow's order and in PyTorch's
+EXTREMES = (  # conventions by (corners are aligned, half-pixel centres)
+    ("legacy", "half-pixel centres"),
+    ("aligned corners", "aligned corners"),
+)
+
+
+class Operation(NamedTuple):
+    """Settings that an operation doesn't have are neutral."""
+
+    op: str  # a row of OPERATIONS, or the program's own word
+    name: str  # in the file, for messages
+    inputs: tuple[str, ...]
+    output: str
+    weights: str = ""  # the name of a layer's
+    kernel: Pair = (1, 1)
+    stride: Pair = (1, 1)
+    rate: Pair = (1, 1)
+    is_same: bool = True  # padded by TensorFlow's SAME; else by `pads`
+    pads: Pads = NO_PADS
+    activation: str = ""  # after it
+    align_corners: bool = False
+    half_pixel_centers: bool = False
+    method: str = "bilinear"  # of resizing
+    masks: tuple[int, int, int] = (0, 0, 0)  # of a slice: which begin and end where the list does, which are one number
+
+
+class Operations(NamedTuple):
+    """A graph."""
+
+    operations: list[Operation]  # in the order in which they run
+    constants: Mapping[str, Array]
+    images: tuple[str, ...]  # the inputs of the graph
+    epsilons: dict[str, float]  # of batch norms, by the name of their variance
+
+
+def flow_of(graph: Operations, size: Size) -> Flow:
+    """What the graph computes of an image, which is of this `size` when it reaches the first layer."""
+    flow = empty_flow(size)
+    flow.epsilons.update(graph.epsilons)
+    values = {name: constant(array) for name, array in graph.constants.items()}
+    values |= {name: image(size) for name in graph.images}
+    for operation in graph.operations:
+        inputs = [values.get(name, constant()) for name in operation.inputs] or [constant()]
+        y = activated(operation.activation, _result(flow, operation, inputs))
+        values[operation.output] = y
+        flow.keys.add(y.key)
+    return flow
+
+
+def _result(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    kinds = {x.kind for x in inputs}
+    if operation.op == "size":
+        return constant(None if inputs[0].size is None else np.array([1, *inputs[0].size, 0]))
+    if "feature" not in kinds and not operation.weights:
+        return _prepared(operation, inputs) if "image" in kinds else _computed(operation, inputs)
+    return OPERATIONS.get(operation.op, _other)(flow, operation, inputs)
+
+
+# ---- constants, and what is done with images before the first layer
+
+
+def _computed(operation: Operation, inputs: list[Value]) -> Value:
+    """A constant of other constants: sizes are computed from sizes."""
+    arrays = [x.array for x in inputs if x.array is not None and x.array.size <= MOST_NUMBERS]
+    if operation.op == "identity":
+        return inputs[0]
+    if len(arrays) < len(inputs) or operation.op not in (*ARITHMETIC, "list", "slice"):
+        return constant()
+    try:
+        with np.errstate(all="ignore"):
+            return constant(_calculated(operation, arrays))
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return constant()
+
+
+def _calculated(operation: Operation, arrays: list[Array]) -> Array:
+    if operation.op == "list":
+        return np.concatenate([array.reshape(-1) for array in arrays])
+    if operation.op == "slice":
+        return _sliced(operation, arrays)
+    return np.asarray(ARITHMETIC[operation.op](*arrays[:2]))
+
+
+def _sliced(operation: Operation, arrays: list[Array]) -> Array:
+    array, (begin, end, step) = arrays[0], (int(one.reshape(-1)[0]) for one in arrays[1:4])
+    from_start, to_end, single = operation.masks
+    if single & 1:
+        return np.asarray(array[begin])
+    return array[None if from_start & 1 else begin : None if to_end & 1 else end : step]
+
+
+def _prepared(operation: Operation, inputs: list[Value]) -> Value:
+    x = next(x for x in inputs if x.kind == "image")
+    if operation.op in AFFINE:
+        return _changed(operation.op, x, inputs)
+    if operation.op == "pad":
+        return x._replace(pads=_constant_pads(inputs) or NO_PADS)
+    if operation.op == "resize":
+        x = x._replace(size=_target(inputs))
+    if operation.op in ("identity", "space_to_batch", "batch_to_space"):
+        return x._replace(pads=NO_PADS)
+    return x._replace(pads=NO_PADS, prepared=(*x.prepared, operation.op)[:MOST_PREPARED])
+
+
+def _changed(op: str, x: Value, inputs: list[Value]) -> Value:
+    """A constant added to an image, or multiplied with it."""
+    others = [one.array for one in inputs if one is not x]
+    if x.affine is None or len(others) != 1 or others[0] is None or others[0].size > 4:  # noqa: PLR2004 - channels
+        return x._replace(affine=None, pads=NO_PADS)
+    is_first = inputs[0] is x
+    return x._replace(affine=AFFINE[op](x.affine, others[0].reshape(-1).astype(np.float64), is_first), pads=NO_PADS)
+
+
+def _plus(pixels: Affine, summand: Array, is_first: bool) -> Affine:  # noqa: FBT001 - a row of a table
+    return pixels[0], pixels[1] + summand
+
+
+def _minus(pixels: Affine, other: Array, is_first: bool) -> Affine:  # noqa: FBT001
+    return (pixels[0], pixels[1] - other) if is_first else (-pixels[0], other - pixels[1])
+
+
+def _by(pixels: Affine, factor: Array, is_first: bool) -> Affine:  # noqa: FBT001
+    return pixels[0] * factor, pixels[1] * factor
+
+
+def _over(pixels: Affine, divisor: Array, is_first: bool) -> Affine:  # noqa: FBT001
+    return pixels[0] / divisor, pixels[1] / divisor
+
+
+AFFINE: dict[str, Callable[[Affine, Array, bool], Affine]] = {"add": _plus, "sub": _minus, "mul": _by, "div": _over}
+
+
+# ---- features
+
+Rule: TypeAlias = Callable[[Flow, Operation, list[Value]], Value]
+
+
+def _same(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    return next(x for x in inputs if x.kind != "constant")
+
+
+def _other(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    return value(operation.op, *(x for x in inputs if x.kind != "constant"))
+
+
+def _conv(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    x = inputs[0]
+    rate = (operation.rate[0] * x.block[0], operation.rate[1] * x.block[1])
+    pads = _pads(operation, x, rate)
+    layer = Layer(operation.kernel, operation.stride, rate, pads, x._replace(pads=NO_PADS))
+    return layer_output(flow, operation.weights, layer)
+
+
+def _pads(operation: Operation, x: Value, rate: Pair) -> Pads | None:
+    """Of a layer. Rearranged pixels are padded until they fill blocks: only what lies before them counts."""
+    if operation.is_same and x.pads == NO_PADS:
+        return padding_at(x.size, operation.kernel, operation.stride, rate)
+    if operation.is_same or x.pads is None:
+        return None
+    total = [r * (side - 1) for r, side in zip(rate, operation.kernel, strict=True)]
+    around = [
+        (before + own[0], whole - before - own[0] if block > 1 else after + own[1])
+        for (before, after), own, whole, block in zip(x.pads, operation.pads, total, x.block, strict=True)
+    ]
+    return around[0], around[1]
+
+
+def _pool(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    x = inputs[0]._replace(pads=NO_PADS)
+    pads = padding_at(x.size, operation.kernel, operation.stride, (1, 1)) if operation.is_same else inputs[0].pads
+    return pooled(flow, x, operation.op, operation.kernel, operation.stride, pads)
+
+
+def _reduced(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    axes = inputs[1].array if len(inputs) > 1 else None
+    is_spatial = axes is not None and tuple(np.sort(axes.reshape(-1)).tolist()) in SPATIAL
+    return averaged(inputs[0]) if is_spatial else value("mean over other axes", inputs[0])
+
+
+def _resize(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    target = _target(inputs)
+    rule = EXTREMES[operation.align_corners][operation.half_pixel_centers]
+    flow.resizes.append(Resize(operation.name, inputs[0], f"{operation.method}, {rule}", target))
+    return inputs[0]._replace(size=target)
+
+
+def _target(inputs: list[Value]) -> Size | None:
+    size = inputs[1].array if len(inputs) > 1 else None
+    return (int(size[0]), int(size[1])) if size is not None and size.shape == (2,) else None
+
+
+def _pad(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    pads = _constant_pads(inputs)
+    return value("computed padding", inputs[0]) if pads is None else inputs[0]._replace(pads=pads)
+
+
+def _constant_pads(inputs: list[Value]) -> Pads | None:
+    array = inputs[1].array if len(inputs) > 1 else None
+    if array is None or array.shape != (4, 2):
+        return None
+    top = 2 if array[3].any() and not array[1].any() else 1  # PyTorch's order of axes, or TensorFlow's
+    height, width = array[top : top + 2].tolist()
+    return (int(height[0]), int(height[1])), (int(width[0]), int(width[1]))
+
+
+def _blocks(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    """Space to batch: the next convolution sees every n-th pixel."""
+    x, block = inputs[0], inputs[1].array if len(inputs) > 1 else None
+    if block is None or block.shape != (2,):
+        return value("computed blocks", x)
+    return x._replace(block=(max(int(block[0]), 1), max(int(block[1]), 1)), pads=_block_pads(inputs))
+
+
+def _block_pads(inputs: list[Value]) -> Pads | None:
+    array = inputs[2].array if len(inputs) > 2 else None  # noqa: PLR2004
+    if array is None or array.shape != (2, 2):
+        return None
+    height, width = array.tolist()
+    return (int(height[0]), int(height[1])), (int(width[0]), int(width[1]))
+
+
+def _unblocked(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    return inputs[0]._replace(block=(1, 1))
+
+
+def _add(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    """A constant for each channel is a bias, and belongs to the layer's weights."""
+    features, numbers = _parted(inputs)
+    if len(features) == 1:
+        return features[0] if numbers is None else shifted(features[0], numbers)
+    total = features[0]
+    for x in features[1:]:
+        total = added(total, x)
+    return total
+
+
+def _sub(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    features, number = _parted(inputs)
+    if len(features) == 1 and inputs[0] is features[0]:
+        return features[0] if number is None else shifted(features[0], -number)
+    return value("sub", *features) if len(features) > 1 else value("subtracted", *features)
+
+
+def _mul(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    features, number = _parted(inputs)
+    if len(features) == 1:
+        return features[0] if number is None else scaled(features[0], number)
+    return multiplied(*features[:2])
+
+
+def _div(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    features, number = _parted(inputs)
+    return scaled(features[0], 1 / number) if len(features) == 1 and number else value("div", *features)
+
+
+def _limit(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    features, number = _parted(inputs)
+    if len(features) != 1 or number is None:
+        return value(operation.op, *features)
+    return limited(features[0], "maximum" if operation.op == "maximum" else "minimum", number)
+
+
+def _parted(inputs: list[Value]) -> tuple[list[Value], float | None]:
+    """Those that aren't constants, and the constant, if it is a single number."""
+    features = [x for x in inputs if x.kind != "constant"]
+    single = [x.array for x in inputs if x.array is not None and x.array.size == 1]
+    return features, float(single[0].reshape(-1)[0]) if single else None
+
+
+def _activation(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    return activated(operation.op, inputs[0])
+
+
+OPERATIONS: dict[str, Rule] = {
+    **dict.fromkeys(("relu", "relu6", "sigmoid", "hard_swish"), _activation),
+    **dict.fromkeys(("identity", "norm"), _same),
+    **dict.fromkeys(("mean", "max"), _pool),
+    **dict.fromkeys(("maximum", "minimum"), _limit),
+    "conv": _conv,
+    "reduce_mean": _reduced,
+    "resize": _resize,
+    "pad": _pad,
+    "space_to_batch": _blocks,
+    "batch_to_space": _unblocked,
+    "add": _add,
+    "sub": _sub,
+    "mul": _mul,
+    "div": _div,
+}

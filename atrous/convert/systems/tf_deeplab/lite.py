@@ -1,0 +1,174 @@
+"""TensorFlow Lite models: weights in TensorFlow's order, and the operators between them."""
+
+from collections.abc import Iterator
+
+from atrous.convert.arrays import Array
+from atrous.convert.flow.operations import Operation, Operations, flow_of
+from atrous.convert.flow.values import Pair
+from atrous.convert.readers.tflite import Operator, Tensor, TfLite, dequantised
+from atrous.convert.system import ForeignWeights
+from atrous.convert.systems.tf_deeplab.graphs import NOMINAL, hints_of, is_image, left_out, normalization_of
+from atrous.errors import ConversionError
+from atrous.types import Size
+
+CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+INT8_SHIFT = 128  # an int8 input is a pixel less 128
+SMALL = 16  # numbers in a constant that says how, not what: an axis, a size, a padding
+LOWEST = {"uint8": 0, "int8": -128}
+STEPS = 255  # between the lowest and the highest number of 8 bits
+SIX = (5.9, 6.05)  # the end of a ReLU6 after rounding
+ROUNDED = "the 8-bit arithmetic of its {} layers is left out: the model computes in floats, and differs at some edges"
+KINDS = {
+    **dict.fromkeys(CONVOLUTIONS, "conv"),
+    "AVERAGE_POOL_2D": "mean",
+    "MAX_POOL_2D": "max",
+    "MEAN": "reduce_mean",
+    **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), "resize"),
+    **dict.fromkeys(("PAD", "PADV2"), "pad"),
+    "SPACE_TO_BATCH_ND": "space_to_batch",
+    "BATCH_TO_SPACE_ND": "batch_to_space",
+    "ADD": "add",
+    "SUB": "sub",
+    "MUL": "mul",
+    "DIV": "div",
+    "MAXIMUM": "maximum",
+    "MINIMUM": "minimum",
+    "RELU": "relu",
+    "RELU6": "relu6",
+    "LOGISTIC": "sigmoid",
+    "HARD_SWISH": "hard_swish",
+    "CONCATENATION": "concat",
+    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CAST", "TRANSPOSE"), "identity"),
+    "FAKE_QUANT": "identity",
+    "SHAPE": "size",
+    "PACK": "list",
+}
+
+
+def from_tflite(model: TfLite, label: str) -> ForeignWeights:
+    """The weights of its convolutions in TensorFlow's order, dequantised; their batch norms are folded into them."""
+    if not model.inputs:
+        raise ConversionError(f"{label}: a graph without an input")
+    variables: dict[str, Array] = {}
+    for operator in model.operators:
+        if operator.op in CONVOLUTIONS:
+            _require_convolution(model, operator, label)
+            variables |= _variables(model, operator)
+    size, stored = _size(model), _stored(model)
+    flow = flow_of(_operations(model), size or NOMINAL)
+    count = sum(_is_rounded(model, operator) for operator in model.operators)
+    said = left_out(flow, *([ROUNDED.format(count)] if count else []), is_stored=stored is not None)
+    return ForeignWeights(label, variables, hints_of(flow), size, normalization_of(flow, stored), flow, said)
+
+
+def _size(model: TfLite) -> Size | None:
+    shape = model.tensors[model.inputs[0]].shape
+    return (shape[1], shape[2]) if is_image(shape) else None
+
+
+def _require_convolution(model: TfLite, operator: Operator, label: str) -> None:
+    """Raises ConversionError unless it has weights of four dimensions, which its depth multiplier divides."""
+    indices, multiplier = operator.inputs, operator.options.depth_multiplier
+    if len(indices) < 2 or min(indices[:2]) < 0:
+        raise ConversionError(f"{label}: a convolution without weights")
+    shape = model.tensors[indices[1]].shape
+    is_depthwise = operator.op == "DEPTHWISE_CONV_2D"
+    if len(shape) != 4 or (is_depthwise and (shape[0] != 1 or multiplier < 1 or shape[3] % multiplier)):
+        name = model.tensors[indices[1]].name[:80]
+        reason = f"weights of the shape {list(shape)}, multiplier {multiplier}, fit no convolution"
+        raise ConversionError(f"{label}: {name!r}: {reason}")
+
+
+# ---- weights
+
+
+def _scope(model: TfLite, operator: Operator) -> str:
+    """`aspp0` of `aspp0/Conv2D_Fold;aspp0/weights_quant/...`: where the weights are."""
+    name = model.tensors[operator.inputs[1]].name
+    return name.partition(";")[0].rpartition("/")[0]
+
+
+def _weights_name(model: TfLite, operator: Operator) -> str:
+    return _scope(model, operator) + ("/weights" if operator.op == "CONV_2D" else "/depthwise_weights")
+
+
+def _variables(model: TfLite, operator: Operator) -> dict[str, Array]:
+    weights = dequantised(model.tensors[operator.inputs[1]])
+    if operator.op == "CONV_2D":  # [out, height, width, in] -> HWIO
+        kernel: Array = weights.transpose(1, 2, 3, 0)
+    else:  # [1, height, width, out] -> HWIM
+        multiplier = operator.options.depth_multiplier
+        height, width, out = weights.shape[1:]
+        kernel = weights.reshape(height, width, out // multiplier, multiplier)
+    variables = {_weights_name(model, operator): kernel}
+    if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
+        variables[f"{_scope(model, operator)}/biases"] = dequantised(model.tensors[operator.inputs[2]])
+    return variables
+
+
+# ---- operators
+
+
+def _operations(model: TfLite) -> Operations:
+    constants = {str(index): array for index, array in _constants(model)}
+    operations = [_operation(model, operator) for operator in model.operators if operator.outputs]
+    return Operations(operations, constants, tuple(map(str, model.inputs)), {})
+
+
+def _constants(model: TfLite) -> Iterator[tuple[int, Array]]:
+    """The small ones: what larger ones hold are weights."""
+    for index, tensor in enumerate(model.tensors):
+        if tensor.data is not None and tensor.data.size <= SMALL:
+            yield index, dequantised(tensor) if tensor.scale.size else tensor.data
+
+
+def _operation(model: TfLite, operator: Operator) -> Operation:
+    options, output = operator.options, model.tensors[operator.outputs[0]]
+    is_conv = operator.op in CONVOLUTIONS
+    kernel = model.tensors[operator.inputs[1]].shape[1:3] if is_conv else options.kernel
+    return Operation(
+        KINDS.get(operator.op, operator.op),
+        output.name,
+        tuple(map(str, operator.inputs)),
+        str(operator.outputs[0]),
+        _weights_name(model, operator) if is_conv else "",
+        _positive((kernel[0], kernel[1])),
+        _positive(options.stride),
+        _positive(options.dilation),
+        options.padding == "SAME",
+        activation=_activation(operator, output),
+        align_corners=options.align_corners,
+        half_pixel_centers=options.half_pixel_centers,
+        method="nearest" if operator.op == "RESIZE_NEAREST_NEIGHBOR" else "bilinear",
+    )
+
+
+def _positive(pair: Pair) -> Pair:
+    return max(pair[0], 1), max(pair[1], 1)
+
+
+def _activation(operator: Operator, output: Tensor) -> str:
+    """Older converters leave out a ReLU where no number of 8 bits stands for less than 0."""
+    name = operator.options.activation
+    if name != "NONE":
+        return name.lower()
+    is_clipped = output.scale.size == 1 and output.zero_point.tolist() == [LOWEST.get(output.dtype)]
+    if not is_clipped or operator.op not in (*CONVOLUTIONS, "ADD"):
+        return ""
+    return "relu6" if SIX[0] < STEPS * float(output.scale[0]) < SIX[1] else "relu"
+
+
+# ---- 8 bits
+
+
+def _is_rounded(model: TfLite, operator: Operator) -> bool:
+    return operator.op in CONVOLUTIONS and model.tensors[operator.inputs[0]].dtype in LOWEST
+
+
+def _stored(model: TfLite) -> tuple[float, float] | None:
+    """(shift, scale) of pixels in 0..255, if the input's quantisation shows them."""
+    image = model.tensors[model.inputs[0]]
+    if image.dtype not in LOWEST or image.scale.size != 1 or not image.scale[0] > 0:
+        return None
+    shift = int(image.zero_point[0]) + (INT8_SHIFT if image.dtype == "int8" else 0)
+    return float(shift), 1 / float(image.scale[0])
