@@ -21,6 +21,7 @@ from atrous.convert.flow.values import (
     constant,
     empty_flow,
     image,
+    joined,
     layer_output,
     limited,
     multiplied,
@@ -188,6 +189,10 @@ def _other(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     return value(operation.op, *(x for x in inputs if x.kind != "constant"))
 
 
+def _joined(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    return joined(*(x for x in inputs if x.kind != "constant"))
+
+
 def _conv(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     x = inputs[0]
     rate = (operation.rate[0] * x.block[0], operation.rate[1] * x.block[1])
@@ -322,6 +327,7 @@ OPERATIONS: dict[str, Rule] = {
     **dict.fromkeys(("mean", "max"), _pool),
     **dict.fromkeys(("maximum", "minimum"), _limit),
     "conv": _conv,
+    "concat": _joined,
     "reduce_mean": _reduced,
     "resize": _resize,
     "pad": _pad,

@@ -15,7 +15,9 @@ WEIGHTS = frozenset({"weights", "depthwise_weights", "pointwise_weights"})
 LEAVES = frozenset({*WEIGHTS, "biases", *NORM_LEAVES.values()})
 FAKE_QUANT = "FakeQuant"
 NCHW = "NCHW"
-ROUNDED = "the rounding to 8 bits of its {} FakeQuant operations is left out"
+ROUNDED = (
+    "the rounding to 8 bits of its {} FakeQuant operations is left out: it computes in floats, and some labels differ"
+)
 KINDS = {
     "Conv2D": "conv",
     "DepthwiseConv2dNative": "conv",

@@ -17,7 +17,7 @@ SMALL = 16  # numbers in a constant that says how, not what: an axis, a size, a 
 LOWEST = {"uint8": 0, "int8": -128}
 STEPS = 255  # between the lowest and the highest number of 8 bits
 SIX = (5.9, 6.05)  # the end of a ReLU6 after rounding
-ROUNDED = "the 8-bit arithmetic of its {} layers is left out: the model computes in floats, and differs at some edges"
+ROUNDED = "the 8-bit arithmetic of its {} layers is left out: it computes in floats, and some labels differ"
 KINDS = {
     **dict.fromkeys(CONVOLUTIONS, "conv"),
     "AVERAGE_POOL_2D": "mean",
