@@ -1,7 +1,6 @@
-"""The graph of TensorFlow DeepLab's smallest network, and its two kinds of files: right ones, and wrong ones to refuse."""
+"""The graph of TensorFlow DeepLab's smallest network, in two kinds of files: the right one, or with changes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -78,9 +77,9 @@ def frozen(steps: Sequence[Step], arrays: Arrays, *, fake_quant: bool = False, f
     shape = writers.message((7, writers.shape(1, SIDE, SIDE, 3)))
     image = [
         writers.node("ImageTensor", "Placeholder", shape=shape),
-        _constant("mul/x", np.float32(factor)),
+        _constant("mul/x", np.array(factor, np.float32)),
         writers.node("mul", "Mul", "mul/x", "ImageTensor"),
-        _constant("sub/y", np.float32(1)),
+        _constant("sub/y", np.array(1, np.float32)),
         writers.node("image", "Sub", "mul", "sub/y"),
     ]
     return b"".join([*constants, *image, *(_frozen_step(step, arrays, fake_quant=fake_quant) for step in steps)])

@@ -15,6 +15,7 @@ WEIGHTS = frozenset({"weights", "depthwise_weights", "pointwise_weights"})
 LEAVES = frozenset({*WEIGHTS, "biases", *NORM_LEAVES.values()})
 FAKE_QUANT = "FakeQuant"
 NCHW = "NCHW"
+MOST_BEHIND = 64  # nodes from which a kernel is computed
 ROUNDED = (
     "the rounding to 8 bits of its {} FakeQuant operations is left out: it computes in floats, and some labels differ"
 )
@@ -80,7 +81,7 @@ def _canvas(graph: Graph) -> Size | None:
         for first in list(_sources(graph.nodes[source]))[:1]
         if first in graph.constants and graph.constants[first].size == 1
     ]
-    return (sides[0], sides[1]) if len(sides) == 2 and min(sides) > 1 else None  # noqa: PLR2004
+    return (sides[0], sides[1]) if len(sides) == 2 and min(sides) > 1 else None
 
 
 # ---- operations
@@ -124,7 +125,7 @@ def _operation(graph: Graph, node: Node) -> Operation:
         tuple(_sources(node)),
         node.name,
         weights,
-        (kernel[0], kernel[1]) if len(kernel) == 2 else _pair(node, "ksize"),  # noqa: PLR2004
+        (kernel[0], kernel[1]) if len(kernel) == 2 else _pair(node, "ksize"),
         _pair(node, "strides"),
         _pair(node, "dilations"),
         padding == "SAME",
@@ -147,7 +148,7 @@ def _pair(node: Node, name: str) -> Pair:
     """Height and width of a list for all four axes."""
     first = _first_side(node)
     sides = node.ints.get(name, ())[first : first + 2]
-    return (max(sides[0], 1), max(sides[1], 1)) if len(sides) == 2 else (1, 1)  # noqa: PLR2004
+    return (max(sides[0], 1), max(sides[1], 1)) if len(sides) == 2 else (1, 1)
 
 
 def _masks(node: Node) -> tuple[int, int, int]:
@@ -158,7 +159,7 @@ def _masks(node: Node) -> tuple[int, int, int]:
 def _explicit(node: Node) -> Pads:
     first = 2 * _first_side(node)
     sides = node.ints.get("explicit_paddings", ())[first : first + 4]
-    return ((sides[0], sides[1]), (sides[2], sides[3])) if len(sides) == 4 else NO_PADS  # noqa: PLR2004
+    return ((sides[0], sides[1]), (sides[2], sides[3])) if len(sides) == 4 else NO_PADS
 
 
 def _first_side(node: Node) -> int:
@@ -166,15 +167,13 @@ def _first_side(node: Node) -> int:
 
 
 def _weights(graph: Graph, node: Node) -> str:
-    """The variable that a convolution's kernel is, or is computed from; if there is none, the convolution's own name."""
+    """The variable that a convolution's kernel is, or is computed from; without one, the convolution's own name."""
     sources = list(_sources(node))[1:2]
-    seen = set(sources)
-    for name in sources:  # grows: the nearest first
+    for name in sources:  # it grows: the nearest come first
         if name in graph.constants and name.rpartition("/")[2] in WEIGHTS:
             return name
-        more = [one for one in _sources(graph.nodes[name]) if one not in seen] if name in graph.nodes else []
-        seen.update(more)
-        sources += more
+        if name in graph.nodes and len(sources) < MOST_BEHIND:
+            sources += (one for one in list(_sources(graph.nodes[name])) if one not in sources)
     return node.name
 
 
@@ -185,7 +184,7 @@ def _epsilons(graph: Graph) -> Iterator[tuple[str, float]]:
     """By the name of the variance: of fused norms, and of those that are written out as arithmetic."""
     for node in graph.nodes.values():
         inputs = [_constant(graph, name) for name in _sources(node)]
-        if node.op.startswith("FusedBatchNorm") and len(inputs) == 5:  # noqa: PLR2004
+        if node.op.startswith("FusedBatchNorm") and len(inputs) == 5:
             yield inputs[4], node.numbers.get("epsilon", 1e-4)
         if node.op == "Rsqrt" and (sources := list(_sources(node))) and sources[0] in graph.nodes:
             yield from _added_epsilon(graph, graph.nodes[sources[0]], graph.constants)
@@ -193,7 +192,7 @@ def _epsilons(graph: Graph) -> Iterator[tuple[str, float]]:
 
 def _added_epsilon(graph: Graph, node: Node, constants: Mapping[str, Array]) -> Iterator[tuple[str, float]]:
     names = [_constant(graph, name) for name in _sources(node)]
-    if node.op in ("Add", "AddV2") and len(names) == 2:  # noqa: PLR2004
+    if node.op in ("Add", "AddV2") and len(names) == 2:
         for variance, number in (names, names[::-1]):
             if number in constants and constants[number].size == 1 and variance.endswith(NORM_LEAVES["running_var"]):
                 yield variance, float(constants[number].reshape(-1)[0])

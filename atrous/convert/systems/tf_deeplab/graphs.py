@@ -10,7 +10,6 @@ from atrous.convert.flow.agreement import changes
 from atrous.convert.flow.values import Affine, Flow, Layer, Value
 from atrous.convert.system import Hints, Normalization, Pooling
 from atrous.convert.systems.tf_deeplab.scopes import ROOTS
-from atrous.types import Size
 
 NOMINAL = (2049, 2080)  # of images where a graph takes any size: larger than all windows, an odd and an even side
 STRIDES = (8, 16, 32)
@@ -96,7 +95,7 @@ def _is_aligned(flow: Flow) -> bool:
 def normalization_of(flow: Flow, stored: tuple[float, float] | None = None) -> Normalization | None:
     """(shift, scale) of each channel; `stored`: those with which pixels become the graph's numbers in 8 bits."""
     pixels = _image(flow)
-    if pixels is None or pixels.affine is None or not pixels.affine[0].all():
+    if pixels is None or pixels.affine is None:
         return stored and ((stored[0],), (stored[1],))
     factor, summand = pixels.affine
     if stored is None and _is_identity(pixels.affine):
