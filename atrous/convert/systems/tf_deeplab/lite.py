@@ -1,5 +1,6 @@
 """TensorFlow Lite models: weights in TensorFlow's order, and the operators between them."""
 
+import re
 from collections.abc import Iterator
 
 from atrous.convert.arrays import Array
@@ -15,6 +16,8 @@ CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 INT8_SHIFT = 128  # an int8 input is a pixel less 128
 SMALL = 16  # numbers in a constant that says how, not what: an axis, a size, a padding
 LOWEST = {"uint8": 0, "int8": -128}
+BELOW = re.compile(r"(\w+_)?weights(_quant)?|BatchNorm\w*|Conv2D\w*")  # below a layer's scope, in a tensor's name
+DEPTHWISE = "depthwise"
 STEPS = 255  # between the lowest and the highest number of 8 bits
 SIX = (5.9, 6.05)  # the end of a ReLU6 after rounding
 ROUNDED = "the 8-bit arithmetic of its {} layers is left out: it computes in floats, and some labels differ"
@@ -83,9 +86,15 @@ def _require_convolution(model: TfLite, operator: Operator, label: str) -> None:
 
 
 def _scope(model: TfLite, operator: Operator) -> str:
-    """`aspp0` of `aspp0/Conv2D_Fold;aspp0/weights_quant/...`: where the weights are."""
-    name = model.tensors[operator.inputs[1]].name
-    return name.partition(";")[0].rpartition("/")[0]
+    """`aspp0` of `aspp0/Conv2D_Fold;aspp0/weights_quant/...`, `aspp0/weights/read/_4__cf__4`: where the weights are."""
+    parts = model.tensors[operator.inputs[1]].name.partition(";")[0].split("/")
+    ends = (
+        index
+        for index in range(1, len(parts))
+        if BELOW.fullmatch(parts[index])
+        or (parts[index - 1].endswith(DEPTHWISE) and parts[index].startswith(DEPTHWISE))
+    )
+    return "/".join(parts[: next(ends, -1)])
 
 
 def _weights_name(model: TfLite, operator: Operator) -> str:
@@ -93,7 +102,7 @@ def _weights_name(model: TfLite, operator: Operator) -> str:
 
 
 def _variables(model: TfLite, operator: Operator) -> dict[str, Array]:
-    weights = dequantised(model.tensors[operator.inputs[1]])
+    weights = dequantised(_stored_tensor(model, operator.inputs[1]))
     if operator.op == "CONV_2D":  # [out, height, width, in] -> HWIO
         kernel: Array = weights.transpose(1, 2, 3, 0)
     else:  # [1, height, width, out] -> HWIM
@@ -102,8 +111,17 @@ def _variables(model: TfLite, operator: Operator) -> dict[str, Array]:
         kernel = weights.reshape(height, width, out // multiplier, multiplier)
     variables = {_weights_name(model, operator): kernel}
     if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-        variables[f"{_scope(model, operator)}/biases"] = dequantised(model.tensors[operator.inputs[2]])
+        variables[f"{_scope(model, operator)}/biases"] = dequantised(_stored_tensor(model, operator.inputs[2]))
     return variables
+
+
+def _stored_tensor(model: TfLite, index: int) -> Tensor:
+    """A constant, or the one that it is converted from when the model runs."""
+    tensor = model.tensors[index]
+    sources = (
+        one.inputs[0] for one in model.operators if one.op == "DEQUANTIZE" and index in one.outputs and one.inputs
+    )
+    return tensor if tensor.data is not None else model.tensors[next(sources, index)]
 
 
 # ---- operators
