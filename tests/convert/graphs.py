@@ -167,8 +167,12 @@ KINDS = {"conv": 1, "depthwise": 2, "add": 11, "concat": 10, "mean": 5, "resize"
 ACTIVATIONS = {"": 0, "Relu": 1, "Relu6": 3}
 
 
-def lite(steps: Sequence[Step], folded: Arrays, *, dtype: int = 0) -> bytes:
-    """As TensorFlow's converter writes it: rates and activations are settings of convolutions, batch norms folded."""
+def lite(steps: Sequence[Step], folded: Arrays, *, name: str = "{}") -> bytes:
+    """As TensorFlow's converter writes it: rates and activations are settings of convolutions, batch norms folded.
+
+    `name`: what becomes of a layer's scope in the name of its weights, if not `scope/weights`.
+    """
+    dtype = 0
     tensors: list[writers.Flat] = [{0: np.array([1, SIDE, SIDE, 3], np.int32), 1: ("b", dtype), 3: "image"}]
     buffers: list[writers.Flat] = [{}]
     places = {"image": 0}
@@ -184,7 +188,8 @@ def lite(steps: Sequence[Step], folded: Arrays, *, dtype: int = 0) -> bytes:
         if step.op in ("conv", "depthwise"):
             leaf = "weights" if step.op == "conv" else "depthwise_weights"
             kernel = np.ascontiguousarray(folded[f"{step.name}/{leaf}"].transpose(3, 0, 1, 2))
-            inputs += [constant(f"{step.name}/{leaf}", kernel, 0), _biases(step, folded, constant)]
+            stored = f"{step.name}/{leaf}" if name == "{}" else name.format(step.name)
+            inputs += [constant(stored, kernel, 0), _biases(step, folded, constant)]
         if step.op == "resize":
             inputs.append(constant(f"{step.name}/size", np.array([step.size] * 2, np.int32), 2))
         tensors.append({0: np.array([1, 1, 1, 1], np.int32), 1: ("b", dtype), 3: step.name})

@@ -2,13 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import atrous
 from atrous.convert import convert
 from atrous.convert.run import conversion
+from atrous.convert.systems.tf_deeplab.graphs import without_holes
 from atrous.errors import ConversionError
+from atrous.inference import as_batch, on_canvas
+from atrous.ops import upsample_argmax
+from atrous.segmenter import read_image
 from tests.conftest import SHARED
 from tests.convert import graphs
 from tests.convert.conftest import assert_close, error_line, random_image, run
@@ -162,6 +167,36 @@ def test_a_graphs_own_normalisation_is_set(tmp_path: Path) -> None:
     assert (model.mean, model.scale.flatten().tolist()) == ((127.5,) * 3, [127.5] * 3)
 
 
+NAMES = (
+    "{}/weights_quant/FakeQuantWithMinMaxVars",
+    "{}/weights/read/_4__cf__4",
+    "{}/Conv2D_Fold;{}/weights_quant/FakeQuantWithMinMaxVars",
+    "{}/BatchNorm/FusedBatchNormV3;{}/Conv2D",
+    "{}/Conv2D",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_converters_name_tensors_in_many_ways(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "graph.tflite"
+    path.write_bytes(graphs.lite(half_width_steps(), folded_half_width(), name=name.replace("{}", "{0}")))
+    with torch.no_grad():
+        expected = convert(half_width()).model(random_image(65, 65)).semantic
+        assert_close(convert(path).model(random_image(65, 65)).semantic, expected, 1e-5)
+
+
+def test_a_kernel_with_holes_has_the_rate_that_they_stand_for() -> None:
+    kernel = np.arange(1, 10, dtype=np.float32).reshape(3, 3, 1)
+    for rate in (1, 2, 4, 6):
+        wide = np.zeros((2 * rate + 1, 2 * rate + 1, 1), np.float32)
+        wide[::rate, ::rate] = kernel
+        dense, own = without_holes(wide)
+        assert own == rate
+        np.testing.assert_array_equal(dense, kernel)
+    for other in (np.zeros((5, 5, 1)), np.ones((5, 5, 1)), np.ones((7, 3, 1))):
+        assert without_holes(other)[0].shape == other.shape
+
+
 # ---- what is said
 
 
@@ -201,6 +236,20 @@ def test_a_refusal_is_one_line_of_the_command(tmp_path: Path, capsys: pytest.Cap
 def test_made_files_are_refused_by_name(name: str, reason: str) -> None:
     with pytest.raises(ConversionError, match=reason):
         convert(MORE / f"made_frozen_{name}.pb")
+
+
+@pytest.mark.skipif(not MORE.exists(), reason=f"no published models at {MORE}")
+def test_a_published_graph_with_holes_in_its_kernels_has_its_own_labels() -> None:
+    segmenter = convert(MORE / "portrait_frozen_flattened_atrous.pb")
+    assert segmenter.inference.window == (513, 513)
+    with np.load(MORE / "portrait_frozen_flattened_atrous.npz") as labels:
+        for stem in labels.files:
+            (photo,) = (SHARED / "photos").glob(f"{stem}.*")
+            image = as_batch(read_image(photo), torch.device("cpu"))
+            canvas = on_canvas(image, segmenter.model, (513, 513)).images
+            with torch.no_grad():
+                ours = upsample_argmax(segmenter.model(canvas).semantic, (513, 513))[0].numpy()
+            assert np.mean(ours == labels[stem]) > 0.998
 
 
 @pytest.mark.skipif(not MORE.exists(), reason=f"no published models at {MORE}")

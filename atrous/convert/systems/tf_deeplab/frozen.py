@@ -7,7 +7,14 @@ from atrous.convert.flow.operations import Operation, Operations, flow_of
 from atrous.convert.flow.values import NO_PADS, Pads, Pair
 from atrous.convert.readers.frozen_graph import Graph, Node
 from atrous.convert.system import ForeignWeights
-from atrous.convert.systems.tf_deeplab.graphs import NOMINAL, hints_of, is_image, left_out, normalization_of
+from atrous.convert.systems.tf_deeplab.graphs import (
+    NOMINAL,
+    hints_of,
+    is_image,
+    left_out,
+    normalization_of,
+    without_holes,
+)
 from atrous.convert.systems.tf_deeplab.layout import NORM_LEAVES
 from atrous.types import Size
 
@@ -55,8 +62,10 @@ METHODS = {"ResizeNearestNeighbor": "nearest", "ResizeBicubic": "bicubic"}
 def from_graph(graph: Graph, label: str) -> ForeignWeights:
     """The constants that were variables, under their names, and what the graph does with them."""
     variables = {name: array for name, array in graph.constants.items() if name.rpartition("/")[2] in LEAVES}
+    rates = {name: without_holes(array) for name, array in variables.items() if array.ndim == 4}
+    variables |= {name: kernel for name, (kernel, _) in rates.items()}
     size = _graph_size(graph)
-    flow = flow_of(_operations(graph), size or NOMINAL)
+    flow = flow_of(_operations(graph, {name: rate for name, (_, rate) in rates.items()}), size or NOMINAL)
     count = sum(node.op.startswith(FAKE_QUANT) for node in graph.nodes.values())
     said = left_out(flow, *([ROUNDED.format(count)] if count else []))
     return ForeignWeights(label, variables, hints_of(flow), size, normalization_of(flow), flow, said)
@@ -87,9 +96,10 @@ def _canvas(graph: Graph) -> Size | None:
 # ---- operations
 
 
-def _operations(graph: Graph) -> Operations:
+def _operations(graph: Graph, holes: Mapping[str, int]) -> Operations:
+    """`holes`: the rates that those of kernels stand for."""
     nodes = [graph.nodes[name] for name in _in_order(graph)]
-    operations = [_operation(graph, node) for node in nodes if node.op not in ("Const", "Placeholder")]
+    operations = [_operation(graph, node, holes) for node in nodes if node.op not in ("Const", "Placeholder")]
     images = tuple(node.name for node in nodes if node.op == "Placeholder")
     return Operations(operations, graph.constants, images, dict(_epsilons(graph)))
 
@@ -114,10 +124,11 @@ def _sources(node: Node) -> Iterator[str]:
     return (source.partition(":")[0] for source in node.inputs if not source.startswith("^"))
 
 
-def _operation(graph: Graph, node: Node) -> Operation:
+def _operation(graph: Graph, node: Node, holes: Mapping[str, int]) -> Operation:
     is_conv = KINDS.get(node.op) == "conv"
     weights = _weights(graph, node) if is_conv else ""
-    kernel = graph.constants[weights].shape[:2] if weights in graph.constants else ()
+    kernel, hole = graph.constants[weights].shape[:2] if weights in graph.constants else (), holes.get(weights, 1)
+    rate = _pair(node, "dilations")
     padding = node.texts.get("padding", "VALID")
     return Operation(
         _kind(node),
@@ -125,9 +136,9 @@ def _operation(graph: Graph, node: Node) -> Operation:
         tuple(_sources(node)),
         node.name,
         weights,
-        (kernel[0], kernel[1]) if len(kernel) == 2 else _pair(node, "ksize"),
+        ((kernel[0] - 1) // hole + 1, (kernel[1] - 1) // hole + 1) if len(kernel) == 2 else _pair(node, "ksize"),
         _pair(node, "strides"),
-        _pair(node, "dilations"),
+        (hole * rate[0], hole * rate[1]),
         padding == "SAME",
         _explicit(node) if padding == "EXPLICIT" else NO_PADS,
         "",

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from atrous.convert.arrays import Array
 from atrous.convert.flow.agreement import changes
 from atrous.convert.flow.values import Affine, Flow, Layer, Value
 from atrous.convert.system import Hints, Normalization, Pooling
@@ -87,6 +88,19 @@ def _is_aligned(flow: Flow) -> bool:
     """Unless all maps that grow are resized by half-pixel centres."""
     conventions = {one.convention for one in flow.resizes if one.input.kind == "feature" and changes(one)}
     return conventions != {"bilinear, half-pixel centres"}
+
+
+# ---- kernels
+
+
+def without_holes(kernel: Array) -> tuple[Array, int]:
+    """A kernel [h, w, ...] that a converter wrote with zeros between its numbers, and the rate that these stand for."""
+    side, count = kernel.shape[0], np.count_nonzero(kernel)
+    possible = (
+        rate for rate in range(side // 2, 1, -1) if (side - 1) % rate == 0 and kernel.shape[1] == side and count
+    )
+    rate = next((rate for rate in possible if np.count_nonzero(kernel[::rate, ::rate]) == count), 1)
+    return kernel[::rate, ::rate], rate
 
 
 # ---- images, before the first layer
