@@ -130,9 +130,10 @@ def data_changes(stored: Mapping[str, object], source: Source) -> list[str]:
 
 def _split_changes(before: Inventory, now: Inventory) -> list[str]:
     renamed = _renamed(before, now)
+    new_names = set(renamed.values())
     changes = {
         "renamed": [f"{old} to {new}" for old, new in renamed.items()],
-        "added": [name for name in now if name not in before and name not in renamed.values()],
+        "added": [name for name in now if name not in before and name not in new_names],
         "removed": [name for name in before if name not in now and name not in renamed],
         "of another size": [name for name in now if name in before and now[name] != before[name]],
     }
