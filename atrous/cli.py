@@ -128,6 +128,9 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="the folder for masks/ and overlays/", show_default=False)],
     overlays: Annotated[bool, typer.Option(help="also write the images overlaid with class colours")] = True,
+    legend: Annotated[
+        bool, typer.Option("--legend", help="write the names and colours of the classes beneath each overlay")
+    ] = False,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="also write class probabilities (.npz)")
     ] = False,
@@ -140,7 +143,16 @@ def predict(
     sources = [text for text in images if text not in overrides]
     if not sources:
         raise ConfigError(f"expected an image, folder or pattern, got only the setting {overrides[0]}")
-    summary = predict.run(model, sources, out, overrides, overlays=overlays, probabilities=probabilities, device=device)
+    summary = predict.run(
+        model,
+        sources,
+        out,
+        overrides,
+        overlays=overlays,
+        probabilities=probabilities,
+        legend=legend,
+        device=device,
+    )
     if summary.images:
         count = "1 image" if summary.images == 1 else f"{summary.images} images"
         typer.echo(f"{count}: {', '.join(map(str, summary.folders))}")

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from atrous import __version__, cli, create
@@ -395,3 +396,16 @@ def test_a_process_whose_peer_has_ended_points_to_its_message(
         error = capsys.readouterr().err
         assert expected in error
         assert ("Traceback" in error) != is_many
+
+
+def test_overlays_have_a_legend_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = create("deeplab_v3", num_classes=2, output_stride=32)
+    space = model.label_space.model_copy(update={"colors": ((9, 9, 9), (200, 0, 0))})
+    model.with_header(label_space=space).save(Path("m.safetensors"))
+    save(Path("a.png"), np.zeros((30, 30, 3), np.uint8))
+    assert run("predict", "m.safetensors", "a.png", "--out", "plain", "--device", "cpu") == 0
+    assert run("predict", "m.safetensors", "a.png", "--out", "out", "--legend", "--device", "cpu") == 0
+    with Image.open("plain/overlays/a.jpg") as plain, Image.open("out/overlays/a.jpg") as explained:
+        assert plain.size == (30, 30)
+        assert explained.height > 30
