@@ -50,7 +50,7 @@ def evaluate(
         statistics = task.statistics(model.decode(read.sample.image), read.sample, space)
         total = summed([total, statistics])
         figures = task.report(statistics, space)
-        images.append(ImageScore(index, figures.scores[figures.headline]))
+        images.append(report.image_score(index, read.sample.name, figures))
         if advance is not None:
             advance(world.size)
     totals = [part for part in distributed.gather([total]) if part]

@@ -61,8 +61,18 @@ class RunFolder(NamedTuple):
         return self.path / "reused.json"
 
     @property
+    def facts(self) -> Path:
+        """What only the training knows, for the report: its command, its time, how many images it had."""
+        return self.path / "facts.json"
+
+    @property
+    def data(self) -> Path:
+        """How often each class occurs in the data, for the report."""
+        return self.path / "data.json"
+
+    @property
     def files(self) -> tuple[Path, ...]:
-        return self.config, self.metrics, self.best, self.last, self.report, self.reused, self.state
+        return self.config, self.metrics, self.best, self.last, self.report, self.reused, self.facts, self.state
 
     @property
     def is_saved(self) -> bool:

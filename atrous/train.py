@@ -17,15 +17,17 @@ from torch.nn.parallel import DistributedDataParallel
 from atrous import data, distributed, evaluate, models, optim, report, reuse, run_folder, segmenter
 from atrous.config import Config, TrainConfig
 from atrous.data.label_space import LabelSpace
-from atrous.data.loader import Stream, training_batches
+from atrous.data.loader import Augment, Augmented, Stream, training_batches
 from atrous.data.transforms import augment
 from atrous.distributed import World
+from atrous.environment import environment
 from atrous.errors import ConfigError
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
 from atrous.progress import Progress
 from atrous.report import Evaluation
+from atrous.report.facts import RunFacts, timed
 from atrous.reuse import Reused
 from atrous.run_folder import RunFolder, State
 from atrous.runtimes.pytorch import require_same_weights
@@ -109,11 +111,12 @@ def train(
         candidate = segmenter_of(learner, config, space)
         objective = objective_of(learner.model, config, space, samples, world, workers)
         introduce(run, learner.model, config, (samples, val_samples), world, at, reused, console)
+        facts = facts_of(learner.model, config, (samples, val_samples), world)
 
         # Steps, with a validation now and then, until neither is due.
         batches = training_batches_from(at, samples, learner.model, config, space, world, workers)
         losses: list[Losses] = []
-        with Progress(console, settings.steps, at.step) as progress:
+        with Progress(console, settings.steps, at.step) as progress, timed(run, facts, at.step, settings.steps) as note:
             while at.step < settings.steps or is_due(at, settings):
                 if is_due(at, settings):
                     at = validate(run, candidate, val_samples, at, world, workers, progress, stop)
@@ -136,7 +139,8 @@ def train(
                     losses.clear()
                 if at.step % settings.save_every == 0 or is_due(at, settings):
                     save(run, learner, candidate, at, losses, world)
-    finish(run, val_samples, world, workers, console)
+                    note()
+    finish(run, (samples, val_samples), world, workers, console)
     return run
 
 
@@ -221,12 +225,16 @@ def training_batches_from(
     """The run's stream of augmented batches, from the current position of the training."""
     return training_batches(
         samples,
-        partial(augment, config=config.augment, fill=fill_color(model), ignore=space.ignore),
+        augmentation(model, config, space),
         Stream(config.train.seed, config.train.batch, at.samples, world.rank, world.size),
         workers=workers,
         skip_errors=config.data.on_error == "skip",
         pin_memory=world.device.type == "cuda",
     )
+
+
+def augmentation(model: Model, config: Config, space: LabelSpace) -> Augment:
+    return partial(augment, config=config.augment, fill=fill_color(model), ignore=space.ignore)
 
 
 def fill_color(model: Model) -> Color:
@@ -257,6 +265,17 @@ def introduce(
     if reused is not None:
         console.print(reused.describe())
         run_folder.write_reused(run, reused.to_tree())
+
+
+def facts_of(model: Model, config: Config, splits: tuple[Sequence[Sample], Sequence[Sample]], world: World) -> RunFacts:
+    return RunFacts(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        train_images=len(splits[0]),
+        val_images=len(splits[1]),
+        images_per_step=images_of_step(config.train, world),
+        processes=world.size,
+        device=environment(world.device)["device"],
+    )
 
 
 # ---- inside the loop
@@ -505,14 +524,32 @@ def how_to_resume(run: RunFolder) -> str:
 # ---- after the last step
 
 
-def finish(run: RunFolder, samples: Sequence[Sample], world: World, workers: int, console: Console) -> None:
+def finish(
+    run: RunFolder,
+    splits: tuple[Sequence[Sample], Sequence[Sample]],
+    world: World,
+    workers: int,
+    console: Console,
+) -> None:
     """Measure the best model once more, image by image, and write the report of the run."""
     distributed.wait()
     best = segmenter.load(run.best).to(world.device)
-    evaluation = measure(best, samples, world, workers)
+    evaluation = measure(best, splits[1], world, workers)
     if not run.is_writer:
         return
-    history = run_folder.read_rows(run.metrics)
-    report.write_page(run.report, best, samples, evaluation, title=run.path.name, history=history)
+    training = report.training_of(run, first_samples(best, splits[0]))
+    report.write_page(run.report, best, splits[1], evaluation, title=run.path.name, training=training, console=console)
     report.print_evaluation(evaluation, console)
     console.print(f"best model: {run.best} (step {best.results['step']})\nreport: {run.report}")
+
+
+def first_samples(best: Segmenter, samples: Sequence[Sample]) -> list[Sample]:
+    """The run's first samples as the network saw them, for the report; those that can't be read are left out."""
+    config = best.training
+    assert config is not None
+    skip_errors = config.data.on_error == "skip"
+    augmented = Augmented(
+        samples, augmentation(best.model, config, best.label_space), config.train.seed, skip_errors=skip_errors
+    )
+    reads = [augmented[number] for number in range(min(report.NUM_SAMPLES, len(samples)))]
+    return [read.sample for read in reads if read.sample is not None]

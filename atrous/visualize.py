@@ -4,6 +4,7 @@ import io
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import cache
+from math import ceil
 from typing import Any, TypeVar
 
 import numpy as np
@@ -167,7 +168,7 @@ def _shorten(text: str, width: int, size: int = _TEXT) -> str:
     font = _font(size)
     if font.getlength(text) <= width:
         return text
-    count = bisect_right(range(len(text)), width, key=lambda count: font.getlength(text[:count] + "..."))
+    count = bisect_right(range(len(text)), width, key=lambda count: ceil(font.getlength(text[:count] + "...")))
     return text[: count - 1] + "..." if count else ""
 
 
