@@ -100,6 +100,7 @@ def evaluate(
     overrides: Overrides = None,
     json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
     report: Annotated[Path | None, typer.Option(help="write an HTML report to this file", show_default=False)] = None,
+    report_size: Annotated[float, typer.Option(min=1, help="size of the report in megabytes, at most")] = 15,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
@@ -108,7 +109,15 @@ def evaluate(
 
     for path in filter(None, (json, report)):
         _require_writable(path)
-    evaluate.run(model, overrides or [], json_path=json, report_path=report, device=device, workers=workers)
+    evaluate.run(
+        model,
+        overrides or [],
+        json_path=json,
+        report_path=report,
+        report_size=report_size,
+        device=device,
+        workers=workers,
+    )
 
 
 def _require_writable(path: Path) -> None:

@@ -82,11 +82,15 @@ def run(
     *,
     json_path: Path | None = None,
     report_path: Path | None = None,
+    report_size: float = report.MAX_BYTES / 1e6,
     device: str | None = None,
     workers: int = 0,
     console: Console | None = None,
 ) -> Evaluation:
-    """Evaluate the model file `path` on the validation split of its own dataset, or of the one in `overrides`."""
+    """Evaluate the model file `path` on the validation split of its own dataset, or of the one in `overrides`.
+
+    The report has as many images as fit into `report_size` megabytes.
+    """
     console = console or Console(markup=False, highlight=False)
     world = distributed.join(device)
     original = segmenter.load(path)
@@ -102,7 +106,10 @@ def run(
         if json_path is not None:
             write_atomically(json_path, json.dumps(evaluation.to_tree(), indent=1) + "\n")
         if report_path is not None:
-            report.write_page(report_path, model, samples, evaluation, title=f"{path.parent.name}/{path.name}")
+            title, max_bytes = f"{path.parent.name}/{path.name}", round(1e6 * report_size)
+            report.write_page(
+                report_path, model, samples, evaluation, title=title, max_bytes=max_bytes, console=console
+            )
         report.print_evaluation(evaluation, console)
     return evaluation
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from atrous import config as configs
 from atrous.files import write_atomically
 from atrous.report.balance import measured
-from atrous.report.downloads import downloads
+from atrous.report.downloads import links
 from atrous.report.evaluation import Evaluation, print_evaluation
 from atrous.report.html import Report, page
 from atrous.report.pictures import (
@@ -21,7 +21,7 @@ from atrous.report.pictures import (
     training_pictures,
 )
 from atrous.report.training import NO_TRAINING, Training, training_of, what_was_trained
-from atrous.report.verdict import Case, verdict
+from atrous.report.verdict import Case, judge
 from atrous.segmenter import Segmenter
 from atrous.types import Color, Sample
 
@@ -81,7 +81,7 @@ def without_gallery(model: Segmenter, evaluation: Evaluation, title: str, traini
         colors=colors_of(model),
         num_images=len(evaluation.images),
         meaning=model.task.meaning,
-        findings=verdict(case),
+        findings=judge(case),
         trained=what_was_trained(config, training, parameters) if config else {},
         command=training.facts.command if training.facts else "",
         history=list(training.history),
@@ -90,7 +90,7 @@ def without_gallery(model: Segmenter, evaluation: Evaluation, title: str, traini
         compared=model.task.compared,
         bare=[space.names[index] for index in space.background],
         legend=model.task.legend,
-        downloads=downloads(evaluation, training, title),
+        downloads=links(evaluation, training, title),
         config_yaml=configs.to_yaml(config or header.model),
         protocol=evaluation.protocol,
         environment=evaluation.environment,

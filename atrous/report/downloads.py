@@ -22,7 +22,7 @@ class Download(NamedTuple):
     uri: str
 
 
-def downloads(evaluation: Evaluation, training: Training, title: str) -> list[Download]:
+def links(evaluation: Evaluation, training: Training, title: str) -> list[Download]:
     figures, images = evaluation.figures, worst_first(evaluation.images)
     tree = json.dumps(all_figures(evaluation, training, title), indent=1)
     return [

@@ -15,7 +15,7 @@ from atrous.types import Color
 
 MAX_HEAT_MAP = 32  # classes; with more, the page has no matrix, only the largest confusions
 NUM_CONFUSIONS = 10
-SMALLEST = 1e-4  # of all that was counted: a confusion below it says nothing
+SMALLEST = 1e-3  # of a class of mean size: rarer confusions say nothing
 NEUTRAL: Color = (128, 128, 128)
 
 
@@ -126,7 +126,7 @@ def largest_confusions(confusion: NDArray[Any], names: Sequence[Name], limit: in
     """The entries off the diagonal that are the largest shares of their true classes, largest first."""
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
-    wrong[wrong < SMALLEST * confusion.sum()] = 0
+    wrong[wrong < SMALLEST * confusion.sum() / len(confusion)] = 0
     shares = wrong / np.maximum(confusion.sum(1, keepdims=True), 1)
     order = np.lexsort((-wrong.ravel(), -shares.ravel()))[:limit]
     pairs = [(int(index) // len(wrong), int(index) % len(wrong)) for index in order]

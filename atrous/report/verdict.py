@@ -68,7 +68,7 @@ class Finding(NamedTuple):
 Rule = Callable[[Case], Finding | None]
 
 
-def verdict(case: Case) -> list[Finding]:
+def judge(case: Case) -> list[Finding]:
     """What the rules find, worst first; if that is nothing to mend, it says so."""
     findings = [finding for rule in RULES if (finding := rule(case)) is not None]
     if not any(finding.weight in ("fault", "warning") for finding in findings):
