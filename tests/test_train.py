@@ -42,6 +42,7 @@ def test_a_run_leaves_the_best_and_last_model_metrics_and_a_report(finished: Run
     assert {path.name for path in finished.path.iterdir()} == {
         "config.yaml",
         "best.safetensors",
+        "facts.json",
         "last.safetensors",
         "metrics.jsonl",
         "report.html",

@@ -20,7 +20,7 @@ from atrous.report.pictures import (
     painter,
     training_pictures,
 )
-from atrous.report.training import NO_TRAINING, Training, training_of, what_was_trained
+from atrous.report.training import NO_TRAINING, Training, size, training_of, what_was_trained
 from atrous.report.verdict import Case, judge
 from atrous.segmenter import Segmenter
 from atrous.types import Color, Sample
@@ -73,16 +73,21 @@ def without_gallery(model: Segmenter, evaluation: Evaluation, title: str, traini
     case = Case(
         evaluation.figures, [image.score for image in evaluation.images], len(evaluation.skipped), config, training
     )
-    split = measured(evaluation.figures)
+    split, subtitle = measured(evaluation.figures), f"{header.model.name}, {header.model.backbone.name}"
     return Report(
         title=title,
-        subtitle=f"{header.model.name}, {header.model.backbone.name}",
+        subtitle=subtitle,
         figures=evaluation.figures,
         colors=colors_of(model),
         num_images=len(evaluation.images),
         meaning=model.task.meaning,
         findings=judge(case),
-        trained=what_was_trained(config, training, parameters) if config else {},
+        trained={
+            "model": subtitle,
+            "parameters": size(parameters),
+            **{name: value for name, value in header.origin.items() if isinstance(value, str)},
+            **(what_was_trained(config, training) if config else {}),
+        },
         command=training.facts.command if training.facts else "",
         history=list(training.history),
         samples=training_pictures(model.task, training.samples, model),

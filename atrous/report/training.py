@@ -65,12 +65,10 @@ def _names(tree: Mapping[str, Any], key: str) -> list[Any]:
 # ---- in words
 
 
-def what_was_trained(config: Config, training: Training, parameters: int) -> dict[str, str]:
+def what_was_trained(config: Config, training: Training) -> dict[str, str]:
     """The lines of the section, in order; those without a value are left out."""
     facts, train = training.facts, config.train
     lines = {
-        "model": f"{config.model.name}, {config.model.backbone.name}",
-        "parameters": f"{number(parameters, digits=3)} ({number(BYTES * parameters / 1e6, digits=3)} MB)",
         "initial weights": initial_weights(config, training),
         "images": images(facts) if facts else "",
         "length": length(config, facts),
@@ -84,6 +82,10 @@ def what_was_trained(config: Config, training: Training, parameters: int) -> dic
         "started": facts.started.replace("T", " ")[:16] if facts else "",
     }
     return {name: line for name, line in lines.items() if line}
+
+
+def size(parameters: int) -> str:
+    return f"{number(parameters, digits=3)} ({number(BYTES * parameters / 1e6, digits=3)} MB)"
 
 
 def initial_weights(config: Config, training: Training) -> str:

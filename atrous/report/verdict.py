@@ -23,7 +23,7 @@ FEW_TRAIN, MANY_TRAIN = 100, 1000  # images
 FEW_VAL = 20
 ALL = 0.9999  # a share that is as good as everything
 NO_BETTER = 0.005  # accuracy above that of a constant answer
-RARE = 0.01  # share of the labels
+RARE = 0.01  # share of the labels, or of a class
 WEAK = 0.5  # of the mean
 FALL = 0.02  # of a score, that matters
 LARGE_FALL = 0.05
@@ -150,18 +150,44 @@ def never_predicted(case: Case) -> Finding | None:
     if not missing:
         return None
     title = f"{listed([names[index] for index in missing])} {'is' if len(missing) == 1 else 'are'} never predicted"
-    what = "; ".join(_in_labels(case, names[index], float(share[index])) for index in missing[:3])
+    pixels = confusion.sum(1).tolist()
+    what = "; ".join(_in_labels(case, names[index], float(share[index]), pixels[index]) for index in missing[:3])
     advice = (
         "Train longer, or on more images that show it" if len(missing) == 1 else "Train longer, or on more such images"
     )
     return Finding("fault", title, what, f"{advice}{_class_weights(case)}.", "classes")
 
 
-def _in_labels(case: Case, name: str, share: float) -> str:
+def _in_labels(case: Case, name: str, share: float, amount: int) -> str:
     train = case.training.splits.get("train")
     images = train.classes[name].images if train and name in train.classes else None
     known_images = "" if images is None else f", and is in {plural(images, 'training image')}"
-    return f"{name} is {percent(share)} of the labels{known_images}"
+    return f"{name} is {percent(share)} of the labels ({f'{count(amount)} {unit(case.figures)}'.strip()}){known_images}"
+
+
+def never_recognised(case: Case) -> Finding | None:
+    """Classes that are predicted, but hardly ever where they are."""
+    confusion = case.figures.confusion
+    if confusion is None:
+        return None
+    totals, names = confusion.sum(1), list(case.figures.table.rows)
+    hits = confusion.diagonal() / np.maximum(totals, 1)
+    missed = [i for i in range(len(names)) if totals[i] and confusion[:, i].any() and hits[i] < RARE]
+    if not missed:
+        return None
+    title = f"{listed([names[i] for i in missed])} {'is' if len(missed) == 1 else 'are'} almost never recognised"
+    what = "; ".join(f"{percent(hits[i])} of {names[i]} is found, {_mistaken(case, i)}" for i in missed[:3])
+    advice = (
+        f"Check the labels of both classes, then train on more images that show the difference{_class_weights(case)}."
+    )
+    return Finding("fault", title, what, advice, "confusion")
+
+
+def _mistaken(case: Case, index: int) -> str:
+    """What most of a class is taken for."""
+    assert case.figures.confusion is not None
+    row = case.figures.confusion[index]
+    return f"{percent(row.max() / row.sum())} is taken for {list(case.figures.table.rows)[int(row.argmax())]}"
 
 
 def _class_weights(case: Case) -> str:
@@ -370,6 +396,7 @@ RULES: tuple[Rule, ...] = (
     no_better_than_a_constant,
     never_labelled,
     never_predicted,
+    never_recognised,
     overfitting,
     best_at_first,
     worse_at_the_end,

@@ -499,7 +499,7 @@ def after(page: Path, report: Report, script: str) -> str:
 
 
 def title(dom: str) -> str:
-    return re.findall("<title>(.*?)</title>", dom)[0]
+    return str(re.findall("<title>(.*?)</title>", dom)[0])
 
 
 PICTURES = [

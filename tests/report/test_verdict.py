@@ -153,13 +153,21 @@ def test_a_class_is_never_predicted() -> None:
         )
     )
     assert (finding.weight, finding.title) == ("fault", "tree is never predicted")
-    assert finding.number == "tree is 1.0% of the labels, and is in 10 training images"
+    assert finding.number == "tree is 1.0% of the labels (10 pixels), and is in 10 training images"
     assert "loss.class_weights=counts" in finding.advice
     two = only(verdict.never_predicted(case([[9, 0, 0], [1, 0, 0], [1, 0, 0]])))
     assert two.title == "car and tree are never predicted"
-    assert two.number == "car is 9.1% of the labels; tree is 9.1% of the labels"
+    assert two.number == "car is 9.1% of the labels (1 pixels); tree is 9.1% of the labels (1 pixels)"
     assert "class_weights" not in two.advice, "the settings of the loss are not known"
     assert verdict.never_predicted(case([[9, 0, 0], [1, 1, 0], [0, 0, 0]])) is None, "tree isn't in the labels either"
+
+
+def test_a_class_is_predicted_but_not_where_it_is() -> None:
+    finding = only(verdict.never_recognised(case([[900, 0, 5], [5, 995, 0], [20, 979, 1]])))
+    assert (finding.weight, finding.title) == ("fault", "tree is almost never recognised")
+    assert finding.number == "0.1% of tree is found, 98% is taken for car"
+    assert verdict.never_recognised(case()) is None
+    assert verdict.never_recognised(case([[9, 0, 0], [1, 0, 0], [0, 0, 0]])) is None, "that is never predicted"
 
 
 def test_class_weights_that_are_set_are_not_advised() -> None:
