@@ -13,13 +13,18 @@ from atrous.report.pictures import ImageScore, Panels, gallery, image_score, shr
 from atrous.tasks.contract import Figures, Table
 from atrous.types import Image
 
-PIXELS = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+PIXELS = np.random.default_rng(0).integers(0, 256, (72, 96, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def small_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "WIDTHS", (96, 64, 48, 32))
 
 
 def panels(image: ImageScore) -> Panels:
     if image.sample == 13:
         return []  # it can't be read
-    errors = np.zeros((300, 400, 3), np.uint8)
+    errors = np.zeros((72, 96, 3), np.uint8)
     errors[: image.sample] = 200
     return [("Image", PIXELS), ("Errors", errors)]
 
@@ -36,19 +41,19 @@ def test_all_images_that_fit_are_there_worst_first() -> None:
     result = gallery(images(20), panels, 10**8)
     assert result.num_images == 20
     assert [one.score for one in result.pictures] == sorted(index / 20 for index in range(20) if index != 13 * 11 % 20)
-    assert result.pictures[0].views[0].size == (400, 300), "as large as they are"
+    assert result.pictures[0].views[0].size == (96, 72), "as large as they are"
 
 
 def test_pictures_shrink_before_images_are_left_out() -> None:
-    size = weight(pictures.drawn(images(20)[0], panels(images(20)[0]), 320))
+    size = weight(pictures.drawn(images(20)[0], panels(images(20)[0]), 32))
     result = gallery(images(20), panels, 25 * size)
     assert len(result.pictures) == 19
-    assert result.pictures[0].views[0].size == (320, 240)
+    assert result.pictures[0].views[0].size == (32, 24)
 
 
 @pytest.mark.parametrize("count", [21, 200, 2000])
 def test_of_too_many_images_the_worst_and_some_of_the_best_are_there(count: int) -> None:
-    size = weight(pictures.drawn(images(20)[0], panels(images(20)[0]), 320))
+    size = weight(pictures.drawn(images(20)[0], panels(images(20)[0]), 32))
     limit = round(16.5 * size)
     result = gallery(images(count), panels, limit)
     assert result.num_images == count and 13 <= len(result.pictures) <= 16
@@ -88,8 +93,8 @@ def test_a_map_keeps_its_colours_and_a_photo_is_compressed() -> None:
     small = view("Errors", flat, 320)
     assert small.uri.startswith("data:image/png") and small.size == (320, 16)
     assert {color for _, color in opened(small.uri).convert("RGB").getcolors() or []} <= {(0, 0, 0), (255, 138, 76)}
-    photo = view("Image", PIXELS, 320)
-    assert not photo.uri.startswith("data:image/png") and opened(photo.uri).size == photo.size == (320, 240)
+    photo = view("Image", PIXELS, 32)
+    assert not photo.uri.startswith("data:image/png") and opened(photo.uri).size == photo.size == (32, 24)
 
 
 @pytest.mark.parametrize(
