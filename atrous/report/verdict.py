@@ -207,7 +207,7 @@ def no_better_than_a_constant(case: Case) -> Finding | None:
     name = list(case.figures.table.rows)[int(confusion.sum(1).argmax())]
     labels = unit(case.figures) or "labels"
     what = f"{percent(right)} of the {labels} are right; {name} alone is {percent(commonest)} of them"
-    advice = "Check the pairs of images and masks under Training samples, then train longer or change optim.lr."
+    advice = "Check that images and masks belong together, then train longer or change optim.lr."
     return Finding("fault", f"The model does no better than one that always answers {name}", what, advice, "confusion")
 
 
