@@ -1,5 +1,6 @@
 """The command line from end to end: what it prints, what it writes, and its exit code."""
 
+import inspect
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from atrous import __version__, cli, create
+from atrous import __version__, cli, create, report
 from atrous.config import Config
 from atrous.errors import ConfigError, ConversionError, DataError, ModelFileError
 from atrous.interrupt import Interrupted
@@ -409,3 +410,7 @@ def test_overlays_have_a_legend_on_request(tmp_path: Path, monkeypatch: pytest.M
     with Image.open("plain/overlays/a.jpg") as plain, Image.open("out/overlays/a.jpg") as explained:
         assert plain.size == (30, 30)
         assert explained.height > 30
+
+
+def test_the_size_of_a_report_is_that_of_a_run() -> None:
+    assert inspect.signature(cli.evaluate).parameters["report_size"].default == report.MAX_BYTES / 1e6

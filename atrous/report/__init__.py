@@ -7,6 +7,7 @@ from rich.console import Console
 
 from atrous import config as configs
 from atrous.files import write_atomically
+from atrous.models import Model
 from atrous.report.balance import measured
 from atrous.report.downloads import links
 from atrous.report.evaluation import Evaluation, print_evaluation
@@ -69,7 +70,6 @@ def write_page(
 def without_gallery(model: Segmenter, evaluation: Evaluation, title: str, training: Training) -> Report:
     """Everything but the pictures of the images that were measured."""
     header, space, config = model.header, model.label_space, model.training
-    parameters = sum(parameter.numel() for parameter in model.model.parameters())
     case = Case(
         evaluation.figures, [image.score for image in evaluation.images], len(evaluation.skipped), config, training
     )
@@ -82,12 +82,7 @@ def without_gallery(model: Segmenter, evaluation: Evaluation, title: str, traini
         num_images=len(evaluation.images),
         meaning=model.task.meaning,
         findings=judge(case),
-        trained={
-            "model": subtitle,
-            "parameters": size(parameters),
-            **{name: value for name, value in header.origin.items() if isinstance(value, str)},
-            **(what_was_trained(config, training) if config else {}),
-        },
+        trained={**what_it_is(model), **(what_was_trained(config, training) if config else {})},
         command=training.facts.command if training.facts else "",
         history=list(training.history),
         samples=training_pictures(model.task, training.samples, model),
@@ -100,6 +95,17 @@ def without_gallery(model: Segmenter, evaluation: Evaluation, title: str, traini
         protocol=evaluation.protocol,
         environment=evaluation.environment,
     )
+
+
+def what_it_is(model: Segmenter) -> dict[str, str]:
+    """The network, and the program that its weights come from; an exported one hides its parameters."""
+    header, network = model.header, model.network
+    parameters = sum(weight.numel() for weight in network.parameters()) if isinstance(network, Model) else 0
+    return {
+        "model": f"{header.model.name}, {header.model.backbone.name}",
+        **({"parameters": size(parameters)} if parameters else {}),
+        **{name: value for name, value in header.origin.items() if isinstance(value, str)},
+    }
 
 
 def colors_of(model: Segmenter) -> dict[str, Color]:

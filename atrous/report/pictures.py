@@ -78,28 +78,34 @@ def painter(model: Segmenter, samples: Sequence[Sample]) -> Paint:
 
 
 def worst_first(images: Iterable[ImageScore]) -> list[ImageScore]:
-    return sorted(images, key=lambda image: (math.isnan(image.score), image.score))
+    return sorted(images, key=lambda image: rank(image.score))
+
+
+def rank(score: float) -> tuple[bool, float]:
+    """To sort by, worst first: an unknown score comes last."""
+    return math.isnan(score), score
 
 
 def gallery(images: Sequence[ImageScore], paint: Paint, limit: int) -> Gallery:
     """As many images as fit into `limit` bytes: all of them, or the worst and a few of the best."""
     ordered = worst_first(images)
-    width, number = fitting_width(ordered, paint, limit)
-    num_best = number // BEST_SHARE if number < len(ordered) else 0
-    chosen = [*ordered[: number - num_best], *ordered[len(ordered) - num_best :]]
-    return Gallery(list(within(limit, (picture(image, paint, width) for image in chosen))), len(ordered))
-
-
-def fitting_width(ordered: Sequence[ImageScore], paint: Paint, limit: int) -> tuple[int, int]:
-    """The width to draw at, and how many images then fit, judged by a few of them."""
     step = max(1, len(ordered) // NUM_MEASURED)
-    few = [(image, paint(image)) for image in ordered[::step][:NUM_MEASURED]]
-    number = 0
+    few = {place: paint(ordered[place]) for place in range(0, len(ordered), step)[:NUM_MEASURED]}
+    width, number = fitting_width([(ordered[place], panels) for place, panels in few.items()], len(ordered), limit)
+    num_best = number // BEST_SHARE if number < len(ordered) else 0
+    chosen = [*range(len(ordered) - num_best, len(ordered)), *range(number - num_best)]
+    drawings = (drawn(ordered[place], few[place] if place in few else paint(ordered[place]), width) for place in chosen)
+    return Gallery(sorted(within(limit, drawings), key=lambda one: rank(one.score)), len(ordered))
+
+
+def fitting_width(few: Sequence[tuple[ImageScore, Panels]], count: int, limit: int) -> tuple[int, int]:
+    """The width to draw `count` images at, and how many of them then fit, judged by a few."""
+    number = count
     for width in WIDTHS:
         sizes = [weight(drawn(image, panels, width)) for image, panels in few if panels]
-        number = int(limit // (sum(sizes) / len(sizes))) if sizes else len(ordered)
-        if number >= len(ordered):
-            return width, len(ordered)
+        number = max(0, int(limit // (sum(sizes) / len(sizes)))) if sizes else count
+        if number >= count:
+            return width, count
     return WIDTHS[-1], number
 
 
@@ -116,10 +122,6 @@ def weight(one: Picture) -> int:
     """Bytes on the page, at most."""
     texts = (len(one.views) + 2) * 6 * len(one.name)  # a character is at most six bytes: &quot; or an escape
     return CARD + texts + 16 * len(one.classes) + sum(len(view.uri) + 6 * len(view.caption) for view in one.views)
-
-
-def picture(image: ImageScore, paint: Paint, width: int) -> Picture:
-    return drawn(image, paint(image), width)
 
 
 def drawn(image: ImageScore, panels: Panels, width: int) -> Picture:
