@@ -34,7 +34,7 @@ def timed(run: RunFolder, facts: RunFacts, step: int, steps: int) -> Iterator[Ca
 
     A session that begins at `step` 0 is the first; one that begins after the last step only writes the report again.
     """
-    facts, start = continued(facts, read(run.facts) if step else None, is_over=step >= steps), time.monotonic()
+    facts, start = facts_so_far(run, facts, step, steps), time.monotonic()
 
     def write() -> None:
         seconds = round(facts.seconds + time.monotonic() - start, 3)
@@ -49,11 +49,14 @@ def timed(run: RunFolder, facts: RunFacts, step: int, steps: int) -> Iterator[Ca
             write()
 
 
-def continued(facts: RunFacts, earlier: RunFacts | None, *, is_over: bool) -> RunFacts:
-    """The facts of a session that goes on where an earlier one ended."""
-    if earlier is None:
+def facts_so_far(run: RunFolder, facts: RunFacts, step: int, steps: int) -> RunFacts:
+    """The facts with those of earlier sessions, whose beginning is unknown if the file is missing or damaged."""
+    if step == 0:
         return facts._replace(command=command(), started=datetime.now().astimezone().isoformat(timespec="seconds"))
-    sessions = earlier.sessions if is_over else earlier.sessions + 1
+    earlier = read(run.facts)
+    if earlier is None:
+        return facts
+    sessions = earlier.sessions + (step < steps)
     return facts._replace(command=earlier.command, started=earlier.started, seconds=earlier.seconds, sessions=sessions)
 
 

@@ -79,7 +79,7 @@ def page(report: Report) -> str:
         "splits": {SPLITS.get(name, name): split for name, split in report.splits.items()},
         "balance": balance.lines(list(report.splits.values()), names),
         "cards": [(one, class_scores(one, list(figures.table.rows))) for one in report.gallery.pictures],
-        "panels": list(dict.fromkeys(view.caption for one in report.gallery.pictures for view in one.views)),
+        "panels": panel_names(report.gallery.pictures),
     }
     return environment().get_template("report.html").render(content)
 
@@ -108,6 +108,11 @@ def scores(report: Report) -> list[tuple[str, str]]:
     """Titles and values of the headline row: the scores, then the number of images."""
     titles = [(report.figures.titles[name], fraction(value)) for name, value in report.figures.scores.items()]
     return [*((capitalized(title), value) for title, value in titles), ("Images", count(report.num_images))]
+
+
+def panel_names(pictures: Sequence[Picture]) -> list[str]:
+    """Of the panels by place; a caption such as `Truth: cat` says after the colon what differs between images."""
+    return [view.caption.partition(":")[0] for view in pictures[0].views] if pictures else []
 
 
 def class_scores(picture: Picture, names: Sequence[str]) -> str:

@@ -72,7 +72,7 @@ def what_was_trained(config: Config, training: Training) -> dict[str, str]:
         "initial weights": initial_weights(config, training),
         "images": images(facts) if facts else "",
         "length": length(config, facts),
-        "time": time(facts) if facts else "",
+        "time": time(facts) if facts and facts.started else "",
         "speed": speed(training.history),
         "batch": batch(config, facts),
         "crop": " x ".join(map(str, config.augment.crop)),

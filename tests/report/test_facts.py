@@ -9,7 +9,7 @@ from atrous import run_folder, train
 from atrous.interrupt import Interrupted
 from atrous.report import facts
 from atrous.report.facts import RunFacts
-from atrous.report.training import training_of
+from atrous.report.training import Training, training_of, what_was_trained
 from atrous.run_folder import RunFolder
 from tests.runs import QUIET, Tiny, copied, stop_after
 
@@ -117,6 +117,42 @@ def test_a_finished_run_writes_its_page_again(tiny: Tiny, finished: RunFolder, t
     run.report.unlink()
     train.train(tiny("train.eval_every=2"), run.path, resume=True, console=QUIET)
     assert run.report.exists() and read(run).sessions == 1
+
+
+def test_a_run_from_before_there_were_facts_has_no_time(tiny: Tiny, finished: RunFolder, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run")
+    run.facts.unlink()
+    train.train(tiny("train.eval_every=2"), run.path, resume=True, console=QUIET)
+    assert (read(run).started, read(run).command) == ("", "")
+    lines = what_was_trained(tiny(), training_of(run, []))
+    assert "time" not in lines and "started" not in lines and lines["images"] == "12 for training, 3 for validation"
+
+
+def test_what_was_trained_line_by_line(tiny: Tiny) -> None:
+    changes = ("train.accumulate=3", "train.precision=bf16", "train.steps=1000", "optim.lr=0.01", "train.init=x")
+    config = tiny(*changes)
+    history = [{"step": step, "images_per_second": speed} for step, speed in enumerate((1.0, 30.0, 40.0))]
+    facts = FACTS._replace(
+        processes=2, images_per_step=12, seconds=4000, sessions=3, started="2026-01-02T03:04:05+00:00"
+    )
+    training = Training(history, facts, source="zoo:voc", num_reused=1200, num_random=4)
+    lines = what_was_trained(
+        config.model_copy(update={"train": config.train.model_copy(update={"init": "x"})}), training
+    )
+    assert lines == {
+        "initial weights": "zoo:voc (all: 1,200 weights, 4 random)",
+        "images": "20 for training, 30 for validation",
+        "length": "1,000 steps, 600 epochs",
+        "time": "1 h 6 min in 3 sessions",
+        "speed": "30 images/s",
+        "batch": "12 images (2 processes x 3 passes x 2)",
+        "crop": "49 x 65",
+        "learning rate": f"0.01, {config.optim.name}, {config.optim.schedule}",
+        "precision": "bf16, averaged weights",
+        "trained on": "cpu",
+        "started": "2026-01-02 03:04",
+    }
+    assert what_was_trained(tiny(), Training())["initial weights"] == "random, seed 0"
 
 
 def test_a_page_does_without_the_files_of_its_run(finished: RunFolder, tmp_path: Path) -> None:

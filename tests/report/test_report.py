@@ -533,6 +533,14 @@ def test_images_are_chosen_by_class_and_ordered(act: str, expected: str, tmp_pat
     assert 'value="2"' not in dom[dom.index('id="only"') : dom.index('id="order"')], "no image shows the third class"
 
 
+def test_panels_that_are_captioned_for_their_image_are_one_choice() -> None:
+    pictures = [
+        picture(name)._replace(views=[picture(name).views[0]._replace(caption=f"Truth: {name}")]) for name in "abc"
+    ]
+    page = render(sample(3, gallery=Gallery(pictures, 3)))
+    assert '<option value="0">Truth</option>' in page and '<option value="1">' not in page[: page.index('id="only"')]
+
+
 @in_browser
 def test_more_images_are_shown_on_request(tmp_path: Path) -> None:
     report = sample(3, gallery=Gallery([picture(f"{number}.png", number / 50) for number in range(40)], 40))
