@@ -215,7 +215,7 @@ def weakest_class(case: Case) -> Finding | None:
     """A class far below the mean, unless it has no prediction at all, which another rule says."""
     column_name, rows = case.figures.table.columns[0], case.figures.table.rows
     values = {name: float(row[0]) for name, row in rows.items() if row[0] is not None and known(row[0]) is not None}
-    if len(values) < 2 or any(isinstance(row[0], int) for row in rows.values()):
+    if len(values) < 2 or case.figures.confusion is None:  # else more may be worse
         return None
     name, mean = min(values, key=lambda name: values[name]), sum(values.values()) / len(values)
     if not 0 < values[name] < WEAK * mean:
