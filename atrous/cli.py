@@ -154,6 +154,7 @@ def evaluate(
     overrides: Overrides = None,
     json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
     report: Annotated[Path | None, typer.Option(help="write an HTML report to this file", show_default=False)] = None,
+    report_size: Annotated[float, typer.Option(min=1, help="size of the report in megabytes, at most")] = 15,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
@@ -162,7 +163,15 @@ def evaluate(
 
     for path in filter(None, (json, report)):
         _require_writable(path)
-    evaluate.run(model, overrides or [], json_path=json, report_path=report, device=device, workers=workers)
+    evaluate.run(
+        model,
+        overrides or [],
+        json_path=json,
+        report_path=report,
+        report_size=report_size,
+        device=device,
+        workers=workers,
+    )
 
 
 def _require_writable(path: Path) -> None:
@@ -182,6 +191,9 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="the folder for masks/ and overlays/", show_default=False)],
     overlays: Annotated[bool, typer.Option(help="also write the images overlaid with class colours")] = True,
+    legend: Annotated[
+        bool, typer.Option("--legend", help="write the names and colours of the classes beneath each overlay")
+    ] = False,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="also write class probabilities (.npz)")
     ] = False,
@@ -194,7 +206,16 @@ def predict(
     sources = [text for text in images if text not in overrides]
     if not sources:
         raise ConfigError(f"expected an image, folder or pattern, got only the setting {overrides[0]}")
-    summary = predict.run(model, sources, out, overrides, overlays=overlays, probabilities=probabilities, device=device)
+    summary = predict.run(
+        model,
+        sources,
+        out,
+        overrides,
+        overlays=overlays,
+        probabilities=probabilities,
+        legend=legend,
+        device=device,
+    )
     if summary.images:
         count = "1 image" if summary.images == 1 else f"{summary.images} images"
         typer.echo(f"{count}: {', '.join(map(str, summary.folders))}")

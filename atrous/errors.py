@@ -36,6 +36,16 @@ def text_of(error: Exception) -> str:
     return re.sub(r"^\[(Errno|WinError) -?\d+\] ", "", str(error))
 
 
+UNSEEN = re.compile(  # control characters, those that turn the direction of text around, and bytes that aren't UTF-8
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """A name that others chose, safe to show in one line: what can't be seen is written as its escape, `\\x1b`."""
+    return UNSEEN.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
 def listing(items: Iterable[object], limit: int = 5) -> str:
     """The first of many items, for an error of one line."""
     texts = [str(item) for item in items]

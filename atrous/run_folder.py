@@ -82,6 +82,11 @@ class RunFolder(NamedTuple):
         return self.path / "reused.json"
 
     @property
+    def facts(self) -> Path:
+        """What only the training knows, for the report: its command, its time, how many images it had."""
+        return self.path / "facts.json"
+
+    @property
     def data(self) -> Path:
         """What the labels of both splits hold."""
         return self.path / "data.json"
@@ -103,7 +108,7 @@ class RunFolder(NamedTuple):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        models, extras = (self.best, self.last), (self.data, self.reused, self.changes)
+        models, extras = (self.best, self.last), (self.data, self.facts, self.reused, self.changes)
         return self.config, self.metrics, *models, self.report, *extras, self.state
 
     @property

@@ -32,12 +32,13 @@ from atrous.config import Config, TrainConfig
 from atrous.data import survey
 from atrous.data.inventory import inventory
 from atrous.data.label_space import LabelSpace
-from atrous.data.loader import Stream, training_batches
+from atrous.data.loader import Augment, Augmented, Stream, training_batches
 from atrous.data.overlap import shared_images
 from atrous.data.survey import Split, Survey
 from atrous.data.transforms import augment
 from atrous.data.workers import require_guarded_script
 from atrous.distributed import World
+from atrous.environment import environment
 from atrous.errors import AtrousError, ConfigError, ModelFileError, ProcessDied, listing
 from atrous.files import user_path
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
@@ -45,6 +46,7 @@ from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
 from atrous.progress import Progress, say
 from atrous.report import Evaluation
+from atrous.report.facts import RunFacts, timed
 from atrous.resume import Source, require_same_data, source_of
 from atrous.resume import require_same_classes as require_classes_of_run
 from atrous.reuse import Reused
@@ -127,7 +129,6 @@ def train(
     with stop_signals(stop) as stop, run_folder.opened(run, config, world, resume=resume) as opening:
         # The data, and what its labels mean.
         space, splits = data.label_space(config.data), splits_of(config)
-        samples, val_samples = splits
         require_trainable(config, space, splits, world)
         opening, source = compared(opening, run, space, splits, is_accepted=accept_changed_data)
         surveys = surveys_of(
@@ -151,12 +152,17 @@ def train(
         bring_up_to_date(run, opening, config, learner, candidate, at, console)
 
         # Steps, with a validation now and then, until neither is due.
-        batches = training_batches_from(at, samples, learner.model, config, space, world, workers)
+        batches = training_batches_from(at, splits[0], learner.model, config, space, world, workers)
         losses: list[Losses] = []
-        with stop.deferred(), contextlib.closing(batches), Progress(console, settings.steps, at.step) as progress:
+        with (
+            stop.deferred(),
+            contextlib.closing(batches),
+            Progress(console, settings.steps, at.step) as progress,
+            timed(run, facts_of(learner.model, config, splits, world), at.step, settings.steps) as note,
+        ):
             while at.step < settings.steps or is_due(at, settings):
                 if is_due(at, settings):
-                    at = validate(run, learner, candidate, val_samples, at, world, workers, progress, stop)
+                    at = validate(run, learner, candidate, splits[1], at, world, workers, progress, stop)
                     continue
                 with saved_if_others_die(run, learner, candidate, at, losses, settings, stop):
                     passes = load(batches, objective, settings, world, progress, stop)
@@ -176,7 +182,8 @@ def train(
                     losses.clear()
                 if at.step % settings.save_every == 0 or is_due(at, settings):
                     save(run, learner, candidate, at, losses, world)
-        finish(run, val_samples, world, workers, console, stop)
+                    note()
+        finish(run, splits, world, workers, console, stop)
     return run
 
 
@@ -371,12 +378,16 @@ def training_batches_from(
     """The run's stream of augmented batches, from the current position of the training."""
     return training_batches(
         samples,
-        partial(augment, config=config.augment, fill=fill_color(model), ignore=space.ignore),
+        augmentation(model, config, space),
         Stream(config.train.seed, config.train.batch, at.samples, world.rank, world.size),
         workers=workers,
         skip_errors=config.data.on_error == "skip",
         pin_memory=world.device.type == "cuda",
     )
+
+
+def augmentation(model: Model, config: Config, space: LabelSpace) -> Augment:
+    return partial(augment, config=config.augment, fill=fill_color(model), ignore=space.ignore)
 
 
 def fill_color(model: Model) -> Color:
@@ -407,6 +418,17 @@ def introduce(
     if reused is not None:
         console.print(reused.describe())
         run_folder.write_reused(run, reused.to_tree())
+
+
+def facts_of(model: Model, config: Config, splits: tuple[Sequence[Sample], Sequence[Sample]], world: World) -> RunFacts:
+    return RunFacts(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        train_images=len(splits[0]),
+        val_images=len(splits[1]),
+        images_per_step=images_of_step(config.train, world),
+        processes=world.size,
+        device=environment(world.device)["device"],
+    )
 
 
 # ---- inside the loop
@@ -752,16 +774,34 @@ def how_to_resume(run: RunFolder) -> str:
 
 
 def finish(
-    run: RunFolder, samples: Sequence[Sample], world: World, workers: int, console: Console, stop: StopFlag
+    run: RunFolder,
+    splits: tuple[Sequence[Sample], Sequence[Sample]],
+    world: World,
+    workers: int,
+    console: Console,
+    stop: StopFlag,
 ) -> None:
     """Measure the best model once more, image by image, and write the report of the run."""
     with resumable(run, "before the report was written"):
         distributed.wait()
         best = segmenter.load(run.best).to(world.device)
-        evaluation = measure(best, samples, world, workers, stop)
+        evaluation = measure(best, splits[1], world, workers, stop)
         if not run.is_writer:
             return
-        history = run_folder.read_rows(run.metrics)
-        report.write_page(run.report, best, samples, evaluation, title=run.path.name, history=history)
+        training = report.training_of(run, first_samples(best, splits[0]))
+        title = run.path.name
+        report.write_page(run.report, best, splits[1], evaluation, title=title, training=training, console=console)
     report.print_evaluation(evaluation, console)
     console.print(f"best model: {run.best} (step {best.results['step']})\nreport: {run.report}")
+
+
+def first_samples(best: Segmenter, samples: Sequence[Sample]) -> list[Sample]:
+    """The run's first samples as the network saw them, for the report; those that can't be read are left out."""
+    config = best.training
+    assert config is not None
+    skip_errors = config.data.on_error == "skip"
+    augmented = Augmented(
+        samples, augmentation(best.model, config, best.label_space), config.train.seed, skip_errors=skip_errors
+    )
+    reads = [augmented[number] for number in range(min(report.NUM_SAMPLES, len(samples)))]
+    return [read.sample for read in reads if read.sample is not None]

@@ -1,5 +1,6 @@
 """The command line from end to end: what it prints, what it writes, and its exit code."""
 
+import inspect
 import json
 import os
 import shlex
@@ -15,9 +16,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
-from atrous import __version__, cli, create
+from atrous import __version__, cli, create, report
 from atrous.config import Config, load, override
 from atrous.errors import ConfigError, ConversionError, DataError, ModelFileError
 from atrous.interrupt import Interrupted
@@ -544,3 +546,20 @@ def test_white_masks_train_with_the_setting_that_the_refusal_ends_with(
     (setting,) = shlex.split(line.partition("; if the values 0, 255 are the classes, set ")[2])
     assert run(*arguments, setting) == 0
     assert json.loads((tmp_path / "run" / "data.json").read_text())["train"]["ignored"] == 0
+
+
+def test_overlays_have_a_legend_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = create("deeplab_v3", num_classes=2, output_stride=32)
+    space = model.label_space.model_copy(update={"colors": ((9, 9, 9), (200, 0, 0))})
+    model.with_header(label_space=space).save(Path("m.safetensors"))
+    save(Path("a.png"), np.zeros((30, 30, 3), np.uint8))
+    assert run("predict", "m.safetensors", "a.png", "--out", "plain", "--device", "cpu") == 0
+    assert run("predict", "m.safetensors", "a.png", "--out", "out", "--legend", "--device", "cpu") == 0
+    with Image.open("plain/overlays/a.jpg") as plain, Image.open("out/overlays/a.jpg") as explained:
+        assert plain.size == (30, 30)
+        assert explained.height > 30
+
+
+def test_the_size_of_a_report_is_that_of_a_run() -> None:
+    assert inspect.signature(cli.evaluate).parameters["report_size"].default == report.MAX_BYTES / 1e6
