@@ -7,14 +7,17 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from atrous import __version__
-from atrous.errors import AtrousError, ConfigError, DataError, text_of
-from atrous.interrupt import Interrupted
+from atrous.errors import AtrousError, ConfigError, DataError, ProcessDied, text_of
+from atrous.interrupt import Interrupted, StopFlag, ignore_signals, stop_signals
 from atrous.terminal import printable
+
+if TYPE_CHECKING:
+    from atrous.run_folder import Resume
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -90,24 +93,51 @@ def demo(
 @app.command(short_help="train a model")
 def train(
     recipe: Annotated[
-        str,
-        typer.Argument(help="the name of a recipe (see `atrous recipes`) or a YAML file", autocompletion=_recipe_names),
-    ],
+        str | None,
+        typer.Argument(
+            help="the name of a recipe (see `atrous recipes`), a YAML file, or the folder of a run",
+            show_default=False,
+            autocompletion=_recipe_names,
+        ),
+    ] = None,
     overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="the run's folder [default: runs/NAME OF THE RECIPE]", show_default=False)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="resume the run in the folder")] = False,
+    resume_or_start: Annotated[
+        bool, typer.Option("--resume-or-start", help="resume the run in the folder, or start it if there is none")
+    ] = False,
+    accept_changed_data: Annotated[
+        bool, typer.Option("--accept-changed-data", help="resume although images were added, removed or changed")
+    ] = False,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
     """Train a model. The folder then holds the best model, the last one, metrics and a report."""
     from atrous import config, train
-    from atrous.recipes import recipes
 
-    experiment = config.load(recipe, overrides or [])
-    folder = out or _run_folder(recipe, is_recipe=recipe in recipes(), resume=resume)
-    train.train(experiment, folder, resume=resume, device=device, workers=workers)
+    mode: Resume = "or_start" if resume_or_start else resume
+    source, folder = _recipe_and_folder(recipe, out, mode)
+    experiment = config.load(source, overrides or [])
+    train.train(
+        experiment, folder, resume=mode, accept_changed_data=accept_changed_data, device=device, workers=workers
+    )
+
+
+def _recipe_and_folder(source: str | None, out: Path | None, resume: "Resume") -> tuple[str, Path]:
+    """The recipe and the folder of a run. A run, named by its folder or a file in it, is its own recipe."""
+    from atrous import config, run_folder
+
+    if source is None and (out is None or not resume):
+        raise ConfigError("a recipe is missing, such as `atrous train folder/deeplab_v3plus`; see `atrous recipes`")
+    path, known = Path(source or out or ""), config.recipes()
+    run = None if source in known else run_folder.containing(path)
+    if run is not None and path.name != run.config.name:
+        return str(run.config), out or run.path
+    if resume is True and (source is None or not (path.is_file() or out or config.nearest(source, known))):
+        run_folder.require_run(run_folder.RunFolder(path))
+    return str(path), out or _run_folder(str(path), is_recipe=source in known, resume=bool(resume))
 
 
 def _run_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
@@ -124,6 +154,7 @@ def evaluate(
     overrides: Overrides = None,
     json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
     report: Annotated[Path | None, typer.Option(help="write an HTML report to this file", show_default=False)] = None,
+    report_size: Annotated[float, typer.Option(min=1, help="size of the report in megabytes, at most")] = 15,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
@@ -132,7 +163,15 @@ def evaluate(
 
     for path in filter(None, (json, report)):
         _require_writable(path)
-    evaluate.run(model, overrides or [], json_path=json, report_path=report, device=device, workers=workers)
+    evaluate.run(
+        model,
+        overrides or [],
+        json_path=json,
+        report_path=report,
+        report_size=report_size,
+        device=device,
+        workers=workers,
+    )
 
 
 def _require_writable(path: Path) -> None:
@@ -152,6 +191,9 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="the folder for masks/ and overlays/", show_default=False)],
     overlays: Annotated[bool, typer.Option(help="also write the images overlaid with class colours")] = True,
+    legend: Annotated[
+        bool, typer.Option("--legend", help="write the names and colours of the classes beneath each overlay")
+    ] = False,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="also write class probabilities (.npz)")
     ] = False,
@@ -164,7 +206,16 @@ def predict(
     sources = [text for text in images if text not in overrides]
     if not sources:
         raise ConfigError(f"expected an image, folder or pattern, got only the setting {overrides[0]}")
-    summary = predict.run(model, sources, out, overrides, overlays=overlays, probabilities=probabilities, device=device)
+    summary = predict.run(
+        model,
+        sources,
+        out,
+        overrides,
+        overlays=overlays,
+        probabilities=probabilities,
+        legend=legend,
+        device=device,
+    )
     if summary.images:
         count = "1 image" if summary.images == 1 else f"{summary.images} images"
         typer.echo(f"{count}: {', '.join(map(str, summary.folders))}")
@@ -243,11 +294,13 @@ def recipes(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb and exit: 0 done, 1 a run that failed, 2 an error that the user can correct, 130 Ctrl-C."""
+    """Run a verb and exit: 0 done, 1 a run that failed, 2 an error that the user can correct, 128 + N signal N."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that it can't encode must not stop a verb
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(run(arguments))
+    code = run(arguments)
+    ignore_signals()
+    sys.exit(code)
 
 
 REPHRASED = {"help": "--help", "version": "--version"}  # verbs of other programs
@@ -275,36 +328,52 @@ OUT_OF_MEMORY = (
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; returns the exit code. A signal ends it in one line, whatever a library made of it on the way."""
     words = _rephrased(sys.argv[1:] if arguments is None else arguments)
+    stop = StopFlag()
     try:
-        code = typer.main.get_command(app).main(words, prog_name="atrous", standalone_mode=False)
-        if code == 130:  # typer's own answer to Ctrl-C
-            return _say("interrupted", 130)
-        return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted", 130)
+        with stop_signals(stop), stop.watched():
+            try:
+                return _run(words)
+            except Exception as error:
+                with stop.deferred():  # an explanation is not interrupted
+                    return _explain(error, words, stop)
+            finally:
+                _leave_process_group()
     except Interrupted as interruption:
-        return _say(str(interruption), 130)
-    except FloatingPointError as error:
+        return _say_interrupted(interruption, stop)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say_interrupted(Interrupted(), stop)
+
+
+def _run(words: Sequence[str]) -> int:
+    code = typer.main.get_command(app).main(list(words), prog_name="atrous", standalone_mode=False)
+    if code == 130:  # typer's own answer to Ctrl-C
+        raise Interrupted
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception, words: Sequence[str], stop: StopFlag) -> int:
+    """Print what went wrong, in one line if the user or the machine is the cause; returns the exit code."""
+    if os.environ.get("ATROUS_DEBUG"):
+        raise error
+    if isinstance(error, FloatingPointError | ProcessDied):
         return _say(str(error), 1)
-    except BrokenPipeError:  # `atrous recipes | head`
+    if isinstance(error, BrokenPipeError):  # `atrous recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (AtrousError, OSError) as error:
-        if os.environ.get("ATROUS_DEBUG"):
-            raise
+    if isinstance(error, AtrousError | OSError):
         return _say(text_of(error), 2)
-    except Exception as error:
-        if hasattr(error, "format_message"):  # what click raises for a wrong option
-            return _say(_misuse(error, words), 2)
-        if _is_out_of_memory(error):
-            return _say(OUT_OF_MEMORY, 1)
-        if _is_lost_peer(error):
-            return _say("another process of this run ended; its own message says why", 1)
-        traceback.print_exc()
-        return _say(f"this is a fault of Atrous {__version__}, not yours; please report it with the lines above", 1)
-    finally:
-        _leave_process_group()
+    if hasattr(error, "format_message"):  # what click raises for a wrong option
+        return _say(_misuse(error, words), 2)
+    if _is_out_of_memory(error):
+        return _say(OUT_OF_MEMORY, 1)
+    if _is_lost_peer(error):
+        return _say(sys.modules["atrous.distributed"].LOST_PEER, 1)
+    if stop.number is not None:  # imports of numpy and torch turn an interruption into errors of their own
+        return _say_interrupted(Interrupted(number=stop.number), stop)
+    traceback.print_exception(error)
+    return _say(f"this is a fault of Atrous {__version__}, not yours; please report it with the lines above", 1)
 
 
 def _misuse(error: Any, words: Sequence[str]) -> str:  # noqa: ANN401 - a UsageError of click, which typer hides
@@ -332,6 +401,10 @@ def _is_lost_peer(error: Exception) -> bool:
 def _say(message: str, code: int) -> int:
     print(f"atrous: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code
+
+
+def _say_interrupted(interruption: Interrupted, stop: StopFlag) -> int:
+    return interruption.exit_code if stop.is_quiet else _say(str(interruption), interruption.exit_code)
 
 
 def _leave_process_group() -> None:

@@ -104,8 +104,19 @@ def load(source: str, overrides: Sequence[str] = ()) -> Config:
 
     Raises ConfigError, or FileNotFoundError for the file.
     """
-    tree = merge(read_tree(source), parse_overrides(overrides))
-    return check(tree, source=source, overrides=overrides)
+    tree = read_tree(source)
+    _refuse_dataset(tree, source)
+    return check(merge(tree, parse_overrides(overrides)), source=source, overrides=overrides)
+
+
+def _refuse_dataset(tree: Tree, source: str) -> None:
+    """The YAML of an Ultralytics dataset has paths where an experiment has settings."""
+    if "names" in tree and isinstance(tree.get("train"), str | list):
+        folder = Path(source).parent / str(tree.get("path") or "")
+        raise ConfigError(
+            f"{source} describes a dataset, not an experiment; if its labels are masks: "
+            f"atrous train folder/deeplab_v3plus data.root={folder}"
+        )
 
 
 def override(config: Config, overrides: Sequence[str], source: str) -> Config:

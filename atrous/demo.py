@@ -36,7 +36,7 @@ def run(out: Path, *, device: str | None = None, console: Console | None = None)
     figures = evaluation.figures
     console.print(
         f"\n{figures.describe(figures.headline)} on {len(evaluation.images)} unseen scenes. Look at\n"
-        f"  {folder.report}  curves, classes, best and worst scenes\n"
+        f"  {folder.report}  a verdict, what was trained, every scene, curves\n"
         f"  {out / 'overlays'}  new scenes in the colours of the predicted classes\n"
         f"and then train on images of your own: README.md"
     )

@@ -1,14 +1,23 @@
 """One process or many: PyTorch's own engine, started by `torchrun`, behind a few small functions."""
 
 import os
+import re
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
 
-from atrous.errors import ConfigError
+from atrous.errors import ConfigError, ProcessDied
 
 T = TypeVar("T")
+
+LOST_PEER = "another process of this run ended; its own message says why"
+REASONS = {  # pattern in what PyTorch says of a process that can't join: what to do. The first one counts
+    "EADDRINUSE|in use": "another program has that port; set another with torchrun --master-port, or use --standalone",
+    "environment variable": "start the processes with torchrun, which sets what is missing",
+    "[Tt]imed? ?out|clients joined": "the others did not come in time; their own messages say why",
+    "": "see whether the first process still runs, and can be reached there",
+}
 
 
 class World(NamedTuple):
@@ -22,11 +31,31 @@ def join(device: str | None = None) -> World:
 
     If `device` is None, it is a GPU if there is one. Raises ConfigError for a device that this machine lacks.
     """
-    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    own = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    rank, size, local_rank = (
+        _number(name, default) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    own = choose_device(device, local_rank)
     if size > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if own.type == "cuda" else "gloo")
+        _enter("nccl" if own.type == "cuda" else "gloo", rank, size)
     return World(rank, size, own)
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isdecimal():
+        raise ConfigError(f"the environment variable {name} is {text!r}, not a number; torchrun sets it")
+    return int(text)
+
+
+def _enter(backend: str, rank: int, size: int) -> None:
+    if rank >= size:
+        raise ConfigError(f"the environment says RANK={rank} of WORLD_SIZE={size} processes; torchrun sets both")
+    try:
+        distributed.init_process_group(backend)
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = next(reason for pattern, reason in REASONS.items() if re.search(pattern, str(error)))
+        detail = str(error).strip().partition("\n")[0]
+        raise ProcessDied(f"process {rank} of {size} could not join the others: {reason} ({detail})") from error
 
 
 def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
@@ -71,6 +100,14 @@ def gather(items: list[T]) -> list[T]:
     lists: list[list[T]] = [[] for _ in range(distributed.get_world_size())]
     distributed.all_gather_object(lists, items)
     return [item for part in lists for item in part]
+
+
+def require_same(value: str, what: str) -> None:
+    """Raise ConfigError, on each process, if a process has another value than the first one."""
+    values = gather([value])
+    others = [str(rank) for rank, other in enumerate(values) if other != values[0]]
+    if others:
+        raise ConfigError(f"{what} of process {', '.join(others)} differ from those of process 0: start all alike")
 
 
 def from_first(flag: bool, device: torch.device) -> bool:

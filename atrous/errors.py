@@ -27,9 +27,23 @@ class ConversionError(AtrousError):
     """A file of another program cannot become a model of Atrous."""
 
 
+class ProcessDied(RuntimeError):  # noqa: N818 - as FloatingPointError, the failure of a run, not of its user
+    """Another process that this one needs ended, or can't be reached. One line, exit code 1."""
+
+
 def text_of(error: Exception) -> str:
     """What an error says, without the `[Errno 13]` that Python puts before the text of an OSError."""
     return re.sub(r"^\[(Errno|WinError) -?\d+\] ", "", str(error))
+
+
+UNSEEN = re.compile(  # control characters, those that turn the direction of text around, and bytes that aren't UTF-8
+    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """A name that others chose, safe to show in one line: what can't be seen is written as its escape, `\\x1b`."""
+    return UNSEEN.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def listing(items: Iterable[object], limit: int = 5) -> str:

@@ -18,7 +18,7 @@ from atrous.distributed import World
 from atrous.environment import environment
 from atrous.errors import ConfigError, DataError
 from atrous.files import user_path, write_atomically
-from atrous.progress import counting
+from atrous.progress import counting, say
 from atrous.report import Evaluation, ImageScore
 from atrous.segmenter import Segmenter
 from atrous.tasks import Task
@@ -53,7 +53,7 @@ def evaluate(
         statistics = task.statistics(model.decode(read.sample.image), read.sample, space)
         total = summed([total, statistics])
         figures = task.report(statistics, space)
-        images.append(ImageScore(index, figures.scores[figures.headline]))
+        images.append(report.image_score(index, read.sample.name, figures))
         if advance is not None:
             advance(world.size)
     totals = [part for part in distributed.gather([total]) if part]
@@ -85,11 +85,15 @@ def run(
     *,
     json_path: Path | None = None,
     report_path: Path | None = None,
+    report_size: float = report.MAX_BYTES / 1e6,
     device: str | None = None,
     workers: int = 0,
     console: Console | None = None,
 ) -> Evaluation:
-    """Evaluate the model file `path` on the validation split of its own dataset, or of the one in `overrides`."""
+    """Evaluate the model file `path` on the validation split of its own dataset, or of the one in `overrides`.
+
+    The report has as many images as fit into `report_size` megabytes.
+    """
     console = console or terminal.console()
     world = distributed.join(device)
     path = user_path(path)
@@ -109,8 +113,9 @@ def run(
         if json_path is not None:
             write_atomically(user_path(json_path), json.dumps(evaluation.to_tree(), indent=1) + "\n")
         if report_path is not None:
+            title, max_bytes = f"{path.parent.name}/{path.name}", round(1e6 * report_size)
             report.write_page(
-                user_path(report_path), model, samples, evaluation, title=f"{path.parent.name}/{path.name}"
+                user_path(report_path), model, samples, evaluation, title=title, max_bytes=max_bytes, console=console
             )
         report.print_evaluation(evaluation, console)
     return evaluation
@@ -191,6 +196,7 @@ def survey_of(
     """
     if task.survey is None:
         return None
+    console = console if world.rank == 0 else Console(quiet=True)
     with counting(f"reading the labels of {split.name}", len(split.samples), console) as count_up:
 
         def count_on(number: int) -> None:
@@ -200,7 +206,7 @@ def survey_of(
         total = task.survey(split.samples, space, world, workers=workers, advance=count_on)
     survey.require_usable(total, space, split, skip_errors=skip_errors)
     for line in survey.remarks(total, space, split):
-        console.print(line, markup=False, highlight=False, emoji=False)
+        say(line, console)
     return total
 
 

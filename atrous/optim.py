@@ -1,14 +1,16 @@
 """Parameter groups, optimisers and learning-rate schedules. A schedule is a pure function of the step."""
 
 import math
-from collections.abc import Callable, Collection
-from typing import Literal
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import nn
+from torch import Tensor, nn
 
 from atrous.settings import Settings
+
+OWN_SETTINGS = {"momentum", "betas"}  # one optimiser has one of them
 
 
 class OptimConfig(Settings):
@@ -126,3 +128,21 @@ def build(model: nn.Module, config: OptimConfig, logit_modules: Collection[str])
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = value * group["lr_factor"]
+
+
+def is_state_of(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> bool:
+    """Whether the state dict can be this optimizer's: the same groups, the same algorithm, the same shapes."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    try:
+        own, other = (
+            [(group["params"], OWN_SETTINGS & group.keys()) for group in tree["param_groups"]]
+            for tree in (optimizer.state_dict(), state)
+        )
+        return own == other and all(_fits(parameters[index], values) for index, values in state["state"].items())
+    except (AttributeError, IndexError, KeyError, TypeError):  # no state dict at all
+        return False
+
+
+def _fits(parameter: Tensor, values: Mapping[str, Any]) -> bool:
+    tensors = [value for value in values.values() if isinstance(value, Tensor)]
+    return all(tensor.dim() == 0 or tensor.shape == parameter.shape for tensor in tensors)

@@ -40,6 +40,7 @@ def run(
     *,
     overlays: bool = True,
     probabilities: bool = False,
+    legend: bool = False,
     device: str | None = None,
     console: Console | None = None,
 ) -> Summary:
@@ -63,13 +64,17 @@ def run(
             failures.append(text_of(error))
             continue
         prediction = model.predict(image, probabilities=probabilities)
-        folders |= dict.fromkeys(write(prediction, out, job.name, overlays=overlays, probabilities=probabilities))
+        folders |= dict.fromkeys(
+            write(prediction, out, job.name, overlays=overlays, probabilities=probabilities, legend=legend)
+        )
     return Summary(len(jobs) - len(failures), tuple(failures), tuple(folders))
 
 
-def write(prediction: Prediction, out: Path, name: Path, *, overlays: bool, probabilities: bool) -> list[Path]:
+def write(
+    prediction: Prediction, out: Path, name: Path, *, overlays: bool, probabilities: bool, legend: bool
+) -> list[Path]:
     """Write the files of one image; returns their folders."""
-    files = prediction.files(overlays=overlays, probabilities=probabilities)
+    files = prediction.files(overlays=overlays, probabilities=probabilities, legend=legend)
     for (folder, suffix), content in files.items():
         write_atomically(out / folder / f"{name}{suffix}", content)
     return [out / folder for folder, _ in files]

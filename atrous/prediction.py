@@ -14,6 +14,7 @@ from atrous.files import write_atomically
 from atrous.tasks import Task
 from atrous.tasks.contract import Labels
 from atrous.types import Image, LabelMap
+from atrous.visualize import ALPHA, with_legend
 
 OVERLAYS, PROBABILITIES = "overlays", "probabilities"
 QUALITY = 92  # of overlays, as JPEG
@@ -49,16 +50,21 @@ class Prediction:
             raise AttributeError("this network's task predicts no class for the whole image")
         return dict(zip(self.label_space.names, self.labels.classes.tolist(), strict=True))
 
-    def overlay(self, alpha: float = 0.55) -> PILImage.Image:
-        """The image under the colours of its labels; `alpha` runs from 0 (image alone) to 1 (colours alone)."""
-        return PILImage.fromarray(self.task.paint(self.image, self.labels, self.label_space, alpha))
+    def overlay(self, alpha: float = ALPHA, *, legend: bool = False) -> PILImage.Image:
+        """The image under the colours of its labels; `alpha` runs from 0 (image alone) to 1 (colours alone).
+
+        The background isn't coloured. `legend` adds the names and colours of what is in the image, beneath it.
+        """
+        picture = self.task.paint(self.image, self.labels, self.label_space, alpha)
+        names = self.task.painted(self.labels, self.label_space) if legend else {}
+        return PILImage.fromarray(with_legend(picture, names) if names else picture)
 
     def save(self, path: str | Path) -> None:
         """Write the labels in the task's file format: a class per pixel as a PNG with the class colours."""
         result = next(iter(self.task.results.values()))
         write_atomically(Path(path), result.encode(self.labels, self.label_space))
 
-    def files(self, *, overlays: bool, probabilities: bool) -> Mapping[tuple[str, str], bytes]:
+    def files(self, *, overlays: bool, probabilities: bool, legend: bool = False) -> Mapping[tuple[str, str], bytes]:
         """What `atrous predict` writes, by folder and suffix."""
         files = {
             (folder, result.suffix): result.encode(self.labels, self.label_space)
@@ -66,7 +72,7 @@ class Prediction:
         }
         if overlays:
             buffer = io.BytesIO()
-            self.overlay().save(buffer, "JPEG", quality=QUALITY)
+            self.overlay(legend=legend).save(buffer, "JPEG", quality=QUALITY)
             files[OVERLAYS, ".jpg"] = buffer.getvalue()
         if probabilities and self.probabilities is not None:
             buffer = io.BytesIO()

@@ -16,6 +16,11 @@ NUM_NAMED = 5  # unreadable files that are named; all others are only counted
 SMOOTHING = 0.3  # weight of the newest value in the figures on screen; logged figures are not smoothed
 
 
+def say(line: str, console: Console) -> None:
+    """Print a line as it is: a file may be called [red].png, and a long path stays in one piece."""
+    console.print(line, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
 @contextlib.contextmanager
 def counting(what: str, total: int, console: Console) -> Iterator[Callable[[int], None]]:
     """A function to call with each number of finished items.
@@ -34,7 +39,7 @@ def counting(what: str, total: int, console: Console) -> Iterator[Callable[[int]
             is_shown = True
             bar.start()
             if bar.disable:
-                console.print(f"{what}: {total}", markup=False, highlight=False, emoji=False)
+                say(f"{what}: {total}", console)
 
     try:
         yield advance

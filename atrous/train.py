@@ -3,10 +3,10 @@
 import contextlib
 import copy
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,24 +14,43 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from atrous import data, distributed, evaluate, models, optim, report, reuse, run_folder, segmenter, terminal
+from atrous import config as configs
+from atrous import (
+    data,
+    distributed,
+    evaluate,
+    model_file,
+    models,
+    optim,
+    report,
+    reuse,
+    run_folder,
+    segmenter,
+    terminal,
+)
 from atrous.config import Config, TrainConfig
 from atrous.data import survey
+from atrous.data.inventory import inventory
 from atrous.data.label_space import LabelSpace
-from atrous.data.loader import Stream, training_batches
+from atrous.data.loader import Augment, Augmented, Stream, training_batches
 from atrous.data.overlap import shared_images
 from atrous.data.survey import Split, Survey
 from atrous.data.transforms import augment
+from atrous.data.workers import require_guarded_script
 from atrous.distributed import World
-from atrous.errors import ConfigError, listing
+from atrous.environment import environment
+from atrous.errors import AtrousError, ConfigError, ModelFileError, ProcessDied, listing
 from atrous.files import user_path
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
-from atrous.progress import Progress
+from atrous.progress import Progress, say
 from atrous.report import Evaluation
+from atrous.report.facts import RunFacts, timed
+from atrous.resume import Source, require_same_data, source_of
+from atrous.resume import require_same_classes as require_classes_of_run
 from atrous.reuse import Reused
-from atrous.run_folder import RunFolder, State
+from atrous.run_folder import Opened, Resume, RunFolder, State
 from atrous.runtimes.pytorch import require_same_weights
 from atrous.segmenter import Segmenter
 from atrous.tasks import TASKS
@@ -59,12 +78,13 @@ class Parallel(DistributedDataParallel):
 
 
 class Learner(NamedTuple):
-    """Everything that an update changes."""
+    """Everything that an update changes, and what it learns from."""
 
     model: Model
     averaged: Model | None
     optimizer: torch.optim.Optimizer
     parallel: nn.Module  # the model, spread over the processes
+    source: Source  # classes and files, as the state keeps them
 
 
 class Pass(NamedTuple):
@@ -87,49 +107,69 @@ def train(
     config: Config,
     out: Path,
     *,
-    resume: bool = False,
+    resume: Resume = False,
+    accept_changed_data: bool = False,
     device: str | None = None,
     workers: int = 0,
     console: Console | None = None,
+    stop: StopFlag | None = None,
 ) -> RunFolder:
     """Train as `config` says, or resume the run in `out`. At the end the folder holds the best model and a report.
 
-    Raises AtrousError and OSError for what the user can correct, FloatingPointError when the loss is not finite, and
-    Interrupted, after saving, on Ctrl-C.
+    `resume="or_start"` starts a run if there is none. With `accept_changed_data`, files may have been added or removed.
+    Raises AtrousError and OSError for what the user can correct, FloatingPointError when the loss is not finite,
+    ProcessDied when another process that it needs ended, and Interrupted, after saving, on Ctrl-C and signals like it,
+    and when another thread sets `stop`.
     """
     # One process, or one of many: only the first writes and prints.
+    require_guarded_script()
     world = distributed.join(device)
     run, settings, console = RunFolder(user_path(out), world.rank == 0), config.train, console_of(world, console)
 
-    with run_folder.opened(run, config, world, resume=resume) as state, stop_signals() as stop:
+    with stop_signals(stop) as stop, run_folder.opened(run, config, world, resume=resume) as opening:
         # The data, and what its labels mean.
-        space = data.label_space(config.data)
-        samples, val_samples = (data.samples(config.data, split) for split in (config.data.train, config.data.val))
-        require_trainable(config, space, world)
-        surveys = surveys_of(run, config, space, (samples, val_samples), world, workers, console, stop, state)
-        require_fields(config, (samples, val_samples))
+        space, splits = data.label_space(config.data), splits_of(config)
+        require_trainable(config, space, splits, world)
+        opening, source = compared(opening, run, space, splits, is_accepted=accept_changed_data)
+        surveys = surveys_of(
+            run,
+            config,
+            space,
+            splits,
+            world,
+            workers,
+            console,
+            stop,
+            opening.state is not None and not accept_changed_data,
+        )
 
         # The network, new or as it was saved; the model to validate and save; the objective to minimise.
-        learner, reused = build(config, space, world, is_new=state is None)
-        at = restore(state, learner, run)
+        learner, reused = build(config, space, source, world, is_new=opening.state is None)
+        at = restore(opening.state, learner, run)
         candidate = segmenter_of(learner, config, space)
         objective = objective_of(learner.model, config, space, surveys.get("train"), world)
-        introduce(run, learner.model, config, (samples, val_samples), world, at, reused, console)
+        introduce(run, learner.model, config, splits, world, at, reused, console)
+        bring_up_to_date(run, opening, config, learner, candidate, at, console)
 
         # Steps, with a validation now and then, until neither is due.
-        batches = training_batches_from(at, samples, learner.model, config, space, world, workers)
+        batches = training_batches_from(at, splits[0], learner.model, config, space, world, workers)
         losses: list[Losses] = []
-        with Progress(console, settings.steps, at.step) as progress:
+        with (
+            stop.deferred(),
+            contextlib.closing(batches),
+            Progress(console, settings.steps, at.step) as progress,
+            timed(run, facts_of(learner.model, config, splits, world), at.step, settings.steps) as note,
+        ):
             while at.step < settings.steps or is_due(at, settings):
                 if is_due(at, settings):
-                    at = validate(run, candidate, val_samples, at, world, workers, progress, stop)
-                    run_folder.write_state(run, snapshot(learner, at))
+                    at = validate(run, learner, candidate, splits[1], at, world, workers, progress, stop)
                     continue
-                passes = load(batches, objective, settings, world, progress)
-                counts, is_stopped = agree(objective, passes, at.step, settings, stop, world)
+                with saved_if_others_die(run, learner, candidate, at, losses, settings, stop):
+                    passes = load(batches, objective, settings, world, progress, stop)
+                    counts, is_stopped = agree(objective, passes, at.step, settings, stop, world)
                 if is_stopped:
                     save(run, learner, candidate, at, losses, world)
-                    raise stopped(run, at, settings)
+                    raise stopped(run, at, settings, stop)
 
                 learning_rate = set_schedules(learner, config, at.step, world)
                 losses += add_gradients(learner.parallel, objective, passes, counts, settings, at.step, world)
@@ -142,7 +182,8 @@ def train(
                     losses.clear()
                 if at.step % settings.save_every == 0 or is_due(at, settings):
                     save(run, learner, candidate, at, losses, world)
-    finish(run, val_samples, world, workers, console)
+                    note()
+        finish(run, splits, world, workers, console, stop)
     return run
 
 
@@ -156,14 +197,15 @@ def console_of(world: World, console: Console | None) -> Console:
     return console
 
 
-def require_fields(config: Config, splits: Sequence[Sequence[Sample]]) -> None:
-    """Refuse data without what the task needs."""
-    for samples in splits:
-        evaluate.require_fields(samples, TASKS[task_of(config.model)], config)
+def splits_of(config: Config) -> tuple[Sequence[Sample], Sequence[Sample]]:
+    """The samples to learn from, and those to validate on."""
+    return data.samples(config.data, config.data.train), data.samples(config.data, config.data.val)
 
 
-def require_trainable(config: Config, space: LabelSpace, world: World) -> None:
+def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequence[Sample]], world: World) -> None:
     """Refuse now what would fail, or be silently wrong, after hours."""
+    distributed.require_same(repr(settings_of_all(config)), "the settings")
+    distributed.require_same(" and ".join(str(len(samples)) for samples in splits), "the numbers of images")
     if config.model.num_classes is not None:
         require_same_classes(config.model.num_classes, space, "model.num_classes")
     is_synchronized = world.size > 1 and world.device.type == "cuda"
@@ -183,41 +225,39 @@ def surveys_of(
     workers: int,
     console: Console,
     stop: StopFlag,
-    state: State | None,
+    is_old: bool,
 ) -> dict[str, Survey]:
     """What the labels of "train" and "val" hold, which the run keeps as data.json; {} for a task without label maps.
 
-    They are read before the first step, and not again when the run is resumed.
+    They are read before the first step, and not again (`is_old`) when the run is resumed with the same data. Raises
+    DataError for labels that can't be used, and for data without those that the task needs.
     """
     parts = {
         "train": Split(config.data.train, splits[0], "to learn from"),
         "val": Split(config.data.val, splits[1], "to validate on"),
     }
-    stored = {} if state is None else stored_surveys(run, parts, space)
-    if stored:
-        return stored
-
+    surveys = stored_surveys(run, parts, space) if is_old else {}
+    if surveys:
+        return surveys
     say_shared(splits, console)
-
-    def advance(_: int) -> None:
-        if stop.is_set():
-            raise Interrupted("stopped while the labels were read; nothing has been trained yet")
-
-    surveys: dict[str, Survey] = {}
-    task, skip_errors = TASKS[task_of(config.model)], config.data.on_error == "skip"
-    for kind, part in parts.items():
-        one = evaluate.survey_of(
-            task,
-            part._replace(like=surveys.get("train")),
-            space,
-            world,
-            workers=workers,
-            skip_errors=skip_errors,
-            console=console,
-            advance=advance,
-        )
-        surveys |= {} if one is None else {kind: one}
-    run_folder.write_data(run, {kind: survey.to_tree(one, space) for kind, one in surveys.items()})
+    read = partial(
+        evaluate.survey_of,
+        TASKS[task_of(config.model)],
+        space=space,
+        world=world,
+        workers=workers,
+        skip_errors=config.data.on_error == "skip",
+        console=console,
+        advance=lambda _: stop.check(),
+    )
+    with ends_told("while the labels were read", "nothing has been trained yet"):
+        for kind, part in parts.items():
+            one = read(part._replace(like=surveys.get("train")))
+            surveys |= {} if one is None else {kind: one}
+    if surveys:
+        run_folder.write_data(run, {kind: survey.to_tree(one, space) for kind, one in surveys.items()})
+    for samples in splits:
+        evaluate.require_fields(samples, TASKS[task_of(config.model)], config)
     return surveys
 
 
@@ -229,10 +269,6 @@ def say_shared(splits: tuple[Sequence[Sample], Sequence[Sample]], console: Conso
         say(f"{number} are also in the training split, so scores are too good: {listing(shared)}", console)
 
 
-def say(line: str, console: Console) -> None:
-    console.print(line, markup=False, highlight=False, emoji=False)  # a file may be called [red].png
-
-
 def stored_surveys(run: RunFolder, parts: Mapping[str, Split], space: LabelSpace) -> dict[str, Survey]:
     """Those that the run keeps; {} if they are missing, damaged, or of other data."""
     trees = run_folder.read_data(run)
@@ -241,7 +277,44 @@ def stored_surveys(run: RunFolder, parts: Mapping[str, Split], space: LabelSpace
     return known if len(known) == len(parts) else {}
 
 
-def build(config: Config, space: LabelSpace, world: World, *, is_new: bool) -> tuple[Learner, Reused | None]:
+def settings_of_all(config: Config) -> dict[str, Any]:
+    """The settings that the processes of a run share: each machine may have the data elsewhere."""
+    tree = configs.to_tree(config)
+    return {**tree, "data": {key: value for key, value in tree["data"].items() if key != "root"}}
+
+
+def compared(
+    opening: Opened, run: RunFolder, space: LabelSpace, splits: Sequence[Sequence[Sample]], *, is_accepted: bool
+) -> tuple[Opened, Source]:
+    """The opening with what has changed in the data, and what the run learns from. Rank 0 compares.
+
+    Raises DataError for other classes than those of the run so far, and for other files unless they are accepted.
+    """
+    if not run.is_writer:
+        return opening, {}
+    source = source_of(space, dict(zip(("train", "val"), map(inventory, splits), strict=True)))
+    state = opening.state
+    if state is None:
+        return opening, source
+    require_classes_of_run(stored_space(state, run) or space, space, run.path)
+    if "files" not in state:
+        remark = f"{run.state} is of an older version, which did not store the names and sizes of its images: "
+        remark += "whether the data has changed is not known"
+        return opening._replace(remarks=(*opening.remarks, remark)), source
+    changes = require_same_data(state, source, run.path, is_accepted=is_accepted)
+    return opening._replace(changes=(*opening.changes, *changes)), source
+
+
+def stored_space(state: State, run: RunFolder) -> LabelSpace | None:
+    """The classes of the run so far; older states leave them to the model file beside them."""
+    if "label_space" in state:
+        return LabelSpace.model_validate_json(state["label_space"])
+    return segmenter.load(run.last).label_space if run.last.exists() else None
+
+
+def build(
+    config: Config, space: LabelSpace, source: Source, world: World, *, is_new: bool
+) -> tuple[Learner, Reused | None]:
     """The network with its initial weights; a resumed run does not read those of `train.init` again."""
     settings = config.train
     torch.manual_seed(settings.seed)
@@ -250,7 +323,7 @@ def build(config: Config, space: LabelSpace, world: World, *, is_new: bool) -> t
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optim.build(model, config.optim, model.logit_modules)
     averaged = copy.deepcopy(model) if settings.ema else None
-    return Learner(model, averaged, optimizer, spread(model, config, world)), reused
+    return Learner(model, averaged, optimizer, spread(model, config, world), source), reused
 
 
 def spread(model: Model, config: Config, world: World) -> nn.Module:
@@ -301,16 +374,20 @@ def training_batches_from(
     space: LabelSpace,
     world: World,
     workers: int,
-) -> Iterator[tuple[Batch, tuple[str, ...]]]:
+) -> Generator[tuple[Batch, tuple[str, ...]], None, None]:
     """The run's stream of augmented batches, from the current position of the training."""
     return training_batches(
         samples,
-        partial(augment, config=config.augment, fill=fill_color(model), ignore=space.ignore),
+        augmentation(model, config, space),
         Stream(config.train.seed, config.train.batch, at.samples, world.rank, world.size),
         workers=workers,
         skip_errors=config.data.on_error == "skip",
         pin_memory=world.device.type == "cuda",
     )
+
+
+def augmentation(model: Model, config: Config, space: LabelSpace) -> Augment:
+    return partial(augment, config=config.augment, fill=fill_color(model), ignore=space.ignore)
 
 
 def fill_color(model: Model) -> Color:
@@ -343,6 +420,17 @@ def introduce(
         run_folder.write_reused(run, reused.to_tree())
 
 
+def facts_of(model: Model, config: Config, splits: tuple[Sequence[Sample], Sequence[Sample]], world: World) -> RunFacts:
+    return RunFacts(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        train_images=len(splits[0]),
+        val_images=len(splits[1]),
+        images_per_step=images_of_step(config.train, world),
+        processes=world.size,
+        device=environment(world.device)["device"],
+    )
+
+
 # ---- inside the loop
 
 
@@ -365,14 +453,16 @@ def load(
     settings: TrainConfig,
     world: World,
     progress: Progress,
+    stop: StopFlag,
 ) -> list[Pass]:
-    """The passes of one update, on the device."""
+    """The passes of one update, on the device. If it is stopped, the only process doesn't wait for the rest of them."""
     passes = []
-    for _ in range(settings.accumulate):
-        batch, problems = next(batches)
-        progress.skipped(problems)
-        batch = batch.to(world.device)
-        passes.append(Pass(batch, objective.targets(batch)))
+    with contextlib.suppress(Interrupted), stop.at_once(world.size == 1):
+        for _ in range(settings.accumulate):
+            batch, problems = next(batches)
+            progress.skipped(problems)
+            batch = batch.to(world.device)
+            passes.append(Pass(batch, objective.targets(batch)))
     return passes
 
 
@@ -499,6 +589,7 @@ def first_broken(losses: Sequence[Losses]) -> Losses | None:
 
 def validate(
     run: RunFolder,
+    learner: Learner,
     candidate: Segmenter,
     samples: Sequence[Sample],
     at: Standing,
@@ -507,21 +598,19 @@ def validate(
     progress: Progress,
     stop: StopFlag,
 ) -> Standing:
-    """Measure on the validation split, and save the model if it is the best. Ctrl-C ends this: the state is saved."""
-
-    def advance(_: int) -> None:
-        if stop.is_set():
-            raise Interrupted(f"stopped while validating; the training is saved; {how_to_resume(run)}")
-
+    """Measure on the validation split, and save how far the training has come, and the model if it is the best."""
     progress.validating()
-    evaluation = measure(candidate, samples, world, workers, advance)
+    with resumable(run, "while validating"), stop.at_once():
+        evaluation = measure(candidate, samples, world, workers, stop)
     figures, headline = evaluation.figures, evaluation.figures.headline
     score = figures.scores[headline]
     progress.validated(at.step, figures.titles[headline], score)
     run_folder.log(run, {"step": at.step, "scores": dict(figures.scores), "classes": figures.table.first_column()})
     if score > at.best and run.is_writer:
         candidate.with_header(results={"step": at.step, **evaluation.to_tree()}).save(run.best)
-    return at._replace(validation=at.step, best=max(at.best, score))
+    at = at._replace(validation=at.step, best=max(at.best, score))
+    run_folder.write_state(run, snapshot(learner, at))
+    return at
 
 
 def measure(
@@ -529,8 +618,9 @@ def measure(
     samples: Sequence[Sample],
     world: World,
     workers: int,
-    advance: Callable[[int], None] | None = None,
+    stop: StopFlag,
 ) -> Evaluation:
+    """On the validation split. Raises Interrupted if `stop` is set meanwhile, also by another thread."""
     assert candidate.training is not None
     distributed.copy_buffers_from_first(candidate.model)
     return evaluate.evaluate(
@@ -540,7 +630,7 @@ def measure(
         workers=workers,
         skip_errors=candidate.training.data.on_error == "skip",
         data_name=evaluate.data_name(candidate.training),
-        advance=advance,
+        advance=lambda _: stop.check(),
     )
 
 
@@ -552,6 +642,10 @@ def save(
 ) -> None:
     """Write the files to resume from. Weights after a loss that was not finite are not worth saving."""
     require_finite(losses, world)
+    write(run, learner, candidate, at)
+
+
+def write(run: RunFolder, learner: Learner, candidate: Segmenter, at: Standing) -> None:
     run_folder.write_state(run, snapshot(learner, at))
     if run.is_writer:
         candidate.save(run.last)
@@ -559,6 +653,7 @@ def save(
 
 def snapshot(learner: Learner, at: Standing) -> State:
     return {
+        **learner.source,
         **dict(zip(STANDING_KEYS, at, strict=True)),
         "model": learner.model.state_dict(),
         "averaged": None if learner.averaged is None else learner.averaged.state_dict(),
@@ -570,16 +665,105 @@ def restore(state: State | None, learner: Learner, run: RunFolder) -> Standing:
     """Restore weights and optimizer from `state`; without one, the training is at its start."""
     if state is None:
         return Standing()
-    require_same_weights(learner.model.state_dict(), state["model"], run.state)
-    learner.model.load_state_dict(state["model"])
-    if learner.averaged is not None:
-        learner.averaged.load_state_dict(state["averaged"])
+    for model, weights in ((learner.model, state["model"]), (learner.averaged, state.get("averaged") or {})):
+        if model is not None:
+            require_same_weights(model.state_dict(), weights, run.state)
+            model.load_state_dict(weights)
+    if not optim.is_state_of(learner.optimizer, state["optimizer"]):
+        raise ModelFileError(f"{run.state}: the optimizer is not that of the run: the state is of another training")
     learner.optimizer.load_state_dict(state["optimizer"])
     return Standing(*(state[key] for key in STANDING_KEYS))
 
 
-def stopped(run: RunFolder, at: Standing, settings: TrainConfig) -> Interrupted:
-    return Interrupted(f"stopped and saved after step {at.step} of {settings.steps}; {how_to_resume(run)}")
+def bring_up_to_date(
+    run: RunFolder,
+    opening: Opened,
+    config: Config,
+    learner: Learner,
+    candidate: Segmenter,
+    at: Standing,
+    console: Console,
+) -> None:
+    """Let the files of a resumed run agree with its state: a kill may have come between them, or settings changed."""
+    for line in (*opening.remarks, *opening.changes):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    run_folder.write_changes(run, config, opening.changes, at.step)
+    if opening.state is None or not run.is_writer:
+        return
+    if any(opening.state.get(key) != text for key, text in learner.source.items()):
+        run_folder.write_state(run, snapshot(learner, at))
+    if not is_saved_as(candidate, run.last):
+        candidate.save(run.last)
+    require_readable(run.best)
+
+
+def is_saved_as(model: Segmenter, path: Path) -> bool:
+    """Whether the file holds just this model."""
+    try:
+        network, header = model_file.load(path, torch.device("cpu"))
+    except (AtrousError, OSError):
+        return False
+    weights = network.state_dict() if isinstance(network, Model) else {}
+    own = model.model.state_dict()
+    is_same_header = header.to_metadata() == model.header.to_metadata()
+    return is_same_header and all(torch.equal(own[name].cpu(), weights[name]) for name in own)
+
+
+def require_readable(path: Path) -> None:
+    """Say now, not after the last step, that the best model can't be read."""
+    if path.exists():
+        try:
+            segmenter.load(path)
+        except ModelFileError as error:
+            raise ModelFileError(f"{error}; delete it, and the best validation to come takes its place") from error
+
+
+@contextlib.contextmanager
+def saved_if_others_die(
+    run: RunFolder,
+    learner: Learner,
+    candidate: Segmenter,
+    at: Standing,
+    losses: Sequence[Losses],
+    settings: TrainConfig,
+    stop: StopFlag,
+) -> Iterator[None]:
+    """Before an update, while the weights are those of `at`: save them if another process dies, and say so."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, ProcessDied) and not distributed.is_lost_peer(error):
+            raise
+        told = str(error) if isinstance(error, ProcessDied) else distributed.LOST_PEER
+        if not run.is_writer or first_broken(losses) is not None or not (at.step or stop.is_set()):
+            raise ProcessDied(told) from error
+        write(run, learner, candidate, at)
+        if stop.is_set():  # the others ended by the same signal
+            raise stopped(run, at, settings, stop) from error
+        raise ProcessDied(f"{told}; saved after step {at.step}; {how_to_resume(run)}") from error
+
+
+@contextlib.contextmanager
+def resumable(run: RunFolder, when: str) -> Iterator[None]:
+    """Where everything is saved, say so at an end by a signal or the death of a process."""
+    with ends_told(when, f"the training is saved; {how_to_resume(run)}"):
+        yield
+
+
+@contextlib.contextmanager
+def ends_told(when: str, advice: str) -> Iterator[None]:
+    """Say more at an end by a signal or the death of a process."""
+    try:
+        yield
+    except Interrupted as interruption:
+        raise Interrupted(f"stopped {when}; {advice}", interruption.number) from interruption
+    except ProcessDied as death:
+        raise ProcessDied(f"{death}; {advice}") from death
+
+
+def stopped(run: RunFolder, at: Standing, settings: TrainConfig, stop: StopFlag) -> Interrupted:
+    text = f"stopped and saved after step {at.step} of {settings.steps}; {how_to_resume(run)}"
+    return Interrupted(text) if stop.number is None else Interrupted(text, stop.number)
 
 
 def how_to_resume(run: RunFolder) -> str:
@@ -589,14 +773,35 @@ def how_to_resume(run: RunFolder) -> str:
 # ---- after the last step
 
 
-def finish(run: RunFolder, samples: Sequence[Sample], world: World, workers: int, console: Console) -> None:
+def finish(
+    run: RunFolder,
+    splits: tuple[Sequence[Sample], Sequence[Sample]],
+    world: World,
+    workers: int,
+    console: Console,
+    stop: StopFlag,
+) -> None:
     """Measure the best model once more, image by image, and write the report of the run."""
-    distributed.wait()
-    best = segmenter.load(run.best).to(world.device)
-    evaluation = measure(best, samples, world, workers)
-    if not run.is_writer:
-        return
-    history = run_folder.read_rows(run.metrics)
-    report.write_page(run.report, best, samples, evaluation, title=run.path.name, history=history)
+    with resumable(run, "before the report was written"):
+        distributed.wait()
+        best = segmenter.load(run.best).to(world.device)
+        evaluation = measure(best, splits[1], world, workers, stop)
+        if not run.is_writer:
+            return
+        training = report.training_of(run, first_samples(best, splits[0]))
+        title = run.path.name
+        report.write_page(run.report, best, splits[1], evaluation, title=title, training=training, console=console)
     report.print_evaluation(evaluation, console)
     console.print(f"best model: {run.best} (step {best.results['step']})\nreport: {run.report}")
+
+
+def first_samples(best: Segmenter, samples: Sequence[Sample]) -> list[Sample]:
+    """The run's first samples as the network saw them, for the report; those that can't be read are left out."""
+    config = best.training
+    assert config is not None
+    skip_errors = config.data.on_error == "skip"
+    augmented = Augmented(
+        samples, augmentation(best.model, config, best.label_space), config.train.seed, skip_errors=skip_errors
+    )
+    reads = [augmented[number] for number in range(min(report.NUM_SAMPLES, len(samples)))]
+    return [read.sample for read in reads if read.sample is not None]

@@ -1,29 +1,35 @@
 """Label maps as pictures: colours, overlays on the image, right and wrong pixels."""
 
 import io
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from math import ceil
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
-from atrous.errors import ConfigError, DataError
+from atrous.errors import ConfigError, DataError, visible
 from atrous.types import Color, Image, LabelMap
 
 Palette = NDArray[np.uint8]  # [256, 3]
+Label = TypeVar("Label", bound=np.integer[Any])
 
 RIGHT: Color = (38, 74, 88)  # dark and bright: the two also differ without colour vision
 WRONG: Color = (255, 138, 76)
 IGNORED: Color = (150, 156, 160)
+
+ALPHA = 0.55  # of the colours over an image
 
 _SPREAD = 0x9E3779  # odd, so no two labels share a colour modulo 2^24; golden ratio, so neighbours differ
 _CONTOUR = np.array([255, 255, 255], np.uint16)
 _PAPER, _INK = (255, 255, 255), (32, 36, 40)
 _GAP, _TEXT, _ROW = 12, 15, 23  # pixels: between panels, height of text, height of a line
 _LEGEND_ROWS = 24
+_TEXTS, _WIDEST_NAME = 70, 20  # heights of text in the longer side of an image, and in the width of a name
 
 
 def colorize(labels: LabelMap, palette: Palette) -> Image:
@@ -39,21 +45,33 @@ def colorize(labels: LabelMap, palette: Palette) -> Image:
 
 
 def overlay(
-    image: Image, labels: LabelMap, palette: Palette, *, alpha: float = 0.55, ignore: int | None = None
+    image: Image,
+    labels: LabelMap,
+    palette: Palette,
+    *,
+    alpha: float = ALPHA,
+    ignore: int | None = None,
+    background: Sequence[int] = (),
 ) -> Image:
-    """The image under its labels' colours, with a thin bright line between them; `ignore` shows the image alone."""
+    """The image under its labels' colours, with a thin bright line between them.
+
+    Pixels of `ignore` and of the classes in `background` show the image alone.
+    """
     _require_same_size(image.shape[:2], labels.shape, "the image", "the labels")
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha must be between 0 (the image) and 1 (the colours), got {alpha}")
-    mixed = overlay_colors(image, colorize(labels, palette), labels, alpha=alpha)
-    return mixed if ignore is None else np.where((labels == ignore)[..., None], image, mixed)
+    bare = np.isin(labels, [*background, *([] if ignore is None else [ignore])])
+    return overlay_colors(image, colorize(labels, palette), labels, bare, alpha=alpha)
 
 
-def overlay_colors(image: Image, colors: Image, labels: LabelMap, *, alpha: float = 0.55) -> Image:
-    """The image under colours [H, W, 3], with a thin bright line between neighbours whose labels differ."""
+def overlay_colors(
+    image: Image, colors: Image, labels: LabelMap, bare: NDArray[np.bool_], *, alpha: float = ALPHA
+) -> Image:
+    """The image under colours [H, W, 3], with a thin bright line where labels differ; alone where it is bare [H, W]."""
     mixed = _blend(image, colors, alpha)
-    edges = _contours(labels)
+    edges = _contours(labels, bare)
     mixed[edges] = _blend(mixed[edges], _CONTOUR, 0.7 * min(1.0, 2 * alpha))
+    mixed[bare] = image[bare]
     return mixed
 
 
@@ -62,12 +80,26 @@ def _blend(below: NDArray[np.uint8], above: NDArray[np.unsignedinteger[Any]], al
     return ((below.astype(np.uint16) * (256 - weight) + above.astype(np.uint16) * weight) >> 8).astype(np.uint8)
 
 
-def _contours(labels: LabelMap) -> NDArray[np.bool_]:  # [H, W]
-    """True for the upper or left pixel of two neighbours that differ: lines one pixel wide."""
+def _contours(labels: LabelMap, bare: NDArray[np.bool_]) -> NDArray[np.bool_]:  # [H, W]
+    """True for one of two neighbours that differ, the upper or left one unless it is bare: lines one pixel wide."""
     edges = np.zeros(labels.shape, bool)
-    edges[:-1] |= labels[:-1] != labels[1:]
-    edges[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    down, right = labels[:-1] != labels[1:], labels[:, :-1] != labels[:, 1:]
+    edges[:-1] |= down & ~bare[:-1]
+    edges[1:] |= down & bare[:-1] & ~bare[1:]
+    edges[:, :-1] |= right & ~bare[:, :-1]
+    edges[:, 1:] |= right & bare[:, :-1] & ~bare[:, 1:]
     return edges
+
+
+def shrunk(image: Image, step: int) -> Image:
+    """The means of squares of `step` pixels: a smaller picture of the same view."""
+    return image if step == 1 else np.asarray(PIL.Image.fromarray(image).reduce(step))
+
+
+def thinned(labels: NDArray[Label], step: int) -> NDArray[Label]:
+    """The labels in the middle of the squares of `shrunk`."""
+    rows, columns = (np.minimum(np.arange(0, side, step) + step // 2, side - 1) for side in labels.shape)
+    return labels if step == 1 else labels[np.ix_(rows, columns)]
 
 
 def error_map(prediction: LabelMap, truth: LabelMap, ignore: int) -> Image:
@@ -130,21 +162,21 @@ def side_by_side(panels: Sequence[tuple[str, Image]]) -> PIL.Image.Image:
 
 
 @cache
-def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(_TEXT)
+def _font(size: int = _TEXT) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
 
 
-def _write(sheet: PIL.Image.Image, corner: tuple[int, int], text: str) -> None:
-    ImageDraw.Draw(sheet).text(corner, text, fill=_INK, font=_font())
+def _write(sheet: PIL.Image.Image, corner: tuple[int, int], text: str, size: int = _TEXT) -> None:
+    ImageDraw.Draw(sheet).text(corner, text, fill=_INK, font=_font(size))
 
 
-def _shorten(text: str, width: int) -> str:
+def _shorten(text: str, width: int, size: int = _TEXT) -> str:
     """`text`, or as much of its beginning as fits into `width` pixels together with three dots."""
-    font = _font()
+    font = _font(size)
     if font.getlength(text) <= width:
         return text
-    shorter = (text[:count] + "..." for count in range(len(text) - 1, -1, -1))
-    return next((candidate for candidate in shorter if font.getlength(candidate) <= width), "")
+    count = bisect_right(range(len(text)), width, key=lambda count: ceil(font.getlength(text[:count] + "...")))
+    return text[: count - 1] + "..." if count else ""
 
 
 def legend(names: Sequence[str], colors: Sequence[Color] | NDArray[np.uint8]) -> Image:
@@ -159,4 +191,20 @@ def legend(names: Sequence[str], colors: Sequence[Color] | NDArray[np.uint8]) ->
         color = tuple(int(channel) for channel in colors[index])
         ImageDraw.Draw(sheet).rectangle((left, top, left + _TEXT, top + _TEXT), fill=color, outline=IGNORED)
         _write(sheet, (left + _TEXT + _GAP // 2, top - 2), name)
+    return np.asarray(sheet)
+
+
+def with_legend(image: Image, colors: Mapping[str, Color]) -> Image:
+    """The image above the colours in it and their names, in as many columns as fit; text grows with the image."""
+    size = max(_TEXT, max(image.shape[:2]) // _TEXTS)
+    names = [_shorten(visible(name), _WIDEST_NAME * size, size) for name in colors]
+    column = 3 * size + round(max((_font(size).getlength(name) for name in names), default=0))
+    width = max(image.shape[1], column if names else 1)
+    columns, row = max(1, width // column), 3 * size // 2
+    sheet = PIL.Image.new("RGB", (width, image.shape[0] + row * -(-len(names) // columns)), _PAPER)
+    sheet.paste(PIL.Image.fromarray(image), (0, 0))
+    for index, (name, color) in enumerate(zip(names, colors.values(), strict=True)):
+        left, top = column * (index % columns) + size // 2, image.shape[0] + row * (index // columns) + size // 4
+        ImageDraw.Draw(sheet).rectangle((left, top, left + size, top + size), fill=color, outline=IGNORED)
+        _write(sheet, (left + 3 * size // 2, top - size // 8), name, size)
     return np.asarray(sheet)

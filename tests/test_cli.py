@@ -1,7 +1,9 @@
 """The command line from end to end: what it prints, what it writes, and its exit code."""
 
+import inspect
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,16 +13,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
-from atrous import __version__, cli, create
-from atrous.config import Config
+from atrous import __version__, cli, create, report
+from atrous.config import Config, load, override
 from atrous.errors import ConfigError, ConversionError, DataError, ModelFileError
 from atrous.interrupt import Interrupted
 from atrous.progress import Progress
+from atrous.run_folder import RunFolder
 from tests.conftest import SHARED, SMALL_MODEL, TINY, save
+from tests.runs import copied
 
 RECIPE = "synthetic/deeplab_v3plus_tiny"
 
@@ -279,6 +285,73 @@ def test_where_a_run_goes_without_out(monkeypatch: pytest.MonkeyPatch, tiny: Cal
         assert folders.pop() == Path(folder), source
 
 
+def test_a_run_is_its_own_recipe(finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, calls = copied(finished, tmp_path / "runs" / "mine"), list[tuple[Config, Path, object]]()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("atrous.train.train", lambda config, out, *, resume, **_: calls.append((config, out, resume)))
+    stored = load(str(mine.config))
+    for words, out, resume in (
+        (("runs/mine", "--resume"), "runs/mine", True),
+        (("--resume", "runs/mine"), "runs/mine", True),
+        (("--resume", "--out", "runs/mine"), "runs/mine", True),
+        (("--resume-or-start", "--out", "runs/mine"), "runs/mine", "or_start"),
+        (("runs/mine/", "--resume", "--out", "runs/mine"), "runs/mine", True),
+        (("runs/mine/state/last.pt", "--resume"), "runs/mine", True),
+        (("runs/mine/last.safetensors", "--resume"), "runs/mine", True),
+        (("runs/mine/config.yaml", "--resume"), "runs/mine", True),
+        (("runs/mine", "--out", "runs/other"), "runs/other", False),
+        (("runs/mine",), "runs/mine", False),
+        (("runs/new", "--resume-or-start", "--out", "runs/mine"), None, None),
+    ):
+        assert run("train", *words) == (0 if out else 2), words
+        if out:
+            assert calls.pop() == (stored, Path(out), resume)
+    assert run("train", "runs/mine", "train.steps=9", "--resume") == 0
+    assert calls.pop()[0] == override(stored, ["train.steps=9"], "here")
+
+
+NO_RUN = {
+    (
+        "runs/mien",
+        "--resume",
+    ): "--resume: no run in runs/mien (no such folder); the nearest: runs/mine; without --resume",
+    ("runs", "--resume"): "--resume: no run in runs (the folder holds mine); the nearest: runs/mine; ",
+    ("--resume", "--out", "runs/mien"): "--resume: no run in runs/mien (no such folder); the nearest: runs/mine",
+    ("--resume",): "a recipe is missing, such as `atrous train folder/deeplab_v3plus`",
+    (): "a recipe is missing, such as `atrous train folder/deeplab_v3plus`",
+    (RECIPE, "--resume", "--out", "new"): "--resume: no run in new (no such folder); the nearest: runs/mine; ",
+    ("synthetic/deeplab_v3plus_tny", "--resume"): "did you mean synthetic/deeplab_v3plus_tiny?",
+}
+
+
+@pytest.mark.parametrize("words", NO_RUN)
+def test_resuming_without_a_run_is_refused_in_one_line(
+    finished: RunFolder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+) -> None:
+    copied(finished, tmp_path / "runs" / "mine")
+    monkeypatch.chdir(tmp_path)
+    assert NO_RUN[words] in failure(capsys, "train", *words)
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"mine"}
+
+
+def test_changed_data_is_accepted_on_request(
+    folder_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    common = ("--workers", "0", "--device", "cpu")
+    assert run("train", RECIPE, *FOLDER, f"data.root={folder_data}", "--out", out, *common) == 0
+    for folder in ("images", "masks"):
+        (folder_data / folder / "train" / "5.png").unlink()
+    assert "train: 1 removed (5); add --accept-changed-data" in failure(capsys, "train", out, "--resume", *common)
+    assert run("train", out, "--resume", "--accept-changed-data", *common) == 0
+    assert "train: 1 removed (5)" in capsys.readouterr().out
+
+
 def test_settings_of_a_prediction_are_distinguished_from_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,3 +530,36 @@ def test_a_process_whose_peer_has_ended_points_to_its_message(
         error = capsys.readouterr().err
         assert expected in error
         assert ("Traceback" in error) != is_many
+
+
+@pytest.mark.parametrize("names", ["left, right", "'road [dirt]', '[/red]'"])
+def test_white_masks_train_with_the_setting_that_the_refusal_ends_with(
+    names: str, folder_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder_data / "classes.yaml").write_text(f"names: [{names}]\n")
+    for path in (folder_data / "masks").rglob("*.png"):
+        save(path, np.asarray(PIL.Image.open(path)) * np.uint8(255))
+    out = ("--out", str(tmp_path / "run"), "--workers", "0", "--device", "cpu")
+    arguments = ("train", RECIPE, *FOLDER, f"data.root={folder_data}", *out)
+    line = failure(capsys, *arguments)
+    assert not (tmp_path / "run").exists()
+    (setting,) = shlex.split(line.partition("; if the values 0, 255 are the classes, set ")[2])
+    assert run(*arguments, setting) == 0
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["train"]["ignored"] == 0
+
+
+def test_overlays_have_a_legend_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = create("deeplab_v3", num_classes=2, output_stride=32)
+    space = model.label_space.model_copy(update={"colors": ((9, 9, 9), (200, 0, 0))})
+    model.with_header(label_space=space).save(Path("m.safetensors"))
+    save(Path("a.png"), np.zeros((30, 30, 3), np.uint8))
+    assert run("predict", "m.safetensors", "a.png", "--out", "plain", "--device", "cpu") == 0
+    assert run("predict", "m.safetensors", "a.png", "--out", "out", "--legend", "--device", "cpu") == 0
+    with Image.open("plain/overlays/a.jpg") as plain, Image.open("out/overlays/a.jpg") as explained:
+        assert plain.size == (30, 30)
+        assert explained.height > 30
+
+
+def test_the_size_of_a_report_is_that_of_a_run() -> None:
+    assert inspect.signature(cli.evaluate).parameters["report_size"].default == report.MAX_BYTES / 1e6

@@ -339,3 +339,14 @@ def test_values_in_a_file_are_typed_by_the_field(tmp_path: Path) -> None:
     path.write_text(f"base: {RECIPE}\noptim: {{lr: 1e-3}}\n")
     assert load(str(path)).optim.lr == 0.001
     assert yaml.safe_load(config.to_yaml(load(str(path))))["optim"]["lr"] == 0.001
+
+
+def test_the_yaml_of_a_dataset_is_answered_with_the_command(tmp_path: Path) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text("path: cracks\ntrain: images/train\nval: images/val\nnames: {0: crack}\n")
+    with pytest.raises(ConfigError) as error:
+        load(str(path))
+    assert str(error.value) == (
+        f"{path} describes a dataset, not an experiment; if its labels are masks: atrous train folder/deeplab_v3plus "
+        f"data.root={tmp_path}/cracks"
+    )

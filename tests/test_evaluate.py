@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,6 +65,30 @@ def test_a_page_is_reproducible_and_makes_its_folder(model: Path, evaluation: Ev
         report.write_page(page, loaded, samples(), evaluation, title="a page")
     assert pages[0].read_bytes() == pages[1].read_bytes()
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.html", "b.html"]
+
+
+@pytest.mark.parametrize("limit", [1_000_000, 100_000])
+def test_a_page_keeps_its_size(limit: int, model: Path, evaluation: Evaluation, tmp_path: Path) -> None:
+    page = tmp_path / "a.html"
+    report.write_page(page, segmenter.load(model), samples(), evaluation, title="a page", max_bytes=limit)
+    assert page.stat().st_size <= limit
+    number = page.read_text(encoding="utf-8").count('<figure class="card"')
+    assert number == 3 if limit > 500_000 else number <= 3
+
+
+def test_images_that_vanished_are_left_out_of_the_page(model: Path, evaluation: Evaluation, tmp_path: Path) -> None:
+    class Vanishing(Sequence[Sample]):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: Any) -> Any:  # noqa: ANN401
+            if index == 1:
+                raise FileNotFoundError("gone")
+            return samples()[index]
+
+    page = tmp_path / "a.html"
+    report.write_page(page, segmenter.load(model), Vanishing(), evaluation, title="a page")
+    assert page.read_text(encoding="utf-8").count('<figure class="card"') == 2
 
 
 def test_the_figures_are_those_of_predicting_each_image(model: Path, evaluation: Evaluation) -> None:

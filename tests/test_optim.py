@@ -150,3 +150,28 @@ def test_sgd_is_the_originals_momentum() -> None:
         weight.grad = torch.ones(1)
         optimizer.step()
     assert weight.item() == pytest.approx(-0.1 * (1 + 1.9 + 2.71))
+
+
+def optimizer_of(name: str, width: int = 2) -> torch.optim.Optimizer:
+    """One that has done a step."""
+    model = nn.Linear(width, 3)
+    optimizer = optim.build(model, OptimConfig(name=name), ())
+    model(torch.ones(1, width)).sum().backward()
+    optimizer.step()
+    return optimizer
+
+
+def test_the_state_of_another_optimizer_is_known() -> None:
+    for name, other in (("sgd", "adamw"), ("adamw", "sgd")):
+        optimizer = optimizer_of(name)
+        assert optim.is_state_of(optimizer, optimizer_of(name).state_dict())
+        assert not optim.is_state_of(optimizer, optimizer_of(other).state_dict())
+        assert not optim.is_state_of(optimizer, optimizer_of(name, width=5).state_dict())
+        state = optimizer.state_dict()
+        wrong: tuple[dict[str, Any], ...] = (
+            {},
+            {"param_groups": 3},
+            {**state, "state": {9: {}}},
+            {**state, "state": 3},
+        )
+        assert not any(optim.is_state_of(optimizer, one) for one in wrong)

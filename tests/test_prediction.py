@@ -67,3 +67,30 @@ def test_labels_of_another_task_are_missing_attributes() -> None:
     pixels = Prediction(Labels(torch.zeros(40, 50, dtype=torch.int64)), noise(), space, TASKS["semantic"])
     with pytest.raises(AttributeError, match="no class for the whole image"):
         _ = pixels.classes
+
+
+def test_an_overlay_has_a_legend_on_request(small: Segmenter) -> None:
+    prediction = small.predict(noise())
+    plain, explained = np.asarray(prediction.overlay()), np.asarray(prediction.overlay(legend=True))
+    assert np.array_equal(explained[:40, :50], plain)
+    assert explained.shape[0] > 40
+    present = {small.label_space.names[index] for index in np.unique(prediction.semantic)}
+    below = explained[40:].reshape(-1, 3)
+    shown = {
+        name
+        for name, color in zip(small.label_space.names, small.label_space.colors, strict=True)
+        if (below == color).all(-1).sum() > 100
+    }
+    assert shown == present
+    (overlay,) = (
+        content
+        for (folder, _), content in prediction.files(overlays=True, probabilities=False, legend=True).items()
+        if folder == "overlays"
+    )
+    assert Image.open(io.BytesIO(overlay)).height == explained.shape[0]
+
+
+def test_a_legend_without_an_entry_leaves_the_overlay_as_it_is() -> None:
+    space = LabelSpace(names=("background", "cat"))
+    prediction = Prediction(Labels(torch.zeros(40, 50, dtype=torch.int64)), noise(), space, TASKS["semantic"])
+    assert np.array_equal(np.asarray(prediction.overlay(legend=True)), noise())

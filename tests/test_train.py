@@ -48,6 +48,7 @@ def test_a_run_leaves_the_best_and_last_model_metrics_and_a_report(finished: Run
         "config.yaml",
         "data.json",
         "best.safetensors",
+        "facts.json",
         "last.safetensors",
         "metrics.jsonl",
         "report.html",

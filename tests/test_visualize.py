@@ -145,3 +145,66 @@ def test_a_legend_shows_every_colour() -> None:
 def test_a_legend_with_too_few_colours_is_refused() -> None:
     with pytest.raises(ValueError, match="2 names but only 1 colors"):
         visualize.legend(["a", "b"], [(0, 0, 0)])
+
+
+# ---- what isn't coloured
+
+
+@settings(max_examples=25, deadline=None)
+@given(label_maps)
+def test_background_keeps_the_image_to_the_pixel(labels: NDArray[np.uint8]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*labels.shape, 3), np.uint8)
+    mixed = visualize.overlay(image, labels, PALETTE, background=(0, 1, 200))
+    bare = np.isin(labels, (0, 1, 200))
+    np.testing.assert_array_equal(mixed[bare], image[bare])
+
+
+def test_a_thing_on_background_is_outlined_on_its_own_side_all_around() -> None:
+    labels = np.zeros((7, 7), np.uint8)
+    labels[1:6, 1:6] = 2
+    mixed = visualize.overlay(np.full((7, 7, 3), 100, np.uint8), labels, PALETTE, background=(0,)).astype(int)
+    ring = np.zeros((7, 7), bool)
+    ring[1:6, 1:6] = True
+    ring[2:5, 2:5] = False
+    inside = mixed[3, 3].sum()
+    assert (mixed[ring].sum(-1) > inside + 100).all()
+    assert (mixed[2:5, 2:5].sum(-1) == inside).all()
+
+
+def test_smaller_pictures_and_labels_keep_the_same_view() -> None:
+    image = np.zeros((5, 7, 3), np.uint8)
+    image[:2, :2] = 200
+    labels = np.arange(35, dtype=np.uint8).reshape(5, 7)
+    small = visualize.shrunk(image, 2)
+    assert small.shape == (3, 4, 3) and small[0, 0].tolist() == [200] * 3 and small[1, 1].tolist() == [0] * 3
+    assert visualize.thinned(labels, 2).tolist() == [[8, 10, 12, 13], [22, 24, 26, 27], [29, 31, 33, 34]]
+    assert visualize.thinned(labels, 1) is labels and visualize.shrunk(image, 1) is image
+
+
+# ---- legends
+
+
+@pytest.mark.parametrize("shape", [(40, 20), (300, 900), (1, 1), (2400, 1600)])
+def test_a_legend_is_beneath_the_whole_image_and_shows_every_colour(shape: tuple[int, int]) -> None:
+    image = np.full((*shape, 3), 100, np.uint8)
+    colors = {f"class {index}": (10 * index, 0, 255 - index) for index in range(20)}
+    sheet = visualize.with_legend(image, colors)
+    np.testing.assert_array_equal(sheet[: shape[0], : shape[1]], image)
+    below = sheet[shape[0] :]
+    for color in colors.values():
+        assert (below == color).all(-1).sum() >= 100
+    assert (below.sum(-1) < 200).any(), "the names"
+
+
+def test_a_legend_of_hostile_names_is_drawn() -> None:
+    names = ["a\nb", "\x1b[31m", "\udce9", "x" * 5000, "", "\u202eevil"]
+    sheet = visualize.with_legend(IMAGE, dict.fromkeys(names, (9, 8, 7)))
+    assert sheet.shape[1] < 600
+
+
+def test_the_text_of_a_legend_grows_with_the_image() -> None:
+    heights = [
+        visualize.with_legend(np.zeros((side, side, 3), np.uint8), {"a": (1, 2, 3)}).shape[0] - side
+        for side in (100, 4200)
+    ]
+    assert heights == [22, 90]

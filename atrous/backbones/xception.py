@@ -85,7 +85,9 @@ else:
 
 
 class Xception(Backbone):
-    """If `bounded`, all features lie in -6..6, and convolutions with a stride are padded by TensorFlow's SAME."""
+    """If `bounded`, all features lie in -6..6, and TensorFlow's SAME pads the convolutions that have a stride, but for
+    the first.
+    """
 
     mean = (127.5, 127.5, 127.5)
     std = (127.5, 127.5, 127.5)
@@ -134,7 +136,7 @@ def _units(row: Row) -> dict[str, Unit]:
 def _stem(kind: Kind) -> nn.Sequential:
     first, second = STEM
     return nn.Sequential(
-        ConvNorm(3, first, 3, norm=SLIM_NORM, stride=2, act=kind.relu, padding=kind.padding),
+        ConvNorm(3, first, 3, norm=SLIM_NORM, stride=2, act=kind.relu),
         ConvNorm(first, second, 3, norm=SLIM_NORM, act=kind.relu),
     )
 

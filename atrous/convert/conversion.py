@@ -77,7 +77,7 @@ def deduced_config(system: System[OptionsT], evidence: Evidence[OptionsT]) -> Mo
 
 
 def agreed(system: System[OptionsT], weights: ForeignWeights, evidence: Evidence[OptionsT]) -> Evidence[OptionsT]:
-    """With the options that only the graph shows. Raises ConversionError, by the layers' names, if it is another network.
+    """With the options that only the graph shows. Raises ConversionError, with layers' names, if it is another network.
 
     Options at run time are the user's to choose: the graph is compared with the model as the graph runs it.
     """
@@ -95,11 +95,12 @@ def agreed(system: System[OptionsT], weights: ForeignWeights, evidence: Evidence
 
 
 def _require_passes(system: System[OptionsT], flow: Flow, evidence: Evidence[OptionsT]) -> None:
+    """Whoever has a graph of one pass may still ask for more."""
     passes = max((len(runs) for runs in flow.layers.values()), default=1)
-    if passes != system.passes(evidence.options):
+    if passes > 1 and passes != (asked := system.passes(evidence.options)):
         raise ConversionError(
-            f"{evidence.label}: its graph shows each image to the network {passes} times, at several scales or flipped; "
-            f"by its options, it is shown {system.passes(evidence.options)} times"
+            f"{evidence.label}: its graph runs the network {passes} times on an image, at several scales or flipped; "
+            f"its options say how: they stand for {asked} now"
         )
 
 

@@ -7,6 +7,8 @@ from pydantic import model_validator
 from atrous.settings import Settings
 from atrous.types import Color
 
+BACKGROUND = {"background", "bg", "void", "unlabeled", "unlabelled", "nothing", "none"}  # without signs, in lower case
+
 
 class LabelSpace(Settings):
     """Class `i` is called `names[i]`; pixels of value `ignore` count neither in the loss nor in a score."""
@@ -33,6 +35,14 @@ class LabelSpace(Settings):
     @property
     def num_classes(self) -> int:
         return len(self.names)
+
+    @property
+    def background(self) -> tuple[int, ...]:
+        """Classes that pictures leave uncoloured: those that are black, and a first class that is named for nothing."""
+        colors = self.palette()[: self.num_classes]
+        first_name = "".join(filter(str.isalpha, self.names[0].lower()))
+        black = [index for index, color in enumerate(colors.tolist()) if color == [0, 0, 0]]
+        return tuple(sorted({*black, *([0] if first_name in BACKGROUND else [])}))
 
     def palette(self) -> NDArray[np.uint8]:  # [256, 3]
         """A colour for each label value."""

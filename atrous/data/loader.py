@@ -10,15 +10,16 @@ with its trace, from a worker process too.
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from atrous.data.workers import items
 from atrous.errors import AtrousError, DataError, text_of
 from atrous.types import Batch, Sample
 
@@ -130,7 +131,7 @@ def collate(reads: list[Read]) -> LoadedBatch:
     return LoadedBatch(
         Batch(
             names=tuple(sample.name for sample in samples),
-            images=torch.from_numpy(np.stack([sample.image for sample in samples])).permute(0, 3, 1, 2).contiguous(),
+            images=_shared(torch.from_numpy(np.stack([x.image for x in samples])).permute(0, 3, 1, 2).contiguous()),
             semantic=_stacked([sample.semantic for sample in samples]),
             instance=_stacked([sample.instance for sample in samples]),
             category=_stacked([None if x is None else np.asarray(x, np.int64) for x in (s.category for s in samples)]),
@@ -153,7 +154,15 @@ def _mixed(samples: Sequence[Sample]) -> list[str]:
 
 def _stacked(arrays: Sequence[NDArray[np.integer[Any]] | None]) -> Tensor | None:
     known = [array for array in arrays if array is not None]
-    return torch.from_numpy(np.stack(known)) if len(known) == len(arrays) else None
+    return _shared(torch.from_numpy(np.stack(known))) if len(known) == len(arrays) else None
+
+
+def _shared(tensor: Tensor) -> Tensor:
+    """In a worker, in the memory that it shares with its parent.
+
+    PyTorch would do that in the thread that sends the batch: too little memory would lose it, and the parent wait.
+    """
+    return tensor.share_memory_() if get_worker_info() is not None else tensor  # type: ignore[no-untyped-call]
 
 
 def training_batches(
@@ -164,7 +173,7 @@ def training_batches(
     workers: int,
     skip_errors: bool,
     pin_memory: bool = False,
-) -> Iterator[tuple[Batch, tuple[str, ...]]]:
+) -> Generator[tuple[Batch, tuple[str, ...]], None, None]:
     """Endless pairs of a batch and its skipped problems. Raises DataError with the name of an unreadable file."""
     loader: DataLoader[Read] = DataLoader(
         Augmented(samples, augment, stream.seed, skip_errors=skip_errors),
@@ -174,7 +183,7 @@ def training_batches(
         pin_memory=pin_memory,
         generator=_own_generator(),
     )
-    for batch, problems in _explained(loader):
+    for batch, problems in items(loader):
         if batch is None:
             raise DataError(problems[-1])
         yield batch, problems
@@ -183,17 +192,6 @@ def training_batches(
 def _own_generator() -> torch.Generator:
     """A DataLoader draws an unused seed; without this, that would change the random numbers of dropout."""
     return torch.Generator()
-
-
-def _explained(loader: Iterable[Any]) -> Iterator[Any]:
-    """What a loader yields; if a worker dies, an OSError with the usual cause."""
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):  # the rest are exceptions that a worker raised
-            raise
-        reason = "it may need more shared memory (/dev/shm); try --workers 0"
-        raise OSError(f"a process that reads images died ({error}); {reason}") from error
 
 
 class _Numbers:
@@ -229,7 +227,7 @@ def read_each(read: Callable[[int], T], indices: range, workers: int) -> Iterato
         collate_fn=_unchanged,
         generator=_own_generator(),
     )
-    yield from zip(indices, _explained(loader), strict=True)
+    yield from zip(indices, items(loader), strict=True)
 
 
 def whole_samples(

@@ -1,9 +1,12 @@
 """Label spaces from the names of classes, as files or settings list them."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
 
+import yaml
 from pydantic import ValidationError
 
 from atrous.data.contract import DataConfig
@@ -114,22 +117,32 @@ def naming_advice(codes: Iterable[object], space: LabelSpace) -> str:
     values = sorted(code for code in codes if isinstance(code, int))
     if space.raw_ids:  # someone has already said which values are classes
         return ""
+    if classes := _classes_among(values, space):
+        return f"; if the values {listing(classes, 20)} are the classes, set {naming_setting(classes, space.names)}"
+    labelled = [value for value in values if value != space.ignore]
+    if labelled[-1:] >= [space.num_classes] and labelled == list(range(labelled[0], labelled[-1] + 1)):
+        return _advice_on_more(labelled[-1], space)
     if len(values) > MANY * space.num_classes:
         return "; so many values come from masks that were resized smoothly or compressed; save them as PNG, unresized"
-    classes = _classes_among(values, space)
-    if classes:
-        return f"; if the values {listing(classes, 20)} are the classes, set {naming_setting(classes, space.names)}"
-    if values[-1:] == [space.num_classes]:
-        return f"; the values reach {values[-1]}, one more than {space.num_classes} names allow: is one missing?"
     return ""
+
+
+def _advice_on_more(last: int, space: LabelSpace) -> str:
+    """What to do about values without gaps, of which there are more than names."""
+    known = f"; the values reach {last}, but the names end at {space.num_classes - 1}"
+    if last == space.num_classes and "background" not in space.names:
+        names = listing(map(_in_yaml, ("background", *space.names)), limit=20)
+        return f'{known}; if 0 is the background, set "data.names=[{names}]"'
+    objects = ", or write 1 for every object if each has its own number" if space.num_classes == 2 else ""
+    return f"{known}: name them all{objects}"
 
 
 def _classes_among(values: Sequence[int], space: LabelSpace) -> Sequence[int]:
     """The values of the classes, in their order: all that occur, or as usual mistakes make them; () if unknown."""
     mistakes = (
-        [value for value in values if value != space.ignore],
+        _steady(value for value in values if value != space.ignore),
         [luma(color) for color in space.palette()[: space.num_classes].tolist()],  # a palette image, converted to grey
-        values,
+        _steady(values),
         (0, 255),
         range(1, space.num_classes + 1),
     )
@@ -141,6 +154,13 @@ def _classes_among(values: Sequence[int], space: LabelSpace) -> Sequence[int]:
     return ()
 
 
+def _steady(values: Iterable[int]) -> Sequence[int]:
+    """Values with the same step between neighbours, but for rounding, such as 0, 85, 170, 255; else ()."""
+    ordered = sorted(values)
+    steps = [after - before for before, after in pairwise(ordered)]
+    return ordered if steps and max(steps) - min(steps) <= 1 else ()
+
+
 def luma(color: Sequence[int]) -> int:
     """The grey that Pillow converts a colour to (ITU-R BT.601)."""
     red, green, blue = color
@@ -149,8 +169,14 @@ def luma(color: Sequence[int]) -> int:
 
 def naming_setting(values: Iterable[int], names: Iterable[str]) -> str:
     """The setting that gives values to classes, as it is written on a command line."""
-    pairs = listing((f"{value}: {name}" for value, name in sorted(zip(values, names, strict=False))), limit=20)
-    return f'"data.names={{{pairs}}}"'
+    pairs = sorted(zip(values, map(_in_yaml, names), strict=False))
+    return f'"data.names={{{listing((f"{value}: {name}" for value, name in pairs), limit=20)}}}"'
+
+
+def _in_yaml(name: str) -> str:
+    """Quoted where YAML would read something else, as in `no` or `a, b`."""
+    is_plain = re.fullmatch(r"[A-Za-z][\w -]*", name) and yaml.safe_load(name) == name
+    return name if is_plain else "'" + name.replace("'", "''") + "'"
 
 
 def one_line(error: ValidationError) -> str:

@@ -238,10 +238,12 @@ def _share_ignored(survey: Survey, space: LabelSpace) -> str:
 def _advice(survey: Survey, space: LabelSpace, split: Split) -> str:
     """What to set, from all values that the masks hold; these are known where values are classes."""
     advice = naming_advice({*_values(survey, space), *survey.codes}, space)
-    if advice and split.like is not None:
-        values = listing(_values(split.like, space), limit=20)
-        return f"; the training labels have the values {values}: number these in the same way"
-    return advice
+    return _advice_on_likeness(split.like, space) if advice and split.like else advice
+
+
+def _advice_on_likeness(other: Survey, space: LabelSpace) -> str:
+    values = listing(_values(other, space), limit=20)
+    return f"; the training labels have the values {values}: number these in the same way"
 
 
 def _values(survey: Survey, space: LabelSpace) -> list[int]:
@@ -254,6 +256,8 @@ def _advice_on_ignored(survey: Survey, space: LabelSpace, split: Split) -> str:
     ignored = ignored_values(space)
     if not survey.ignored or len(ignored) > 1:
         return "; are these the right masks?"
+    if split.like is not None and not space.raw_ids:
+        return _advice_on_likeness(split.like, space)
     return _advice(survey, space, split) or (
         f"; if {ignored[0]} is a class, name it, as in {naming_setting((0, ignored[0]), space.names)}"
     )

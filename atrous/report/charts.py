@@ -7,6 +7,8 @@ from itertools import groupby, pairwise
 from numbers import Real
 from typing import Any, NamedTuple
 
+from atrous.report.text import number
+
 Point = tuple[float, float]  # (step, value); a value that isn't finite is a gap in the line
 
 WIDTH, HEIGHT = 360, 200  # of a curve's drawing, in SVG units: CSS pixels unless the page is narrower
@@ -46,7 +48,7 @@ def curves(history: Sequence[Mapping[str, Any]], headline: str, title: str) -> l
     """
     scores = [{"step": row.get("step"), **row["scores"]} for row in history if "scores" in row]
     loss, score, learning_rate = (
-        _column(rows, key) for rows, key in ((history, "loss"), (scores, headline), (history, "learning_rate"))
+        column(rows, key) for rows, key in ((history, "loss"), (scores, headline), (history, "learning_rate"))
     )
     raw = thinned(loss, MAX_POINTS)
     smooth = smoothed(raw)
@@ -68,7 +70,7 @@ def curves(history: Sequence[Mapping[str, Any]], headline: str, title: str) -> l
     return [drawing for drawing in drawings if drawing.svg]
 
 
-def _column(history: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
+def column(history: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
     points = [(_finite(row.get("step")), _finite(row[key])) for row in history if key in row]
     return sorted((point for point in points if math.isfinite(point[0])), key=lambda point: point[0])
 
@@ -124,14 +126,6 @@ def ticks(low: float, high: float, *, most: int = 6) -> list[float]:
         if last - first < most:
             return [float(f"{index * width:.12g}") for index in range(first, last + 1)]
     raise AssertionError(f"no ticks between {low} and {high}")
-
-
-def number(value: float, *, digits: int = 4) -> str:
-    """As an axis writes it: 0.25, 12k, 3e-5."""
-    if not math.isfinite(value):
-        return "none"
-    scale, unit = next(((s, u) for s, u in ((1e6, "M"), (1e3, "k")) if abs(value) >= s), (1.0, ""))
-    return f"{value / scale:.{digits}g}{unit}".replace("e-0", "e-")
 
 
 def curve(name: str, points: Sequence[Point], *, end: float, faint: Sequence[Point] = (), dots: bool = False) -> str:

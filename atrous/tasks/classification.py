@@ -96,6 +96,11 @@ def paint(image: Image, labels: Labels, space: LabelSpace, alpha: float) -> Imag
     return visualize.captioned(image, [f"{name}  {value:.1%}" for name, value in named(labels, space).items()])
 
 
+def paint_truth(sample: Sample, space: LabelSpace) -> Image:
+    assert sample.category is not None
+    return visualize.captioned(sample.image, [space.names[sample.category]])
+
+
 def panels(sample: Sample, labels: Labels, space: LabelSpace) -> list[tuple[str, Image]]:
     assert sample.category is not None
     return [
@@ -119,4 +124,6 @@ CLASSIFICATION = Task(
     legend={},
     results={"classes": Result(".json", encode)},
     needs=("category",),
+    paint_truth=paint_truth,
+    meaning="the share of the images whose likeliest class is the true one",
 )

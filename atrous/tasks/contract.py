@@ -142,6 +142,14 @@ class Result(NamedTuple):
     encode: Callable[[Labels, LabelSpace], bytes]
 
 
+def _image_alone(sample: Sample, space: LabelSpace) -> Image:
+    return sample.image
+
+
+def _nothing(labels: Labels, space: LabelSpace) -> Mapping[str, Color]:
+    return {}
+
+
 class Task(NamedTuple):
     """A row of TASKS. Training, evaluation, prediction and report call it, and know no task by name."""
 
@@ -157,6 +165,10 @@ class Task(NamedTuple):
     needs: tuple[str, ...]  # fields of a Sample, checked before step 1
     survey: Surveyor | None = None  # counts what the labels hold, before step 1; None: they aren't label maps
     class_weights: Callable[[Any, TrainingData], Tensor | None] | None = None  # [C] in a loss with this config
+    paint_truth: Callable[[Sample, LabelSpace], Image] = _image_alone  # the image under its true labels
+    painted: Callable[[Labels, LabelSpace], Mapping[str, Color]] = _nothing  # names and colours in a painted image
+    compared: tuple[str, ...] = ()  # captions of the two panels that a report lays over each other
+    meaning: str = ""  # of the headline, in words that follow its value
 
     def report(self, totals: Mapping[str, Any], space: LabelSpace) -> Figures:
         """The figures of all metrics, from their statistics."""

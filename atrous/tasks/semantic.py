@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +20,9 @@ from atrous.losses.semantic import (
 from atrous.settings import Settings
 from atrous.tasks.class_map import CONFUSION, class_weights, label_map
 from atrous.tasks.contract import Labels, Result, Targets, Task, TrainingData
-from atrous.types import Batch, Facts, Image, Outputs, Sample
+from atrous.types import Batch, Color, Facts, Image, Outputs, Sample
+
+PANEL = 1280  # pixels of the longer side of a picture in a report, at most
 
 
 class DecodeConfig(Settings):
@@ -73,17 +76,35 @@ def decode(seen: Seen, space: LabelSpace, config: DecodeConfig) -> list[Labels]:
 
 
 def paint(image: Image, labels: Labels, space: LabelSpace, alpha: float) -> Image:
-    return visualize.overlay(image, label_map(labels, space), space.palette(), alpha=alpha)
+    """The background keeps the photo, unless `alpha` asks for the colours alone."""
+    background = space.background if alpha < 1 else ()
+    return visualize.overlay(image, label_map(labels, space), space.palette(), alpha=alpha, background=background)
+
+
+def paint_truth(sample: Sample, space: LabelSpace) -> Image:
+    assert sample.semantic is not None
+    return visualize.overlay(
+        sample.image, sample.semantic, space.palette(), ignore=space.ignore, background=space.background
+    )
+
+
+def painted(labels: Labels, space: LabelSpace) -> dict[str, Color]:
+    """The classes in the picture with their colours, without the background."""
+    present = np.setdiff1d(label_map(labels, space), space.background)
+    colors = visualize.colorize(present[None], space.palette())[0].tolist()
+    return {space.names[index]: (red, green, blue) for index, (red, green, blue) in zip(present, colors, strict=True)}
 
 
 def panels(sample: Sample, labels: Labels, space: LabelSpace) -> list[tuple[str, Image]]:
     assert sample.semantic is not None
-    prediction, palette = label_map(labels, space), space.palette()
+    step = max(1, -(-max(sample.image.shape[:2]) // PANEL))  # before anything is painted, so that lines stay thin
+    image, truth = visualize.shrunk(sample.image, step), visualize.thinned(sample.semantic, step)
+    prediction = visualize.thinned(label_map(labels, space), step)
     return [
-        ("Image", sample.image),
-        ("Prediction", visualize.overlay(sample.image, prediction, palette)),
-        ("Truth", visualize.overlay(sample.image, sample.semantic, palette, ignore=space.ignore)),
-        ("Errors", visualize.error_map(prediction, sample.semantic, space.ignore)),
+        ("Image", image),
+        ("Truth", paint_truth(Sample(sample.name, image, truth), space)),
+        ("Prediction", paint(image, Labels(torch.from_numpy(prediction)), space, visualize.ALPHA)),
+        ("Errors", visualize.error_map(prediction, truth, space.ignore)),
     ]
 
 
@@ -104,4 +125,8 @@ SEMANTIC = Task(
     needs=("semantic",),
     survey=survey.count,
     class_weights=class_weights,
+    paint_truth=paint_truth,
+    painted=painted,
+    compared=("Truth", "Prediction"),
+    meaning="the mean over the classes of the area where prediction and truth agree, as a share of the area of either",
 )

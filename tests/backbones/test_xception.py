@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from atrous.backbones.rates import Placement
 from atrous.backbones.xception import BOUNDED, FREE, Kind, Unit, Xception, XceptionUnit
+from atrous.layers.conv import Conv
 from tests.backbones.conftest import on_meta
 
 
@@ -125,3 +126,12 @@ def test_gradients_reach_every_weight(kind: Kind) -> None:
     out, tap = unit(torch.randn(2, 4, 9, 9))
     (out.square().mean() + tap.square().mean()).backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in unit.parameters())
+
+
+def test_the_stem_of_both_kinds_is_padded_alike() -> None:
+    """As the original's `conv2d_same`: (1, 1) also on even sizes."""
+    for bounded in (False, True):
+        conv = Xception(Xception.Config(name="xception_41", bounded=bounded), 16).get_submodule("stem.0.conv")
+        assert isinstance(conv, Conv)
+        assert conv.padding == (1, 1)
+        assert not conv.sized

@@ -17,6 +17,7 @@ from atrous.convert.zoo import ZOO
 from atrous.models import build
 from atrous.models.deeplab_v3 import DeepLabV3
 from atrous.models.pspnet import PSPNet
+from tests.convert import graphs
 from tests.convert.conftest import meta_model
 from tests.convert.readers import writers
 from tests.reference import semseg, tf_deeplab
@@ -57,38 +58,19 @@ def archive_name() -> str:
 
 
 def write_graph(path: Path) -> None:
-    graph = b"".join(writers.constant(name, writers.tensor(array)) for name, array in half_width().items())
-    path.write_bytes(graph + writers.node("ImageTensor", "Placeholder"))
+    path.write_bytes(graphs.frozen(graphs.half_width_steps(), half_width()))
+
+
+@functools.cache
+def folded_half_width() -> dict[str, NDArray[np.float32]]:
+    model = build(DeepLabV3.Config.model_validate(FIELDS), 21)
+    tf_deeplab.load_seeded(model)
+    return tf_deeplab.folded_checkpoint(model)
 
 
 def write_tflite(path: Path) -> None:
-    """The same model with its batch norms folded; no convolution feeds another, for only their weights are read."""
-    model = build(DeepLabV3.Config.model_validate(FIELDS), 21)
-    tf_deeplab.load_seeded(model)
-    arrays = tf_deeplab.folded_checkpoint(model)
-    tensors: list[writers.Flat] = [{0: np.array([1, 65, 65, 3], np.int32), 3: "image"}]
-    buffers: list[writers.Flat] = [{}]
-    operators: list[writers.Flat] = []
-    for name in (name for name in arrays if name.endswith("weights")):
-        scope = name.rpartition("/")[0]
-        weights = np.ascontiguousarray(arrays[name].transpose(3, 0, 1, 2))  # OHWI, or 1HWO of a depthwise kernel
-        for part, array in (("weights", weights), ("biases", arrays[f"{scope}/biases"])):
-            buffers.append({0: np.frombuffer(array.tobytes(), np.uint8)})
-            place = ("I", len(buffers) - 1)
-            tensors.append({0: np.array(array.shape, np.int32), 2: place, 3: f"{scope}/{part}"})
-        operators.append(_convolution(len(tensors), is_depthwise=name.endswith("depthwise_weights")))
-    image = np.array([0], np.int32)
-    graph = {0: tensors, 1: image, 2: image, 3: operators}
-    codes = [{0: ("b", 3)}, {0: ("b", 4)}]  # CONV_2D, DEPTHWISE_CONV_2D
-    path.write_bytes(writers.flatbuffer({0: ("I", 3), 1: codes, 2: [graph], 4: buffers}))
-
-
-def _convolution(num_tensors: int, *, is_depthwise: bool) -> writers.Flat:
-    """Of the image with the last two tensors, its weights and biases."""
-    inputs = np.array([0, num_tensors - 2, num_tensors - 1], np.int32)
-    stride_and_multiplier = {1: ("i", 1), 2: ("i", 1)} | ({3: ("i", 1)} if is_depthwise else {})
-    output, kind = np.array([0], np.int32), ("B", 2 if is_depthwise else 1)
-    return {0: ("I", int(is_depthwise)), 1: inputs, 2: output, 3: kind, 4: stride_and_multiplier}
+    """The same model with its batch norms folded."""
+    path.write_bytes(graphs.lite(graphs.half_width_steps(), folded_half_width()))
 
 
 def semseg_shapes() -> Shapes:

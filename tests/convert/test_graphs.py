@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from atrous.convert.readers.tflite import Operator, OperatorOptions, Tensor, TfLite
-from atrous.convert.systems.tf_deeplab import graphs
+from atrous.convert.systems.tf_deeplab import lite
 from atrous.errors import ConversionError
 
 
@@ -33,11 +33,11 @@ MISFITS: tuple[tuple[tuple[int, ...], int, str], ...] = (  # shape of the weight
 def test_a_graph_whose_weights_fit_no_convolution_is_refused() -> None:
     for shape, multiplier, op in MISFITS:
         with pytest.raises(ConversionError, match=r"a\.tflite: 'aspp0/weights': weights .* fit no convolution"):
-            graphs.from_tflite(_lite(np.zeros(shape, np.float32), multiplier, op), "a.tflite")
+            lite.from_tflite(_lite(np.zeros(shape, np.float32), multiplier, op), "a.tflite")
 
 
 def test_a_graphs_convolutions_become_variables() -> None:
     weights = np.arange(3 * 3 * 8, dtype=np.float32).reshape(1, 3, 3, 8)
-    foreign = graphs.from_tflite(_lite(weights), "a.tflite")
+    foreign = lite.from_tflite(_lite(weights), "a.tflite")
     assert foreign.input_size == (65, 65)
     np.testing.assert_array_equal(foreign.arrays["aspp0/depthwise_weights"][..., 0], weights[0])

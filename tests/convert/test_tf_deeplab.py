@@ -723,7 +723,7 @@ def test_an_assumption_is_reported_unless_a_flag_decides(variant: str, assumptio
 
 def test_what_a_graph_shows_is_used_unless_a_flag_outranks_it() -> None:
     hints = Hints(output_stride=8, atrous_rates=(2, 4, 6))
-    weights = ForeignWeights("a graph", _plus(), hints, input_size=(65, 97), normalization=(100.0, 50.0))
+    weights = ForeignWeights("a graph", _plus(), hints, input_size=(65, 97), normalization=((100.0,), (50.0,)))
     done = convert_weights(weights, None, {})
     model, inference = done.segmenter.model, done.segmenter.inference
     assert model.config.output_stride == 8

@@ -107,9 +107,26 @@ ADVICE = (  # all values that the masks hold, and the setting that makes them th
     (("sky", "road", "car"), 255, (0, 127, 254), '"data.names={0: sky, 127: road, 254: car}"'),
     (("sky", "road", "car"), 254, (0, 127, 255), '"data.names={0: sky, 127: road, 255: car}"'),
     (("sky", "road", "car"), 255, (0, 38, 255), '"data.names={0: sky, 38: road, 75: car}"'),  # greys of VOC's colours
-    (("sky", "road", "car"), 255, (0, 1, 2, 3), "the values reach 3, one more than 3 names allow: is one missing?"),
+    (
+        ("sky", "road", "car"),
+        255,
+        (0, 1, 2, 3),
+        'if 0 is the background, set "data.names=[background, sky, road, car]"',
+    ),
+    (
+        ("background", "car"),
+        255,
+        (0, 1, 2),
+        "the names end at 1: name them all, or write 1 for every object if each has its own number",
+    ),
+    (("background", "person"), 255, range(9), "or write 1 for every object if each has its own number"),
+    (("sky", "road", "car"), 255, (0, 10, 20), '"data.names={0: sky, 10: road, 20: car}"'),
+    (("sky", "road", "car"), 255, (0, 1, 7), ""),
+    (("sky", "road", "car"), 255, (0, 1, 2, 3, 4, 5), "the values reach 5, but the names end at 2: name them all"),
+    (("sky", "road", "car"), 0, (1, 2, 255), ""),
     (("sky", "road"), 255, range(0, 200, 3), "masks that were resized smoothly or compressed"),
     (("sky", "road", "car"), 255, (0, 255), ""),
+    (("no", "b: c"), 255, (0, 255), "\"data.names={0: 'no', 255: 'b: c'}\""),
     (("sky", "road", "car"), 255, (0, 1, 2, 77), ""),
     (("background", "person"), 255, ((255, 0, 0),), ""),
 )

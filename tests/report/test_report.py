@@ -14,8 +14,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from atrous.report import Gallery, Picture, Report, charts, html, render
-from atrous.report.pictures import shrink
+from atrous.report import Gallery, Picture, Report, charts, render, tables
+from atrous.report.balance import measured, splits_of
+from atrous.report.downloads import Download
+from atrous.report.pictures import view
+from atrous.report.text import UNKNOWN
+from atrous.report.verdict import Finding
 from atrous.tasks.contract import Figures, Table
 
 HOSTILE = "<img src=https://example.org/x onerror=alert(1)> & \"quotes\" 'and' </script></pre>"
@@ -66,9 +70,16 @@ class Tree(HTMLParser):
         return " ".join(data for tag, data in self.texts if tag not in ("script", "style"))
 
 
-def picture(name: str, score: float = 0.512) -> Picture:
+PANELS = ("Image", "Truth", "Prediction", "Errors")
+FINDINGS = [
+    Finding("fault", "car is never predicted", "car is 3.0% of the labels", "Train longer.", "classes"),
+    Finding("note", "There was only one validation", "At step 4 of 4", "More would show more.", "course"),
+]
+
+
+def picture(name: str, score: float = 0.512, **classes: float) -> Picture:
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-    return Picture(name, score, [(caption, image) for caption in ("Image", "Prediction", "Truth", "Errors")])
+    return Picture(name, score, classes, [view(caption, image, 64) for caption in PANELS])
 
 
 def figures(num_classes: int, **changes: Any) -> Figures:  # noqa: ANN401
@@ -93,17 +104,22 @@ def sample(num_classes: int = 11, **changes: Any) -> Report:  # noqa: ANN401
         figures=figures(num_classes, **of_figures),
         colors={f"class {index}": (red, green, blue) for index, (red, green, blue) in enumerate(palette)},
         num_images=1234,
+        meaning="the mean of something",
+        findings=FINDINGS,
+        trained={"model": "a network"},
+        command="atrous train 'my recipe'",
         history=HISTORY,
-        galleries=[
-            Gallery("Worst", [picture("bad.png"), picture("worse.png")]),
-            Gallery("Best", [picture("good.png")]),
-        ],
+        samples=[picture("train.png")._replace(views=picture("train.png").views[:1])],
+        gallery=Gallery([picture("worse.png", 0.1), picture("bad.png", 0.2), picture("good.png", 0.9)], 3),
+        compared=("Truth", "Prediction"),
         legend=LEGEND,
+        downloads=[Download("figures.json", "All figures (JSON)", "data:application/json;base64,e30=")],
         config_yaml="train:\n  steps: 400\n",
         protocol={"split": "val", "scales": "1.0"},
         environment={"torch": "2.13.0"},
     )
-    return report._replace(**changes)
+    split = measured(report.figures)
+    return report._replace(splits={"val": split} if split else {})._replace(**changes)
 
 
 def rows_of(page: str, table: str) -> list[str]:
@@ -123,32 +139,47 @@ def test_small_matrices_are_heat_maps(num_classes: int) -> None:
     heat = rows_of(page, 'class="heat"')
     assert [row.count("<td") for row in heat] == [num_classes] * num_classes
     assert [row.count("class=right") for row in heat] == [1] * num_classes
-    assert not rows_of(page, 'id="confusion-table"')
+    assert page.count("is predicted as") == min(tables.NUM_CONFUSIONS, num_classes * (num_classes - 1))
 
 
 def test_heat_map_cells_are_shares_of_the_true_class() -> None:
     confusion = np.array([[75, 25, 0], [0, 0, 0], [1, 0, 999]])
-    cells = html.heat_map(confusion)
+    cells = tables.heat_map(confusion)
     assert [[cell.share for cell in row] for row in cells] == [[0.75, 0.25, 0.0], [None] * 3, [0.001, 0.0, 0.999]]
     assert cells[0][1].strength == 0.5, "an error's strength is the root of its share"
     page = render(sample(3, confusion=confusion))
     shown = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows_of(page, 'class="heat"')]
-    assert shown == [["75", "25", ""], [html.UNKNOWN] * 3, ["0", "", "100"]]
+    assert shown == [["75", "25", ""], [UNKNOWN] * 3, ["0", "", "100"]]
+
+
+def words(page: str) -> str:
+    return " ".join(Tree(page).text().split())
+
+
+def test_the_largest_confusions_are_told_in_words() -> None:
+    confusion = np.array([[75, 25, 0], [30, 970, 0], [0, 10, 15000]])
+    text = words(render(sample(3, confusion=confusion)))
+    assert (
+        "25% of class 0 is predicted as class 1 (25 pixels) 3.0% of class 1 is predicted as class 0 (30 pixels)" in text
+    )
+    assert text.count("is predicted as") == 3
+    assert "<0.1% of class 2 is predicted as class 1 (10 pixels)" in text
 
 
 def test_large_matrices_are_listed_by_their_largest_confusions() -> None:
     confusion = np.diag([100] * 150)
     confusion[7, 9], confusion[3, 4], confusion[4, 3] = 900, 50, 60
     page = render(sample(150, confusion=confusion))
-    rows = rows_of(page, 'id="confusion-table"')
-    assert [re.findall(r"class \d+", row) for row in rows] == [
-        ["class 7", "class 9"],
-        ["class 4", "class 3"],
-        ["class 3", "class 4"],
-    ]
-    assert "90%" in rows[0] and "900" in rows[0]
+    pairs = re.findall(r"of (class \d+) is predicted as (class \d+)", words(page))
+    assert pairs == [("class 7", "class 9"), ("class 4", "class 3"), ("class 3", "class 4")]
+    assert "90% of class 7 is predicted as class 9 (900 pixels)" in words(page)
     assert not rows_of(page, 'class="heat"')
-    assert len(rows_of(render(sample(150)), 'id="confusion-table"')) == html.NUM_CONFUSIONS
+    assert words(render(sample(150))).count("is predicted as") == 2 * tables.NUM_CONFUSIONS
+
+
+def test_confusions_too_rare_to_say_anything_are_left_out() -> None:
+    names = tables.names_of(figures(2), {}, [])
+    assert tables.largest_confusions(np.array([[10**6, 0], [50, 50]]), names) == []
 
 
 def test_a_large_matrix_without_confusions_says_so() -> None:
@@ -160,7 +191,7 @@ def test_classes_are_sorted_by_the_first_column_and_absent_ones_are_marked() -> 
     table = Table(("IoU", "accuracy"), {f"class {index}": (value, value) for index, value in enumerate(values)})
     page = render(sample(5, table=table))
     rows = rows_of(page, 'id="class-table"')
-    assert [re.findall(r"class \d", row)[0] for row in rows] == ["class 2", "class 4", "class 0", "class 1", "class 3"]
+    assert [re.findall(r"class \d", row)[0] for row in rows] == ["class 0", "class 4", "class 2", "class 1", "class 3"]
     assert ["absent" in row for row in rows] == [False, False, False, True, True]
     assert "nan" not in Tree(page).text().lower()
 
@@ -168,7 +199,7 @@ def test_classes_are_sorted_by_the_first_column_and_absent_ones_are_marked() -> 
 def test_counts_have_a_share_beside_them() -> None:
     table = Table(("IoU", "pixels"), {"road": (0.5, 750), "car": (0.25, 250), "tree": (None, 0)})
     text = " ".join(Tree(render(sample(3, table=table))).text().split())
-    assert "Class IoU Share Pixels road 0.500 75% 750 car 0.250 25% 250 tree absent 0% 0" in text
+    assert "Class IoU Share Pixels car 0.250 25% 250 road 0.500 75% 750 tree absent 0% 0" in text
 
 
 def test_a_table_without_a_matrix_has_no_section_for_it() -> None:
@@ -177,39 +208,86 @@ def test_a_table_without_a_matrix_has_no_section_for_it() -> None:
     assert 'href="#confusion"' not in page
 
 
-def test_the_headline_is_the_first_score_with_its_protocol_beneath() -> None:
-    text = Tree(render(sample())).text()
-    assert re.search(r"0\.853 .*1,234 split val · scales 1\.0", text)
+def test_the_page_begins_with_the_headline_its_meaning_and_the_verdict() -> None:
+    text = words(render(sample(protocol={"data": "voc, split val"})))
+    assert "0.853 Pixel accuracy" in text and "Images 1,234 mIoU is the mean of something. 1 is perfect." in text
+    assert "Measured on voc, split val." in text
+    assert text.index("is the mean") < text.index("car is never predicted") < text.index("What each true class")
+    assert "fault car is never predicted car is 3.0% of the labels. Train longer. Classes" in text
+
+
+def test_what_was_trained_has_its_command() -> None:
+    text = words(render(sample()))
+    assert "What was trained model a network atrous train 'my recipe'" in text
+
+
+def test_a_finding_leads_only_to_sections_that_are_there() -> None:
+    page = render(sample(history=[]))
+    assert "There was only one validation" in page
+    assert 'href="#course"' not in page and 'href="#classes"' in page
 
 
 def test_pictures_are_inside_the_page_and_described() -> None:
-    images = Tree(render(sample())).all("img")
-    assert len(images) == 3 * 4
-    assert all((image["src"] or "").startswith("data:image/jpeg;base64,") for image in images)
+    images = [image for image in Tree(render(sample())).all("img") if image.get("src")]
+    assert len(images) == 3 * 4 + 1
+    assert all(re.match("data:image/(webp|jpeg|png);base64,", image["src"] or "") for image in images)
     alts = [image["alt"] or "" for image in images]
-    assert len(set(alts)) == len(alts) and all(
-        alt.split(":")[0] in ("good.png", "bad.png", "worse.png") for alt in alts
-    )
+    assert len(set(alts)) == len(alts)
+    assert alts[:4] == [f"worse.png: {caption}" for caption in PANELS]
 
 
-def test_wide_pictures_are_shrunk_and_small_ones_are_not() -> None:
-    shapes = [(1024, 2048), (48, 64), (3000, 640), (1, 5000)]
-    sizes = [shrink(np.zeros((*shape, 3), np.uint8)).size for shape in shapes]
-    assert sizes == [(640, 320), (64, 48), (640, 3000), (640, 1)]
+def test_cards_hold_what_the_filter_needs() -> None:
+    pictures = [picture("a", 0.25, **{"class 2": 0.5, "class 0": 0.125}), picture("b", math.nan)]
+    cards = [
+        figure for figure in Tree(render(sample(gallery=Gallery(pictures, 2)))).all("figure") if "data-score" in figure
+    ]
+    assert [(card["data-score"], card["data-classes"]) for card in cards] == [("0.25", "2:0.5 0:0.125"), ("", "")]
+
+
+def test_images_that_did_not_fit_are_told() -> None:
+    assert "All 3 images, worst first" in words(render(sample()))
+    text = words(render(sample(gallery=Gallery([picture("a")], 2000))))
+    assert "1 of 2,000 images: the worst, and a few of the best" in text
+
+
+def test_class_balance_has_a_column_for_each_split() -> None:
+    classes = {"class 0": {"pixels": 30, "images": 4}, "class 1": {"pixels": 10, "images": 3}}
+    split = {"images": 4, "pixels": 40, "ignored": 0, "unlabelled": [], "num_unlabelled": 0, "classes": classes}
+    text = words(render(sample(3, splits=splits_of({"train": split, "val": {**split, "images": 2}}))))
+    assert "Share in training of 4 images Share in validation of 2 images" in text
+    assert "class 0 75% 4 75% 4 class 1 25% 3 25% 3 class 2 0%" in text
+    alone = words(render(sample(3, splits={"val": measured(figures(3))})))
+    assert "Share in validation class" in alone and "how many images" not in alone
+
+
+@pytest.mark.parametrize("split", [None, 3, [], {}, {"classes": []}, {"images": "x", "classes": {}}])
+def test_a_damaged_count_of_the_data_is_no_balance(split: object) -> None:
+    assert splits_of({"train": split}) == {}
+
+
+def test_classes_that_pictures_leave_uncoloured_are_marked() -> None:
+    page = render(sample(3, bare=["class 1"]))
+    assert page.count('class="swatch bare"') >= 3
+    heads = re.findall(r'<th scope="row" class="text">(.*?)</th>', page)
+    assert sum("swatch bare" in head for head in heads[:3]) == 1
 
 
 def test_empty_parts_have_no_section() -> None:
-    page = render(sample(history=[], galleries=[], config_yaml="", protocol={}, environment={}, subtitle=""))
+    page = render(Report("title", "", figures(11), {}, 7))
     ids = [section["id"] for section in Tree(page).all("section")]
     assert ids == ["classes", "confusion", "settings"]
-    assert 'href="#training"' not in page and 'href="#images"' not in page and "<img" not in page
+    assert (
+        'href="#training"' not in page and 'href="#images"' not in page and "<img" not in page and "<dialog" not in page
+    )
 
 
 def test_every_link_leads_to_a_place_on_the_page() -> None:
     tree = Tree(render(sample()))
     ids = [attributes["id"] for _, attributes in tree.elements if "id" in attributes]
     assert len(set(ids)) == len(ids)
-    assert {f"#{name}" for name in ids} >= {link["href"] for link in tree.all("a")}
+    links = {link["href"] or "" for link in tree.all("a") if "download" not in link}
+    assert {f"#{name}" for name in ids} >= links
+    assert {link.lstrip("#") for link in links} == {section["id"] for section in tree.all("section")}
 
 
 def test_nothing_is_loaded_from_elsewhere() -> None:
@@ -228,11 +306,18 @@ def test_all_text_from_outside_is_escaped() -> None:
     report = plain._replace(
         title=HOSTILE,
         subtitle=HOSTILE,
+        meaning=HOSTILE,
         figures=plain.figures._replace(
             titles=dict.fromkeys(TITLES, HOSTILE),
             table=Table((HOSTILE,), {f"{name} {HOSTILE}": (0.5,) for name in plain.figures.table.rows}),
         ),
-        galleries=[*plain.galleries[:1], Gallery(HOSTILE, [picture(HOSTILE)])],
+        findings=[Finding("note", HOSTILE, HOSTILE, HOSTILE, HOSTILE)],
+        trained={HOSTILE: HOSTILE},
+        command=HOSTILE,
+        gallery=Gallery([*plain.gallery.pictures[:2], picture(HOSTILE)], 3),
+        compared=(HOSTILE, HOSTILE),
+        samples=[picture(HOSTILE)],
+        bare=[HOSTILE],
         legend={HOSTILE: (1, 2, 3)},
         config_yaml=HOSTILE,
         protocol={HOSTILE: HOSTILE},
@@ -245,16 +330,35 @@ def test_all_text_from_outside_is_escaped() -> None:
     assert any(HOSTILE in (image["alt"] or "") for image in tree.all("img"))
 
 
+UNSEEN = "a\x00b\x1b[31m\u202egnp.exe\udce9"
+
+
+def test_what_cannot_be_seen_is_written_as_its_escape() -> None:
+    plain = sample(3)
+    table = Table(("IoU",), {f"{name} {UNSEEN}": (0.5,) for name in plain.figures.table.rows})
+    report = plain._replace(
+        title=UNSEEN,
+        figures=plain.figures._replace(table=table),
+        gallery=Gallery([picture(UNSEEN)], 1),
+        config_yaml="two\nlines",
+    )
+    page = render(report)
+    assert page.encode(), "no lone surrogate is left"
+    assert not re.search("[\x00\x1b\u202e]", page)
+    assert page.count("a\\x00b\\x1b[31m\\u202egnp.exe\\udce9") > 10
+    assert "<pre" in page and "two\nlines" in page
+
+
+def test_names_in_another_direction_do_not_turn_the_text_around_them() -> None:
+    page = render(sample(3, gallery=Gallery([picture("שלום.jpg")], 1)))
+    assert "<bdi>שלום.jpg</bdi>" in page
+
+
 def test_unknown_numbers_are_dashes() -> None:
     scores = dict.fromkeys(TITLES, math.nan)
-    page = render(sample(scores=scores, galleries=[Gallery("Best", [picture("x", score=math.nan)])]))
-    assert page.count(f"<dd>{html.UNKNOWN}</dd>") == 3
-    assert f"mIoU {html.UNKNOWN}" in page
-
-
-def test_percent() -> None:
-    texts = {0: "0%", 1e-5: "<0.1%", 0.004: "0.4%", 0.0994: "9.9%", 0.0996: "10%", 1: "100%", None: html.UNKNOWN}
-    assert {value: html.percent(value) for value in texts} == texts
+    page = render(sample(scores=scores, gallery=Gallery([picture("x", score=math.nan)], 1)))
+    assert page.count(f"<dd>{UNKNOWN}</dd>") == 3
+    assert f"mIoU {UNKNOWN}" in page
 
 
 def test_the_same_report_gives_the_same_page() -> None:
@@ -280,11 +384,6 @@ def test_ticks_are_round() -> None:
     assert charts.ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]
     assert charts.ticks(0, 12000) == [0, 5000, 10000, 15000]
     assert charts.ticks(0.61, 0.69) == [0.6, 0.62, 0.64, 0.66, 0.68, 0.7]
-
-
-def test_numbers_on_axes() -> None:
-    texts = {0: "0", 0.25: "0.25", 1000: "1k", 12500: "12.5k", 2e6: "2M", 3e-5: "3e-5"}
-    assert {value: charts.number(value) for value in texts} == texts
 
 
 def test_curves_have_a_note_with_their_main_figure() -> None:
@@ -370,7 +469,7 @@ def test_a_browser_shows_the_page_without_complaint(tmp_path: Path) -> None:
     assert "<title>A network on a street</title>" in dom
     assert len(rows_of(dom, 'id="class-table"')) == 11
     assert dom.count("<polyline") == 4, "loss, its raw values, mIoU and learning rate"
-    assert dom.count(">Larger</button>") == 3, "the script ran to its end"
+    assert ">3 of 3</output>" in dom and ">Copy</button>" in dom, "the script ran to its end"
     with PIL.Image.open(shot) as picture:
         pixels = np.asarray(picture.convert("L"))
     assert pixels.shape == (1600, 1000) and pixels.std() > 10 and (pixels[-200:] != pixels[0, 0]).any()
@@ -388,6 +487,131 @@ def test_the_class_table_sorts_by_the_column_that_was_clicked(tmp_path: Path) ->
     rows = rows_of(dom, 'id="class-table"')
     assert [next(name for name in names if name in row) for row in rows] == ["Äpfel", "car", "wall"]
     assert dom.count("aria-sort") - dom.count("[aria-sort") - dom.count('"aria-sort"') == 1
+
+
+def after(page: Path, report: Report, script: str) -> str:
+    """The body of the page, in which `script` has acted as a person would; what it returns is the title."""
+    run = f"<script>document.title = (() => {{ {script} }})()</script>"
+    page.write_text(render(report).replace("</body>", f"{run}</body>"), encoding="utf-8")
+    dom, log = browse(page, "--dump-dom")
+    assert "CONSOLE" not in log
+    return dom
+
+
+def title(dom: str) -> str:
+    return str(re.findall("<title>(.*?)</title>", dom)[0])
+
+
+PICTURES = [
+    picture("a.png", 0.1, **{"class 0": 0.9, "class 1": 0.2}),
+    picture("b.png", 0.5, **{"class 0": 0.3}),
+    picture("c.png", math.nan, **{"class 1": 0.1}),
+]
+VISIBLE = "return [...document.querySelectorAll('.card:not([hidden]) bdi')].map(e => e.textContent).join(' ');"
+SET = """const set = (id, value) => {
+    const element = document.getElementById(id);
+    element.value = value;
+    element.dispatchEvent(new Event('change'));
+};"""
+
+
+@in_browser
+@pytest.mark.parametrize(
+    ("act", "expected"),
+    [
+        ("", "a.png b.png c.png"),
+        ("set('order', 'best');", "b.png a.png c.png"),
+        ("set('only', '0');", "b.png a.png"),
+        ("set('only', '1');", "c.png a.png"),
+        ("set('only', '1'); set('order', 'best');", "a.png c.png"),
+    ],
+)
+def test_images_are_chosen_by_class_and_ordered(act: str, expected: str, tmp_path: Path) -> None:
+    report = sample(3, gallery=Gallery(PICTURES, 3))
+    dom = after(tmp_path / "report.html", report, f"{SET} {act} {VISIBLE}")
+    assert title(dom) == expected
+    assert 'value="2"' not in dom[dom.index('id="only"') : dom.index('id="order"')], "no image shows the third class"
+
+
+def test_panels_that_are_captioned_for_their_image_are_one_choice() -> None:
+    pictures = [
+        picture(name)._replace(views=[picture(name).views[0]._replace(caption=f"Truth: {name}")]) for name in "abc"
+    ]
+    page = render(sample(3, gallery=Gallery(pictures, 3)))
+    assert '<option value="0">Truth</option>' in page and '<option value="1">' not in page[: page.index('id="only"')]
+
+
+@in_browser
+def test_more_images_are_shown_on_request(tmp_path: Path) -> None:
+    report = sample(3, gallery=Gallery([picture(f"{number}.png", number / 50) for number in range(40)], 40))
+    count = "document.querySelectorAll('.card:not([hidden])').length"
+    script = f"{SET} const n = [{count}]; document.getElementById('more').click(); n.push({count});"
+    script += f"set('panel', '2'); n.push({count}); document.getElementById('more').click(); n.push({count}); return n;"
+    assert title(after(tmp_path / "report.html", report, script)) == "6,18,24,40"
+
+
+@in_browser
+def test_an_image_is_enlarged_and_wiped(tmp_path: Path) -> None:
+    """By buttons and keys, from one image to the next, and with other panels."""
+    script = (
+        SET
+        + """
+        const box = document.getElementById('lightbox'), wipe = document.getElementById('wipe');
+        const state = () => [box.open, box.querySelector('bdi').textContent, document.getElementById('left').value,
+            document.getElementById('right').value, document.getElementById('stage').style.getPropertyValue('--wipe'),
+            document.querySelector('.stage .left').alt, document.activeElement.id].join('|');
+        document.querySelectorAll('.card button')[1].click();
+        const states = [state()];
+        wipe.value = 80; wipe.dispatchEvent(new Event('input')); states.push(state());
+        wipe.dispatchEvent(new KeyboardEvent('keydown', {key: 'n', bubbles: true})); states.push(state());
+        document.getElementById('next').click(); states.push(state());
+        set('left', 'Errors'); states.push(state());
+        document.getElementById('previous').click(); states.push(state());
+        document.getElementById('close').click(); states.push(box.open);
+        return states.join(' / ');
+    """
+    )
+    states = title(after(tmp_path / "report.html", sample(3, gallery=Gallery(PICTURES, 3)), script)).split(" / ")
+    assert states == [
+        "true|b.png|Truth|Prediction|50%|b.png: Truth|wipe",
+        "true|b.png|Truth|Prediction|80%|b.png: Truth|wipe",
+        "true|c.png|Truth|Prediction|80%|c.png: Truth|wipe",
+        "true|a.png|Truth|Prediction|80%|a.png: Truth|wipe",
+        "true|a.png|Errors|Prediction|80%|a.png: Errors|wipe",
+        "true|c.png|Errors|Prediction|80%|c.png: Errors|wipe",
+        "false",
+    ]
+
+
+@in_browser
+def test_a_task_without_two_panels_to_compare_shows_one(tmp_path: Path) -> None:
+    pictures = [one._replace(views=one.views[:1]) for one in PICTURES]
+    report = sample(3, gallery=Gallery(pictures, 3), compared=())
+    script = """
+        document.querySelector('.card button').click();
+        const wipe = document.getElementById('wipe');
+        return [getComputedStyle(wipe).display, document.getElementById('right').value].join();
+    """
+    assert title(after(tmp_path / "report.html", report, script)) == "none,Image"
+
+
+@in_browser
+@pytest.mark.parametrize("width", [390, 1600])
+def test_the_page_does_not_scroll_sideways(width: int, tmp_path: Path) -> None:
+    """In a frame, since a window has a smallest width; with names and a command that nobody would choose."""
+    long = "x" * 300
+    names = {f"{long}{index}": (0.5, 0.5, 10) for index in range(32)}
+    table = Table(("IoU", "accuracy", "pixels"), names)
+    report = sample(32, table=table, title=long, subtitle=long, protocol={long: long}, trained={"model": long})
+    report = report._replace(gallery=Gallery([picture(long)], 1), command=long, environment={"torch": long})
+    report = report._replace(findings=[Finding("fault", long, long, long)], samples=[picture(long)])
+    measure = "<script>top.postMessage([document.documentElement.scrollWidth, innerWidth].join(), '*')</script>"
+    (tmp_path / "inner.html").write_text(render(report).replace("</body>", f"{measure}</body>"), encoding="utf-8")
+    frame = f"<iframe src='inner.html' style='width: {width}px; height: 800px; border: 0'></iframe>"
+    listen = "<script>addEventListener('message', event => { document.title = event.data; })</script>"
+    (tmp_path / "outer.html").write_text(f"<title></title>{listen}{frame}", encoding="utf-8")
+    dom, _ = browse(tmp_path / "outer.html", "--dump-dom", "--window-size=1700,900", "--virtual-time-budget=4000")
+    assert title(dom) == f"{width},{width}"
 
 
 def test_colours_other_than_those_of_classes_are_explained() -> None:

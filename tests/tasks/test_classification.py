@@ -98,6 +98,14 @@ def test_of_few_classes_all_are_among_the_first_five() -> None:
 # ---- shown
 
 
+def test_a_training_sample_is_shown_with_its_class() -> None:
+    picture = CLASSIFICATION.paint_truth(sample(5), SPACE)
+    image = sample(5).image
+    assert np.array_equal(picture[: image.shape[0], : image.shape[1]], image)
+    assert picture.shape[0] > image.shape[0]
+    assert CLASSIFICATION.painted(Labels(classes=ORDER), SPACE) == {}
+
+
 def test_the_likeliest_classes_are_written_and_named() -> None:
     labels = Labels(classes=ORDER)
     written = json.loads(CLASSIFICATION.results["classes"].encode(labels, SPACE))

@@ -195,10 +195,10 @@ def test_an_absent_class_is_undefined_and_left_out() -> None:
 # ---- shown
 
 
-def test_panels_show_the_image_the_prediction_the_truth_and_the_errors() -> None:
+def test_panels_show_the_image_the_truth_the_prediction_and_the_errors() -> None:
     sample, labels = SAMPLES[0], Labels(PREDICTED[0])
     panels = dict(SEMANTIC.panels(sample, labels, SPACE))
-    assert list(panels) == ["Image", "Prediction", "Truth", "Errors"]
+    assert list(panels) == ["Image", "Truth", "Prediction", "Errors"]
     assert panels["Image"] is sample.image
     assert all(panel.shape == (2, 4, 3) for panel in panels.values())
     right, wrong, ignored = visualize.RIGHT, visualize.WRONG, visualize.IGNORED
@@ -224,3 +224,33 @@ def test_class_weights_lie_on_the_device() -> None:
     weights = semantic.objective(config, FACTS, (), TrainingData(SPACE, None, torch.device("meta"))).weights
     assert weights is not None
     assert weights.device.type == "meta"
+
+
+BACKGROUND = LabelSpace(names=("background", "cat", "dog"))
+HALF = torch.tensor([[0, 0, 1, 1]] * 2)
+
+
+def test_the_background_is_not_laid_over_a_photo() -> None:
+    image = noise(2, 4)
+    mixed = SEMANTIC.paint(image, Labels(HALF), BACKGROUND, 0.5)
+    assert np.array_equal(mixed[:, :2], image[:, :2])
+    assert not np.array_equal(mixed[:, 2:], image[:, 2:])
+    colors = SEMANTIC.paint(image, Labels(HALF), BACKGROUND, 1.0)
+    assert colors[0, 0].tolist() == [0, 0, 0], "alpha 1 shows the colours alone"
+    sample = Sample("a", image, np.array([[0, 255, 1, 1]] * 2, np.uint8))
+    truth = SEMANTIC.paint_truth(sample, BACKGROUND)
+    assert np.array_equal(truth[:, :2], image[:, :2]), "neither background nor ignored pixels"
+    assert not np.array_equal(truth[:, 2:], image[:, 2:])
+
+
+def test_what_is_painted_has_a_name_and_a_colour_but_not_the_background() -> None:
+    assert SEMANTIC.painted(Labels(HALF), BACKGROUND) == {"cat": (128, 0, 0)}
+    assert SEMANTIC.painted(Labels(HALF), SPACE) == {"sky": (0, 0, 255), "road": (99, 99, 99)}
+    many = LabelSpace(names=tuple(f"class {index}" for index in range(300)))
+    assert list(SEMANTIC.painted(Labels(torch.tensor([[299, 1]])), many)) == ["class 1", "class 299"]
+
+
+def test_panels_of_a_large_image_are_small() -> None:
+    sample = Sample("a", noise(3000, 50), np.zeros((3000, 50), np.uint8))
+    panels = SEMANTIC.panels(sample, Labels(torch.zeros(3000, 50, dtype=torch.int64)), SPACE)
+    assert {image.shape for _, image in panels} == {(1000, 17, 3)}

@@ -39,7 +39,7 @@ def _layers(graph: Flow, model: Flow) -> Iterator[str]:
         if runs is None:
             yield f"{scope_of(name)} is in no convolution of the graph"
         for layer in runs or ():
-            yield from _differences(scope_of(name), layer, expected)
+            yield from _differences(scope_of(name), layer, expected, is_only=runs is not None and len(runs) == 1)
 
 
 FACTS: tuple[tuple[str, Callable[[Layer], object]], ...] = (
@@ -50,15 +50,19 @@ FACTS: tuple[tuple[str, Callable[[Layer], object]], ...] = (
 )
 
 
-def _differences(scope: str, layer: Layer, expected: Layer) -> Iterator[str]:
-    """The first of them, for one causes others."""
+def _differences(scope: str, layer: Layer, expected: Layer, *, is_only: bool) -> Iterator[str]:
+    """The first of them, for one causes others. Of several runs, some are of smaller images."""
     for what, fact in FACTS:
         if fact(layer) != fact(expected):
             has, needs = (_told(what, fact(one), one) for one in (layer, expected))
             yield f"{scope} has {has}, the model {needs}"
             return
-    if layer.pads and layer.input.size in (None, expected.input.size) and not _pads_alike(layer, expected):
-        yield f"{scope} has {_padding(layer)}, the model {_padding(expected)}"
+    sizes = (layer.input.size, expected.input.size)
+    if sizes[0] == sizes[1] or sizes[0] is None:
+        if layer.pads and not _pads_alike(layer, expected):
+            yield f"{scope} has {_padding(layer)}, the model {_padding(expected)}"
+    elif is_only and sizes[1]:
+        yield f"{scope} has an input of {times(sizes[0])}, the model of {times(sizes[1])}"
 
 
 def _told(what: str, fact: object, layer: Layer) -> str:

@@ -21,6 +21,7 @@ from atrous.convert.flow.values import (
     constant,
     empty_flow,
     image,
+    joined,
     layer_output,
     limited,
     multiplied,
@@ -41,6 +42,7 @@ ARITHMETIC = {
     "minimum": np.minimum,
 }
 MOST_NUMBERS = 16  # in a constant that is computed
+NUM_CHANNELS = 3  # of an image
 MOST_PREPARED = 5  # operations on images that are named
 SPATIAL = ((1, 2), (2, 3))  # axes of a map, in TensorFlow's order and in PyTorch's
 EXTREMES = (  # conventions by (corners are aligned, half-pixel centres)
@@ -150,25 +152,28 @@ def _prepared(operation: Operation, inputs: list[Value]) -> Value:
 def _changed(op: str, x: Value, inputs: list[Value]) -> Value:
     """A constant added to an image, or multiplied with it."""
     others = [one.array for one in inputs if one is not x]
-    if x.affine is None or len(others) != 1 or others[0] is None or others[0].size > 4:  # noqa: PLR2004 - channels
+    if x.affine is None or len(others) != 1 or others[0] is None or others[0].size not in (1, NUM_CHANNELS):
         return x._replace(affine=None, pads=NO_PADS)
     is_first = inputs[0] is x
-    return x._replace(affine=AFFINE[op](x.affine, others[0].reshape(-1).astype(np.float64), is_first), pads=NO_PADS)
+    with np.errstate(all="ignore"):
+        affine = AFFINE[op](x.affine, others[0].reshape(-1).astype(np.float64), is_first)
+    is_known = all(np.isfinite(numbers).all() for numbers in affine) and affine[0].all()
+    return x._replace(affine=affine if is_known else None, pads=NO_PADS)
 
 
-def _plus(pixels: Affine, summand: Array, is_first: bool) -> Affine:  # noqa: FBT001 - a row of a table
+def _plus(pixels: Affine, summand: Array, is_first: bool) -> Affine:
     return pixels[0], pixels[1] + summand
 
 
-def _minus(pixels: Affine, other: Array, is_first: bool) -> Affine:  # noqa: FBT001
+def _minus(pixels: Affine, other: Array, is_first: bool) -> Affine:
     return (pixels[0], pixels[1] - other) if is_first else (-pixels[0], other - pixels[1])
 
 
-def _by(pixels: Affine, factor: Array, is_first: bool) -> Affine:  # noqa: FBT001
+def _by(pixels: Affine, factor: Array, is_first: bool) -> Affine:
     return pixels[0] * factor, pixels[1] * factor
 
 
-def _over(pixels: Affine, divisor: Array, is_first: bool) -> Affine:  # noqa: FBT001
+def _over(pixels: Affine, divisor: Array, is_first: bool) -> Affine:
     return pixels[0] / divisor, pixels[1] / divisor
 
 
@@ -186,6 +191,10 @@ def _same(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
 
 def _other(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     return value(operation.op, *(x for x in inputs if x.kind != "constant"))
+
+
+def _joined(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    return joined(*(x for x in inputs if x.kind != "constant"))
 
 
 def _conv(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
@@ -230,8 +239,8 @@ def _resize(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
 
 
 def _target(inputs: list[Value]) -> Size | None:
-    size = inputs[1].array if len(inputs) > 1 else None
-    return (int(size[0]), int(size[1])) if size is not None and size.shape == (2,) else None
+    size = _whole_numbers(inputs, 1, (2,))
+    return None if size is None else _pair(size)
 
 
 def _pad(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
@@ -240,28 +249,29 @@ def _pad(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
 
 
 def _constant_pads(inputs: list[Value]) -> Pads | None:
-    array = inputs[1].array if len(inputs) > 1 else None
-    if array is None or array.shape != (4, 2):
+    array = _whole_numbers(inputs, 1, (4, 2))
+    if array is None:
         return None
     top = 2 if array[3].any() and not array[1].any() else 1  # PyTorch's order of axes, or TensorFlow's
-    height, width = array[top : top + 2].tolist()
-    return (int(height[0]), int(height[1])), (int(width[0]), int(width[1]))
+    return _pair(array[top]), _pair(array[top + 1])
 
 
 def _blocks(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     """Space to batch: the next convolution sees every n-th pixel."""
-    x, block = inputs[0], inputs[1].array if len(inputs) > 1 else None
-    if block is None or block.shape != (2,):
+    x, block, pads = inputs[0], _whole_numbers(inputs, 1, (2,)), _whole_numbers(inputs, 2, (2, 2))
+    if block is None or block.min() < 1:
         return value("computed blocks", x)
-    return x._replace(block=(max(int(block[0]), 1), max(int(block[1]), 1)), pads=_block_pads(inputs))
+    return x._replace(block=_pair(block), pads=None if pads is None else (_pair(pads[0]), _pair(pads[1])))
 
 
-def _block_pads(inputs: list[Value]) -> Pads | None:
-    array = inputs[2].array if len(inputs) > 2 else None  # noqa: PLR2004
-    if array is None or array.shape != (2, 2):
-        return None
-    height, width = array.tolist()
-    return (int(height[0]), int(height[1])), (int(width[0]), int(width[1]))
+def _whole_numbers(inputs: list[Value], index: int, shape: tuple[int, ...]) -> Array | None:
+    """A constant of this shape among the inputs."""
+    array = inputs[index].array if len(inputs) > index else None
+    return array if array is not None and array.shape == shape and array.dtype.kind in "iu" else None
+
+
+def _pair(array: Array) -> Pair:
+    return int(array[0]), int(array[1])
 
 
 def _unblocked(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
@@ -322,6 +332,7 @@ OPERATIONS: dict[str, Rule] = {
     **dict.fromkeys(("mean", "max"), _pool),
     **dict.fromkeys(("maximum", "minimum"), _limit),
     "conv": _conv,
+    "concat": _joined,
     "reduce_mean": _reduced,
     "resize": _resize,
     "pad": _pad,

@@ -20,6 +20,7 @@ from atrous.convert.flow.values import (
     averaged,
     empty_flow,
     image,
+    joined,
     layer_output,
     multiplied,
     padding_at,
@@ -84,11 +85,11 @@ def traced(model: Model, names: Mapping[str, str], size: Size) -> tuple[Flow, Va
     return recorder.flow, recorder.values[id(logits)]
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees each operation that PyTorch runs, below autograd."""
 
     def __init__(self, model: nn.Module, names: Mapping[str, str], size: Size) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flow = empty_flow(size)
         self.layers = {
             id(module.weight): (names.get(f"{path}.weight", path), module)
@@ -100,10 +101,10 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: Any,
-        types: Any,
+        func: Any,  # noqa: ANN401
+        types: Any,  # noqa: ANN401
         args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,  # noqa: ANN401
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         outputs = func(*args, **(kwargs or {}))
         output = outputs[0] if isinstance(outputs, tuple) else outputs
@@ -125,7 +126,7 @@ class _Recorder(TorchDispatchMode):
             return layer_output(self.flow, name, _layer(module, x))
         inputs = [self.values[id(x)] for x in (args[0] if op == "cat" else args[:2]) if id(x) in self.values]
         y = OPS[op](self.flow, inputs, args) if op in OPS else inputs[0] if op in TRANSPARENT else value(op, *inputs)
-        return y._replace(size=(output.shape[-2], output.shape[-1])) if output.ndim == 4 else y  # noqa: PLR2004
+        return y._replace(size=(output.shape[-2], output.shape[-1])) if output.ndim == 4 else y
 
 
 def _layer(conv: nn.Conv2d, x: Value) -> Layer:
@@ -137,11 +138,11 @@ def _layer(conv: nn.Conv2d, x: Value) -> Layer:
 
 
 def _add(flow: Flow, inputs: list[Value], args: tuple[Any, ...]) -> Value:
-    return added(*inputs) if len(inputs) == 2 else shifted(inputs[0], float(args[1]))  # noqa: PLR2004
+    return added(*inputs) if len(inputs) == 2 else shifted(inputs[0], float(args[1]))
 
 
 def _mul(flow: Flow, inputs: list[Value], args: tuple[Any, ...]) -> Value:
-    return multiplied(*inputs) if len(inputs) == 2 else scaled(inputs[0], float(args[1]))  # noqa: PLR2004
+    return multiplied(*inputs) if len(inputs) == 2 else scaled(inputs[0], float(args[1]))
 
 
 def _clip(flow: Flow, inputs: list[Value], args: tuple[Any, ...]) -> Value:
@@ -151,12 +152,12 @@ def _clip(flow: Flow, inputs: list[Value], args: tuple[Any, ...]) -> Value:
 
 def _resize(flow: Flow, inputs: list[Value], args: tuple[Any, ...]) -> Value:
     size = (int(args[1][-2]), int(args[1][-1]))
-    flow.resizes.append(Resize("", inputs[0], ALIGNED if len(args) > 2 and args[2] else HALF_PIXEL, size))  # noqa: PLR2004
+    flow.resizes.append(Resize("", inputs[0], ALIGNED if len(args) > 2 and args[2] else HALF_PIXEL, size))
     return inputs[0]
 
 
 def _max_pool(flow: Flow, inputs: list[Value], args: tuple[Any, ...]) -> Value:
-    kernel, stride, before = (_pair(one) for one in (*args[1:3], args[3] if len(args) > 3 else 0))  # noqa: PLR2004
+    kernel, stride, before = (_pair(one) for one in (*args[1:3], args[3] if len(args) > 3 else 0))
     assert inputs[0].size is not None
     steps = [
         -(-(side + 2 * pad - one) // step)
@@ -180,7 +181,7 @@ def _pair(sizes: Any) -> tuple[int, int]:  # noqa: ANN401
 
 def _slice(flow: Flow, inputs: list[Value], args: tuple[Any, ...]) -> Value:
     """A convolution that pads by TensorFlow's SAME drops a first row; only steps matter."""
-    axis, step = (args[1] if len(args) > 1 else 0), (args[4] if len(args) > 4 else 1)  # noqa: PLR2004
+    axis, step = (args[1] if len(args) > 1 else 0), (args[4] if len(args) > 4 else 1)
     return strided(inputs[0], axis - SPATIAL, step) if axis >= SPATIAL else inputs[0]
 
 
@@ -188,7 +189,7 @@ OPS: dict[str, Callable[[Flow, list[Value], tuple[Any, ...]], Value]] = {
     "relu": lambda flow, inputs, args: activated("relu", inputs[0]),
     "hardswish": lambda flow, inputs, args: activated("hard_swish", inputs[0]),
     "sigmoid": lambda flow, inputs, args: activated("sigmoid", inputs[0]),
-    "cat": lambda flow, inputs, args: value("concat", *inputs),
+    "cat": lambda flow, inputs, args: joined(*inputs),
     "mean": lambda flow, inputs, args: averaged(inputs[0]),
     "hardtanh": _clip,
     "add": _add,

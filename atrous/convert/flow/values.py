@@ -125,6 +125,11 @@ def added(x: Value, y: Value) -> Value:
     return value("add", *sorted((x, y), key=_by_key))
 
 
+def joined(*inputs: Value) -> Value:
+    """One after the other; one alone is itself."""
+    return value("concat", *inputs) if len(inputs) > 1 else inputs[0]
+
+
 def shifted(x: Value, summand: float) -> Value:
     return value(f"add {summand:.5g}", x)
 

@@ -7,7 +7,14 @@ from atrous.convert.flow.operations import Operation, Operations, flow_of
 from atrous.convert.flow.values import NO_PADS, Pads, Pair
 from atrous.convert.readers.frozen_graph import Graph, Node
 from atrous.convert.system import ForeignWeights
-from atrous.convert.systems.tf_deeplab.graphs import NOMINAL, hints_of, is_image, left_out, normalization_of
+from atrous.convert.systems.tf_deeplab.graphs import (
+    NOMINAL,
+    hints_of,
+    is_image,
+    left_out,
+    normalization_of,
+    without_holes,
+)
 from atrous.convert.systems.tf_deeplab.layout import NORM_LEAVES
 from atrous.types import Size
 
@@ -15,7 +22,10 @@ WEIGHTS = frozenset({"weights", "depthwise_weights", "pointwise_weights"})
 LEAVES = frozenset({*WEIGHTS, "biases", *NORM_LEAVES.values()})
 FAKE_QUANT = "FakeQuant"
 NCHW = "NCHW"
-ROUNDED = "the rounding to 8 bits of its {} FakeQuant operations is left out"
+MOST_BEHIND = 64  # nodes from which a kernel is computed
+ROUNDED = (
+    "the rounding to 8 bits of its {} FakeQuant operations is left out: it computes in floats, and some labels differ"
+)
 KINDS = {
     "Conv2D": "conv",
     "DepthwiseConv2dNative": "conv",
@@ -52,8 +62,10 @@ METHODS = {"ResizeNearestNeighbor": "nearest", "ResizeBicubic": "bicubic"}
 def from_graph(graph: Graph, label: str) -> ForeignWeights:
     """The constants that were variables, under their names, and what the graph does with them."""
     variables = {name: array for name, array in graph.constants.items() if name.rpartition("/")[2] in LEAVES}
+    rates = {name: without_holes(array) for name, array in variables.items() if array.ndim == 4}
+    variables |= {name: kernel for name, (kernel, _) in rates.items()}
     size = _graph_size(graph)
-    flow = flow_of(_operations(graph), size or NOMINAL)
+    flow = flow_of(_operations(graph, {name: rate for name, (_, rate) in rates.items()}), size or NOMINAL)
     count = sum(node.op.startswith(FAKE_QUANT) for node in graph.nodes.values())
     said = left_out(flow, *([ROUNDED.format(count)] if count else []))
     return ForeignWeights(label, variables, hints_of(flow), size, normalization_of(flow), flow, said)
@@ -78,15 +90,16 @@ def _canvas(graph: Graph) -> Size | None:
         for first in list(_sources(graph.nodes[source]))[:1]
         if first in graph.constants and graph.constants[first].size == 1
     ]
-    return (sides[0], sides[1]) if len(sides) == 2 and min(sides) > 1 else None  # noqa: PLR2004
+    return (sides[0], sides[1]) if len(sides) == 2 and min(sides) > 1 else None
 
 
 # ---- operations
 
 
-def _operations(graph: Graph) -> Operations:
+def _operations(graph: Graph, holes: Mapping[str, int]) -> Operations:
+    """`holes`: the rates that those of kernels stand for."""
     nodes = [graph.nodes[name] for name in _in_order(graph)]
-    operations = [_operation(graph, node) for node in nodes if node.op not in ("Const", "Placeholder")]
+    operations = [_operation(graph, node, holes) for node in nodes if node.op not in ("Const", "Placeholder")]
     images = tuple(node.name for node in nodes if node.op == "Placeholder")
     return Operations(operations, graph.constants, images, dict(_epsilons(graph)))
 
@@ -111,10 +124,11 @@ def _sources(node: Node) -> Iterator[str]:
     return (source.partition(":")[0] for source in node.inputs if not source.startswith("^"))
 
 
-def _operation(graph: Graph, node: Node) -> Operation:
+def _operation(graph: Graph, node: Node, holes: Mapping[str, int]) -> Operation:
     is_conv = KINDS.get(node.op) == "conv"
     weights = _weights(graph, node) if is_conv else ""
-    kernel = graph.constants[weights].shape[:2] if weights in graph.constants else ()
+    kernel, hole = graph.constants[weights].shape[:2] if weights in graph.constants else (), holes.get(weights, 1)
+    rate = _pair(node, "dilations")
     padding = node.texts.get("padding", "VALID")
     return Operation(
         _kind(node),
@@ -122,9 +136,9 @@ def _operation(graph: Graph, node: Node) -> Operation:
         tuple(_sources(node)),
         node.name,
         weights,
-        (kernel[0], kernel[1]) if len(kernel) == 2 else _pair(node, "ksize"),  # noqa: PLR2004
+        ((kernel[0] - 1) // hole + 1, (kernel[1] - 1) // hole + 1) if len(kernel) == 2 else _pair(node, "ksize"),
         _pair(node, "strides"),
-        _pair(node, "dilations"),
+        (hole * rate[0], hole * rate[1]),
         padding == "SAME",
         _explicit(node) if padding == "EXPLICIT" else NO_PADS,
         "",
@@ -145,7 +159,7 @@ def _pair(node: Node, name: str) -> Pair:
     """Height and width of a list for all four axes."""
     first = _first_side(node)
     sides = node.ints.get(name, ())[first : first + 2]
-    return (max(sides[0], 1), max(sides[1], 1)) if len(sides) == 2 else (1, 1)  # noqa: PLR2004
+    return (max(sides[0], 1), max(sides[1], 1)) if len(sides) == 2 else (1, 1)
 
 
 def _masks(node: Node) -> tuple[int, int, int]:
@@ -156,7 +170,7 @@ def _masks(node: Node) -> tuple[int, int, int]:
 def _explicit(node: Node) -> Pads:
     first = 2 * _first_side(node)
     sides = node.ints.get("explicit_paddings", ())[first : first + 4]
-    return ((sides[0], sides[1]), (sides[2], sides[3])) if len(sides) == 4 else NO_PADS  # noqa: PLR2004
+    return ((sides[0], sides[1]), (sides[2], sides[3])) if len(sides) == 4 else NO_PADS
 
 
 def _first_side(node: Node) -> int:
@@ -164,15 +178,13 @@ def _first_side(node: Node) -> int:
 
 
 def _weights(graph: Graph, node: Node) -> str:
-    """The variable that a convolution's kernel is, or is computed from; if there is none, the convolution's own name."""
+    """The variable that a convolution's kernel is, or is computed from; without one, the convolution's own name."""
     sources = list(_sources(node))[1:2]
-    seen = set(sources)
-    for name in sources:  # grows: the nearest first
+    for name in sources:  # it grows: the nearest come first
         if name in graph.constants and name.rpartition("/")[2] in WEIGHTS:
             return name
-        more = [one for one in _sources(graph.nodes[name]) if one not in seen] if name in graph.nodes else []
-        seen.update(more)
-        sources += more
+        if name in graph.nodes and len(sources) < MOST_BEHIND:
+            sources += (one for one in list(_sources(graph.nodes[name])) if one not in sources)
     return node.name
 
 
@@ -183,7 +195,7 @@ def _epsilons(graph: Graph) -> Iterator[tuple[str, float]]:
     """By the name of the variance: of fused norms, and of those that are written out as arithmetic."""
     for node in graph.nodes.values():
         inputs = [_constant(graph, name) for name in _sources(node)]
-        if node.op.startswith("FusedBatchNorm") and len(inputs) == 5:  # noqa: PLR2004
+        if node.op.startswith("FusedBatchNorm") and len(inputs) == 5:
             yield inputs[4], node.numbers.get("epsilon", 1e-4)
         if node.op == "Rsqrt" and (sources := list(_sources(node))) and sources[0] in graph.nodes:
             yield from _added_epsilon(graph, graph.nodes[sources[0]], graph.constants)
@@ -191,7 +203,7 @@ def _epsilons(graph: Graph) -> Iterator[tuple[str, float]]:
 
 def _added_epsilon(graph: Graph, node: Node, constants: Mapping[str, Array]) -> Iterator[tuple[str, float]]:
     names = [_constant(graph, name) for name in _sources(node)]
-    if node.op in ("Add", "AddV2") and len(names) == 2:  # noqa: PLR2004
+    if node.op in ("Add", "AddV2") and len(names) == 2:
         for variance, number in (names, names[::-1]):
             if number in constants and constants[number].size == 1 and variance.endswith(NORM_LEAVES["running_var"]):
                 yield variance, float(constants[number].reshape(-1)[0])

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from atrous.convert.arrays import Array
 from atrous.convert.flow.agreement import changes
 from atrous.convert.flow.values import Affine, Flow, Layer, Value
 from atrous.convert.system import Hints, Normalization, Pooling
 from atrous.convert.systems.tf_deeplab.scopes import ROOTS
-from atrous.types import Size
 
 NOMINAL = (2049, 2080)  # of images where a graph takes any size: larger than all windows, an odd and an even side
-LARGEST_STRIDE = 32
+STRIDES = (8, 16, 32)
 SCOPES = {root.scope for root in ROOTS.values()}
 ASPP = re.compile(r"aspp([1-9])(?:_depthwise)?/\w*weights")
 SUMMED = re.compile(r"logits/semantic(?:_(\d))?/weights")  # branches of DeepLab v2
@@ -43,8 +43,7 @@ def _output_stride(flow: Flow) -> int | None:
     layers = {name: layer for name, layer in _first_runs(flow).items() if name.partition("/")[0] in SCOPES}
     trunk = [layer.input for name, layer in layers.items() if "squeeze_excite" not in name]
     heights = [x.size[0] for x in trunk if x.size and x.size != (1, 1)]
-    stride = 2 ** round(math.log2(flow.size[0] / min(heights))) if heights else 0
-    return stride if stride in (8, 16, 32) else None
+    return next((stride for stride in STRIDES if heights and math.ceil(flow.size[0] / stride) == min(heights)), None)
 
 
 def _rates(flow: Flow, branches: re.Pattern[str]) -> tuple[int, ...]:
@@ -64,7 +63,7 @@ def _multi_grid(flow: Flow, stride: int | None) -> tuple[int, ...] | None:
         for name, layer in _first_runs(flow).items()
         if (match := GRID.fullmatch(name))
     }
-    base = LARGEST_STRIDE // stride if stride else 0
+    base = STRIDES[-1] // stride if stride else 0
     if not (rates and base) or any(rate % base for rate in rates.values()):
         return None
     return tuple(rates[unit] // base for unit in sorted(rates))
@@ -91,13 +90,26 @@ def _is_aligned(flow: Flow) -> bool:
     return conventions != {"bilinear, half-pixel centres"}
 
 
+# ---- kernels
+
+
+def without_holes(kernel: Array) -> tuple[Array, int]:
+    """A kernel [h, w, ...] that a converter wrote with zeros between its numbers, and the rate that these stand for."""
+    side, count = kernel.shape[0], np.count_nonzero(kernel)
+    possible = (
+        rate for rate in range(side // 2, 1, -1) if (side - 1) % rate == 0 and kernel.shape[1] == side and count
+    )
+    rate = next((rate for rate in possible if np.count_nonzero(kernel[::rate, ::rate]) == count), 1)
+    return kernel[::rate, ::rate], rate
+
+
 # ---- images, before the first layer
 
 
 def normalization_of(flow: Flow, stored: tuple[float, float] | None = None) -> Normalization | None:
     """(shift, scale) of each channel; `stored`: those with which pixels become the graph's numbers in 8 bits."""
     pixels = _image(flow)
-    if pixels is None or pixels.affine is None or not pixels.affine[0].all():
+    if pixels is None or pixels.affine is None:
         return stored and ((stored[0],), (stored[1],))
     factor, summand = pixels.affine
     if stored is None and _is_identity(pixels.affine):
@@ -120,9 +132,15 @@ def left_out(flow: Flow, *said: str, is_stored: bool = False) -> tuple[str, ...]
         and _is_identity(x.affine)
         and not is_stored,
         "images are normalised as its backbone's: what the graph does with them is computed": x.affine is None,
-        f"what the graph does with images before its first layer is left out: {', '.join(x.prepared)}": x.prepared,
+        f"what the graph does with images before its first layer is left out: {', '.join(x.prepared)}": x.prepared
+        and _num_runs(flow) == 1,
     }
     return (*said, *(text for text, applies in reasons.items() if applies))
+
+
+def _num_runs(flow: Flow) -> int:
+    """Several: of an image at several scales, or flipped."""
+    return max(len(layers) for layers in flow.layers.values())
 
 
 def _is_identity(affine: Affine) -> bool:

@@ -1,5 +1,6 @@
 """TensorFlow Lite models: weights in TensorFlow's order, and the operators between them."""
 
+import re
 from collections.abc import Iterator
 
 from atrous.convert.arrays import Array
@@ -7,7 +8,14 @@ from atrous.convert.flow.operations import Operation, Operations, flow_of
 from atrous.convert.flow.values import Pair
 from atrous.convert.readers.tflite import Operator, Tensor, TfLite, dequantised
 from atrous.convert.system import ForeignWeights
-from atrous.convert.systems.tf_deeplab.graphs import NOMINAL, hints_of, is_image, left_out, normalization_of
+from atrous.convert.systems.tf_deeplab.graphs import (
+    NOMINAL,
+    hints_of,
+    is_image,
+    left_out,
+    normalization_of,
+    without_holes,
+)
 from atrous.errors import ConversionError
 from atrous.types import Size
 
@@ -15,9 +23,12 @@ CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 INT8_SHIFT = 128  # an int8 input is a pixel less 128
 SMALL = 16  # numbers in a constant that says how, not what: an axis, a size, a padding
 LOWEST = {"uint8": 0, "int8": -128}
+BELOW = re.compile(r"(\w+_)?weights(_quant)?|BatchNorm\w*|Conv2D\w*")  # below a layer's scope, in a tensor's name
+DEPTHWISE = "depthwise"
+DENSE = 3  # the largest kernel that can have no holes
 STEPS = 255  # between the lowest and the highest number of 8 bits
 SIX = (5.9, 6.05)  # the end of a ReLU6 after rounding
-ROUNDED = "the 8-bit arithmetic of its {} layers is left out: the model computes in floats, and differs at some edges"
+ROUNDED = "the 8-bit arithmetic of its {} layers is left out: it computes in floats, and some labels differ"
 KINDS = {
     **dict.fromkeys(CONVOLUTIONS, "conv"),
     "AVERAGE_POOL_2D": "mean",
@@ -83,9 +94,15 @@ def _require_convolution(model: TfLite, operator: Operator, label: str) -> None:
 
 
 def _scope(model: TfLite, operator: Operator) -> str:
-    """`aspp0` of `aspp0/Conv2D_Fold;aspp0/weights_quant/...`: where the weights are."""
-    name = model.tensors[operator.inputs[1]].name
-    return name.partition(";")[0].rpartition("/")[0]
+    """`aspp0` of `aspp0/Conv2D_Fold;aspp0/weights_quant/...`, `aspp0/weights/read/_4__cf__4`: where the weights are."""
+    parts = model.tensors[operator.inputs[1]].name.partition(";")[0].split("/")
+    ends = (
+        index
+        for index in range(1, len(parts))
+        if BELOW.fullmatch(parts[index])
+        or (parts[index - 1].endswith(DEPTHWISE) and parts[index].startswith(DEPTHWISE))
+    )
+    return "/".join(parts[: next(ends, -1)])
 
 
 def _weights_name(model: TfLite, operator: Operator) -> str:
@@ -93,17 +110,26 @@ def _weights_name(model: TfLite, operator: Operator) -> str:
 
 
 def _variables(model: TfLite, operator: Operator) -> dict[str, Array]:
-    weights = dequantised(model.tensors[operator.inputs[1]])
+    weights = dequantised(_stored_tensor(model, operator.inputs[1]))
     if operator.op == "CONV_2D":  # [out, height, width, in] -> HWIO
         kernel: Array = weights.transpose(1, 2, 3, 0)
     else:  # [1, height, width, out] -> HWIM
         multiplier = operator.options.depth_multiplier
         height, width, out = weights.shape[1:]
         kernel = weights.reshape(height, width, out // multiplier, multiplier)
-    variables = {_weights_name(model, operator): kernel}
+    variables: dict[str, Array] = {_weights_name(model, operator): without_holes(kernel)[0]}
     if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-        variables[f"{_scope(model, operator)}/biases"] = dequantised(model.tensors[operator.inputs[2]])
+        variables[f"{_scope(model, operator)}/biases"] = dequantised(_stored_tensor(model, operator.inputs[2]))
     return variables
+
+
+def _stored_tensor(model: TfLite, index: int) -> Tensor:
+    """A constant, or the one that it is converted from when the model runs."""
+    tensor = model.tensors[index]
+    sources = (
+        one.inputs[0] for one in model.operators if one.op == "DEQUANTIZE" and index in one.outputs and one.inputs
+    )
+    return tensor if tensor.data is not None else model.tensors[next(sources, index)]
 
 
 # ---- operators
@@ -125,22 +151,32 @@ def _constants(model: TfLite) -> Iterator[tuple[int, Array]]:
 def _operation(model: TfLite, operator: Operator) -> Operation:
     options, output = operator.options, model.tensors[operator.outputs[0]]
     is_conv = operator.op in CONVOLUTIONS
-    kernel = model.tensors[operator.inputs[1]].shape[1:3] if is_conv else options.kernel
+    kernel, holes = _kernel(model, operator) if is_conv else (options.kernel, 1)
     return Operation(
         KINDS.get(operator.op, operator.op),
         output.name,
         tuple(map(str, operator.inputs)),
         str(operator.outputs[0]),
         _weights_name(model, operator) if is_conv else "",
-        _positive((kernel[0], kernel[1])),
+        _positive(kernel),
         _positive(options.stride),
-        _positive(options.dilation),
+        _positive((holes * options.dilation[0], holes * options.dilation[1])),
         options.padding == "SAME",
         activation=_activation(operator, output),
         align_corners=options.align_corners,
         half_pixel_centers=options.half_pixel_centers,
         method="nearest" if operator.op == "RESIZE_NEAREST_NEIGHBOR" else "bilinear",
     )
+
+
+def _kernel(model: TfLite, operator: Operator) -> tuple[Pair, int]:
+    """Its size, and the rate that its holes stand for."""
+    stored = _stored_tensor(model, operator.inputs[1])
+    height, width = stored.shape[1:3]
+    if height <= DENSE:
+        return (height, width), 1
+    dense, rate = without_holes(dequantised(stored).transpose(1, 2, 3, 0))
+    return (dense.shape[0], dense.shape[1]), rate
 
 
 def _positive(pair: Pair) -> Pair:
@@ -162,7 +198,8 @@ def _activation(operator: Operator, output: Tensor) -> str:
 
 
 def _is_rounded(model: TfLite, operator: Operator) -> bool:
-    return operator.op in CONVOLUTIONS and model.tensors[operator.inputs[0]].dtype in LOWEST
+    """Also if only its weights have 8 bits: its input gets them when it runs."""
+    return operator.op in CONVOLUTIONS and any(model.tensors[index].dtype in LOWEST for index in operator.inputs[:2])
 
 
 def _stored(model: TfLite) -> tuple[float, float] | None:

@@ -1,0 +1,23 @@
+"""Which files a split consists of, so that a resumed run notices when its data has changed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from atrous.data.image_files import ImageFiles
+from atrous.types import Sample
+
+Inventory = dict[str, list[int]]  # name of a sample -> bytes of its image and of its labels; UNREADABLE: not a file
+UNREADABLE = -1
+
+
+def inventory(samples: Sequence[Sample]) -> Inventory:
+    """The sizes of a split's files, in its order; empty for samples that are painted, which their settings describe."""
+    pairs = samples.pairs if isinstance(samples, ImageFiles) else ()
+    return {name: [_size(path) for path in (image, label) if path is not None] for name, image, label in pairs}
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # reading the sample says what is wrong
+        return UNREADABLE

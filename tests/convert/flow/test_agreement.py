@@ -1,0 +1,258 @@
+"""A graph that computes something else than the model that its weights make is refused by its layers' names, or set."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import atrous
+from atrous.convert import convert
+from atrous.convert.run import conversion
+from atrous.convert.systems.tf_deeplab.graphs import without_holes
+from atrous.errors import ConversionError
+from atrous.inference import as_batch, on_canvas
+from atrous.ops import upsample_argmax
+from atrous.segmenter import read_image
+from tests.conftest import SHARED
+from tests.convert import graphs
+from tests.convert.conftest import assert_close, error_line, random_image, run
+from tests.convert.graphs import Step, changed, half_width_steps
+from tests.convert.sources import folded_half_width, half_width
+
+MORE = SHARED / "models" / "more"
+BLOCK = f"{graphs.ROOT}/expanded_conv_14/depthwise"  # of rate 2 at output stride 16
+STRIDED = f"{graphs.ROOT}/expanded_conv_3/depthwise"
+
+
+def frozen(folder: Path, steps: list[Step], **settings: object) -> Path:
+    path = folder / "graph.pb"
+    path.write_bytes(graphs.frozen(steps, half_width(), **settings))  # type: ignore[arg-type]
+    return path
+
+
+def lite(folder: Path, steps: list[Step]) -> Path:
+    path = folder / "graph.tflite"
+    path.write_bytes(graphs.lite(steps, folded_half_width()))
+    return path
+
+
+def without(steps: list[Step], name: str) -> list[Step]:
+    """The steps after it take its first input."""
+    (gone,) = [step for step in steps if step.name == name]
+    left = [step for step in steps if step.name != name]
+    return [step._replace(inputs=tuple(gone.inputs[0] if x == name else x for x in step.inputs)) for step in left]
+
+
+ROOT = graphs.ROOT
+WRONG = {  # what is wrong, and how it is told
+    "rate": (changed(half_width_steps(), BLOCK, rate=1), f"{BLOCK} has rate 1, the model rate 2"),
+    "larger rate": (changed(half_width_steps(), BLOCK, rate=4), f"{BLOCK} has rate 4, the model rate 2"),
+    "stride": (  # elsewhere than in any of our networks: the output stride would be 32
+        changed(half_width_steps(), BLOCK, stride=2),
+        f"{ROOT}/expanded_conv_13/depthwise has stride 1, the model stride 2",
+    ),
+    "padding": (
+        changed(half_width_steps(), STRIDED, padding="VALID"),
+        rf"{STRIDED} has padding \(0, 0\) x \(0, 0\), the model padding \(1, 1\) x \(1, 1\)",
+    ),
+    "activation": (
+        changed(half_width_steps(), f"{ROOT}/expanded_conv_5/expand", activation="Relu"),
+        rf"expanded_conv_5/depthwise has the input relu\({ROOT}/expanded_conv_5/expand\), the model the input relu6",
+    ),
+    "no activation": (
+        changed(half_width_steps(), "aspp0", activation=""),
+        r"concat_projection has the input \(relu\(image_pooling\), aspp0\), the model the input "
+        r"\(relu\(image_pooling\), relu\(aspp0\)\)",
+    ),
+    "no shortcut": (
+        without(half_width_steps(), f"{ROOT}/expanded_conv_15/add"),
+        f"expanded_conv_16/expand has the input {ROOT}/expanded_conv_15/project, the model the input ",
+    ),
+    "order of branches": (
+        changed(half_width_steps(), "concat", inputs=("aspp0", "ResizeBilinear")),
+        r"concat_projection has the input \(relu\(aspp0\), relu\(image_pooling\)\)",
+    ),
+    "legacy resizing": (
+        changed(half_width_steps(), "ResizeBilinear_1", align_corners=False),
+        "ResizeBilinear_1 resizes logits/semantic to 65 x 65 by bilinear, legacy, the model by bilinear, aligned corn",
+    ),
+    "size": (
+        changed(half_width_steps(), "ResizeBilinear_1", size=33),
+        "ResizeBilinear_1 resizes logits/semantic to 33 x 33, the model to 65 x 65",
+    ),
+    "map resized": (
+        [
+            *half_width_steps()[:-2],
+            Step("resize", "smaller", ("concat_projection",), size=3),
+            Step("conv", "logits/semantic", ("smaller",)),
+        ],
+        r"smaller resizes relu\(concat_projection\) to 3 x 3, the model doesn't",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("write", [frozen, lite])
+def test_another_network_is_refused_by_its_layers_names(kind: str, write: object, tmp_path: Path) -> None:
+    steps, reason = WRONG[kind]
+    if kind == "larger rate" and write is frozen:
+        reason = f"{BLOCK} has rate 4"
+    with pytest.raises(ConversionError, match=reason) as error:
+        convert(write(tmp_path, steps))  # type: ignore[operator]
+    assert "its graph is not the network that was recognised" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_right_graph_is_converted_to_its_weights(tmp_path: Path) -> None:
+    with torch.no_grad():
+        expected = convert(half_width()).model(random_image(65, 65)).semantic
+        for path in (frozen(tmp_path, half_width_steps()), lite(tmp_path, half_width_steps())):
+            assert_close(convert(path).model(random_image(65, 65)).semantic, expected, 1e-5)
+
+
+def test_the_output_stride_is_set(tmp_path: Path) -> None:
+    for output_stride in (8, 16, 32):
+        steps = half_width_steps(output_stride)
+        for path in (frozen(tmp_path, steps), lite(tmp_path, steps)):
+            done = conversion(path)
+            assert done.segmenter.model.config.output_stride == output_stride
+            assert not any("output_stride" in text for text in done.assumptions)
+
+
+def test_an_option_at_run_time_may_differ_from_the_graph(tmp_path: Path) -> None:
+    segmenter = convert(frozen(tmp_path, half_width_steps()), options={"output_stride": 8})
+    assert segmenter.model.config.output_stride == 8
+
+
+def test_the_window_of_image_pooling_is_set(tmp_path: Path) -> None:
+    """3 x 3 cells at output stride 16 are 33 x 33 pixels."""
+    steps = changed(half_width_steps(), "AvgPool2D/AvgPool", kernel=3, stride=2)
+    for path in (frozen(tmp_path, steps), lite(tmp_path, steps)):
+        aspp = convert(path).model.config.model_dump()["aspp"]
+        assert (aspp["pooling_window"], aspp["pooling_stride"]) == ((33, 33), (2, 2))
+
+
+def test_half_pixel_centres_are_set_and_a_single_pixel_has_no_convention(tmp_path: Path) -> None:
+    steps = changed(half_width_steps(), "ResizeBilinear_1", align_corners=False, half_pixel_centers=True)
+    assert convert(frozen(tmp_path, steps)).model.facts.convention == "half_pixel"
+    steps = changed(half_width_steps(), "ResizeBilinear", align_corners=False)
+    assert convert(lite(tmp_path, steps)).model.facts.convention == "aligned_corners"
+
+
+def test_nearest_neighbours_are_refused(tmp_path: Path) -> None:
+    steps = changed(half_width_steps(), "ResizeBilinear_1", method="NearestNeighbor")
+    with pytest.raises(ConversionError, match="by nearest, aligned corners, the model by bilinear, aligned corners"):
+        convert(frozen(tmp_path, steps))
+
+
+def test_another_epsilon_is_refused(tmp_path: Path) -> None:
+    steps = changed(half_width_steps(), "aspp0", epsilon=1e-3)
+    with pytest.raises(ConversionError, match=r"aspp0/BatchNorm has epsilon 0\.001, the model 1\.001e-05"):
+        convert(frozen(tmp_path, steps))
+
+
+def test_weights_that_no_convolution_uses_are_refused(tmp_path: Path) -> None:
+    steps = [step for step in half_width_steps() if step.name != "ResizeBilinear_1"]
+    path = frozen(tmp_path, changed(steps, "logits/semantic", op="resize"))
+    with pytest.raises(ConversionError, match="logits/semantic is in no convolution of the graph"):
+        convert(path)
+
+
+def test_a_graphs_own_normalisation_is_set(tmp_path: Path) -> None:
+    """x / 64 - 1 is (x - 64) / 64."""
+    model = convert(frozen(tmp_path, half_width_steps(), factor=1 / 64)).model
+    assert (model.mean, model.scale.flatten().tolist()) == ((64, 64, 64), [64, 64, 64])
+    model = convert(frozen(tmp_path, half_width_steps())).model
+    assert (model.mean, model.scale.flatten().tolist()) == ((127.5,) * 3, [127.5] * 3)
+
+
+NAMES = (
+    "{}/weights_quant/FakeQuantWithMinMaxVars",
+    "{}/weights/read/_4__cf__4",
+    "{}/Conv2D_Fold;{}/weights_quant/FakeQuantWithMinMaxVars",
+    "{}/BatchNorm/FusedBatchNormV3;{}/Conv2D",
+    "{}/Conv2D",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_converters_name_tensors_in_many_ways(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "graph.tflite"
+    path.write_bytes(graphs.lite(half_width_steps(), folded_half_width(), name=name.replace("{}", "{0}")))
+    with torch.no_grad():
+        expected = convert(half_width()).model(random_image(65, 65)).semantic
+        assert_close(convert(path).model(random_image(65, 65)).semantic, expected, 1e-5)
+
+
+def test_a_kernel_with_holes_has_the_rate_that_they_stand_for() -> None:
+    kernel = np.arange(1, 10, dtype=np.float32).reshape(3, 3, 1)
+    for rate in (1, 2, 4, 6):
+        wide = np.zeros((2 * rate + 1, 2 * rate + 1, 1), np.float32)
+        wide[::rate, ::rate] = kernel
+        dense, own = without_holes(wide)
+        assert own == rate
+        np.testing.assert_array_equal(dense, kernel)
+    for other in (np.zeros((5, 5, 1)), np.ones((5, 5, 1)), np.ones((7, 3, 1))):
+        assert without_holes(other)[0].shape == other.shape
+
+
+# ---- what is said
+
+
+def test_rounding_that_is_left_out_is_said_and_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = frozen(tmp_path, half_width_steps(), fake_quant=True), tmp_path / "m.safetensors"
+    assert run(path, "--out", out) == 0
+    said = "the rounding to 8 bits of its 55 FakeQuant operations is left out"
+    assert f"assumed: {said}" in capsys.readouterr().out
+    assert any(said in text for text in atrous.load(out).header.origin["assumptions"])
+
+
+def test_a_graph_of_floats_says_that_its_images_are_normalised(tmp_path: Path) -> None:
+    path = lite(tmp_path, half_width_steps())
+    assert "images reach the graph normalised, as its backbone's" in conversion(path).assumptions
+    assert conversion(frozen(tmp_path, half_width_steps())).assumptions == [
+        "the 21 classes are those of pascal_voc_seg (set dataset= for others)"
+    ]
+
+
+def test_a_refusal_is_one_line_of_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = frozen(tmp_path, WRONG["rate"][0])
+    assert str(path) in error_line(capsys, path, "--out", tmp_path / "m.safetensors")
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+# ---- published and made files
+
+
+@pytest.mark.skipif(not MORE.exists(), reason=f"no published models at {MORE}")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("norate", "MobilenetV2/expanded_conv_7/depthwise has rate 1, the model rate 2"),
+        ("noalign", "ResizeBilinear_2 resizes logits/semantic to 513 x 513 by bilinear, legacy"),
+    ],
+)
+def test_made_files_are_refused_by_name(name: str, reason: str) -> None:
+    with pytest.raises(ConversionError, match=reason):
+        convert(MORE / f"made_frozen_{name}.pb")
+
+
+@pytest.mark.skipif(not MORE.exists(), reason=f"no published models at {MORE}")
+def test_a_published_graph_with_holes_in_its_kernels_has_its_own_labels() -> None:
+    segmenter = convert(MORE / "portrait_frozen_flattened_atrous.pb")
+    assert segmenter.inference.window == (513, 513)
+    with np.load(MORE / "portrait_frozen_flattened_atrous.npz") as labels:
+        for stem in labels.files:
+            (photo,) = (SHARED / "photos").glob(f"{stem}.*")
+            image = as_batch(read_image(photo), torch.device("cpu"))
+            canvas = on_canvas(image, segmenter.model, (513, 513)).images
+            with torch.no_grad():
+                ours = upsample_argmax(segmenter.model(canvas).semantic, (513, 513))[0].numpy()
+            assert np.mean(ours == labels[stem]) > 0.998
+
+
+@pytest.mark.skipif(not MORE.exists(), reason=f"no published models at {MORE}")
+def test_the_rounding_of_a_published_graph_is_said() -> None:
+    done = conversion(MORE / "portrait_frozen_fakequant.pb")
+    assert any("120 FakeQuant operations is left out" in text for text in done.assumptions)

@@ -1,0 +1,138 @@
+"""What may change between two parts of a run, and how each change is told."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from atrous import config as configs
+from atrous.config import Config
+from atrous.data.inventory import Inventory
+from atrous.data.label_space import LabelSpace
+from atrous.errors import ConfigError, DataError
+from atrous.resume import (
+    ACCEPTED,
+    changed_learning_rate,
+    data_changes,
+    require_accepted,
+    require_same_classes,
+    require_same_data,
+    source_of,
+)
+from tests.conftest import tiny_config
+
+SPACE = LabelSpace(names=("road", "car", "sky"), colors=((1, 1, 1), (2, 2, 2), (3, 3, 3)), things=(1,))
+RUN = Path("runs/mine")
+
+
+# ---- settings
+
+
+def test_accepted_settings_are_settings() -> None:
+    known = configs.known_keys({"data": {"format": "list"}})
+    assert not ACCEPTED - set(known)
+
+
+def test_only_accepted_settings_may_change() -> None:
+    stored = tiny_config()
+    assert require_accepted(stored, stored, ACCEPTED, "--resume", RUN) == []
+    changed = tiny_config("train.log_every=7", "data.root=/elsewhere")
+    lines = require_accepted(stored, changed, ACCEPTED, "--resume", RUN)
+    assert lines == ["data.root is now /elsewhere, not None", "train.log_every is now 7, not 1"]
+    for setting in ("train.batch=4", "train.ema=0.5", "augment.flip=0", "evaluate.flip=true", "data.val=train"):
+        with pytest.raises(
+            ConfigError, match=rf"^--resume: {setting.partition('=')[0]} is .* here but .* in runs/mine; "
+        ):
+            require_accepted(stored, tiny_config(setting), ACCEPTED, "--resume", RUN)
+
+
+def with_schedule(*settings: str, steps: int) -> Config:
+    return tiny_config(f"train.steps={steps}", "optim.lr=0.1", "optim.end_lr=0", *settings)
+
+
+def test_a_learning_rate_that_follows_the_number_of_steps_is_told() -> None:
+    poly = ("optim.schedule=poly", "optim.power=1")
+    lines = changed_learning_rate(with_schedule(*poly, steps=10), with_schedule(*poly, steps=20), done=5)
+    assert lines == [
+        "the learning rate (optim.schedule=poly) follows train.steps: at step 6 it is 0.075, not 0.05, "
+        "and the result is not that of 20 steps without a break"
+    ]
+    for settings in (("optim.schedule=constant",), ("optim.schedule=step",), (*poly, "optim.decay_steps=8")):
+        old, new = (with_schedule(*settings, steps=steps) for steps in (10, 20))
+        assert changed_learning_rate(old, new, done=5) == []
+    assert changed_learning_rate(with_schedule(*poly, steps=20), with_schedule(*poly, steps=10), done=10) == []
+
+
+# ---- classes
+
+
+CLASSES: dict[str, dict[str, Any]] = {
+    "class 2 is 'cloud' here but 'sky' there": {"names": ("road", "car", "cloud")},
+    "class 0 is 'car' here but 'road' there, class 1 is 'road' here but 'car' there": {"names": ("car", "road", "sky")},
+    "class 3 is 'tree' here but absent there": {"names": ("road", "car", "sky", "tree"), "colors": ()},
+    "class 2 is absent here but 'sky' there": {"names": ("road", "car"), "colors": ()},
+    "the ignored value is 0 here but 255 there": {"ignore": 0},
+    "label values are {7: 0, 8: 1, 9: 2} here but label values are the numbers": {"raw_ids": ((7, 0), (8, 1), (9, 2))},
+    "things are none here but car there": {"things": ()},
+}
+
+
+@pytest.mark.parametrize("line", CLASSES)
+def test_each_change_of_the_classes_is_named(line: str) -> None:
+    require_same_classes(SPACE, SPACE, RUN)
+    with pytest.raises(DataError) as error:
+        require_same_classes(SPACE, LabelSpace(**{**SPACE.model_dump(), **CLASSES[line]}), RUN)
+    assert str(error.value).startswith(f"--resume: the classes are not those of the run in runs/mine: {line}")
+    assert "train.init=runs/mine/last.safetensors train.reuse=all_but_logits" in str(error.value)
+
+
+# ---- files
+
+
+FILES: Inventory = {"a": [5, 1], "b": [6, 1], "c": [7, 1], "d": [7, 1]}
+CHANGES: tuple[tuple[Inventory, str], ...] = (
+    (FILES, ""),
+    ({**FILES, "e": [9, 1]}, "1 added (e)"),
+    ({name: FILES[name] for name in "acd"}, "1 removed (b)"),
+    ({**FILES, "b": [6, 2]}, "1 of another size (b)"),
+    ({"a": [5, 1], "c": [7, 1], "d": [7, 1], "x": [6, 1]}, "1 renamed (b to x)"),
+    ({"a": [5, 1], "b": [6, 1], "x": [7, 1], "y": [7, 1]}, "2 added (x, y), 2 removed (c, d)"),  # which is which?
+    ({"a": [5, 1], "b": [6, 1], "x": [8, 1]}, "1 added (x), 2 removed (c, d)"),
+    ({name: FILES[name] for name in "badc"}, "in another order"),
+    ({str(number): [number, 1] for number in range(10, 15)}, "5 added (10, 11, 12, ...), 4 removed (a, b, c, ...)"),
+    ({}, "4 removed (a, b, c, ...)"),
+)
+
+
+@pytest.mark.parametrize(("files", "line"), CHANGES)
+def test_each_change_of_the_files_is_told(files: Inventory, line: str) -> None:
+    stored = source_of(SPACE, {"train": FILES, "val": {"v": [1, 1]}})
+    source = source_of(SPACE, {"train": files, "val": {"v": [1, 1]}})
+    expected = [f"train: {line}"] if line else []
+    assert data_changes(stored, source) == expected
+    assert require_same_data(stored, source, RUN, is_accepted=True) == expected
+    if line:
+        with pytest.raises(DataError) as error:
+            require_same_data(stored, source, RUN, is_accepted=False)
+        assert f"the data is not that of the run in runs/mine: train: {line}; add --accept-changed-data" in str(
+            error.value
+        )
+
+
+def test_changes_in_both_splits_and_in_colors_are_told_together() -> None:
+    space = SPACE.model_copy(update={"colors": ((1, 1, 1), (3, 3, 3), (2, 2, 2))})
+    changes = data_changes(
+        source_of(SPACE, {"train": FILES, "val": {}}), source_of(space, {"train": {}, "val": {"v": [1, 1]}})
+    )
+    assert changes == [
+        "the colors of the classes are others",
+        "train: 4 removed (a, b, c, ...)",
+        "val: 1 added (v)",
+    ]
+
+
+def test_a_large_data_set_is_compared_quickly() -> None:
+    """Every name is new: were each compared with each, this would take minutes."""
+    old, new = ({f"{prefix}{number}": [number, 1] for number in range(100_000)} for prefix in "ab")
+    changes = data_changes(source_of(SPACE, {"train": old}), source_of(SPACE, {"train": new}))
+    assert changes[0].startswith("train: 100000 renamed (")
