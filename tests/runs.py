@@ -56,7 +56,9 @@ def assert_close(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> None
         torch.testing.assert_close(one[name], other[name], atol=2e-6, rtol=1e-4, msg=name)
 
 
-def change_losses(monkeypatch: pytest.MonkeyPatch, change: Callable[[int, Terms], Terms]) -> None:
+def change_losses(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[int, Terms], Terms], task: str = "semantic"
+) -> None:
     """Pass each pass's loss terms, with its number from 1, through `change`."""
     calls = 0
 
@@ -65,10 +67,10 @@ def change_losses(monkeypatch: pytest.MonkeyPatch, change: Callable[[int, Terms]
         calls += 1
         return change(calls, semantic_loss(*args, **kwargs))
 
-    monkeypatch.setattr("atrous.tasks.semantic.semantic_loss", loss)
+    monkeypatch.setattr(f"atrous.tasks.{task}.semantic_loss", loss)
 
 
-def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch, task: str = "semantic") -> None:
     """Press Ctrl-C in the middle of a pass."""
 
     def change(number: int, terms: Terms) -> Terms:
@@ -76,7 +78,7 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             os.kill(os.getpid(), signal.SIGINT)
         return terms
 
-    change_losses(monkeypatch, change)
+    change_losses(monkeypatch, change, task)
 
 
 def folder_config(root: Path, *overrides: str) -> Config:

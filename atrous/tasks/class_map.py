@@ -1,4 +1,4 @@
-"""What tasks with a class for each pixel share: weights of classes, the confusion matrix, the map as an array."""
+"""What tasks with a class for each pixel share: weights of classes, the confusion matrix, the map, its pictures."""
 
 import torch
 from torch import Tensor
@@ -8,8 +8,9 @@ from atrous.errors import ConfigError
 from atrous.losses.semantic import LossConfig, median_frequency_weights
 from atrous.metrics import confusion
 from atrous.tasks.contract import Figures, Labels, Metric, Table, TrainingData
-from atrous.types import LabelMap, Sample
+from atrous.types import Image, LabelMap, Sample
 
+PANEL = 1280  # pixels of the longer side of a picture in a report, at most
 TITLES = {"miou": "mIoU", "pixel_accuracy": "pixel accuracy", "mean_accuracy": "mean accuracy"}
 
 
@@ -64,6 +65,12 @@ def label_map(labels: Labels, space: LabelSpace) -> LabelMap:
     assert labels.semantic is not None
     array: LabelMap = labels.semantic.cpu().numpy()
     return array.astype("uint8" if space.num_classes <= 256 else "int32", copy=False)
+
+
+def panel_step(image: Image) -> int:
+    """By how much a report's pictures are smaller; they shrink before anything is painted, so that lines stay thin."""
+    height, width = image.shape[:2]
+    return max(1, -(-max(height, width) // PANEL))
 
 
 CONFUSION = Metric(statistic, report)

@@ -22,9 +22,9 @@ from atrous.losses.semantic import LossConfig, hard_pixel_share, require_heads, 
 from atrous.metrics import panoptic_quality
 from atrous.postprocess.panoptic import Merging, find_centers, group_pixels, merge, peaks, score_map
 from atrous.settings import Settings
-from atrous.tasks.class_map import CONFUSION, class_weights
+from atrous.tasks.class_map import CONFUSION, class_weights, label_map, panel_step
 from atrous.tasks.contract import Figures, Labels, Metric, Result, Table, Targets, Task, TrainingData
-from atrous.types import Batch, Facts, Image, Outputs, Sample
+from atrous.types import Batch, Color, Facts, Image, Outputs, Sample
 
 TITLES = {
     "pq": "PQ",
@@ -245,19 +245,31 @@ def panoptic_array(labels: Labels) -> np.ndarray:
 
 
 def paint(image: Image, labels: Labels, space: LabelSpace, alpha: float) -> Image:
+    """The background keeps the photo, unless `alpha` asks for the colours alone."""
     return paint_map(image, panoptic_array(labels), space, alpha)
 
 
-def paint_map(image: Image, panoptic: np.ndarray, space: LabelSpace, alpha: float = 0.55) -> Image:
-    """Things in shades of their class's colour, with a bright line between all segments; void shows the image."""
+def paint_map(image: Image, panoptic: np.ndarray, space: LabelSpace, alpha: float = visualize.ALPHA) -> Image:
+    """Things in shades of their class's colour, a bright line between segments; void shows the image."""
     ids, places = np.unique(panoptic, return_inverse=True)
     colors = np.array([shade(int(segment), space) for segment in ids], np.uint8).reshape(-1, 3)
-    painted = visualize.overlay_colors(image, colors[places.reshape(panoptic.shape)], panoptic, alpha=alpha)
-    is_void = np.isin(panoptic // space.panoptic_divisor, range(space.num_classes), invert=True)
-    return np.where(is_void[..., None], image, painted)
+    shown = np.setdiff1d(range(space.num_classes), space.background if alpha < 1 else ())
+    bare = np.isin(panoptic // space.panoptic_divisor, shown, invert=True)
+    return visualize.overlay_colors(image, colors[places.reshape(panoptic.shape)], panoptic, bare, alpha=alpha)
 
 
-def shade(segment: int, space: LabelSpace) -> tuple[int, int, int]:
+def paint_truth(sample: Sample, space: LabelSpace) -> Image:
+    return paint_map(sample.image, true_panoptic(sample, space).numpy().astype(np.int32), space)
+
+
+def painted(labels: Labels, space: LabelSpace) -> dict[str, Color]:
+    """The classes in the picture, without the background. Things of a class have shades of its colour."""
+    present = np.unique(panoptic_array(labels) // space.panoptic_divisor)
+    shown = np.setdiff1d(np.intersect1d(present, range(space.num_classes)), space.background)
+    return {space.names[index]: shade(int(index) * space.panoptic_divisor, space) for index in shown}
+
+
+def shade(segment: int, space: LabelSpace) -> Color:
     """The colour of a segment: its class's, for things lighter or darker by its number."""
     category, number = divmod(segment, space.panoptic_divisor)
     color = space.palette()[category % 256].astype(int)
@@ -269,15 +281,24 @@ def shade(segment: int, space: LabelSpace) -> tuple[int, int, int]:
 
 
 def panels(sample: Sample, labels: Labels, space: LabelSpace) -> list[tuple[str, Image]]:
-    truth = true_panoptic(sample, space).numpy().astype(np.int32)
     assert labels.semantic is not None
     assert sample.semantic is not None
-    predicted = labels.semantic.cpu().numpy()
+    step = panel_step(sample.image)
+    truth, prediction, classes, true_classes = (
+        visualize.thinned(one, step)
+        for one in (
+            true_panoptic(sample, space).numpy().astype(np.int32),
+            panoptic_array(labels),
+            label_map(labels, space),
+            sample.semantic,
+        )
+    )
+    image = visualize.shrunk(sample.image, step)
     return [
-        ("Image", sample.image),
-        ("Prediction", paint(sample.image, labels, space, 0.55)),
-        ("Truth", paint_map(sample.image, truth, space)),
-        ("Errors", visualize.error_map(predicted, sample.semantic, space.ignore)),
+        ("Image", image),
+        ("Truth", paint_map(image, truth, space)),
+        ("Prediction", paint_map(image, prediction, space)),
+        ("Errors", visualize.error_map(classes, true_classes, space.ignore)),
     ]
 
 
@@ -294,7 +315,8 @@ def coco_numbers(labels: Labels, space: LabelSpace) -> np.ndarray:
     """The panoptic map with numbers from 1 and 0 for void, as COCO's format wants them."""
     panoptic = panoptic_array(labels)
     category = panoptic // space.panoptic_divisor
-    return np.where((category >= 0) & (category < space.num_classes), panoptic + 1, 0)
+    is_class = (category >= 0) & (category < space.num_classes) & (category != space.ignore)
+    return np.where(is_class, panoptic + 1, 0)
 
 
 def encode_segments(labels: Labels, space: LabelSpace) -> bytes:
@@ -333,4 +355,8 @@ PANOPTIC = Task(
     needs=("semantic", "instance"),
     survey=survey.count,
     class_weights=class_weights,
+    paint_truth=paint_truth,
+    painted=painted,
+    compared=("Truth", "Prediction"),
+    meaning="the mean over the classes of the share of segments that are matched, times how well these agree",
 )

@@ -18,11 +18,9 @@ from atrous.losses.semantic import (
     semantic_loss,
 )
 from atrous.settings import Settings
-from atrous.tasks.class_map import CONFUSION, class_weights, label_map
+from atrous.tasks.class_map import CONFUSION, class_weights, label_map, panel_step
 from atrous.tasks.contract import Labels, Result, Targets, Task, TrainingData
 from atrous.types import Batch, Color, Facts, Image, Outputs, Sample
-
-PANEL = 1280  # pixels of the longer side of a picture in a report, at most
 
 
 class DecodeConfig(Settings):
@@ -97,7 +95,7 @@ def painted(labels: Labels, space: LabelSpace) -> dict[str, Color]:
 
 def panels(sample: Sample, labels: Labels, space: LabelSpace) -> list[tuple[str, Image]]:
     assert sample.semantic is not None
-    step = max(1, -(-max(sample.image.shape[:2]) // PANEL))  # before anything is painted, so that lines stay thin
+    step = panel_step(sample.image)
     image, truth = visualize.shrunk(sample.image, step), visualize.thinned(sample.semantic, step)
     prediction = visualize.thinned(label_map(labels, space), step)
     return [
