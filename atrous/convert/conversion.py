@@ -45,8 +45,8 @@ def convert_weights(weights: ForeignWeights, system: str | None, options: Option
         "unused": unused,
         "assumptions": assumptions,
     }
-    inference = row.inference(evidence, config)
-    result = segmenter.of_model(model.eval(), label_space, inference=inference, origin=origin)
+    header = {"inference": row.inference(evidence, config), "decode": row.decode(evidence, config), "origin": origin}
+    result = segmenter.of_model(model.eval(), label_space, **header)
     return Conversion(result, name, len(weights.arrays) - len(unused), unused, assumptions)
 
 

@@ -104,6 +104,10 @@ def whole_images(evidence: Evidence[Any], config: ModelConfig) -> InferenceConfi
     return InferenceConfig()
 
 
+def task_defaults(evidence: Evidence[Any], config: ModelConfig) -> ConfigFields:
+    return {}
+
+
 def one_pass(options: Any) -> int:  # noqa: ANN401 - of any system
     return 1
 
@@ -125,6 +129,7 @@ class System(NamedTuple, Generic[OptionsT]):
     runtime_options: tuple[str, ...] = ()  # that may differ from what a graph shows: weights fit all their values
     graph_options: tuple[tuple[str, Any], ...] = ()  # (option, value) that only a graph shows, tried where one differs
     passes: Callable[[OptionsT], int] = one_pass  # of the network over an image
+    decode: Callable[[Evidence[OptionsT], ModelConfig], ConfigFields] = task_defaults  # the section `decode`
 
 
 def listed(names: list[str]) -> str:

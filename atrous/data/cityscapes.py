@@ -47,6 +47,7 @@ RAW_IDS = {row.raw_id: index for index, row in enumerate(CLASSES.values())}
 CITYSCAPES = LabelSpace(
     names=tuple(CLASSES),
     colors=tuple(row.color for row in CLASSES.values()),
+    things=tuple(range(11, 19)),  # people and vehicles
     raw_ids=tuple((value, RAW_IDS.get(value, 255)) for value in range(34)),
 )
 PHOTOS = "leftImg8bit"

@@ -69,8 +69,8 @@ def label_map(labels: Labels, space: LabelSpace) -> LabelMap:
 
 def panel_step(image: Image) -> int:
     """By how much a report's pictures are smaller; they shrink before anything is painted, so that lines stay thin."""
-    height, width = image.shape[:2]
-    return max(1, -(-max(height, width) // PANEL))
+    longer: int = max(image.shape[:2])
+    return max(1, -(-longer // PANEL))
 
 
 CONFUSION = Metric(statistic, report)

@@ -117,7 +117,7 @@ def test_parameter_counts() -> None:
         "resnet34": 21_284_672,
         "resnet50": 23_508_032,
         "resnet50_d2": 23_508_032,
-        "wide_resnet41": 109_010_000,
+        "wide_resnet41": 109_014_080,
         "resnet101": 42_500_160,
         "mobilenet_v2": 1_811_712,
         "vgg16": 14_714_688,

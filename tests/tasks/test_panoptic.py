@@ -191,14 +191,14 @@ def two_cars() -> tuple[Tensor, Tensor, Tensor]:
     return semantic, center, torch.stack([1 - ys, torch.where(xs < 4, 1, 5) - xs]).float()
 
 
-def decoded(*maps: Tensor, size: tuple[int, int] | None = None, **settings: object) -> Labels:
+def decoded(maps: tuple[Tensor, Tensor, Tensor], size: tuple[int, int] | None = None, **settings: object) -> Labels:
     config = PanopticDecodeConfig.model_validate({"stuff_area": 0, **settings})
-    (labels,) = PANOPTIC.decode(seen(*maps, size=size), SPACE, config)
+    (labels,) = PANOPTIC.decode(seen(*maps, size), SPACE, config)
     return labels
 
 
 def test_pixels_are_grouped_by_the_center_that_they_point_at() -> None:
-    labels = decoded(*two_cars())
+    labels = decoded(two_cars())
     assert labels.semantic is not None and labels.panoptic is not None and labels.scores is not None
     assert labels.panoptic.tolist() == [[0] * 7, *[[21, 21, 21, 0, 22, 22, 22]] * 2]
     assert torch.equal(labels.semantic.long(), two_cars()[0])
@@ -207,23 +207,23 @@ def test_pixels_are_grouped_by_the_center_that_they_point_at() -> None:
 
 def test_settings_of_the_decoding() -> None:
     maps = two_cars()
-    assert values(decoded(*maps, threshold=0.5)) == {0, 21}  # one centre: both cars are one
-    assert values(decoded(*maps, threshold=0.95)) == {0, VOID}  # no centre
-    assert values(decoded(*maps, threshold=0.95, without_center="thing")) == {0, 21}
-    assert values(decoded(*maps, kernel=11)) == {0, 21}  # the lower centre lies in the higher one's surroundings
-    assert values(decoded(*maps, top_k=1)) == {0, VOID}  # the best k are those above the k-th, as in the original
-    assert values(decoded(*maps, stuff_area=9)) == {0, 21, 22}
-    assert values(decoded(*maps, stuff_area=10)) == {VOID, 21, 22}
-    assert values(decoded(*maps, stuff_area=9, at_limit="void")) == {VOID, 21, 22}
+    assert values(decoded(maps, threshold=0.5)) == {0, 21}  # one centre: both cars are one
+    assert values(decoded(maps, threshold=0.95)) == {0, VOID}  # no centre
+    assert values(decoded(maps, threshold=0.95, without_center="thing")) == {0, 21}
+    assert values(decoded(maps, kernel=11)) == {0, 21}  # the lower centre lies in the higher one's surroundings
+    assert values(decoded(maps, top_k=1)) == {0, VOID}  # the best k are those above the k-th, as in the original
+    assert values(decoded(maps, stuff_area=9)) == {0, 21, 22}
+    assert values(decoded(maps, stuff_area=10)) == {VOID, 21, 22}
+    assert values(decoded(maps, stuff_area=9, at_limit="void")) == {VOID, 21, 22}
 
 
 def values(labels: Labels) -> set[int]:
     assert labels.panoptic is not None
-    return set(labels.panoptic.unique().tolist())
+    return set(labels.panoptic.flatten().tolist())
 
 
 def test_maps_have_the_size_of_the_image() -> None:
-    labels = decoded(*two_cars(), size=(6, 14))
+    labels = decoded(two_cars(), size=(6, 14))
     assert labels.semantic is not None and labels.panoptic is not None
     expected = torch.tensor([[0] * 7, *[[21, 21, 21, 0, 22, 22, 22]] * 2]).repeat_interleave(2, 0)
     assert torch.equal(labels.panoptic.long(), expected.repeat_interleave(2, 1))

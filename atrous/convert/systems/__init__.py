@@ -3,10 +3,11 @@
 from typing import Any
 
 from atrous.convert.system import System
-from atrous.convert.systems import mmsegmentation, semseg, tf_deeplab, torchvision
+from atrous.convert.systems import deeplab2, mmsegmentation, semseg, tf_deeplab, torchvision
 
 SYSTEMS: dict[str, System[Any]] = {  # in the order in which they are tried
     "tf_deeplab": tf_deeplab.SYSTEM,
+    "deeplab2": deeplab2.SYSTEM,
     "semseg": semseg.SYSTEM,
     "torchvision": torchvision.SYSTEM,
     "mmsegmentation": mmsegmentation.SYSTEM,
