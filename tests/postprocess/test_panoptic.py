@@ -1,17 +1,12 @@
 """Grouping and merging: hand-drawn maps, and what the original program makes of the same network outputs."""
 
-import json
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from atrous.postprocess.panoptic import Merging, find_centers, group_pixels, merge, peaks, score_map
+from tests.reference.deeplab2 import PANOPTIC, golden
 
-GOLDENS = sorted((Path(__file__).parents[1] / "goldens" / "deeplab2").glob("grouping_*.npz"))
 DATASETS = {  # classes, things, divisor, void
     "cityscapes_panoptic": (19, range(11, 19), 1000, 255_000),
     "coco_panoptic": (134, range(1, 81), 256, 0),
@@ -30,33 +25,26 @@ def numbers(text: str) -> Tensor:
     return torch.tensor([[int(letter) for letter in row] for row in text.split()])
 
 
-def evaluator(meta: dict[str, Any]) -> dict[str, str]:
-    return dict(line.split(": ") for line in meta["evaluator"].splitlines() if ": " in line)
-
-
-@pytest.mark.parametrize("path", GOLDENS, ids=lambda path: path.stem)
-def test_equals_the_original(path: Path) -> None:
-    golden = np.load(path)
-    meta = json.loads(str(golden["meta"]))
-    settings = evaluator(meta)
-    num_classes, thing_ids, divisor, void = DATASETS[meta["dataset"]]
+@pytest.mark.parametrize("case", PANOPTIC)
+def test_equals_the_original(case: str) -> None:
+    outputs, options, settings = golden(case).outputs, golden(case).options, golden(case).evaluator
+    num_classes, thing_ids, divisor, void = DATASETS[options["dataset"]]
     things = torch.zeros(num_classes, dtype=torch.bool)
     things[list(thing_ids)] = True
-    tensors = {name: torch.from_numpy(golden[name][0]) for name in golden.files if name != "meta"}
-    semantic, offsets = tensors["semantic_pred"].long(), tensors["offset_map"].permute(2, 0, 1)
+    semantic, offsets = outputs["semantic_pred"].long(), outputs["offset_map"].permute(2, 0, 1)
 
     own_peaks = peaks(
-        tensors["center_heatmap"],
+        outputs["center_heatmap"],
         threshold=float(settings["center_score_threshold"]),
         kernel=int(settings["nms_kernel"]),
     )
-    assert torch.equal(own_peaks, tensors["instance_center_pred"])
+    assert torch.equal(own_peaks, outputs["instance_center_pred"])
     centers = find_centers(own_peaks, top_k=400)
     instances = group_pixels(centers, offsets, things[semantic])
-    assert torch.equal(instances, tensors["instance_pred"].long())
-    assert torch.equal(score_map(own_peaks, centers, instances), tensors["instance_scores"])
+    assert torch.equal(instances, outputs["instance_pred"].long())
+    assert torch.equal(score_map(own_peaks, centers, instances), outputs["instance_scores"])
     panoptic = merge(semantic, instances, things, Merging(divisor, void, int(settings["stuff_area_limit"])))
-    assert torch.equal(panoptic, tensors["panoptic_pred"].long())
+    assert torch.equal(panoptic, outputs["panoptic_pred"].long())
 
 
 def test_peaks_are_higher_than_their_surroundings_and_the_threshold() -> None:

@@ -77,7 +77,8 @@ def _tokens(text: str, label: str) -> Iterator[Token]:
     while at < len(text):
         match = TOKEN.match(text, at)
         if match is None:
-            raise ConfigError(f"{label}: line {line}: {text[at : at + 1]!r} is not part of protobuf's text format")
+            word = text[at : at + 20].split()[0]
+            raise ConfigError(f"{label}: line {line}: {word!r} is not part of protobuf's text format")
         if match.lastgroup != "space":
             yield Token(str(match.lastgroup), match[0], line)
         line += match[0].count("\n")

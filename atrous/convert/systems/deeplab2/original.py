@@ -93,10 +93,14 @@ def _backbone(evidence: Evidence[Options]) -> Backbone:
         name="swidernet",
         stem_width_multiplier=_out(evidence, STEM) / 64,
         backbone_width_multiplier=_out(evidence, "encoder/_stage2/_block1/_conv1_bn_act/_conv/kernel") / 256,
-        backbone_layer_multiplier=evidence.count_modules("encoder/_stage3/") / 6,
+        backbone_layer_multiplier=_num_blocks(evidence, "encoder/_stage3/") / 6,
         use_squeeze_and_excite=_has_squeeze(evidence),
         use_sac_beyond_stride=32 if any("_pre_global_context" in name for name in evidence.shapes) else -1,
     )
+
+
+def _num_blocks(evidence: Evidence[Options], stage: str) -> int:
+    return len({name.removeprefix(stage).split("/")[0] for name in evidence.shapes if name.startswith(stage)})
 
 
 def _has_squeeze(evidence: Evidence[Options]) -> bool:
