@@ -25,6 +25,7 @@ from atrous.inference import (
 )
 from atrous.models import MODELS, Model
 from atrous.postprocess.crf import CRFS, refine
+from atrous.types import Facts, Outputs
 from tests.conftest import SMALL_MODEL, spread_classes
 from tests.reference import multi_scale as reference
 from tests.reference.tf_deeplab import CASES, GOLDENS, golden_image, golden_logits, load_seeded
@@ -294,3 +295,77 @@ def test_only_one_whole_pass_is_for_a_network_without_a_map_of_classes() -> None
     for config in (InferenceConfig(flip=True), InferenceConfig(mode="sliding"), InferenceConfig(crf="v1")):
         with pytest.raises(ConfigError, match="a classification network has no class map"):
             look(net, images(33, 47), config)
+
+
+# ---- centres and offsets
+
+
+class Pointing:
+    """A network whose every pixel points at the image's middle, whichever way round and at whatever size it sees it."""
+
+    facts = Facts("panoptic", 2, (0.0, 0.0, 0.0), 8, 1, "aligned_corners")
+
+    def __call__(self, images: Tensor, scale: float = 1.0) -> Outputs:
+        height, width = images.shape[-2:]
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        offset = torch.stack([(height - 1) / 2 - y, (width - 1) / 2 - x])
+        gray = images.float().mean(1, keepdim=True) / 255
+        return Outputs(torch.cat([gray, 1 - gray], 1), center=gray, offset=offset[None].repeat(len(images), 1, 1, 1))
+
+
+def smooth(height: int, width: int) -> Tensor:
+    """A picture that resizing hardly changes, brighter to the right."""
+    y, x = torch.linspace(0, 50, height)[:, None], torch.linspace(0, 200, width)
+    return (x + y).expand(1, 3, height, width).contiguous()
+
+
+TRUE_OFFSET = Pointing()(smooth(33, 49)).offset
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        InferenceConfig(flip=True),
+        InferenceConfig(scales=(0.5, 1.0, 2.0)),
+        InferenceConfig(scales=(0.5, 1.5), flip=True),
+        InferenceConfig(mode="canvas", window=(33, 49), flip=True),
+        InferenceConfig(mode="sliding", window=(64, 64), flip=True),  # one window: the middle is that of the image
+        InferenceConfig(mode="sliding", window=(99, 99), scales=(65 / 33,)),  # 65 x 97 pixels
+    ],
+    ids=["flip", "scales", "both", "canvas", "sliding", "sliding, twice as large"],
+)
+def test_offsets_stay_those_of_the_image(config: InferenceConfig) -> None:
+    network = Pointing()
+    outputs = look(network, smooth(33, 49), config, probabilities=True).outputs
+    assert outputs.offset is not None and outputs.center is not None and TRUE_OFFSET is not None
+    is_half_pixel = config.mode == "sliding" and config.scales != (1.0,)  # borders of both sizes coincide, not corners
+    tolerance = 0.5 if is_half_pixel else 1e-3
+    torch.testing.assert_close(outputs.offset, TRUE_OFFSET, atol=tolerance, rtol=0)
+    torch.testing.assert_close(outputs.center, smooth(33, 49).mean(1, keepdim=True) / 255, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_flipped_image_has_flipped_maps(flip: bool) -> None:
+    torch.manual_seed(0)
+    branch = {"aspp_channels": 8, "low_level_channels": (4, 4), "decoder_channels": 8, "head_channels": 8}
+    config = MODELS["panoptic_deeplab"].Config.model_validate(
+        {"backbone": "resnet_tiny", "semantic": branch, "instance": branch}
+    )
+    net, protocol = models.build(config, 3).eval(), InferenceConfig(flip=True, scales=(0.5, 1.0) if flip else (1.0,))
+    batch = images(65, 97)
+    plain, mirrored = (look(net, x, protocol, probabilities=True).outputs for x in (batch, batch.flip(-1)))
+    assert plain.center is not None and plain.offset is not None
+    assert mirrored.center is not None and mirrored.offset is not None
+    torch.testing.assert_close(mirrored.semantic.flip(-1), plain.semantic, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(mirrored.center.flip(-1), plain.center, atol=1e-5, rtol=1e-4)
+    turned = mirrored.offset.flip(-1) * torch.tensor([1.0, -1.0]).view(2, 1, 1)
+    torch.testing.assert_close(turned, plain.offset, atol=1e-3, rtol=1e-4)
+
+
+def test_a_class_map_alone_has_neither() -> None:
+    outputs = look(model_without_things(), images(33, 49), InferenceConfig(flip=True)).outputs
+    assert outputs.center is None and outputs.offset is None
+
+
+def model_without_things() -> Model:
+    return models.build(load("synthetic/deeplab_v3plus_tiny", SMALL_MODEL).model, 3).eval()
