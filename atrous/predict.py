@@ -16,6 +16,8 @@ from atrous.errors import AtrousError, ConfigError, text_of
 from atrous.files import prepare_output, user_path, write_atomically
 from atrous.inference import InferenceConfig
 from atrous.prediction import OVERLAYS, PROBABILITIES, Prediction
+from atrous.segmenter import Segmenter
+from atrous.settings import Settings
 from atrous.tasks import TASKS
 
 RESULTS = (*(folder for task in TASKS.values() for folder in task.results), OVERLAYS, PROBABILITIES)  # folders
@@ -51,8 +53,7 @@ def run(
     console = console or terminal.console()
     path, out = user_path(path), user_path(out)
     jobs = list(find_images([str(user_path(source)) for source in sources], out))
-    model = segmenter.load(path)
-    model = model.with_inference(inference_settings(model.inference, overrides, str(path)))
+    model = with_settings(segmenter.load(path), overrides, str(path))
     model = model.to(distributed.choose_device(device))
     prepare_output(out)
     failures: list[str] = []
@@ -80,16 +81,22 @@ def write(
     return [out / folder for folder, _ in files]
 
 
-def inference_settings(inference: InferenceConfig, overrides: Sequence[str], source: str) -> InferenceConfig:
-    """The model file's protocol with `evaluate.field=value` overrides on top."""
-    tree = configs.merge({"evaluate": configs.to_tree(inference)}, configs.parse_overrides(overrides))
-    others = sorted(tree.keys() - {"evaluate"})
+def with_settings(model: Segmenter, overrides: Sequence[str], source: str) -> Segmenter:
+    """The model by its file's protocol and decoding, with `evaluate.field=value` and `decode.field=value` on top."""
+    sections: dict[str, Settings] = {"evaluate": model.inference, "decode": model.header.decode}
+    below = {name: configs.to_tree(section) for name, section in sections.items()}
+    tree = configs.merge(below, configs.parse_overrides(overrides))
+    others = sorted(tree.keys() - sections.keys())
     if others:
-        raise ConfigError(f"{others[0]}: only settings of evaluate apply to a prediction, such as evaluate.flip=true")
-    try:
-        return InferenceConfig.model_validate(tree["evaluate"])
-    except ValidationError as error:
-        raise ConfigError(configs.explain(error, tree, source, overrides, section="evaluate")) from None
+        reason = "only settings of evaluate and decode apply to a prediction, such as evaluate.flip=true"
+        raise ConfigError(f"{others[0]}: {reason}")
+    for name, section in sections.items():
+        try:
+            sections[name] = type(section).model_validate(tree[name])
+        except ValidationError as error:
+            raise ConfigError(configs.explain(error, tree, source, overrides, section=name)) from None
+    inference = InferenceConfig.model_validate(sections["evaluate"])
+    return model.with_inference(inference).with_header(decode=sections["decode"])
 
 
 def find_images(sources: Sequence[str], out: Path) -> Iterator[Job]:

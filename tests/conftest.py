@@ -28,6 +28,16 @@ SMALL_MODEL = (  # of a DeepLab v3+ with MobileNetV2
     "model.decoder.channels=8",
     "model.decoder.low_level_channels=4",
 )
+SMALL_PANOPTIC = (  # of a Panoptic-DeepLab
+    "model.backbone=resnet_tiny",
+    *(
+        f"model.{branch}.{name}=8"
+        for branch in ("semantic", "instance")
+        for name in ("aspp_channels", "decoder_channels", "head_channels")
+    ),
+    "model.semantic.low_level_channels=4,4",
+    "model.instance.low_level_channels=4,4",
+)
 TINY = (
     *SMALL_MODEL,
     "data.size=64,96",

@@ -359,7 +359,7 @@ def test_settings_of_a_prediction_are_distinguished_from_images(
     create("deeplab_v3", num_classes=2).save(Path("m.safetensors"))
     save(Path("a.png"), np.zeros((9, 9, 3), np.uint8))
     for arguments, reason in (
-        (("a.png", "train.steps=1"), "train: only settings of evaluate apply to a prediction"),
+        (("a.png", "train.steps=1"), "train: only settings of evaluate and decode apply to a prediction"),
         (("a.png", "evaluate.flop=1"), "did you mean evaluate.flip?"),
         (("evaluate.flip=true",), "expected an image, folder or pattern, got only the setting evaluate.flip=true"),
     ):

@@ -21,7 +21,8 @@ from atrous import cli
 from atrous import config as configs
 from atrous.config import Config
 from atrous.settings import Settings
-from tests.conftest import SMALL_MODEL, save, write_folder_data
+from atrous.tasks import TASKS
+from tests.conftest import SMALL_MODEL, SMALL_PANOPTIC, save, write_folder_data
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -35,6 +36,7 @@ QUICK = {
     "evaluate": ("--workers", "0", "--device", "cpu"),
     "predict": ("--device", "cpu"),
 }
+QUICK_PANOPTIC = (*SMALL_PANOPTIC, *SMALL_RUN, "data.num_train=2", "data.num_val=2", *QUICK["evaluate"])  # to train
 NOT_RUN = {  # a part of the command: why it is only checked
     "convert ": "needs weights of other people",
     "NAME.safetensors": "needs a download",
@@ -118,7 +120,8 @@ def follow(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     if "--out" in words and "--resume" not in words:
         shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)  # a reader starts afresh
     capsys.readouterr()
-    code = cli.run([verb, *words, *QUICK.get(verb, ())])
+    quick = QUICK_PANOPTIC if verb == "train" and any("panoptic" in word for word in words) else QUICK.get(verb, ())
+    code = cli.run([verb, *words, *quick])
     output = capsys.readouterr()
     assert code == 0, f"{command}: {output.err}"
     if target is not None:
@@ -185,17 +188,22 @@ def documented() -> dict[str, str]:
 
 
 def test_every_setting_is_documented() -> None:
-    tree = configs.to_tree(configs.load(RECIPE, ["data.root=MYDATA"]))
-    settings = {f"{section}.{name}" for section in tree.keys() - {"model"} for name in tree[section]}
+    settings = set()
+    for recipe, overrides in ((RECIPE, ["data.root=MYDATA"]), ("synthetic/panoptic_demo", [])):
+        tree = configs.to_tree(configs.load(recipe, overrides))
+        own = () if recipe == RECIPE else ("loss", "decode")  # of the other task
+        settings |= {f"{section}.{name}" for section in own or tree.keys() - {"model"} for name in tree[section]}
     assert settings - {"data.colors", "data.images", "data.masks"} == set(documented())  # those of `folder` alone
 
 
 def test_documented_defaults_are_the_defaults() -> None:
+    sections = [{"loss": task.loss(), "decode": task.decoding()} for task in TASKS.values()]
     for key, text in documented().items():
         section, name = key.split(".")
-        default = Config.model_fields[section].default
-        if isinstance(default, Settings):  # not of `data`, which depends on the layout
-            assert text == as_documented(getattr(default, name)), key
+        values = [Config.model_fields[section].default, *(own[section] for own in sections if section in own)]
+        values = [value for value in values if isinstance(value, Settings)]  # not of `data`: it depends on the layout
+        own_values = {as_documented(getattr(value, name)) for value in values if hasattr(value, name)}
+        assert own_values <= {text}, key
 
 
 def as_documented(value: object) -> str:

@@ -131,7 +131,7 @@ def test_images_of_one_name_do_not_overwrite_each_other(model: Path, images: Pat
 def test_wrong_settings_are_explained(model: Path, images: Path, tmp_path: Path) -> None:
     for override, reason in (
         ("evaluate.flop=true", "did you mean evaluate.flip"),
-        ("train.steps=3", "train: only settings of evaluate apply to a prediction"),
+        ("train.steps=3", "train: only settings of evaluate and decode apply to a prediction"),
     ):
         with pytest.raises(ConfigError, match=reason):
             predict.run(model, [str(images)], tmp_path / "out", [override], console=QUIET)

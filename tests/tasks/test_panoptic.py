@@ -24,7 +24,7 @@ from atrous.tasks import panoptic
 from atrous.tasks.contract import Labels, TrainingData
 from atrous.tasks.panoptic import PANOPTIC, PanopticDecodeConfig, PanopticLossConfig, PanopticObjective
 from atrous.types import Batch, Facts, Outputs, Sample
-from tests.conftest import noise, save
+from tests.conftest import SMALL_PANOPTIC, noise, save
 from tests.runs import QUIET, assert_same, losses, stop_after, validations, weights
 
 CPU = torch.device("cpu")
@@ -327,14 +327,7 @@ def test_panels_show_the_image_the_truth_the_prediction_and_the_errors() -> None
 # ---- the whole way
 
 SMALL = (
-    "model.backbone=resnet_tiny",
-    *(
-        f"model.{branch}.{name}=8"
-        for branch in ("semantic", "instance")
-        for name in ("aspp_channels", "decoder_channels", "head_channels")
-    ),
-    "model.semantic.low_level_channels=4,4",
-    "model.instance.low_level_channels=4,4",
+    *SMALL_PANOPTIC,
     "data.size=64,96",
     "data.num_train=8",
     "data.num_val=3",
@@ -405,6 +398,16 @@ def test_predictions_of_a_panoptic_model_are_files(run: RunFolder, tmp_path: Pat
     assert {segment["id"] for segment in segments} == set(np.unique(numbers)) - {0}
     assert all(segment["area"] == (numbers == segment["id"]).sum() for segment in segments)
     assert (out / "overlays" / "street.jpg").is_file()
+
+
+def test_a_prediction_can_be_decoded_with_other_settings(run: RunFolder, tmp_path: Path) -> None:
+    save(tmp_path / "street.png", data.samples(tiny().data, "val")[0].image)
+    source, out = [str(tmp_path / "street.png")], tmp_path / "out"
+    predict.run(run.best, source, out, ["decode.stuff_area=100000", "decode.threshold=0.99"], console=QUIET)
+    segments = json.loads((out / "segments" / "street.json").read_text())["segments_info"]
+    assert segments == []  # all stuff is too small, and there is no centre
+    with pytest.raises(ConfigError, match=r"decode\.kernel=0"):
+        predict.run(run.best, source, out, ["decode.kernel=0"], console=QUIET)
 
 
 def test_data_without_instances_is_refused_before_the_first_step(
