@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from atrous.convert.arrays import Shapes
+from atrous.convert.readers.checkpoint import OBJECT_SUFFIX
 from atrous.convert.zoo import ZOO
 from atrous.models import build
 from atrous.models.deeplab_v3 import DeepLabV3
@@ -20,7 +21,7 @@ from atrous.models.pspnet import PSPNet
 from tests.convert import graphs
 from tests.convert.conftest import meta_model
 from tests.convert.readers import writers
-from tests.reference import semseg, tf_deeplab
+from tests.reference import deeplab2, semseg, tf_deeplab
 
 HALF = "mobilenetv2_dm05_coco_voc_trainaug"  # the zoo's smallest model
 
@@ -71,6 +72,14 @@ def folded_half_width() -> dict[str, NDArray[np.float32]]:
 def write_tflite(path: Path) -> None:
     """The same model with its batch norms folded."""
     path.write_bytes(graphs.lite(graphs.half_width_steps(), folded_half_width()))
+
+
+def write_deeplab2(folder: Path) -> None:
+    """A checkpoint of TensorFlow 2, and the textproto of its training."""
+    tiny = deeplab2.golden("tiny_panoptic_65x97")
+    weights = deeplab2.seeded_weights(tiny.shapes)
+    writers.write_checkpoint(folder / "ckpt-60000", weights, suffix=OBJECT_SUFFIX)
+    (folder / "config.textproto").write_text(f"model_options {{ {tiny.options['config_text']} }}")
 
 
 def semseg_shapes() -> Shapes:

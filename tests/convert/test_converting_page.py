@@ -17,6 +17,7 @@ from tests.convert.sources import (
     semseg_shapes,
     serve,
     write_archive,
+    write_deeplab2,
     write_graph,
     write_pth,
     write_tflite,
@@ -34,6 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     write_archive(tmp_path / archive_name(), tmp_path / "train_logdir")
     write_graph(tmp_path / "frozen_inference_graph.pb")
     write_tflite(tmp_path / "model.tflite")
+    write_deeplab2(tmp_path)
     write_pth(tmp_path / "train_epoch_50.pth", semseg_shapes())
     write_pth(tmp_path / "resnet18-f37072fd.pth", torchvision.classifier("resnet18", 5))
     write_pth(tmp_path / "pspnet_r50-d8_cityscapes.pth", torchvision.pspnet("resnet50", (32, 32, 64), width=8))
@@ -54,7 +56,7 @@ def blocks(language: str) -> list[str]:
 
 def test_the_commands_run_and_print_what_the_page_shows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines()]
-    assert len(commands) == 13
+    assert len(commands) == 15
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "atrous"
