@@ -119,7 +119,7 @@ class StopFlag:
 
         Only for a program of ours: one that doesn't listen is ended from outside its main thread.
         """
-        if threading.current_thread() is not threading.main_thread() or not hasattr(os, "set_blocking"):
+        if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_kill"):
             yield
             return
         reader, writer = os.pipe()
@@ -149,7 +149,7 @@ class StopFlag:
         if not isinstance(lost.exc_value, Interrupted):
             sys.__unraisablehook__(lost)
         elif self.number is not None:
-            threading.Timer(0.05, signal.raise_signal, [self.number]).start()
+            threading.Timer(0.05, signal.pthread_kill, [threading.main_thread().ident, self.number]).start()
             self.number = None
 
     def _end_if_stuck(self, number: int) -> None:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -56,7 +57,8 @@ def items(loader: DataLoader[Any]) -> Iterator[Any]:
 def require_guarded_script() -> None:
     """End a process that imports the user's script in order to read samples, and comes upon its work once more."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise SystemExit(f"atrous: {UNGUARDED}; or set workers=0")
+        print(f"atrous: {UNGUARDED}; or set workers=0", file=sys.stderr, flush=True)
+        raise SystemExit(1)
 
 
 # ---- in the parent
