@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, overload
 
@@ -82,9 +83,7 @@ def test_a_death_waits_until_the_next_sample_is_asked_for() -> None:
     samples = whole_samples(Acting(leave), workers=1)
     for _ in range(3):  # then the worker reads the fourth
         next(samples)
-    deadline = time.monotonic() + 10
-    while any(worker.is_alive() for worker in multiprocessing.active_children()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait([worker.sentinel for worker in multiprocessing.active_children()], 10)
     with pytest.raises(ProcessDied):
         list(samples)
 
