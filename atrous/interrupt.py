@@ -99,7 +99,7 @@ class StopFlag:
         if number == getattr(signal, "SIGHUP", None):
             _leave_closed_terminal()
         if not self._is_watched and self._is_given_up(number):
-            raise Interrupted(LOST, number)
+            raise Interrupted(self._farewell(), number)
         if is_first or is_late:
             self.check()
 
@@ -112,6 +112,9 @@ class StopFlag:
             more = THIRD if number == signal.SIGINT else ""
             _tell(STILL if self._presses == GIVE_UP - 1 else STOPPING + more)
         return is_new and self._presses >= GIVE_UP
+
+    def _farewell(self) -> str:
+        return LOST if self._saves else str(Interrupted())
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -140,7 +143,7 @@ class StopFlag:
             if number not in SIGNALS:  # such as the end of a child process
                 continue
             if self._is_given_up(number):
-                _end(LOST, number)
+                _end(self._farewell(), number)
             threading.Thread(target=self._end_if_stuck, args=(number,), daemon=True).start()
         os.close(reader)
 
@@ -156,7 +159,7 @@ class StopFlag:
         """End a program that has nothing to save, and whose main thread has not heard of the signal."""
         time.sleep(PATIENCE)
         if not self.is_set() and not self._saves:
-            _end(str(Interrupted()), number)
+            _end(self._farewell(), number)
 
 
 @contextlib.contextmanager
