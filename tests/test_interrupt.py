@@ -239,7 +239,7 @@ def test_a_signal_to_the_whole_group_saves_in_one_line(
     assert process.returncode == 128 + number
     *acknowledged, last = error.splitlines()
     assert re.fullmatch(r"atrous: stopped and saved after step \d+ of 100000; resume with: atrous train .*", last)
-    assert all(line.startswith("atrous: stopping after this step, then saving") for line in acknowledged)
+    assert all(line.startswith("atrous: stopping after this step, then saving") for line in acknowledged), error
     assert len(acknowledged) <= 1
     assert read_state(tmp_path / "run" / "state" / "last.pt")["step"] >= 1
     assert processes_of(str(tmp_path)) == []
