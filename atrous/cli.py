@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from atrous import __version__
-from atrous.errors import AtrousError, ConfigError, DataError, text_of
+from atrous.errors import AtrousError, DataError, out_of_memory, text_of
 from atrous.interrupt import Interrupted
 
 app = typer.Typer(
@@ -96,7 +96,7 @@ def _run_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="a model file", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="a model file, or the folder of a run", show_default=False)],
     overrides: Overrides = None,
     json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
     report: Annotated[Path | None, typer.Option(help="write an HTML report to this file", show_default=False)] = None,
@@ -122,11 +122,12 @@ def _require_writable(path: Path) -> None:
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="a model file", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="a model file, or the folder of a run", show_default=False)],
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE|FOLDER|PATTERN... [evaluate.FIELD=VALUE]...", show_default=False)
-    ],
-    out: Annotated[Path, typer.Option(help="the folder for masks/ and overlays/", show_default=False)],
+        list[str] | None,
+        typer.Argument(metavar="IMAGE|FOLDER|PATTERN... [evaluate.FIELD=VALUE]...", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="the folder for masks/ and overlays/")] = Path("predictions"),
     overlays: Annotated[bool, typer.Option(help="also write the images overlaid with class colours")] = True,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="also write class probabilities (.npz)")
@@ -136,16 +137,25 @@ def predict(
     """Segment images of any size: writes palette masks and overlays."""
     from atrous import predict
 
-    overrides = [text for text in images if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
-    sources = [text for text in images if text not in overrides]
-    if not sources:
-        raise ConfigError(f"expected an image, folder or pattern, got only the setting {overrides[0]}")
-    summary = predict.run(model, sources, out, overrides, overlays=overlays, probabilities=probabilities, device=device)
+    words = images or []
+    overrides = [text for text in words if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
+    sources = [text for text in words if text not in overrides]
+    predict.require_order(model, sources, overrides)
+    summary = predict.run(
+        model,
+        sources,
+        out,
+        overrides,
+        overlays=overlays,
+        probabilities=probabilities,
+        device=device,
+        say=lambda text: _say(text, 1),
+    )
     if summary.images:
-        count = "1 image" if summary.images == 1 else f"{summary.images} images"
-        typer.echo(f"{count}: {', '.join(map(str, summary.folders))}")
+        typer.echo(summary.describe())
     if summary.failures:
-        raise DataError("; ".join(summary.failures))
+        total = summary.images + len(summary.failures)
+        raise typer.Exit(_say(f"{len(summary.failures)} of {total} failed, each named above", 1) if total > 1 else 1)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})  # --output_stride=8, as the original programs write it
@@ -183,7 +193,10 @@ def convert(
     from atrous.convert import run
     from atrous.predict import find_images
 
-    images = [job.image for job in find_images(recalibrate or [], out.parent)]
+    found = find_images(recalibrate or [])
+    if found.problems:
+        raise DataError(found.problems[0])
+    images = [image.path for image in found.images]
     run.run(source, out, options or [], system=system, images=images)
 
 
@@ -216,10 +229,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(run(arguments))
 
 
-OUT_OF_MEMORY = (
-    "the GPU is out of memory; a training needs less with a smaller train.batch or augment.crop, "
-    "a prediction with evaluate.mode=sliding"
-)
+LESS_MEMORY = {
+    "GPU": "a training needs less with a smaller train.batch or augment.crop, a prediction with evaluate.mode=sliding",
+    "CPU": "a training needs less with a smaller train.batch or augment.crop and with fewer --workers, a prediction "
+    "with evaluate.mode=sliding",
+}
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -244,18 +258,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # what click raises for a wrong option
             return _say(f"{error.format_message().rstrip('.')}; see atrous --help", 2) if error.format_message() else 2
-        if _is_out_of_memory(error):
-            return _say(OUT_OF_MEMORY, 1)
+        if device := out_of_memory(error):
+            return _say(f"the {device} is out of memory; {LESS_MEMORY[device]}", 1)
         if _is_lost_peer(error):
             return _say("another process of this run ended; its own message says why", 1)
         traceback.print_exc()
         return _say(f"this is a fault of Atrous {__version__}, not yours; please report it with the lines above", 1)
     finally:
         _leave_process_group()
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return "torch" in sys.modules and isinstance(error, sys.modules["torch"].OutOfMemoryError)
 
 
 def _is_lost_peer(error: Exception) -> bool:

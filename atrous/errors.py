@@ -3,8 +3,14 @@
 The command line prints these and `OSError` as one line with exit code 2. Any other exception is a bug of Atrous.
 """
 
+import errno
 import re
 from collections.abc import Iterable
+from typing import Literal
+
+NO_MEMORY = re.compile(  # in what PyTorch raises as a RuntimeError
+    r"out of memory|can't allocate memory|not enough memory|Cannot allocate memory|bad_alloc|STATUS_ALLOC_FAILED"
+)
 
 
 class AtrousError(ValueError):
@@ -30,6 +36,15 @@ class ConversionError(AtrousError):
 def text_of(error: Exception) -> str:
     """What an error says, without the `[Errno 13]` that Python puts before the text of an OSError."""
     return re.sub(r"^\[(Errno|WinError) -?\d+\] ", "", str(error))
+
+
+def out_of_memory(error: BaseException) -> Literal["CPU", "GPU"] | None:
+    """Whose memory did not suffice, if that is what the error says: Python, NumPy, Pillow and PyTorch differ."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return "CPU"
+    if not isinstance(error, RuntimeError) or not NO_MEMORY.search(str(error)):
+        return None
+    return "GPU" if re.search(r"CUDA|CUBLAS|CUDNN|HIP|MPS|XPU", str(error)) else "CPU"
 
 
 def listing(items: Iterable[object], limit: int = 5) -> str:

@@ -1,13 +1,17 @@
 """Files that are either complete or absent: they are written under another name, then renamed."""
 
 import contextlib
+import hashlib
 import os
+import unicodedata
 from pathlib import Path
+
+LONG_NAME = 100  # bytes; a temporary name of more might not be allowed where the name itself is (255 bytes, or 143)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """After a kill, or on a full disk, `path` is still the old file, or absent. Raises OSError with the path."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -20,6 +24,27 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     finally:
         with contextlib.suppress(OSError):  # it was renamed, or never created
             temporary.unlink()
+
+
+def _beside(path: Path) -> Path:
+    """Where the content of `path` is written first; for a long name, a short one that only this path has."""
+    name = os.fsencode(path.name)
+    stem = path.name if len(name) <= LONG_NAME else hashlib.sha256(name).hexdigest()[:16]
+    return path.with_name(f".{stem}.{os.getpid()}")
+
+
+def on_disk(path: Path) -> Path | None:
+    """`path` as the disk spells it, or None if there is no such file.
+
+    What people type has composed accents; names from a Mac's archive have decomposed ones, which look the same.
+    """
+    if os.path.lexists(path):
+        return path
+    folder = on_disk(path.parent) if path.parent != path else None
+    if folder is None or not folder.is_dir():
+        return None
+    name = unicodedata.normalize("NFC", path.name)
+    return next((other for other in folder.iterdir() if unicodedata.normalize("NFC", other.name) == name), None)
 
 
 def require_folder(path: Path, what: str) -> Path:
