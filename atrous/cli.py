@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atrous import __version__
-from atrous.errors import AtrousError, ConfigError, DataError, ProcessDied, text_of
+from atrous.errors import AtrousError, ConfigError, DataError, ProcessDied, out_of_memory, text_of
 from atrous.interrupt import Interrupted, StopFlag, ignore_signals, stop_signals
 from atrous.terminal import printable
 
@@ -150,7 +150,7 @@ def _run_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
 
 @app.command(short_help="measure a model on labelled images")
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="a model file", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="a model file, or the folder of a run", show_default=False)],
     overrides: Overrides = None,
     json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
     report: Annotated[Path | None, typer.Option(help="write an HTML report to this file", show_default=False)] = None,
@@ -185,11 +185,12 @@ def _require_writable(path: Path) -> None:
 
 @app.command(short_help="segment images: masks and overlays")
 def predict(
-    model: Annotated[Path, typer.Argument(help="a model file", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="a model file, or the folder of a run", show_default=False)],
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE|FOLDER|PATTERN... [evaluate.FIELD=VALUE]...", show_default=False)
-    ],
-    out: Annotated[Path, typer.Option(help="the folder for masks/ and overlays/", show_default=False)],
+        list[str] | None,
+        typer.Argument(metavar="IMAGE|FOLDER|PATTERN... [evaluate.FIELD=VALUE]...", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="the folder for masks/ and overlays/")] = Path("predictions"),
     overlays: Annotated[bool, typer.Option(help="also write the images overlaid with class colours")] = True,
     legend: Annotated[
         bool, typer.Option("--legend", help="write the names and colours of the classes beneath each overlay")
@@ -202,10 +203,10 @@ def predict(
     """Segment images of any size: writes palette masks and overlays."""
     from atrous import predict
 
-    overrides = [text for text in images if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
-    sources = [text for text in images if text not in overrides]
-    if not sources:
-        raise ConfigError(f"expected an image, folder or pattern, got only the setting {overrides[0]}")
+    words = images or []
+    overrides = [text for text in words if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
+    sources = [text for text in words if text not in overrides]
+    predict.require_order(model, sources, overrides)
     summary = predict.run(
         model,
         sources,
@@ -215,12 +216,13 @@ def predict(
         probabilities=probabilities,
         legend=legend,
         device=device,
+        say=lambda text: _say(text, 1),
     )
     if summary.images:
-        count = "1 image" if summary.images == 1 else f"{summary.images} images"
-        typer.echo(f"{count}: {', '.join(map(str, summary.folders))}")
+        typer.echo(summary.describe())
     if summary.failures:
-        raise DataError("; ".join(summary.failures))
+        total = summary.images + len(summary.failures)
+        raise typer.Exit(_say(f"{len(summary.failures)} of {total} failed, each named above", 1) if total > 1 else 1)
 
 
 @app.command(  # --output_stride=8, as the original programs write it
@@ -260,7 +262,10 @@ def convert(
     from atrous.convert import run
     from atrous.predict import find_images
 
-    images = [job.image for job in find_images(recalibrate or [], out.parent)]
+    found = find_images(recalibrate or [])
+    if found.problems:
+        raise DataError(found.problems[0])
+    images = [image.path for image in found.images]
     run.run(source, out, options or [], system=system, images=images)
 
 
@@ -321,10 +326,11 @@ def _with_home(text: str) -> str:
     return str(user_path(text)) if text.startswith("~") else text
 
 
-OUT_OF_MEMORY = (
-    "the GPU is out of memory; a training needs less with a smaller train.batch or augment.crop, "
-    "a prediction with evaluate.mode=sliding"
-)
+LESS_MEMORY = {
+    "GPU": "a training needs less with a smaller train.batch or augment.crop, a prediction with evaluate.mode=sliding",
+    "CPU": "a training needs less with a smaller train.batch or augment.crop and with fewer --workers, a prediction "
+    "with evaluate.mode=sliding",
+}
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -366,8 +372,8 @@ def _explain(error: Exception, words: Sequence[str], stop: StopFlag) -> int:
         return _say(text_of(error), 2)
     if hasattr(error, "format_message"):  # what click raises for a wrong option
         return _say(_misuse(error, words), 2)
-    if _is_out_of_memory(error):
-        return _say(OUT_OF_MEMORY, 1)
+    if device := out_of_memory(error):
+        return _say(f"the {device} is out of memory; {LESS_MEMORY[device]}", 1)
     if _is_lost_peer(error):
         return _say(sys.modules["atrous.distributed"].LOST_PEER, 1)
     if stop.number is not None:  # imports of numpy and torch turn an interruption into errors of their own
@@ -388,10 +394,6 @@ def _misuse(error: Any, words: Sequence[str]) -> str:  # noqa: ANN401 - a UsageE
     options = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
     meaning = advice.for_option(error.option_name, words, context.info_name, options)
     return f"{context.info_name} has no option {error.option_name}; {f'{meaning}; ' if meaning else ''}{where}"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return "torch" in sys.modules and isinstance(error, sys.modules["torch"].OutOfMemoryError)
 
 
 def _is_lost_peer(error: Exception) -> bool:

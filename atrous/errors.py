@@ -3,8 +3,14 @@
 The command line prints these and `OSError` as one line with exit code 2. Any other exception is a bug of Atrous.
 """
 
+import errno
 import re
 from collections.abc import Iterable
+from typing import Literal
+
+NO_MEMORY = re.compile(  # in what PyTorch raises as a RuntimeError
+    r"out of memory|can't allocate memory|not enough memory|Cannot allocate memory|bad_alloc|STATUS_ALLOC_FAILED"
+)
 
 
 class AtrousError(ValueError):
@@ -44,6 +50,15 @@ UNSEEN = re.compile(  # control characters, those that turn the direction of tex
 def visible(text: str) -> str:
     """A name that others chose, safe to show in one line: what can't be seen is written as its escape, `\\x1b`."""
     return UNSEEN.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def out_of_memory(error: BaseException) -> Literal["CPU", "GPU"] | None:
+    """Whose memory did not suffice, if that is what the error says: Python, NumPy, Pillow and PyTorch differ."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return "CPU"
+    if not isinstance(error, RuntimeError) or not NO_MEMORY.search(str(error)):
+        return None
+    return "GPU" if re.search(r"CUDA|CUBLAS|CUDNN|HIP|MPS|XPU", str(error)) else "CPU"
 
 
 def listing(items: Iterable[object], limit: int = 5) -> str:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import save as to_safetensors
 from atrous import config as configs
 from atrous.config import Config
 from atrous.data.label_space import LabelSpace
+from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.errors import ModelFileError
 from atrous.files import write_atomically
 from atrous.inference import InferenceConfig
@@ -26,6 +28,8 @@ from atrous.types import Network
 
 FORMAT = "2"  # of the metadata; a file of a later format is refused
 READABLE = ("1", "2")
+CONVERTIBLE = (".tflite", ".pb", ".pth", ".pt", ".pth.tar", ".index", ".tar.gz", ".tgz", ".tar")  # by `atrous convert`
+EXPORTED = (".onnx", ".pt2", ".h5", ".keras", ".mlmodel", ".engine", ".xml")
 SECTIONS = ("model", "label_space", "inference", "decode", "training", "results", "origin")  # as JSON
 
 
@@ -75,11 +79,34 @@ def load(path: Path, device: torch.device) -> tuple[Network, Header]:
 
     Raises FileNotFoundError, or ModelFileError with the path if the file is damaged or not a model of Atrous.
     """
+    header = parse(read_metadata(path), path)
+    return runtime_of(path).open(path, header.model, header.num_classes, device), header
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    """Of a file's header. Raises like `load`; for a file of another kind, with what to do."""
+    if path.name.startswith("zoo:") or path.with_name(f"{path.name}.index").is_file():  # a checkpoint's prefix
+        raise ModelFileError(f"{path}: {_answer_to_foreign(path)}")
     if not path.is_file():
         raise FileNotFoundError(f"no such model file: {path}")
-    runtime = runtime_of(path)
-    header = parse(runtime.read_metadata(path), path)
-    return runtime.open(path, header.model, header.num_classes, device), header
+    try:
+        return runtime_of(path).read_metadata(path)
+    except ModelFileError as error:
+        answers = [answer for suffixes, answer in OTHER_KINDS.items() if path.name.lower().endswith(suffixes)]
+        raise ModelFileError(f"{path}: {answers[0](path)}") if answers else error from None
+
+
+def _answer_to_foreign(path: Path) -> str:
+    stem = path.name.removeprefix("zoo:").partition(".")[0]
+    command = shlex.join(["atrous", "convert", str(path), "--out", f"{stem}.safetensors"])
+    return f"a model of another program; convert it first: {command}"
+
+
+OTHER_KINDS: Mapping[tuple[str, ...], Callable[[Path], str]] = {  # by how a name ends: the answer
+    CONVERTIBLE: _answer_to_foreign,
+    EXPORTED: lambda path: "an exported model, which can't be read; convert the checkpoint that it is from",
+    IMAGE_SUFFIXES: lambda path: "an image, not a model file",
+}
 
 
 def runtime_of(path: Path) -> Runtime:

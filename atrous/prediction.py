@@ -18,6 +18,7 @@ from atrous.visualize import ALPHA, with_legend
 
 OVERLAYS, PROBABILITIES = "overlays", "probabilities"
 QUALITY = 92  # of overlays, as JPEG
+JPEG_SIDE = 65500  # pixels, the largest side that libjpeg writes
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,18 @@ class Prediction:
             for folder, result in self.task.results.items()
         }
         if overlays:
-            buffer = io.BytesIO()
-            self.overlay(legend=legend).save(buffer, "JPEG", quality=QUALITY)
-            files[OVERLAYS, ".jpg"] = buffer.getvalue()
+            suffix, content = _encoded(self.overlay(legend=legend))
+            files[OVERLAYS, suffix] = content
         if probabilities and self.probabilities is not None:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, probabilities=self.probabilities.astype(np.float16))
             files[PROBABILITIES, ".npz"] = buffer.getvalue()
         return files
+
+
+def _encoded(overlay: PILImage.Image) -> tuple[str, bytes]:
+    """An overlay as a JPEG, or as a PNG if a side is too long for one, with its suffix."""
+    suffix, form = (".jpg", "JPEG") if max(overlay.size) <= JPEG_SIDE else (".png", "PNG")
+    buffer = io.BytesIO()
+    overlay.save(buffer, form, quality=QUALITY)
+    return suffix, buffer.getvalue()

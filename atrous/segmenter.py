@@ -1,5 +1,6 @@
 """A network with its header: what users load, create, predict with and save."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,12 +19,13 @@ from atrous.config import Config
 from atrous.data.image_files import as_rgb
 from atrous.data.image_files import read_image as read_image_file
 from atrous.data.label_space import LabelSpace, numbered_names
-from atrous.errors import ConfigError, DataError
+from atrous.errors import ConfigError, DataError, ModelFileError, listing
 from atrous.files import user_path
 from atrous.inference import InferenceConfig, as_batch, look
 from atrous.model_file import Header, require_same_classes
 from atrous.models import MODELS, AnyModelConfig, Model, ModelConfig
 from atrous.prediction import Prediction
+from atrous.run_folder import RunFolder
 from atrous.runtimes import pytorch
 from atrous.tasks import TASKS, Task
 from atrous.tasks.contract import Labels
@@ -159,9 +161,25 @@ def create(
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Segmenter:
-    """Read a model file. Raises FileNotFoundError, or ModelFileError if it is not a model of Atrous."""
-    network, header = model_file.load(user_path(path), torch.device(device))
+    """Read a model file, or the best model of a run's folder.
+
+    Raises FileNotFoundError, or ModelFileError if it is not a model of Atrous.
+    """
+    network, header = model_file.load(model_in(user_path(path)), torch.device(device))
     return Segmenter(network, header, torch.device(device)).with_inference(header.inference)
+
+
+def model_in(path: Path) -> Path:
+    """The best model of a run's folder; a path that isn't a folder is a model file itself."""
+    path = Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own refuses a file that is called ~a
+    if not path.is_dir():
+        return path
+    run = RunFolder(path)
+    if run.best.is_file():
+        return run.best
+    others = sorted(file.name for file in path.glob("*.safetensors"))
+    models = f"; name one of the models in it: {listing(others)}" if others else ""
+    raise ModelFileError(f"{path}: a folder without {run.best.name}, so it isn't that of a finished run{models}")
 
 
 def _require_same_network(own: Model, other: Model) -> None:

@@ -1,6 +1,7 @@
 """One file holds a whole model; a damaged or foreign file is refused with its name, an old one is read."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 import atrous
 from atrous import model_file, segmenter
+from atrous.convert.sources import ARCHIVES, READERS
 from atrous.errors import ModelFileError
 from atrous.inference import InferenceConfig
 from atrous.models import MODELS
@@ -223,7 +225,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"foreign\.safetensors: not a model of Atrous"):
         atrous.load(tmp_path / "foreign.safetensors")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "foreign.pth")
-    with pytest.raises(ModelFileError, match=r"foreign\.pth: not a complete"):
+    with pytest.raises(ModelFileError, match=r"foreign\.pth: a model of another program"):
         atrous.load(tmp_path / "foreign.pth")
     with pytest.raises(FileNotFoundError, match="no such model file"):
         atrous.load(tmp_path / "nowhere.safetensors")
@@ -273,3 +275,31 @@ def test_a_header_that_does_not_fit_is_refused(saved: Path) -> None:
         assert reason in str(error.value)
         assert str(saved) in str(error.value)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        *((f"net.v2{suffix}", "--out net.safetensors") for suffixes in (*READERS, ARCHIVES) for suffix in suffixes),
+        ("net.PTH", "convert it first: atrous convert {path} --out net.safetensors"),
+        ("my net.tflite", "convert it first: atrous convert '{path}' --out 'my net.safetensors'"),
+        ("net.onnx", "an exported model"),
+        ("street.JPG", "an image, not a model file"),
+    ],
+)
+def test_a_file_of_another_kind_is_answered_with_what_to_do(name: str, answer: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x" * 99)
+    with pytest.raises(ModelFileError, match=re.escape(answer.format(path=tmp_path / name))):
+        atrous.load(tmp_path / name)
+
+
+def test_a_model_is_read_whatever_its_name(small: Segmenter, saved: Path) -> None:
+    assert atrous.load(saved.rename(saved.with_name("model.pth"))).header == small.header
+
+
+def test_what_is_no_file_but_can_be_converted_is_answered_with_the_command(tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt.index").touch()
+    with pytest.raises(ModelFileError, match=rf"atrous convert {tmp_path}/model.ckpt --out model.safetensors"):
+        atrous.load(tmp_path / "model.ckpt")
+    with pytest.raises(ModelFileError, match=r"atrous convert zoo:xception --out xception\.safetensors"):
+        atrous.load("zoo:xception")

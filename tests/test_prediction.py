@@ -49,6 +49,15 @@ def test_files_are_named_for_what_is_in_them(small: Segmenter) -> None:
     assert without.keys() == {("masks", ".png")}
 
 
+def test_a_jpeg_has_at_most_65500_pixels_a_side() -> None:
+    space, task = LabelSpace(names=("cat", "dog")), TASKS["semantic"]
+    for width, suffix, form in ((65500, ".jpg", "JPEG"), (65501, ".png", "PNG")):
+        labels = Labels(torch.zeros(2, width, dtype=torch.int64))
+        files = Prediction(labels, noise(2, width), space, task).files(overlays=True, probabilities=False)
+        with Image.open(io.BytesIO(files["overlays", suffix])) as overlay:
+            assert (overlay.format, overlay.size) == (form, (width, 2))
+
+
 def test_many_classes_are_wider_numbers() -> None:
     for count, kind in ((256, np.uint8), (257, np.int32)):
         space = LabelSpace(names=numbered_names(count))

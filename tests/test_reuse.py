@@ -353,3 +353,11 @@ def test_wrong_settings_print_a_line_and_leave_nothing(
 
 def test_the_parts_of_the_config_are_those_of_reuse() -> None:
     assert get_args(TrainConfig.model_fields["reuse"].annotation) == get_args(Part)
+
+
+def test_the_folder_of_a_run_is_reused_as_its_best_model(tmp_path: Path) -> None:
+    saved(network(seed=1), tmp_path / "run" / "best.safetensors")
+    model = network()
+    reused = reuse(model, str(tmp_path / "run"), "all").reused
+    assert sorted(reused) == sorted(model.state_dict())
+    assert_same(model.state_dict(), state_of(str(tmp_path / "run")))

@@ -13,7 +13,7 @@ import atrous
 from atrous import data, evaluate, models, segmenter
 from atrous.data.label_space import LabelSpace
 from atrous.distributed import World
-from atrous.errors import AtrousError, ConfigError, DataError
+from atrous.errors import AtrousError, ConfigError, DataError, ModelFileError
 from atrous.inference import InferenceConfig
 from atrous.model_file import Header
 from atrous.models import MODELS
@@ -241,3 +241,20 @@ def test_a_network_of_another_runtime_cannot_be_changed_or_saved(halves: Segment
         with pytest.raises(ConfigError, match="Halves: an exported network has no model to train or change"):
             change()
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_the_folder_of_a_run_is_its_best_model(
+    small: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    small.save(tmp_path / "run" / "best.safetensors")
+    for path in (tmp_path / "run", str(tmp_path / "run"), "~/run", "~/run/best.safetensors"):
+        assert_same(segmenter.load(path).model.state_dict(), small.model.state_dict())
+
+
+def test_a_folder_without_a_best_model_names_what_it_has(small: Segmenter, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"a folder without best\.safetensors, so it isn't .* run$"):
+        segmenter.load(tmp_path)
+    small.save(tmp_path / "last.safetensors")
+    with pytest.raises(ModelFileError, match=r"name one of the models in it: last\.safetensors$"):
+        segmenter.load(tmp_path)

@@ -21,7 +21,7 @@ from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.data.naming import class_of_value, named_space, naming_error, one_line
 from atrous.data.pairing import images_by_stem, labels_by_stem, pair_folders, refuse_polygons
 from atrous.errors import AtrousError, DataError, listing
-from atrous.files import as_on_disk, subfolders
+from atrous.files import on_disk, subfolders
 from atrous.settings import Settings
 from atrous.types import Color, Sample
 
@@ -139,7 +139,7 @@ def _place(config: Config, split: str) -> _Place:
     if not _has_both(config, root):
         splits = [name for name in subfolders(root) if _has_both(config, root / name)]
         require_split(config, split, splits, root / split)
-        return _Place(*_both(config, as_on_disk(root / split)))
+        return _Place(*_both(config, (on_disk(root / split) or root / split)))
     images, masks = _both(config, root)
     splits = subfolders(images)
     if not splits and images_by_stem(images, "images"):

@@ -16,7 +16,7 @@ from atrous.data.label_space import LabelSpace
 from atrous.data.naming import named_space, names_by_value
 from atrous.data.pairing import LOSSY_SUFFIXES, Pair
 from atrous.errors import DataError, listing
-from atrous.files import as_on_disk, composed
+from atrous.files import composed, on_disk
 from atrous.types import Color, Sample
 
 NAMES, COLORS = "_names.txt", "_colors.txt"
@@ -179,7 +179,7 @@ def _located(path: Path, root: Path, entries: Sequence[_Entry]) -> list[tuple[Pa
     A list with missing files is refused before any work. Folders are listed once: checking each file is slow.
     """
     folders = {(root / text).parent for entry in entries for text in (entry.image, entry.label)}
-    known = {folder: _files_in(as_on_disk(folder)) for folder in folders}
+    known = {folder: _files_in(on_disk(folder) or folder) for folder in folders}
     files = [
         (entry.number, what, root / text)
         for entry in entries
