@@ -42,16 +42,6 @@ def text_of(error: Exception) -> str:
     return re.sub(r"^\[(Errno|WinError) -?\d+\] ", "", str(error))
 
 
-UNSEEN = re.compile(  # control characters, those that turn the direction of text around, and bytes that aren't UTF-8
-    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-
-
-def visible(text: str) -> str:
-    """A name that others chose, safe to show in one line: what can't be seen is written as its escape, `\\x1b`."""
-    return UNSEEN.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
-
-
 def out_of_memory(error: BaseException) -> Literal["CPU", "GPU"] | None:
     """Whose memory did not suffice, if that is what the error says: Python, NumPy, Pillow and PyTorch differ."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:

@@ -6,8 +6,8 @@ import glob
 import json
 import os
 import shlex
-import signal
 import shutil
+import signal
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -90,7 +90,7 @@ def run(
     model = model.to(distributed.choose_device(device))
     prepare(out, found.images, path, model, wanted)
     for note in notes(found):
-        console.print(note)
+        console.print(note, soft_wrap=True)
     return predict_images(model, found, out, wanted, console, say)
 
 

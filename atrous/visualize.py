@@ -12,7 +12,8 @@ import PIL.Image
 from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
-from atrous.errors import ConfigError, DataError, visible
+from atrous.errors import ConfigError, DataError
+from atrous.terminal import printable
 from atrous.types import Color, Image, LabelMap
 
 Palette = NDArray[np.uint8]  # [256, 3]
@@ -190,7 +191,7 @@ def legend(names: Sequence[str], colors: Sequence[Color] | NDArray[np.uint8]) ->
 def with_legend(image: Image, colors: Mapping[str, Color]) -> Image:
     """The image above the colours in it and their names, in as many columns as fit; text grows with the image."""
     size = max(_TEXT, max(image.shape[:2]) // _TEXTS)
-    names = [_shorten(visible(name), _WIDEST_NAME * size, size) for name in colors]
+    names = [_shorten(printable(" ".join(name.split())), _WIDEST_NAME * size, size) for name in colors]
     column = 3 * size + round(max((_font(size).getlength(name) for name in names), default=0))
     width = max(image.shape[1], column if names else 1)
     columns, row = max(1, width // column), 3 * size // 2
