@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
+
+from atrous.trees import TreeError, parse_yaml
 
 
 class Settings(BaseModel):
@@ -43,19 +44,9 @@ def _from_text(text: str, annotation: Any) -> Any:  # noqa: ANN401
     return text if {str, Path} & members else _parse(text, text)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 010 is ten, not eight, and only decimal numbers are whole numbers (not 0x10 or 1:30)."""
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        return int(self.construct_scalar(node))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-
-
 def _parse(text: str, original: str) -> Any:  # noqa: ANN401
     """Text that is not valid YAML is returned as it is: pydantic then says what would be right."""
     try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError):  # ValueError: 0x10, or a date such as 2024-99-99
+        return parse_yaml(text)
+    except TreeError:
         return original

@@ -119,7 +119,7 @@ def test_a_folder_that_is_not_a_whole_run_is_refused(finished: RunFolder, tmp_pa
     run.config.unlink()
     refused(r"holds models, but config\.yaml is missing", ModelFileError)
     run.config.write_text("train: {steps: [")
-    refused(r"config\.yaml: not a YAML file", ConfigError)
+    refused(r"config\.yaml: line 1: not YAML", ConfigError)
     run.config.write_text(config)
     state = run.state.read_bytes()
     for damaged in (b"", state[:1000], state[:-1], state[:2000] + bytes([state[2000] ^ 1]) + state[2001:]):

@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
 from pydantic import Field, StrictInt, TypeAdapter, ValidationError
 
 from atrous.data.contract import DataConfig, require_root, require_split
@@ -22,6 +21,7 @@ from atrous.data.naming import class_of_value, named_space, naming_error, one_li
 from atrous.data.pairing import images_by_stem, labels_by_stem, pair_folders, subfolders
 from atrous.errors import AtrousError, DataError, listing
 from atrous.settings import Settings
+from atrous.trees import TreeError, read_yaml
 from atrous.types import Color, Sample
 
 Channel = Annotated[StrictInt, Field(ge=0, le=255)]
@@ -153,9 +153,9 @@ def _refuse_white_objects(preview: _Preview, space: LabelSpace, source: Path | N
 def _read_classes(path: Path) -> _Classes:
     """Raises DataError, in one line with the file's path, for any mistake in it."""
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, ValueError) as error:
-        raise DataError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        content = read_yaml(path)
+    except TreeError as error:
+        raise DataError(f"{path}: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected keys and values, such as `names: [background, person]`")
     for key in content:
