@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ from typing import Annotated
 import typer
 
 from atrous import __version__
-from atrous.errors import AtrousError, ConfigError, DataError, text_of
+from atrous.errors import AtrousError, AtrousWarning, ConfigError, DataError, text_of
 from atrous.interrupt import Interrupted
 
 app = typer.Typer(
@@ -213,7 +214,17 @@ def recipes(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb and exit: 0 done, 1 a run that failed, 2 an error that the user can correct, 130 Ctrl-C."""
+    warnings.formatwarning = _format_warning
     sys.exit(run(arguments))
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Without the line of code, in which a user of the command line has no part."""
+    if issubclass(category, AtrousWarning):
+        return f"atrous: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 OUT_OF_MEMORY = (

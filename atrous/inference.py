@@ -13,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from atrous.errors import ConfigError
+from atrous.errors import ConfigError, ModelFileError
 from atrous.layers.resize import image_size, resize, scale_dimension
 from atrous.ops import upsample_argmax
 from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
@@ -79,15 +79,26 @@ class Seen(NamedTuple):
 def look(network: Network, images: Tensor, config: InferenceConfig, *, probabilities: bool = False) -> Seen:
     """Show images [B, 3, H, W] to a network by the protocol. With `probabilities`, these are always computed.
 
-    Raises ConfigError if the protocol asks for several passes but the network has no class map to average.
+    Raises ConfigError if the protocol asks for several passes but the network has no class map to average, and
+    ModelFileError if its output is not finite.
     """
     size, facts = image_size(images), network.facts
     if probabilities or not config.is_single:
         mean = predict_probabilities(network, images, config)
-        return Seen(Outputs(mean), size, size, size, facts.convention, is_mean=True)
+        return Seen(_finite(Outputs(mean)), size, size, size, facts.convention, is_mean=True)
     frame = _frame(network, images, config)
-    content = (frame.height, frame.width)
-    return Seen(network(frame.images), image_size(frame.images), content, size, facts.convention, is_mean=False)
+    content, outputs = (frame.height, frame.width), _finite(network(frame.images))
+    return Seen(outputs, image_size(frame.images), content, size, facts.convention, is_mean=False)
+
+
+def _finite(outputs: Outputs) -> Outputs:
+    """Raises ModelFileError where the likeliest class is NaN or infinite: an arg-max would take it for some class."""
+    maps = [scores for scores in (outputs.semantic, outputs.classes) if scores is not None and scores.numel()]
+    if not all(scores.amax(1).isfinite().all() for scores in maps):
+        raise ModelFileError(
+            "the network's output is NaN or infinite: its weights are damaged, or too large for this precision"
+        )
+    return outputs
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from safetensors.torch import save as to_safetensors
 from atrous import config as configs
 from atrous.config import Config
 from atrous.data.label_space import LabelSpace
-from atrous.errors import ModelFileError
+from atrous.errors import AtrousWarning, ModelFileError
 from atrous.files import write_atomically
 from atrous.inference import InferenceConfig
 from atrous.models import AnyModelConfig, Model
@@ -22,6 +23,7 @@ from atrous.models.format_1 import upgraded_experiment
 from atrous.runtimes import RUNTIMES, Runtime
 from atrous.runtimes.pytorch import checksum
 from atrous.settings import Settings
+from atrous.trees import TreeError, kind_of, parse_json
 from atrous.types import Network
 
 FORMAT = "2"  # of the metadata; a file of a later format is refused
@@ -61,7 +63,16 @@ def save(path: Path, model: Model, header: Header) -> None:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"atrous_format": FORMAT, **header.to_metadata(), "checksum": checksum(weights)}
     metadata["header_checksum"] = header_checksum(metadata)
-    write_atomically(path, to_safetensors(weights, metadata))
+    write_atomically(path, with_metadata(to_safetensors(weights), metadata))
+
+
+def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """A .safetensors file without metadata, with it: the library itself writes it in another order each time."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    table = {"__metadata__": dict(metadata), **json.loads(content[8:end])}
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # aligns the weights
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))
 
 
 def header_checksum(metadata: Mapping[str, str]) -> str:
@@ -75,11 +86,19 @@ def load(path: Path, device: torch.device) -> tuple[Network, Header]:
 
     Raises FileNotFoundError, or ModelFileError with the path if the file is damaged or not a model of Atrous.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no such model file: {path}")
+    _require_file(path)
     runtime = runtime_of(path)
     header = parse(runtime.read_metadata(path), path)
     return runtime.open(path, header.model, header.num_classes, device), header
+
+
+def _require_file(path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"no such model file: {path}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a folder; expected a model file, such as best.safetensors in a run's folder")
+    if not path.is_file():
+        raise ModelFileError(f"{path}: a pipe or a device; expected a model file")
 
 
 def runtime_of(path: Path) -> Runtime:
@@ -93,26 +112,44 @@ def parse(metadata: Mapping[str, str], path: Path) -> Header:
     if "atrous_format" not in metadata or "model" not in metadata or "label_space" not in metadata:
         raise ModelFileError(f"{path}: not a model of Atrous: the file's header has no Atrous config")
     number = metadata["atrous_format"]
-    if number not in READABLE:
-        raise ModelFileError(f"{path}: written in format {number}; this version of Atrous reads {', '.join(READABLE)}")
-    if metadata.get("header_checksum", expected := header_checksum(metadata)) != expected:
-        raise ModelFileError(f"{path}: its header does not match its checksum: the file is damaged")
+    _require_readable(number, path)
+    _require_checksums(number, metadata, path)
     try:
-        tree = {name: json.loads(metadata[name]) for name in SECTIONS if name in metadata}
+        tree = {name: parse_json(metadata[name]) for name in SECTIONS if name in metadata}
         _require_mappings(tree, path)
         header = Header.model_validate(upgraded(tree) if number == "1" else tree)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except TreeError as error:
         raise ModelFileError(f"{path}: its header is damaged: {error}") from error
     except ValidationError as error:
         raise ModelFileError(f"{path}: its header is damaged: {configs.brief(error, tree)}") from error
     require_same_classes(header.num_classes, header.label_space, f"{path}: num_classes")
+    if "checksum" not in metadata:
+        warnings.warn(AtrousWarning(f"{path}: of format 1, without a checksum: damage is not noticed"), stacklevel=2)
     return header
+
+
+def _require_readable(number: str, path: Path) -> None:
+    if number in READABLE:
+        return
+    if number.isdecimal() and len(number) < 5 and int(number) > int(FORMAT):
+        by = f"made by a newer Atrous, in format {number}; this version reads formats up to {FORMAT}: upgrade"
+        raise ModelFileError(f"{path}: {by}")
+    known = " and ".join(READABLE)
+    raise ModelFileError(f"{path}: its header is damaged: no format {number[:20]!r}; there are {known}")
+
+
+def _require_checksums(number: str, metadata: Mapping[str, str], path: Path) -> None:
+    """Files of format 1 have none."""
+    if number != "1" and not {"checksum", "header_checksum"} <= metadata.keys():
+        raise ModelFileError(f"{path}: its header has no checksum: the file is damaged")
+    if metadata.get("header_checksum", expected := header_checksum(metadata)) != expected:
+        raise ModelFileError(f"{path}: its header does not match its checksum: the file is damaged")
 
 
 def _require_mappings(tree: Mapping[str, Any], path: Path) -> None:
     for name, section in tree.items():
         if not isinstance(section, dict):
-            raise ModelFileError(f"{path}: its header is damaged: {name} is a {type(section).__name__}, not a mapping")
+            raise ModelFileError(f"{path}: its header is damaged: {name} is {kind_of(section)}, not a mapping")
 
 
 def upgraded(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from atrous import __version__, cli, create
 from atrous.config import Config
-from atrous.errors import ConfigError, ConversionError, DataError, ModelFileError
+from atrous.errors import AtrousWarning, ConfigError, ConversionError, DataError, ModelFileError
 from atrous.interrupt import Interrupted
 from atrous.progress import Progress
 from tests.conftest import SHARED, SMALL_MODEL, TINY, save
@@ -395,3 +396,12 @@ def test_a_process_whose_peer_has_ended_points_to_its_message(
         error = capsys.readouterr().err
         assert expected in error
         assert ("Traceback" in error) != is_many
+
+
+def test_a_warning_is_one_line_without_code() -> None:
+    text = warnings.formatwarning(AtrousWarning("a.safetensors: old"), AtrousWarning, "x.py", 3)
+    assert "x.py" in text  # as Python writes it, until the program is ours
+    assert cli._format_warning(AtrousWarning("a.safetensors: old"), AtrousWarning, "x.py", 3) == (
+        "atrous: a.safetensors: old\n"
+    )
+    assert cli._format_warning("other", UserWarning, "x.py", 3) == "x.py:3: UserWarning: other\n"

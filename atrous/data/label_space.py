@@ -34,9 +34,9 @@ class LabelSpace(Settings):
     def num_classes(self) -> int:
         return len(self.names)
 
-    def palette(self) -> NDArray[np.uint8]:  # [256, 3]
+    def palette(self) -> NDArray[np.uint8]:  # [256, 3], or as many as there are classes
         """A colour for each label value."""
-        palette = voc_colors(256)
+        palette = voc_colors(max(256, self.num_classes))
         if self.colors:
             palette[: len(self.colors)] = self.colors
         return palette
