@@ -9,8 +9,6 @@ from typing import Any, Literal
 from pydantic import (
     BaseModel,
     Field,
-    NonNegativeInt,
-    PositiveInt,
     SerializeAsAny,
     ValidationError,
     ValidationInfo,
@@ -27,7 +25,7 @@ from atrous.errors import ConfigError
 from atrous.inference import InferenceConfig
 from atrous.models import MODELS, AnyModelConfig, format_1, task_of
 from atrous.optim import OptimConfig
-from atrous.settings import Settings
+from atrous.settings import Count, Seed, Settings
 from atrous.tasks import TASKS
 from atrous.trees import TreeError, kind_of, parse_yaml, read_yaml
 
@@ -43,19 +41,19 @@ KINDS: dict[str, tuple[str, Mapping[str, type[Settings]]]] = {
 
 
 class TrainConfig(Settings):
-    steps: PositiveInt = 30_000  # updates of the weights
-    batch: PositiveInt = 8  # images of one process in one pass
-    accumulate: PositiveInt = 1  # passes summed into one update
-    seed: NonNegativeInt = 0
+    steps: Count = 30_000  # updates of the weights
+    batch: int = Field(8, ge=1, le=2**16)  # images of one process in one pass
+    accumulate: Count = 1  # passes summed into one update
+    seed: Seed = 0
     precision: Literal["fp32", "bf16"] = "fp32"
     batch_norm: Literal["tuned", "frozen"] = "tuned"  # frozen: fixed statistics; scales and shifts still learn
     batch_norm_momentum: float | None = Field(None, gt=0, le=1)  # weight of the newest batch; None: each layer's own
     init: str | None = None  # start from the weights of this model file, or of anything that `atrous convert` reads
     reuse: Literal["all", "all_but_logits", "backbone"] = "all"  # which of those weights
     ema: float | None = Field(None, gt=0, lt=1)  # decay of averaged weights, which are then evaluated and saved
-    save_every: PositiveInt = 500  # steps
-    eval_every: PositiveInt = 1000  # steps
-    log_every: PositiveInt = 10  # steps
+    save_every: Count = 500  # steps
+    eval_every: Count = 1000  # steps
+    log_every: Count = 10  # steps
 
     @model_validator(mode="after")
     def _reuse_needs_init(self) -> "TrainConfig":
@@ -307,6 +305,7 @@ def _differences(place: str, left: Any, right: Any) -> Iterator[tuple[str, Any, 
 
 # ---- errors in one line
 
+EXPERIMENT = "training"  # the section of a model's header that holds a whole experiment
 MAX_SHOWN = 60  # characters of a value
 EXPLANATIONS = {  # pydantic's type of an error -> what is expected
     "int_parsing": "must be a whole number",
@@ -319,6 +318,7 @@ EXPLANATIONS = {  # pydantic's type of an error -> what is expected
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
     "string_type": "must be text",
+    "string_too_long": "must have at most {max_length} characters",
     "string_unicode": "must be text of whole characters",
     "invalid_key": "a key must be a name",
     "tuple_type": "must be a list such as [1, 2]",
@@ -350,10 +350,12 @@ def explain(error: ValidationError, tree: Tree, source: str, overrides: Sequence
 
 
 def brief(error: ValidationError, tree: Tree, *, section: str = "") -> str:
-    """The first error as `key=value: reason`, for settings that come from neither a file nor the command line."""
+    """The first error as `key=value: reason`, for settings that come from neither a recipe nor the command line."""
     first = _innermost(error.errors())[0]
-    above = (section,) if section else ()
-    return _explain_one({**first, "loc": (*above, *first["loc"])}, tree)
+    place = (section, *first["loc"]) if section else first["loc"]
+    if len(place) > 1 and place[0] == EXPERIMENT:
+        return f"{EXPERIMENT}.{_explain_one({**first, 'loc': place[1:]}, tree[EXPERIMENT])}"
+    return _explain_one({**first, "loc": place}, tree)
 
 
 def _innermost(errors: Sequence[Any]) -> list[Any]:
@@ -430,7 +432,8 @@ def _brief(value: object) -> str:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+    short = text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+    return short if short.isprintable() else short.encode("unicode_escape").decode()
 
 
 def _without_kind(path: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,7 +17,7 @@ from atrous.errors import ConfigError, ModelFileError
 from atrous.layers.resize import image_size, resize, scale_dimension
 from atrous.ops import upsample_argmax
 from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
-from atrous.settings import Settings
+from atrous.settings import Scales, Settings, Side
 from atrous.types import Convention, Image, Network, Outputs, Size
 
 WINDOW_PIXELS = 2**21  # of all windows in one pass, about 8 of 513 x 513: more take memory and save hardly any time
@@ -27,10 +27,10 @@ class InferenceConfig(Settings):
     """The protocol of a prediction. It is stored with every figure that was measured by it."""
 
     mode: Literal["whole", "sliding", "canvas"] = "whole"
-    window: tuple[PositiveInt, PositiveInt] = (513, 513)  # sliding, canvas: height, width
-    overlap: float = Field(1 / 3, ge=0, lt=1)  # sliding: the share of a window that the next one repeats
-    base_size: PositiveInt | None = None  # sliding: the longer side at scale 1 (semseg); None: the image's own
-    scales: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)  # their probabilities are averaged
+    window: tuple[Side, Side] = (513, 513)  # sliding, canvas: height, width
+    overlap: float = Field(1 / 3, ge=0, le=0.95)  # sliding: the share of a window that the next one repeats
+    base_size: Side | None = None  # sliding: the longer side at scale 1 (semseg); None: the image's own
+    scales: Scales = (1.0,)  # their probabilities are averaged
     flip: bool = False  # also the horizontally flipped image
     output_stride: Literal[8, 16, 32] | None = None  # None: as trained
     crf: CRFName | None = None  # a fully connected CRF refines the result: a row of postprocess.crf.CRFS

@@ -5,10 +5,10 @@ from collections.abc import Callable, Collection
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import nn
 
-from atrous.settings import Settings
+from atrous.settings import MAX_COUNT, Count, Settings
 
 
 class OptimConfig(Settings):
@@ -28,12 +28,12 @@ class OptimConfig(Settings):
 
     schedule: Literal["poly", "step", "cosine", "constant"] = "poly"
     power: PositiveFloat = 0.9  # poly
-    step_size: PositiveInt = 2000  # step: after every so many steps ...
+    step_size: Count = 2000  # step: after every so many steps ...
     step_factor: PositiveFloat = 0.1  # ... the learning rate is multiplied by this
     end_lr: NonNegativeFloat = 0.0  # poly, cosine
-    decay_steps: PositiveInt | None = None  # poly, cosine; None: up to the last step
+    decay_steps: Count | None = None  # poly, cosine; None: up to the last step
     warmup: Literal["linear", "slow_start"] = "linear"  # slow_start: constant at `warmup_lr` (TF DeepLab)
-    warmup_steps: NonNegativeInt = 0
+    warmup_steps: int = Field(0, ge=0, le=MAX_COUNT)
     warmup_lr: NonNegativeFloat = 1e-4
 
 

@@ -1,11 +1,25 @@
 """Settings: a frozen section of the configuration, whose fields are read from text or YAML."""
 
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from atrous.trees import TreeError, parse_yaml
+
+# Bounds on what decides an allocation or a loop: whoever wrote a recipe or a model's header, reading it takes little.
+MAX_CLASSES = 2**16
+MAX_COUNT = 2**31 - 1
+
+Channels = Annotated[int, Field(gt=0, le=2**14)]
+Side = Annotated[int, Field(gt=0, le=2**15)]  # of an image or a window, in pixels
+Rate = Annotated[int, Field(gt=0, le=2**10)]  # atrous
+Rates = Annotated[tuple[Rate, ...], Field(max_length=32)]
+Bins = Annotated[tuple[Rate, ...], Field(max_length=32)]  # of a pyramid of means
+Scale = Annotated[float, Field(gt=0, le=16)]  # of images
+Scales = Annotated[tuple[Scale, ...], Field(min_length=1, max_length=32)]
+Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]  # of steps
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Settings(BaseModel):
@@ -18,8 +32,25 @@ class Settings(BaseModel):
     def _read_texts(cls, tree: Any) -> Any:  # noqa: ANN401
         if not isinstance(tree, dict):
             return tree
+        for name, value in tree.items():
+            _require_text(str(name), value)
         fields = {name: field.annotation for name, field in cls.model_fields.items()}
         return {name: _read(value, fields[name]) if name in fields else value for name, value in tree.items()}
+
+
+def _require_text(name: str, value: Any) -> None:  # noqa: ANN401
+    """Raises ValueError for text that no file could hold: such as the name of a path that is not in UTF-8."""
+    parts = value if isinstance(value, list | tuple) else (value,)
+    texts = [str(part) for part in parts if isinstance(part, str | Path)]
+    if damaged := next((text for text in texts if not _is_text(text)), None):
+        raise ValueError(f"{name} is {damaged[:40].encode('unicode_escape').decode()}, which is not text in UTF-8")
+
+
+def _is_text(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _read(value: Any, annotation: Any) -> Any:  # noqa: ANN401

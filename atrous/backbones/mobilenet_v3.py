@@ -90,7 +90,7 @@ class MobileNetV3(Backbone):
 
     class Config(BackboneConfig):
         name: Name
-        depth_multiplier: float = Field(default=1.0, gt=0)  # all widths, as a multiple of the paper's
+        depth_multiplier: float = Field(default=1.0, gt=0, le=8)  # all widths, as a multiple of the paper's
 
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)

@@ -6,13 +6,19 @@ ConfigError, DataError or OSError, in one line, for what a user can correct; rea
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
 
 from atrous.data.label_space import LabelSpace
 from atrous.errors import ConfigError, DataError
 from atrous.files import require_folder
-from atrous.settings import Settings
+from atrous.settings import MAX_CLASSES, Settings
 from atrous.types import Sample
+
+Names = (
+    Annotated[dict[int, str], Field(max_length=MAX_CLASSES)] | Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES)]
+)
 
 
 class DataConfig(Settings):
@@ -22,7 +28,7 @@ class DataConfig(Settings):
     root: Path | None = None  # the folder of the dataset
     train: str = "train"  # the split for training
     val: str = "val"  # the split for validation
-    names: dict[int, str] | tuple[str, ...] | None = None  # class names; None: as the layout defines them
+    names: Names | None = None  # class names; None: as the layout defines them
     ignore: int | None = None  # label value to ignore; None: as the layout defines it
     on_error: Literal["stop", "skip"] = "stop"  # an unreadable file stops the run, or is skipped, reported and counted
 

@@ -20,12 +20,16 @@ from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.data.naming import class_of_value, named_space, naming_error, one_line
 from atrous.data.pairing import images_by_stem, labels_by_stem, pair_folders, subfolders
 from atrous.errors import AtrousError, DataError, listing
-from atrous.settings import Settings
+from atrous.settings import MAX_CLASSES, Settings
 from atrous.trees import TreeError, read_yaml
 from atrous.types import Color, Sample
 
 Channel = Annotated[StrictInt, Field(ge=0, le=255)]
-Colors = dict[str, tuple[Channel, Channel, Channel]] | tuple[tuple[Channel, Channel, Channel], ...]
+ChannelColor = tuple[Channel, Channel, Channel]
+Colors = (
+    Annotated[dict[str, ChannelColor], Field(max_length=MAX_CLASSES)]
+    | Annotated[tuple[ChannelColor, ...], Field(max_length=MAX_CLASSES)]
+)
 NUM_PREVIEWED = 8  # masks that are read to suggest what to write into classes.yaml
 
 
@@ -66,8 +70,8 @@ _KEYS = {
     "ignore": _Key("a whole number", TypeAdapter(StrictInt), TypeAdapter(StrictInt)),
     "colors": _Key(
         "a list of [red, green, blue] or a mapping such as {background: [0, 0, 0]}",
-        TypeAdapter(dict[str, tuple[Channel, Channel, Channel]]),
-        TypeAdapter(tuple[tuple[Channel, Channel, Channel], ...]),
+        TypeAdapter(dict[str, ChannelColor]),
+        TypeAdapter(tuple[ChannelColor, ...]),
     ),
 }
 

@@ -7,14 +7,11 @@ from typing import TypeAlias
 from pydantic import ValidationError
 
 from atrous.data.contract import DataConfig
-from atrous.data.label_space import LabelSpace
+from atrous.data.label_space import MAX_LABEL, NOT_COUNTED, LabelSpace
 from atrous.errors import AtrousError, ConfigError, DataError, listing
 from atrous.types import Color
 
 Names: TypeAlias = Mapping[int, str] | Sequence[str]  # by label value; a sequence starts at 0
-
-MAX_LABEL = 2**16 - 1  # that a label file can hold
-NOT_COUNTED = 255  # what ignored raw ids are mapped to
 
 
 def named_space(

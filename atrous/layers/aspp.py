@@ -4,24 +4,24 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atrous.errors import ConfigError
 from atrous.layers.conv import HEAD_NORM, Activation, ConvNorm, Norm, SeparableConv
 from atrous.layers.resize import resize, scale_dimension
-from atrous.settings import Settings
+from atrous.settings import Channels, Rates, Settings, Side
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # by output stride; all reach equally far on the image
 Squeeze = Literal["none", "sigmoid", "hard_sigmoid"]
 Window = tuple[int, int]  # height, width in cells of the feature map
-Sides = tuple[PositiveInt, PositiveInt]  # height, width
+Sides = tuple[Side, Side]  # height, width
 
 
 class ASPPConfig(Settings):
-    rates: tuple[PositiveInt, ...] | None = None  # None: (6, 12, 18) at output stride 16, section 3.3; (): no 3x3
-    channels: PositiveInt = 256  # section 3.3
+    rates: Rates | None = None  # None: (6, 12, 18) at output stride 16, section 3.3; (): no 3x3
+    channels: Channels = 256  # section 3.3
     separable: bool = True  # the 3x3; dense in DeepLab v3's paper, separable in its authors' program
     dropout: float = Field(0.1, ge=0, lt=1)  # after the projection, as in the authors' program
     image_level: bool = True  # the mean of the whole image as a branch

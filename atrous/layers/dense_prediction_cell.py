@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from atrous.errors import ConfigError
 from atrous.layers.aspp import mean_over_windows, require_variance
 from atrous.layers.conv import HEAD_NORM, ConvNorm, SeparableConv
 from atrous.layers.resize import resize, scale_dimension
-from atrous.settings import Settings
+from atrous.settings import Rate, Settings
+
+MAX_BRANCHES = 64
 
 
 class Branch(Settings):
@@ -19,9 +21,9 @@ class Branch(Settings):
 
     op: Literal["conv", "pyramid_pooling"] = "conv"
     kernel: Literal[1, 3] = 3  # conv
-    rate: tuple[PositiveInt, PositiveInt] = (1, 1)  # conv: height, width, at output stride 16
-    grid_size: tuple[PositiveInt, PositiveInt] = (1, 1)  # pyramid_pooling: parts of the image, down and across
-    input: int = -1  # an earlier branch; -1: the backbone's features
+    rate: tuple[Rate, Rate] = (1, 1)  # conv: height, width, at output stride 16
+    grid_size: tuple[Rate, Rate] = (1, 1)  # pyramid_pooling: parts of the image, down and across
+    input: int = Field(-1, lt=MAX_BRANCHES)  # an earlier branch; -1: the backbone's features
 
 
 # The best cell for Cityscapes (figure 5a), as released by TensorFlow DeepLab.

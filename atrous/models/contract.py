@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from atrous.backbones import AnyBackboneConfig, BackboneConfig, build_backbone
@@ -15,10 +15,10 @@ from atrous.layers.conv import HEAD_NORM, Activation
 from atrous.layers.decoder import Decoder, DecoderConfig, Kind
 from atrous.layers.drop_path import DropPath
 from atrous.layers.resize import Convention, resize, scale_dimension
-from atrous.settings import Settings
+from atrous.settings import MAX_CLASSES, Scales, Settings, Side
 from atrous.types import RGB, Facts, Outputs
 
-Size = tuple[PositiveInt, PositiveInt]  # height, width
+Size = tuple[Side, Side]  # height, width
 
 
 class ModelConfig(Settings):
@@ -27,7 +27,7 @@ class ModelConfig(Settings):
     name: str
     backbone: AnyBackboneConfig  # a row of BACKBONES, by name or with its settings
     output_stride: Literal[8, 16, 32] = 16  # of c5; may differ between training and evaluation
-    num_classes: int | None = Field(default=None, ge=2)  # None: as many as the label space has
+    num_classes: int | None = Field(default=None, ge=2, le=MAX_CLASSES)  # None: as many as the label space has
 
     @model_validator(mode="before")
     @classmethod
@@ -78,7 +78,7 @@ class MapConfig(ModelConfig):
 class ImagePyramidConfig(MapConfig):
     """The settings of models that can merge the logits of several scales: they have no other outputs."""
 
-    image_pyramid: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)  # scales (arXiv:1606.00915, section 4.1.2)
+    image_pyramid: Scales = (1.0,)  # scales (arXiv:1606.00915, section 4.1.2)
     merge: Literal["max", "mean"] = "max"  # of the logits of these scales
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,6 +11,7 @@ from atrous.backbones.icnet import ICNetBackbone
 from atrous.layers.conv import TORCH_NORM, ConvNorm, classifier
 from atrous.layers.resize import resize
 from atrous.models.contract import MapConfig, Model
+from atrous.settings import Bins, Channels
 from atrous.types import Outputs
 
 
@@ -44,9 +44,9 @@ class ICNet(Model):
         name: Literal["icnet"] = "icnet"
         backbone: AnyBackboneConfig = ICNetBackbone.Config(name="icnet_resnet50")
         output_stride: Literal[32] = 32  # of c5: the three levels are at strides 32, 16 and 8
-        bins: tuple[PositiveInt, ...] = (1, 2, 3, 6)  # of the means, as in the authors' program; (): none
-        pyramid_channels: PositiveInt = 256  # as in the authors' program
-        fusion_channels: PositiveInt = 128  # as in the authors' program
+        bins: Bins = (1, 2, 3, 6)  # of the means, as in the authors' program; (): none
+        pyramid_channels: Channels = 256  # as in the authors' program
+        fusion_channels: Channels = 128  # as in the authors' program
 
         @property
         def logits_stride(self) -> int:
