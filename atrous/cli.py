@@ -190,21 +190,30 @@ def convert(
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="print this recipe, ready to edit", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="print this recipe, ready to edit; with --settings: a section", show_default=False),
+    ] = None,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="print what every setting does, or those of NAME")
+    ] = False,
     schema: Annotated[
         Path | None, typer.Option(help="write the JSON schema of recipes to this file", show_default=False)
     ] = None,
 ) -> None:
-    """List the recipes, print one, or write the schema with which an editor checks them."""
+    """List the recipes, print one, explain settings, or write the schema with which an editor checks recipes."""
     import json
 
-    from atrous import config
+    from atrous import config, reference
     from atrous.files import write_atomically
+    from atrous.trees import decoded
 
     if schema is not None:
         write_atomically(schema, json.dumps(config.schema(), indent=2) + "\n")
+    elif settings:
+        typer.echo("\n".join(reference.lines(name)), nl=False)
     elif name is not None:
-        typer.echo(config.find(name).read_text(encoding="utf-8"), nl=False)
+        typer.echo(decoded(config.find(name).read_bytes()), nl=False)
     else:
         known = config.recipes()
         width = max(map(len, known))

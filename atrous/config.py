@@ -41,19 +41,32 @@ KINDS: dict[str, tuple[str, Mapping[str, type[Settings]]]] = {
 
 
 class TrainConfig(Settings):
-    steps: Count = 30_000  # updates of the weights
-    batch: int = Field(8, ge=1, le=2**16)  # images of one process in one pass
-    accumulate: Count = 1  # passes summed into one update
+    steps: Count = 30_000
+    """Updates of the weights in the whole training."""
+    batch: int = Field(8, ge=1, le=2**16)
+    """Images that one process takes in one pass; fewer need less memory."""
+    accumulate: Count = 1
+    """Passes whose gradients are summed into one update: a larger batch without more memory."""
     seed: Seed = 0
+    """Starting point of everything random: equal seeds give equal trainings."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    batch_norm: Literal["tuned", "frozen"] = "tuned"  # frozen: fixed statistics; scales and shifts still learn
-    batch_norm_momentum: float | None = Field(None, gt=0, le=1)  # weight of the newest batch; None: each layer's own
-    init: str | None = None  # start from the weights of this model file, or of anything that `atrous convert` reads
-    reuse: Literal["all", "all_but_logits", "backbone"] = "all"  # which of those weights
-    ema: float | None = Field(None, gt=0, lt=1)  # decay of averaged weights, which are then evaluated and saved
-    save_every: Count = 500  # steps
-    eval_every: Count = 1000  # steps
-    log_every: Count = 10  # steps
+    """Arithmetic of the passes; bf16 is faster and needs less memory on recent GPUs."""
+    batch_norm: Literal["tuned", "frozen"] = "tuned"
+    """frozen: keep the statistics of the batch norms, for small batches; scales and shifts still learn."""
+    batch_norm_momentum: float | None = Field(None, gt=0, le=1)
+    """Weight of the newest batch in the statistics of batch norms; none: each layer's own."""
+    init: str | None = None
+    """Begin with the weights of this model file, or of anything that `atrous convert` reads."""
+    reuse: Literal["all", "all_but_logits", "backbone"] = "all"
+    """Which weights of `init` to take; all_but_logits where the classes differ."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of averaged weights, which are then evaluated and saved, such as 0.999; none: no averaging."""
+    save_every: Count = 500
+    """Steps between two saves: what a kill can lose at most."""
+    eval_every: Count = 1000
+    """Steps between two validations."""
+    log_every: Count = 10
+    """Steps between two lines of progress."""
 
     @model_validator(mode="after")
     def _reuse_needs_init(self) -> "TrainConfig":
@@ -66,13 +79,21 @@ class Config(Settings):
     """Everything that an experiment depends on; stored in the run's folder and in the model file."""
 
     model: AnyModelConfig
+    """Architecture and backbone of the network."""
     data: AnyDataConfig
+    """Images and labels: their layout, folder, splits and class names."""
     augment: AugmentConfig = AugmentConfig()
-    loss: SerializeAsAny[Settings] = Field(default_factory=Settings, validate_default=True)  # of the model's task
+    """Random changes of the training images, and the crop."""
+    loss: SerializeAsAny[Settings] = Field(default_factory=Settings, validate_default=True)
+    """What the training minimises; its settings follow from the model's task."""
     optim: OptimConfig = OptimConfig()
+    """Optimizer and learning rate."""
     train: TrainConfig = TrainConfig()
+    """Length, batch, initial weights and saves of the training."""
     evaluate: InferenceConfig = InferenceConfig()
-    decode: SerializeAsAny[Settings] = Field(default_factory=Settings, validate_default=True)  # of the model's task
+    """How images are shown to the network when they are validated, evaluated and predicted."""
+    decode: SerializeAsAny[Settings] = Field(default_factory=Settings, validate_default=True)
+    """From the network's output to labels; its settings follow from the model's task."""
 
     @field_validator("loss", "decode", mode="before")
     @classmethod

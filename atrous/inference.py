@@ -27,13 +27,21 @@ class InferenceConfig(Settings):
     """The protocol of a prediction. It is stored with every figure that was measured by it."""
 
     mode: Literal["whole", "sliding", "canvas"] = "whole"
-    window: tuple[Side, Side] = (513, 513)  # sliding, canvas: height, width
-    overlap: float = Field(1 / 3, ge=0, le=0.95)  # sliding: the share of a window that the next one repeats
-    base_size: Side | None = None  # sliding: the longer side at scale 1 (semseg); None: the image's own
-    scales: Scales = (1.0,)  # their probabilities are averaged
-    flip: bool = False  # also the horizontally flipped image
-    output_stride: Literal[8, 16, 32] | None = None  # None: as trained
-    crf: CRFName | None = None  # a fully connected CRF refines the result: a row of postprocess.crf.CRFS
+    """Whole images, overlapping windows (large images, less memory), or a canvas of fixed size."""
+    window: tuple[Side, Side] = (513, 513)
+    """Height and width of a window or of the canvas in pixels; best the crop of the training."""
+    overlap: float = Field(1 / 3, ge=0, le=0.95)
+    """Sliding: share of a window that the next one repeats; more is smoother and slower."""
+    base_size: Side | None = None  # semseg
+    """Sliding: the longer side of the image at scale 1, in pixels; none: the image's own."""
+    scales: Scales = (1.0,)
+    """Sizes at which an image is seen; probabilities are averaged; each costs a pass."""
+    flip: bool = False
+    """Average with the horizontally flipped image: a little better, twice as slow."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Pixels per cell of the network's map: 8 is finer and slower than 16; none: as trained."""
+    crf: CRFName | None = None  # rows of postprocess.crf.CRFS
+    """Refine the result with a fully connected CRF, whose weights are those of a published model."""
 
     @property
     def is_single(self) -> bool:

@@ -3,7 +3,6 @@
 import copy
 import json
 import random
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from atrous.tasks import TASKS
 from tests.conftest import tiny_config
 
 SPACE = LabelSpace(names=("a", "b", "c"), colors=((1, 2, 3),) * 3, things=(1,), raw_ids=((3, 0), (4, 255)))
-SECONDS = 5  # what is refused takes milliseconds; the machine may be busy
+pytestmark = pytest.mark.timeout(60)  # of each test: what is refused takes milliseconds, and once took minutes
 
 # ---- the fields themselves
 
@@ -157,10 +156,8 @@ HOLES: list[tuple[str, Any, str]] = [
 def test_a_hole_in_a_header_is_refused_at_once(place: str, value: Any, reason: str) -> None:  # noqa: ANN401
     tree = header_of("deeplab_v3plus")
     parse(tree)
-    start = time.monotonic()
     with pytest.raises(ModelFileError) as error:
         parse(changed(tree, tuple(place.split(".")), value))
-    assert time.monotonic() - start < SECONDS
     assert reason in str(error.value)
     assert str(error.value).startswith("f.safetensors: ")
     assert str(error.value).isprintable()
@@ -168,10 +165,8 @@ def test_a_hole_in_a_header_is_refused_at_once(place: str, value: Any, reason: s
 
 
 def test_thousands_of_classes_are_a_label_space_at_once() -> None:
-    start = time.monotonic()
     space = LabelSpace(names=tuple(f"class {index}" for index in range(20_000)))
     assert space.palette().shape == (20_000, 3)
-    assert time.monotonic() - start < SECONDS
 
 
 # ---- mutations
@@ -211,24 +206,20 @@ def test_only_errors_in_one_line_come_out_of_a_mutated_header(name: str) -> None
     whole = flat(header_of("deeplab_v3plus")) if name == "flat" else header_of(name)
     for _ in range(30):
         tree = mutations(whole, rng)
-        start = time.monotonic()
         try:
             with warnings.catch_warnings(action="ignore"):
                 parse(tree, number).to_metadata()
         except AtrousError as error:
             assert str(error).isprintable(), tree
             assert len(str(error)) < 700
-        assert time.monotonic() - start < SECONDS, tree
 
 
 def test_only_errors_in_one_line_come_out_of_a_mutated_recipe() -> None:
     rng, whole = random.Random(0), configs.to_tree(tiny_config())
     for _ in range(150):
         tree = mutations(whole, rng)
-        start = time.monotonic()
         try:
             configs.to_yaml(configs.check(tree, source="mine.yaml"))
         except ConfigError as error:
             assert str(error).isprintable(), tree
             assert len(str(error)) < 700
-        assert time.monotonic() - start < SECONDS, tree

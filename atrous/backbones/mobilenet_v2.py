@@ -47,8 +47,10 @@ class MobileNetV2(Backbone):
 
     class Config(BackboneConfig):
         name: Literal["mobilenet_v2"] = "mobilenet_v2"
-        depth_multiplier: float = Field(default=1.0, gt=0, le=8)  # all widths, as a multiple of the paper's
-        divisible_by: Channels | None = None  # what divides all widths; None: 8 at full width, else 1 (TF DeepLab)
+        depth_multiplier: float = Field(default=1.0, gt=0, le=8)
+        """Factor on all widths, relative to the paper's: smaller is faster and less accurate."""
+        divisible_by: Channels | None = None  # as in TF DeepLab
+        """What all widths are a multiple of; none: 8 at full width, else 1."""
 
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)

@@ -165,7 +165,8 @@ class ResNet(Backbone):
 
     class Config(BackboneConfig):
         name: Name
-        multi_grid: Rates | None = None  # a factor on each c5 unit's rates (arXiv:1706.05587, 3.2.1)
+        multi_grid: Rates | None = None  # arXiv:1706.05587, 3.2.1
+        """A factor on the rates of each unit of the last stage, such as [1, 2, 4]; none: all 1."""
 
         @model_validator(mode="after")
         def _grid_has_a_factor_for_each_unit(self) -> "ResNet.Config":

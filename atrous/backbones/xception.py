@@ -93,7 +93,8 @@ class Xception(Backbone):
 
     class Config(BackboneConfig):
         name: Name
-        multi_grid: Rates | None = None  # factors on the last three rates (arXiv:1706.05587, 3.2.1)
+        multi_grid: Rates | None = None  # arXiv:1706.05587, 3.2.1
+        """Factors on the last three atrous rates, such as [1, 2, 4]; none: all 1."""
 
         @model_validator(mode="after")
         def _grid_has_a_factor_for_each_convolution(self) -> "Xception.Config":

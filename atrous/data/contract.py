@@ -25,12 +25,19 @@ class DataConfig(Settings):
     """The settings that all layouts share; a layout narrows `format` to its own name and adds what it needs."""
 
     format: str
-    root: Path | None = None  # the folder of the dataset
-    train: str = "train"  # the split for training
-    val: str = "val"  # the split for validation
-    names: Names | None = None  # class names; None: as the layout defines them
-    ignore: int | None = None  # label value to ignore; None: as the layout defines it
-    on_error: Literal["stop", "skip"] = "stop"  # an unreadable file stops the run, or is skipped, reported and counted
+    """The layout of the dataset on the disk: which files are images, which are labels."""
+    root: Path | None = None
+    """The folder of the dataset; it may begin with ~."""
+    train: str = "train"
+    """The split for training."""
+    val: str = "val"
+    """The split for validation."""
+    names: Names | None = None
+    """Class names, as a list or {label value: name}; none: as the layout defines them."""
+    ignore: int | None = None
+    """Label value that counts neither in the loss nor in a score; none: as the layout defines it."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """An unreadable file stops the run, or is skipped, reported and counted."""
 
 
 class Layout(NamedTuple):

@@ -37,7 +37,8 @@ class Config(DataConfig):
     """data.format=folder data.root=my_data; `names`, `ignore` and `colors` take precedence over classes.yaml."""
 
     format: Literal["folder"] = "folder"
-    colors: Colors | None = None  # of the classes, in pictures and in RGB masks
+    colors: Colors | None = None
+    """Colours of the classes, in pictures and in RGB masks: a list or {name: [r, g, b]}."""
 
 
 class _Classes(Settings):

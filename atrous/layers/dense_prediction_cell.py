@@ -20,10 +20,15 @@ class Branch(Settings):
     """An operation of the cell, as in the JSON of TensorFlow DeepLab."""
 
     op: Literal["conv", "pyramid_pooling"] = "conv"
-    kernel: Literal[1, 3] = 3  # conv
-    rate: tuple[Rate, Rate] = (1, 1)  # conv: height, width, at output stride 16
-    grid_size: tuple[Rate, Rate] = (1, 1)  # pyramid_pooling: parts of the image, down and across
-    input: int = Field(-1, lt=MAX_BRANCHES)  # an earlier branch; -1: the backbone's features
+    """What the branch computes."""
+    kernel: Literal[1, 3] = 3
+    """Side of a convolution's kernel."""
+    rate: tuple[Rate, Rate] = (1, 1)
+    """Atrous rate of a convolution, down and across, at output stride 16."""
+    grid_size: tuple[Rate, Rate] = (1, 1)
+    """Parts into which a pyramid pooling divides the image, down and across."""
+    input: int = Field(-1, lt=MAX_BRANCHES)
+    """Number of the earlier branch that it reads; -1: the backbone's features."""
 
 
 # The best cell for Cityscapes (figure 5a), as released by TensorFlow DeepLab.

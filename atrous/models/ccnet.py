@@ -32,10 +32,15 @@ class CCNet(Model):
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet101s")
         output_stride: Literal[8, 16, 32] = 8  # section 3.1
         recurrences: int = Field(2, ge=1, le=16)  # R of section 3.3
+        """How often the criss-cross attention is repeated; twice reaches every pixel."""
         head_channels: Channels = 512  # as in the authors' program
+        """Channels of the criss-cross attention."""
         key_channels: Channels = 64  # C' of section 3.2: an eighth of `head_channels`
+        """Channels of queries and keys."""
         auxiliary_channels: Channels = 512  # as in the authors' program
-        dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before the logits of both heads
+        """Channels of the training-only head on the fourth stage."""
+        dropout: float = Field(0.1, ge=0, lt=1)
+        """Share of whole maps dropped before the logits of both heads."""
 
     config: Config
 

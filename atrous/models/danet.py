@@ -30,8 +30,11 @@ class DANet(Model):
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet101s")
         output_stride: Literal[8, 16, 32] = 8  # section 3.1
         head_channels: Channels = 512  # as in the authors' program
-        key_channels: Channels = 64  # of the positions: an eighth of `head_channels`, as in the authors' program
-        dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before each of the three logits
+        """Channels of the two attention heads."""
+        key_channels: Channels = 64  # an eighth of `head_channels`, as in the authors' program
+        """Channels of the position attention's queries and keys."""
+        dropout: float = Field(0.1, ge=0, lt=1)
+        """Share of whole maps dropped before each of the three logits."""
 
     config: Config
 

@@ -46,10 +46,15 @@ class EncNet(Model):
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet50s")
         output_stride: Literal[8, 16, 32] = 8  # as in the paper's dilated networks
         head_channels: Channels = 512  # as in the authors' program
+        """Channels of the context module."""
         num_codewords: Channels = 32  # as in the paper's networks for segmentation
-        lateral: bool = False  # the authors' program: c3 and c4 join c5 before the context module
+        """Entries of the dictionary that describes the scene."""
+        lateral: bool = False  # as in the authors' program
+        """The third and fourth stage join the last one before the context module."""
         auxiliary_channels: Channels = 256  # as in the authors' program: a quarter of c4's
-        dropout: float = Field(0.1, ge=0, lt=1)  # before the logits, as in the authors' program
+        """Channels of the training-only head on the fourth stage."""
+        dropout: float = Field(0.1, ge=0, lt=1)  # as in the authors' program
+        """Share of values dropped before the logits."""
 
     config: Config
 

@@ -81,9 +81,13 @@ class OCNet(Model):
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet101s")
         output_stride: Literal[8, 16, 32] = 8  # as in the paper's dilated networks
         variant: Variant = "base"  # base-OC, pyramid-OC, ASP-OC
+        """Context by attention over all pixels (base), over parts of the image (pyramid), or with ASPP."""
         head_channels: Channels = Field(512, ge=4)  # as in the authors' program
+        """Channels of the context module."""
         auxiliary_channels: Channels = 512  # as in CCNet's program
-        dropout: float | None = Field(None, ge=0, lt=1)  # of whole maps; None: 0.1 in "asp", else 0.05
+        """Channels of the training-only head on the fourth stage."""
+        dropout: float | None = Field(None, ge=0, lt=1)
+        """Share of whole maps dropped; none: 0.1 with ASPP, else 0.05."""
 
     config: Config
 

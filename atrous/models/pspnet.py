@@ -21,10 +21,14 @@ class PSPNet(Model):
         name: Literal["pspnet"] = "pspnet"
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet50s")
         output_stride: Literal[8, 16, 32] = 8  # section 3.3
-        bins: Bins = (1, 2, 3, 6)  # section 3.2; (): no pyramid, table 1's baseline
+        bins: Bins = (1, 2, 3, 6)  # section 3.2; (): table 1's baseline
+        """Grids of the means in the pyramid: 2 is 2 x 2 parts of the image; []: no pyramid."""
         head_channels: Channels = 512  # as in the authors' program
+        """Channels of the 3x3 convolution before the logits."""
         auxiliary_channels: Channels = 256  # as in the authors' program
-        dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before the logits, as in the authors' program
+        """Channels of the training-only head on the fourth stage."""
+        dropout: float = Field(0.1, ge=0, lt=1)  # as in the authors' program
+        """Share of whole maps dropped before the logits."""
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)

@@ -32,10 +32,14 @@ class Config(DataConfig):
     """A scene depends only on seed, split, index and size, on every machine; `root` is not used."""
 
     format: Literal["synthetic"] = "synthetic"
-    size: tuple[Side, Side] = (128, 192)  # height, width
+    size: tuple[Side, Side] = (128, 192)
+    """Height and width of a scene in pixels."""
     num_train: int = Field(default=2000, ge=1, le=MAX_COUNT)
+    """Scenes in the training split."""
     num_val: int = Field(default=100, ge=1, le=MAX_COUNT)
+    """Scenes in the validation split."""
     seed: Seed = 0
+    """Starting point of the scenes: another seed paints others."""
 
     @field_validator("size")
     @classmethod
