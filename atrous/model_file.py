@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from safetensors.torch import save as to_safetensors
 from atrous import config as configs
 from atrous.config import Config
 from atrous.data.label_space import LabelSpace
-from atrous.errors import AtrousWarning, ModelFileError
+from atrous.errors import ModelFileError
 from atrous.files import write_atomically
 from atrous.inference import InferenceConfig
 from atrous.models import AnyModelConfig, Model
@@ -113,7 +112,8 @@ def parse(metadata: Mapping[str, str], path: Path) -> Header:
         raise ModelFileError(f"{path}: not a model of Atrous: the file's header has no Atrous config")
     number = metadata["atrous_format"]
     _require_readable(number, path)
-    _require_checksums(number, metadata, path)
+    if metadata.get("header_checksum", expected := header_checksum(metadata)) != expected:
+        raise ModelFileError(f"{path}: its header does not match its checksum: the file is damaged")
     try:
         tree = {name: parse_json(metadata[name]) for name in SECTIONS if name in metadata}
         _require_mappings(tree, path)
@@ -123,8 +123,6 @@ def parse(metadata: Mapping[str, str], path: Path) -> Header:
     except ValidationError as error:
         raise ModelFileError(f"{path}: its header is damaged: {configs.brief(error, tree)}") from error
     require_same_classes(header.num_classes, header.label_space, f"{path}: num_classes")
-    if "checksum" not in metadata:
-        warnings.warn(AtrousWarning(f"{path}: of format 1, without a checksum: damage is not noticed"), stacklevel=2)
     return header
 
 
@@ -136,14 +134,6 @@ def _require_readable(number: str, path: Path) -> None:
         raise ModelFileError(f"{path}: {by}")
     known = " and ".join(READABLE)
     raise ModelFileError(f"{path}: its header is damaged: no format {number[:20]!r}; there are {known}")
-
-
-def _require_checksums(number: str, metadata: Mapping[str, str], path: Path) -> None:
-    """Files of format 1 have none."""
-    if number != "1" and not {"checksum", "header_checksum"} <= metadata.keys():
-        raise ModelFileError(f"{path}: its header has no checksum: the file is damaged")
-    if metadata.get("header_checksum", expected := header_checksum(metadata)) != expected:
-        raise ModelFileError(f"{path}: its header does not match its checksum: the file is damaged")
 
 
 def _require_mappings(tree: Mapping[str, Any], path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from atrous import models
-from atrous.errors import ModelFileError, listing
+from atrous.errors import AtrousWarning, ModelFileError, listing
 from atrous.models import Model, ModelConfig
 from atrous.types import Facts, Outputs
 
@@ -77,7 +78,7 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.device) -> Model:
     """The model in evaluation mode on `device`. Raises ModelFileError if the weights are not those of `config`."""
-    stored = read_metadata(path).get("checksum")
+    stored = _stored_checksum(read_metadata(path), path)
     weights = read_weights(path)
     with ThreadPoolExecutor(1) as pool:  # a hash is computed beside Python
         digest = pool.submit(checksum, weights)
@@ -91,13 +92,23 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
     return model.eval().to(device)
 
 
+def _stored_checksum(metadata: Mapping[str, str], path: Path) -> str | None:
+    """The checksum of the weights; files of format 1 have none."""
+    if {"checksum", "header_checksum"} <= metadata.keys():
+        return metadata["checksum"]
+    if metadata.get("atrous_format") != "1":
+        raise ModelFileError(f"{path}: its header has no checksum: the file is damaged")
+    warnings.warn(AtrousWarning(f"{path}: of format 1, without a checksum: damage is not noticed"), stacklevel=2)
+    return None
+
+
 def _require_header(path: Path) -> None:
     """The library itself would read 100 MB of header."""
     with path.open("rb") as file:
         start, size = file.read(max(map(len, FOREIGN))), os.fstat(file.fileno()).st_size
-    kind = next((f": {kind}" for prefix, kind in FOREIGN.items() if start.startswith(prefix)), "")
     length = int.from_bytes(start[:8], "little")
-    if kind or not 2 <= length <= size - 8 or start[8:9] != b"{":
+    if not 2 <= length <= size - 8 or start[8:9] != b"{":
+        kind = next((f": {kind}" for prefix, kind in FOREIGN.items() if start.startswith(prefix)), "")
         raise ModelFileError(f"{path}: not a complete .safetensors file (truncated, damaged or of another kind){kind}")
     if length > MAX_HEADER:
         raise ModelFileError(f"{path}: not a model of Atrous: its header has {length} bytes, more than {MAX_HEADER}")
