@@ -132,12 +132,12 @@ def _syntax_error(error: yaml.MarkedYAMLError, text: str) -> str:
     if mark is None:
         return f"not YAML: {error.problem}"
     lines = text.splitlines()
-    line = lines[mark.line] if mark.line < len(lines) else ""
-    if "\t" in line[: len(line) - len(line.lstrip())]:
-        return f"line {mark.line + 1}: not YAML: indented with a tab; use spaces"
+    number = min(mark.line, len(lines) - 1)  # the end of the text may be a line after its last
+    if "\t" in lines[number][: len(lines[number]) - len(lines[number].lstrip())]:
+        return f"line {number + 1}: not YAML: indented with a tab; use spaces"
     start = error.context_mark
-    where = f" {error.context} that begins in line {start.line + 1}" if start and start.line != mark.line else ""
-    return f"line {mark.line + 1}: not YAML: {error.problem}{where}"
+    where = f" {error.context} that begins in line {start.line + 1}" if start and start.line != number else ""
+    return f"line {number + 1}: not YAML: {error.problem}{where}"
 
 
 def _document(events: Iterator[Event]) -> Any:  # noqa: ANN401 - any YAML value
