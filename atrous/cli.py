@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atrous import __version__
-from atrous.errors import AtrousError, ConfigError, DataError, ProcessDied, out_of_memory, text_of
+from atrous.errors import AtrousError, AtrousWarning, ConfigError, DataError, ProcessDied, out_of_memory, text_of
 from atrous.interrupt import Interrupted, StopFlag, ignore_signals, stop_signals
 from atrous.terminal import printable
 
@@ -274,28 +275,34 @@ def recipes(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="print this recipe, ready to edit; or list those of a folder such as `voc`",
+            help="print this recipe, ready to edit, or list those of this folder; with --settings: a section",
             show_default=False,
             autocompletion=_recipe_names,
         ),
     ] = None,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="print what every setting does, or those of NAME")
+    ] = False,
     schema: Annotated[
         Path | None, typer.Option(help="write the JSON schema of recipes to this file", show_default=False)
     ] = None,
 ) -> None:
-    """List the recipes, print one, or write the schema with which an editor checks them."""
+    """List the recipes, print one, explain settings, or write the schema with which an editor checks recipes."""
     import json
 
-    from atrous import config
+    from atrous import config, reference
     from atrous.files import write_atomically
     from atrous.recipes import in_folder, lines
+    from atrous.trees import decoded
 
     if schema is not None:
         write_atomically(schema, json.dumps(config.schema(), indent=2) + "\n")
+    elif settings:
+        typer.echo("\n".join(reference.lines(name)), nl=False)
     elif name is None or in_folder(name):
         typer.echo("\n".join(lines(in_folder(name or ""))))
     else:
-        typer.echo(config.find(name).read_text(encoding="utf-8"), nl=False)
+        typer.echo(decoded(config.find(name).read_bytes()), nl=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -303,6 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that it can't encode must not stop a verb
             stream.reconfigure(errors="backslashreplace")
+    warnings.formatwarning = _format_warning
     code = run(arguments)
     ignore_signals()
     sys.exit(code)
@@ -331,6 +339,15 @@ LESS_MEMORY = {
     "CPU": "a training needs less with a smaller train.batch or augment.crop and with fewer --workers, a prediction "
     "with evaluate.mode=sliding",
 }
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Without the line of code, in which a user of the command line has no part."""
+    if issubclass(category, AtrousWarning):
+        return f"atrous: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

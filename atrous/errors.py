@@ -29,6 +29,10 @@ class ModelFileError(AtrousError):
     """A model file or a training state is damaged, or belongs to another network."""
 
 
+class AtrousWarning(UserWarning):
+    """What a user should know, but need not correct."""
+
+
 class ConversionError(AtrousError):
     """A file of another program cannot become a model of Atrous."""
 

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from atrous.errors import ConfigError
+from atrous.errors import ConfigError, ModelFileError
 from atrous.layers.resize import image_size, resize, scale_dimension
 from atrous.ops import upsample_argmax
 from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
-from atrous.settings import Settings
+from atrous.settings import Scales, Settings, Side
 from atrous.types import Convention, Image, Network, Outputs, Size
 
 WINDOW_PIXELS = 2**21  # of all windows in one pass, about 8 of 513 x 513: more take memory and save hardly any time
@@ -27,13 +27,21 @@ class InferenceConfig(Settings):
     """The protocol of a prediction. It is stored with every figure that was measured by it."""
 
     mode: Literal["whole", "sliding", "canvas"] = "whole"
-    window: tuple[PositiveInt, PositiveInt] = (513, 513)  # sliding, canvas: height, width
-    overlap: float = Field(1 / 3, ge=0, lt=1)  # sliding: the share of a window that the next one repeats
-    base_size: PositiveInt | None = None  # sliding: the longer side at scale 1 (semseg); None: the image's own
-    scales: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)  # their probabilities are averaged
-    flip: bool = False  # also the horizontally flipped image
-    output_stride: Literal[8, 16, 32] | None = None  # None: as trained
-    crf: CRFName | None = None  # a fully connected CRF refines the result: a row of postprocess.crf.CRFS
+    """Whole images, overlapping windows (large images, less memory), or a canvas of fixed size."""
+    window: tuple[Side, Side] = (513, 513)
+    """Height and width of a window or of the canvas in pixels; best the crop of the training."""
+    overlap: float = Field(1 / 3, ge=0, le=0.95)
+    """Sliding: share of a window that the next one repeats; more is smoother and slower."""
+    base_size: Side | None = None  # semseg
+    """Sliding: the longer side of the image at scale 1, in pixels; none: the image's own."""
+    scales: Scales = (1.0,)
+    """Sizes at which an image is seen; probabilities are averaged; each costs a pass."""
+    flip: bool = False
+    """Average with the horizontally flipped image: a little better, twice as slow."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Pixels per cell of the network's map: 8 is finer and slower than 16; none: as trained."""
+    crf: CRFName | None = None  # rows of postprocess.crf.CRFS
+    """Refine the result with a fully connected CRF, whose weights are those of a published model."""
 
     @property
     def is_single(self) -> bool:
@@ -79,15 +87,26 @@ class Seen(NamedTuple):
 def look(network: Network, images: Tensor, config: InferenceConfig, *, probabilities: bool = False) -> Seen:
     """Show images [B, 3, H, W] to a network by the protocol. With `probabilities`, these are always computed.
 
-    Raises ConfigError if the protocol asks for several passes but the network has no class map to average.
+    Raises ConfigError if the protocol asks for several passes but the network has no class map to average, and
+    ModelFileError if its output is not finite.
     """
     size, facts = image_size(images), network.facts
     if probabilities or not config.is_single:
         mean = predict_probabilities(network, images, config)
-        return Seen(Outputs(mean), size, size, size, facts.convention, is_mean=True)
+        return Seen(_finite(Outputs(mean)), size, size, size, facts.convention, is_mean=True)
     frame = _frame(network, images, config)
-    content = (frame.height, frame.width)
-    return Seen(network(frame.images), image_size(frame.images), content, size, facts.convention, is_mean=False)
+    content, outputs = (frame.height, frame.width), _finite(network(frame.images))
+    return Seen(outputs, image_size(frame.images), content, size, facts.convention, is_mean=False)
+
+
+def _finite(outputs: Outputs) -> Outputs:
+    """Raises ModelFileError where the likeliest class is NaN or infinite: an arg-max would take it for some class."""
+    maps = [scores for scores in (outputs.semantic, outputs.classes) if scores is not None and scores.numel()]
+    if not all(scores.amax(1).isfinite().all() for scores in maps):
+        raise ModelFileError(
+            "the network's output is NaN or infinite: its weights are damaged, or too large for this precision"
+        )
+    return outputs
 
 
 @torch.inference_mode()

@@ -24,6 +24,7 @@ from atrous.models.format_1 import upgraded_experiment
 from atrous.runtimes import RUNTIMES, Runtime
 from atrous.runtimes.pytorch import checksum
 from atrous.settings import Settings
+from atrous.trees import TreeError, kind_of, parse_json
 from atrous.types import Network
 
 FORMAT = "2"  # of the metadata; a file of a later format is refused
@@ -65,7 +66,16 @@ def save(path: Path, model: Model, header: Header) -> None:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"atrous_format": FORMAT, **header.to_metadata(), "checksum": checksum(weights)}
     metadata["header_checksum"] = header_checksum(metadata)
-    write_atomically(path, to_safetensors(weights, metadata))
+    write_atomically(path, with_metadata(to_safetensors(weights), metadata))
+
+
+def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """A .safetensors file without metadata, with it: the library itself writes it in another order each time."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    table = {"__metadata__": dict(metadata), **json.loads(content[8:end])}
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # aligns the weights
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))
 
 
 def header_checksum(metadata: Mapping[str, str]) -> str:
@@ -87,8 +97,7 @@ def read_metadata(path: Path) -> Mapping[str, str]:
     """Of a file's header. Raises like `load`; for a file of another kind, with what to do."""
     if path.name.startswith("zoo:") or path.with_name(f"{path.name}.index").is_file():  # a checkpoint's prefix
         raise ModelFileError(f"{path}: {_answer_to_foreign(path)}")
-    if not path.is_file():
-        raise FileNotFoundError(f"no such model file: {path}")
+    _require_file(path)
     try:
         return runtime_of(path).read_metadata(path)
     except ModelFileError as error:
@@ -109,6 +118,15 @@ OTHER_KINDS: Mapping[tuple[str, ...], Callable[[Path], str]] = {  # by how a nam
 }
 
 
+def _require_file(path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"no such model file: {path}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a folder; expected a model file, such as best.safetensors in a run's folder")
+    if not path.is_file():
+        raise ModelFileError(f"{path}: a pipe or a device; expected a model file")
+
+
 def runtime_of(path: Path) -> Runtime:
     """The row of RUNTIMES for this suffix. PyTorch opens all others, and says what is wrong with them."""
     rows = [row for row in RUNTIMES.values() if path.name.endswith(row.suffix)]
@@ -120,15 +138,14 @@ def parse(metadata: Mapping[str, str], path: Path) -> Header:
     if "atrous_format" not in metadata or "model" not in metadata or "label_space" not in metadata:
         raise ModelFileError(f"{path}: not a model of Atrous: the file's header has no Atrous config")
     number = metadata["atrous_format"]
-    if number not in READABLE:
-        raise ModelFileError(f"{path}: written in format {number}; this version of Atrous reads {', '.join(READABLE)}")
+    _require_readable(number, path)
     if metadata.get("header_checksum", expected := header_checksum(metadata)) != expected:
         raise ModelFileError(f"{path}: its header does not match its checksum: the file is damaged")
     try:
-        tree = {name: json.loads(metadata[name]) for name in SECTIONS if name in metadata}
+        tree = {name: parse_json(metadata[name]) for name in SECTIONS if name in metadata}
         _require_mappings(tree, path)
         header = Header.model_validate(upgraded(tree) if number == "1" else tree)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except TreeError as error:
         raise ModelFileError(f"{path}: its header is damaged: {error}") from error
     except ValidationError as error:
         raise ModelFileError(f"{path}: its header is damaged: {configs.brief(error, tree)}") from error
@@ -136,10 +153,20 @@ def parse(metadata: Mapping[str, str], path: Path) -> Header:
     return header
 
 
+def _require_readable(number: str, path: Path) -> None:
+    if number in READABLE:
+        return
+    if number.isdecimal() and len(number) < 5 and int(number) > int(FORMAT):
+        by = f"made by a newer Atrous, in format {number}; this version reads formats up to {FORMAT}: upgrade"
+        raise ModelFileError(f"{path}: {by}")
+    known = " and ".join(READABLE)
+    raise ModelFileError(f"{path}: its header is damaged: no format {number[:20]!r}; there are {known}")
+
+
 def _require_mappings(tree: Mapping[str, Any], path: Path) -> None:
     for name, section in tree.items():
         if not isinstance(section, dict):
-            raise ModelFileError(f"{path}: its header is damaged: {name} is a {type(section).__name__}, not a mapping")
+            raise ModelFileError(f"{path}: its header is damaged: {name} is {kind_of(section)}, not a mapping")
 
 
 def upgraded(tree: Mapping[str, Any]) -> dict[str, Any]:

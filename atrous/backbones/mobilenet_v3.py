@@ -90,7 +90,8 @@ class MobileNetV3(Backbone):
 
     class Config(BackboneConfig):
         name: Name
-        depth_multiplier: float = Field(default=1.0, gt=0)  # all widths, as a multiple of the paper's
+        depth_multiplier: float = Field(default=1.0, gt=0, le=8)
+        """Factor on all widths, relative to the paper's: smaller is faster and less accurate."""
 
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)

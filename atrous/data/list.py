@@ -29,10 +29,14 @@ class Config(DataConfig):
     """
 
     format: Literal["list"] = "list"
-    train: str = "train.txt"  # the list file for training
-    val: str = "val.txt"  # the list file for validation
-    names_path: Path | None = None  # None: `names`, or else the only *_names.txt in data.root
-    colors_path: Path | None = None  # None: my_colors.txt next to my_names.txt, if it exists
+    train: str = "train.txt"
+    """The list file for training: a line for each image and its label file."""
+    val: str = "val.txt"
+    """The list file for validation."""
+    names_path: Path | None = None
+    """File with a class name per line; none: `names`, or the only *_names.txt in the root."""
+    colors_path: Path | None = None
+    """File with a colour per line; none: my_colors.txt next to my_names.txt, if it exists."""
 
 
 class _Line(NamedTuple):
