@@ -288,7 +288,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(20)
 def test_what_is_no_file_is_said(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError, match=r"a folder; expected a model file, such as best\.safetensors"):
+    with pytest.raises(ModelFileError, match=r"a folder without best\.safetensors"):
         atrous.load(tmp_path)
     os.mkfifo(tmp_path / "pipe.safetensors")
     with pytest.raises(ModelFileError, match=r"pipe\.safetensors: a pipe or a device"):

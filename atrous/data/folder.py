@@ -49,7 +49,7 @@ class Config(DataConfig):
     images: str | None = None
     """The folder of images below root; none: `images`, or the only one with a similar name."""
     masks: str | None = None
-    """The folder of masks below root; none: `masks`, or the only one of labels, annotations, gt, ..."""
+    """The folder of masks below root; none: `masks`, or the only one with a similar name, such as labels."""
 
 
 class _Place(NamedTuple):
