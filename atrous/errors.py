@@ -4,6 +4,7 @@ The command line prints these and `OSError` as one line with exit code 2. Any ot
 """
 
 import re
+import warnings
 from collections.abc import Iterable
 
 
@@ -25,6 +26,20 @@ class ModelFileError(AtrousError):
 
 class ConversionError(AtrousError):
     """A file of another program cannot become a model of Atrous."""
+
+
+class AtrousWarning(UserWarning):
+    """What the user should know, although the work goes on. The command line prints it as one line."""
+
+
+_warned: set[str] = set()
+
+
+def warn_once(kind: str, text: str) -> None:
+    """Warn of the first thing of its kind in this process, or in the one that it was forked from."""
+    if kind not in _warned:
+        _warned.add(kind)
+        warnings.warn(text, AtrousWarning, stacklevel=2)
 
 
 def text_of(error: Exception) -> str:

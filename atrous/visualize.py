@@ -1,7 +1,7 @@
 """Label maps as pictures: colours, overlays on the image, right and wrong pixels."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -24,6 +24,7 @@ _CONTOUR = np.array([255, 255, 255], np.uint16)
 _PAPER, _INK = (255, 255, 255), (32, 36, 40)
 _GAP, _TEXT, _ROW = 12, 15, 23  # pixels: between panels, height of text, height of a line
 _LEGEND_ROWS = 24
+_STRIP = 2**20  # pixels that are drawn at a time
 
 
 def colorize(labels: LabelMap, palette: Palette) -> Image:
@@ -45,8 +46,25 @@ def overlay(
     _require_same_size(image.shape[:2], labels.shape, "the image", "the labels")
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha must be between 0 (the image) and 1 (the colours), got {alpha}")
+    mixed = np.empty_like(image)
+    for rows in _strips(labels):
+        mixed[rows] = _overlay(image[rows], labels[rows], labels[rows.stop : rows.stop + 1], palette, alpha, ignore)
+    return mixed
+
+
+def _strips(labels: LabelMap) -> Iterator[slice]:
+    """Rows that are drawn at a time, so that pictures of any size need little more memory than the result."""
+    height, width = labels.shape
+    step = max(1, _STRIP // max(1, width))
+    return (slice(top, min(top + step, height)) for top in range(0, height, step))
+
+
+def _overlay(
+    image: Image, labels: LabelMap, below: LabelMap, palette: Palette, alpha: float, ignore: int | None
+) -> Image:
+    """A strip; `below` is the row of labels under it, if there is one."""
     mixed = _blend(image, colorize(labels, palette), alpha)
-    edges = _contours(labels)
+    edges = _contours(np.concatenate([labels, below]))[: len(labels)]
     mixed[edges] = _blend(mixed[edges], _CONTOUR, 0.7 * min(1.0, 2 * alpha))
     return mixed if ignore is None else np.where((labels == ignore)[..., None], image, mixed)
 
@@ -67,8 +85,11 @@ def _contours(labels: LabelMap) -> NDArray[np.bool_]:  # [H, W]
 def error_map(prediction: LabelMap, truth: LabelMap, ignore: int) -> Image:
     """RIGHT, WRONG or IGNORED (by the truth) at each pixel: [H, W, 3]."""
     _require_same_size(prediction.shape, truth.shape, "the prediction", "the truth")
-    state = np.where(truth == ignore, 2, prediction != truth)
-    return np.array([RIGHT, WRONG, IGNORED], np.uint8)[state]
+    colors = np.empty((*truth.shape, 3), np.uint8)
+    for rows in _strips(truth):
+        state = np.where(truth[rows] == ignore, 2, prediction[rows] != truth[rows])
+        colors[rows] = np.array([RIGHT, WRONG, IGNORED], np.uint8)[state]
+    return colors
 
 
 def _require_same_size(a: tuple[int, ...], b: tuple[int, ...], name_a: str, name_b: str) -> None:

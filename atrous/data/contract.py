@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from atrous.data.label_space import LabelSpace
+from atrous.data.pixels import read_image as read_image  # for layouts that live in other packages
 from atrous.errors import ConfigError, DataError
 from atrous.files import require_folder
 from atrous.settings import Settings
