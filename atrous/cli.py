@@ -1,17 +1,19 @@
 """The verbs of the command line. Each imports its file late. A user's error is one line with exit code 2."""
 
+import contextlib
 import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
 from atrous import __version__
-from atrous.errors import AtrousError, ConfigError, DataError, text_of
+from atrous.errors import AtrousError, AtrousWarning, ConfigError, DataError, text_of
 from atrous.interrupt import Interrupted
 
 app = typer.Typer(
@@ -82,11 +84,11 @@ def train(
     from atrous import config, train
 
     experiment = config.load(recipe, overrides or [])
-    folder = out or _run_folder(recipe, is_recipe=recipe in config.recipes(), resume=resume)
+    folder = out or default_folder(recipe, is_recipe=recipe in config.recipes(), resume=resume)
     train.train(experiment, folder, resume=resume, device=device, workers=workers)
 
 
-def _run_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
+def default_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
     """The folder of a run without --out; a run resumed from its own config.yaml stays in that folder."""
     path = Path(source)
     if resume and not is_recipe and path.name == "config.yaml":
@@ -225,9 +227,10 @@ OUT_OF_MEMORY = (
 def run(arguments: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
-        code = command.main(
-            list(arguments) if arguments is not None else None, prog_name="atrous", standalone_mode=False
-        )
+        with _warnings_in_one_line():
+            code = command.main(
+                list(arguments) if arguments is not None else None, prog_name="atrous", standalone_mode=False
+            )
         if code == 130:  # typer's own answer to Ctrl-C
             return _say("interrupted", 130)
         return code if isinstance(code, int) else 0
@@ -252,6 +255,30 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _say(f"this is a fault of Atrous {__version__}, not yours; please report it with the lines above", 1)
     finally:
         _leave_process_group()
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Our own warnings as one line on stderr, in the processes that read images too."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, AtrousWarning):
+                _say(f"warning: {message}", 0)
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = say
+        warnings.simplefilter("always", AtrousWarning)  # each comes once
+        yield
 
 
 def _is_out_of_memory(error: Exception) -> bool:

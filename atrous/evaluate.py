@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from atrous import config as configs
-from atrous import data, distributed, model_file, report, segmenter
+from atrous import data, distributed, model_file, report, segmenter, verb_module
 from atrous.config import Config
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.data.loader import missing_fields, whole_samples
@@ -168,3 +168,6 @@ def require_fields(samples: Sequence[Sample], task: Task, config: Config) -> Non
 def data_name(config: Config) -> str:
     names = dict.fromkeys((config.data.format, config.data.root.name if config.data.root else config.data.format))
     return f"{' '.join(names)}, split {config.data.val}"
+
+
+verb_module.make_callable(__name__)  # `atrous.evaluate(...)`

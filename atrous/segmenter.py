@@ -74,7 +74,7 @@ class Segmenter:
         return self.label_space.names
 
     @overload
-    def predict(self, image: ImageLike, *, probabilities: bool = ...) -> Prediction: ...
+    def predict(self, image: ImageLike, *, probabilities: bool = ...) -> Prediction: ...  # type: ignore[overload-overlap]
     @overload
     def predict(self, image: Iterable[ImageLike], *, probabilities: bool = ...) -> list[Prediction]: ...
     def predict(
@@ -107,7 +107,8 @@ class Segmenter:
 
     def _decode(self, images: Sequence[Image], probabilities: bool) -> list[Labels]:
         """The labels of images of one size."""
-        batch = torch.cat([as_batch(image, self.device) for image in images])
+        parts = [as_batch(image, self.device) for image in images]
+        batch = parts[0] if len(parts) == 1 else torch.cat(parts)  # a copy of a large image is worth avoiding
         seen = look(self.prepared, batch, self.inference, probabilities=probabilities)
         return self.task.decode(seen, self.label_space, self.header.decode)
 

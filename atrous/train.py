@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from atrous import data, distributed, evaluate, models, optim, report, reuse, run_folder, segmenter
+from atrous import data, distributed, evaluate, models, optim, report, reuse, run_folder, segmenter, verb_module
 from atrous.config import Config, TrainConfig
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import Stream, training_batches
@@ -516,3 +516,6 @@ def finish(run: RunFolder, samples: Sequence[Sample], world: World, workers: int
     report.write_page(run.report, best, samples, evaluation, title=run.path.name, history=history)
     report.print_evaluation(evaluation, console)
     console.print(f"best model: {run.best} (step {best.results['step']})\nreport: {run.report}")
+
+
+verb_module.make_callable(__name__)  # `atrous.train(...)`

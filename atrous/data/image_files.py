@@ -77,9 +77,7 @@ def decode_label(path: Path, space: LabelSpace, colors: Mapping[Color, int] | No
     return decode(read_label(path), path, space, colors)
 
 
-def decode(
-    codes: Codes, path: Path, space: LabelSpace, colors: Mapping[Color, int] | None = None
-) -> NDArray[np.uint8]:
+def decode(codes: Codes, path: Path, space: LabelSpace, colors: Mapping[Color, int] | None = None) -> NDArray[np.uint8]:
     """What was read from a label file as train ids. Raises the same errors, with the path."""
     if codes.is_colored and not colors:
         raise DataError(f"{path}: {_uncolored(codes, space)}")

@@ -41,7 +41,7 @@ def is_one_image(image: object) -> TypeGuard[ImageLike]:
     return isinstance(image, tuple(kind for kinds in _READERS for kind in kinds)) or hasattr(image, "read")
 
 
-def several(images: Iterable[Any]) -> list[Image]:
+def several(images: object) -> list[Image]:
     """Each of many images; the error of one says which it is."""
     if not isinstance(images, Iterable) or isinstance(images, Mapping | AbstractSet):
         raise DataError(f"an image can't be read from {_description(images)}; give {ACCEPTED}, or a list of these")

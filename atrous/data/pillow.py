@@ -26,8 +26,8 @@ _PARTS = {"TIFF": "pages", "GIF": "frames", "PNG": "frames", "WEBP": "frames", "
 _ADVICE = {"pages": "save each page as a file of its own", "frames": "save the frame that you mean as a PNG"}
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
-# Pillow keeps the high byte of colours with 16 bits. Where it would take the high byte of the other byte order, it finds
-# the low one: mode and raw mode, by the raw mode of the high bytes.
+# Pillow keeps the high byte of colours with 16 bits. Told the other byte order, it takes the low one: mode and raw
+# mode, by the raw mode of the high bytes.
 _NATIVE, _SWAPPED = ("L", "B") if sys.byteorder == "little" else ("B", "L")
 _LOW_BYTES = {
     f"{bands};16{order}": (bands if bands == "RGBA" else "RGB", f"{bands};16{other}")
@@ -183,8 +183,8 @@ def _load_low_bytes(file: BinaryIO, page: int, raw_mode: str) -> PIL.Image.Image
     file.seek(0)
     with PIL.Image.open(file) as image:
         image.seek(page)
-        image._mode = mode  # type: ignore[attr-defined]
-        image.tile = [(*tile[:3], _with_raw_mode(tile[3], low_mode)) for tile in image.tile]  # type: ignore[attr-defined]
+        image._mode = mode
+        image.tile = [(*tile[:3], _with_raw_mode(tile[3], low_mode)) for tile in image.tile]  # type: ignore[misc]
         image.load()
         if raw_mode == "LA;16B":
             green = image.getchannel("G")

@@ -159,7 +159,7 @@ def _depth(loaded: Loaded) -> int:
     low, high = _extent(loaded)
     if low < 0 or high >= 2**16:
         raise DataError(
-            f"cannot read image {loaded.name}: its pixels are {low}..{high}; save it with values of 0 to 65535, or 0 to 255"
+            f"cannot read image {loaded.name}: its pixels are {low}..{high}; save it with values in 0..65535, or 0..255"
         )
     said = _said_depth(loaded, high)
     bits = said or _needed(high)
