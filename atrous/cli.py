@@ -278,6 +278,7 @@ def _warnings_in_one_line() -> Iterator[None]:
 
         warnings.showwarning = say
         warnings.simplefilter("always", AtrousWarning)  # each comes once
+        warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")  # Pillow's; half of our limit
         yield
 
 

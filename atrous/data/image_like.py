@@ -128,10 +128,10 @@ def _array_advice(array: NDArray[Any]) -> str:
 def _tensor_advice(tensor: Tensor) -> str:
     if tensor.ndim == 4:
         return "; several images are given as a list: list(tensor)"
-    if tensor.ndim == 3 and tensor.shape[0] == 4:
-        return "; leave out the fourth band: tensor[:3]"
     if tensor.ndim == 3 and tensor.shape[2] in (1, 3) and tensor.shape[0] not in (1, 3):
         return "; bands come first: tensor.permute(2, 0, 1)"
+    if tensor.ndim == 3 and tensor.shape[0] == 4:
+        return "; leave out the fourth band: tensor[:3]"
     if tensor.is_floating_point() and tensor.numel():
         scaled = "(tensor * 255)" if float(tensor.max()) <= 1 else "tensor"
         return f"; images are in 0..255: {scaled}.round().clamp(0, 255).to(torch.uint8)"

@@ -236,7 +236,7 @@ def orientation_of(image: PIL.Image.Image) -> int:
 
 
 def _reason(source: Path | BinaryIO, error: Exception) -> str:
-    if isinstance(error, PIL.Image.DecompressionBombError):
+    if isinstance(error, PIL.Image.DecompressionBombError | PIL.Image.DecompressionBombWarning):
         return _too_large(str(error))
     if isinstance(error, PIL.UnidentifiedImageError):
         return _unknown(source)
