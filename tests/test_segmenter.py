@@ -38,7 +38,7 @@ def test_predict_takes_arrays_pil_images_and_paths(small: Segmenter, tmp_path: P
 def test_many_images_are_predicted_in_their_order(small: Segmenter, tmp_path: Path) -> None:
     images = [noise(40, 50), noise(30, 50), noise(40, 50)[::-1], noise(40, 50)[:, ::-1], noise(30, 50)[::-1]]
     Image.fromarray(images[2]).save(tmp_path / "image.png")
-    mixed = [images[0], Image.fromarray(images[1]), tmp_path / "image.png", *images[3:]]
+    mixed: list[Any] = [images[0], Image.fromarray(images[1]), tmp_path / "image.png", *images[3:]]
     for several in (mixed, tuple(mixed), iter(mixed), (image for image in mixed)):
         predictions = small.predict(several, probabilities=True)
         assert isinstance(predictions, list)

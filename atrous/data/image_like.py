@@ -24,7 +24,7 @@ ImageLike: TypeAlias = (
     str | os.PathLike[str] | bytes | bytearray | BinaryIO | NDArray[np.uint8] | Tensor | PILImage.Image
 )
 ACCEPTED = "a path, an RGB array [H, W, 3] or a tensor [3, H, W] of uint8, a PIL image, or a binary file or its bytes"
-_URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]+://|data:)")
+_URL = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]+:/|data:)")  # pathlib leaves one slash
 
 
 def read_image(image: ImageLike) -> Image:
@@ -60,15 +60,16 @@ def _numbered(number: int, image: ImageLike) -> Image:
 
 def _of_path(path: str | os.PathLike[str]) -> Image:
     text = os.fspath(path)
-    if _URL.match(text):
+    if _URL.match(text) and not os.path.exists(text):  # noqa: PTH110 - False for any text, however long
         raise DataError(f"{text[:80]}: a URL, not a file; download it, and give the path or the bytes")
     file = Path(text).expanduser()
     try:
         require_regular(file)
     except FileNotFoundError:
         raise FileNotFoundError(f"no such image: {path}") from None
-    except OSError as error:  # a folder, a pipe, a name that is too long
-        raise DataError(f"cannot read image {text[:200]}: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # a folder, a pipe, a name that is too long, or with a null in it
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read image {text[:200]!r}: {reason}") from error
     return read_file(file)
 
 

@@ -69,9 +69,11 @@ def as_rgb(image: PIL.Image.Image) -> Image:  # [H, W, 3]
     """The current frame of `image`, upright; `image` itself stays as it is. Raises DataError for pixels of floats."""
     try:
         image.load()
-        _require_photo(image)
-    except OSError as error:  # its file is read only now
+    except (OSError, ValueError) as error:  # its file is read only now, and may be damaged or closed
         raise DataError(f"cannot read the image: {error}") from error
+    if not image.width * image.height:
+        raise DataError(f"the image has no pixels: it is {image.width} x {image.height} (width x height)")
+    _require_photo(image)
     return _as_array(Loaded(image, "the image", pillow.orientation_of(image)))
 
 

@@ -75,6 +75,12 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: io.StringIO("text"), "a text file; open it with mode 'rb'"),
     (lambda: "https://example.org/a.jpg", "https://example.org/a.jpg: a URL, not a file; download it"),
     (lambda: "data:image/png;base64,iVBORw0KGgo=", "a URL, not a file"),
+    (lambda: Path("https://example.org/a.jpg"), "a URL, not a file"),
+    (lambda: "a\0.png", "embedded null byte"),
+    (lambda: "", "cannot read image '': Is a directory"),
+    (lambda: PILImage.new("RGB", (0, 5)), "the image has no pixels: it is 0 x 5"),
+    (lambda: np.array(3, np.uint8), "got [] of uint8"),
+    (lambda: ["a.png"], "can't be read from a list; give a path"),
     (lambda: b"", "the file is empty"),
     (lambda: b"no image", "in memory (BytesIO): not an image"),
     (lambda: "a" * 5000, "File name too long"),
@@ -107,6 +113,13 @@ def test_a_pil_image_of_a_damaged_file_is_the_files_fault(tmp_path: Path) -> Non
     path = save(tmp_path / "a.png", noise_image(64, 64))
     path.write_bytes(path.read_bytes()[:-2000])
     with PILImage.open(path) as image, pytest.raises(DataError, match="cannot read the image: "):
+        read_image(image)
+
+
+def test_a_closed_pil_image_is_refused(tmp_path: Path) -> None:
+    image = PILImage.open(save(tmp_path / "a.png"))
+    image.close()
+    with pytest.raises(DataError, match="cannot read the image: "):
         read_image(image)
 
 

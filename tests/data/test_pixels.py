@@ -4,6 +4,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import PIL.Image
@@ -49,7 +50,11 @@ def write_png(path: Path, samples: NDArray[np.int64], color_type: int, significa
 
 
 def write_tiff(
-    path: Path, array: NDArray[np.generic], photometric: int, order: str = "<", **tags: int | Sequence[int]
+    path: Path,
+    array: NDArray[np.generic],
+    photometric: int,
+    order: Literal["<", ">"] = "<",
+    **tags: int | Sequence[int],
 ) -> Path:
     """An uncompressed TIFF of any number of bands; `tags` are t338=... and so on."""
     bands = array.shape[2] if array.ndim == 3 else 1
