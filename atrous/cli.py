@@ -1,14 +1,15 @@
 """The verbs of the command line. Each imports its file late. A user's error is one line with exit code 2."""
 
+import contextlib
 import io
 import os
 import re
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -138,10 +139,10 @@ def _recipe_and_folder(source: str | None, out: Path | None, resume: "Resume") -
         return str(run.config), out or run.path
     if resume is True and (source is None or not (path.is_file() or out or config.nearest(source, known))):
         run_folder.require_run(run_folder.RunFolder(path))
-    return str(path), out or _run_folder(str(path), is_recipe=source in known, resume=bool(resume))
+    return str(path), out or default_folder(str(path), is_recipe=source in known, resume=bool(resume))
 
 
-def _run_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
+def default_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
     """The folder of a run without --out; a run resumed from its own config.yaml stays in that folder."""
     path = Path(source)
     if resume and not is_recipe and path.name == "config.yaml":
@@ -310,7 +311,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that it can't encode must not stop a verb
             stream.reconfigure(errors="backslashreplace")
-    warnings.formatwarning = _format_warning
     code = run(arguments)
     ignore_signals()
     sys.exit(code)
@@ -341,21 +341,12 @@ LESS_MEMORY = {
 }
 
 
-def _format_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """Without the line of code, in which a user of the command line has no part."""
-    if issubclass(category, AtrousWarning):
-        return f"atrous: {message}\n"
-    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code. A signal ends it in one line, whatever a library made of it on the way."""
     words = _rephrased(sys.argv[1:] if arguments is None else arguments)
     stop = StopFlag()
     try:
-        with stop_signals(stop), stop.watched():
+        with stop_signals(stop), stop.watched(), _warnings_in_one_line():
             try:
                 return _run(words)
             except Exception as error:
@@ -411,6 +402,31 @@ def _misuse(error: Any, words: Sequence[str]) -> str:  # noqa: ANN401 - a UsageE
     options = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
     meaning = advice.for_option(error.option_name, words, context.info_name, options)
     return f"{context.info_name} has no option {error.option_name}; {f'{meaning}; ' if meaning else ''}{where}"
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Our own warnings as one line on stderr, in the processes that read images too."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, AtrousWarning):
+                _say(f"warning: {message}", 0)
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = say
+        warnings.simplefilter("always", AtrousWarning)  # each comes once
+        warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")  # Pillow's; half of our limit
+        yield
 
 
 def _is_lost_peer(error: Exception) -> bool:

@@ -5,6 +5,7 @@ The command line prints these and `OSError` as one line with exit code 2. Any ot
 
 import errno
 import re
+import warnings
 from collections.abc import Iterable
 from typing import Literal
 
@@ -39,6 +40,16 @@ class ConversionError(AtrousError):
 
 class ProcessDied(RuntimeError):  # noqa: N818 - as FloatingPointError, the failure of a run, not of its user
     """Another process that this one needs ended, or can't be reached. One line, exit code 1."""
+
+
+_warned: set[str] = set()
+
+
+def warn_once(kind: str, text: str) -> None:
+    """Warn of the first thing of its kind in this process, or in the one that it was forked from."""
+    if kind not in _warned:
+        _warned.add(kind)
+        warnings.warn(text, AtrousWarning, stacklevel=2)
 
 
 def text_of(error: Exception) -> str:

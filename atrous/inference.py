@@ -49,6 +49,11 @@ class InferenceConfig(Settings):
         return self.mode != "sliding" and self.scales == (1.0,) and not self.flip and self.crf is None
 
     @property
+    def is_one_slide(self) -> bool:
+        """Windows over the images at their own size, and nothing after them."""
+        return self.mode == "sliding" and self.scales == (1.0,) and self.base_size is None and self.crf is None
+
+    @property
     def _resized(self) -> str:
         return f"longer side {self.base_size}, " if self.base_size else ""
 
@@ -81,6 +86,7 @@ class Seen(NamedTuple):
     size: Size  # of the images
     convention: Convention
     is_mean: bool  # `outputs.semantic` holds probabilities [B, C, H, W], the mean of several passes; not logits
+    labels: Tensor | None = None  # [B, H, W], in place of `outputs`, if the likeliest classes are known already
 
 
 @torch.inference_mode()
@@ -91,6 +97,9 @@ def look(network: Network, images: Tensor, config: InferenceConfig, *, probabili
     ModelFileError if its output is not finite.
     """
     size, facts = image_size(images), network.facts
+    if config.is_one_slide and not probabilities:
+        labels = _sliding_labels(network, images, config)
+        return Seen(Outputs(), size, size, size, facts.convention, is_mean=False, labels=labels)
     if probabilities or not config.is_single:
         mean = predict_probabilities(network, images, config)
         return Seen(_finite(Outputs(mean)), size, size, size, facts.convention, is_mean=True)
@@ -112,14 +121,27 @@ def _finite(outputs: Outputs) -> Outputs:
 @torch.inference_mode()
 def labels_at_image(seen: Seen) -> Tensor:
     """The likeliest class of each pixel, [B, H, W]; a single pass never holds [B, C, H, W]."""
+    if seen.labels is not None:
+        return seen.labels
     if seen.is_mean:
-        return seen.outputs.semantic.argmax(1)
+        return _likeliest(seen.outputs.semantic)
     is_aligned = seen.convention == "aligned_corners"
     labels = upsample_argmax(seen.outputs.semantic, seen.frame, align_corners=is_aligned)
     labels = labels[:, : seen.content[0], : seen.content[1]]
     if image_size(labels) == seen.size:
         return labels
     return F.interpolate(labels[:, None].float(), seen.size, mode="nearest-exact")[:, 0].to(labels.dtype)
+
+
+def _likeliest(probabilities: Tensor) -> Tensor:
+    """The arg-max of [B, C, H, W] in the smallest type, as `upsample_argmax` has it; a few rows at a time."""
+    batch, num_classes, height, width = probabilities.shape
+    kind = torch.uint8 if num_classes <= 256 else torch.int32
+    labels = torch.empty(batch, height, width, dtype=kind, device=probabilities.device)
+    step = max(1, WINDOW_PIXELS // (batch * width))
+    for top in range(0, height, step):
+        labels[:, top : top + step] = probabilities[:, :, top : top + step].argmax(1)
+    return labels
 
 
 def predict_labels(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
@@ -197,16 +219,25 @@ def _pad(images: Tensor, network: Network, bottom: int, right: int, top: int = 0
     if right == bottom == top == left == 0:
         return images
     mean = torch.tensor(network.facts.mean, device=images.device).view(1, 3, 1, 1)
-    return F.pad(images.float() - mean, (left, right, top, bottom)) + mean
+    height, width = image_size(images)
+    padded = F.pad(images, (left, right, top, bottom)).float()  # bytes take a quarter of the memory
+    padded[..., top : top + height, left : left + width] -= mean
+    return padded.add_(mean)
 
 
 def _averaged(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
     """Mean probabilities [B, C, H, W] over scales and flips, each from one pass over whole images."""
-    total = torch.zeros(images.shape[0], network.facts.num_classes, *image_size(images), device=images.device)
-    views = list(product(config.scales, (False, True) if config.flip else (False,)))
-    for scale, is_flipped in views:
-        total += _view(network, images, scale, is_flipped=is_flipped)
-    return total / len(views)
+    views = product(config.scales, (False, True) if config.flip else (False,))
+    return _mean(_view(network, images, scale, is_flipped=is_flipped) for scale, is_flipped in views)
+
+
+def _mean(parts: Iterator[Tensor]) -> Tensor:
+    """The mean of tensors of one shape; no more than two of them are held."""
+    total, count = next(parts), 1
+    for part in parts:
+        total += part
+        count += 1
+    return total.div_(count)
 
 
 def _view(network: Network, images: Tensor, scale: float, *, is_flipped: bool) -> Tensor:
@@ -240,12 +271,14 @@ def _refined(probabilities: Tensor, images: Tensor, crf: CRF) -> Tensor:
 
 def _sliding_views(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
     """Mean probabilities [B, C, H, W] over scales, each computed in windows."""
-    total = torch.zeros(images.shape[0], network.facts.num_classes, *image_size(images), device=images.device)
-    for scale in config.scales:
-        view = _resize(images.float(), scaled_size(image_size(images), scale, config.base_size))
-        slide = _sliding if config.base_size is None else _sliding_around
-        total += _resize(slide(network, view, config), image_size(images))
-    return total / len(config.scales)
+    slide = _sliding if config.base_size is None else _sliding_around
+    views = (_scaled(images, scaled_size(image_size(images), scale, config.base_size)) for scale in config.scales)
+    return _mean(_resize(slide(network, view, config), image_size(images)) for view in views)
+
+
+def _scaled(images: Tensor, size: Size) -> Tensor:
+    """Images of this size stay as they are, bytes if they were."""
+    return images if image_size(images) == size else _resize(images.float(), size)
 
 
 def scaled_size(size: tuple[int, int], scale: float, base_size: int | None) -> tuple[int, int]:
@@ -282,14 +315,39 @@ class View(NamedTuple):
 
 def _sliding(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
     """Probabilities [B, C, H, W], averaged where windows overlap, and over each window and its flipped copy."""
-    total = torch.zeros(images.shape[0], network.facts.num_classes, *image_size(images), device=images.device)
-    count = torch.zeros(image_size(images), device=images.device)
+    total = torch.empty(images.shape[0], network.facts.num_classes, *image_size(images), device=images.device)
+    for rows, probabilities in _bands(network, images, config):
+        total[:, :, rows] = probabilities
+    return total
+
+
+def _sliding_labels(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
+    """The likeliest class of each pixel, [B, H, W]; only a band of probabilities is held at a time."""
+    return torch.cat([_likeliest(probabilities) for _, probabilities in _bands(network, images, config)], 1)
+
+
+def _bands(network: Network, images: Tensor, config: InferenceConfig) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of the images with their probabilities [B, C, rows, W], from the top, as soon as all windows are added."""
+    width, top = images.shape[-1], 0
+    total = torch.zeros(images.shape[0], network.facts.num_classes, 0, width, device=images.device)
+    count = torch.zeros(0, width, device=images.device)
     for views in _passes(images, config):
+        first, last = views[0].rows.start, views[-1].rows.stop
+        if first > top:
+            yield slice(top, first), total[:, :, : first - top] / count[: first - top]
+        total, count = (_moved(sums, first - top, last - first) for sums in (total, count))
+        top = first
         windows = [_flipped(images[..., view.rows, view.columns], view) for view in views]
         for view, probabilities in zip(views, _in_one_pass(network, windows), strict=True):
-            total[..., view.rows, view.columns] += _flipped(probabilities, view)
-            count[view.rows, view.columns] += 1
-    return total / count
+            rows = slice(view.rows.start - top, view.rows.stop - top)
+            total[..., rows, view.columns] += _flipped(probabilities, view)
+            count[rows, view.columns] += 1
+    yield slice(top, images.shape[-2]), total.div_(count)
+
+
+def _moved(sums: Tensor, start: int, length: int) -> Tensor:
+    """`length` rows of sums from `start` on, the new ones 0."""
+    return F.pad(sums[..., start:, :], (0, 0, 0, max(0, length - sums.shape[-2] + start)))
 
 
 def _passes(images: Tensor, config: InferenceConfig) -> list[list[View]]:

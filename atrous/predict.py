@@ -11,14 +11,15 @@ import signal
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
 from rich.console import Console
 
-from atrous import __version__, distributed, segmenter, terminal
 from atrous import config as configs
+from atrous import distributed, segmenter, terminal
 from atrous.data import finding
 from atrous.data.finding import Found, NamedImage, Skipped
 from atrous.data.pairing import IMAGE_SUFFIXES
@@ -263,7 +264,7 @@ def prepare(out: Path, images: Sequence[NamedImage], path: Path, model: Segmente
     prepare_output(out)
     require_names_differ_on_disk(images, out)
     record = {
-        "atrous": __version__,
+        "atrous": version("atrous"),
         "model": str(path.absolute()),
         "evaluate": model.inference.model_dump(mode="json"),
         "folders": sorted({*recorded, *folders}),

@@ -27,6 +27,7 @@ from atrous import (
     run_folder,
     segmenter,
     terminal,
+    verb_module,
 )
 from atrous.config import Config, TrainConfig
 from atrous.data import survey
@@ -809,3 +810,6 @@ def first_samples(best: Segmenter, samples: Sequence[Sample]) -> list[Sample]:
     )
     reads = [augmented[number] for number in range(min(report.NUM_SAMPLES, len(samples)))]
     return [read.sample for read in reads if read.sample is not None]
+
+
+verb_module.make_callable(__name__)  # `atrous.train(...)`

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +22,7 @@ from rich.console import Console
 
 from atrous import __version__, cli, create, report
 from atrous.config import Config, load, override
-from atrous.errors import AtrousWarning, ConfigError, ConversionError, DataError, ModelFileError, ProcessDied
+from atrous.errors import ConfigError, ConversionError, DataError, ModelFileError, ProcessDied
 from atrous.interrupt import Interrupted
 from atrous.progress import Progress
 from atrous.run_folder import RunFolder
@@ -653,12 +652,3 @@ def test_overlays_have_a_legend_on_request(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_size_of_a_report_is_that_of_a_run() -> None:
     assert inspect.signature(cli.evaluate).parameters["report_size"].default == report.MAX_BYTES / 1e6
-
-
-def test_a_warning_is_one_line_without_code() -> None:
-    text = warnings.formatwarning(AtrousWarning("a.safetensors: old"), AtrousWarning, "x.py", 3)
-    assert "x.py" in text  # as Python writes it, until the program is ours
-    assert cli._format_warning(AtrousWarning("a.safetensors: old"), AtrousWarning, "x.py", 3) == (
-        "atrous: a.safetensors: old\n"
-    )
-    assert cli._format_warning("other", UserWarning, "x.py", 3) == "x.py:3: UserWarning: other\n"

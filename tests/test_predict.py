@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from atrous import __version__, predict, segmenter
+from atrous import __version__, cli, errors, predict, segmenter
 from atrous.errors import ConfigError
 from atrous.files import write_atomically
 from atrous.interrupt import Interrupted
@@ -311,3 +311,23 @@ def test_wrong_settings_are_explained(model: Path, images: Path, tmp_path: Path)
     ):
         with pytest.raises(ConfigError, match=reason):
             predict.run(model, [str(images)], tmp_path / "out", [override], console=QUIET)
+
+
+# ---- images of many kinds
+
+
+def test_a_note_about_images_is_one_line_and_comes_once(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(errors, "_warned", set())
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(np.full((20, 30), 4000, np.uint16)).save(tmp_path / "images" / f"{name}.png")
+    assert (
+        cli.run(["predict", str(model), str(tmp_path / "images"), "--out", str(tmp_path / "out"), "--device", "cpu"])
+        == 0
+    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"atrous: warning: {tmp_path}/images/a.png: its values, at most 4000, are read as 12-bit ones"
+    )

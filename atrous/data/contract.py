@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from atrous.data.label_space import LabelSpace
+from atrous.data.pixels import read_image as read_image  # for layouts that live in other packages
 from atrous.errors import ConfigError, DataError
 from atrous.files import composed, require_folder, subfolders
 from atrous.settings import MAX_CLASSES, Settings
