@@ -335,7 +335,8 @@ def _bands(network: Network, images: Tensor, config: InferenceConfig) -> Iterato
         first, last = views[0].rows.start, views[-1].rows.stop
         if first > top:
             yield slice(top, first), total[:, :, : first - top] / count[: first - top]
-        total, count = (_moved(sums, first - top, last - first) for sums in (total, count))
+        if first > top or last > top + len(count):
+            total, count = (_moved(sums, first - top, last - first) for sums in (total, count))
         top = first
         windows = [_flipped(images[..., view.rows, view.columns], view) for view in views]
         for view, probabilities in zip(views, _in_one_pass(network, windows), strict=True):
