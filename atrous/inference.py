@@ -102,7 +102,7 @@ def look(network: Network, images: Tensor, config: InferenceConfig, *, probabili
         return Seen(Outputs(), size, size, size, facts.convention, is_mean=False, labels=labels)
     if probabilities or not config.is_single:
         mean = predict_probabilities(network, images, config)
-        return Seen(_finite(Outputs(mean)), size, size, size, facts.convention, is_mean=True)
+        return Seen(Outputs(mean), size, size, size, facts.convention, is_mean=True)
     frame = _frame(network, images, config)
     content, outputs = (frame.height, frame.width), _finite(network(frame.images))
     return Seen(outputs, image_size(frame.images), content, size, facts.convention, is_mean=False)
@@ -255,7 +255,7 @@ def _view(network: Network, images: Tensor, scale: float, *, is_flipped: bool) -
 
 
 def _logits(network: Network, images: Tensor, scale: float = 1.0) -> Tensor:  # [B, C, h, w]
-    semantic = network(images, scale).semantic
+    semantic = _finite(network(images, scale)).semantic
     if semantic.ndim != 4:
         raise ConfigError(
             f"evaluate: a {network.facts.task} network has no class map, so mode=sliding, scales, flip, crf and "

@@ -138,7 +138,7 @@ WRONG_CALLS = {  # arguments: a part of the answer
     ("train", RECIPE, "--device", "tpux"): "tpux",
     ("train", RECIPE, "--out", "/proc/nowhere/run"): "output folder /proc/nowhere/run",
     ("train", RECIPE, "--wurkers", "2"): "--wurkers",
-    ("train",): "Missing argument 'recipe'; see atrous train --help",
+    ("train",): "a recipe is missing, such as `atrous train folder/deeplab_v3plus`",
     ("train", RECIPE, "--steps", "100"): "settings are written without dashes: train.steps=100",
     ("train", RECIPE, "--batch-size=4"): "here it is train.batch=4",
     ("train", RECIPE, "batch_size=4"): "here it is train.batch=4",

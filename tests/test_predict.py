@@ -99,14 +99,14 @@ def test_whatever_cannot_be_read_is_named_in_a_line_of_its_own(model: Path, imag
 def test_an_image_too_large_for_the_memory_is_named(
     model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    decode = Segmenter.decode
+    predict_one = Segmenter.predict
 
     def full(self: Segmenter, image: np.ndarray[Any, np.dtype[np.uint8]], **options: bool) -> object:
         if image.shape[:2] == (30, 50):
             raise error
-        return decode(self, image, **options)
+        return predict_one(self, image, **options)
 
-    monkeypatch.setattr(Segmenter, "decode", full)
+    monkeypatch.setattr(Segmenter, "predict", full)
     for mode, advice in (("whole", "evaluate.mode=sliding"), ("sliding", "a smaller evaluate.window")):
         summary = predict.run(model, [str(images)], tmp_path / mode, [f"evaluate.mode={mode}"], console=QUIET)
         assert summary.images == 2
