@@ -4,6 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atrous import convert as convert
+    from atrous import evaluate as evaluate
+    from atrous import train as train
     from atrous.config import Config as Config
     from atrous.data.label_space import LabelSpace as LabelSpace
     from atrous.prediction import Prediction as Prediction
@@ -20,7 +23,8 @@ _FACE = {
     "Config": "atrous.config",
     "LabelSpace": "atrous.data.label_space",
 }
-__all__ = ["Config", "LabelSpace", "Prediction", "Segmenter", "create", "load"]
+_VERBS = ("convert", "evaluate", "train")  # files that can be called
+__all__ = ["Config", "LabelSpace", "Prediction", "Segmenter", "convert", "create", "evaluate", "load", "train"]
 
 
 def __dir__() -> list[str]:
@@ -30,6 +34,8 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
     """Resolve the public names when they are asked for: `atrous --help` need not wait for torch."""
+    if name in _VERBS:
+        return importlib.import_module(f"atrous.{name}")
     if name not in _FACE:
         raise AttributeError(f"module 'atrous' has no attribute {name!r}")
     return getattr(importlib.import_module(_FACE[name]), name)

@@ -1,18 +1,20 @@
 """The verbs of the command line. Each imports its file late. A user's error is one line with exit code 2."""
 
+import contextlib
 import io
 import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from atrous import __version__
-from atrous.errors import AtrousError, ConfigError, DataError, ProcessDied, text_of
+from atrous.errors import AtrousError, AtrousWarning, ConfigError, DataError, ProcessDied, out_of_memory, text_of
 from atrous.interrupt import Interrupted, StopFlag, ignore_signals, stop_signals
 from atrous.terminal import printable
 
@@ -127,20 +129,22 @@ def train(
 
 def _recipe_and_folder(source: str | None, out: Path | None, resume: "Resume") -> tuple[str, Path]:
     """The recipe and the folder of a run. A run, named by its folder or a file in it, is its own recipe."""
-    from atrous import config, run_folder
+    from atrous import run_folder
+    from atrous.recipes import matching, recipes
 
     if source is None and (out is None or not resume):
         raise ConfigError("a recipe is missing, such as `atrous train folder/deeplab_v3plus`; see `atrous recipes`")
-    path, known = Path(source or out or ""), config.recipes()
+    path, known = Path(source or out or ""), recipes()
     run = None if source in known else run_folder.containing(path)
     if run is not None and path.name != run.config.name:
         return str(run.config), out or run.path
-    if resume is True and (source is None or not (path.is_file() or out or config.nearest(source, known))):
+    is_recipe = source is not None and (path.suffix in (".yaml", ".yml") or bool(matching(source)))
+    if resume is True and not (is_recipe or path.is_file() or (source and out)):
         run_folder.require_run(run_folder.RunFolder(path))
-    return str(path), out or _run_folder(str(path), is_recipe=source in known, resume=bool(resume))
+    return str(path), out or default_folder(str(path), is_recipe=source in known, resume=bool(resume))
 
 
-def _run_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
+def default_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
     """The folder of a run without --out; a run resumed from its own config.yaml stays in that folder."""
     path = Path(source)
     if resume and not is_recipe and path.name == "config.yaml":
@@ -150,7 +154,7 @@ def _run_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
 
 @app.command(short_help="measure a model on labelled images")
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="a model file", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="a model file, or the folder of a run", show_default=False)],
     overrides: Overrides = None,
     json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
     report: Annotated[Path | None, typer.Option(help="write an HTML report to this file", show_default=False)] = None,
@@ -185,11 +189,12 @@ def _require_writable(path: Path) -> None:
 
 @app.command(short_help="segment images: masks and overlays")
 def predict(
-    model: Annotated[Path, typer.Argument(help="a model file", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="a model file, or the folder of a run", show_default=False)],
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE|FOLDER|PATTERN... [evaluate.FIELD=VALUE]...", show_default=False)
-    ],
-    out: Annotated[Path, typer.Option(help="the folder for masks/ and overlays/", show_default=False)],
+        list[str] | None,
+        typer.Argument(metavar="IMAGE|FOLDER|PATTERN... [evaluate.FIELD=VALUE]...", show_default=False),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="the folder for masks/ and overlays/")] = Path("predictions"),
     overlays: Annotated[bool, typer.Option(help="also write the images overlaid with class colours")] = True,
     legend: Annotated[
         bool, typer.Option("--legend", help="write the names and colours of the classes beneath each overlay")
@@ -202,10 +207,10 @@ def predict(
     """Segment images of any size: writes palette masks and overlays."""
     from atrous import predict
 
-    overrides = [text for text in images if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
-    sources = [text for text in images if text not in overrides]
-    if not sources:
-        raise ConfigError(f"expected an image, folder or pattern, got only the setting {overrides[0]}")
+    words = images or []
+    overrides = [text for text in words if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
+    sources = [text for text in words if text not in overrides]
+    predict.require_order(model, sources, overrides)
     summary = predict.run(
         model,
         sources,
@@ -215,12 +220,13 @@ def predict(
         probabilities=probabilities,
         legend=legend,
         device=device,
+        say=lambda text: _say(text, 1),
     )
     if summary.images:
-        count = "1 image" if summary.images == 1 else f"{summary.images} images"
-        typer.echo(f"{count}: {', '.join(map(str, summary.folders))}")
+        typer.echo(summary.describe())
     if summary.failures:
-        raise DataError("; ".join(summary.failures))
+        total = summary.images + len(summary.failures)
+        raise typer.Exit(_say(f"{len(summary.failures)} of {total} failed, each named above", 1) if total > 1 else 1)
 
 
 @app.command(  # --output_stride=8, as the original programs write it
@@ -260,7 +266,10 @@ def convert(
     from atrous.convert import run
     from atrous.predict import find_images
 
-    images = [job.image for job in find_images(recalibrate or [], out.parent)]
+    found = find_images(recalibrate or [])
+    if found.problems:
+        raise DataError(found.problems[0])
+    images = [image.path for image in found.images]
     run.run(source, out, options or [], system=system, images=images)
 
 
@@ -269,28 +278,34 @@ def recipes(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="print this recipe, ready to edit; or list those of a folder such as `voc`",
+            help="print this recipe, ready to edit, or list those of this folder; with --settings: a section",
             show_default=False,
             autocompletion=_recipe_names,
         ),
     ] = None,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="print what every setting does, or those of NAME")
+    ] = False,
     schema: Annotated[
         Path | None, typer.Option(help="write the JSON schema of recipes to this file", show_default=False)
     ] = None,
 ) -> None:
-    """List the recipes, print one, or write the schema with which an editor checks them."""
+    """List the recipes, print one, explain settings, or write the schema with which an editor checks recipes."""
     import json
 
-    from atrous import config
+    from atrous import config, reference
     from atrous.files import write_atomically
     from atrous.recipes import in_folder, lines
+    from atrous.trees import decoded
 
     if schema is not None:
         write_atomically(schema, json.dumps(config.schema(), indent=2) + "\n")
+    elif settings:
+        typer.echo("\n".join(reference.lines(name)), nl=False)
     elif name is None or in_folder(name):
         typer.echo("\n".join(lines(in_folder(name or ""))))
     else:
-        typer.echo(config.find(name).read_text(encoding="utf-8"), nl=False)
+        typer.echo(decoded(config.find(name).read_bytes()), nl=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -321,10 +336,11 @@ def _with_home(text: str) -> str:
     return str(user_path(text)) if text.startswith("~") else text
 
 
-OUT_OF_MEMORY = (
-    "the GPU is out of memory; a training needs less with a smaller train.batch or augment.crop, "
-    "a prediction with evaluate.mode=sliding"
-)
+LESS_MEMORY = {
+    "GPU": "a training needs less with a smaller train.batch or augment.crop, a prediction with evaluate.mode=sliding",
+    "CPU": "a training needs less with a smaller train.batch or augment.crop and with fewer --workers, a prediction "
+    "with evaluate.mode=sliding",
+}
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -332,7 +348,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     words = _rephrased(sys.argv[1:] if arguments is None else arguments)
     stop = StopFlag()
     try:
-        with stop_signals(stop), stop.watched():
+        with stop_signals(stop), stop.watched(), _warnings_in_one_line():
             try:
                 return _run(words)
             except Exception as error:
@@ -366,8 +382,8 @@ def _explain(error: Exception, words: Sequence[str], stop: StopFlag) -> int:
         return _say(text_of(error), 2)
     if hasattr(error, "format_message"):  # what click raises for a wrong option
         return _say(_misuse(error, words), 2)
-    if _is_out_of_memory(error):
-        return _say(OUT_OF_MEMORY, 1)
+    if device := out_of_memory(error):
+        return _say(f"the {device} is out of memory; {LESS_MEMORY[device]}", 1)
     if _is_lost_peer(error):
         return _say(sys.modules["atrous.distributed"].LOST_PEER, 1)
     if stop.number is not None:  # imports of numpy and torch turn an interruption into errors of their own
@@ -390,8 +406,29 @@ def _misuse(error: Any, words: Sequence[str]) -> str:  # noqa: ANN401 - a UsageE
     return f"{context.info_name} has no option {error.option_name}; {f'{meaning}; ' if meaning else ''}{where}"
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    return "torch" in sys.modules and isinstance(error, sys.modules["torch"].OutOfMemoryError)
+@contextlib.contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Our own warnings as one line on stderr, in the processes that read images too."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, AtrousWarning):
+                _say(f"warning: {message}", 0)
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = say
+        warnings.simplefilter("always", AtrousWarning)  # each comes once
+        warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")  # Pillow's; half of our limit
+        yield
 
 
 def _is_lost_peer(error: Exception) -> bool:

@@ -6,12 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     Field,
-    NonNegativeInt,
-    PositiveInt,
     SerializeAsAny,
     ValidationError,
     ValidationInfo,
@@ -20,7 +17,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from atrous import other_words
+from atrous import other_words, trees
 from atrous.backbones import BACKBONES, BackboneConfig
 from atrous.data import FORMATS, AnyDataConfig
 from atrous.data.transforms import AugmentConfig
@@ -31,8 +28,9 @@ from atrous.models import MODELS, AnyModelConfig, format_1, task_of
 from atrous.optim import OptimConfig
 from atrous.recipes import hint
 from atrous.recipes import recipes as recipes
-from atrous.settings import Settings
+from atrous.settings import Count, Seed, Settings
 from atrous.tasks import TASKS
+from atrous.trees import TreeError, kind_of, parse_yaml, read_yaml
 
 Tree = dict[str, Any]  # a configuration before it is checked
 
@@ -45,19 +43,32 @@ KINDS: dict[str, tuple[str, Mapping[str, type[Settings]]]] = {
 
 
 class TrainConfig(Settings):
-    steps: PositiveInt = 30_000  # updates of the weights
-    batch: PositiveInt = 8  # images of one process in one pass
-    accumulate: PositiveInt = 1  # passes summed into one update
-    seed: NonNegativeInt = 0
+    steps: Count = 30_000
+    """Updates of the weights in the whole training."""
+    batch: int = Field(8, ge=1, le=2**16)
+    """Images that one process takes in one pass; fewer need less memory."""
+    accumulate: Count = 1
+    """Passes whose gradients are summed into one update: a larger batch without more memory."""
+    seed: Seed = 0
+    """Starting point of everything random: equal seeds give equal trainings."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    batch_norm: Literal["tuned", "frozen"] = "tuned"  # frozen: fixed statistics; scales and shifts still learn
-    batch_norm_momentum: float | None = Field(None, gt=0, le=1)  # weight of the newest batch; None: each layer's own
-    init: str | None = None  # start from the weights of this model file, or of anything that `atrous convert` reads
-    reuse: Literal["all", "all_but_logits", "backbone"] = "all"  # which of those weights
-    ema: float | None = Field(None, gt=0, lt=1)  # decay of averaged weights, which are then evaluated and saved
-    save_every: PositiveInt = 500  # steps
-    eval_every: PositiveInt = 1000  # steps
-    log_every: PositiveInt = 10  # steps
+    """Arithmetic of the passes; bf16 is faster and needs less memory on recent GPUs."""
+    batch_norm: Literal["tuned", "frozen"] = "tuned"
+    """frozen: keep the statistics of the batch norms, for small batches; scales and shifts still learn."""
+    batch_norm_momentum: float | None = Field(None, gt=0, le=1)
+    """Weight of the newest batch in the statistics of batch norms; none: each layer's own."""
+    init: str | None = None
+    """Begin with the weights of this model file, or of anything that `atrous convert` reads."""
+    reuse: Literal["all", "all_but_logits", "backbone"] = "all"
+    """Which weights of `init` to take; all_but_logits where the classes differ."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """Decay of averaged weights, which are then evaluated and saved, such as 0.999; none: no averaging."""
+    save_every: Count = 500
+    """Steps between two saves: what a kill can lose at most."""
+    eval_every: Count = 1000
+    """Steps between two validations."""
+    log_every: Count = 10
+    """Steps between two lines of progress."""
 
     @model_validator(mode="after")
     def _reuse_needs_init(self) -> "TrainConfig":
@@ -70,13 +81,21 @@ class Config(Settings):
     """Everything that an experiment depends on; stored in the run's folder and in the model file."""
 
     model: AnyModelConfig
+    """Architecture and backbone of the network."""
     data: AnyDataConfig
+    """Images and labels: their layout, folder, splits and class names."""
     augment: AugmentConfig = AugmentConfig()
-    loss: SerializeAsAny[Settings] = Field(default_factory=Settings, validate_default=True)  # of the model's task
+    """Random changes of the training images, and the crop."""
+    loss: SerializeAsAny[Settings] = Field(default_factory=Settings, validate_default=True)
+    """What the training minimises; its settings follow from the model's task."""
     optim: OptimConfig = OptimConfig()
+    """Optimizer and learning rate."""
     train: TrainConfig = TrainConfig()
+    """Length, batch, initial weights and saves of the training."""
     evaluate: InferenceConfig = InferenceConfig()
-    decode: SerializeAsAny[Settings] = Field(default_factory=Settings, validate_default=True)  # of the model's task
+    """How images are shown to the network when they are validated, evaluated and predicted."""
+    decode: SerializeAsAny[Settings] = Field(default_factory=Settings, validate_default=True)
+    """From the network's output to labels; its settings follow from the model's task."""
 
     @field_validator("loss", "decode", mode="before")
     @classmethod
@@ -151,18 +170,61 @@ def read_tree(source: str, chain: tuple[Path, ...] = ()) -> Tree:
 
     Raises ConfigError if it is not a YAML file of sections, or FileNotFoundError.
     """
-    path = find(source, chain[-1].parent if chain else Path())
+    path = _find_base(source, chain) if chain else find(source)
     if path.resolve() in [step.resolve() for step in chain]:
         raise ConfigError(f"{path}: `base` leads back to itself: {' -> '.join(str(step) for step in (*chain, path))}")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-99-99
-        raise ConfigError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: must be a mapping of sections such as `train:`, got a {type(tree).__name__}")
+    tree = _sections(path)
     base = tree.pop("base", None)
     tree = format_1.upgraded_experiment(tree) if format_1.is_experiment(tree) else tree
-    return tree if base is None else merge(read_tree(str(base), (*chain, path)), tree)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base={_brief(base)}: must be the name of a recipe or the path of a YAML file")
+    return merge(read_tree(base, (*chain, path)), tree)
+
+
+def _find_base(source: str, chain: tuple[Path, ...]) -> Path:
+    try:
+        return find(source, chain[-1].parent)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{chain[-1]}: base: {error}") from None
+
+
+def _sections(path: Path) -> Tree:
+    """What a YAML file holds. `train.steps: 5` is understood as `train: {steps: 5}`. Raises ConfigError."""
+    try:
+        tree = read_yaml(path)
+    except TreeError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(tree, dict):
+        what = "an empty file" if tree is None else kind_of(tree)
+        raise ConfigError(f"{path}: must be a mapping of sections such as `train:`, got {what}")
+    return _nested(tree, path)
+
+
+def _nested(tree: Mapping[Any, Any], path: Path, section: str = "") -> Tree:
+    """The tree without dots in the names of sections and of their fields. Raises ConfigError for other names."""
+    nested: Tree = {}
+    for key, value in tree.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{path}: {section}{key}: unknown key; it must be a name such as train")
+        inner = _nested(value, path, f"{key}.") if not section and _is_section(value) else value
+        *above, name = key.split(".")
+        for part in reversed(above):
+            inner, name = {name: inner}, part
+        nested = _joined(nested, {name: inner}, path, section)
+    return nested
+
+
+def _joined(one: Tree, other: Tree, path: Path, place: str) -> Tree:
+    """Both trees' keys; only sections may be in both."""
+    joined = dict(one)
+    for key, value in other.items():
+        old = joined.get(key)
+        if key in joined and not (_is_section(old) and _is_section(value)):
+            raise ConfigError(f"{path}: {place}{key} is given twice")
+        joined[key] = _joined(old, value, path, f"{place}{key}.") if isinstance(old, dict) else value
+    return joined
 
 
 def parse_overrides(overrides: Sequence[str]) -> Tree:
@@ -221,8 +283,8 @@ def _as_section(place: str, value: Any) -> Any:  # noqa: ANN401 - any YAML value
 
 def _flow_mapping(text: str) -> Any:  # noqa: ANN401 - any YAML value
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except TreeError:
         return text
 
 
@@ -240,7 +302,7 @@ def to_tree(config: BaseModel) -> Tree:
 
 
 def to_yaml(config: BaseModel) -> str:
-    return yaml.safe_dump(to_tree(config), sort_keys=False, default_flow_style=None, width=120)
+    return trees.to_yaml(to_tree(config))
 
 
 def schema() -> Tree:
@@ -271,16 +333,22 @@ def _differences(place: str, left: Any, right: Any) -> Iterator[tuple[str, Any, 
 
 # ---- errors in one line
 
+EXPERIMENT = "training"  # the section of a model's header that holds a whole experiment
+MAX_SHOWN = 60  # characters of a value
 EXPLANATIONS = {  # pydantic's type of an error -> what is expected
     "int_parsing": "must be a whole number",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
+    "int_parsing_size": "must be a whole number of fewer digits",
     "float_parsing": "must be a number",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
     "string_type": "must be text",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_unicode": "must be text of whole characters",
+    "invalid_key": "a key must be a name",
     "tuple_type": "must be a list such as [1, 2]",
     "dict_type": "must be a list or a mapping",
     "model_type": "must be a mapping of settings",
@@ -299,36 +367,38 @@ EXPLANATIONS = {  # pydantic's type of an error -> what is expected
 def explain(error: ValidationError, tree: Tree, source: str, overrides: Sequence[str], *, section: str = "") -> str:
     """The first error in one line, with the number of others; `section` names the only section that was checked."""
     above = (section,) if section else ()
-    errors = _innermost(error.errors())
-    lines = list(dict.fromkeys(_explain_one({**one, "loc": (*above, *one["loc"])}, tree) for one in errors))
-    key = lines[0].partition(":")[0].partition("=")[0]
+    errors = [{**one, "loc": (*above, *one["loc"])} for one in _innermost(error.errors())]
+    line, places = _explain_one(errors[0], tree), {_key(one) for one in errors}
+    key = line.partition(":")[0].partition("=")[0]
     names = [text.partition("=")[0] for text in overrides]
     is_override = any(name.startswith(key) or key.startswith(f"{name}.") for name in names)
     place = "on the command line" if is_override else f"in {source}"
-    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-    return f"{lines[0]} ({place}){more}"
+    more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
+    return f"{line} ({place}){more}"
 
 
 def brief(error: ValidationError, tree: Tree, *, section: str = "") -> str:
-    """The first error as `key=value: reason`, for settings that come from neither a file nor the command line."""
+    """The first error as `key=value: reason`, for settings that come from neither a recipe nor the command line."""
     first = _innermost(error.errors())[0]
-    above = (section,) if section else ()
-    return _explain_one({**first, "loc": (*above, *first["loc"])}, tree)
+    place = (section, *first["loc"]) if section else first["loc"]
+    if len(place) > 1 and place[0] == EXPERIMENT:
+        return f"{EXPERIMENT}.{_explain_one({**first, 'loc': place[1:]}, tree[EXPERIMENT])}"
+    return _explain_one({**first, "loc": place}, tree)
 
 
 def _innermost(errors: Sequence[Any]) -> list[Any]:
     """Leave out errors that follow from others: a tuple that is too short because an item is wrong."""
-    places = [one["loc"] for one in errors]
-    return [one for one in errors if not any(one["loc"] == place[: len(one["loc"])] != place for place in places)]
+    outer = {one["loc"][:length] for one in errors for length in range(len(one["loc"]))}
+    return [one for one in errors if one["loc"] not in outer]
 
 
 def _explain_one(details: Any, tree: Tree) -> str:  # noqa: ANN401
     kind, context = details["type"], details.get("ctx", {})
     path = _without_kind([str(part) for part in details["loc"]])
-    key = ".".join(path)
+    key = _shortened(".".join(path))
     if kind == "extra_forbidden":
         path = [*path, *_single_keys(details["input"])]
-        return f"{'.'.join(path)}: unknown key{_suggestion(path, tree)}"
+        return f"{_shortened('.'.join(path))}: unknown key{_suggestion(path, tree)}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return _unknown_kind(key, details["input"])
     if kind == "missing" and len(path) > 1 and path[-1].isdigit():
@@ -341,12 +411,18 @@ def _explain_one(details: Any, tree: Tree) -> str:  # noqa: ANN401
     return f"{key}={_brief(details['input'])}: {reason}"
 
 
+def _key(details: Any) -> str:  # noqa: ANN401
+    return ".".join(_without_kind([str(part) for part in details["loc"]]))
+
+
 def _unknown_kind(section: str, part: Any) -> str:  # noqa: ANN401 - any YAML value
     key, kinds = KINDS[section]
-    value = str(part.get(key, "")) if isinstance(part, dict) else str(getattr(part, key, part))
     place = section if "." in section else f"{section}.{key}"
+    if isinstance(part, dict) and key not in part:
+        return f"{place} is missing; known: {', '.join(kinds)}"
+    value = str(part[key]) if isinstance(part, dict) else str(getattr(part, key, part))
     what = key if section == "data" else section.rpartition(".")[2]
-    return f"{place}={value}: unknown {what}{nearest(value, kinds) or '; known: ' + ', '.join(kinds)}"
+    return f"{place}={_shortened(value)}: unknown {what}{nearest(value, kinds) or '; known: ' + ', '.join(kinds)}"
 
 
 def _single_keys(value: Any) -> Iterator[str]:  # noqa: ANN401 - any YAML value
@@ -358,11 +434,11 @@ def _single_keys(value: Any) -> Iterator[str]:  # noqa: ANN401 - any YAML value
 
 def _suggestion(path: Sequence[str], tree: Tree) -> str:
     """What an unknown key may mean: its current name, a similar name in its section, or the same name elsewhere."""
-    if any(part.isdigit() for part in path):
-        return ""
     known, key = known_keys(tree), ".".join(path)
+    if any(part.isdigit() for part in path) or len(key) > MAX_SHOWN:
+        return ""
     if len(path) == 1:
-        return nearest(key, list(Config.model_fields))
+        return nearest(key, [name for name in known if name.rpartition(".")[2] == key] or list(Config.model_fields))
     renamed = format_1.new_names(*path) if len(path) == 2 else []
     current = [name for name in renamed if name in known or path[0] == "loss"]
     if current:
@@ -382,8 +458,12 @@ def _suggestion(path: Sequence[str], tree: Tree) -> str:
 
 
 def _brief(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return _shortened(value if isinstance(value, str) else json.dumps(value, default=str))
+
+
+def _shortened(text: str) -> str:
+    short = text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+    return short if short.isprintable() else short.encode("unicode_escape").decode()
 
 
 def _without_kind(path: list[str]) -> list[str]:
@@ -433,7 +513,7 @@ def nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
     """`; did you mean ...?` with the nearest known word, or all of them if none is similar and there are few."""
     names = list(known)
     ends = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
-    close = ends or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    close = ends or difflib.get_close_matches(word[:MAX_SHOWN], names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {' or '.join(close)}?"
     return f"; known: {', '.join(names)}" if 0 < len(names) <= 12 else ""

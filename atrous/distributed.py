@@ -58,15 +58,17 @@ def _enter(backend: str, rank: int, size: int) -> None:
         raise ProcessDied(f"process {rank} of {size} could not join the others: {reason} ({detail})") from error
 
 
-def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
+def choose_device(name: str | None, local_rank: int = 0, *, what: str = "--device ") -> torch.device:
+    """The device of this name; `auto` and None are a GPU if there is one. `what` is how the user names it."""
+    expected = "it must be cpu, cuda, cuda:N or auto"
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name in (None, "auto") else name)
     except RuntimeError as error:
-        raise ConfigError(f"--device {name}: no such device; it must be cpu, cuda or cuda:N") from error
-    count = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(device.type, 0)
-    if (device.index or 0) >= count:
-        devices = ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
-        raise ConfigError(f"--device {name}: not available; PyTorch {torch.__version__} sees {devices}")
+        raise ConfigError(f"{what}{name}: no such device; {expected}") from error
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= counts.get(device.type, 0):
+        devices = ", ".join(["cpu", *(f"cuda:{index}" for index in range(counts["cuda"]))])
+        raise ConfigError(f"{what}{name}: not available; PyTorch {torch.__version__} sees {devices}; {expected}")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", local_rank)
     if device.type == "cuda":

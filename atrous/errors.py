@@ -3,8 +3,15 @@
 The command line prints these and `OSError` as one line with exit code 2. Any other exception is a bug of Atrous.
 """
 
+import errno
 import re
+import warnings
 from collections.abc import Iterable
+from typing import Literal
+
+NO_MEMORY = re.compile(  # in what PyTorch raises as a RuntimeError
+    r"out of memory|can't allocate memory|not enough memory|Cannot allocate memory|bad_alloc|STATUS_ALLOC_FAILED"
+)
 
 
 class AtrousError(ValueError):
@@ -23,6 +30,10 @@ class ModelFileError(AtrousError):
     """A model file or a training state is damaged, or belongs to another network."""
 
 
+class AtrousWarning(UserWarning):
+    """What a user should know, but need not correct."""
+
+
 class ConversionError(AtrousError):
     """A file of another program cannot become a model of Atrous."""
 
@@ -31,19 +42,28 @@ class ProcessDied(RuntimeError):  # noqa: N818 - as FloatingPointError, the fail
     """Another process that this one needs ended, or can't be reached. One line, exit code 1."""
 
 
+_warned: set[str] = set()
+
+
+def warn_once(kind: str, text: str) -> None:
+    """Warn of the first thing of its kind in this process, or in the one that it was forked from."""
+    if kind not in _warned:
+        _warned.add(kind)
+        warnings.warn(text, AtrousWarning, stacklevel=2)
+
+
 def text_of(error: Exception) -> str:
     """What an error says, without the `[Errno 13]` that Python puts before the text of an OSError."""
     return re.sub(r"^\[(Errno|WinError) -?\d+\] ", "", str(error))
 
 
-UNSEEN = re.compile(  # control characters, those that turn the direction of text around, and bytes that aren't UTF-8
-    "[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-
-
-def visible(text: str) -> str:
-    """A name that others chose, safe to show in one line: what can't be seen is written as its escape, `\\x1b`."""
-    return UNSEEN.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
+def out_of_memory(error: BaseException) -> Literal["CPU", "GPU"] | None:
+    """Whose memory did not suffice, if that is what the error says: Python, NumPy, Pillow and PyTorch differ."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return "CPU"
+    if not isinstance(error, RuntimeError) or not NO_MEMORY.search(str(error)):
+        return None
+    return "GPU" if re.search(r"CUDA|CUBLAS|CUDNN|HIP|MPS|XPU", str(error)) else "CPU"
 
 
 def listing(items: Iterable[object], limit: int = 5) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from atrous import config as configs
-from atrous import data, distributed, model_file, report, segmenter, terminal
+from atrous import data, distributed, model_file, report, segmenter, terminal, verb_module
 from atrous.config import Config
 from atrous.data import survey
 from atrous.data.label_space import LabelSpace, numbered_names
@@ -213,3 +213,6 @@ def survey_of(
 def data_name(config: Config) -> str:
     names = dict.fromkeys((config.data.format, config.data.root.name if config.data.root else config.data.format))
     return f"{' '.join(names)}, split {config.data.val}"
+
+
+verb_module.make_callable(__name__)  # `atrous.evaluate(...)`

@@ -1,9 +1,12 @@
 """Files that are either complete or absent: they are written under another name, then renamed."""
 
 import contextlib
+import hashlib
 import os
 import unicodedata
 from pathlib import Path
+
+LONG_NAME = 100  # bytes; a temporary name of more might not be allowed where the name itself is (255 bytes, or 143)
 
 
 def user_path(path: str | Path) -> Path:
@@ -13,7 +16,7 @@ def user_path(path: str | Path) -> Path:
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """After a kill, or on a full disk, `path` is still the old file, or absent. Raises OSError with the path."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -33,16 +36,6 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def as_on_disk(path: Path) -> Path:
-    """The path as its folders spell it, where that differs by composed or decomposed characters; else `path`."""
-    if path.exists() or path.parent == path:
-        return path
-    folder = as_on_disk(path.parent)
-    if not folder.is_dir():
-        return path
-    return next((other for other in folder.iterdir() if composed(other.name) == composed(path.name)), path)
-
-
 def is_not_data(name: str) -> bool:
     """Whether a file or folder is hidden, or is one that systems make beside the data."""
     return name.startswith(".") or name in ("__MACOSX", "@eaDir")
@@ -53,9 +46,29 @@ def subfolders(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if not is_not_data(entry.name) and entry.is_dir())
 
 
+def _beside(path: Path) -> Path:
+    """Where the content of `path` is written first; for a long name, a short one that only this path has."""
+    name = os.fsencode(path.name)
+    stem = path.name if len(name) <= LONG_NAME else hashlib.sha256(name).hexdigest()[:16]
+    return path.with_name(f".{stem}.{os.getpid()}")
+
+
+def on_disk(path: Path) -> Path | None:
+    """`path` as the disk spells it, or None if there is no such file.
+
+    What people type has composed accents; names from a Mac's archive have decomposed ones, which look the same.
+    """
+    if os.path.lexists(path):
+        return path
+    folder = on_disk(path.parent) if path.parent != path else None
+    if folder is None or not folder.is_dir():
+        return None
+    return next((other for other in folder.iterdir() if composed(other.name) == composed(path.name)), None)
+
+
 def require_folder(path: Path, what: str) -> Path:
     """Return `path` as the disk spells it, if it is a folder, or raise OSError; `what` names its setting."""
-    path = as_on_disk(path)
+    path = on_disk(path) or path
     if not path.exists():
         raise FileNotFoundError(f"{what}: no such folder: {path}")
     if not path.is_dir():

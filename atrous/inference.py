@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from atrous.errors import ConfigError
+from atrous.errors import ConfigError, ModelFileError
 from atrous.layers.resize import image_size, resize, scale_dimension
 from atrous.ops import upsample_argmax
 from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
-from atrous.settings import Settings
+from atrous.settings import Scales, Settings, Side
 from atrous.types import Convention, Image, Network, Outputs, Size
 
 WINDOW_PIXELS = 2**21  # of all windows in one pass, about 8 of 513 x 513: more take memory and save hardly any time
@@ -27,18 +27,31 @@ class InferenceConfig(Settings):
     """The protocol of a prediction. It is stored with every figure that was measured by it."""
 
     mode: Literal["whole", "sliding", "canvas"] = "whole"
-    window: tuple[PositiveInt, PositiveInt] = (513, 513)  # sliding, canvas: height, width
-    overlap: float = Field(1 / 3, ge=0, lt=1)  # sliding: the share of a window that the next one repeats
-    base_size: PositiveInt | None = None  # sliding: the longer side at scale 1 (semseg); None: the image's own
-    scales: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)  # their probabilities are averaged
-    flip: bool = False  # also the horizontally flipped image
-    output_stride: Literal[8, 16, 32] | None = None  # None: as trained
-    crf: CRFName | None = None  # a fully connected CRF refines the result: a row of postprocess.crf.CRFS
+    """Whole images, overlapping windows (large images, less memory), or a canvas of fixed size."""
+    window: tuple[Side, Side] = (513, 513)
+    """Height and width of a window or of the canvas in pixels; best the crop of the training."""
+    overlap: float = Field(1 / 3, ge=0, le=0.95)
+    """Sliding: share of a window that the next one repeats; more is smoother and slower."""
+    base_size: Side | None = None  # semseg
+    """Sliding: the longer side of the image at scale 1, in pixels; none: the image's own."""
+    scales: Scales = (1.0,)
+    """Sizes at which an image is seen; probabilities are averaged; each costs a pass."""
+    flip: bool = False
+    """Average with the horizontally flipped image: a little better, twice as slow."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Pixels per cell of the network's map: 8 is finer and slower than 16; none: as trained."""
+    crf: CRFName | None = None  # rows of postprocess.crf.CRFS
+    """Refine the result with a fully connected CRF, whose weights are those of a published model."""
 
     @property
     def is_single(self) -> bool:
         """One pass of the network is enough: there are no probabilities to average."""
         return self.mode != "sliding" and self.scales == (1.0,) and not self.flip and self.crf is None
+
+    @property
+    def is_one_slide(self) -> bool:
+        """Windows over the images at their own size, and nothing after them."""
+        return self.mode == "sliding" and self.scales == (1.0,) and self.base_size is None and self.crf is None
 
     @property
     def _resized(self) -> str:
@@ -73,33 +86,66 @@ class Seen(NamedTuple):
     size: Size  # of the images
     convention: Convention
     is_mean: bool  # `outputs.semantic` holds probabilities [B, C, H, W], the mean of several passes; not logits
+    labels: Tensor | None = (
+        None  # [B, H, W], in place of `outputs.semantic`, if the likeliest classes are known already
+    )
 
 
 @torch.inference_mode()
 def look(network: Network, images: Tensor, config: InferenceConfig, *, probabilities: bool = False) -> Seen:
     """Show images [B, 3, H, W] to a network by the protocol. With `probabilities`, these are always computed.
 
-    Raises ConfigError if the protocol asks for several passes but the network has no class map to average.
+    Raises ConfigError if the protocol asks for several passes but the network has no class map to average, and
+    ModelFileError if its output is not finite.
     """
     size, facts = image_size(images), network.facts
+    if config.is_one_slide and not probabilities:
+        return _one_slide(network, images, config)
     if probabilities or not config.is_single:
         return Seen(predict_mean(network, images, config), size, size, size, facts.convention, is_mean=True)
     frame = _frame(network, images, config)
-    content = (frame.height, frame.width)
-    return Seen(network(frame.images), image_size(frame.images), content, size, facts.convention, is_mean=False)
+    content, outputs = (frame.height, frame.width), _finite(network(frame.images))
+    return Seen(outputs, image_size(frame.images), content, size, facts.convention, is_mean=False)
+
+
+def _finite(outputs: Outputs) -> Outputs:
+    """Raises ModelFileError where the likeliest class is NaN or infinite, which an arg-max would take for some class.
+
+    So it does where a height or an offset is.
+    """
+    maps = [scores for scores in (outputs.semantic, outputs.classes) if scores is not None and scores.numel()]
+    things = [values for values in (outputs.center, outputs.offset) if values is not None]
+    if not all(values.isfinite().all() for values in (*(scores.amax(1) for scores in maps), *things)):
+        raise ModelFileError(
+            "the network's output is NaN or infinite: its weights are damaged, or too large for this precision"
+        )
+    return outputs
 
 
 @torch.inference_mode()
 def labels_at_image(seen: Seen) -> Tensor:
     """The likeliest class of each pixel, [B, H, W]; a single pass never holds [B, C, H, W]."""
+    if seen.labels is not None:
+        return seen.labels
     if seen.is_mean:
-        return seen.outputs.semantic.argmax(1)
+        return _likeliest(seen.outputs.semantic)
     is_aligned = seen.convention == "aligned_corners"
     labels = upsample_argmax(seen.outputs.semantic, seen.frame, align_corners=is_aligned)
     labels = labels[:, : seen.content[0], : seen.content[1]]
     if image_size(labels) == seen.size:
         return labels
     return F.interpolate(labels[:, None].float(), seen.size, mode="nearest-exact")[:, 0].to(labels.dtype)
+
+
+def _likeliest(probabilities: Tensor) -> Tensor:
+    """The arg-max of [B, C, H, W] in the smallest type, as `upsample_argmax` has it; a few rows at a time."""
+    batch, num_classes, height, width = probabilities.shape
+    kind = torch.uint8 if num_classes <= 256 else torch.int32
+    labels = torch.empty(batch, height, width, dtype=kind, device=probabilities.device)
+    step = max(1, WINDOW_PIXELS // (batch * width))
+    for top in range(0, height, step):
+        labels[:, top : top + step] = probabilities[:, :, top : top + step].argmax(1)
+    return labels
 
 
 def predict_labels(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
@@ -112,8 +158,10 @@ def maps_at_content(seen: Seen) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The classes [B, H, W], heights [B, 1, H, W] and offsets [B, 2, H, W] of the content, in its own pixels."""
     height, width = seen.content
     is_aligned = seen.convention == "aligned_corners"
-    if seen.is_mean:
-        classes = seen.outputs.semantic.argmax(1)
+    if seen.labels is not None:
+        classes = seen.labels
+    elif seen.is_mean:
+        classes = _likeliest(seen.outputs.semantic)
     else:
         classes = upsample_argmax(seen.outputs.semantic, seen.frame, align_corners=is_aligned)[:, :height, :width]
     center, offset = (
@@ -147,10 +195,12 @@ def predict_mean(network: Network, images: Tensor, config: InferenceConfig) -> O
     maps = _offsets_rescaled(_resize(maps, image_size(images)), num_classes, image_size(maps), image_size(images))
     semantic = maps[:, :num_classes]
     semantic = semantic if config.crf is None else _refined(semantic, images, CRFS[config.crf])
-    if maps.shape[1] == num_classes:
-        return Outputs(semantic)
-    center, offset = maps[:, num_classes : num_classes + 1], maps[:, num_classes + 1 :]
-    return Outputs(semantic, center=center, offset=offset)
+    return _things(maps[:, num_classes:])._replace(semantic=semantic)
+
+
+def _things(maps: Tensor) -> Outputs:
+    """The heights and offsets in maps [B, 3, H, W] without classes; [B, 0, H, W]: neither."""
+    return Outputs(center=maps[:, :1], offset=maps[:, 1:]) if maps.shape[1] else Outputs()
 
 
 class Frame(NamedTuple):
@@ -211,19 +261,28 @@ def _pad(images: Tensor, network: Network, bottom: int, right: int, top: int = 0
     if right == bottom == top == left == 0:
         return images
     mean = torch.tensor(network.facts.mean, device=images.device).view(1, 3, 1, 1)
-    return F.pad(images.float() - mean, (left, right, top, bottom)) + mean
+    height, width = image_size(images)
+    padded = F.pad(images, (left, right, top, bottom)).float()  # bytes take a quarter of the memory
+    padded[..., top : top + height, left : left + width] -= mean
+    return padded.add_(mean)
 
 
 def _averaged(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
     """Mean maps [B, K, H, W] over scales and flips, each from one pass over whole images."""
-    views = list(product(config.scales, (False, True) if config.flip else (False,)))
-    total = _view(network, images, *views[0])
-    for scale, is_flipped in views[1:]:
-        total += _view(network, images, scale, is_flipped)
-    return total / len(views)
+    views = product(config.scales, (False, True) if config.flip else (False,))
+    return _mean(_view(network, images, scale, is_flipped=is_flipped) for scale, is_flipped in views)
 
 
-def _view(network: Network, images: Tensor, scale: float, is_flipped: bool) -> Tensor:
+def _mean(parts: Iterator[Tensor]) -> Tensor:
+    """The mean of tensors of one shape; no more than two of them are held."""
+    total, count = next(parts), 1
+    for part in parts:
+        total += part
+        count += 1
+    return total.div_(count)
+
+
+def _view(network: Network, images: Tensor, scale: float, *, is_flipped: bool) -> Tensor:
     """Maps [B, K, H, W] of one pass, with the resizing steps in TensorFlow DeepLab's order.
 
     Logits of a scale below 1 are resized to the grid of scale 1 first, and then to the image's size.
@@ -243,7 +302,7 @@ def _view(network: Network, images: Tensor, scale: float, is_flipped: bool) -> T
 
 
 def _maps(network: Network, images: Tensor, scale: float = 1.0) -> Tensor:
-    outputs = network(images, scale)
+    outputs = _finite(network(images, scale))
     if outputs.semantic.ndim != 4:
         raise ConfigError(
             f"evaluate: a {network.facts.task} network has no class map, so mode=sliding, scales, flip, crf and "
@@ -285,16 +344,18 @@ def _refined(probabilities: Tensor, images: Tensor, crf: CRF) -> Tensor:
 
 def _sliding_views(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
     """Mean maps [B, K, H, W] over scales, each computed in windows."""
-    size, num_classes = image_size(images), network.facts.num_classes
     slide = _sliding if config.base_size is None else _sliding_around
-    total: Tensor | None = None
-    for scale in config.scales:
-        view = _resize(images.float(), scaled_size(size, scale, config.base_size))
-        maps = _resize(slide(network, view, config), size)
-        maps = _offsets_rescaled(maps, num_classes, image_size(view), size)
-        total = maps if total is None else total + maps
-    assert total is not None, "there is at least one scale"
-    return total / len(config.scales)
+    size, num_classes = image_size(images), network.facts.num_classes
+    views = (_scaled(images, scaled_size(size, scale, config.base_size)) for scale in config.scales)
+    return _mean(
+        _offsets_rescaled(_resize(slide(network, view, config), size), num_classes, image_size(view), size)
+        for view in views
+    )
+
+
+def _scaled(images: Tensor, size: Size) -> Tensor:
+    """Images of this size stay as they are, bytes if they were."""
+    return images if image_size(images) == size else _resize(images.float(), size)
 
 
 def scaled_size(size: tuple[int, int], scale: float, base_size: int | None) -> tuple[int, int]:
@@ -331,17 +392,50 @@ class View(NamedTuple):
 
 def _sliding(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
     """Maps [B, K, H, W], averaged where windows overlap, and over each window and its flipped copy."""
-    num_classes = network.facts.num_classes
     total: Tensor | None = None
-    count = torch.zeros(image_size(images), device=images.device)
+    for rows, maps in _bands(network, images, config):
+        total = maps.new_empty(*maps.shape[:2], *image_size(images)) if total is None else total
+        total[:, :, rows] = maps
+    assert total is not None, "there is at least one window"
+    return total
+
+
+def _one_slide(network: Network, images: Tensor, config: InferenceConfig) -> Seen:
+    """The likeliest class of each pixel, [B, H, W]; only a band of probabilities is held at a time."""
+    size, num_classes = image_size(images), network.facts.num_classes
+    labels, things = [], []
+    for _, maps in _bands(network, images, config):
+        labels.append(_likeliest(maps[:, :num_classes]))
+        things.append(maps[:, num_classes:].clone())
+    outputs = _things(torch.cat(things, 2))
+    return Seen(outputs, size, size, size, network.facts.convention, is_mean=False, labels=torch.cat(labels, 1))
+
+
+def _bands(network: Network, images: Tensor, config: InferenceConfig) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of the images with their maps [B, K, rows, W], from the top, as soon as all windows are added."""
+    width, top = images.shape[-1], 0
+    total = torch.zeros(images.shape[0], 0, 0, width, device=images.device)  # K is known after the first window
+    count = torch.zeros(0, width, device=images.device)
     for views in _passes(images, config):
+        first, last = views[0].rows.start, views[-1].rows.stop
+        if first > top:
+            yield slice(top, first), total[:, :, : first - top] / count[: first - top]
+        if first > top or last > top + len(count):
+            total, count = (_moved(sums, first - top, last - first) for sums in (total, count))
+        top = first
         windows = [_shown(images, view) for view in views]
         for view, maps in zip(views, _in_one_pass(network, windows), strict=True):
-            total = maps.new_zeros(*maps.shape[:2], *image_size(images)) if total is None else total
-            total[..., view.rows, view.columns] += _flipped_back(maps, num_classes) if view.is_flipped else maps
-            count[view.rows, view.columns] += 1
-    assert total is not None, "there is at least one window"
-    return total / count
+            total = total if total.shape[1] else maps.new_zeros(*maps.shape[:2], *count.shape)
+            rows = slice(view.rows.start - top, view.rows.stop - top)
+            own = _flipped_back(maps, network.facts.num_classes) if view.is_flipped else maps
+            total[..., rows, view.columns] += own
+            count[rows, view.columns] += 1
+    yield slice(top, images.shape[-2]), total.div_(count)
+
+
+def _moved(sums: Tensor, start: int, length: int) -> Tensor:
+    """`length` rows of sums from `start` on, the new ones 0."""
+    return F.pad(sums[..., start:, :], (0, 0, 0, max(0, length - sums.shape[-2] + start)))
 
 
 def _passes(images: Tensor, config: InferenceConfig) -> list[list[View]]:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import save as to_safetensors
 from atrous import config as configs
 from atrous.config import Config
 from atrous.data.label_space import LabelSpace
+from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.errors import ModelFileError
 from atrous.files import write_atomically
 from atrous.inference import InferenceConfig
@@ -22,10 +24,13 @@ from atrous.models.format_1 import upgraded_experiment
 from atrous.runtimes import RUNTIMES, Runtime
 from atrous.runtimes.pytorch import checksum
 from atrous.settings import Settings
+from atrous.trees import TreeError, kind_of, parse_json
 from atrous.types import Network
 
 FORMAT = "2"  # of the metadata; a file of a later format is refused
 READABLE = ("1", "2")
+CONVERTIBLE = (".tflite", ".pb", ".pth", ".pt", ".pth.tar", ".index", ".tar.gz", ".tgz", ".tar")  # by `atrous convert`
+EXPORTED = (".onnx", ".pt2", ".h5", ".keras", ".mlmodel", ".engine", ".xml")
 SECTIONS = ("model", "label_space", "inference", "decode", "training", "results", "origin")  # as JSON
 
 
@@ -61,7 +66,16 @@ def save(path: Path, model: Model, header: Header) -> None:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"atrous_format": FORMAT, **header.to_metadata(), "checksum": checksum(weights)}
     metadata["header_checksum"] = header_checksum(metadata)
-    write_atomically(path, to_safetensors(weights, metadata))
+    write_atomically(path, with_metadata(to_safetensors(weights), metadata))
+
+
+def with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """A .safetensors file without metadata, with it: the library itself writes it in another order each time."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    table = {"__metadata__": dict(metadata), **json.loads(content[8:end])}
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # aligns the weights
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))
 
 
 def header_checksum(metadata: Mapping[str, str]) -> str:
@@ -75,11 +89,42 @@ def load(path: Path, device: torch.device) -> tuple[Network, Header]:
 
     Raises FileNotFoundError, or ModelFileError with the path if the file is damaged or not a model of Atrous.
     """
-    if not path.is_file():
+    header = parse(read_metadata(path), path)
+    return runtime_of(path).open(path, header.model, header.num_classes, device), header
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    """Of a file's header. Raises like `load`; for a file of another kind, with what to do."""
+    if path.name.startswith("zoo:") or path.with_name(f"{path.name}.index").is_file():  # a checkpoint's prefix
+        raise ModelFileError(f"{path}: {_answer_to_foreign(path)}")
+    _require_file(path)
+    try:
+        return runtime_of(path).read_metadata(path)
+    except ModelFileError as error:
+        answers = [answer for suffixes, answer in OTHER_KINDS.items() if path.name.lower().endswith(suffixes)]
+        raise ModelFileError(f"{path}: {answers[0](path)}") if answers else error from None
+
+
+def _answer_to_foreign(path: Path) -> str:
+    stem = path.name.removeprefix("zoo:").partition(".")[0]
+    command = shlex.join(["atrous", "convert", str(path), "--out", f"{stem}.safetensors"])
+    return f"a model of another program; convert it first: {command}"
+
+
+OTHER_KINDS: Mapping[tuple[str, ...], Callable[[Path], str]] = {  # by how a name ends: the answer
+    CONVERTIBLE: _answer_to_foreign,
+    EXPORTED: lambda path: "an exported model, which can't be read; convert the checkpoint that it is from",
+    IMAGE_SUFFIXES: lambda path: "an image, not a model file",
+}
+
+
+def _require_file(path: Path) -> None:
+    if not path.exists():
         raise FileNotFoundError(f"no such model file: {path}")
-    runtime = runtime_of(path)
-    header = parse(runtime.read_metadata(path), path)
-    return runtime.open(path, header.model, header.num_classes, device), header
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: a folder; expected a model file, such as best.safetensors in a run's folder")
+    if not path.is_file():
+        raise ModelFileError(f"{path}: a pipe or a device; expected a model file")
 
 
 def runtime_of(path: Path) -> Runtime:
@@ -93,15 +138,14 @@ def parse(metadata: Mapping[str, str], path: Path) -> Header:
     if "atrous_format" not in metadata or "model" not in metadata or "label_space" not in metadata:
         raise ModelFileError(f"{path}: not a model of Atrous: the file's header has no Atrous config")
     number = metadata["atrous_format"]
-    if number not in READABLE:
-        raise ModelFileError(f"{path}: written in format {number}; this version of Atrous reads {', '.join(READABLE)}")
+    _require_readable(number, path)
     if metadata.get("header_checksum", expected := header_checksum(metadata)) != expected:
         raise ModelFileError(f"{path}: its header does not match its checksum: the file is damaged")
     try:
-        tree = {name: json.loads(metadata[name]) for name in SECTIONS if name in metadata}
+        tree = {name: parse_json(metadata[name]) for name in SECTIONS if name in metadata}
         _require_mappings(tree, path)
         header = Header.model_validate(upgraded(tree) if number == "1" else tree)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except TreeError as error:
         raise ModelFileError(f"{path}: its header is damaged: {error}") from error
     except ValidationError as error:
         raise ModelFileError(f"{path}: its header is damaged: {configs.brief(error, tree)}") from error
@@ -109,10 +153,20 @@ def parse(metadata: Mapping[str, str], path: Path) -> Header:
     return header
 
 
+def _require_readable(number: str, path: Path) -> None:
+    if number in READABLE:
+        return
+    if number.isdecimal() and len(number) < 5 and int(number) > int(FORMAT):
+        by = f"made by a newer Atrous, in format {number}; this version reads formats up to {FORMAT}: upgrade"
+        raise ModelFileError(f"{path}: {by}")
+    known = " and ".join(READABLE)
+    raise ModelFileError(f"{path}: its header is damaged: no format {number[:20]!r}; there are {known}")
+
+
 def _require_mappings(tree: Mapping[str, Any], path: Path) -> None:
     for name, section in tree.items():
         if not isinstance(section, dict):
-            raise ModelFileError(f"{path}: its header is damaged: {name} is a {type(section).__name__}, not a mapping")
+            raise ModelFileError(f"{path}: its header is damaged: {name} is {kind_of(section)}, not a mapping")
 
 
 def upgraded(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,38 +5,60 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from atrous.settings import Settings
+from atrous.settings import MAX_COUNT, Count, Settings
 
 OWN_SETTINGS = {"momentum", "betas"}  # one optimiser has one of them
 
 
 class OptimConfig(Settings):
     name: Literal["sgd", "adamw"] = "sgd"
+    """The optimizer: sgd with momentum, or adamw."""
     lr: PositiveFloat = 0.007
-    momentum: NonNegativeFloat = 0.9  # sgd
-    nesterov: bool = False  # sgd
-    betas: tuple[float, float] = (0.9, 0.999)  # adamw
+    """Learning rate at the start, after the warm-up; lower it if the loss isn't finite."""
+    momentum: NonNegativeFloat = 0.9
+    """sgd: share of the previous update that is kept."""
+    nesterov: bool = False
+    """sgd: look ahead by the momentum (Nesterov)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """adamw: decay of the running means of the gradient and of its square."""
     weight_decay: NonNegativeFloat = 4e-5
-    decay_norms: bool = False  # scales and shifts of normalisations; semseg decays these and the next two
+    """Pull of the weights towards 0; more against overfitting."""
+    decay_norms: bool = False  # semseg decays these and the next two
+    """Also decay the scales and shifts of normalisations."""
     decay_biases: bool = False
-    decay_depthwise: bool = False  # kernels of depthwise convolutions; TF DeepLab decays none of the three
-    head_lr: PositiveFloat = 1.0  # times `lr`, outside the backbone; 10 in PSPNet
-    last_layer_lr: PositiveFloat = 1.0  # times that, for the layers that compute the logits
-    bias_lr: PositiveFloat = 1.0  # times that, for biases, but not for the shifts of normalisations; 2 in TF DeepLab
+    """Also decay the biases of convolutions, by `weight_decay`."""
+    decay_depthwise: bool = False  # TF DeepLab decays none of the three
+    """Also decay the kernels of depthwise convolutions."""
+    head_lr: PositiveFloat = 1.0  # 10 in PSPNet
+    """Factor on `lr` outside the backbone; about 10 for a new head on pretrained weights."""
+    last_layer_lr: PositiveFloat = 1.0
+    """Further factor on `lr` for the layers that compute the logits."""
+    bias_lr: PositiveFloat = 1.0  # 2 in TF DeepLab
+    """Further factor on `lr` for biases, but not for the shifts of normalisations."""
     clip_norm: PositiveFloat | None = None
+    """Largest norm of the gradient; longer ones are shortened to it; none: any."""
 
     schedule: Literal["poly", "step", "cosine", "constant"] = "poly"
-    power: PositiveFloat = 0.9  # poly
-    step_size: PositiveInt = 2000  # step: after every so many steps ...
-    step_factor: PositiveFloat = 0.1  # ... the learning rate is multiplied by this
-    end_lr: NonNegativeFloat = 0.0  # poly, cosine
-    decay_steps: PositiveInt | None = None  # poly, cosine; None: up to the last step
-    warmup: Literal["linear", "slow_start"] = "linear"  # slow_start: constant at `warmup_lr` (TF DeepLab)
-    warmup_steps: NonNegativeInt = 0
+    """How the learning rate changes from the warm-up to the last step."""
+    power: PositiveFloat = 0.9
+    """poly: exponent of the falling curve; 1 is a straight line."""
+    step_size: Count = 2000
+    """step: number of steps after which the learning rate falls each time."""
+    step_factor: PositiveFloat = 0.1
+    """step: factor by which the learning rate falls each time."""
+    end_lr: NonNegativeFloat = 0.0
+    """poly, cosine: learning rate at the last step."""
+    decay_steps: Count | None = None
+    """poly, cosine: step at which `end_lr` is reached; none: the last one."""
+    warmup: Literal["linear", "slow_start"] = "linear"  # slow_start: TF DeepLab
+    """linear: rise from `warmup_lr` to `lr`; slow_start: stay at `warmup_lr`."""
+    warmup_steps: int = Field(0, ge=0, le=MAX_COUNT)
+    """Steps of the warm-up; 0: none."""
     warmup_lr: NonNegativeFloat = 1e-4
+    """Learning rate at the start of the warm-up."""
 
 
 def poly(config: OptimConfig, step: int, span: int) -> float:

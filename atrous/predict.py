@@ -1,37 +1,68 @@
 """`atrous predict`: masks and overlays of images, whatever their size."""
 
+import contextlib
+import errno
 import glob
-from collections.abc import Iterator, Sequence
+import json
+import os
+import shlex
+import shutil
+import signal
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import track
 
 from atrous import config as configs
 from atrous import distributed, segmenter, terminal
+from atrous.data import finding
+from atrous.data.finding import Found, NamedImage, Skipped
 from atrous.data.pairing import IMAGE_SUFFIXES
-from atrous.errors import AtrousError, ConfigError, text_of
+from atrous.errors import ConfigError, DataError, listing, out_of_memory, text_of
 from atrous.files import prepare_output, user_path, write_atomically
 from atrous.inference import InferenceConfig
-from atrous.prediction import OVERLAYS, PROBABILITIES, Prediction
+from atrous.interrupt import Interrupted
+from atrous.model_file import CONVERTIBLE
+from atrous.prediction import OVERLAYS, PROBABILITIES
+from atrous.progress import tracked
+from atrous.run_folder import RunFolder
 from atrous.segmenter import Segmenter
 from atrous.settings import Settings
 from atrous.tasks import TASKS
+from atrous.types import Image
 
-RESULTS = (*(folder for task in TASKS.values() for folder in task.results), OVERLAYS, PROBABILITIES)  # folders
-
-
-class Job(NamedTuple):
-    image: Path
-    name: Path  # of its results below each output folder, without suffix
+TASK_RESULTS = tuple(folder for task in TASKS.values() for folder in task.results)
+RECORD = "atrous.json"  # in the output folder: what wrote the results that are there, and in which folders they are
+NOWHERE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # no further file could be written either
+LESS_MEMORY = {  # by evaluate.mode
+    "whole": "evaluate.mode=sliding needs less",
+    "sliding": "a smaller evaluate.window needs less",
+    "canvas": "a smaller evaluate.window needs less",
+}
 
 
 class Summary(NamedTuple):
-    images: int
-    failures: tuple[str, ...]  # one line for each image that could not be read
+    images: int  # that are predicted
+    failures: tuple[str, ...]  # a line for each image or folder that could not be read, predicted or written
     folders: tuple[Path, ...]  # that results were written to
+    files: tuple[Path, ...]  # of the last image
+
+    def describe(self) -> str:
+        places = ", ".join(map(str, self.files if self.images == 1 else self.folders))
+        return f"{'1 image' if self.images == 1 else f'{self.images} images'}: {places}"
+
+
+class Wanted(NamedTuple):
+    """Which files are written besides the task's own results."""
+
+    overlays: bool = True
+    probabilities: bool = False
+    legend: bool = False  # below each overlay
 
 
 def run(
@@ -45,40 +76,112 @@ def run(
     legend: bool = False,
     device: str | None = None,
     console: Console | None = None,
+    say: Callable[[str], object] = lambda text: None,
 ) -> Summary:
     """Write the results of each image, such as `masks/NAME.png`, and overlays and probabilities on request.
 
-    An image that can't be read is reported at the end, after all others are predicted.
+    `say` is called with a line for each image that fails, at once; the others are predicted.
     """
     console = console or terminal.console()
     path, out = user_path(path), user_path(out)
-    jobs = list(find_images([str(user_path(source)) for source in sources], out))
+    wanted = Wanted(overlays, probabilities, legend)
+    found = find_images(sources)
+    require_own_names(found.images)
     model = with_settings(segmenter.load(path), overrides, str(path))
     model = model.to(distributed.choose_device(device))
-    prepare_output(out)
-    failures: list[str] = []
+    prepare(out, found.images, path, model, wanted)
+    for note in notes(found):
+        console.print(note, soft_wrap=True)
+    return predict_images(model, found, out, wanted, console, say)
+
+
+def predict_images(
+    model: Segmenter, found: Found, out: Path, wanted: Wanted, console: Console, say: Callable[[str], object]
+) -> Summary:
+    """Predict image after image. Raises Interrupted, or OSError if nothing more can be written; both say how far."""
+    failures, done = found.problems, 0
     folders: dict[Path, None] = {}
-    for job in track(jobs, "predicting", console=console, disable=not console.is_terminal):
-        try:
-            image = segmenter.read_image(job.image)
-        except (AtrousError, OSError) as error:
-            failures.append(text_of(error))
-            continue
-        prediction = model.predict(image, probabilities=probabilities)
-        folders |= dict.fromkeys(
-            write(prediction, out, job.name, overlays=overlays, probabilities=probabilities, legend=legend)
-        )
-    return Summary(len(jobs) - len(failures), tuple(failures), tuple(folders))
+    files: Mapping[Path, Path] = {}
+    for failure in failures:
+        say(failure)
+    try:
+        with contextlib.closing(tracked(found.images, "predicting", console)) as jobs:
+            for job in jobs:
+                try:
+                    files = predict_image(model, job, out, wanted)
+                except DataError as error:
+                    failures.append(text_of(error))
+                    say(failures[-1])
+                    continue
+                folders |= dict.fromkeys(files.values())
+                done += 1
+    except (KeyboardInterrupt, Interrupted) as end:
+        number = end.number if isinstance(end, Interrupted) else signal.SIGINT
+        raise Interrupted(f"interrupted; {done} of {len(found.images)} images are done", number) from None
+    except OSError as error:
+        raise OSError(error.errno, f"{text_of(error)}; {done} of {len(found.images)} images are done") from error
+    return Summary(done, tuple(failures), tuple(folders), tuple(files))
 
 
-def write(
-    prediction: Prediction, out: Path, name: Path, *, overlays: bool, probabilities: bool, legend: bool
-) -> list[Path]:
-    """Write the files of one image; returns their folders."""
-    files = prediction.files(overlays=overlays, probabilities=probabilities, legend=legend)
-    for (folder, suffix), content in files.items():
-        write_atomically(out / folder / f"{name}{suffix}", content)
-    return [out / folder for folder, _ in files]
+def predict_image(model: Segmenter, job: NamedImage, out: Path, wanted: Wanted) -> Mapping[Path, Path]:
+    """Write the files of one image; returns them, each with its folder.
+
+    Raises DataError with the path for what is wrong with this image, and OSError for what is wrong with `out`.
+    """
+    with memory_of(job.path, model.inference):
+        image = read(job.path)
+        prediction = model.predict(image, probabilities=wanted.probabilities)
+        contents = prediction.files(**wanted._asdict())
+    files = {out / folder / f"{job.name}{suffix}": out / folder for folder, suffix in contents}
+    try:
+        for file, content in zip(files, contents.values(), strict=True):
+            write_atomically(file, content)
+    except OSError as error:
+        if error.errno not in NOWHERE:
+            for folder in (out, *files.values()):
+                prepare_output(folder)
+            raise DataError(f"{job.path}: {text_of(error)}") from error
+        raise
+    return files
+
+
+def read(path: Path) -> Image:
+    try:
+        return segmenter.read_image(path)
+    except OSError as error:
+        raise DataError(text_of(error)) from error
+
+
+@contextlib.contextmanager
+def memory_of(image: Path, inference: InferenceConfig) -> Iterator[None]:
+    """Turn an error of the CPU or GPU, whose memory does not suffice for the image, into one of the image."""
+    try:
+        yield
+    except Exception as error:
+        device = out_of_memory(error)
+        if device is None:
+            raise
+        advice = LESS_MEMORY[inference.mode]
+        raise DataError(f"{image}: too large for the memory of the {device}; {advice}") from error
+
+
+# ---- arguments
+
+
+def require_order(model: Path, sources: Sequence[str], overrides: Sequence[str]) -> None:
+    """Refuse arguments without an image, or with an image where the model should be, with the right command."""
+    models = [source for source in sources if _looks_like_model(Path(source))]
+    is_folder = model.is_dir() and not _looks_like_model(model)
+    if model.name.lower().endswith(IMAGE_SUFFIXES) or (models and (is_folder or glob.has_magic(str(model)))):
+        images = shlex.join([str(model), *(source for source in sources if source not in models)])
+        raise ConfigError(f"the model comes first: atrous predict {shlex.join(models[:1]) or 'MODEL'} {images}")
+    if not sources:
+        settings = f", got only the setting {overrides[0]}" if overrides else ""
+        raise ConfigError(f"expected an image, folder or pattern after the model{settings}")
+
+
+def _looks_like_model(path: Path) -> bool:
+    return path.name.endswith((".safetensors", *CONVERTIBLE)) or RunFolder(path).best.is_file()
 
 
 def with_settings(model: Segmenter, overrides: Sequence[str], source: str) -> Segmenter:
@@ -99,46 +202,108 @@ def with_settings(model: Segmenter, overrides: Sequence[str], source: str) -> Se
     return model.with_inference(inference).with_header(decode=sections["decode"])
 
 
-def find_images(sources: Sequence[str], out: Path) -> Iterator[Job]:
-    """Files, folders (searched recursively) and patterns as jobs with distinct names; results in `out` are left out.
+# ---- images
+
+
+def find_images(sources: Sequence[str]) -> Found:
+    """Files, folders and patterns as images. Results of earlier predictions are left out, also if named themselves.
 
     Raises FileNotFoundError for a source without an image.
     """
-    images: dict[Path, Path] = {}
-    for source in sources:
-        jobs = [job for job in _images_of(source) if not _is_result(job.image, out)]
-        if not jobs:
-            raise FileNotFoundError(f"{source}: {_why_none(Path(source), out)}")
-        for job in jobs:
-            other = images.setdefault(job.name, job.image)
-            if other != job.image:
-                raise ConfigError(
-                    f"{job.image} and {other} would both be written as {job.name}; predict them separately"
-                )
-            yield job
+    recorded = cache(recorded_folders)
+    found = finding.find(sources, lambda folder: folder.name in recorded(folder.parent) or _looks_written(folder))
+
+    @cache
+    def is_result(folder: Path) -> bool:
+        real = folder.resolve()
+        return any(above.name in recorded(above.parent) for above in (real, *real.parents))
+
+    results = [image for image in found.images if is_result(image.path.parent)]
+    if results and len(results) == len(found.images):
+        raise FileNotFoundError(f"{results[0].path}: a result of an earlier prediction, not an image to predict")
+    images = [image for image in found.images if not is_result(image.path.parent)]
+    return Found(images, [*found.skipped, *(Skipped(image.path.parent, "result") for image in results)])
 
 
-def _images_of(source: str) -> list[Job]:
-    path = Path(source)
-    if path.is_dir():
-        files = [file for file in sorted(path.rglob("*")) if is_image(file)]
-        return [Job(file, file.relative_to(path).with_suffix("")) for file in files]
-    if path.is_file():
-        return [Job(path, Path(path.stem))]
-    files = [Path(name) for name in sorted(glob.glob(source, recursive=True))]  # noqa: PTH207 - also absolute patterns
-    return [Job(file, Path(file.stem)) for file in files if is_image(file)]
+def _looks_written(folder: Path) -> bool:
+    """Whether it looks like the result of a prediction that left no record: masks and overlays of the same images."""
+    if folder.name not in (*TASK_RESULTS, OVERLAYS):
+        return False
+    overlays = _stems(folder.with_name(OVERLAYS))
+    return bool(overlays) and any(overlays == _stems(folder.with_name(name)) for name in TASK_RESULTS)
 
 
-def is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _stems(folder: Path) -> set[str]:
+    try:
+        return {path.stem for path in folder.iterdir()}
+    except OSError:  # it isn't a folder, or can't be read
+        return set()
 
 
-def _is_result(image: Path, out: Path) -> bool:
-    folder = image.parent.resolve()
-    return any(folder.is_relative_to((out / name).resolve()) for name in RESULTS)
+def notes(found: Found) -> list[str]:
+    """What people should know about images that are not predicted."""
+    results = dict.fromkeys(path.parent for path in found.paths("result"))
+    left_out = [f"left out: results of earlier predictions in {listing(results)}"] if results else []
+    repeated = [skipped.text for skipped in found.skipped if skipped.why == "repeated"]
+    return left_out + ([f"predicted once: {listing(repeated)}"] if repeated else [])
 
 
-def _why_none(source: Path, out: Path) -> str:
-    if source.is_dir():
-        return f"no image ({', '.join(IMAGE_SUFFIXES)}) in this folder, apart from results in {out}"
-    return f"a result of an earlier prediction in {out}" if source.is_file() else "no such file, folder or pattern"
+def require_own_names(images: Sequence[NamedImage]) -> None:
+    """Refuse images whose results would overwrite one another's."""
+    owners: dict[Path, Path] = {}
+    for image, name, _ in images:
+        if (other := owners.setdefault(name, image)) != image:
+            raise ConfigError(f"{image} and {other} would both be written as {name}; predict them separately")
+
+
+# ---- the output folder
+
+
+def prepare(out: Path, images: Sequence[NamedImage], path: Path, model: Segmenter, wanted: Wanted) -> None:
+    """Make the output folder, and record in it what will be there. Refuses what would be overwritten."""
+    pictures = {OVERLAYS: wanted.overlays, PROBABILITIES: wanted.probabilities}
+    folders = [*model.task.results, *(name for name, is_written in pictures.items() if is_written)]
+    recorded = recorded_folders(out)
+    for folder in (out / name for name in folders if name not in recorded):
+        if _stems(folder) and not _looks_written(folder):
+            raise ConfigError(f"--out {out}: {folder} holds files that no prediction wrote; name another folder")
+    prepare_output(out)
+    require_names_differ_on_disk(images, out)
+    record = {
+        "atrous": version("atrous"),
+        "model": str(path.absolute()),
+        "evaluate": model.inference.model_dump(mode="json"),
+        "folders": sorted({*recorded, *folders}),
+    }
+    write_atomically(out / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def recorded_folders(out: Path) -> frozenset[str]:
+    """The folders of results in an output folder, by its record."""
+    try:
+        record = json.loads((out / RECORD).read_bytes())
+        return frozenset(record["folders"]) if "atrous" in record else frozenset()
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):  # there is none, or it isn't ours
+        return frozenset()
+
+
+def require_names_differ_on_disk(images: Sequence[NamedImage], out: Path) -> None:
+    """Refuse names that differ only in case or in the form of accents, if the disk doesn't tell them apart."""
+    owners: dict[str, NamedImage] = {}
+    for image in images:
+        other = owners.setdefault(unicodedata.normalize("NFC", str(image.name)).casefold(), image)
+        if other is not image and is_one_file(out, other.name, image.name):
+            raise ConfigError(
+                f"{image.path} and {other.path} would both be written as {image.name} on the disk of {out}; "
+                "predict them separately"
+            )
+
+
+def is_one_file(folder: Path, one: Path, other: Path) -> bool:
+    """Whether the disk of `folder` takes two names for the same."""
+    probe = folder / f".probe.{os.getpid()}"
+    try:
+        write_atomically(probe / one, b"")
+        return (probe / other).exists()
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 
 from atrous.data.label_space import LabelSpace
+from atrous.errors import ConfigError, listing, warn_once
 from atrous.files import write_atomically
 from atrous.tasks import Task
 from atrous.tasks.contract import Labels
@@ -18,16 +19,33 @@ from atrous.visualize import ALPHA, with_legend
 
 OVERLAYS, PROBABILITIES = "overlays", "probabilities"
 QUALITY = 92  # of overlays, as JPEG
+JPEG_SIDE = 65500  # pixels, the largest side that libjpeg writes
+PHOTOS = (".jpg", ".jpeg")  # formats that change label values
+PIECE = 2**24  # pixels that are counted at a time
+SHOWN = 1024  # pixels of the longer side of a picture in a notebook
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
-    """The labels of one image, at the image's own size."""
+    """The labels of one image, at the image's own size. A notebook shows the overlay."""
 
     labels: Labels  # on the CPU
     image: Image  # [H, W, 3]
     label_space: LabelSpace
     task: Task
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        shares = sorted(self._shares().items(), key=lambda item: -item[1])
+        return f"Prediction({height} x {width}: {listing(f'{name} {share:.1%}' for name, share in shares if share)})"
+
+    def _shares(self) -> dict[str, float]:
+        """Of each class, by name: its part of the pixels, or its probability."""
+        if self.labels.semantic is None:
+            return {} if self.labels.classes is None else self.classes
+        pieces = np.array_split(self.semantic, 1 + self.semantic.size // PIECE)  # NumPy counts 8-byte copies
+        counts = np.sum([np.bincount(rows.ravel(), minlength=self.label_space.num_classes) for rows in pieces], 0)
+        return dict(zip(self.label_space.names, (counts / counts.sum()).tolist(), strict=True))
 
     @property
     def semantic(self) -> LabelMap:
@@ -59,10 +77,33 @@ class Prediction:
         names = self.task.painted(self.labels, self.label_space) if legend else {}
         return PILImage.fromarray(with_legend(picture, names) if names else picture)
 
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows; a large overlay is shrunk."""
+        picture = self.overlay()
+        picture.thumbnail((SHOWN, SHOWN))
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        return buffer.getvalue()
+
     def save(self, path: str | Path) -> None:
-        """Write the labels in the task's file format: a class per pixel as a PNG with the class colours."""
-        result = next(iter(self.task.results.values()))
-        write_atomically(Path(path), result.encode(self.labels, self.label_space))
+        """Write the labels in the task's file format: a class per pixel as a PNG with the class colours.
+
+        JPEG would change the labels, so `.jpg` gets the overlay, with a warning. Raises ConfigError for other formats.
+        """
+        target, result = Path(path).expanduser(), next(iter(self.task.results.values()))
+        suffix = target.suffix.lower()
+        if suffix in PHOTOS:
+            warn_once("photo", f"{path}: JPEG would change labels, so this is the overlay; labels need {result.suffix}")
+            write_atomically(target, self._overlay_jpeg())
+        elif suffix == result.suffix:
+            write_atomically(target, result.encode(self.labels, self.label_space))
+        else:
+            raise ConfigError(f"{path}: labels are written as {result.suffix}, the overlay as .jpg; name the file so")
+
+    def _overlay_jpeg(self) -> bytes:
+        buffer = io.BytesIO()
+        self.overlay().save(buffer, "JPEG", quality=QUALITY)
+        return buffer.getvalue()
 
     def files(self, *, overlays: bool, probabilities: bool, legend: bool = False) -> Mapping[tuple[str, str], bytes]:
         """What `atrous predict` writes, by folder and suffix."""
@@ -71,11 +112,18 @@ class Prediction:
             for folder, result in self.task.results.items()
         }
         if overlays:
-            buffer = io.BytesIO()
-            self.overlay(legend=legend).save(buffer, "JPEG", quality=QUALITY)
-            files[OVERLAYS, ".jpg"] = buffer.getvalue()
+            suffix, content = _encoded(self.overlay(legend=legend))
+            files[OVERLAYS, suffix] = content
         if probabilities and self.probabilities is not None:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, probabilities=self.probabilities.astype(np.float16))
             files[PROBABILITIES, ".npz"] = buffer.getvalue()
         return files
+
+
+def _encoded(overlay: PILImage.Image) -> tuple[str, bytes]:
+    """An overlay as a JPEG, or as a PNG if a side is too long for one, with its suffix."""
+    suffix, form = (".jpg", "JPEG") if max(overlay.size) <= JPEG_SIDE else (".png", "PNG")
+    buffer = io.BytesIO()
+    overlay.save(buffer, form, quality=QUALITY)
+    return suffix, buffer.getvalue()

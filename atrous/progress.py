@@ -1,10 +1,11 @@
 """What a long run shows: a bar in a terminal, a line now and then in a log file."""
 
 import contextlib
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -13,6 +14,7 @@ from rich.progress import Progress as Bar
 LINE_EVERY = 30.0  # seconds, where there is no terminal to draw a bar in
 PATIENCE = 1.0  # seconds of work that need no word
 NUM_NAMED = 5  # unreadable files that are named; all others are only counted
+T = TypeVar("T")
 SMOOTHING = 0.3  # weight of the newest value in the figures on screen; logged figures are not smoothed
 
 
@@ -127,3 +129,25 @@ class Progress:
 
 def _smooth(old: float | None, new: float) -> float:
     return new if old is None else old + SMOOTHING * (new - old)
+
+
+def tracked(items: Sequence[T], what: str, console: Console) -> Generator[T]:
+    """The items, with a bar in a terminal that ends with them, and a line now and then in a log file."""
+    columns = (TextColumn(what), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
+    is_shown = console.is_terminal and len(items) > 1
+    last_line = time.perf_counter()
+    with Bar(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        disable=not is_shown,
+        transient=True,
+        redirect_stderr=sys.stderr.isatty(),  # a log of errors stays one
+    ) as bar:
+        task = bar.add_task(what, total=len(items))
+        for index, item in enumerate(items):
+            if not console.is_terminal and time.perf_counter() - last_line > LINE_EVERY:
+                last_line = time.perf_counter()
+                console.print(f"{what} {index}/{len(items)}", markup=False, highlight=False)
+            yield item
+            bar.advance(task)

@@ -9,6 +9,7 @@ from atrous import convert, segmenter
 from atrous.errors import ModelFileError
 from atrous.files import user_path
 from atrous.models import Model
+from atrous.run_folder import RunFolder
 
 Part = Literal["all", "all_but_logits", "backbone"]
 NORMALIZATION = ("shift", "scale")  # of the images: they belong to the backbone's weights
@@ -48,7 +49,8 @@ def reuse(model: Model, source: str, part: Part) -> Reused:
 
 def _weights(source: str) -> Mapping[str, Tensor]:
     path = user_path(source)
-    donor = segmenter.load(path) if path.suffix == ".safetensors" else convert.convert(source)
+    is_ours = path.suffix == ".safetensors" or RunFolder(path).best.is_file()
+    donor = segmenter.load(path) if is_ours else convert.convert(source)
     return donor.model.state_dict()
 
 

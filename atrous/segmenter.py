@@ -1,43 +1,46 @@
 """A network with its header: what users load, create, predict with and save."""
 
-from collections.abc import Mapping
+import copy
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image as PILImage
 from pydantic import TypeAdapter, ValidationError
 
 from atrous import config as configs
-from atrous import model_file, models
+from atrous import distributed, model_file, models
 from atrous.config import Config
-from atrous.data.image_files import as_rgb
-from atrous.data.image_files import read_image as read_image_file
+from atrous.data.image_like import ImageLike, is_one_image, several
+from atrous.data.image_like import read_image as read_image
 from atrous.data.label_space import LabelSpace, numbered_names
-from atrous.errors import ConfigError, DataError
+from atrous.errors import ConfigError, ModelFileError, listing
 from atrous.files import user_path
-from atrous.inference import InferenceConfig, as_batch, look
+from atrous.inference import WINDOW_PIXELS, InferenceConfig, as_batch, look
 from atrous.model_file import Header, require_same_classes
 from atrous.models import MODELS, AnyModelConfig, Model, ModelConfig
 from atrous.prediction import Prediction
+from atrous.run_folder import RunFolder
 from atrous.runtimes import pytorch
 from atrous.tasks import TASKS, Task
 from atrous.tasks.contract import Labels
 from atrous.types import Image, Network
 
 CPU = torch.device("cpu")
-ImageLike = str | Path | NDArray[np.uint8] | PILImage.Image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Segmenter:
     network: Network
     header: Header
     device: torch.device = CPU  # that images are sent to
+
+    def __repr__(self) -> str:
+        model, classes = self.header.model, len(self.classes)
+        return f"Segmenter({model.name}, {model.backbone.name}, {classes} classes, {self.device})"
 
     @property
     def model(self) -> Model:
@@ -68,19 +71,49 @@ class Segmenter:
         """The figures that were measured with these weights, and their protocol."""
         return self.header.results
 
-    def predict(self, image: ImageLike, *, probabilities: bool = False) -> Prediction:
-        """Predict one image of any size: a path, an RGB array [H, W, 3] uint8, or a PIL image."""
-        pixels = read_image(image)
-        labels = self.decode(pixels, probabilities=probabilities)
-        labels = labels if probabilities else labels._replace(probabilities=None)
-        return Prediction(labels.cpu(), pixels, self.label_space, self.task)
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, by number."""
+        return self.label_space.names
+
+    @overload
+    def predict(self, image: ImageLike, *, probabilities: bool = ...) -> Prediction: ...  # type: ignore[overload-overlap]
+    @overload
+    def predict(self, image: Iterable[ImageLike], *, probabilities: bool = ...) -> list[Prediction]: ...
+    def predict(
+        self, image: ImageLike | Iterable[ImageLike], *, probabilities: bool = False
+    ) -> Prediction | list[Prediction]:
+        """Predict an image of any size, or many, such as a list, in its order.
+
+        An image is a path, an array [H, W, 3] or tensor [3, H, W] of uint8 in RGB, a PIL image, a binary file or its
+        bytes. Of many, all are read before the first is predicted, and images of one size go through the network
+        together. Raises DataError or OSError for what can't be read.
+        """
+        if is_one_image(image):
+            (prediction,) = self._predict([read_image(image)], probabilities)
+            return prediction
+        return self._predict(several(image), probabilities)
+
+    def _predict(self, images: Sequence[Image], probabilities: bool) -> list[Prediction]:
+        predictions: dict[int, Prediction] = {}
+        for indices in batches_by_size(images):
+            labels = self._decode([images[index] for index in indices], probabilities)
+            for index, one in zip(indices, labels, strict=True):
+                own = (one if probabilities else one._replace(probabilities=None)).cpu()
+                predictions[index] = Prediction(own, images[index], self.label_space, self.task)
+        return [predictions[index] for index in range(len(images))]
 
     def decode(self, image: Image, *, probabilities: bool = False) -> Labels:
         """The labels of one image, on the device."""
-        batch = as_batch(image, self.device)
-        seen = look(self.prepared, batch, self.inference, probabilities=probabilities)
-        (labels,) = self.task.decode(seen, self.label_space, self.header.decode)
+        (labels,) = self._decode([image], probabilities)
         return labels
+
+    def _decode(self, images: Sequence[Image], probabilities: bool) -> list[Labels]:
+        """The labels of images of one size."""
+        parts = [as_batch(image, self.device) for image in images]
+        batch = parts[0] if len(parts) == 1 else torch.cat(parts)  # a copy of a large image is worth avoiding
+        seen = look(self.prepared, batch, self.inference, probabilities=probabilities)
+        return self.task.decode(seen, self.label_space, self.header.decode)
 
     @cached_property
     def prepared(self) -> Network:
@@ -113,11 +146,16 @@ class Segmenter:
         return replace(self, header=self.header.model_copy(update=values))
 
     def to(self, device: str | torch.device) -> "Segmenter":
-        """The same network on another device. A network of another runtime stays where it was opened."""
+        """The same network on `cpu`, `cuda`, `cuda:N`, or `auto`: a GPU if there is one.
+
+        As with a tensor, the weights are shared if they are there already, and copied if not: this segmenter stays
+        where it is. A network of another runtime stays where it was opened. Raises ConfigError for a missing device.
+        """
+        place = device_of(device)
         if not isinstance(self.network, Model):
             return self
-        self.__dict__.pop("prepared", None)  # its buffers would stay where they are, its parameters would not
-        return replace(self, network=self.network.to(device), device=torch.device(device))
+        is_there = self.model.shift.device == place
+        return replace(self, network=self.model if is_there else copy.deepcopy(self.model).to(place), device=place)
 
     def save(self, path: str | Path) -> None:
         """Write weights and header to one file, completely or not at all. Raises OSError if that fails."""
@@ -138,6 +176,7 @@ def create(
     output_stride: int | None = None,
     label_space: LabelSpace | None = None,
     seed: int = 0,
+    device: str | torch.device = "cpu",
 ) -> Segmenter:
     """A segmenter with random weights: `create("deeplab_v3plus", backbone="mobilenet_v2", num_classes=21)`.
 
@@ -155,13 +194,49 @@ def create(
     require_same_classes(classes, space, "create: num_classes")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return of_model(models.build(config, classes).eval(), space)
+        return of_model(models.build(config, classes).eval(), space).to(device)
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Segmenter:
-    """Read a model file. Raises FileNotFoundError, or ModelFileError if it is not a model of Atrous."""
-    network, header = model_file.load(user_path(path), torch.device(device))
-    return Segmenter(network, header, torch.device(device)).with_inference(header.inference)
+    """Read a model file, or the best model of a run's folder, onto `cpu`, `cuda`, `cuda:N`, or `auto`: a GPU if any.
+
+    Raises FileNotFoundError, ModelFileError if it is not a model of Atrous, or ConfigError for a missing device.
+    """
+    place = device_of(device)
+    network, header = model_file.load(model_in(user_path(path)), place)
+    return Segmenter(network, header, place).with_inference(header.inference)
+
+
+def device_of(device: str | torch.device) -> torch.device:
+    """A device of this machine. Raises ConfigError for one that it lacks."""
+    if isinstance(device, torch.device) and device.type not in ("cpu", "cuda", "mps"):
+        return device  # of a kind that only its owner knows
+    return distributed.choose_device(str(device), what="device=")
+
+
+def batches_by_size(images: Sequence[Image]) -> list[list[int]]:
+    """The positions of images that go through the network together: of one size, and at most WINDOW_PIXELS."""
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for index, image in enumerate(images):
+        by_size.setdefault(image.shape, []).append(index)
+    batches = []
+    for (height, width, _), indices in by_size.items():
+        count = max(1, WINDOW_PIXELS // (height * width))
+        batches += [indices[start : start + count] for start in range(0, len(indices), count)]
+    return batches
+
+
+def model_in(path: Path) -> Path:
+    """The best model of a run's folder; a path that isn't a folder is a model file itself."""
+    path = Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own refuses a file that is called ~a
+    if not path.is_dir():
+        return path
+    run = RunFolder(path)
+    if run.best.is_file():
+        return run.best
+    others = sorted(file.name for file in path.glob("*.safetensors"))
+    models = f"; name one of the models in it: {listing(others)}" if others else ""
+    raise ModelFileError(f"{path}: a folder without {run.best.name}, so it isn't that of a finished run{models}")
 
 
 def _require_same_network(own: Model, other: Model) -> None:
@@ -184,18 +259,3 @@ def model_config(tree: Mapping[str, Any], source: str) -> ModelConfig:
         reason = configs.brief(error, {"model": dict(tree)}, section="model")
         raise ConfigError(f"{source}: {reason}") from None
     return config
-
-
-def read_image(image: ImageLike) -> Image:
-    """RGB [H, W, 3] uint8, turned upright by its EXIF. Raises FileNotFoundError or DataError with the path."""
-    if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise DataError(
-                f"an image must be an RGB array [H, W, 3] of uint8, got {list(image.shape)} of {image.dtype}"
-            )
-        return np.ascontiguousarray(image)
-    if isinstance(image, PILImage.Image):
-        return as_rgb(image.copy())
-    if not Path(image).is_file():
-        raise FileNotFoundError(f"no such image: {image}")
-    return read_image_file(Path(image))

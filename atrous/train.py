@@ -27,6 +27,7 @@ from atrous import (
     run_folder,
     segmenter,
     terminal,
+    verb_module,
 )
 from atrous.config import Config, TrainConfig
 from atrous.data import survey
@@ -250,7 +251,7 @@ def surveys_of(
         console=console,
         advance=lambda _: stop.check(),
     )
-    with ends_told("while the labels were read", "nothing has been trained yet"):
+    with ends_told("while the labels were read", "nothing has been trained yet", stop):
         for kind, part in parts.items():
             one = read(part._replace(like=surveys.get("train")))
             surveys |= {} if one is None else {kind: one}
@@ -600,7 +601,7 @@ def validate(
 ) -> Standing:
     """Measure on the validation split, and save how far the training has come, and the model if it is the best."""
     progress.validating()
-    with resumable(run, "while validating"), stop.at_once():
+    with resumable(run, "while validating", stop), stop.at_once():
         evaluation = measure(candidate, samples, world, workers, stop)
     figures, headline = evaluation.figures, evaluation.figures.headline
     score = figures.scores[headline]
@@ -744,21 +745,25 @@ def saved_if_others_die(
 
 
 @contextlib.contextmanager
-def resumable(run: RunFolder, when: str) -> Iterator[None]:
-    """Where everything is saved, say so at an end by a signal or the death of a process."""
-    with ends_told(when, f"the training is saved; {how_to_resume(run)}"):
+def resumable(run: RunFolder, when: str, stop: StopFlag) -> Iterator[None]:
+    """Where everything is saved, say so if a signal or the death of another process ends it."""
+    with ends_told(when, f"the training is saved; {how_to_resume(run)}", stop):
         yield
 
 
 @contextlib.contextmanager
-def ends_told(when: str, advice: str) -> Iterator[None]:
-    """Say more at an end by a signal or the death of a process."""
+def ends_told(when: str, advice: str, stop: StopFlag) -> Iterator[None]:
+    """Say more if a signal or the death of another process ends it."""
     try:
         yield
     except Interrupted as interruption:
         raise Interrupted(f"stopped {when}; {advice}", interruption.number) from interruption
-    except ProcessDied as death:
-        raise ProcessDied(f"{death}; {advice}") from death
+    except Exception as error:
+        if stop.number is not None and distributed.is_lost_peer(error):  # it ended by the same signal
+            raise Interrupted(f"stopped {when}; {advice}", stop.number) from error
+        if isinstance(error, ProcessDied):
+            raise ProcessDied(f"{error}; {advice}") from error
+        raise
 
 
 def stopped(run: RunFolder, at: Standing, settings: TrainConfig, stop: StopFlag) -> Interrupted:
@@ -782,7 +787,7 @@ def finish(
     stop: StopFlag,
 ) -> None:
     """Measure the best model once more, image by image, and write the report of the run."""
-    with resumable(run, "before the report was written"):
+    with resumable(run, "before the report was written", stop):
         distributed.wait()
         best = segmenter.load(run.best).to(world.device)
         evaluation = measure(best, splits[1], world, workers, stop)
@@ -805,3 +810,6 @@ def first_samples(best: Segmenter, samples: Sequence[Sample]) -> list[Sample]:
     )
     reads = [augmented[number] for number in range(min(report.NUM_SAMPLES, len(samples)))]
     return [read.sample for read in reads if read.sample is not None]
+
+
+verb_module.make_callable(__name__)  # `atrous.train(...)`

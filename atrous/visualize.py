@@ -2,7 +2,7 @@
 
 import io
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from math import ceil
 from typing import Any, TypeVar
@@ -12,7 +12,8 @@ import PIL.Image
 from numpy.typing import NDArray
 from PIL import ImageDraw, ImageFont
 
-from atrous.errors import ConfigError, DataError, visible
+from atrous.errors import ConfigError, DataError
+from atrous.terminal import printable
 from atrous.types import Color, Image, LabelMap
 
 Palette = NDArray[np.uint8]  # [256, 3]
@@ -30,6 +31,7 @@ _PAPER, _INK = (255, 255, 255), (32, 36, 40)
 _GAP, _TEXT, _ROW = 12, 15, 23  # pixels: between panels, height of text, height of a line
 _LEGEND_ROWS = 24
 _TEXTS, _WIDEST_NAME = 70, 20  # heights of text in the longer side of an image, and in the width of a name
+_STRIP = 2**20  # pixels that are drawn at a time
 
 
 def colorize(labels: LabelMap, palette: Palette) -> Image:
@@ -60,8 +62,21 @@ def overlay(
     _require_same_size(image.shape[:2], labels.shape, "the image", "the labels")
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha must be between 0 (the image) and 1 (the colours), got {alpha}")
-    bare = np.isin(labels, [*background, *([] if ignore is None else [ignore])])
-    return overlay_colors(image, colorize(labels, palette), labels, bare, alpha=alpha)
+    bare = [*background, *([] if ignore is None else [ignore])]
+    mixed = np.empty_like(image)
+    for rows in _strips(labels):
+        around = slice(max(0, rows.start - 1), rows.stop + 1)  # a line depends on both neighbours
+        own = labels[around]
+        strip = overlay_colors(image[around], colorize(own, palette), own, np.isin(own, bare), alpha=alpha)
+        mixed[rows] = strip[rows.start - around.start :][: rows.stop - rows.start]
+    return mixed
+
+
+def _strips(labels: LabelMap) -> Iterator[slice]:
+    """Rows that are drawn at a time, so that pictures of any size need little more memory than the result."""
+    height, width = labels.shape
+    step = max(1, _STRIP // max(1, width))
+    return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
 def overlay_colors(
@@ -105,8 +120,11 @@ def thinned(labels: NDArray[Label], step: int) -> NDArray[Label]:
 def error_map(prediction: LabelMap, truth: LabelMap, ignore: int) -> Image:
     """RIGHT, WRONG or IGNORED (by the truth) at each pixel: [H, W, 3]."""
     _require_same_size(prediction.shape, truth.shape, "the prediction", "the truth")
-    state = np.where(truth == ignore, 2, prediction != truth)
-    return np.array([RIGHT, WRONG, IGNORED], np.uint8)[state]
+    colors = np.empty((*truth.shape, 3), np.uint8)
+    for rows in _strips(truth):
+        state = np.where(truth[rows] == ignore, 2, prediction[rows] != truth[rows])
+        colors[rows] = np.array([RIGHT, WRONG, IGNORED], np.uint8)[state]
+    return colors
 
 
 def _require_same_size(a: tuple[int, ...], b: tuple[int, ...], name_a: str, name_b: str) -> None:
@@ -197,7 +215,7 @@ def legend(names: Sequence[str], colors: Sequence[Color] | NDArray[np.uint8]) ->
 def with_legend(image: Image, colors: Mapping[str, Color]) -> Image:
     """The image above the colours in it and their names, in as many columns as fit; text grows with the image."""
     size = max(_TEXT, max(image.shape[:2]) // _TEXTS)
-    names = [_shorten(visible(name), _WIDEST_NAME * size, size) for name in colors]
+    names = [_shorten(printable(" ".join(name.split())), _WIDEST_NAME * size, size) for name in colors]
     column = 3 * size + round(max((_font(size).getlength(name) for name in names), default=0))
     width = max(image.shape[1], column if names else 1)
     columns, row = max(1, width // column), 3 * size // 2

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from rich.console import Console
 
 from atrous import __version__, cli, create, report
 from atrous.config import Config, load, override
-from atrous.errors import ConfigError, ConversionError, DataError, ModelFileError
+from atrous.errors import ConfigError, ConversionError, DataError, ModelFileError, ProcessDied
 from atrous.interrupt import Interrupted
 from atrous.progress import Progress
 from atrous.run_folder import RunFolder
@@ -137,7 +138,7 @@ WRONG_CALLS = {  # arguments: a part of the answer
     ("train", RECIPE, "--device", "tpux"): "tpux",
     ("train", RECIPE, "--out", "/proc/nowhere/run"): "output folder /proc/nowhere/run",
     ("train", RECIPE, "--wurkers", "2"): "--wurkers",
-    ("train",): "Missing argument 'recipe'; see atrous train --help",
+    ("train",): "a recipe is missing, such as `atrous train folder/deeplab_v3plus`",
     ("train", RECIPE, "--steps", "100"): "settings are written without dashes: train.steps=100",
     ("train", RECIPE, "--batch-size=4"): "here it is train.batch=4",
     ("train", RECIPE, "batch_size=4"): "here it is train.batch=4",
@@ -361,7 +362,10 @@ def test_settings_of_a_prediction_are_distinguished_from_images(
     for arguments, reason in (
         (("a.png", "train.steps=1"), "train: only settings of evaluate and decode apply to a prediction"),
         (("a.png", "evaluate.flop=1"), "did you mean evaluate.flip?"),
-        (("evaluate.flip=true",), "expected an image, folder or pattern, got only the setting evaluate.flip=true"),
+        (
+            ("evaluate.flip=true",),
+            "expected an image, folder or pattern after the model, got only the setting evaluate.flip=true",
+        ),
     ):
         assert reason in failure(capsys, "predict", "m.safetensors", *arguments, "--out", "out")
         assert not Path("out").exists()
@@ -383,16 +387,82 @@ def test_an_unreadable_image_is_named_and_the_others_are_predicted(
     for name in ("a.png", "b.png"):
         save(Path(name), np.zeros((9, 9, 3), np.uint8))
     Path("broken.png").write_bytes(Path("a.png").read_bytes()[:40])
-    for images, printed in (
-        (("broken.png", "a.png", "b.png"), "2 images: out/masks, out/overlays\n"),
-        (("a.png", "broken.png"), "1 image: out/masks, out/overlays\n"),
-        (("broken.png",), ""),
+    failed = "atrous: cannot read image broken.png: not an image, or its header is damaged\n"
+    for images, printed, error in (
+        (("a.png", "b.png"), "2 images: out/masks, out/overlays\n", ""),
+        (("a.png",), "1 image: out/masks/a.png, out/overlays/a.jpg\n", ""),
+        (("broken.png", "a.png", "b.png"), "2 images: out/masks, out/overlays\n", f"{failed}{named('1 of 3')}"),
+        (("a.png", "broken.png"), "1 image: out/masks/a.png, out/overlays/a.jpg\n", f"{failed}{named('1 of 2')}"),
+        (("broken.png",), "", failed),
     ):
-        assert run("predict", "m.safetensors", *images, "--out", "out", "--device", "cpu") == 2
+        assert run("predict", "m.safetensors", *images, "--out", "out", "--device", "cpu") == bool(error)
         captured = capsys.readouterr()
-        assert captured.out == printed
-        assert captured.err.startswith("atrous: cannot read image broken.png: ")
-        assert captured.err.count("\n") == 1
+        assert (captured.out, captured.err) == (printed, error)
+
+
+def named(count: str) -> str:
+    return f"atrous: {count} failed, each named above\n"
+
+
+def test_a_prediction_without_out_says_where_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    create("deeplab_v3", num_classes=2, output_stride=32).save(Path("runs/mine/best.safetensors"))
+    save(Path("a.png"), np.zeros((9, 9, 3), np.uint8))
+    assert run("predict", "runs/mine", "a.png", "--device", "cpu") == 0
+    assert capsys.readouterr().out == "1 image: predictions/masks/a.png, predictions/overlays/a.jpg\n"
+    assert Path("predictions/masks/a.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (("a.png", "m.safetensors"), "the model comes first: atrous predict m.safetensors a.png"),
+        (("my photos", "m.safetensors"), "the model comes first: atrous predict m.safetensors 'my photos'"),
+        (("*.png", "runs/mine"), "the model comes first: atrous predict runs/mine '*.png'"),
+        (("a.png",), "the model comes first: atrous predict MODEL a.png"),
+        (("a.png", "a.png"), "the model comes first: atrous predict MODEL a.png a.png"),
+        (("m.safetensors",), "expected an image, folder or pattern after the model"),
+        (("net.tflite", "a.png"), "convert it first: atrous convert net.tflite --out net.safetensors"),
+        (("my photos", "a.png"), "my photos: a folder without best.safetensors"),
+    ],
+)
+def test_a_prediction_in_the_wrong_order_is_answered_with_the_right_one(
+    arguments: tuple[str, ...],
+    answer: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    create("deeplab_v3", num_classes=2, output_stride=32).save(Path("m.safetensors"))
+    Path("runs/mine").mkdir(parents=True)
+    Path("runs/mine/best.safetensors").symlink_to(tmp_path / "m.safetensors")
+    Path("net.tflite").touch()
+    save(Path("a.png"), np.zeros((9, 9, 3), np.uint8))
+    save(Path("my photos/b.png"), np.zeros((9, 9, 3), np.uint8))
+    assert answer in failure(capsys, "predict", *arguments)
+    assert not Path("predictions").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_many_images_are_done(tmp_path: Path) -> None:
+    create("deeplab_v3", num_classes=2, output_stride=32).save(tmp_path / "m.safetensors")
+    for index in range(400):
+        save(tmp_path / "p" / f"{index}.png", np.zeros((200, 200, 3), np.uint8))
+    command = [sys.executable, "-m", "atrous", "predict", "m.safetensors", "p", "--out", "o", "--device", "cpu"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path, text=True)
+    while process.poll() is None and len(list(tmp_path.glob("o/overlays/*"))) < 3:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    count = re.fullmatch(r"atrous: interrupted; (\d+) of 400 images are done\n", error)
+    assert count and 2 <= int(count[1]) < 400, error
+    left = [path for path in (tmp_path / "o").rglob("*") if path.name.startswith(".")]
+    assert not left
+    assert int(count[1]) <= len(list(tmp_path.glob("o/overlays/*"))) <= int(count[1]) + 1
 
 
 def test_evaluate_checks_first_whether_it_can_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -402,14 +472,31 @@ def test_evaluate_checks_first_whether_it_can_write(tmp_path: Path, capsys: pyte
         assert f"cannot write {tmp_path}" in failure(capsys, "evaluate", "/nowhere.safetensors", option, str(tmp_path))
 
 
-def test_a_full_gpu_is_one_line_and_exit_code_1(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+MEMORY: tuple[tuple[Exception, str], ...] = (  # as they are raised, on whose memory
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n2 GiB"), "GPU"),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "GPU"),
+    (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), "GPU"),
+    (RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"), "CPU"),
+    (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."), "CPU"),
+    (RuntimeError("std::bad_alloc"), "CPU"),
+    (MemoryError(), "CPU"),
+    (np._core._exceptions._ArrayMemoryError((2**40,), np.dtype(np.uint8)), "CPU"),  # type: ignore[attr-defined]
+)
+
+
+@pytest.mark.parametrize(("error", "device"), MEMORY)
+def test_memory_that_runs_out_is_one_line_and_exit_code_1(
+    error: Exception,
+    device: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n2 GiB")
-    monkeypatch.setattr("atrous.train.train", raising(full))
+    monkeypatch.setattr("atrous.train.train", raising(error))
     message = failure(capsys, "train", RECIPE, "--out", str(tmp_path / "run"), code=1)
-    assert "train.batch" in message
-    assert "augment.crop" in message
+    assert f"the {device} is out of memory" in message
+    assert "train.batch" in message and "augment.crop" in message
+    assert ("--workers" in message) == (device == "CPU")
 
 
 def raising(error: BaseException) -> Callable[..., None]:
@@ -439,7 +526,9 @@ ENDS: tuple[tuple[BaseException, int], ...] = (
     (OSError("train.steps is odd"), 2),
     (OSError(28, "train.steps is odd"), 2),  # which Python writes as "[Errno 28] train.steps is odd"
     (FloatingPointError("train.steps is odd"), 1),
+    (ProcessDied("train.steps is odd"), 1),
     (Interrupted("train.steps is odd"), 130),
+    (Interrupted("train.steps is odd", signal.SIGTERM), 143),
 )
 
 
@@ -497,7 +586,7 @@ def test_ctrl_c_exits_130_and_says_how_to_resume(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)  # to the workers as well, as a terminal sends it
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error.count("\n") == 1
+    assert error.count("\n") <= 2  # the signal is acknowledged, unless it met the training as it waited for images
     assert f"--out {out} --resume" in error
 
 

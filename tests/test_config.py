@@ -110,8 +110,11 @@ def test_overrides_lie_over_the_file_and_the_file_over_its_base(tmp_path: Path) 
     ("text", "reason"),
     [
         ("[1, 2]", "sections such as"),
-        ("train: {steps: [", "not a YAML file"),
-        ("train: {steps: 2024-99-99}", r"mine\.yaml: not a YAML file"),
+        ("train: {steps: [", "not YAML"),
+        (
+            f"base: {RECIPE}\ntrain: {{steps: 2024-99-99}}",
+            r"train\.steps=2024-99-99: must be a whole number .*mine\.yaml",
+        ),
         ("base: nowhere/x", "no such recipe"),
         (f"base: {RECIPE}\nmodel: {{name: [a]}}", "unknown model"),
         (f"base: {RECIPE}\ndata: {{format: {{a: 1}}}}", "unknown format"),
@@ -334,7 +337,7 @@ def test_the_schema_takes_a_backbone_by_name_or_with_its_settings() -> None:
 def test_values_in_a_file_are_typed_by_the_field(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(f"base: {RECIPE}\noptim: {{lr: 1e-3}}\ntrain: {{steps: yes}}\n")
-    with pytest.raises(ValueError, match=r"train\.steps=true: must be a whole number \(in .*mine\.yaml\)"):
+    with pytest.raises(ValueError, match=r"train\.steps=yes: must be a whole number \(in .*mine\.yaml\)"):
         load(str(path))
     path.write_text(f"base: {RECIPE}\noptim: {{lr: 1e-3}}\n")
     assert load(str(path)).optim.lr == 0.001
@@ -350,3 +353,77 @@ def test_the_yaml_of_a_dataset_is_answered_with_the_command(tmp_path: Path) -> N
         f"{path} describes a dataset, not an experiment; if its labels are masks: atrous train folder/deeplab_v3plus "
         f"data.root={tmp_path}/cracks"
     )
+
+
+# ---- YAML that isn't as it should be
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "mine.yaml: must be a mapping of sections such as `train:`, got an empty file"),
+        ("[a]", "got a list"),
+        ("5", "got a number"),
+        ("train: {steps: 1}\ntrain: {batch: 2}", "mine.yaml: line 2: 'train' is given twice, first in line 1"),
+        ("train: {steps: 1}\ntrain.steps: 2", "mine.yaml: train.steps is given twice"),
+        ("model: {backbone: {name: resnet50}}\nmodel.backbone: resnet18", "model.backbone is given twice"),
+        ("1: x", "mine.yaml: 1: unknown key; it must be a name such as train"),
+        (f"base: {RECIPE}\ntrain: {{1: 5}}", "train.1=1: a key must be a name"),
+        (f"base: {RECIPE}\nmodel: {{backbone: {{1: 2}}}}", "model.backbone.1=1: a key must be a name"),
+        (f"base: {RECIPE}\nsteps: 3", "steps: unknown key; did you mean train.steps?"),
+        (f"base: {RECIPE}\nyes: 3", "yes: unknown key; known: model, data, "),
+        (f"base: {RECIPE}\ntrain..steps: 3", "train..steps: unknown key; did you mean train.steps?"),
+        ("base: [a]", 'mine.yaml: base=["a"]: must be the name of a recipe or the path of a YAML file'),
+        ("base: 5", "mine.yaml: base=5: must be the name of a recipe"),
+        ("base: nowhere", "mine.yaml: base: no such recipe or YAML file: nowhere"),
+        ("model: {decoder: 5}", "model.name is missing; known: fcn, "),
+        (f"base: {RECIPE}\ntrain: {{steps: 1e400}}", "train.steps=Infinity: must be a finite number"),
+        (f"base: {RECIPE}\ntrain: {{steps: 1e30}}", "train.steps=1e+30: must be a whole number"),
+    ],
+)
+def test_yaml_that_cannot_be_meant_is_refused_in_one_line(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises((ConfigError, FileNotFoundError)) as error:
+        load(str(tmp_path / "mine.yaml"))
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "train.steps: 7\nmodel.backbone.depth_multiplier: 0.5\n",
+        "train: {batch: 3}\ntrain.steps: 7\nmodel: {backbone.depth_multiplier: 0.5}\n",
+        "train: {steps: 7}\r\nmodel:\r\n  backbone: {depth_multiplier: 5e-1}\r\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_dotted_keys_and_files_of_windows_are_understood(tmp_path: Path, text: str, encoding: str) -> None:
+    (tmp_path / "mine.yaml").write_bytes(f"base: {RECIPE}\n{text}".encode(encoding))
+    experiment = load(str(tmp_path / "mine.yaml"))
+    assert experiment.train.steps == 7
+    assert experiment.model.backbone.model_dump()["depth_multiplier"] == 0.5
+
+
+def test_names_with_dots_stay_whole(tmp_path: Path) -> None:
+    data = "{format: folder, names: [a.b, c], colors: {a.b: [0, 0, 0], c: [1, 1, 1]}}"
+    (tmp_path / "mine.yaml").write_text(f"base: {RECIPE}\ndata: {data}\n")
+    assert load(str(tmp_path / "mine.yaml")).data.model_dump()["colors"] == {"a.b": (0, 0, 0), "c": (1, 1, 1)}
+
+
+@pytest.mark.timeout(60)  # it takes milliseconds
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(f"k{number}: 1" for number in range(10_000)),
+        "data: {format: folder, names: [" + "1," * 10_000 + "]}",
+        "data: {format: folder, names: {" + ",".join(f"a{number}: b" for number in range(10_000)) + "}}",
+        "model: {name: " + "x" * 100_000 + "}",
+        '"' + "x" * 500 + '": 1',
+    ],
+)
+def test_thousands_of_mistakes_are_one_short_line_at_once(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"base: {RECIPE}\n{text}\n")
+    with pytest.raises(ConfigError) as error:
+        load(str(tmp_path / "mine.yaml"))
+    assert len(str(error.value)) < 400

@@ -180,9 +180,10 @@ def check_settings(verb: str, *words: str) -> None:
 
 
 def documented() -> dict[str, str]:
-    """The default of each setting, from the tables of docs/."""
+    """The default of each setting, from the tables of docs/ that people wrote; settings.md has a test of its own."""
     row = r"^\| `((?:data|augment|loss|decode|optim|train|evaluate)\.\w+)` \| (.*?) ?\| .+\|$"
-    rows = [match for page in GUIDES for match in re.findall(row, page.read_text(encoding="utf-8"), re.MULTILINE)]
+    pages = [page for page in GUIDES if page.name != "settings.md"]
+    rows = [match for page in pages for match in re.findall(row, page.read_text(encoding="utf-8"), re.MULTILINE)]
     assert len(dict(rows)) == len(rows), "a setting is listed twice"
     return dict(rows)
 

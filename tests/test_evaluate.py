@@ -217,7 +217,7 @@ REFUSED = (
     (["data.names=sky,building,road,pavement,tree,pole,car,person"], "class 4 is 'vegetation' in {path} but 'tree'"),
     (["data.val=nowhere"], "nowhere"),
     (["evaluate.scales=[]"], "evaluate.scales"),
-    (["evaluate.overlap=1"], "less than 1"),
+    (["evaluate.overlap=1"], "at most 0.95"),
 )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from atrous.files import prepare_output, require_folder, write_atomically
+from atrous.files import on_disk, prepare_output, require_folder, write_atomically
 
 
 @contextmanager
@@ -27,6 +27,24 @@ def test_writing_makes_folders_and_replaces_files(tmp_path: Path) -> None:
     write_atomically(path, b"two")
     assert path.read_text() == "two"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_names_as_long_as_a_disk_allows(tmp_path: Path) -> None:
+    for name in ("x" * 255, "ä" * 127, "x" * 100, "y" * 101):
+        write_atomically(tmp_path / name, name)
+        assert (tmp_path / name).read_text() == name
+    assert len(list(tmp_path.iterdir())) == 4
+    with pytest.raises(OSError, match="File name too long"):
+        write_atomically(tmp_path / ("x" * 256), "")
+
+
+def test_a_path_is_found_as_the_disk_spells_it(tmp_path: Path) -> None:
+    stored = tmp_path / "Zu\u0308rich" / "caf\u00e9.png"
+    write_atomically(stored, "")
+    assert on_disk(tmp_path / "Z\u00fcrich" / "cafe\u0301.png") == stored
+    assert on_disk(stored) == stored
+    assert on_disk(tmp_path / "Zurich") is None
+    assert on_disk(stored / "below") is None
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:

@@ -56,6 +56,13 @@ def test_nothing_has_a_vague_name() -> None:
     assert not names & VAGUE
 
 
+def test_yaml_is_read_in_one_place() -> None:
+    """The library's own readers drop keys that are given twice, and follow aliases without end."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    readers = [name for name, text in texts.items() if re.search(r"^\s*(import|from) yaml\b", text, re.MULTILINE)]
+    assert readers == ["trees.py"]
+
+
 def test_a_verb_is_a_file() -> None:
     verbs = {command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback}
     for verb in verbs - {"recipes"}:  # a folder of YAML

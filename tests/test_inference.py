@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from atrous import models
 from atrous.config import load
-from atrous.errors import ConfigError
+from atrous.errors import ConfigError, ModelFileError
 from atrous.inference import (
     InferenceConfig,
     look,
@@ -295,6 +295,27 @@ def test_only_one_whole_pass_is_for_a_network_without_a_map_of_classes() -> None
     for config in (InferenceConfig(flip=True), InferenceConfig(mode="sliding"), InferenceConfig(crf="v1")):
         with pytest.raises(ConfigError, match="a classification network has no class map"):
             look(net, images(33, 47), config)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("config", [InferenceConfig(), InferenceConfig(flip=True), InferenceConfig(mode="sliding")])
+def test_an_output_that_is_not_finite_is_said_and_not_some_class(
+    model: Model, config: InferenceConfig, value: float
+) -> None:
+    broken = copy.deepcopy(model)
+    assert isinstance(broken.classify, torch.nn.Conv2d) and broken.classify.bias is not None
+    with torch.no_grad():
+        broken.classify.bias[2] = value
+    with pytest.raises(ModelFileError, match="the network's output is NaN or infinite: its weights are damaged"):
+        look(broken, images(33, 47), config)
+
+
+def test_a_class_that_a_network_excludes_is_no_damage(model: Model) -> None:
+    masked = copy.deepcopy(model)
+    assert isinstance(masked.classify, torch.nn.Conv2d) and masked.classify.bias is not None
+    with torch.no_grad():
+        masked.classify.bias[2] = float("-inf")
+    assert 2 not in predict_labels(masked, images(33, 47), InferenceConfig())
 
 
 # ---- centres and offsets

@@ -1,6 +1,11 @@
 """One file holds a whole model; a damaged or foreign file is refused with its name, an old one is read."""
 
 import json
+import os
+import random
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +19,11 @@ from torch import Tensor
 
 import atrous
 from atrous import model_file, segmenter
-from atrous.errors import ModelFileError
+from atrous.convert.sources import ARCHIVES, READERS
+from atrous.errors import AtrousWarning, ModelFileError
 from atrous.inference import InferenceConfig
 from atrous.models import MODELS
+from atrous.runtimes import pytorch
 from atrous.runtimes.pytorch import checksum
 from atrous.segmenter import Segmenter
 from tests.conftest import noise
@@ -106,6 +113,30 @@ def test_results_do_not_depend_on_where_the_file_has_its_weights(small: Segmente
     assert len(offsets) == 8
 
 
+def test_equal_models_are_equal_files(small: Segmenter, saved: Path, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.safetensors" for number in range(8)]
+    for path in paths[:4]:
+        small.save(path)
+    for path in paths[4:]:
+        atrous.load(saved).save(path)
+    assert {path.read_bytes() for path in paths} == {saved.read_bytes()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", ["0", "77"])
+def test_another_process_writes_the_same_file(saved: Path, tmp_path: Path, seed: str) -> None:
+    """One that orders sets and hashes otherwise."""
+    program = "import sys, atrous; atrous.load(sys.argv[1]).save(sys.argv[2])"
+    command = [sys.executable, "-c", program, str(saved), str(tmp_path / "again.safetensors")]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed})
+    assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
+
+
+def test_another_reader_of_safetensors_reads_the_same(small: Segmenter, saved: Path) -> None:
+    assert_same(load_file(saved), dict(small.model.state_dict()))
+    assert list(metadata_of(saved)) and metadata_of(saved)["label_space"] == small.label_space.model_dump_json()
+
+
 # ---- format 1
 
 
@@ -167,7 +198,8 @@ def format_1(small: Segmenter) -> dict[str, str]:
 def test_a_file_of_format_1_is_read(small: Segmenter, tmp_path: Path) -> None:
     path = tmp_path / "old.safetensors"
     save_file(dict(small.model.state_dict()), path, format_1(small))
-    loaded = atrous.load(path)
+    with pytest.warns(AtrousWarning, match=r"old\.safetensors: of format 1, without a checksum: damage is not noticed"):
+        loaded = atrous.load(path)
     assert loaded.header.model == small.model.config
     assert (loaded.label_space, loaded.inference) == (small.label_space, small.inference)
     assert (loaded.results, loaded.header.origin) == ({"miou": 0.5}, {"source": "model.pth"})
@@ -183,7 +215,8 @@ def test_a_file_of_format_1_without_an_experiment_is_read_and_saved_in_the_new_f
 ) -> None:
     metadata = {name: text for name, text in format_1(small).items() if name not in ("training", "results")}
     save_file(dict(small.model.state_dict()), tmp_path / "old.safetensors", metadata)
-    loaded = atrous.load(tmp_path / "old.safetensors")
+    with pytest.warns(AtrousWarning):
+        loaded = atrous.load(tmp_path / "old.safetensors")
     assert (loaded.training, loaded.results, loaded.header.origin) == (None, {}, {})
     loaded.save(tmp_path / "new.safetensors")
     assert metadata_of(tmp_path / "new.safetensors")["atrous_format"] == model_file.FORMAT
@@ -201,12 +234,36 @@ def test_a_truncated_file_is_refused(saved: Path) -> None:
             atrous.load(saved)
 
 
-def test_a_flipped_bit_is_refused(saved: Path) -> None:
+def test_a_flipped_bit_is_told_wherever_it_is(saved: Path) -> None:
+    """63 anywhere, and 40 in the length, the metadata, the table of weights and the padding before them."""
+    content, rng = saved.read_bytes(), random.Random(0)
+    end = 8 + int.from_bytes(content[:8], "little")
+    assert content[:end].endswith(b" ")  # padding
+    places = [rng.randrange(len(content)) for _ in range(63)] + [rng.randrange(end) for _ in range(40)]
+    for place in (*places, *range(8), end - 1, end, len(content) - 1):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << rng.randrange(8)
+        saved.write_bytes(damaged)
+        with pytest.raises(ModelFileError, match=r"^\S+model\.safetensors: .+$"):
+            atrous.load(saved)
+
+
+def test_a_flipped_bit_in_the_weights_is_refused(saved: Path) -> None:
     content = bytearray(saved.read_bytes())
     content[-1] ^= 1
     saved.write_bytes(content)
     with pytest.raises(ModelFileError, match=r"model\.safetensors: its weights do not match their checksum"):
         atrous.load(saved)
+
+
+def test_a_header_without_its_checksums_is_refused(saved: Path) -> None:
+    whole, content = saved.read_bytes(), saved.read_bytes()
+    for key in (b'"header_checksum"', b'"checksum"'):
+        content = whole.replace(key, key.replace(b"s", b"z"), 1)
+        assert content != whole
+        saved.write_bytes(content)
+        with pytest.raises(ModelFileError, match=r"model\.safetensors: its header"):
+            atrous.load(saved)
 
 
 def test_a_flipped_bit_in_the_header_is_refused(saved: Path) -> None:
@@ -223,10 +280,80 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match=r"foreign\.safetensors: not a model of Atrous"):
         atrous.load(tmp_path / "foreign.safetensors")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "foreign.pth")
-    with pytest.raises(ModelFileError, match=r"foreign\.pth: not a complete"):
+    with pytest.raises(ModelFileError, match=r"foreign\.pth: a model of another program"):
         atrous.load(tmp_path / "foreign.pth")
     with pytest.raises(FileNotFoundError, match="no such model file"):
         atrous.load(tmp_path / "nowhere.safetensors")
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"a folder without best\.safetensors"):
+        atrous.load(tmp_path)
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(ModelFileError, match=r"pipe\.safetensors: a pipe or a device"):
+        atrous.load(tmp_path / "pipe.safetensors")
+
+
+def test_a_header_of_any_length_is_no_other_kind_of_file(small: Segmenter, tmp_path: Path) -> None:
+    """The length comes first, and may begin as a pickle (0x80) or a web page (<) does."""
+    path, first = tmp_path / "model.safetensors", set()
+    for length in range(0, 256, 8):
+        small.with_header(origin={"source": "x" * length}).save(path)
+        first.add(path.read_bytes()[:1])
+        model_file.parse(pytorch.read_metadata(path), path)
+    assert b"\x80" in first
+
+
+FILES_OF_OTHERS = [
+    (b"", ""),
+    (b"hello, this is not a model", ""),
+    (b"PK\x03\x04" + bytes(100), "a zip archive, as PyTorch writes"),
+    (b"\x80\x02}q\x00.", "a Python pickle"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "`git lfs pull` fetches the file itself"),
+    (b"<!DOCTYPE html><html></html>", "a web page"),
+    (bytes(100), ""),
+    ((2).to_bytes(8, "little") + b"{}", "not a model of Atrous"),
+    ((2**40).to_bytes(8, "little") + b"{}", ""),
+    ((10**8).to_bytes(8, "little") + b"{" + b" " * 10**8, "its header has 100000000 bytes, more than 16777216"),
+    ((9).to_bytes(8, "little") + b'{"a": "b"', ""),
+]
+
+
+@pytest.mark.parametrize(("content", "reason"), FILES_OF_OTHERS, ids=range(len(FILES_OF_OTHERS)))
+def test_a_file_of_another_kind_is_refused_by_its_kind(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError) as error:
+        atrous.load(path)
+    assert reason in str(error.value)
+    assert str(error.value).startswith(f"{path}: not a ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite_are_named(saved: Path, value: float) -> None:
+    def damage(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        weights["classify.bias"][1] = value
+        return weights
+
+    rewrite(saved, change=damage)
+    with pytest.raises(ModelFileError, match=r"NaN or infinite weights in classify\.bias"):
+        atrous.load(saved)
+
+
+def test_weights_whose_sum_is_too_large_are_finite(saved: Path) -> None:
+    rewrite(saved, change=lambda weights: {**weights, "shift": torch.full((3, 1, 1), 3e38)})
+    assert float(atrous.load(saved).model.shift.max()) == pytest.approx(3e38)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(torch.int32, "int32"), (torch.float16, "float16"), (torch.float64, "float64")]
+)
+def test_weights_of_another_type_are_named(saved: Path, kind: torch.dtype, name: str) -> None:
+    rewrite(saved, change=lambda weights: {**weights, "classify.bias": weights["classify.bias"].to(kind)})
+    with pytest.raises(ModelFileError, match=rf"classify\.bias is {name} where the model has float32"):
+        atrous.load(saved)
 
 
 def test_weights_of_another_network_are_named(saved: Path) -> None:
@@ -252,13 +379,15 @@ def test_a_number_of_classes_that_contradicts_the_label_space_is_refused(small: 
 
 HEADERS = (
     ({"label_space": json.dumps({"names": ["a", "b"]})}, "the weights and the header (num_classes?) disagree"),
-    ({"atrous_format": "99"}, "written in format 99; this version of Atrous reads 1, 2"),
+    ({"atrous_format": "99"}, "made by a newer Atrous, in format 99; this version reads formats up to 2: upgrade"),
+    ({"atrous_format": "two"}, "its header is damaged: no format 'two'; there are 1 and 2"),
+    ({"atrous_format": "9" * 9999}, "its header is damaged: no format '99999999999999999999'"),
     ({"label_space": "{"}, "its header is damaged"),
     ({"model": json.dumps({"name": "deeplab_v77"})}, "model.name=deeplab_v77: unknown model; did you mean deeplab_v3?"),
     ({"model": json.dumps(flat_model())}, "its header is damaged: model."),  # format 1 in a file of format 2
     ({"inference": json.dumps({"flop": True})}, "its header is damaged: inference.flop: unknown key"),
     ({"atrous_format": "1", "model": "[]"}, "its header is damaged: model is a list, not a mapping"),
-    ({"atrous_format": "1", "results": "5"}, "its header is damaged: results is a int, not a mapping"),
+    ({"atrous_format": "1", "results": "5"}, "its header is damaged: results is a number, not a mapping"),
     ({"training": "[" * 100_000}, "its header is damaged"),
 )
 
@@ -273,3 +402,31 @@ def test_a_header_that_does_not_fit_is_refused(saved: Path) -> None:
         assert reason in str(error.value)
         assert str(saved) in str(error.value)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        *((f"net.v2{suffix}", "--out net.safetensors") for suffixes in (*READERS, ARCHIVES) for suffix in suffixes),
+        ("net.PTH", "convert it first: atrous convert {path} --out net.safetensors"),
+        ("my net.tflite", "convert it first: atrous convert '{path}' --out 'my net.safetensors'"),
+        ("net.onnx", "an exported model"),
+        ("street.JPG", "an image, not a model file"),
+    ],
+)
+def test_a_file_of_another_kind_is_answered_with_what_to_do(name: str, answer: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x" * 99)
+    with pytest.raises(ModelFileError, match=re.escape(answer.format(path=tmp_path / name))):
+        atrous.load(tmp_path / name)
+
+
+def test_a_model_is_read_whatever_its_name(small: Segmenter, saved: Path) -> None:
+    assert atrous.load(saved.rename(saved.with_name("model.pth"))).header == small.header
+
+
+def test_what_is_no_file_but_can_be_converted_is_answered_with_the_command(tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt.index").touch()
+    with pytest.raises(ModelFileError, match=rf"atrous convert {tmp_path}/model.ckpt --out model.safetensors"):
+        atrous.load(tmp_path / "model.ckpt")
+    with pytest.raises(ModelFileError, match=r"atrous convert zoo:xception --out xception\.safetensors"):
+        atrous.load("zoo:xception")

@@ -18,7 +18,7 @@ from atrous.errors import ModelFileError
 from atrous.interrupt import Interrupted
 from atrous.models import MODELS, Model, build
 from atrous.reuse import Part, Reused, reuse
-from atrous.run_folder import RunFolder
+from atrous.run_folder import Resume, RunFolder
 from tests.conftest import TINY
 from tests.convert.readers.writers import write_checkpoint
 from tests.reference.tf_deeplab import checkpoint
@@ -295,9 +295,10 @@ def test_a_resumed_run_does_not_read_them_again(
 
 def test_without_them_no_training_begins(tiny: Tiny, street: str, tmp_path: Path) -> None:
     Path(street).unlink()
-    for is_resumed in (False, True):
+    modes: tuple[Resume, ...] = (False, "or_start")
+    for mode in modes:
         with pytest.raises(FileNotFoundError, match=r"street\.safetensors"):
-            train.train(tiny(f"train.init={street}"), tmp_path / "run", resume=is_resumed, console=QUIET)
+            train.train(tiny(f"train.init={street}"), tmp_path / "run", resume=mode, console=QUIET)
         assert not (tmp_path / "run").exists()
 
 
@@ -353,3 +354,11 @@ def test_wrong_settings_print_a_line_and_leave_nothing(
 
 def test_the_parts_of_the_config_are_those_of_reuse() -> None:
     assert get_args(TrainConfig.model_fields["reuse"].annotation) == get_args(Part)
+
+
+def test_the_folder_of_a_run_is_reused_as_its_best_model(tmp_path: Path) -> None:
+    saved(network(seed=1), tmp_path / "run" / "best.safetensors")
+    model = network()
+    reused = reuse(model, str(tmp_path / "run"), "all").reused
+    assert sorted(reused) == sorted(model.state_dict())
+    assert_same(model.state_dict(), state_of(str(tmp_path / "run")))

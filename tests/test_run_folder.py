@@ -184,7 +184,7 @@ def test_a_folder_that_is_not_a_whole_run_is_refused(finished: RunFolder, tmp_pa
     run.config.unlink()
     refused(r"holds models, but config\.yaml is missing", ModelFileError)
     run.config.write_text("train: {steps: [")
-    refused(r"config\.yaml: not a YAML file", ConfigError)
+    refused(r"config\.yaml: line 1: not YAML", ConfigError)
     run.config.write_text(config)
     other = atrous.create("fcn", backbone="resnet_tiny", num_classes=8).model.state_dict()
     run_folder.write_state(run, {**whole, "model": other})

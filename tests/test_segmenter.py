@@ -13,7 +13,7 @@ import atrous
 from atrous import data, evaluate, models, segmenter
 from atrous.data.label_space import LabelSpace
 from atrous.distributed import World
-from atrous.errors import AtrousError, ConfigError, DataError
+from atrous.errors import AtrousError, ConfigError, DataError, ModelFileError
 from atrous.inference import InferenceConfig
 from atrous.model_file import Header
 from atrous.models import MODELS
@@ -35,10 +35,44 @@ def test_predict_takes_arrays_pil_images_and_paths(small: Segmenter, tmp_path: P
     assert labels[0].dtype == np.uint8
 
 
-def test_other_arrays_are_refused(small: Segmenter) -> None:
-    for shape, kind in (((4, 4), np.uint8), ((4, 4, 4), np.uint8), ((4, 4, 3), np.float32)):
-        with pytest.raises(DataError, match=r"an image must be an RGB array \[H, W, 3\] of uint8, got"):
-            small.predict(np.zeros(shape, kind))
+def test_many_images_are_predicted_in_their_order(small: Segmenter, tmp_path: Path) -> None:
+    images = [noise(40, 50), noise(30, 50), noise(40, 50)[::-1], noise(40, 50)[:, ::-1], noise(30, 50)[::-1]]
+    Image.fromarray(images[2]).save(tmp_path / "image.png")
+    mixed: list[Any] = [images[0], Image.fromarray(images[1]), tmp_path / "image.png", *images[3:]]
+    for several in (mixed, tuple(mixed), iter(mixed), (image for image in mixed)):
+        predictions = small.predict(several, probabilities=True)
+        assert isinstance(predictions, list)
+        for prediction, image in zip(predictions, images, strict=True):
+            alone = small.predict(image, probabilities=True)
+            assert np.array_equal(prediction.image, image)
+            assert prediction.probabilities is not None and alone.probabilities is not None
+            np.testing.assert_allclose(prediction.probabilities, alone.probabilities, atol=1e-5)
+            assert np.array_equal(prediction.semantic, alone.semantic)
+    assert small.predict([]) == []
+    assert len(small.predict([images[0]])) == 1
+
+
+def test_images_of_one_size_share_a_pass_as_long_as_they_are_small() -> None:
+    sizes = [(40, 50), (30, 50), (40, 50), (40, 50)]
+    images = [np.zeros((*size, 3), np.uint8) for size in sizes]
+    assert segmenter.batches_by_size(images) == [[0, 2, 3], [1]]
+    large = [np.zeros((1024, 1024, 3), np.uint8)] * 5
+    assert segmenter.batches_by_size(large) == [[0, 1], [2, 3], [4]]
+    assert segmenter.batches_by_size([np.zeros((2000, 2000, 3), np.uint8)] * 2) == [[0], [1]]
+
+
+def test_a_bad_image_among_many_is_found_before_any_is_predicted(
+    small: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Segmenter, "_decode", None)  # would be called
+    with pytest.raises(DataError, match=r"^image 1 of the list \(counted from 0\): an array of an image must be RGB"):
+        small.predict([noise(), noise() / 255.0])  # type: ignore[list-item]
+
+
+def test_a_read_only_array_is_predicted_without_a_warning(small: Segmenter) -> None:
+    image = noise()
+    image.setflags(write=False)
+    assert np.array_equal(small.predict(image).semantic, small.predict(noise()).semantic)
 
 
 def test_unreadable_images_are_named(small: Segmenter, tmp_path: Path) -> None:
@@ -78,6 +112,46 @@ def test_a_change_of_the_header_or_the_device_prepares_anew(small: Segmenter) ->
     for other in (small.with_inference(InferenceConfig()), small.with_header(results={}), small.to("cpu")):
         assert other.network is small.network
         assert other.prepared is not small.prepared
+
+
+# ---- devices, and how a segmenter is shown
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_one_clear_line(small: Segmenter, tmp_path: Path) -> None:
+    small.save(tmp_path / "model.safetensors")
+    for place in (
+        lambda device: atrous.load(tmp_path / "model.safetensors", device=device),
+        lambda device: atrous.create("deeplab_v3", backbone="mobilenet_v2", num_classes=2, device=device),
+        small.to,
+    ):
+        for device in ("cuda", "cuda:1", torch.device("cuda")):
+            with pytest.raises(ConfigError, match=rf"^device={device}: not available; PyTorch .* sees cpu; it must be"):
+                place(device)
+        with pytest.raises(ConfigError, match=r"^device=gpu: no such device; it must be cpu, cuda, cuda:N or auto$"):
+            place("gpu")
+        assert place("auto").device == CPU
+
+
+def test_a_segmenter_moves_as_a_tensor_does(small: Segmenter) -> None:
+    assert small.to("cpu").model is small.model
+    elsewhere = small.to(torch.device("meta"))
+    assert elsewhere.model.shift.is_meta and elsewhere.device.type == "meta"
+    assert not small.model.shift.is_meta, "the original stays where it is"
+    assert small.predict(noise()).semantic.shape == (40, 50)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_segmenter_and_its_copy_on_a_gpu_predict_the_same(small: Segmenter) -> None:
+    copy = small.to("auto")
+    assert copy.device.type == "cuda"
+    differs = copy.predict(noise()).semantic != small.predict(noise()).semantic
+    assert differs.mean() < 0.01
+
+
+def test_a_segmenter_is_shown_in_one_line(small: Segmenter) -> None:
+    assert repr(small) == "Segmenter(deeplab_v3plus, mobilenet_v2, 3 classes, cpu)"
+    assert small.classes == ("sky", "road", "car")
 
 
 # ---- another output stride
@@ -241,3 +315,20 @@ def test_a_network_of_another_runtime_cannot_be_changed_or_saved(halves: Segment
         with pytest.raises(ConfigError, match="Halves: an exported network has no model to train or change"):
             change()
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_the_folder_of_a_run_is_its_best_model(
+    small: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    small.save(tmp_path / "run" / "best.safetensors")
+    for path in (tmp_path / "run", str(tmp_path / "run"), "~/run", "~/run/best.safetensors"):
+        assert_same(segmenter.load(path).model.state_dict(), small.model.state_dict())
+
+
+def test_a_folder_without_a_best_model_names_what_it_has(small: Segmenter, tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match=r"a folder without best\.safetensors, so it isn't .* run$"):
+        segmenter.load(tmp_path)
+    small.save(tmp_path / "last.safetensors")
+    with pytest.raises(ModelFileError, match=r"name one of the models in it: last\.safetensors$"):
+        segmenter.load(tmp_path)

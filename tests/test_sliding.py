@@ -185,3 +185,29 @@ def test_the_protocol_says_its_base_size() -> None:
         "flipped too": "yes",
     }
     assert not SEMSEG.is_single
+
+
+# ---- bands
+
+
+@pytest.mark.parametrize("pixels", [1, 3 * 33 * 41, 2**30])
+@pytest.mark.parametrize("size", [(12, 90), (70, 50), (150, 60)])
+def test_labels_of_bands_are_those_of_whole_maps(
+    model: Model, size: tuple[int, int], pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "WINDOW_PIXELS", pixels)
+    config = InferenceConfig(mode="sliding", window=(33, 41), flip=True)
+    batch = images(*size, batch=2)
+    whole = predict_probabilities(model, batch, config).argmax(1)
+    assert torch.equal(predict_labels(model, batch, config).long(), whole)
+
+
+def test_bands_follow_one_another_and_are_no_higher_than_a_window(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "WINDOW_PIXELS", 1)
+    bands = list(inference._bands(model, images(150, 60), InferenceConfig(mode="sliding", window=(33, 41))))
+    edges = [0, *(rows.stop for rows, _ in bands)]
+    assert [rows.start for rows, _ in bands] == edges[:-1] and edges[-1] == 150
+    assert max(probabilities.shape[2] for _, probabilities in bands) <= 33
+    assert all(torch.allclose(probabilities.sum(1), torch.ones(1), atol=1e-5) for _, probabilities in bands)

@@ -68,6 +68,19 @@ def test_ignored_pixels_keep_the_image(labels: NDArray[np.uint8], ignore: int) -
     assert mixed.dtype == np.uint8 and mixed.shape == image.shape
 
 
+def test_pictures_are_the_same_in_strips_of_any_height(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for labels in (rng.integers(0, 3, (23, 9), np.uint8), rng.integers(0, 400, (23, 9), np.int32)):
+        image = rng.integers(0, 256, (23, 9, 3), np.uint8)
+        whole = visualize.overlay(image, labels, PALETTE, ignore=1), visualize.error_map(labels, labels[::-1], 2)
+        for size in (1, 18, 50):
+            monkeypatch.setattr(visualize, "_STRIP", size)
+            parts = visualize.overlay(image, labels, PALETTE, ignore=1), visualize.error_map(labels, labels[::-1], 2)
+            for one, other in zip(whole, parts, strict=True):
+                np.testing.assert_array_equal(one, other)
+        monkeypatch.undo()
+
+
 def test_an_overlay_of_another_size_or_an_impossible_alpha_is_refused() -> None:
     with pytest.raises(DataError, match=r"the image and the labels must have the same size .*, got 4x6 and 6x4"):
         visualize.overlay(IMAGE, HALVES.T, PALETTE)

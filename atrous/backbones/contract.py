@@ -18,8 +18,10 @@ OUTPUT_STRIDES = (8, 16, 32)
 class BackboneConfig(Settings):
     """The settings that all backbones share; a family narrows `name` to its networks and adds its own."""
 
-    name: str  # a row of BACKBONES
-    bounded: bool = False  # for 8-bit arithmetic: no activation of its heads exceeds 6, nor any of Xception itself
+    name: str
+    """The network; `atrous recipes --settings model.backbone` lists them all."""
+    bounded: bool = False
+    """For 8-bit arithmetic: no activation of the heads exceeds 6, nor any of Xception itself."""
 
     @property
     def output_strides(self) -> tuple[int, ...]:

@@ -76,7 +76,8 @@ class MobileNetEdgeTPU(Backbone):
 
     class Config(BackboneConfig):
         name: Literal["mobilenet_edgetpu"] = "mobilenet_edgetpu"
-        depth_multiplier: float = Field(default=1.0, gt=0)  # all widths, as a multiple of the original's
+        depth_multiplier: float = Field(default=1.0, gt=0, le=8)
+        """Factor on all widths, relative to the original's: smaller is faster and less accurate."""
 
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)

@@ -2,13 +2,14 @@
 
 from typing import Literal, NamedTuple
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from atrous.backbones.contract import Backbone, BackboneConfig, strides_at
 from atrous.backbones.rates import strides_to_rates
 from atrous.layers.conv import SLIM_NORM, ConvNorm
 from atrous.layers.inverted_residual import InvertedResidual, round_channels
+from atrous.settings import Channels
 
 
 class Row(NamedTuple):
@@ -46,8 +47,10 @@ class MobileNetV2(Backbone):
 
     class Config(BackboneConfig):
         name: Literal["mobilenet_v2"] = "mobilenet_v2"
-        depth_multiplier: float = Field(default=1.0, gt=0)  # all widths, as a multiple of the paper's
-        divisible_by: PositiveInt | None = None  # what divides all widths; None: 8 at full width, else 1 (TF DeepLab)
+        depth_multiplier: float = Field(default=1.0, gt=0, le=8)
+        """Factor on all widths, relative to the paper's: smaller is faster and less accurate."""
+        divisible_by: Channels | None = None  # as in TF DeepLab
+        """What all widths are a multiple of; none: 8 at full width, else 1."""
 
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)

@@ -130,8 +130,10 @@ class MobileNetV3(Backbone):
 
     class Config(BackboneConfig):
         name: Name
-        depth_multiplier: float = Field(default=1.0, gt=0)  # all widths, as a multiple of the paper's
-        norm_eps: PositiveFloat | None = None  # of the batch norms; None: as in the original (0.001)
+        depth_multiplier: float = Field(default=1.0, gt=0, le=8)
+        """Factor on all widths, relative to the paper's: smaller is faster and less accurate."""
+        norm_eps: PositiveFloat | None = None
+        """Epsilon of the batch norms; none: as in the original."""
 
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)

@@ -176,10 +176,14 @@ class NASNet(Backbone):
 
     class Config(BackboneConfig):
         name: Name
-        depth_multiplier: float = Field(default=1.0, gt=0)  # all widths after the stem, as a multiple of the paper's
-        classification_head: bool = False  # with the layers between the cells and ImageNet's classifier
-        remove_stride_32: bool = False  # the path stays at stride 16 where it would go to 32
-        drop_path: float = Field(default=0.0, ge=0, lt=1)  # share of the last cell's paths dropped when training ends
+        depth_multiplier: float = Field(default=1.0, gt=0, le=8)
+        """Factor on all widths after the stem, relative to the paper's."""
+        classification_head: bool = False
+        """Keep the layers between the cells and ImageNet's classifier."""
+        remove_stride_32: bool = False
+        """Stay at stride 16 where the architecture would go to 32."""
+        drop_path: float = Field(default=0.0, ge=0, lt=1)
+        """Share of the last cell's paths that are dropped when training ends; against overfitting."""
 
         @model_validator(mode="after")
         def _some_filters_are_left(self) -> "NASNet.Config":

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pydantic import PositiveInt, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atrous.backbones.contract import Backbone, BackboneConfig, require_grid, strides_at
 from atrous.backbones.rates import AtrousRule, Placement, strides_to_rates
 from atrous.layers.conv import TORCH_NORM, ConvNorm, Norm, Padding
+from atrous.settings import Rates
 from atrous.types import RGB
 
 STAGES = ("c2", "c3", "c4", "c5")
@@ -169,7 +170,8 @@ class ResNet(Backbone):
 
     class Config(BackboneConfig):
         name: Name
-        multi_grid: tuple[PositiveInt, ...] | None = None  # a factor on each c5 unit's rates (arXiv:1706.05587, 3.2.1)
+        multi_grid: Rates | None = None  # arXiv:1706.05587, 3.2.1
+        """A factor on the rates of each unit of the last stage, such as [1, 2, 4]; none: all 1."""
 
         @model_validator(mode="after")
         def _grid_has_a_factor_for_each_unit(self) -> "ResNet.Config":

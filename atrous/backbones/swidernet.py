@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -121,12 +121,18 @@ class SWideRNet(Backbone):
 
     class Config(BackboneConfig):
         name: Literal["wide_resnet41", "swidernet"]
-        stem_width: PositiveFloat = 1.0  # of the stem and c1, as a multiple of Wide-ResNet-41's
-        width: PositiveFloat = 1.0  # of c2 to c5, likewise (w1 and w2 in the paper)
-        layers: PositiveFloat = 1.0  # units in c2 to c5, likewise (l in the paper)
-        squeeze: bool = False  # squeeze-and-excitation in every unit
-        switchable: bool = False  # switchable atrous convolutions in c5
-        drop_path: float = Field(0.2, ge=0, lt=1)  # in the last stage, in training; earlier ones have less
+        stem_width: float = Field(1.0, gt=0, le=8)
+        """Width of the stem and c1, relative to Wide-ResNet-41's."""
+        width: float = Field(1.0, gt=0, le=8)
+        """Width of c2 to c5, relative to Wide-ResNet-41's (w1 and w2 in the paper)."""
+        layers: float = Field(1.0, gt=0, le=32)
+        """Number of units in c2 to c5, relative to Wide-ResNet-41's (l in the paper)."""
+        squeeze: bool = False
+        """Squeeze-and-excitation in every unit."""
+        switchable: bool = False
+        """Switchable atrous convolutions in c5."""
+        drop_path: float = Field(0.2, ge=0, lt=1)
+        """Share of the images that skip a unit of the last stage in training; earlier stages have less."""
 
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)

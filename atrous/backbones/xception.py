@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pydantic import PositiveInt, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from atrous.backbones.contract import Backbone, BackboneConfig, require_grid, strides_at
 from atrous.backbones.rates import Placement, strides_to_rates
 from atrous.layers.conv import ACTIVATIONS, SLIM_NORM, Activation, ConvNorm, Padding, SeparableConv
+from atrous.settings import Rates
 
 
 class Unit(NamedTuple):
@@ -94,7 +95,8 @@ class Xception(Backbone):
 
     class Config(BackboneConfig):
         name: Name
-        multi_grid: tuple[PositiveInt, ...] | None = None  # factors on the last three rates (arXiv:1706.05587, 3.2.1)
+        multi_grid: Rates | None = None  # arXiv:1706.05587, 3.2.1
+        """Factors on the last three atrous rates, such as [1, 2, 4]; none: all 1."""
 
         @model_validator(mode="after")
         def _grid_has_a_factor_for_each_convolution(self) -> "Xception.Config":

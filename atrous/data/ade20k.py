@@ -184,8 +184,11 @@ class Config(DataConfig):
 
     format: Literal["ade20k"] = "ade20k"
     train: str = "training"
+    """The split for training, a folder of `images` and `annotations`."""
     val: str = "validation"
-    other_class: bool = False  # as in TF DeepLab: 151 classes; "other" has a logit, but no labels and no loss
+    """The split for validation, a folder of `images` and `annotations`."""
+    other_class: bool = False
+    """Keep label 0 as a class `other` without labels: 151 logits, as in TF DeepLab."""
 
 
 def samples(config: Config, split: str) -> Sequence[Sample]:

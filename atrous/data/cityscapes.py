@@ -58,7 +58,8 @@ class Config(DataConfig):
     """data.format=cityscapes data.root=cityscapes; a plus joins splits, as in data.train=train+val."""
 
     format: Literal["cityscapes"] = "cityscapes"
-    annotations: Literal["fine", "coarse"] = "fine"  # of the training split; train_extra has only coarse ones
+    annotations: Literal["fine", "coarse"] = "fine"
+    """Quality of the training labels; the split train_extra has only coarse ones."""
 
 
 def samples(config: Config, split: str) -> Sequence[Sample]:

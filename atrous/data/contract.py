@@ -8,28 +8,41 @@ import contextlib
 from collections.abc import Callable, Collection, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field
 
 from atrous.data.label_space import LabelSpace
+from atrous.data.pixels import read_image as read_image  # for layouts that live in other packages
 from atrous.errors import ConfigError, DataError
 from atrous.files import composed, require_folder, subfolders
-from atrous.settings import Settings
+from atrous.settings import MAX_CLASSES, Settings
 from atrous.types import Sample
 
 ABOVE = 3  # folders above data.root that are looked at, if it doesn't hold a dataset
 MOST = 200  # folders below it
+Names = (
+    Annotated[dict[int, str], Field(max_length=MAX_CLASSES)] | Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES)]
+)
 
 
 class DataConfig(Settings):
     """The settings that all layouts share; a layout narrows `format` to its own name and adds what it needs."""
 
     format: str
-    root: Path | None = None  # the folder of the dataset
-    train: str = "train"  # the split for training
-    val: str = "val"  # the split for validation
-    names: dict[int, str] | tuple[str, ...] | None = None  # class names; None: as the layout defines them
-    ignore: int | None = None  # label value to ignore; None: as the layout defines it
-    on_error: Literal["stop", "skip"] = "stop"  # an unreadable file stops the run, or is skipped, reported and counted
+    """The layout of the dataset on the disk: which files are images, which are labels."""
+    root: Path | None = None
+    """The folder of the dataset; it may begin with ~."""
+    train: str = "train"
+    """The split for training."""
+    val: str = "val"
+    """The split for validation."""
+    names: Names | None = None
+    """Class names, as a list or {label value: name}; none: as the layout defines them."""
+    ignore: int | None = None
+    """Label value that counts neither in the loss nor in a score; none: as the layout defines it."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """An unreadable file stops the run, or is skipped, reported and counted."""
 
 
 class Layout(NamedTuple):

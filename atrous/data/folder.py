@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import yaml
 from pydantic import Field, StrictInt, TypeAdapter, ValidationError
 
 from atrous.data.contract import SYNONYMS, DataConfig, require_root, require_split
@@ -21,12 +20,17 @@ from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.data.naming import class_of_value, named_space, naming_error, one_line
 from atrous.data.pairing import images_by_stem, labels_by_stem, pair_folders, refuse_polygons
 from atrous.errors import AtrousError, DataError, listing
-from atrous.files import as_on_disk, subfolders
-from atrous.settings import Settings
+from atrous.files import on_disk, subfolders
+from atrous.settings import MAX_CLASSES, Settings
+from atrous.trees import TreeError, read_yaml
 from atrous.types import Color, Sample
 
 Channel = Annotated[StrictInt, Field(ge=0, le=255)]
-Colors = dict[str, tuple[Channel, Channel, Channel]] | tuple[tuple[Channel, Channel, Channel], ...]
+ChannelColor = tuple[Channel, Channel, Channel]
+Colors = (
+    Annotated[dict[str, ChannelColor], Field(max_length=MAX_CLASSES)]
+    | Annotated[tuple[ChannelColor, ...], Field(max_length=MAX_CLASSES)]
+)
 IMAGES = ("images", "image", "imgs", "img", "photos", "inputs", "imagestr")  # as folders are called
 MASKS = (
     *("masks", "mask", "labels", "label", "labelstr", "annotations", "annotation", "gt", "ground_truth", "groundtruth"),
@@ -40,9 +44,12 @@ class Config(DataConfig):
     """data.format=folder data.root=my_data; `names`, `ignore` and `colors` take precedence over classes.yaml."""
 
     format: Literal["folder"] = "folder"
-    colors: Colors | None = None  # of the classes, in pictures and in RGB masks
-    images: str | None = None  # the folder of images; None: images, or the only one with a similar name
-    masks: str | None = None  # the folder of masks; None: masks, or the only one of labels, annotations, ...
+    colors: Colors | None = None
+    """Colours of the classes, in pictures and in RGB masks: a list or {name: [r, g, b]}."""
+    images: str | None = None
+    """The folder of images below root; none: `images`, or the only one with a similar name."""
+    masks: str | None = None
+    """The folder of masks below root; none: `masks`, or the only one with a similar name, such as labels."""
 
 
 class _Place(NamedTuple):
@@ -82,8 +89,8 @@ _KEYS = {
     "ignore": _Key("a whole number", TypeAdapter(StrictInt), TypeAdapter(StrictInt)),
     "colors": _Key(
         "a list of [red, green, blue] or a mapping such as {background: [0, 0, 0]}",
-        TypeAdapter(dict[str, tuple[Channel, Channel, Channel]]),
-        TypeAdapter(tuple[tuple[Channel, Channel, Channel], ...]),
+        TypeAdapter(dict[str, ChannelColor]),
+        TypeAdapter(tuple[ChannelColor, ...]),
     ),
 }
 
@@ -139,7 +146,7 @@ def _place(config: Config, split: str) -> _Place:
     if not _has_both(config, root):
         splits = [name for name in subfolders(root) if _has_both(config, root / name)]
         require_split(config, split, splits, root / split)
-        return _Place(*_both(config, as_on_disk(root / split)))
+        return _Place(*_both(config, (on_disk(root / split) or root / split)))
     images, masks = _both(config, root)
     splits = subfolders(images)
     if not splits and images_by_stem(images, "images"):
@@ -211,9 +218,9 @@ def _classes_file(root: Path) -> Path:
 def _read_classes(path: Path) -> _Classes:
     """Raises DataError, in one line with the file's path, for any mistake in it."""
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, ValueError) as error:
-        raise DataError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        content = read_yaml(path)
+    except TreeError as error:
+        raise DataError(f"{path}: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected keys and values, such as `names: [background, person]`")
     for key in content:
@@ -279,9 +286,9 @@ def _names_beside(root: Path) -> tuple[str, list[str]]:
     """A file in which another program lists names of classes, and these; "" and none if there is no such file."""
     for path in sorted(file for pattern in NAMES_OF_OTHERS for file in root.glob(pattern)):
         names: object = None
-        with suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
-            text = path.read_text(encoding="utf-8-sig")
-            tree = yaml.safe_load(text) if path.suffix == ".yaml" else {"names": text.splitlines()}
+        with suppress(OSError, ValueError):
+            is_yaml = path.suffix == ".yaml"
+            tree = read_yaml(path) if is_yaml else {"names": path.read_text(encoding="utf-8-sig").splitlines()}
             names = tree.get("names") if isinstance(tree, dict) else None
         names = list(names.values()) if isinstance(names, dict) else names
         words = [str(name).strip() for name in names if str(name).strip()] if isinstance(names, list) else []

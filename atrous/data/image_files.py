@@ -1,25 +1,22 @@
-"""How image and label files are read, checked and decoded."""
+"""Images with labels of the same size, read from files, checked and decoded."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
-from PIL import ImageOps
 
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import class_of_value, ignored_values
 from atrous.data.pairing import Pair
-from atrous.errors import DataError, listing
+from atrous.data.pixels import Codes as Codes
+from atrous.data.pixels import Picture, read_picture, stored, upright
+from atrous.data.pixels import read_image as read_image
+from atrous.data.pixels import read_label as read_label
+from atrous.errors import DataError, listing, warn_once
 from atrous.types import NO_IMAGE, Color, Image, Sample
-
-# What Pillow raises for bad files; also warnings, where the caller has turned them into errors.
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, PIL.Image.DecompressionBombError, Warning)
-_INDEX_MODES = ("1", "L", "P", "LA", "PA", "I", "I;16", "I;16B", "I;16L")
-_COLOR_MODES = ("RGB", "RGBA")
 
 Code: TypeAlias = int | Color  # what a pixel of a label file holds: a value or a colour
 
@@ -30,13 +27,6 @@ class WrongLabelsError(DataError):
     def __init__(self, text: str, codes: Collection[Code] = (), wrong: Collection[Code] = ()) -> None:
         super().__init__(text)
         self.codes, self.wrong = codes, wrong
-
-
-class Codes(NamedTuple):
-    """The content of a label file, before its values are given a meaning."""
-
-    values: NDArray[np.integer[Any]]  # [H, W] label values; where `is_colored`, red + 256 green + 65536 blue
-    is_colored: bool = False
 
 
 class ImageFiles(Sequence[Sample]):
@@ -60,12 +50,13 @@ class ImageFiles(Sequence[Sample]):
         if isinstance(index, slice):
             return ImageFiles(self.pairs[index], self.space, self.colors)
         name, image_path, label_path = self.pairs[index]
-        image = read_image(image_path)
+        picture = read_picture(image_path)
         if label_path is None:
-            return Sample(name, image)
-        semantic = decode_label(label_path, self.space, self.colors)
-        _require_same_size(image, image_path, semantic, label_path)
-        return Sample(name, image, semantic)
+            return Sample(name, picture.pixels)
+        codes = _turned(read_label(label_path), label_path, picture, image_path)
+        semantic = decode(codes, label_path, self.space, self.colors)
+        _require_same_size(picture.pixels, image_path, semantic, label_path)
+        return Sample(name, picture.pixels, semantic)
 
     def labels(self, index: int) -> Sample:
         """The sample with an empty image: only the label file is read."""
@@ -74,24 +65,36 @@ class ImageFiles(Sequence[Sample]):
         return Sample(name, NO_IMAGE, semantic)
 
 
-def read_image(path: Path) -> Image:  # [H, W, 3]
-    """A photo of any mode as RGB, turned upright as its EXIF orientation says. Raises DataError with the path."""
-    return _as_array(_open(path, "image", _to_rgb))
+def _turned(codes: Codes, label_path: Path, picture: Picture, image_path: Path) -> Codes:
+    """A label of a photo that was turned upright, turned with it if it was drawn on the photo as stored.
+
+    Their sizes tell, unless they fit both ways; then a label whose own EXIF is the photo's was drawn on it as stored.
+    """
+    if picture.orientation == 1:
+        return codes
+    upright_size = picture.pixels.shape[:2]
+    stored_size = stored(picture.pixels, picture.orientation).shape[:2]
+    is_either = upright_size == stored_size and codes.values.shape == stored_size
+    if codes.values.shape != stored_size or (is_either and codes.orientation != picture.orientation):
+        if is_either:
+            _warn_of_turn(f"its label {label_path} is taken as drawn on the upright photo", image_path, picture)
+        return codes
+    _warn_of_turn(f"its label {label_path}, drawn on the photo as stored, is turned with it", image_path, picture)
+    values = np.ascontiguousarray(upright(codes.values, picture.orientation))
+    return codes._replace(values=values)
 
 
-def as_rgb(image: PIL.Image.Image) -> Image:  # [H, W, 3]
-    """Turns `image` itself upright. Raises DataError for pixels that are floats."""
-    return _as_array(_to_rgb(image))
-
-
-def read_label(path: Path) -> Codes:
-    """For a palette image, the indices, not the colours. EXIF is ignored. Raises DataError with the path."""
-    return _as_codes(_open(path, "label", _require_codes))
+def _warn_of_turn(what: str, path: Path, picture: Picture) -> None:
+    warn_once(f"turn: {what[-20:]}", f"{path} is turned upright by its EXIF orientation {picture.orientation}; {what}")
 
 
 def decode_label(path: Path, space: LabelSpace, colors: Mapping[Color, int] | None = None) -> NDArray[np.uint8]:
     """A label file as train ids, [H, W]. Raises DataError with the path and the values that are not a class."""
-    codes = read_label(path)
+    return decode(read_label(path), path, space, colors)
+
+
+def decode(codes: Codes, path: Path, space: LabelSpace, colors: Mapping[Color, int] | None = None) -> NDArray[np.uint8]:
+    """What was read from a label file as train ids. Raises the same errors, with the path."""
     if codes.is_colored and not colors:
         raise WrongLabelsError(f"{path}: {_uncolored(codes, space)}")
     meaning = {_pack(color): index for color, index in (colors or {}).items()}
@@ -109,70 +112,6 @@ def count_codes(codes: Codes) -> dict[Code, int]:
     """How many pixels each label value, or colour, has."""
     values, counts = (array.tolist() for array in np.unique(codes.values, return_counts=True))
     return dict(zip(map(_unpack, values) if codes.is_colored else values, counts, strict=True))
-
-
-# Pillow's part: whatever it raises is the file's fault. Code that follows it must stay outside the same `try`.
-
-
-def _open(path: Path, what: str, prepare: Callable[[PIL.Image.Image], PIL.Image.Image]) -> PIL.Image.Image:
-    try:
-        with PIL.Image.open(path) as image:
-            image.load()
-            return prepare(image)
-    except _DAMAGED as error:
-        raise DataError(f"cannot read {what} {path}: {_reason(path, error)}") from error
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if path.is_file() and path.stat().st_size == 0:
-        return "the file is empty"
-    if isinstance(error, PIL.UnidentifiedImageError):
-        return "not an image, or its header is damaged"
-    return str(getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__)
-
-
-def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Upright, and in mode RGB, or still grey if it has more than 8 bits, which Pillow would clip at 255."""
-    ImageOps.exif_transpose(image, in_place=True)
-    if image.mode == "F":
-        raise DataError("its pixels are floats; save it with 8 or 16 bits per channel")
-    if image.mode.startswith("I") or image.mode == "RGB":
-        return image
-    if isinstance(image.info.get("transparency"), bytes):  # of a palette: Pillow warns about the direct way
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def _require_codes(image: PIL.Image.Image) -> PIL.Image.Image:
-    if image.mode not in _INDEX_MODES + _COLOR_MODES:
-        raise DataError(f"an image of mode {image.mode} cannot hold class indices; save it as PNG with one channel")
-    return _without_palette(image) if image.format == "GIF" else image
-
-
-def _without_palette(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Grey, or RGB. The indices of a GIF mean nothing: programs leave out and reorder its colours in each file."""
-    bands = image.convert("RGB").split()
-    return bands[0] if len({band.tobytes() for band in bands}) == 1 else image.convert("RGB")
-
-
-# Decoding
-
-
-def _as_array(image: PIL.Image.Image) -> Image:
-    if image.mode == "RGB":
-        return np.array(image)
-    grey = (np.asarray(image).clip(0, 2**16 - 1) >> 8).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
-
-
-def _as_codes(image: PIL.Image.Image) -> Codes:
-    if image.mode in _COLOR_MODES:
-        four_bytes = image.tobytes("raw", "RGBX" if image.mode == "RGB" else "RGBA")
-        packed = np.frombuffer(four_bytes, "<u4") & 0xFFFFFF
-        return Codes(packed.reshape(image.height, image.width), is_colored=True)
-    band = image.getchannel(0) if image.mode in ("LA", "PA") else image
-    values = np.asarray(band)
-    return Codes(values.astype(np.uint8) if values.dtype == bool else values)
 
 
 _TABLE = 2**24 + 1  # all colours, and one entry that is none

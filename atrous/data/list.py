@@ -16,7 +16,7 @@ from atrous.data.label_space import LabelSpace
 from atrous.data.naming import named_space, names_by_value
 from atrous.data.pairing import LOSSY_SUFFIXES, Pair
 from atrous.errors import DataError, listing
-from atrous.files import as_on_disk, composed
+from atrous.files import composed, on_disk
 from atrous.types import Color, Sample
 
 NAMES, COLORS = "_names.txt", "_colors.txt"
@@ -29,10 +29,14 @@ class Config(DataConfig):
     """
 
     format: Literal["list"] = "list"
-    train: str = "train.txt"  # the list file for training
-    val: str = "val.txt"  # the list file for validation
-    names_path: Path | None = None  # None: `names`, or else the only *_names.txt in data.root
-    colors_path: Path | None = None  # None: my_colors.txt next to my_names.txt, if it exists
+    train: str = "train.txt"
+    """The list file for training: a line for each image and its label file."""
+    val: str = "val.txt"
+    """The list file for validation."""
+    names_path: Path | None = None
+    """File with a class name per line; none: `names`, or the only *_names.txt in the root."""
+    colors_path: Path | None = None
+    """File with a colour per line; none: my_colors.txt next to my_names.txt, if it exists."""
 
 
 class _Line(NamedTuple):
@@ -179,7 +183,7 @@ def _located(path: Path, root: Path, entries: Sequence[_Entry]) -> list[tuple[Pa
     A list with missing files is refused before any work. Folders are listed once: checking each file is slow.
     """
     folders = {(root / text).parent for entry in entries for text in (entry.image, entry.label)}
-    known = {folder: _files_in(as_on_disk(folder)) for folder in folders}
+    known = {folder: _files_in(on_disk(folder) or folder) for folder in folders}
     files = [
         (entry.number, what, root / text)
         for entry in entries

@@ -6,19 +6,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
 
-import yaml
 from pydantic import ValidationError
 
 from atrous.data.contract import DataConfig
-from atrous.data.label_space import LabelSpace
+from atrous.data.label_space import MAX_LABEL, NOT_COUNTED, LabelSpace
 from atrous.errors import AtrousError, ConfigError, DataError, listing
+from atrous.trees import parse_yaml
 from atrous.types import Color
 
 Names: TypeAlias = Mapping[int, str] | Sequence[str]  # by label value; a sequence starts at 0
 
-MAX_LABEL = 2**16 - 1  # that a label file can hold
 MANY = 3  # times as many values as classes: not labels any more
-NOT_COUNTED = 255  # what ignored raw ids are mapped to
 
 
 def named_space(
@@ -175,7 +173,7 @@ def naming_setting(values: Iterable[int], names: Iterable[str]) -> str:
 
 def _in_yaml(name: str) -> str:
     """Quoted where YAML would read something else, as in `no` or `a, b`."""
-    is_plain = re.fullmatch(r"[A-Za-z][\w -]*", name) and yaml.safe_load(name) == name
+    is_plain = re.fullmatch(r"[A-Za-z][\w -]*", name) and parse_yaml(name) == name
     return name if is_plain else "'" + name.replace("'", "''") + "'"
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import PIL.Image
 import PIL.ImageFilter
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from atrous.settings import Settings
+from atrous.settings import Scale, Settings, Side
 from atrous.types import Color, Image, Sample
 
 Pixels = NDArray[Any]  # an image [H, W, 3], which is smoothed, or a label or instance map [H, W], which is not
@@ -25,8 +25,7 @@ Matrix = NDArray[np.float64]  # [3, 3], for (x, y, 1) or for colours
 Kernel = Literal["gaussian", "binomial"]
 Padding = Literal["bottom_right", "around"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Factor = PositiveFloat
-NotNegative = NonNegativeFloat
+Radius = Annotated[float, Field(ge=0, le=100)]
 
 BINOMIAL = (1, 4, 6, 4, 1)  # / 16, in each direction: OpenCV's GaussianBlur of 5 x 5 without a sigma
 LUMA = np.array([0.299, 0.587, 0.114])  # the perceived brightness of R, G and B (ITU-R BT.601)
@@ -35,25 +34,44 @@ LUMA = np.array([0.299, 0.587, 0.114])  # the perceived brightness of R, G and B
 class AugmentConfig(Settings):
     """Defaults are TensorFlow DeepLab's; semseg's are scale_step 0, rotate 10, blur 0.5 binomial, padding around."""
 
-    crop: tuple[PositiveInt, PositiveInt] = (513, 513)  # height, width in pixels
-    resize_min: PositiveInt | None = None  # first of all, the shorter side becomes this; None: sizes stay ...
-    resize_max: PositiveInt | None = None  # ... but the longer side at most this, both by the same factor ...
-    resize_factor: PositiveInt | None = None  # ... and each is rounded up to a multiple of this, plus 1
-    min_scale: Factor = 0.5
-    max_scale: Factor = 2.0
-    scale_step: NotNegative = 0.25  # between neighbouring scales; 0: any scale in the range
-    padding: Padding = "bottom_right"  # around: half of it at the top and left, as in semseg
-    flip: Fraction = 0.5  # probability of a horizontal flip
-    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0  # largest angle in degrees, in either direction
+    crop: tuple[Side, Side] = (513, 513)
+    """Height and width in pixels that the network sees in training; smaller needs less memory."""
+    resize_min: Side | None = None
+    """First of all, make the shorter side this many pixels; none: keep the image's size."""
+    resize_max: Side | None = None
+    """With `resize_min`: the longer side has at most this many pixels; none: any number."""
+    resize_factor: Side | None = None
+    """With `resize_min`: round each side up to a multiple of this, plus 1; none: don't."""
+    min_scale: Scale = 0.5
+    """Smallest factor by which images are randomly resized."""
+    max_scale: Scale = 2.0
+    """Largest factor by which images are randomly resized."""
+    scale_step: Annotated[float, Field(ge=0, le=16)] = 0.25
+    """Distance between the possible factors; 0: any factor in the range."""
+    padding: Padding = "bottom_right"  # around: semseg
+    """Where images smaller than the crop are padded; around: half of it at the top and left."""
+    flip: Fraction = 0.5
+    """Probability of a horizontal flip; 0 where left and right differ in meaning."""
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest angle of a random rotation in degrees, in either direction."""
     rotate_probability: Fraction = 0.5
-    brightness: Fraction = 0.0  # the factor is uniform in 1 - value .. 1 + value
-    contrast: Fraction = 0.0  # likewise
-    saturation: Fraction = 0.0  # likewise
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # largest shift in turns of the colour wheel, in either direction
-    blur: Fraction = 0.0  # probability
-    blur_radius: tuple[NotNegative, NotNegative] = (0.5, 1.5)  # smallest, largest standard deviation in pixels
-    blur_kernel: Kernel = "gaussian"  # binomial: always 5 x 5 of standard deviation 1, as in semseg
-    noise: Annotated[float, Field(ge=0, le=255)] = 0.0  # standard deviation in grey levels, 0..255
+    """Probability of a rotation, where `rotate` is above 0."""
+    brightness: Fraction = 0.0
+    """Range of the random brightness: the factor lies in 1 - value .. 1 + value."""
+    contrast: Fraction = 0.0
+    """Range of the random contrast: the factor lies in 1 - value .. 1 + value."""
+    saturation: Fraction = 0.0
+    """Range of the random saturation: the factor lies in 1 - value .. 1 + value."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Largest random shift of hue, in turns of the colour wheel; 0 where colours decide classes."""
+    blur: Fraction = 0.0
+    """Probability that an image is blurred; a little helps against photos out of focus."""
+    blur_radius: tuple[Radius, Radius] = (0.5, 1.5)
+    """Smallest and largest standard deviation of a gaussian blur, in pixels."""
+    blur_kernel: Kernel = "gaussian"  # binomial: semseg
+    """binomial: always 5 x 5 pixels of standard deviation 1, whatever `blur_radius` says."""
+    noise: Annotated[float, Field(ge=0, le=255)] = 0.0
+    """Standard deviation of random noise on each value, in grey levels (0..255)."""
 
     @model_validator(mode="after")
     def _ranges_are_valid(self) -> "AugmentConfig":

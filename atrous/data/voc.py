@@ -41,7 +41,8 @@ class Config(DataConfig):
     """data.format=voc data.root=VOCdevkit, or the folder of another year in it, such as VOCdevkit/VOC2007."""
 
     format: Literal["voc"] = "voc"
-    labels: str = "SegmentationClass"  # SegmentationClassAug, with data.train=train_aug, for the 10,582 images of SBD
+    labels: str = "SegmentationClass"
+    """Folder of the labels; SegmentationClassAug, with data.train=train_aug, has SBD's 10,582."""
 
 
 def samples(config: Config, split: str) -> Sequence[Sample]:

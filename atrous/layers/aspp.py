@@ -4,32 +4,42 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atrous.errors import ConfigError
 from atrous.layers.conv import HEAD_NORM, Activation, ConvNorm, Norm, SeparableConv
 from atrous.layers.resize import resize, scale_dimension
-from atrous.settings import Settings
+from atrous.settings import Channels, Rates, Settings, Side
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # by output stride; all reach equally far on the image
 Squeeze = Literal["none", "sigmoid", "hard_sigmoid"]
 Window = tuple[int, int]  # height, width in cells of the feature map
-Sides = tuple[PositiveInt, PositiveInt]  # height, width
+Sides = tuple[Side, Side]  # height, width
 
 
 class ASPPConfig(Settings):
-    rates: tuple[PositiveInt, ...] | None = None  # None: (6, 12, 18) at output stride 16, section 3.3; (): no 3x3
-    channels: PositiveInt = 256  # section 3.3
-    separable: bool = True  # the 3x3; dense in DeepLab v3's paper, separable in its authors' program
-    dropout: float = Field(0.1, ge=0, lt=1)  # after the projection, as in the authors' program
-    image_level: bool = True  # the mean of the whole image as a branch
-    pooling_window: Sides | None = None  # the mean's, in pixels of the image; None: the whole image
-    pooling_stride: Sides = (1, 1)  # in cells of c5
-    projection: bool = True  # the 1x1 after the branches
-    squeeze: Squeeze = "none"  # the image's mean multiplies the result instead of being a branch (arXiv:1905.02244)
-    norm_eps: PositiveFloat = HEAD_NORM.eps  # of the batch norms
+    rates: Rates | None = None  # (6, 12, 18) at output stride 16, section 3.3
+    """Atrous rates of the 3x3 branches; none: from the output stride; []: no such branch."""
+    channels: Channels = 256  # section 3.3
+    """Channels of each branch and of the result."""
+    separable: bool = True  # dense in DeepLab v3's paper, separable in its authors' program
+    """Depthwise separable 3x3 convolutions: fewer parameters and operations."""
+    dropout: float = Field(0.1, ge=0, lt=1)  # as in the authors' program
+    """Share of values dropped after the projection; against overfitting."""
+    image_level: bool = True
+    """A branch with the mean of the whole image."""
+    pooling_window: Sides | None = None
+    """Height and width of the mean's window in pixels of the image; none: the whole image."""
+    pooling_stride: Sides = (1, 1)
+    """Steps between windows of the mean, down and across, in cells of the backbone's map."""
+    projection: bool = True
+    """A 1x1 convolution that joins the branches."""
+    squeeze: Squeeze = "none"  # arXiv:1905.02244
+    """Multiply the result by a gate from the image's mean, instead of a branch with the mean."""
+    norm_eps: PositiveFloat = HEAD_NORM.eps
+    """What the batch norms add to a variance, against division by 0."""
 
 
 def gate(x: Tensor, squeeze: Squeeze) -> Tensor:

@@ -4,26 +4,33 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from atrous.errors import ConfigError
 from atrous.layers.conv import HEAD_NORM, Activation, ConvNorm, Norm, SeparableConv
 from atrous.layers.resize import resize
-from atrous.settings import Settings
+from atrous.settings import Channels, Settings
 
 Merge = Literal["concat", "sum"]
 Kind = Literal["separable", "dense", "logits"]  # of its convolutions; logits: 1x1 with bias and nothing after
 
 
 class DecoderConfig(Settings):
-    strides: tuple[Literal[4, 8, 16], ...] = (4,)  # of the low-level features, coarsest first (section 3.1)
-    low_level_channels: PositiveInt = 48  # table 1
-    channels: PositiveInt = 256  # table 2
-    separable: bool | None = None  # the 3x3; None: as in ASPP, or separable without ASPP
-    merge: Merge = "concat"  # sum: one convolution, added to the projected low-level features
-    logits: bool = False  # the 1x1 convolutions compute the logits; `channels` is not used
-    norm_eps: PositiveFloat = HEAD_NORM.eps  # of the batch norms
+    strides: tuple[Literal[4, 8, 16], ...] = Field((4,), max_length=3)  # section 3.1
+    """Strides of the low-level features that are joined, coarsest first; [4] or [8, 4]."""
+    low_level_channels: Channels = 48  # table 1
+    """Channels to which the low-level features are reduced."""
+    channels: Channels = 256  # table 2
+    """Channels of the decoder's 3x3 convolutions."""
+    separable: bool | None = None
+    """Depthwise separable 3x3 convolutions; none: as in ASPP, or separable without ASPP."""
+    merge: Merge = "concat"
+    """How features are joined; sum: one convolution, added to the low-level features."""
+    logits: bool = False
+    """The 1x1 convolutions compute the logits themselves; `channels` is not used."""
+    norm_eps: PositiveFloat = HEAD_NORM.eps
+    """Epsilon of the batch norms."""
 
     @model_validator(mode="after")
     def _strides_fall(self) -> "DecoderConfig":

@@ -4,24 +4,31 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from atrous.errors import ConfigError
 from atrous.layers.aspp import mean_over_windows, require_variance
 from atrous.layers.conv import HEAD_NORM, ConvNorm, SeparableConv
 from atrous.layers.resize import resize, scale_dimension
-from atrous.settings import Settings
+from atrous.settings import Rate, Settings
+
+MAX_BRANCHES = 64
 
 
 class Branch(Settings):
     """An operation of the cell, as in the JSON of TensorFlow DeepLab."""
 
     op: Literal["conv", "pyramid_pooling"] = "conv"
-    kernel: Literal[1, 3] = 3  # conv
-    rate: tuple[PositiveInt, PositiveInt] = (1, 1)  # conv: height, width, at output stride 16
-    grid_size: tuple[PositiveInt, PositiveInt] = (1, 1)  # pyramid_pooling: parts of the image, down and across
-    input: int = -1  # an earlier branch; -1: the backbone's features
+    """What the branch computes."""
+    kernel: Literal[1, 3] = 3
+    """Side of a convolution's kernel."""
+    rate: tuple[Rate, Rate] = (1, 1)
+    """Atrous rate of a convolution, down and across, at output stride 16."""
+    grid_size: tuple[Rate, Rate] = (1, 1)
+    """Parts into which a pyramid pooling divides the image, down and across."""
+    input: int = Field(-1, lt=MAX_BRANCHES)
+    """Number of the earlier branch that it reads; -1: the backbone's features."""
 
 
 # The best cell for Cityscapes (figure 5a), as released by TensorFlow DeepLab.

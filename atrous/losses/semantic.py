@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional as F
 
 from atrous.errors import ConfigError
 from atrous.ops import resize_nearest, upsample_cross_entropy
-from atrous.settings import Settings
+from atrous.settings import MAX_CLASSES, MAX_COUNT, Settings
 from atrous.types import Outputs
 
 HEAD_WEIGHTS = {  # of the papers; a head that is not listed has weight 1
@@ -22,12 +22,20 @@ HEAD_WEIGHTS = {  # of the papers; a head that is not listed has weight 1
 }
 
 
+ClassWeights = Annotated[tuple[NonNegativeFloat, ...], Field(max_length=MAX_CLASSES)] | Literal["counts"]
+
+
 class LossConfig(Settings):
-    labels: Literal["image", "grid"] = "image"  # compared at the image's size or on the grid of the logits
-    class_weights: tuple[NonNegativeFloat, ...] | Literal["counts"] | None = None  # counts: from the training labels
-    hard_pixels: float = Field(1.0, gt=0, le=1)  # the share of pixels that counts: those with the largest losses
-    hard_pixels_step: NonNegativeInt = 0  # over this many steps the share falls from 1 to `hard_pixels` (TF DeepLab)
-    weights: dict[str, NonNegativeFloat] = Field({})  # of the training heads, by name; of the others: HEAD_WEIGHTS
+    labels: Literal["image", "grid"] = "image"
+    """Compare at the image's size, or on the network's own grid: faster and coarser."""
+    class_weights: ClassWeights | None = None
+    """Weight of each class; counts: more for rare classes, from the training labels."""
+    hard_pixels: float = Field(1.0, gt=0, le=1)
+    """Share of the pixels that count, those with the largest losses; 1: all."""
+    hard_pixels_step: int = Field(0, ge=0, le=MAX_COUNT)  # TF DeepLab
+    """Steps over which that share falls from 1 to `hard_pixels`."""
+    weights: dict[str, NonNegativeFloat] = Field({}, max_length=64)  # of the others: HEAD_WEIGHTS
+    """Weights of the heads that only training has, such as {auxiliary: 0.4}."""
 
 
 def require_heads(config: LossConfig, heads: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ Published for Cityscapes val at one scale: 77.9 % mIoU with one recurrence, 78.4
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from atrous.backbones import AnyBackboneConfig
@@ -17,6 +17,7 @@ from atrous.layers.conv import classifier
 from atrous.layers.criss_cross import CrissCrossAttention
 from atrous.layers.fcn_head import FCNHead
 from atrous.models.contract import MapConfig, Model
+from atrous.settings import Channels
 from atrous.types import Outputs
 
 
@@ -30,11 +31,16 @@ class CCNet(Model):
         name: Literal["ccnet"] = "ccnet"
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet101s")
         output_stride: Literal[8, 16, 32] = 8  # section 3.1
-        recurrences: PositiveInt = 2  # R of section 3.3
-        head_channels: PositiveInt = 512  # as in the authors' program
-        key_channels: PositiveInt = 64  # C' of section 3.2: an eighth of `head_channels`
-        auxiliary_channels: PositiveInt = 512  # as in the authors' program
-        dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before the logits of both heads
+        recurrences: int = Field(2, ge=1, le=16)  # R of section 3.3
+        """How often the criss-cross attention is repeated; twice reaches every pixel."""
+        head_channels: Channels = 512  # as in the authors' program
+        """Channels of the criss-cross attention."""
+        key_channels: Channels = 64  # C' of section 3.2: an eighth of `head_channels`
+        """Channels of queries and keys."""
+        auxiliary_channels: Channels = 512  # as in the authors' program
+        """Channels of the training-only head on the fourth stage."""
+        dropout: float = Field(0.1, ge=0, lt=1)
+        """Share of whole maps dropped before the logits of both heads."""
 
     config: Config
 

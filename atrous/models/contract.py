@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from atrous.backbones import AnyBackboneConfig, BackboneConfig, build_backbone
@@ -15,19 +15,23 @@ from atrous.layers.conv import HEAD_NORM, Activation
 from atrous.layers.decoder import Decoder, DecoderConfig, Kind
 from atrous.layers.drop_path import DropPath
 from atrous.layers.resize import Convention, resize, scale_dimension
-from atrous.settings import Settings
+from atrous.settings import MAX_CLASSES, Scales, Settings, Side
 from atrous.types import RGB, Facts, Outputs
 
-Size = tuple[PositiveInt, PositiveInt]  # height, width
+Size = tuple[Side, Side]  # height, width
 
 
 class ModelConfig(Settings):
     """The settings that all models share; a model narrows `name` to its own and adds what its paper adds."""
 
     name: str
-    backbone: AnyBackboneConfig  # a row of BACKBONES, by name or with its settings
-    output_stride: Literal[8, 16, 32] = 16  # of c5; may differ between training and evaluation
-    num_classes: int | None = Field(default=None, ge=2)  # None: as many as the label space has
+    """The architecture; docs/models.md compares them."""
+    backbone: AnyBackboneConfig
+    """The network that computes the features: a name, or a mapping with its settings."""
+    output_stride: Literal[8, 16, 32] = 16
+    """Pixels per cell of the backbone's last map: smaller is finer, slower, needs more memory."""
+    num_classes: int | None = Field(default=None, ge=2, le=MAX_CLASSES)
+    """Classes that the network tells apart; none: as many as the data has."""
 
     @model_validator(mode="before")
     @classmethod
@@ -68,7 +72,8 @@ class ModelConfig(Settings):
 class MapConfig(ModelConfig):
     """The settings of models whose logits are a map of the image."""
 
-    align_corners: bool = True  # how logits are upsampled: TensorFlow's DeepLab and semseg; False: torchvision
+    align_corners: bool = True  # True: TF DeepLab and semseg; False: torchvision
+    """How logits are upsampled: corner pixels coincide, or (false) outer edges do."""
 
     @property
     def convention(self) -> Convention:
@@ -78,14 +83,17 @@ class MapConfig(ModelConfig):
 class ImagePyramidConfig(MapConfig):
     """The settings of models that can merge the logits of several scales: they have no other outputs."""
 
-    image_pyramid: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)  # scales (arXiv:1606.00915, section 4.1.2)
-    merge: Literal["max", "mean"] = "max"  # of the logits of these scales
+    image_pyramid: Scales = (1.0,)  # arXiv:1606.00915, section 4.1.2
+    """Sizes at which the network itself sees each image, also in training; each costs a pass."""
+    merge: Literal["max", "mean"] = "max"
+    """How the logits of these sizes are joined."""
 
 
 class ASPPModelConfig(ImagePyramidConfig):
     """The settings of models with atrous spatial pyramid pooling."""
 
     aspp: ASPPConfig = ASPPConfig()
+    """Atrous spatial pyramid pooling: the context module."""
 
     def at_output_stride(self, output_stride: int) -> dict[str, Any]:
         settings = super().at_output_stride(output_stride)

@@ -6,7 +6,7 @@ test. That network has rates 4, 8, 16 in c5, as with `model.backbone.multi_grid=
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from atrous.backbones import AnyBackboneConfig
@@ -14,6 +14,7 @@ from atrous.backbones.resnet import ResNet
 from atrous.layers.conv import TORCH_NORM, ConvNorm, classifier
 from atrous.layers.self_attention import ChannelAttention, PositionAttention
 from atrous.models.contract import MapConfig, Model
+from atrous.settings import Channels
 from atrous.types import Outputs
 
 
@@ -28,9 +29,12 @@ class DANet(Model):
         name: Literal["danet"] = "danet"
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet101s")
         output_stride: Literal[8, 16, 32] = 8  # section 3.1
-        head_channels: PositiveInt = 512  # as in the authors' program
-        key_channels: PositiveInt = 64  # of the positions: an eighth of `head_channels`, as in the authors' program
-        dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before each of the three logits
+        head_channels: Channels = 512  # as in the authors' program
+        """Channels of the two attention heads."""
+        key_channels: Channels = 64  # an eighth of `head_channels`, as in the authors' program
+        """Channels of the position attention's queries and keys."""
+        dropout: float = Field(0.1, ge=0, lt=1)
+        """Share of whole maps dropped before each of the three logits."""
 
     config: Config
 

@@ -39,8 +39,11 @@ class DeepLabV1(ImagePyramidModel):
         backbone: Annotated[VGG.Config, BeforeValidator(read_name)] = VGG.Config(name="vgg16")
         output_stride: Literal[8] = 8
         variant: Literal["large_fov", "7x7", "4x4"] = "large_fov"  # table 2
-        multi_scale: bool = False  # MSc of section 3.3: side branches on the image and the first four poolings
-        dropout: float = Field(0.5, ge=0, lt=1)  # after fc6 and fc7
+        """Kernel and rate of fc6: large field of view (fast, accurate), 7x7 or 4x4."""
+        multi_scale: bool = False  # MSc of section 3.3
+        """Side branches on the image and on the first four poolings sharpen the edges."""
+        dropout: float = Field(0.5, ge=0, lt=1)
+        """Share of values dropped after fc6 and fc7."""
 
     config: Config
 

@@ -2,13 +2,14 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from atrous.backbones import AnyBackboneConfig
 from atrous.backbones.resnet import ResNet
 from atrous.layers.conv import classifier
 from atrous.models.contract import ImagePyramidConfig, ImagePyramidModel, scaled_rates
+from atrous.settings import Channels, Rates
 from atrous.types import Outputs
 
 
@@ -19,10 +20,14 @@ class DeepLabV2(ImagePyramidModel):
         name: Literal["deeplab_v2"] = "deeplab_v2"
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet_v1_101")
         output_stride: Literal[8, 16, 32] = 8
-        rates: tuple[PositiveInt, ...] = Field((6, 12, 18, 24), min_length=1)  # section 4.1.2, ASPP-L
+        rates: Rates = Field((6, 12, 18, 24), min_length=1)  # section 4.1.2, ASPP-L
+        """Atrous rates of the parallel branches, whose logits are summed."""
         kernel: Literal[1, 3, 5, 7] = 3
-        hidden: PositiveInt | None = None  # VGG-16's fc6 and fc7, 1024 wide, in each branch; None: straight to logits
-        dropout: float = Field(0.5, ge=0, lt=1)  # after fc6 and fc7
+        """Side of the branches' kernels."""
+        hidden: Channels | None = None
+        """Channels of fc6 and fc7 in each branch, 1024 for VGG-16; none: straight to logits."""
+        dropout: float = Field(0.5, ge=0, lt=1)
+        """Share of values dropped after fc6 and fc7."""
 
         def at_output_stride(self, output_stride: int) -> dict[str, Any]:
             rates = scaled_rates(self.rates, self.output_stride, output_stride)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from atrous.backbones import AnyBackboneConfig
@@ -11,6 +11,7 @@ from atrous.layers.aspp import window_at
 from atrous.layers.conv import HEAD_NORM, ConvNorm, classifier
 from atrous.layers.fcn_head import FCNHead
 from atrous.models.contract import ASPPModelConfig, ImagePyramidModel, build_aspp
+from atrous.settings import Channels
 from atrous.types import Outputs
 
 
@@ -20,8 +21,10 @@ class DeepLabV3(ImagePyramidModel):
     class Config(ASPPModelConfig):
         name: Literal["deeplab_v3"] = "deeplab_v3"
         backbone: AnyBackboneConfig = MobileNetV2.Config()
-        head_channels: PositiveInt | None = None  # of a 3x3 after ASPP, as in torchvision; None: no 3x3
-        auxiliary_channels: PositiveInt | None = None  # of a second head, on c4, as in torchvision; None: one head
+        head_channels: Channels | None = None  # 256 in torchvision
+        """Channels of a 3x3 convolution after ASPP; none: without it."""
+        auxiliary_channels: Channels | None = None  # 256 in torchvision
+        """Channels of a training-only head on the fourth stage; none: without it."""
 
         @model_validator(mode="after")
         def _pyramid_has_one_head(self) -> "DeepLabV3.Config":

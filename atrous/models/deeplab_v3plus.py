@@ -22,6 +22,7 @@ class DeepLabV3Plus(ImagePyramidModel):
         name: Literal["deeplab_v3plus"] = "deeplab_v3plus"
         backbone: AnyBackboneConfig = Xception.Config(name="xception_65")  # section 3.2
         decoder: DecoderConfig = DecoderConfig()
+        """The decoder, which joins finer features for sharp edges."""
 
         @model_validator(mode="after")
         def _has_a_decoder(self) -> "DeepLabV3Plus.Config":

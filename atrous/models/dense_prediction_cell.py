@@ -2,16 +2,17 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from atrous.backbones import AnyBackboneConfig
 from atrous.backbones.xception import Xception
 from atrous.layers.conv import classifier
 from atrous.layers.decoder import DecoderConfig
-from atrous.layers.dense_prediction_cell import BEST, Branch, DensePredictionCell
+from atrous.layers.dense_prediction_cell import BEST, MAX_BRANCHES, Branch, DensePredictionCell
 from atrous.layers.resize import image_size, scale_dimension
 from atrous.models.contract import ImagePyramidConfig, ImagePyramidModel, Size, build_decoder
+from atrous.settings import Channels
 from atrous.types import Outputs
 
 
@@ -22,11 +23,16 @@ class DensePredictionCellNet(ImagePyramidModel):
         name: Literal["dense_prediction_cell"] = "dense_prediction_cell"
         backbone: AnyBackboneConfig = Xception.Config(name="xception_71")  # section 5
         output_stride: Literal[8, 16] = 16
-        cell: tuple[Branch, ...] = Field(BEST, min_length=1)  # figure 5a
-        cell_channels: PositiveInt = 256  # section 4.1
-        dropout: float = Field(0.1, ge=0, lt=1)  # before the projection, as in the authors' program
-        pooling_window: Size | None = None  # in pixels, divided by a pooling's grid; None: the whole image
+        cell: tuple[Branch, ...] = Field(BEST, min_length=1, max_length=MAX_BRANCHES)  # figure 5a
+        """The operations of the cell, in order; each reads the features or an earlier one."""
+        cell_channels: Channels = 256  # section 4.1
+        """Channels of each operation and of the cell's result."""
+        dropout: float = Field(0.1, ge=0, lt=1)  # as in the authors' program
+        """Share of values dropped before the projection."""
+        pooling_window: Size | None = None
+        """Height and width in pixels that poolings divide by their grid; none: the whole image."""
         decoder: DecoderConfig = DecoderConfig()
+        """The decoder, which joins finer features for sharp edges."""
 
         @property
         def logits_stride(self) -> int:

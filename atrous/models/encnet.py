@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from atrous.backbones import AnyBackboneConfig
@@ -13,6 +13,7 @@ from atrous.layers.encoding import Encoding
 from atrous.layers.fcn_head import FCNHead
 from atrous.layers.resize import resize
 from atrous.models.contract import MapConfig, Model
+from atrous.settings import Channels
 from atrous.types import Outputs
 
 LATERAL = ("c3", "c4")
@@ -44,11 +45,16 @@ class EncNet(Model):
         name: Literal["encnet"] = "encnet"
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet50s")
         output_stride: Literal[8, 16, 32] = 8  # as in the paper's dilated networks
-        head_channels: PositiveInt = 512  # as in the authors' program
-        num_codewords: PositiveInt = 32  # as in the paper's networks for segmentation
-        lateral: bool = False  # the authors' program: c3 and c4 join c5 before the context module
-        auxiliary_channels: PositiveInt = 256  # as in the authors' program: a quarter of c4's
-        dropout: float = Field(0.1, ge=0, lt=1)  # before the logits, as in the authors' program
+        head_channels: Channels = 512  # as in the authors' program
+        """Channels of the context module."""
+        num_codewords: Channels = 32  # as in the paper's networks for segmentation
+        """Entries of the dictionary that describes the scene."""
+        lateral: bool = False  # as in the authors' program
+        """The third and fourth stage join the last one before the context module."""
+        auxiliary_channels: Channels = 256  # as in the authors' program: a quarter of c4's
+        """Channels of the training-only head on the fourth stage."""
+        dropout: float = Field(0.1, ge=0, lt=1)  # as in the authors' program
+        """Share of values dropped before the logits."""
 
     config: Config
 

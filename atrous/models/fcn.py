@@ -2,13 +2,14 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from atrous.backbones import AnyBackboneConfig
 from atrous.backbones.resnet import ResNet
 from atrous.layers.fcn_head import FCNHead
 from atrous.models.contract import MapConfig, Model
+from atrous.settings import Channels
 from atrous.types import Outputs
 
 
@@ -19,9 +20,12 @@ class FCN(Model):
         name: Literal["fcn"] = "fcn"
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet50")
         output_stride: Literal[8, 16, 32] = 8  # as in torchvision
-        head_channels: PositiveInt = 512  # as in torchvision
-        auxiliary_channels: PositiveInt | None = 256  # of a second head, on c4, as in torchvision; None: one head
-        dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before the logits
+        head_channels: Channels = 512  # as in torchvision
+        """Channels of the 3x3 convolution before the logits."""
+        auxiliary_channels: Channels | None = 256  # as in torchvision
+        """Channels of a training-only head on the fourth stage; none: without it."""
+        dropout: float = Field(0.1, ge=0, lt=1)
+        """Share of whole maps dropped before the logits."""
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)

@@ -121,6 +121,8 @@ def _backbone(model: Tree) -> Tree:
 
 
 def _loss(loss: Tree) -> Tree:
+    if not isinstance(loss.get("cascade", []), list | tuple):
+        return loss  # which is then refused
     weights: Tree = {name: loss[name] for name in ("auxiliary", "presence") if name in loss}
     weights |= {f"cascade_{index}": weight for index, weight in enumerate(loss.get("cascade", ()))}
     changed = {name: weight for name, weight in weights.items() if weight != HEADS.get(name)}

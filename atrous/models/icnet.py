@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,6 +11,7 @@ from atrous.backbones.icnet import ICNetBackbone
 from atrous.layers.conv import TORCH_NORM, ConvNorm, classifier
 from atrous.layers.resize import resize
 from atrous.models.contract import MapConfig, Model
+from atrous.settings import Bins, Channels
 from atrous.types import Outputs
 
 
@@ -43,10 +43,14 @@ class ICNet(Model):
     class Config(MapConfig):
         name: Literal["icnet"] = "icnet"
         backbone: AnyBackboneConfig = ICNetBackbone.Config(name="icnet_resnet50")
-        output_stride: Literal[32] = 32  # of c5: the three levels are at strides 32, 16 and 8
-        bins: tuple[PositiveInt, ...] = (1, 2, 3, 6)  # of the means, as in the authors' program; (): none
-        pyramid_channels: PositiveInt = 256  # as in the authors' program
-        fusion_channels: PositiveInt = 128  # as in the authors' program
+        output_stride: Literal[32] = 32
+        """Of the smallest image's map: the three levels are at strides 32, 16 and 8."""
+        bins: Bins = (1, 2, 3, 6)  # as in the authors' program
+        """Grids of the means in the pyramid: 2 is 2 x 2 parts of the image; []: no pyramid."""
+        pyramid_channels: Channels = 256  # as in the authors' program
+        """Channels of the pyramid's result."""
+        fusion_channels: Channels = 128  # as in the authors' program
+        """Channels in which the levels are joined."""
 
         @property
         def logits_stride(self) -> int:

@@ -2,13 +2,13 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import PositiveInt
 from torch import Tensor
 
 from atrous.backbones import AnyBackboneConfig
 from atrous.backbones.mobilenet_v2 import MobileNetV2
 from atrous.layers.conv import SLIM_NORM, ConvNorm, classifier
 from atrous.models.contract import Model, ModelConfig
+from atrous.settings import Channels
 from atrous.types import Outputs
 
 
@@ -21,7 +21,8 @@ class ImageClassifier(Model):
         name: Literal["image_classifier"] = "image_classifier"
         backbone: AnyBackboneConfig = MobileNetV2.Config()
         output_stride: Literal[8, 16, 32] = 32
-        head_channels: PositiveInt | None = None  # 1280 for MobileNetV2; None: c5 itself
+        head_channels: Channels | None = None
+        """Channels of a 1x1 convolution before the mean, 1280 for MobileNetV2; none: without it."""
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)

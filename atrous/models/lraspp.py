@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-from pydantic import PositiveInt
 from torch import Tensor
 
 from atrous.backbones import AnyBackboneConfig
@@ -11,6 +10,7 @@ from atrous.layers.aspp import ASPP, window_at
 from atrous.layers.decoder import Decoder
 from atrous.layers.resize import image_size
 from atrous.models.contract import ImagePyramidConfig, ImagePyramidModel, Size
+from atrous.settings import Channels
 from atrous.types import Outputs
 
 
@@ -21,11 +21,16 @@ class LRASPP(ImagePyramidModel):
         name: Literal["lraspp"] = "lraspp"
         backbone: AnyBackboneConfig = MobileNetV3.Config(name="mobilenet_v3_large_seg")
         output_stride: Literal[8, 16, 32] = 32  # table 7
-        head_channels: PositiveInt = 128  # table 7
+        head_channels: Channels = 128  # table 7
+        """Channels of the pooled and gated features; more is slower."""
         pooling_window: Size | None = (769, 769)  # 25 x 25 cells at output stride 32, as in the released models
+        """Height and width of the mean's window in pixels; none: the whole image."""
         pooling_stride: Size = (4, 5)  # as in the released models
+        """Steps between windows of the mean, down and across, in cells of the backbone's map."""
         squeeze: Literal["sigmoid", "hard_sigmoid"] = "hard_sigmoid"
+        """The function of the gate that multiplies the features."""
         decoder_stride: Literal[4, 8, 16] = 8
+        """Stride of the finer features that are joined."""
 
         @property
         def logits_stride(self) -> int:

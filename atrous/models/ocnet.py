@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from atrous.backbones import AnyBackboneConfig
@@ -20,6 +20,7 @@ from atrous.layers.conv import classifier
 from atrous.layers.fcn_head import FCNHead
 from atrous.layers.self_attention import ObjectContext
 from atrous.models.contract import MapConfig, Model
+from atrous.settings import Channels
 from atrous.types import Outputs
 
 BINS = (1, 2, 3, 6)  # of pyramid-OC: attention stays within a whole map, its quarters, ninths, ...
@@ -80,9 +81,13 @@ class OCNet(Model):
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet101s")
         output_stride: Literal[8, 16, 32] = 8  # as in the paper's dilated networks
         variant: Variant = "base"  # base-OC, pyramid-OC, ASP-OC
-        head_channels: int = Field(512, ge=4)  # as in the authors' program
-        auxiliary_channels: PositiveInt = 512  # as in CCNet's program
-        dropout: float | None = Field(None, ge=0, lt=1)  # of whole maps; None: 0.1 in "asp", else 0.05
+        """Context by attention over all pixels (base), over parts of the image (pyramid), or with ASPP."""
+        head_channels: Channels = Field(512, ge=4)  # as in the authors' program
+        """Channels of the context module."""
+        auxiliary_channels: Channels = 512  # as in CCNet's program
+        """Channels of the training-only head on the fourth stage."""
+        dropout: float | None = Field(None, ge=0, lt=1)
+        """Share of whole maps dropped; none: 0.1 with ASPP, else 0.05."""
 
     config: Config
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from atrous.backbones import AnyBackboneConfig
@@ -14,7 +14,7 @@ from atrous.layers.conv import Activation, ConvNorm, Norm, SeparableConv, classi
 from atrous.layers.decoder import TAPS
 from atrous.layers.resize import image_size, resize
 from atrous.models.contract import MapConfig, Model, scaled_rates
-from atrous.settings import Settings
+from atrous.settings import Channels, Rates, Settings
 from atrous.types import Outputs
 
 KERNEL = 5  # of the convolutions in decoders and heads (section 4.2)
@@ -22,10 +22,14 @@ STRIDES = (8, 4)  # of the features that the decoders take in
 
 
 class BranchConfig(Settings):
-    aspp_channels: PositiveInt = 256
-    low_level_channels: tuple[PositiveInt, PositiveInt] = (64, 32)  # of the features at stride 8 and 4
-    decoder_channels: PositiveInt = 256
-    head_channels: PositiveInt = 256
+    aspp_channels: Channels = 256
+    """Channels of ASPP's branches and projection."""
+    low_level_channels: tuple[Channels, Channels] = (64, 32)
+    """Channels to which the features at stride 8 and 4 are reduced."""
+    decoder_channels: Channels = 256
+    """Channels of the decoder's 5x5 convolutions."""
+    head_channels: Channels = 256
+    """Channels of the heads' 5x5 convolutions."""
 
 
 SEMANTIC = BranchConfig()
@@ -37,12 +41,18 @@ class SemanticConfig(MapConfig):
 
     backbone: AnyBackboneConfig = ResNet.Config(name="resnet50_d2")
     output_stride: Literal[8, 16, 32] = 32
-    rates: tuple[PositiveInt, ...] | None = None  # of ASPP; None: (6, 12, 18) at output stride 16
-    pooling_window: Sides | None = None  # of ASPP's image mean, in pixels of the image; None: the whole image
-    dropout: float = Field(0.1, ge=0, lt=1)  # after ASPP
-    separable: bool = True  # the convolutions of decoders and heads; false: dense
+    rates: Rates | None = None
+    """Rates of ASPP's 3x3 convolutions; none: [6, 12, 18] at output stride 16."""
+    pooling_window: Sides | None = None
+    """Size of the windows of ASPP's image mean, in pixels of the image; none: the whole image."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Share of the channels after ASPP that training drops."""
+    separable: bool = True
+    """Depthwise separable convolutions in decoders and heads; false: dense ones."""
     semantic: BranchConfig = SEMANTIC
-    norm_eps: PositiveFloat = 1e-3  # of the batch norms outside the backbone
+    """The branch of the classes."""
+    norm_eps: PositiveFloat = 1e-3
+    """Epsilon of the batch norms outside the backbone."""
 
     @property
     def logits_stride(self) -> int:
@@ -131,6 +141,7 @@ class PanopticDeepLab(PanopticDeepLabSemantic):
     class Config(SemanticConfig):
         name: Literal["panoptic_deeplab"] = "panoptic_deeplab"
         instance: BranchConfig = INSTANCE
+        """The branch of things' centres and of the offsets to them."""
 
     config: Config
 

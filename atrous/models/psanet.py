@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from atrous.backbones import AnyBackboneConfig
@@ -13,6 +13,7 @@ from atrous.layers.fcn_head import FCNHead
 from atrous.layers.resize import image_size, resize
 from atrous.models.contract import MapConfig, Model, Size
 from atrous.ops import Direction, point_wise_attention
+from atrous.settings import Channels
 from atrous.types import Outputs
 
 DIRECTIONS: dict[str, tuple[Direction, ...]] = {
@@ -35,15 +36,25 @@ class PSANet(Model):
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet50s")
         output_stride: Literal[8, 16, 32] = 8  # section 4.1
         psa_type: Literal["collect", "distribute", "bidirectional"] = "bidirectional"  # section 3.2
-        compact: bool = False  # a mask is indexed by position, not by distance
-        mask_size: Size | None = None  # rows, columns; None: for a crop of 465, (59, 59), compact (30, 30)
-        shrink_factor: PositiveInt = 2  # of the map that attends, as in the authors' program
-        psa_softmax: bool = True  # over the sources of each target, as in the authors' program
-        normalization_factor: PositiveFloat = 1.0  # divides what is received, as in the authors' program
-        psa_channels: PositiveInt = 512  # figure 3
-        head_channels: PositiveInt = 512  # as in the authors' program
-        auxiliary_channels: PositiveInt = 256  # as in the authors' program
-        dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before the logits, as in the authors' program
+        """Each position collects from all others, distributes to them, or both."""
+        compact: bool = False
+        """Masks are indexed by position, not by distance: they are smaller."""
+        mask_size: Size | None = None  # (59, 59), compact (30, 30)
+        """Rows and columns of a mask; none: as for a crop of 465 pixels."""
+        shrink_factor: int = Field(2, ge=1, le=64)  # as in the authors' program
+        """Factor by which the map that attends is shrunk: larger is faster and coarser."""
+        psa_softmax: bool = True  # as in the authors' program
+        """Normalise the weights of each target's sources by a softmax."""
+        normalization_factor: PositiveFloat = 1.0  # as in the authors' program
+        """Divides what a position receives."""
+        psa_channels: Channels = 512  # figure 3
+        """Channels to which the features are reduced before the attention."""
+        head_channels: Channels = 512  # as in the authors' program
+        """Channels of the 3x3 convolution before the logits."""
+        auxiliary_channels: Channels = 256  # as in the authors' program
+        """Channels of the training-only head on the fourth stage."""
+        dropout: float = Field(0.1, ge=0, lt=1)  # as in the authors' program
+        """Share of whole maps dropped before the logits."""
 
         @model_validator(mode="after")
         def _mask_has_a_middle(self) -> "PSANet.Config":

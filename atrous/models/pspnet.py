@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor
 
 from atrous.backbones import AnyBackboneConfig
@@ -10,6 +10,7 @@ from atrous.backbones.resnet import ResNet
 from atrous.layers.fcn_head import FCNHead
 from atrous.layers.pyramid_pooling import PyramidPooling
 from atrous.models.contract import MapConfig, Model
+from atrous.settings import Bins, Channels
 from atrous.types import Outputs
 
 
@@ -20,10 +21,14 @@ class PSPNet(Model):
         name: Literal["pspnet"] = "pspnet"
         backbone: AnyBackboneConfig = ResNet.Config(name="resnet50s")
         output_stride: Literal[8, 16, 32] = 8  # section 3.3
-        bins: tuple[PositiveInt, ...] = (1, 2, 3, 6)  # section 3.2; (): no pyramid, table 1's baseline
-        head_channels: PositiveInt = 512  # as in the authors' program
-        auxiliary_channels: PositiveInt = 256  # as in the authors' program
-        dropout: float = Field(0.1, ge=0, lt=1)  # of whole maps, before the logits, as in the authors' program
+        bins: Bins = (1, 2, 3, 6)  # section 3.2; (): table 1's baseline
+        """Grids of the means in the pyramid: 2 is 2 x 2 parts of the image; []: no pyramid."""
+        head_channels: Channels = 512  # as in the authors' program
+        """Channels of the 3x3 convolution before the logits."""
+        auxiliary_channels: Channels = 256  # as in the authors' program
+        """Channels of the training-only head on the fourth stage."""
+        dropout: float = Field(0.1, ge=0, lt=1)  # as in the authors' program
+        """Share of whole maps dropped before the logits."""
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)

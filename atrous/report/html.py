@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from atrous.errors import visible
 from atrous.report import balance
 from atrous.report.balance import Split
 from atrous.report.charts import curves
@@ -25,6 +24,7 @@ from atrous.report.tables import (
 from atrous.report.text import capitalized, count, fraction, known, percent
 from atrous.report.verdict import Finding
 from atrous.tasks.contract import Figures
+from atrous.terminal import printable
 from atrous.types import Color
 
 SPLITS = {"train": "training", "val": "validation"}  # as the page calls them
@@ -101,7 +101,7 @@ def shown(value: Any) -> Any:  # noqa: ANN401 - any value of a template
     """Text with what can't be seen as escapes; line breaks stay, for the configuration."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    return "\n".join(map(visible, value.split("\n")))
+    return printable(value)
 
 
 def scores(report: Report) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from PIL import Image as PILImage
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from atrous import visualize
@@ -21,7 +21,7 @@ from atrous.losses.panoptic import heatmap_loss, offset_loss
 from atrous.losses.semantic import LossConfig, hard_pixel_share, require_heads, semantic_loss
 from atrous.metrics import panoptic_quality
 from atrous.postprocess.panoptic import Merging, find_centers, group_pixels, merge, peaks, score_map
-from atrous.settings import Settings
+from atrous.settings import MAX_COUNT, Settings
 from atrous.tasks.class_map import CONFUSION, class_weights, label_map, panel_step
 from atrous.tasks.contract import Figures, Labels, Metric, Result, Table, Targets, Task, TrainingData
 from atrous.types import Batch, Color, Facts, Image, Outputs, Sample
@@ -38,20 +38,31 @@ TITLES = {
 class PanopticLossConfig(LossConfig):
     """Weights and numbers are those of deeplab2's recipes."""
 
-    center: NonNegativeFloat = 200.0  # weight of the squared error of the centres' heatmap
-    offset: NonNegativeFloat = 0.01  # weight of the absolute error of the offsets, in pixels
-    sigma: PositiveFloat = 8.0  # of the Gaussian at each centre, in pixels
-    small_area: NonNegativeInt = 4096  # a thing with fewer pixels is small ...
-    small_weight: PositiveFloat = 3.0  # ... and the classes of its pixels weigh this much
+    center: NonNegativeFloat = 200.0
+    """Weight of the squared error of the heatmap of things' centres."""
+    offset: NonNegativeFloat = 0.01
+    """Weight of the absolute error of the offsets to the centres, in pixels."""
+    sigma: float = Field(8.0, gt=0, le=1000)
+    """Spread of the Gaussian at each centre in the heatmap, in pixels."""
+    small_area: int = Field(4096, ge=0, le=MAX_COUNT)
+    """A thing with fewer pixels is small; 0: none is."""
+    small_weight: PositiveFloat = 3.0
+    """Weight of the classes of a small thing's pixels."""
 
 
 class PanopticDecodeConfig(Settings):
-    threshold: float = Field(0.1, ge=0, lt=1)  # of the heatmap: lower maxima are no centres
-    kernel: PositiveInt = 7  # a centre is the maximum of as many pixels around it, in both directions
-    top_k: NonNegativeInt = 200  # centres at most; 0: any number
-    stuff_area: NonNegativeInt = 2048  # a stuff class with fewer pixels in an image is void; 0: none is
-    at_limit: Literal["kept", "void"] = "kept"  # at exactly `stuff_area`; void: deeplab2's compiled operator
-    without_center: Literal["void", "thing"] = "void"  # thing pixels of an image without centres; thing: likewise
+    threshold: float = Field(0.1, ge=0, lt=1)
+    """Lower maxima of the heatmap are no centres."""
+    kernel: int = Field(7, gt=0, le=2**10)
+    """A centre is the highest of as many pixels around it, in both directions."""
+    top_k: int = Field(200, ge=0, le=MAX_COUNT)
+    """Centres in an image, at most; 0: any number."""
+    stuff_area: int = Field(2048, ge=0, le=MAX_COUNT)
+    """A stuff class with fewer pixels in an image is void; 0: none is."""
+    at_limit: Literal["kept", "void"] = "kept"
+    """Stuff of exactly `stuff_area` pixels; void: as in deeplab2's compiled operator."""
+    without_center: Literal["void", "thing"] = "void"
+    """Thing pixels of an image without centres; thing: as in deeplab2's compiled operator."""
 
 
 class PanopticObjective(NamedTuple):

@@ -65,8 +65,9 @@ def objective(config: LossConfig, facts: Facts, heads: Sequence[str], data: Trai
 
 
 def decode(seen: Seen, space: LabelSpace, config: DecodeConfig) -> list[Labels]:
-    probabilities = seen.outputs.semantic if seen.is_mean else [None] * len(seen.outputs.semantic)
-    pairs = zip(labels_at_image(seen), probabilities, strict=True)
+    labels = labels_at_image(seen)
+    probabilities = seen.outputs.semantic if seen.is_mean else [None] * len(labels)
+    pairs = zip(labels, probabilities, strict=True)
     return [Labels(semantic, probabilities=probability) for semantic, probability in pairs]
 
 

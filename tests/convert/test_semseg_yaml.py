@@ -255,17 +255,17 @@ def test_a_mask_that_cannot_fit_is_refused(tmp_path: Path) -> None:
 
 
 NOT_CONFIGS = {  # text: reason
-    "a: [": "not valid YAML",
+    "a: [": "not YAML",
     "- 1": "expected sections DATA, .* with keys in them, got list",
     "just text": "got str",
     "": "got NoneType",
     "1: 2": "no model depends on an option 1",
-    "{[1]: 2}": "not valid YAML",
+    "{[1]: 2}": "line 1: a key must be text or a number, not a list",
     "TRAIN: 3": "no model depends on an option 'TRAIN'",
     "LR: 1": "no model depends on an option 'LR'",
-    "!!python/object/apply:os.getcwd []": "not valid YAML",
-    "\x00": "not valid YAML",
-    "\udcff\udcfe\udcfa": "not valid YAML",  # bytes that are not UTF-8
+    "!!python/object/apply:os.getcwd []": "not YAML of plain values",
+    "\x00": "not YAML",
+    "\udcfa\udcfe\udcfa": "not UTF-8 text",  # bytes that are not UTF-8
 }
 
 

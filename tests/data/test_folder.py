@@ -164,6 +164,7 @@ def test_classes_files_become_label_spaces(tmp_path: Path) -> None:
         ("names: {0: a, 1: b}\nignore: 9", LabelSpace(names=two, ignore=9)),
         ("names: {1: a, 2: b}\nignore: 0", LabelSpace(names=two, raw_ids=((1, 0), (2, 1), (0, 255)))),
         ("names: [a, b]\ncolors: [[1, 2, 3], [4, 5, 6]]", LabelSpace(names=two, colors=both)),
+        ("names: [on, off]", LabelSpace(names=("on", "off"))),
         ("names: {9: b, 4: a}\ncolors: {b: [1, 2, 3], a: [4, 5, 6]}", raw),
         ("names: {9: b, 4: a}\ncolors: [[1, 2, 3], [4, 5, 6]]", raw),
     ]
@@ -174,17 +175,16 @@ def test_classes_files_become_label_spaces(tmp_path: Path) -> None:
 MEANING = "names must be a list of names or a mapping such as {0: background, 1: person}:"
 MALFORMED = [
     ("names: [a, b", "not YAML: "),
-    ("names: [a, \xff", "not YAML: "),
+    ("names: [a, \xff", "line 1: not UTF-8 text (byte 0xff); save the file as UTF-8"),
     ("[a, b]", "expected keys and values, such as `names: [background, person]`"),
     ("", "expected keys and values"),
     ("nmaes: [a, b]", "no key 'nmaes'; did you mean names?"),
     ("names: [a, b]\npath: x", "no key 'path'; expected names, ignore, colors"),
     ("names: person", "names must be a list of names or a mapping"),
     ("names: 3", "names must be a list of names or a mapping"),
-    (
-        "names: [on, off]",
-        MEANING + " 0: Input should",
-    ),
+    ("names: [true, false]", MEANING + " 0: Input should"),
+    ("names: [a, b]\nnames: [c, d]", "line 2: 'names' is given twice, first in line 1"),
+    ("names: {0: a, 1: b, 0: c}", "line 1: 0 is given twice"),
     (
         "names: {background: 0, person: 1}",
         MEANING,

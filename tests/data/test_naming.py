@@ -126,7 +126,7 @@ ADVICE = (  # all values that the masks hold, and the setting that makes them th
     (("sky", "road", "car"), 0, (1, 2, 255), ""),
     (("sky", "road"), 255, range(0, 200, 3), "masks that were resized smoothly or compressed"),
     (("sky", "road", "car"), 255, (0, 255), ""),
-    (("no", "b: c"), 255, (0, 255), "\"data.names={0: 'no', 255: 'b: c'}\""),
+    (("no", "b: c"), 255, (0, 255), "\"data.names={0: no, 255: 'b: c'}\""),
     (("sky", "road", "car"), 255, (0, 1, 2, 77), ""),
     (("background", "person"), 255, ((255, 0, 0),), ""),
 )

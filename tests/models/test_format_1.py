@@ -15,6 +15,7 @@ import atrous
 from atrous.backbones import BACKBONES
 from atrous.config import Config, check, load
 from atrous.data.label_space import LabelSpace, numbered_names
+from atrous.errors import AtrousWarning
 from atrous.losses.semantic import LossConfig, head_weight
 from atrous.models import MODELS, build
 from atrous.models.format_1 import ASPP, BACKBONE, DECODER, new_names, upgraded, upgraded_experiment
@@ -145,7 +146,8 @@ def test_a_model_file_of_format_1_is_read(tmp_path: Path) -> None:
         "training": json.dumps(experiment),
     }
     save_file(network.state_dict(), tmp_path / "model.safetensors", header)
-    segmenter = atrous.load(tmp_path / "model.safetensors")
+    with pytest.warns(AtrousWarning, match="of format 1, without a checksum"):
+        segmenter = atrous.load(tmp_path / "model.safetensors")
     assert segmenter.model.config == network.config
     assert segmenter.training == check(upgraded_experiment(experiment), source="here")
     state = network.state_dict()

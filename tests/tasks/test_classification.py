@@ -181,7 +181,8 @@ def test_predictions_of_a_classifier_are_files(run: RunFolder, tmp_path: Path) -
     save(tmp_path / "images" / "day.png", brightness("test", 2)[1].image)
     out = tmp_path / "out"
     summary = predict.run(run.best, [str(tmp_path / "images")], out, console=QUIET)
-    assert summary == predict.Summary(1, (), (out / "classes", out / "overlays"))
+    files = (out / "classes" / "day.json", out / "overlays" / "day.jpg")
+    assert summary == predict.Summary(1, (), (out / "classes", out / "overlays"), files)
     classes = json.loads((out / "classes" / "day.json").read_text())
     assert next(iter(classes)) == "bright"
     assert classes == pytest.approx(segmenter.load(run.best).predict(tmp_path / "images" / "day.png").classes, abs=1e-5)

@@ -21,6 +21,7 @@ from atrous.data.synthetic.photo import develop
 from atrous.data.synthetic.scene import SCALE, Scene
 from atrous.data.synthetic.street import draw_street
 from atrous.errors import ConfigError
+from atrous.settings import MAX_COUNT, Seed, Side
 from atrous.types import NO_IMAGE, Sample
 
 SPLITS = {"train": 0, "val": 1}
@@ -32,14 +33,18 @@ class Config(DataConfig):
     """A scene depends only on seed, split, index and size, on every machine; `root` is not used."""
 
     format: Literal["synthetic"] = "synthetic"
-    size: tuple[int, int] = (128, 192)  # height, width
-    num_train: int = Field(default=2000, ge=1)
-    num_val: int = Field(default=100, ge=1)
-    seed: int = Field(default=0, ge=0)
+    size: tuple[Side, Side] = (128, 192)
+    """Height and width of a scene in pixels."""
+    num_train: int = Field(default=2000, ge=1, le=MAX_COUNT)
+    """Scenes in the training split."""
+    num_val: int = Field(default=100, ge=1, le=MAX_COUNT)
+    """Scenes in the validation split."""
+    seed: Seed = 0
+    """Starting point of the scenes: another seed paints others."""
 
     @field_validator("size")
     @classmethod
-    def _is_large_enough(cls, size: tuple[int, int]) -> tuple[int, int]:
+    def _is_large_enough(cls, size: tuple[Side, Side]) -> tuple[int, int]:
         if min(size) < SMALLEST:
             raise ValueError(f"a street needs at least {SMALLEST}x{SMALLEST} pixels, got {size[0]}x{size[1]}")
         return size

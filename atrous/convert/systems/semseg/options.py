@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from atrous.convert.options import require_known
@@ -12,6 +11,7 @@ from atrous.convert.system import OptionTree
 from atrous.errors import ConfigError
 from atrous.files import user_path
 from atrous.settings import Settings
+from atrous.trees import TreeError, read_yaml
 from atrous.types import Size
 
 SECTIONS = ("DATA", "TRAIN", "Distributed", "TEST")
@@ -119,12 +119,11 @@ def _flat(tree: OptionTree) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml(path)
     except OSError as error:
         raise FileNotFoundError(f"{CONFIG}={path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: text that isn't UTF-8, dates that don't exist
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: not valid YAML: {reason}") from None
+    except TreeError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if not isinstance(tree, dict):
         kind = type(tree).__name__
         raise ConfigError(f"{path}: expected sections {', '.join(SECTIONS)} with keys in them, got {kind}")

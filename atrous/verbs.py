@@ -1,0 +1,107 @@
+"""Verbs of the command line as functions: `atrous.train(...)`, `atrous.evaluate(...)` and `atrous.convert(...)`.
+
+They take what the verbs take. A setting is a keyword with its value as Python has it: `**{"train.steps": 300}`, or
+`train={"steps": 300}` for a whole section.
+"""
+
+import json as json_text
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from atrous import cli, config
+from atrous.convert import convert as convert_source
+from atrous.convert.sources import SourceLike
+from atrous.evaluate import run as run_evaluation
+from atrous.report import Evaluation
+from atrous.run_folder import RunFolder
+from atrous.segmenter import Segmenter
+from atrous.train import train as run_training
+
+AnyPath = str | PathLike[str]
+Device = str | torch.device | None
+
+
+def train(
+    recipe: AnyPath,
+    *,
+    out: AnyPath | None = None,
+    resume: bool = False,
+    device: Device = None,
+    workers: int = cli.DEFAULT_WORKERS,
+    console: Console | None = None,
+    **settings: Any,  # noqa: ANN401 - any value of a setting
+) -> RunFolder:
+    """Train by a recipe or YAML file, from any thread. `out` is runs/NAME OF THE RECIPE unless it is set.
+
+    Raises AtrousError and OSError for what the user can correct, and FloatingPointError if the loss is not finite.
+    """
+    source = _expanded(recipe)
+    folder = cli.default_folder(source, is_recipe=source in config.recipes(), resume=resume)
+    experiment = config.load(source, [*overrides(settings)])
+    place = folder if out is None else Path(out).expanduser()
+    return run_training(experiment, place, resume=resume, device=_name(device), workers=workers, console=console)
+
+
+def evaluate(
+    model: AnyPath,
+    *,
+    json: AnyPath | None = None,
+    report: AnyPath | None = None,
+    device: Device = None,
+    workers: int = cli.DEFAULT_WORKERS,
+    console: Console | None = None,
+    **settings: Any,  # noqa: ANN401 - any value of a setting
+) -> Evaluation:
+    """Measure a model file on labelled images; `json` and `report` are files to write. Raises as `train` does."""
+    return run_evaluation(
+        Path(model).expanduser(),
+        [*overrides(settings)],
+        json_path=None if json is None else Path(json).expanduser(),
+        report_path=None if report is None else Path(report).expanduser(),
+        device=_name(device),
+        workers=workers,
+        console=console,
+    )
+
+
+def convert(
+    source: SourceLike,
+    *,
+    out: AnyPath | None = None,
+    system: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Segmenter:
+    """The model in another program's weights, which is also written to `out`. See `atrous.convert.convert`."""
+    segmenter = convert_source(source, system=system, options=options)
+    if out is not None:
+        segmenter.save(Path(out))
+    return segmenter
+
+
+def overrides(settings: Mapping[str, Any]) -> Iterator[str]:
+    """`section.field=value` for each setting."""
+    for name, value in settings.items():
+        fields = {f"{name}.{field}": one for field, one in value.items()} if _is_section(name, value) else {name: value}
+        yield from (f"{key}={_text(one)}" for key, one in fields.items())
+
+
+def _is_section(name: str, value: object) -> bool:
+    return "." not in name and isinstance(value, Mapping)
+
+
+def _text(value: object) -> str:
+    return str(value) if isinstance(value, str | PathLike) else json_text.dumps(value, default=str)
+
+
+def _expanded(path: AnyPath) -> str:
+    text = str(path)
+    return str(Path(text).expanduser()) if text.startswith("~") else text
+
+
+def _name(device: Device) -> str | None:
+    return None if device is None else str(device)
