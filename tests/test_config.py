@@ -211,10 +211,22 @@ HALF = "model.backbone.depth_multiplier=0.5"
         ((), {"name": "mobilenet_v2", "bounded": False, "depth_multiplier": 0.35, "divisible_by": None}),
         ((RESNET,), {"name": "resnet50s", "bounded": False, "multi_grid": None}),
         ((HALF,), {"name": "mobilenet_v2", "bounded": False, "depth_multiplier": 0.5, "divisible_by": None}),
-        ((MOBILENET,), {"name": "mobilenet_v3_large_seg", "bounded": False, "depth_multiplier": 0.35}),
-        ((MOBILENET, HALF), {"name": "mobilenet_v3_large_seg", "bounded": False, "depth_multiplier": 0.5}),
-        ((HALF, MOBILENET), {"name": "mobilenet_v3_large_seg", "bounded": False, "depth_multiplier": 0.5}),
-        ((RESNET, MOBILENET), {"name": "mobilenet_v3_large_seg", "bounded": False, "depth_multiplier": 0.35}),
+        (
+            (MOBILENET,),
+            {"name": "mobilenet_v3_large_seg", "bounded": False, "depth_multiplier": 0.35, "norm_eps": None},
+        ),
+        (
+            (MOBILENET, HALF),
+            {"name": "mobilenet_v3_large_seg", "bounded": False, "depth_multiplier": 0.5, "norm_eps": None},
+        ),
+        (
+            (HALF, MOBILENET),
+            {"name": "mobilenet_v3_large_seg", "bounded": False, "depth_multiplier": 0.5, "norm_eps": None},
+        ),
+        (
+            (RESNET, MOBILENET),
+            {"name": "mobilenet_v3_large_seg", "bounded": False, "depth_multiplier": 0.35, "norm_eps": None},
+        ),
         (
             ("model.backbone={name: resnet50, multi_grid: [1, 2, 4]}", "model.backbone.bounded=true"),
             {"name": "resnet50", "bounded": True, "multi_grid": (1, 2, 4)},
