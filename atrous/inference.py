@@ -20,6 +20,7 @@ from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
 from atrous.settings import Scales, Settings, Side
 from atrous.types import Convention, Image, Network, Outputs, Size
 
+POINTS = 2**16  # that are looked up in a map at a time
 WINDOW_PIXELS = 2**21  # of all windows in one pass, about 8 of 513 x 513: more take memory and save hardly any time
 
 
@@ -86,9 +87,7 @@ class Seen(NamedTuple):
     size: Size  # of the images
     convention: Convention
     is_mean: bool  # `outputs.semantic` holds probabilities [B, C, H, W], the mean of several passes; not logits
-    labels: Tensor | None = (
-        None  # [B, H, W], in place of `outputs.semantic`, if the likeliest classes are known already
-    )
+    labels: Tensor | None = None  # [B, H, W], in place of `outputs`, if the likeliest classes are known already
 
 
 @torch.inference_mode()
@@ -158,9 +157,7 @@ def maps_at_content(seen: Seen) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The classes [B, H, W], heights [B, 1, H, W] and offsets [B, 2, H, W] of the content, in its own pixels."""
     height, width = seen.content
     is_aligned = seen.convention == "aligned_corners"
-    if seen.labels is not None:
-        classes = seen.labels
-    elif seen.is_mean:
+    if seen.is_mean:
         classes = _likeliest(seen.outputs.semantic)
     else:
         classes = upsample_argmax(seen.outputs.semantic, seen.frame, align_corners=is_aligned)[:, :height, :width]
@@ -169,6 +166,23 @@ def maps_at_content(seen: Seen) -> tuple[Tensor, Tensor | None, Tensor | None]:
         for x in (seen.outputs.center, seen.outputs.offset)
     )
     return classes, center, offset
+
+
+@torch.inference_mode()
+def probabilities_at(seen: Seen, index: int, places: Tensor, classes: Tensor) -> Tensor:
+    """The probability of a class at each place [P, 2] (y, x) of one image's content, [P]; [C, H, W] is never held."""
+    maps = seen.outputs.semantic[index]
+    if seen.is_mean:
+        return maps[classes, places[:, 0], places[:, 1]]
+    is_aligned = seen.convention == "aligned_corners"
+    sides = torch.tensor(seen.frame, device=places.device)
+    relative = places / (sides - 1).clamp_min(1) if is_aligned else (places + 0.5) / sides
+    parts = [places.new_zeros(0, dtype=torch.float32)]
+    for points, own in zip(torch.split(relative.float(), POINTS), torch.split(classes, POINTS), strict=True):
+        grid = (2 * points - 1).flip(-1)[None, None]  # x, y from -1 to 1
+        logits = F.grid_sample(maps[None].float(), grid, padding_mode="border", align_corners=is_aligned)[0, :, 0]
+        parts.append(logits.softmax(0).gather(0, own[None])[0])
+    return torch.cat(parts)
 
 
 def at_image(labels: Tensor, seen: Seen) -> Tensor:
@@ -401,14 +415,19 @@ def _sliding(network: Network, images: Tensor, config: InferenceConfig) -> Tenso
 
 
 def _one_slide(network: Network, images: Tensor, config: InferenceConfig) -> Seen:
-    """The likeliest class of each pixel, [B, H, W]; only a band of probabilities is held at a time."""
-    size, num_classes = image_size(images), network.facts.num_classes
-    labels, things = [], []
-    for _, maps in _bands(network, images, config):
-        labels.append(_likeliest(maps[:, :num_classes]))
-        things.append(maps[:, num_classes:].clone())
-    outputs = _things(torch.cat(things, 2))
-    return Seen(outputs, size, size, size, network.facts.convention, is_mean=False, labels=torch.cat(labels, 1))
+    """The likeliest class of each pixel, [B, H, W]; only a band of probabilities is held at a time.
+
+    Of a panoptic network, the means of all maps.
+    """
+    size, num_classes, convention = image_size(images), network.facts.num_classes, network.facts.convention
+    bands = (maps for _, maps in _bands(network, images, config))
+    first = next(bands)
+    if first.shape[1] > num_classes:
+        maps = torch.cat([first, *bands], 2)
+        means = _things(maps[:, num_classes:])._replace(semantic=maps[:, :num_classes])
+        return Seen(means, size, size, size, convention, is_mean=True)
+    labels = torch.cat([_likeliest(first), *map(_likeliest, bands)], 1)
+    return Seen(Outputs(), size, size, size, convention, is_mean=False, labels=labels)
 
 
 def _bands(network: Network, images: Tensor, config: InferenceConfig) -> Iterator[tuple[slice, Tensor]]:

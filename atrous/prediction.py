@@ -14,6 +14,7 @@ from atrous.errors import ConfigError, listing, warn_once
 from atrous.files import write_atomically
 from atrous.tasks import Task
 from atrous.tasks.contract import Labels
+from atrous.tasks.segments import Segment, panoptic_array, segments
 from atrous.types import Image, LabelMap
 from atrous.visualize import ALPHA, with_legend
 
@@ -55,6 +56,20 @@ class Prediction:
         kind = np.uint8 if self.label_space.num_classes <= 256 else np.int32
         array: LabelMap = self.labels.semantic.numpy().astype(kind, copy=False)
         return array
+
+    @property
+    def panoptic(self) -> NDArray[np.int32]:
+        """Class * `label_space.panoptic_divisor` + number of the thing, [H, W]. AttributeError for a task without."""
+        if self.labels.panoptic is None:
+            raise AttributeError("this network's task predicts no things")
+        return panoptic_array(self.labels)
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments in `panoptic`, without void. Raises AttributeError for a task without."""
+        if self.labels.panoptic is None:
+            raise AttributeError("this network's task predicts no things")
+        return segments(self.labels, self.label_space)
 
     @property
     def probabilities(self) -> NDArray[np.float32] | None:

@@ -16,16 +16,19 @@ from atrous.config import load
 from atrous.errors import ConfigError, ModelFileError
 from atrous.inference import (
     InferenceConfig,
+    Seen,
     look,
     on_canvas,
     pad_to_grid,
     predict_labels,
     predict_probabilities,
+    probabilities_at,
     window_starts,
 )
+from atrous.layers.resize import resize
 from atrous.models import MODELS, Model
 from atrous.postprocess.crf import CRFS, refine
-from atrous.types import Facts, Outputs
+from atrous.types import Convention, Facts, Outputs
 from tests.conftest import SMALL_MODEL, spread_classes
 from tests.reference import multi_scale as reference
 from tests.reference.tf_deeplab import CASES, GOLDENS, golden_image, golden_logits, load_seeded
@@ -390,3 +393,17 @@ def test_a_class_map_alone_has_neither() -> None:
 
 def model_without_things() -> Model:
     return models.build(load("synthetic/deeplab_v3plus_tiny", SMALL_MODEL).model, 3).eval()
+
+
+@pytest.mark.parametrize("convention", ["aligned_corners", "half_pixel"])
+@pytest.mark.parametrize("is_mean", [False, True])
+def test_probabilities_at_places_are_those_of_the_upsampled_map(convention: Convention, is_mean: bool) -> None:
+    torch.manual_seed(0)
+    logits, frame = torch.randn(2, 3, 4, 5), (33, 41)
+    large = resize(logits, frame, convention).softmax(1)
+    view = Seen(Outputs(large if is_mean else logits), frame, (30, 40), (30, 40), convention, is_mean)
+    places = torch.cartesian_prod(torch.arange(30), torch.arange(40))
+    classes = (places[:, 0] + places[:, 1]) % 3
+    found = probabilities_at(view, 1, places, classes)
+    torch.testing.assert_close(found, large[1, classes, places[:, 0], places[:, 1]], atol=1e-5, rtol=1e-4)
+    assert probabilities_at(view, 1, places[:0], classes[:0]).shape == (0,)

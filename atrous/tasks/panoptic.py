@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from atrous.data import survey
 from atrous.data.label_space import LabelSpace
 from atrous.data.targets import thing_targets
 from atrous.errors import ConfigError, DataError
-from atrous.inference import Seen, at_image, maps_at_content
+from atrous.inference import Seen, at_image, maps_at_content, probabilities_at
 from atrous.losses.panoptic import heatmap_loss, offset_loss
 from atrous.losses.semantic import LossConfig, hard_pixel_share, require_heads, semantic_loss
 from atrous.metrics import panoptic_quality
@@ -24,6 +25,7 @@ from atrous.postprocess.panoptic import Merging, find_centers, group_pixels, mer
 from atrous.settings import MAX_COUNT, Settings
 from atrous.tasks.class_map import CONFUSION, class_weights, label_map, panel_step
 from atrous.tasks.contract import Figures, Labels, Metric, Result, Table, Targets, Task, TrainingData
+from atrous.tasks.segments import Segment, is_segment, panoptic_array, segments
 from atrous.types import Batch, Color, Facts, Image, Outputs, Sample
 
 TITLES = {
@@ -155,7 +157,9 @@ def decode(seen: Seen, space: LabelSpace, config: PanopticDecodeConfig) -> list[
     assert offset is not None
     labels = []
     for index in range(len(classes)):
-        semantic, panoptic, scores = decode_one(classes[index].long(), center[index, 0], offset[index], space, config)
+        semantic = classes[index].long()
+        panoptic, heights = decode_one(semantic, center[index, 0], offset[index], space, config)
+        scores = thing_scores(panoptic, heights, partial(probabilities_at, seen, index), space)
         at_size = [at_image(one[None], seen)[0] for one in (semantic, panoptic)]
         probabilities = seen.outputs.semantic[index] if seen.is_mean else None
         labels.append(Labels(at_size[0], panoptic=at_size[1], scores=scores, probabilities=probabilities))
@@ -168,8 +172,8 @@ def decode_one(
     offset: Tensor,  # [2, H, W]
     space: LabelSpace,
     config: PanopticDecodeConfig,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Classes and panoptic map [H, W], and [N, 2] the number of each thing with the height of its centre."""
+) -> tuple[Tensor, Tensor]:
+    """The panoptic map [H, W], and the height of each pixel's own centre, [H, W], 0 where it has none."""
     things = thing_mask(space).to(semantic.device)
     maxima = peaks(center, threshold=config.threshold, kernel=config.kernel)
     centers = find_centers(maxima, top_k=config.top_k)
@@ -181,10 +185,25 @@ def decode_one(
         is_limit_void=config.at_limit == "void",
         is_thing_without_center=config.without_center == "thing",
     )
-    panoptic = merge(semantic, instances, things, how)
-    is_thing = instances > 0
-    pairs = torch.stack([panoptic[is_thing].double(), score_map(maxima, centers, instances)[is_thing].double()], 1)
-    return semantic, panoptic, pairs.unique(dim=0)  # type: ignore[no-untyped-call]
+    return merge(semantic, instances, things, how), score_map(maxima, centers, instances)
+
+
+def thing_scores(
+    panoptic: Tensor,  # [H, W]
+    heights: Tensor,  # [H, W]
+    probability: Callable[[Tensor, Tensor], Tensor],  # of places [P, 2], and a class for each
+    space: LabelSpace,
+) -> Tensor:
+    """[N, 2] the number of each thing with the height of its centre times its class's mean probability on its pixels.
+
+    As deeplab2 scores things for average precision.
+    """
+    places = (heights > 0).nonzero()
+    numbers = panoptic[heights > 0]
+    keys, owner, areas = numbers.unique(return_inverse=True, return_counts=True)  # type: ignore[no-untyped-call]
+    both = torch.stack([heights[heights > 0], probability(places, numbers // space.panoptic_divisor)], 1).double()
+    means = both.new_zeros(len(keys), 2).index_add_(0, owner, both) / areas[:, None]
+    return torch.stack([keys.double(), means.prod(1)], 1)
 
 
 def void_of(space: LabelSpace) -> int:
@@ -248,11 +267,6 @@ def report(total: Tensor, space: LabelSpace) -> Figures:
 
 
 # ---- showing
-
-
-def panoptic_array(labels: Labels) -> np.ndarray:
-    assert labels.panoptic is not None
-    return labels.panoptic.cpu().numpy().astype(np.int32)
 
 
 def paint(image: Image, labels: Labels, space: LabelSpace, alpha: float) -> Image:
@@ -324,32 +338,26 @@ def encode_png(labels: Labels, space: LabelSpace) -> bytes:
 
 def coco_numbers(labels: Labels, space: LabelSpace) -> np.ndarray:
     """The panoptic map with numbers from 1 and 0 for void, as COCO's format wants them."""
-    panoptic = panoptic_array(labels)
-    category = panoptic // space.panoptic_divisor
-    is_class = (category >= 0) & (category < space.num_classes) & (category != space.ignore)
-    return np.where(is_class, panoptic + 1, 0)
+    numbers = panoptic_array(labels)
+    return np.where(is_segment(numbers, space), numbers + 1, 0)
 
 
 def encode_segments(labels: Labels, space: LabelSpace) -> bytes:
     """A list of the segments in the PNG, in the words of COCO's panoptic JSON."""
-    numbers = coco_numbers(labels, space)
-    scores = {} if labels.scores is None else dict(labels.scores.cpu().tolist())
-    segments = [_segment(int(number), numbers, scores, space) for number in np.unique(numbers) if number]
-    return json.dumps({"segments_info": segments}, indent=1).encode()
+    rows = [coco_segment(segment, space) for segment in segments(labels, space)]
+    return json.dumps({"segments_info": rows}, indent=1).encode()
 
 
-def _segment(number: int, numbers: np.ndarray, scores: Mapping[float, float], space: LabelSpace) -> dict[str, object]:
-    ys, xs = np.nonzero(numbers == number)
-    category = (number - 1) // space.panoptic_divisor
-    score = scores.get(float(number - 1))
+def coco_segment(segment: Segment, space: LabelSpace) -> dict[str, object]:
+    y, x, height, width = segment.box
     return {
-        "id": number,
-        "category_id": category,
-        "category": space.names[category],
-        "isthing": int(category in space.things),
-        "area": len(ys),
-        "bbox": [int(xs.min()), int(ys.min()), int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1],
-        **({} if score is None else {"score": round(score, 4)}),
+        "id": segment.id + 1,
+        "category_id": segment.category,
+        "category": space.names[segment.category],
+        "isthing": int(segment.category in space.things),
+        "area": segment.area,
+        "bbox": [x, y, width, height],
+        **({} if segment.score is None else {"score": round(segment.score, 4)}),
     }
 
 

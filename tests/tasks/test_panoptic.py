@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,10 +21,13 @@ from atrous.distributed import World
 from atrous.errors import ConfigError, DataError
 from atrous.inference import InferenceConfig, Seen
 from atrous.interrupt import Interrupted
+from atrous.prediction import Prediction
 from atrous.run_folder import RunFolder
-from atrous.tasks import panoptic
+from atrous.tasks import TASKS
+from atrous.tasks import panoptic as panoptic_task
 from atrous.tasks.contract import Labels, TrainingData
 from atrous.tasks.panoptic import PANOPTIC, PanopticDecodeConfig, PanopticLossConfig, PanopticObjective
+from atrous.tasks.segments import Segment
 from atrous.types import Batch, Facts, Outputs, Sample
 from tests.conftest import SMALL_PANOPTIC, noise, save
 from tests.runs import QUIET, assert_same, losses, stop_after, validations, weights
@@ -32,7 +37,8 @@ ALONE = World(0, 1, CPU)
 COLORS = ((0, 0, 255), (99, 99, 99), (200, 60, 60), (60, 200, 60))
 SPACE = LabelSpace(names=("sky", "road", "car", "person"), colors=COLORS, things=(2, 3), panoptic_divisor=10)
 FACTS = Facts("panoptic", 4, (0.0, 0.0, 0.0), 8, 4, "aligned_corners")
-SKY, CAR, PERSON, VOID = 0, 20, 30, 2550
+VOID = 2550
+SURE = 100.0  # a logit: the others' probabilities are 0
 
 
 def drawn(semantic: str, instance: str) -> tuple[Tensor, Tensor]:
@@ -59,7 +65,7 @@ def predicted(semantic: str, instance: str) -> Labels:
 
 def objective(space: LabelSpace = SPACE, heads: tuple[str, ...] = (), **settings: object) -> PanopticObjective:
     config = PanopticLossConfig.model_validate(settings)
-    return panoptic.objective(config, FACTS, heads, TrainingData(space, None, CPU))
+    return panoptic_task.objective(config, FACTS, heads, TrainingData(space, None, CPU))
 
 
 def batch(*samples: Sample) -> Batch:
@@ -170,7 +176,7 @@ def test_a_label_space_needs_things() -> None:
 
 def seen(semantic: Tensor, center: Tensor, offset: Tensor, size: tuple[int, int] | None = None) -> Seen:
     """Of one image, at its own size."""
-    logits = F.one_hot(semantic, 4).permute(2, 0, 1)[None].float()
+    logits = SURE * F.one_hot(semantic, 4).permute(2, 0, 1)[None].float()
     frame: tuple[int, int] = (semantic.shape[0], semantic.shape[1])
     return Seen(
         Outputs(logits, center=center[None, None], offset=offset[None]),
@@ -203,6 +209,24 @@ def test_pixels_are_grouped_by_the_center_that_they_point_at() -> None:
     assert labels.panoptic.tolist() == [[0] * 7, *[[21, 21, 21, 0, 22, 22, 22]] * 2]
     assert torch.equal(labels.semantic.long(), two_cars()[0])
     torch.testing.assert_close(labels.scores, torch.tensor([[21, 0.9], [22, 0.4]]).double())
+
+
+def test_a_thing_is_as_certain_as_its_center_is_high_and_its_class_probable() -> None:
+    panoptic = torch.tensor([[21, 21, 22, 0], [21, 31, VOID, 0]])
+    heights = torch.tensor([[0.5, 0.5, 0.25, 0.0], [0.5, 1.0, 0.0, 0.0]])
+    probabilities = torch.tensor([[0.2, 0.4, 0.8, 1.0], [0.6, 0.1, 1.0, 1.0]])
+    asked: list[Tensor] = []
+
+    def probability(places: Tensor, classes: Tensor) -> Tensor:
+        asked.append(classes)
+        return probabilities[places[:, 0], places[:, 1]]
+
+    scores = panoptic_task.thing_scores(panoptic, heights, probability, SPACE)
+    expected = torch.tensor([[21, 0.5 * 0.4], [22, 0.25 * 0.8], [31, 0.1]])
+    torch.testing.assert_close(scores, expected.double())
+    assert asked[0].tolist() == [2, 2, 2, 2, 3]  # the class of the thing, whatever its pixels' own classes are
+    none = panoptic_task.thing_scores(panoptic, torch.zeros(2, 4), probability, SPACE)
+    assert none.shape == (0, 2)
 
 
 def test_settings_of_the_decoding() -> None:
@@ -293,6 +317,34 @@ def test_segments_are_written_as_in_coco() -> None:
     assert car["score"] == 0.25
 
 
+def test_segments_of_a_prediction() -> None:
+    labels = predicted("..rx cc.c", "0000 1102")._replace(scores=torch.tensor([[21, 0.5], [22, 0.25]]))
+    prediction = Prediction(labels, noise(2, 4), SPACE, PANOPTIC)
+    assert prediction.panoptic.dtype == np.int32
+    assert prediction.panoptic.tolist() == [[0, 0, 10, VOID], [21, 21, 0, 22]]
+    assert prediction.segments == (
+        Segment(0, 0, None, 3, (0, 0, 2, 3)),
+        Segment(10, 1, None, 1, (0, 2, 1, 1)),
+        Segment(21, 2, 0.5, 2, (1, 0, 1, 2)),
+        Segment(22, 2, 0.25, 1, (1, 3, 1, 1)),
+    )
+    nothing = Labels(torch.zeros(0, 4).long(), panoptic=torch.zeros(0, 4).long())
+    assert Prediction(nothing, noise(1, 4), SPACE, PANOPTIC).segments == ()
+    semantic = Prediction(Labels(labels.semantic), noise(2, 4), SPACE, TASKS["semantic"])
+    for name in ("panoptic", "segments"):
+        with pytest.raises(AttributeError, match="predicts no things"):
+            getattr(semantic, name)
+
+
+@given(st.lists(st.integers(0, 30), min_size=12, max_size=12))
+def test_segments_equal_a_plain_count(values: list[int]) -> None:
+    maps = torch.tensor(values).reshape(3, 4)
+    for segment in Prediction(Labels(panoptic=maps), noise(3, 4), SPACE, PANOPTIC).segments:
+        ys, xs = (maps == segment.id).nonzero().unbind(1)
+        box = int(ys.min()), int(xs.min()), int(ys.max() - ys.min()) + 1, int(xs.max() - xs.min()) + 1
+        assert (segment.category, segment.area, segment.box) == (segment.id // 10, len(ys), box)
+
+
 def test_an_ignored_class_is_void_in_files() -> None:
     """COCO's class 0 is void: the network has a logit for it, the format has no such category."""
     space = SPACE.model_copy(update={"ignore": 0})
@@ -305,11 +357,11 @@ def test_things_of_a_class_have_shades_of_its_color_and_void_shows_the_image() -
     labels, image = predicted("..rx cccc", "0000 1122"), noise(2, 4)
     picture = PANOPTIC.paint(image, labels, SPACE, 1.0)
     assert np.array_equal(picture[0, 3], image[0, 3])
-    assert panoptic.shade(20, SPACE) == COLORS[2]
-    one, other = panoptic.shade(21, SPACE), panoptic.shade(22, SPACE)
+    assert panoptic_task.shade(20, SPACE) == COLORS[2]
+    one, other = panoptic_task.shade(21, SPACE), panoptic_task.shade(22, SPACE)
     assert one != other
     assert np.abs(np.subtract(one, COLORS[2])).max() <= 60
-    assert panoptic.shade(21, SPACE) == one
+    assert panoptic_task.shade(21, SPACE) == one
     assert PANOPTIC.painted(labels, SPACE) == {"sky": COLORS[0], "road": COLORS[1], "car": COLORS[2]}
     assert np.array_equal(PANOPTIC.paint(image, labels, SPACE, 0.0), image)
 

@@ -1,0 +1,55 @@
+"""The segments of a panoptic map: what each is, where it lies, how certain it is."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atrous.data.label_space import LabelSpace
+from atrous.tasks.contract import Labels
+
+
+class Segment(NamedTuple):
+    id: int  # what its pixels hold in the panoptic map: category * divisor + number of the thing, 0 for stuff
+    category: int  # index of the class
+    score: float | None  # of a thing, 0 to 1
+    area: int  # pixels
+    box: tuple[int, int, int, int]  # y, x of the first pixel, height, width
+
+
+def panoptic_array(labels: Labels) -> NDArray[np.int32]:
+    assert labels.panoptic is not None
+    return labels.panoptic.cpu().numpy().astype(np.int32)
+
+
+def is_segment(panoptic: NDArray[np.int32], space: LabelSpace) -> NDArray[np.bool_]:
+    """False for void: what is no class, and the class that is ignored."""
+    category: NDArray[np.int32] = panoptic // space.panoptic_divisor
+    is_class: NDArray[np.bool_] = (category >= 0) & (category < space.num_classes) & (category != space.ignore)
+    return is_class
+
+
+def segments(labels: Labels, space: LabelSpace) -> tuple[Segment, ...]:
+    """By ascending id, without void."""
+    panoptic = panoptic_array(labels)
+    certain = {} if labels.scores is None else {int(key): score for key, score in labels.scores.cpu().tolist()}
+    ids, places, areas = np.unique(panoptic, return_inverse=True, return_counts=True)
+    order = np.argsort(places.ravel(), kind="stable")  # the pixels of the first segment, of the second, ...
+    starts = np.cumsum(areas) - areas
+    boxes = _boxes(order, starts, panoptic.shape[1]) if ids.size else {}
+    known = is_segment(ids, space)
+    return tuple(
+        Segment(int(key), int(key) // space.panoptic_divisor, certain.get(int(key)), int(areas[index]), boxes[index])
+        for index, key in enumerate(ids)
+        if known[index]
+    )
+
+
+def _boxes(order: NDArray[np.intp], starts: NDArray[np.intp], width: int) -> Mapping[int, tuple[int, int, int, int]]:
+    ys, xs = np.divmod(order, width)
+    top, bottom, left, right = (
+        reduce.reduceat(values, starts).tolist() for values in (ys, xs) for reduce in (np.minimum, np.maximum)
+    )
+    rows = zip(top, bottom, left, right, strict=True)
+    return {index: (y, x, last_y - y + 1, last_x - x + 1) for index, (y, last_y, x, last_x) in enumerate(rows)}
