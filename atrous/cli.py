@@ -108,12 +108,13 @@ def _recipe_and_folder(source: str | None, out: Path | None, resume: "Resume") -
     from atrous import config, run_folder
 
     if source is None and (out is None or not resume):
-        raise ConfigError("a recipe is missing, such as `atrous train folder/deeplab_v3plus`; see `atrous recipes`")
+        raise ConfigError("Missing argument 'recipe'; see atrous train --help")
     path, known = Path(source or out or ""), config.recipes()
     run = None if source in known else run_folder.containing(path)
     if run is not None and path.name != run.config.name:
         return str(run.config), out or run.path
-    if resume is True and (source is None or not (path.is_file() or out or config.nearest(source, known))):
+    is_recipe_like = path.is_file() or path.suffix in (".yaml", ".yml") or bool(config.nearest(str(path), known))
+    if resume is True and (source is None or not (out or is_recipe_like)):
         run_folder.require_run(run_folder.RunFolder(path))
     return str(path), out or _run_folder(str(path), is_recipe=source in known, resume=bool(resume))
 

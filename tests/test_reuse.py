@@ -18,7 +18,7 @@ from atrous.errors import ModelFileError
 from atrous.interrupt import Interrupted
 from atrous.models import MODELS, Model, build
 from atrous.reuse import Part, Reused, reuse
-from atrous.run_folder import RunFolder
+from atrous.run_folder import Resume, RunFolder
 from tests.conftest import TINY
 from tests.convert.readers.writers import write_checkpoint
 from tests.reference.tf_deeplab import checkpoint
@@ -295,9 +295,10 @@ def test_a_resumed_run_does_not_read_them_again(
 
 def test_without_them_no_training_begins(tiny: Tiny, street: str, tmp_path: Path) -> None:
     Path(street).unlink()
-    for is_resumed in (False, True):
+    modes: tuple[Resume, ...] = (False, "or_start")
+    for mode in modes:
         with pytest.raises(FileNotFoundError, match=r"street\.safetensors"):
-            train.train(tiny(f"train.init={street}"), tmp_path / "run", resume=is_resumed, console=QUIET)
+            train.train(tiny(f"train.init={street}"), tmp_path / "run", resume=mode, console=QUIET)
         assert not (tmp_path / "run").exists()
 
 
