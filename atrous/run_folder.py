@@ -179,6 +179,7 @@ def require_run(run: RunFolder) -> None:
         return
     content = listing(sorted(path.name for path in run.path.iterdir())) if run.path.is_dir() else ""
     what = f"the folder holds {content or 'nothing'}" if run.path.is_dir() else "no such folder"
+    what = "a file, not a folder" if run.path.is_file() else what
     near = nearest_runs(run.path)
     runs = f"; the nearest: {listing(near)}" if near else ""
     raise ConfigError(
