@@ -99,7 +99,7 @@ class StopFlag:
         if number == getattr(signal, "SIGHUP", None):
             _leave_closed_terminal()
         if not self._is_watched and self._is_given_up(number):
-            raise Interrupted(LOST, number)
+            raise Interrupted(self._farewell(), number)
         if is_first or is_late:
             self.check()
 
@@ -113,13 +113,16 @@ class StopFlag:
             _tell(STILL if self._presses == GIVE_UP - 1 else STOPPING + more)
         return is_new and self._presses >= GIVE_UP
 
+    def _farewell(self) -> str:
+        return LOST if self._saves else str(Interrupted())
+
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Acknowledge signals from a thread, at once: handlers wait until a long call, such as a backward pass, ends.
 
         Only for a program of ours: one that doesn't listen is ended from outside its main thread.
         """
-        if threading.current_thread() is not threading.main_thread() or not hasattr(os, "set_blocking"):
+        if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_kill"):
             yield
             return
         reader, writer = os.pipe()
@@ -140,7 +143,7 @@ class StopFlag:
             if number not in SIGNALS:  # such as the end of a child process
                 continue
             if self._is_given_up(number):
-                _end(LOST, number)
+                _end(self._farewell(), number)
             threading.Thread(target=self._end_if_stuck, args=(number,), daemon=True).start()
         os.close(reader)
 
@@ -149,14 +152,14 @@ class StopFlag:
         if not isinstance(lost.exc_value, Interrupted):
             sys.__unraisablehook__(lost)
         elif self.number is not None:
-            threading.Timer(0.05, signal.raise_signal, [self.number]).start()
+            threading.Timer(0.05, signal.pthread_kill, [threading.main_thread().ident, self.number]).start()
             self.number = None
 
     def _end_if_stuck(self, number: int) -> None:
         """End a program that has nothing to save, and whose main thread has not heard of the signal."""
         time.sleep(PATIENCE)
         if not self.is_set() and not self._saves:
-            _end(str(Interrupted()), number)
+            _end(self._farewell(), number)
 
 
 @contextlib.contextmanager

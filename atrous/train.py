@@ -480,7 +480,7 @@ def validate(
 ) -> Standing:
     """Measure on the validation split, and save the model if it is the best."""
     progress.validating()
-    with resumable(run, "while validating"), stop.at_once():
+    with resumable(run, "while validating", stop), stop.at_once():
         evaluation = measure(candidate, samples, world, workers, stop)
     figures, headline = evaluation.figures, evaluation.figures.headline
     score = figures.scores[headline]
@@ -622,15 +622,19 @@ def saved_if_others_die(
 
 
 @contextlib.contextmanager
-def resumable(run: RunFolder, when: str) -> Iterator[None]:
-    """Where everything is saved, say so at an end by a signal or the death of a process."""
+def resumable(run: RunFolder, when: str, stop: StopFlag) -> Iterator[None]:
+    """Where everything is saved, say so if a signal or the death of another process ends it."""
     advice = f"the training is saved; {how_to_resume(run)}"
     try:
         yield
     except Interrupted as interruption:
         raise Interrupted(f"stopped {when}; {advice}", interruption.number) from interruption
-    except ProcessDied as death:
-        raise ProcessDied(f"{death}; {advice}") from death
+    except Exception as error:
+        if stop.number is not None and distributed.is_lost_peer(error):  # it ended by the same signal
+            raise Interrupted(f"stopped {when}; {advice}", stop.number) from error
+        if isinstance(error, ProcessDied):
+            raise ProcessDied(f"{error}; {advice}") from error
+        raise
 
 
 def stopped(run: RunFolder, at: Standing, settings: TrainConfig, stop: StopFlag) -> Interrupted:
@@ -649,7 +653,7 @@ def finish(
     run: RunFolder, samples: Sequence[Sample], world: World, workers: int, console: Console, stop: StopFlag
 ) -> None:
     """Measure the best model once more, image by image, and write the report of the run."""
-    with resumable(run, "before the report was written"):
+    with resumable(run, "before the report was written", stop):
         distributed.wait()
         best = segmenter.load(run.best).to(world.device)
         evaluation = measure(best, samples, world, workers, stop)

@@ -219,7 +219,7 @@ class _Whole(Dataset[Read]):
 
 def whole_samples(
     samples: Sequence[Sample], *, workers: int, rank: int = 0, processes: int = 1, skip_errors: bool = False
-) -> Iterator[tuple[int, Read]]:
+) -> Generator[tuple[int, Read], None, None]:
     """This process's samples as they are on disk, with their indices.
 
     An unreadable one raises DataError or, with `skip_errors`, is a Read with its problem.

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pickle import UnpicklingError
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from torch._C import _error_if_any_worker_fails
@@ -56,7 +57,8 @@ def items(loader: DataLoader[Any]) -> Iterator[Any]:
 def require_guarded_script() -> None:
     """End a process that imports the user's script in order to read samples, and comes upon its work once more."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise SystemExit(f"atrous: {UNGUARDED}; or set workers=0")
+        print(f"atrous: {UNGUARDED}; or set workers=0", file=sys.stderr, flush=True)
+        raise SystemExit(1)
 
 
 # ---- in the parent
@@ -172,7 +174,14 @@ def _begin(reader: Connection, worker: int) -> None:
     for name in set(CRASHES) & signal.Signals.__members__.keys():
         signal.signal(signal.Signals[name], signal.SIG_DFL)
     signal.set_wakeup_fd(-1)  # the parent's
+    sys.excepthook = _tell_error
     threading.Thread(target=_end_with_parent, args=(reader, os.getppid()), daemon=True).start()
+
+
+def _tell_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """In the thread that hands over batches: a parent that is interrupted meanwhile breaks the connection."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _end_with_parent(reader: Connection, parent: int) -> None:

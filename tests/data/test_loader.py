@@ -1,6 +1,5 @@
 """One stream of samples, whatever the number of workers and processes, and wherever it is resumed."""
 
-import os
 import re
 import traceback
 from collections.abc import Callable, Sequence
@@ -210,14 +209,6 @@ def test_a_bug_in_a_reader_is_never_skipped_and_keeps_its_trace(workers: int) ->
         assert kind is IndexError
         assert "buggy_reader" in trace
         assert "pop from empty list" in trace
-
-
-def test_the_death_of_a_worker_is_reported_with_its_usual_reason() -> None:
-    deadly = Numbers(lambda index: os._exit(1))
-    kind, trace = failure(lambda: take(1, STREAM, deadly, workers=1, skip=True))
-    assert kind is OSError
-    last = trace.strip().splitlines()[-1]
-    assert re.search(r"a process that reads images died \(DataLoader worker .*/dev/shm.*; try --workers 0$", last)
 
 
 # What a split holds
