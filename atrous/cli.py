@@ -133,7 +133,7 @@ def _recipe_and_folder(source: str | None, out: Path | None, resume: "Resume") -
     from atrous.recipes import matching, recipes
 
     if source is None and (out is None or not resume):
-        raise ConfigError("a recipe is missing, such as `atrous train folder/deeplab_v3plus`; see `atrous recipes`")
+        raise ConfigError("a recipe is missing, such as `atrous train folder/deeplab_v3plus`; see atrous train --help")
     path, known = Path(source or out or ""), recipes()
     run = None if source in known else run_folder.containing(path)
     if run is not None and path.name != run.config.name:
