@@ -133,12 +133,12 @@ def _recipe_and_folder(source: str | None, out: Path | None, resume: "Resume") -
     from atrous.recipes import matching, recipes
 
     if source is None and (out is None or not resume):
-        raise ConfigError("a recipe is missing, such as `atrous train folder/deeplab_v3plus`; see `atrous recipes`")
+        raise ConfigError("a recipe is missing, such as `atrous train folder/deeplab_v3plus`; see atrous train --help")
     path, known = Path(source or out or ""), recipes()
     run = None if source in known else run_folder.containing(path)
     if run is not None and path.name != run.config.name:
         return str(run.config), out or run.path
-    is_recipe = source is not None and (path.suffix in (".yaml", ".yml") or bool(matching(source)))
+    is_recipe = path.suffix in (".yaml", ".yml") or bool(source and matching(source))
     if resume is True and not (is_recipe or path.is_file() or (source and out)):
         run_folder.require_run(run_folder.RunFolder(path))
     return str(path), out or default_folder(str(path), is_recipe=source in known, resume=bool(resume))

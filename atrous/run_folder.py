@@ -189,6 +189,7 @@ def require_run(run: RunFolder) -> None:
         return
     content = listing(sorted(path.name for path in run.path.iterdir())) if run.path.is_dir() else ""
     what = f"the folder holds {content or 'nothing'}" if run.path.is_dir() else "no such folder"
+    what = "a file, not a folder" if run.path.is_file() else what
     near = nearest_runs(run.path)
     runs = f"; the nearest: {listing(near)}" if near else ""
     raise ConfigError(
@@ -200,7 +201,9 @@ def require_run(run: RunFolder) -> None:
 def nearest_runs(path: Path) -> list[Path]:
     """Runs within the folder, or beside it, that have the most similar names."""
     place = next(folder for folder in (path, *path.parents) if folder.is_dir())
-    folders = {file.parent for pattern in ("*", "*/*") for file in place.glob(f"{pattern}/config.yaml")}
+    is_root = place.resolve() == place.resolve().parent
+    patterns = () if is_root else ("*/config.yaml", "*/*/config.yaml")
+    folders = {file.parent for pattern in patterns for file in place.glob(pattern)}
     runs = {str(folder): folder for folder in sorted(folders) if RunFolder(folder).has_begun}
     return [runs[name] for name in difflib.get_close_matches(str(path), runs, NUM_NEAREST, cutoff=0.0)]
 

@@ -318,8 +318,8 @@ NO_RUN = {
     ): "--resume: no run in runs/mien (no such folder); the nearest: runs/mine; without --resume",
     ("runs", "--resume"): "--resume: no run in runs (the folder holds mine); the nearest: runs/mine; ",
     ("--resume", "--out", "runs/mien"): "--resume: no run in runs/mien (no such folder); the nearest: runs/mine",
-    ("--resume",): "a recipe is missing, such as `atrous train folder/deeplab_v3plus`",
-    (): "a recipe is missing, such as `atrous train folder/deeplab_v3plus`",
+    ("--resume",): "; see atrous train --help",
+    (): "; see atrous train --help",
     (RECIPE, "--resume", "--out", "new"): "--resume: no run in new (no such folder); the nearest: runs/mine; ",
     ("synthetic/deeplab_v3plus_tny", "--resume"): "did you mean synthetic/deeplab_v3plus_tiny?",
 }

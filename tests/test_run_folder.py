@@ -137,13 +137,15 @@ def test_resuming_where_no_run_is_names_what_is_there_and_the_nearest_runs(
         copied(finished, tmp_path / "runs" / name)
     (tmp_path / "runs" / "notes").mkdir()
     (tmp_path / "runs" / "notes" / "config.yaml").write_text("not of a run")
+    (tmp_path / "runs" / "file").write_text("")
     before = tree(tmp_path)
     for place, reason in (
+        ("runs/file", r"no run in .*/runs/file \(a file, not a folder\); the nearest: "),
         (
             "runs/stret",
             r"no run in .*/runs/stret \(no such folder\); the nearest: .*/runs/street, .*/runs/forest; without",
         ),
-        ("runs", r"no run in .*/runs \(the folder holds forest, notes, street\); the nearest: "),
+        ("runs", r"no run in .*/runs \(the folder holds file, forest, notes, street\); the nearest: "),
         ("runs/notes", r"no run in .*/notes \(the folder holds config.yaml\)"),
         ("elsewhere/a/b", r"no such folder\); the nearest: .*; without --resume a new one starts there"),
     ):
@@ -392,6 +394,14 @@ def test_a_damaged_best_model_is_named_before_the_first_step(finished: RunFolder
     ):
         train.train(tiny_config(*FINISHED, "train.steps=6"), run.path, resume=True, console=QUIET)
     assert run_folder.read_state(run.state)["step"] == 4
+
+
+def test_equal_trainings_write_equal_files(finished: RunFolder, tmp_path: Path) -> None:
+    """Byte for byte, so that two folders can be compared."""
+    again = train.train(tiny_config(*FINISHED), tmp_path / "again", console=QUIET)
+    pairs = ((again.state, finished.state), (again.config, finished.config), (again.last, finished.last))
+    for path, other in (*pairs, (again.best, finished.best)):
+        assert path.read_bytes() == other.read_bytes()
 
 
 # ---- settings and data that change
