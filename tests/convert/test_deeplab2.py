@@ -163,6 +163,32 @@ def with_config(old: str, new: str) -> dict[str, Any]:
     return {"config_text": CONFIG.replace(old, new, 1)}
 
 
+@pytest.mark.parametrize(
+    ("backbone", "expected"),
+    [
+        ({"name": "swidernet", "backbone_layer_multiplier": 4.5}, {"layers": 4.5, "switchable": False}),
+        ({"name": "swidernet", "use_sac_beyond_stride": 32}, {"switchable": True}),
+        ({"name": "swidernet", "drop_path_keep_prob": 0.8, "drop_path_schedule": "linear"}, {"drop_path": 0.2}),
+        ({"name": "swidernet", "stem_width_multiplier": 0.5, "backbone_width_multiplier": 0.25}, {"width": 0.25}),
+        ({"name": "mobilenet_v3_large", "use_squeeze_and_excite": True, "output_stride": 8}, {"norm_eps": None}),
+        ({"name": "mobilenet_v3_small", "use_squeeze_and_excite": True, "output_stride": 16}, {"norm_eps": 1e-5}),
+        ({"name": "resnet50_beta", "output_stride": 16}, {"name": "resnet50_beta_d2"}),
+    ],
+)
+def test_backbones_of_a_config(backbone: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Each has weights under names that the network's own recognition reads back."""
+    fields = " ".join(
+        f'{name}: "{value}"' if isinstance(value, str) else f"{name}: {str(value).lower()}"
+        for name, value in backbone.items()
+    )
+    head = "decoder { atrous_rates: [3, 6, 9] } deeplab_v3 { num_classes: 5 }"
+    config = config_of(SYSTEM, {}, config_text=f"backbone {{ {fields} }} {head}")
+    assert expected.items() <= config.backbone.model_dump().items()
+    shapes = original_shapes(meta_model(config), SYSTEM.rules(config), SYSTEM.layout)
+    again = config_of(SYSTEM, shapes, output_stride=config.output_stride)
+    assert original_shapes(meta_model(again), SYSTEM.rules(again), SYSTEM.layout) == shapes
+
+
 def test_the_evaluator_becomes_decode_and_inference() -> None:
     text = (
         "nms_kernel: 41 stuff_area_limit: 7 keep_k_centers: -1 eval_scales: 0.5 eval_scales: 1 add_flipped_images: true"
@@ -221,7 +247,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "axial": (with_config("mobilenet_v3_small", "axial_swidernet"), "backbone 'axial_swidernet'"),
     "stride": (with_config("output_stride: 32", "output_stride: 4"), "output_stride 4"),
-    "1x1": (with_config("aspp_channels: 16", "aspp_use_only_1x1_proj_conv: true"), "aspp_use_only_1x1_proj_conv"),
+    "1x1": (
+        with_config("atrous_rates: 3\n  atrous_rates: 6\n  atrous_rates: 9", "aspp_use_only_1x1_proj_conv: true"),
+        "aspp_use_only_1x1_proj_conv",
+    ),
     "rates": (with_config("atrous_rates: 9", ""), r"atrous_rates \[3, 6\]"),
     "conv types": (
         with_config("decoder_channels: 16", 'decoder_conv_type: "standard_conv" decoder_channels: 16'),

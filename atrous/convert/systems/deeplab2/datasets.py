@@ -3,7 +3,7 @@
 from atrous.convert.label_spaces import numbered_label_space
 from atrous.convert.systems.deeplab2.options import Options
 from atrous.data import ade20k, cityscapes, coco_panoptic
-from atrous.data.label_space import LabelSpace
+from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.errors import ConfigError
 
 STEP_CLASSES = ("sidewalk", "building", "vegetation", "sky", "person", "rider", "bicycle")  # of MOTChallenge-STEP
@@ -29,6 +29,8 @@ LABEL_SPACES: dict[str, LabelSpace] = {
     "motchallenge_step": LabelSpace(
         names=STEP_CLASSES, colors=tuple(_COLOR[name] for name in STEP_CLASSES), things=(4,)
     ),
+    "cityscapes_dvps": CITYSCAPES.model_copy(update={"ignore": 32}),
+    "semkitti_dvps": LabelSpace(names=numbered_names(19), things=tuple(range(8)), panoptic_divisor=2**16),
 }
 BY_NUMBER = {19: "cityscapes_panoptic", 134: "coco_panoptic", 151: "ade20k_panoptic"}
 

@@ -194,8 +194,16 @@ def _v3plus(head: DeepLabV3Plus, original: Model, evidence: Evidence[Options]) -
     }
 
 
+def _require_plain(decoder: Decoder, evidence: Evidence[Options]) -> None:
+    if decoder.aspp_use_only_1x1_proj_conv:
+        raise refused(evidence, "aspp_use_only_1x1_proj_conv")
+    if decoder.feature_key != "res5":
+        raise refused(evidence, f"a decoder on {decoder.feature_key!r}")
+
+
 def _panoptic(head: PanopticDeepLab, original: Model, evidence: Evidence[Options]) -> ConfigFields:
     stride, instance, semantic = original.backbone.output_stride, head.instance, original.decoder
+    _require_plain(semantic, evidence)
     fields = {
         "name": "panoptic_deeplab_semantic",
         "num_classes": head.semantic_head.output_channels,
@@ -208,6 +216,7 @@ def _panoptic(head: PanopticDeepLab, original: Model, evidence: Evidence[Options
     if not instance.enable:
         return fields
     heads, own = _instance_heads(head, evidence), instance.instance_decoder_override or semantic
+    _require_plain(own, evidence)
     if _rates(own, stride, evidence) != fields["rates"]:
         raise refused(evidence, f"atrous_rates {own.atrous_rates} of the instances, others {semantic.atrous_rates}")
     return fields | {
@@ -232,10 +241,6 @@ def _instance_heads(head: PanopticDeepLab, evidence: Evidence[Options]) -> list[
 def _branch(
     decoder: Decoder, low_level: Sequence[LowLevel], heads: Sequence[Head], evidence: Evidence[Options]
 ) -> ConfigFields:
-    if decoder.aspp_use_only_1x1_proj_conv:
-        raise refused(evidence, "aspp_use_only_1x1_proj_conv")
-    if decoder.feature_key != "res5":
-        raise refused(evidence, f"a decoder on {decoder.feature_key!r}")
     keys = [low.feature_key for low in low_level]
     if keys != ["res3", "res2"]:
         raise refused(evidence, f"low_level {', '.join(keys) or 'none'}, not res3, res2")
