@@ -85,9 +85,10 @@ def run(
     console = console or terminal.console()
     path, out = user_path(path), user_path(out)
     wanted = Wanted(overlays, probabilities, legend)
+    model = segmenter.load(path)
     found = find_images(sources)
     require_own_names(found.images)
-    model = with_settings(segmenter.load(path), overrides, str(path))
+    model = with_settings(model, overrides, str(path))
     model = model.to(distributed.choose_device(device))
     prepare(out, found.images, path, model, wanted)
     for note in notes(found):

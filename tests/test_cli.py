@@ -145,7 +145,7 @@ WRONG_CALLS = {  # arguments: a part of the answer
     ("train", "synthetic"): "did you mean synthetic/",
     ("train", RECIPE, "--device", "\x1b[31mred"): "\\x1b[31mred",
     ("evaluate", "/nowhere.safetensors"): "no such model file: /nowhere.safetensors",
-    ("predict", "/nowhere.safetensors", "x.png", "--out", "never"): "no such file",
+    ("predict", "/nowhere.safetensors", "x.png", "--out", "never"): "no such model file: /nowhere.safetensors",
     ("recipes", "nothing/here"): "no such recipe",
     ("fly",): "fly",
 }
