@@ -411,6 +411,23 @@ def test_a_panoptic_model_is_trained_and_reported(run: RunFolder) -> None:
         assert text in page
 
 
+@pytest.mark.slow
+def test_scenes_are_learnt_by_heart(tmp_path: Path) -> None:
+    settings = (
+        *("model.backbone=resnet_small", "model.output_stride=8", "data.size=64,96", "data.num_train=4"),
+        *("data.num_val=1", "augment.crop=65,97", "augment.flip=0", "loss.sigma=3", "decode.stuff_area=16"),
+        *("optim.lr=0.02", "optim.warmup_steps=0", "train.batch=4", "train.batch_norm_momentum=0.1"),
+        *("train.steps=150", "train.eval_every=150"),
+    )
+    config = load("synthetic/panoptic_demo", settings)
+    learnt = train.train(config, tmp_path / "run", console=QUIET)
+    scenes = data.samples(config.data, "train")
+    figures = evaluate.evaluate(atrous.load(learnt.last), scenes, world=ALONE, data_name="by heart").figures
+    assert figures.scores["pq"] > 0.85
+    assert figures.scores["pq_things"] > 0.75
+    assert sum(figures.table.rows[name][3] or 0 for name in ("car", "person")) == 12  # each thing by itself
+
+
 def test_an_interrupted_training_is_resumed_to_the_same_weights(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
