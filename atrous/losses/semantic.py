@@ -59,7 +59,7 @@ def semantic_loss(
     *,
     ignore: int,
     class_weights: Tensor | None = None,  # [C]
-    pixel_weights: Tensor | None = None,  # [B, H, W]; at the image's size only
+    pixel_weights: Tensor | None = None,  # [B, H, W]
     hard_pixels: float = 1.0,  # the share of pixels that counts
     normalizer: Tensor | None = None,
     align_corners: bool = True,
@@ -73,15 +73,16 @@ def semantic_loss(
         if name == "presence":
             terms[name] = factor * presence_loss(logits, labels, ignore=ignore, normalizer=normalizer)
             continue
-        targets, divisor = labels, normalizer
+        targets, divisor, weights = labels, normalizer, pixel_weights
         if config.labels == "grid":
             targets, divisor = _at_grid(labels, logits, ignore, normalizer)
+            weights = None if weights is None else resize_nearest(weights, logits.shape[-2:])
         terms[name] = factor * upsample_cross_entropy(
             logits,
             targets,
             ignore=ignore,
             class_weights=class_weights,
-            pixel_weights=pixel_weights if config.labels == "image" else None,
+            pixel_weights=weights,
             hard_pixels=hard_pixels,
             align_corners=align_corners,
             normalizer=divisor,

@@ -142,6 +142,14 @@ def test_small_things_weigh_more_among_the_classes() -> None:
     torch.testing.assert_close(losses[1], (each * torch.where(classes == 2, 3.0, 1.0)).mean())
 
 
+def test_at_the_grid_of_the_logits_small_things_weigh_more_too() -> None:
+    values = outputs(1, 3, 5)  # the grid is the image's size, so that both forms of the loss are one
+    image, grid = (objective(labels=labels, small_weight=3, center=0, offset=0) for labels in ("image", "grid"))
+    targets = image.targets(batch(STREET))
+    terms = [one.terms(values, targets, None, 0)["semantic"] for one in (image, grid)]
+    torch.testing.assert_close(terms[0], terms[1])
+
+
 def test_images_without_things_have_no_offsets_to_learn() -> None:
     one = objective()
     targets = one.targets(batch(sample("... rrr", "000 000")))
