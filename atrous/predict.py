@@ -23,7 +23,7 @@ from atrous import distributed, segmenter, terminal
 from atrous.data import finding
 from atrous.data.finding import Found, NamedImage, Skipped
 from atrous.data.pairing import IMAGE_SUFFIXES
-from atrous.errors import ConfigError, DataError, listing, out_of_memory, text_of
+from atrous.errors import ConfigError, DataError, ModelFileError, listing, out_of_memory, text_of
 from atrous.files import prepare_output, user_path, write_atomically
 from atrous.inference import InferenceConfig
 from atrous.interrupt import Interrupted
@@ -129,7 +129,7 @@ def predict_image(model: Segmenter, job: NamedImage, out: Path, wanted: Wanted) 
 
     Raises DataError with the path for what is wrong with this image, and OSError for what is wrong with `out`.
     """
-    with memory_of(job.path, model.inference):
+    with named(job.path, model.inference):
         image = read(job.path)
         prediction = model.predict(image, probabilities=wanted.probabilities)
         contents = prediction.files(**wanted._asdict())
@@ -154,10 +154,12 @@ def read(path: Path) -> Image:
 
 
 @contextlib.contextmanager
-def memory_of(image: Path, inference: InferenceConfig) -> Iterator[None]:
-    """Turn an error of the CPU or GPU, whose memory does not suffice for the image, into one of the image."""
+def named(image: Path, inference: InferenceConfig) -> Iterator[None]:
+    """Turn what one image may cause into an error with its name: too little memory, an output that isn't finite."""
     try:
         yield
+    except ModelFileError as error:
+        raise DataError(f"{image}: {error}") from error
     except Exception as error:
         device = out_of_memory(error)
         if device is None:

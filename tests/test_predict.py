@@ -13,7 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from atrous import __version__, cli, errors, predict, segmenter
-from atrous.errors import ConfigError
+from atrous.errors import ConfigError, ModelFileError
 from atrous.files import write_atomically
 from atrous.interrupt import Interrupted
 from atrous.segmenter import Segmenter
@@ -112,6 +112,22 @@ def test_an_image_too_large_for_the_memory_is_named(
         assert summary.images == 2
         expected = f"{images / 'a.png'}: too large for the memory of the CPU; {advice} needs less"
         assert summary.failures == (expected,)
+
+
+def test_an_image_for_which_the_output_is_not_finite_is_named(
+    model: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict_one = Segmenter.predict
+
+    def broken(self: Segmenter, image: np.ndarray[Any, np.dtype[np.uint8]], **options: bool) -> object:
+        if image.shape[:2] == (30, 50):
+            raise ModelFileError("the network's output is NaN")
+        return predict_one(self, image, **options)
+
+    monkeypatch.setattr(Segmenter, "predict", broken)
+    summary = predict.run(model, [str(images)], tmp_path / "out", console=QUIET)
+    assert summary.images == 2
+    assert summary.failures == (f"{images / 'a.png'}: the network's output is NaN",)
 
 
 def test_an_overlay_too_large_for_a_jpeg_is_a_png(
