@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,17 @@ from atrous.interrupt import SIGNALS, Interrupted, StopFlag, stop_signals
 from atrous.run_folder import read_state
 from atrous.types import Network
 from tests.runs import QUIET, Tiny, assert_same, losses, stop_after, validations, weights
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_terminal() -> Iterator[None]:
+    """Under `nohup`, and in some CI systems, tests are started with ignored signals, which their children inherit."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_a_signal_interrupts_at_once_and_only_once() -> None:
