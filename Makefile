@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
-BENCHMARKS := crf psa transforms upsample
+BENCHMARKS := crf panoptic psa transforms upsample
 # Tests use one thread each, so that each core gets its own worker. `worksteal` gives a worker consecutive tests, which
 # share a module's fixtures, and balances the load at the end.
 PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
