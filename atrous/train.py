@@ -141,7 +141,7 @@ def train(
             workers,
             console,
             stop,
-            opening.state is not None and not accept_changed_data,
+            is_old=opening.state is not None and not accept_changed_data,
         )
 
         # The network, new or as it was saved; the model to validate and save; the objective to minimise.
@@ -226,6 +226,7 @@ def surveys_of(
     workers: int,
     console: Console,
     stop: StopFlag,
+    *,
     is_old: bool,
 ) -> dict[str, Survey]:
     """What the labels of "train" and "val" hold, which the run keeps as data.json; {} for a task without label maps.
