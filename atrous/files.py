@@ -9,7 +9,7 @@ from pathlib import Path
 LONG_NAME = 100  # bytes; a temporary name of more might not be allowed where the name itself is (255 bytes, or 143)
 
 
-def user_path(path: str | Path) -> Path:
+def user_path(path: "str | os.PathLike[str]") -> Path:
     """The path, with a leading `~` as the home folder: a shell does that only at the start of a word."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for an unknown user
 

@@ -8,7 +8,6 @@ import os
 import shlex
 import shutil
 import signal
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
@@ -24,7 +23,7 @@ from atrous.data import finding
 from atrous.data.finding import Found, NamedImage, Skipped
 from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.errors import ConfigError, DataError, ModelFileError, listing, out_of_memory, text_of
-from atrous.files import prepare_output, user_path, write_atomically
+from atrous.files import composed, prepare_output, user_path, write_atomically
 from atrous.inference import InferenceConfig
 from atrous.interrupt import Interrupted
 from atrous.model_file import CONVERTIBLE
@@ -294,7 +293,7 @@ def require_names_differ_on_disk(images: Sequence[NamedImage], out: Path) -> Non
     """Refuse names that differ only in case or in the form of accents, if the disk doesn't tell them apart."""
     owners: dict[str, NamedImage] = {}
     for image in images:
-        other = owners.setdefault(unicodedata.normalize("NFC", str(image.name)).casefold(), image)
+        other = owners.setdefault(composed(str(image.name)).casefold(), image)
         if other is not image and is_one_file(out, other.name, image.name):
             raise ConfigError(
                 f"{image.path} and {other.path} would both be written as {image.name} on the disk of {out}; "

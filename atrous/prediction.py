@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from atrous.data.label_space import LabelSpace
 from atrous.errors import ConfigError, listing, warn_once
-from atrous.files import write_atomically
+from atrous.files import user_path, write_atomically
 from atrous.tasks import Task
 from atrous.tasks.contract import Labels
 from atrous.tasks.segments import Segment, panoptic_array, segments
@@ -105,7 +105,7 @@ class Prediction:
 
         JPEG would change the labels, so `.jpg` gets the overlay, with a warning. Raises ConfigError for other formats.
         """
-        target, result = Path(path).expanduser(), next(iter(self.task.results.values()))
+        target, result = user_path(path), next(iter(self.task.results.values()))
         suffix = target.suffix.lower()
         if suffix in PHOTOS:
             warn_once("photo", f"{path}: JPEG would change labels, so this is the overlay; labels need {result.suffix}")

@@ -1,7 +1,6 @@
 """A network with its header: what users load, create, predict with and save."""
 
 import copy
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -228,7 +227,7 @@ def batches_by_size(images: Sequence[Image]) -> list[list[int]]:
 
 def model_in(path: Path) -> Path:
     """The best model of a run's folder; a path that isn't a folder is a model file itself."""
-    path = Path(os.path.expanduser(path))  # noqa: PTH111 - Path's own refuses a file that is called ~a
+    path = user_path(path)
     if not path.is_dir():
         return path
     run = RunFolder(path)

@@ -17,6 +17,7 @@ from atrous import cli, config
 from atrous.convert import convert as convert_source
 from atrous.convert.sources import SourceLike
 from atrous.evaluate import run as run_evaluation
+from atrous.files import user_path
 from atrous.report import Evaluation
 from atrous.run_folder import RunFolder
 from atrous.segmenter import Segmenter
@@ -43,7 +44,7 @@ def train(
     source = _expanded(recipe)
     folder = cli.default_folder(source, is_recipe=source in config.recipes(), resume=resume)
     experiment = config.load(source, [*overrides(settings)])
-    place = folder if out is None else Path(out).expanduser()
+    place = folder if out is None else user_path(out)
     return run_training(experiment, place, resume=resume, device=_name(device), workers=workers, console=console)
 
 
@@ -59,10 +60,10 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model file on labelled images; `json` and `report` are files to write. Raises as `train` does."""
     return run_evaluation(
-        Path(model).expanduser(),
+        user_path(model),
         [*overrides(settings)],
-        json_path=None if json is None else Path(json).expanduser(),
-        report_path=None if report is None else Path(report).expanduser(),
+        json_path=None if json is None else user_path(json),
+        report_path=None if report is None else user_path(report),
         device=_name(device),
         workers=workers,
         console=console,
@@ -100,7 +101,7 @@ def _text(value: object) -> str:
 
 def _expanded(path: AnyPath) -> str:
     text = str(path)
-    return str(Path(text).expanduser()) if text.startswith("~") else text
+    return str(user_path(text)) if text.startswith("~") else text
 
 
 def _name(device: Device) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from atrous.files import on_disk, prepare_output, require_folder, write_atomically
+from atrous.files import on_disk, prepare_output, require_folder, user_path, write_atomically
 
 
 @contextmanager
@@ -75,3 +75,10 @@ def test_a_missing_folder_is_refused_with_the_setting(tmp_path: Path) -> None:
         require_folder(tmp_path / "missing", "data.root")
     with pytest.raises(NotADirectoryError, match=r"data\.root: not a folder"):
         require_folder(tmp_path / "file", "data.root")
+
+
+def test_a_home_folder_that_is_unknown_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/a.png") == tmp_path / "a.png"
+    assert user_path("~nobody-of-this-name/a.png") == Path("~nobody-of-this-name/a.png")
+    assert user_path(Path("a/~b")) == Path("a/~b")

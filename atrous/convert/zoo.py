@@ -9,6 +9,7 @@ from rich.console import Console
 
 from atrous.convert.download import download
 from atrous.errors import ConfigError
+from atrous.files import user_path
 
 BASE_URL = "http://download.tensorflow.org/models/"  # as published; https may not exist
 
@@ -361,6 +362,6 @@ def cache_folder() -> Path:
     """ATROUS_CACHE, else `atrous` in the user's cache folder."""
     folder = os.environ.get("ATROUS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "atrous")
     try:
-        return Path(folder).expanduser()
+        return user_path(folder)
     except RuntimeError as error:
         raise ConfigError(f"{folder}: there is no home folder; set ATROUS_CACHE to a folder") from error

@@ -15,7 +15,7 @@ from pydantic import Field
 from atrous.data.label_space import LabelSpace
 from atrous.data.pixels import read_image as read_image  # for layouts that live in other packages
 from atrous.errors import ConfigError, DataError
-from atrous.files import composed, require_folder, subfolders
+from atrous.files import composed, require_folder, subfolders, user_path
 from atrous.settings import MAX_CLASSES, Settings
 from atrous.types import Sample
 
@@ -59,7 +59,7 @@ def require_root(config: DataConfig) -> Path:
     """The folder of the dataset. Raises ConfigError if none is set, FileNotFoundError if it does not exist."""
     if config.root is None:
         raise ConfigError(f"data.root is missing: set it to the folder of the dataset (data.format={config.format})")
-    root = config.root.expanduser()
+    root = user_path(config.root)
     if root.suffix.lower() in (".yaml", ".yml") and root.is_file():
         raise ConfigError(
             f"data.root: {root} is a file; set data.root to the folder of images and masks, and write the names of the "

@@ -2,7 +2,6 @@
 
 import glob
 import os
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
@@ -12,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.errors import listing
-from atrous.files import on_disk
+from atrous.files import composed, on_disk, user_path
 
 # What systems put among people's files. Names that begin with a dot are hidden too.
 SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
@@ -67,17 +66,13 @@ def find(sources: Sequence[str], is_result: IsResult) -> Found:
 
 
 def _items_of(source: str, is_result: IsResult) -> Items:
-    path = on_disk(_expanded(source)) if source else None
+    path = on_disk(user_path(source)) if source else None
     if path is None:
-        yield from _matches(_expanded(source), is_result)
+        yield from _matches(user_path(source), is_result)
     elif _is_folder(path):
         yield from _below(Folder(path, Path()), is_result)
     else:
         yield NamedImage(path, Path(path.stem), path.is_symlink())
-
-
-def _expanded(source: str) -> Path:
-    return Path(os.path.expanduser(source))  # noqa: PTH111 - Path's own refuses a file that is called ~a.png
 
 
 def _is_folder(path: "Path | os.DirEntry[str]") -> bool:
@@ -96,7 +91,7 @@ def _why_none(source: str, skipped: Sequence[Skipped]) -> str:
 
 
 def _what_is_missing(source: str) -> str:
-    if source and on_disk(_expanded(source)) is not None:
+    if source and on_disk(user_path(source)) is not None:
         return f"no image ({', '.join(IMAGE_SUFFIXES)}) here"
     return "no image has a name of this pattern" if glob.has_magic(source) else "no such file, folder or pattern"
 
@@ -225,7 +220,7 @@ def _among(level: Level, parts: Sequence[str], is_result: IsResult) -> Items:
 
 def _fits(name: str, pattern: str) -> bool:
     """Whether a name has a pattern, whatever the form of its accents; `[` may also stand for itself."""
-    name, pattern = (unicodedata.normalize("NFC", text) for text in (name, pattern))
+    name, pattern = composed(name), composed(pattern)
     return fnmatch(name, pattern) or fnmatch(name, pattern.replace("[", "[[]"))
 
 

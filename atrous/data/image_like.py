@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, TypeGuard
 
 import numpy as np
@@ -18,6 +17,7 @@ from atrous.data.pillow import require_regular
 from atrous.data.pixels import as_rgb
 from atrous.data.pixels import read_image as read_file
 from atrous.errors import DataError
+from atrous.files import user_path
 from atrous.types import Image
 
 ImageLike: TypeAlias = (
@@ -62,7 +62,7 @@ def _of_path(path: str | os.PathLike[str]) -> Image:
     text = os.fspath(path)
     if _URL.match(text) and not os.path.exists(text):  # noqa: PTH110 - False for any text, however long
         raise DataError(f"{text[:80]}: a URL, not a file; download it, and give the path or the bytes")
-    file = Path(text).expanduser()
+    file = user_path(text)
     try:
         require_regular(file)
     except FileNotFoundError:

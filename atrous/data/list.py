@@ -16,7 +16,7 @@ from atrous.data.label_space import LabelSpace
 from atrous.data.naming import named_space, names_by_value
 from atrous.data.pairing import LOSSY_SUFFIXES, Pair
 from atrous.errors import DataError, listing
-from atrous.files import composed, on_disk
+from atrous.files import composed, on_disk, user_path
 from atrous.types import Color, Sample
 
 NAMES, COLORS = "_names.txt", "_colors.txt"
@@ -212,7 +212,7 @@ def _sample_names(entries: Sequence[_Entry]) -> list[str]:
 
 
 def _find(root: Path, path: Path, what: str) -> Path:
-    for file in (root / path.expanduser(), path.expanduser()):
+    for file in (root / user_path(path), user_path(path)):
         if file.is_file():
             return file
     raise FileNotFoundError(f"{what}: no such file: {root / path}")
