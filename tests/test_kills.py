@@ -13,6 +13,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,7 +32,7 @@ from tests.runs import assert_same, weights
 Moment = Literal["any", "half written", "written", "renamed"]
 SAVES: tuple[Moment, ...] = ("half written", "written", "renamed")
 NUM_KILLS = 50
-LATEST = 1.5  # seconds after the start
+HANGS = 300.0  # seconds after which a training is given up
 PATIENCE = 30.0  # seconds until processes whose parent was killed must be gone: PyTorch's workers look every five
 ENDS = {signal.SIGKILL: {-signal.SIGKILL}, signal.SIGTERM: {-signal.SIGTERM, 130, 128 + signal.SIGTERM}}
 
@@ -40,7 +42,7 @@ class Kill(NamedTuple):
     is_for_group: bool
     workers: int
     moment: Moment
-    when: float  # seconds after the start, or the number of the file that is being saved
+    when: float  # the share of an undisturbed training's time, or the number of the file that is being saved
 
     def send(self, pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -52,7 +54,7 @@ def kills(seed: int) -> Iterator[Kill]:
     rng = np.random.default_rng(seed)
     for number in itertools.count():
         moment: Moment = "any" if number % 2 else SAVES[rng.integers(len(SAVES))]
-        when = float(rng.uniform(0, LATEST) if moment == "any" else rng.integers(1, 9))
+        when = float(rng.uniform() if moment == "any" else rng.integers(1, 9))
         name = signal.SIGTERM if rng.random() < 0.4 else signal.SIGKILL
         yield Kill(name, bool(rng.integers(2)), int(rng.choice((0, 2))), moment, when)
 
@@ -60,13 +62,23 @@ def kills(seed: int) -> Iterator[Kill]:
 # ---- a training in a process of its own
 
 
-def train(arguments: list[str], kill: Kill | None) -> None:
+class Training(NamedTuple):
+    process: BaseProcess
+    kill: Kill | None
+    start: float  # of the command line: forking takes longer on a busy machine
+
+
+Start = Callable[[list[str], Kill | None], Training]
+
+
+def train(ready: Connection, arguments: list[str], kill: Kill | None) -> None:
     """What a forked process does: the command line, and its kill if that comes within a save."""
     os.setsid()
     for stream in (sys.stdout, sys.stderr):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     if kill is not None and kill.moment != "any":
         set_trap(kill)
+    ready.send(None)
     cli.main(arguments)
 
 
@@ -98,28 +110,32 @@ def set_trap(kill: Kill) -> None:
 
 
 @pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str], Kill | None], BaseProcess]:
+def start(monkeypatch: pytest.MonkeyPatch) -> Start:
     """Starts a training. The server from which it is forked lives as long as the tests."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the server must have no threads: a fork loses them
+    forkserver._forkserver._stop()  # type: ignore[attr-defined] # another test's, which has imported nothing
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.test_kills", "atrous.train", "atrous.report", "torch.utils.data"])
 
-    def begin(arguments: list[str], kill: Kill | None) -> BaseProcess:
-        process = context.Process(target=train, args=(arguments, kill))
+    def begin(arguments: list[str], kill: Kill | None) -> Training:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=train, args=(theirs, arguments, kill))
         process.start()
-        return process
+        assert ours.poll(HANGS), "no process is forked"
+        return Training(process, kill, time.monotonic())
 
     return begin
 
 
-def ended(process: BaseProcess, kill: Kill | None) -> int:
+def ended(training: Training, whole_time: float = 0) -> int:
     """Send the kill if its time comes before the end; the exit code."""
+    process, kill, start = training
     assert process.pid is not None
     if kill is not None and kill.moment == "any":
-        process.join(kill.when)
-        if process.is_alive() and os.getsid(process.pid) == process.pid:
+        process.join(start + kill.when * whole_time - time.monotonic())
+        if process.is_alive():
             kill.send(process.pid)
-    process.join(300)
+    process.join(HANGS)
     assert process.exitcode is not None, "it hangs"
     return process.exitcode
 
@@ -173,7 +189,7 @@ def timeless_rows(run: RunFolder) -> list[dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to find the processes in")
 @pytest.mark.timeout(1800)  # it takes two minutes on a free machine, and seven on a busy one
-def test_fifty_kills_change_nothing(start: Callable[[list[str], Kill | None], BaseProcess], tmp_path: Path) -> None:
+def test_fifty_kills_change_nothing(start: Start, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_yaml(tiny_config("train.steps=40", "train.save_every=2", "train.eval_every=10")))
     whole, runs = (
@@ -181,15 +197,17 @@ def test_fifty_kills_change_nothing(start: Callable[[list[str], Kill | None], Ba
         (RunFolder(tmp_path / str(number) / "run") for number in itertools.count()),
     )
     arguments = ["train", str(recipe), "--device", "cpu", "--out"]
-    assert ended(start([*arguments, str(whole.path), "--workers", "0"], None), None) == 0
+    undisturbed = start([*arguments, str(whole.path), "--workers", "0"], None)
+    assert ended(undisturbed) == 0
+    whole_time = time.monotonic() - undisturbed.start
 
     run, codes, sessions = next(runs), list[tuple[Kill, int]](), list[int]()
     for kill in kills(seed=0):
         is_last = len(codes) == NUM_KILLS
         options = ["--workers", str(kill.workers), *(["--resume"] if run.has_begun else [])]
-        process = start([*arguments, str(run.path), *options], None if is_last else kill)
-        code = ended(process, None if is_last else kill)
-        sessions.append(process.pid or 0)
+        training = start([*arguments, str(run.path), *options], None if is_last else kill)
+        code = ended(training, whole_time)
+        sessions.append(training.process.pid or 0)
         if code == 0:
             require_same_files(run, whole)
             run = next(runs)
