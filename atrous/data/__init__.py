@@ -20,7 +20,12 @@ FORMATS: dict[str, Layout] = {
     "ade20k": Layout(ade20k.Config, ade20k.samples, ade20k.label_space, ade20k.is_root, "images/ and annotations/"),
     "camvid": Layout(camvid.Config, camvid.samples, camvid.label_space, camvid.is_root, "train/ and trainannot/"),
     "cityscapes": Layout(
-        cityscapes.Config, cityscapes.samples, cityscapes.label_space, cityscapes.is_root, "leftImg8bit/ and gtFine/"
+        cityscapes.Config,
+        cityscapes.samples,
+        cityscapes.label_space,
+        cityscapes.is_root,
+        "leftImg8bit/ and gtFine/",
+        "gtFine/{split}/CITY/*_instanceIds.png, or gtFine/cityscapes_panoptic_{split}.json and its folder of PNGs",
     ),
     "folder": Layout(
         folder.Config,

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,12 +76,21 @@ def _name(label: int, space: LabelSpace) -> str:
 
 
 def count_pairs(instance: NDArray[np.int32], semantic: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Each pair that occurs, as number * 256 + label, in ascending order, and its pixels.
+    """Each pair that occurs, as number * 256 + label, in ascending order, and its pixels."""
+    runs = runs_of(instance.astype(np.uint32) << 8 | semantic)
+    pairs, places = np.unique(runs.values, return_inverse=True)
+    return pairs.astype(np.int64), np.bincount(places, runs.lengths, len(pairs)).astype(np.int64)
 
-    Runs of equal pairs are counted first, because sorting is slow.
-    """
-    keys = (instance.astype(np.uint32) << 8 | semantic).ravel()
-    starts = np.flatnonzero(np.diff(keys, prepend=~keys[:1]))
-    lengths = np.diff(starts, append=keys.size)
-    pairs, places = np.unique(keys[starts], return_inverse=True)
-    return pairs.astype(np.int64), np.bincount(places, lengths, len(pairs)).astype(np.int64)
+
+class Runs(NamedTuple):
+    """Equal pixels in a row, R times. There are few of them: to sort or look up each takes a tenth of the time."""
+
+    values: NDArray[Any]  # [R]
+    lengths: NDArray[np.intp]  # [R]
+
+
+def runs_of(values: NDArray[Any]) -> Runs:
+    flat = values.ravel()
+    starts = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    starts = np.concatenate([np.zeros(min(1, flat.size), np.intp), starts])
+    return Runs(flat[starts], np.diff(starts, append=flat.size))
