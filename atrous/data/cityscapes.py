@@ -6,7 +6,6 @@ what createPanopticImgs of cityscapesScripts makes of these, `cityscapes_panopti
 """
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from atrous.data import panoptic_json
 from atrous.data.contract import DataConfig, require_root, require_split
 from atrous.data.image_files import Drawing, Drawn, ImageFiles, decode, read_instances
-from atrous.data.instances import runs_of
+from atrous.data.instances import count_pairs, runs_of
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import class_of_value, remapped
 from atrous.data.pairing import Pair, pair_by_name
@@ -185,21 +184,22 @@ def _numbers(ids: NDArray[np.int32]) -> NDArray[np.int32]:
     """The things of an image from 1 on, in the order of their ids, whatever their class; 0 for stuff and groups."""
     runs = runs_of(ids)
     things, places = np.unique(runs.values, return_inverse=True)
-    numbers = np.cumsum(things >= NUMBERED) * (things >= NUMBERED)
-    return np.repeat(numbers[places], runs.lengths).reshape(ids.shape).astype(np.int32)
+    numbers = (np.cumsum(things >= NUMBERED) * (things >= NUMBERED)).astype(np.int32)
+    return np.repeat(numbers[places], runs.lengths).reshape(ids.shape)
 
 
 def _require_same_ids(ids: Drawn, labels: Codes) -> None:
     """Refuse instances whose class isn't that of their pixels. Sizes are compared elsewhere."""
     if ids.values.shape != labels.values.shape:
         return
-    is_wrong = np.where(ids.values < NUMBERED, ids.values, ids.values // NUMBERED) != labels.values
+    pairs, pixels = count_pairs(ids.values, labels.values.astype(np.uint8))  # they are raw ids: `decode` has seen them
+    own, label = pairs >> 8, pairs & 255
+    is_wrong = np.where(own < NUMBERED, own, own // NUMBERED) != label
     if not is_wrong.any():
         return
-    pixels = Counter(zip(ids.values[is_wrong].tolist(), labels.values[is_wrong].tolist(), strict=True))
     rows = (
-        f"{one} where the labelIds are {label} ({count} pixel{'s'[: count - 1]})"
-        for (one, label), count in pixels.most_common()
+        f"{own[index]} where the labelIds are {label[index]} ({pixels[index]} pixel{'s'[: pixels[index] - 1]})"
+        for index in np.flatnonzero(is_wrong)
     )
     raise DataError(
         f"{ids.path}: an instance id must be raw id * {NUMBERED} + number, or the raw id alone: {listing(rows)}"

@@ -110,7 +110,7 @@ def remapped(space: LabelSpace, config: DataConfig, raw_things: Collection[int] 
     elif config.names is not None:
         space = named_space(config.names, None, None, dict(zip(config.names, space.colors, strict=True)))
     if config.ignore is not None:
-        classes[config.ignore] = NOT_COUNTED
+        classes[config.ignore] = space.ignore
     things = sorted({classes[value] for value in raw_things if classes[value] not in (NOT_COUNTED, space.ignore)})
     update = {"raw_ids": tuple(classes.items()), "things": tuple(things)}
     return with_things(space.model_copy(update=update), config.things)

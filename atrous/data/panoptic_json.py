@@ -199,9 +199,11 @@ def _maps(
     if not ids.size or ids[0] != VOID:
         ids = np.concatenate([[VOID], ids])
         places = places + 1
-    of_runs = np.concatenate([[space.ignore], labels])[places], np.concatenate([[0], numbers])[places]
-    semantic, instance = (np.repeat(values, runs.lengths).reshape(codes.values.shape) for values in of_runs)
-    return semantic.astype(np.uint8), instance.astype(np.int32)
+    label_of = np.concatenate([[space.ignore], labels]).astype(np.uint8)
+    number_of = np.concatenate([[0], numbers]).astype(np.int32)
+    size = codes.values.shape
+    semantic, instance = np.repeat(label_of[places], runs.lengths), np.repeat(number_of[places], runs.lengths)
+    return semantic.reshape(size), instance.reshape(size)
 
 
 def _require_agreement(areas: Mapping[int, int], rows: NDArray[np.int32], source: str) -> None:
