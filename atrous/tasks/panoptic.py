@@ -52,6 +52,8 @@ class PanopticLossConfig(LossConfig):
     """A thing with fewer pixels is small; 0: none is."""
     small_weight: PositiveFloat = 3.0
     """Weight of the classes of a small thing's pixels."""
+    crowds: Literal["ignored", "learnt"] = "ignored"
+    """The classes of pixels whose things nobody told apart; deeplab2 ignores them in Cityscapes and COCO."""
 
 
 class PanopticDecodeConfig(Settings):
@@ -88,7 +90,10 @@ class PanopticObjective(NamedTuple):
             small_area=self.config.small_area,
             small_weight=self.config.small_weight,
         )
-        return {"semantic": batch.semantic, **targets._asdict()}
+        semantic = batch.semantic
+        if self.config.crowds == "ignored":
+            semantic = semantic.masked_fill(targets.heatmap_weight[:, 0] == 0, self.space.ignore)
+        return {"semantic": semantic, **targets._asdict()}
 
     def counts(self, targets: Targets, step: int) -> Tensor | None:
         """Labelled pixels, pixels with a height, pixels with an offset."""
