@@ -159,6 +159,9 @@ def evaluate(
     json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
     report: Annotated[Path | None, typer.Option(help="write an HTML report to this file", show_default=False)] = None,
     report_size: Annotated[float, typer.Option(min=1, help="size of the report in megabytes, at most")] = 15,
+    metrics: Annotated[
+        str | None, typer.Option(help="what to measure, such as pq,ap; all: costly ones too", show_default=False)
+    ] = None,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
@@ -175,6 +178,7 @@ def evaluate(
         report_size=report_size,
         device=device,
         workers=workers,
+        metrics=None if metrics is None else metrics.replace(",", " ").split(),
     )
 
 

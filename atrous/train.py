@@ -624,7 +624,9 @@ def validate(
     figures, headline = evaluation.figures, evaluation.figures.headline
     score = figures.scores[headline]
     progress.validated(at.step, figures.titles[headline], score)
-    run_folder.log(run, {"step": at.step, "scores": dict(figures.scores), "classes": figures.table.first_column()})
+    run_folder.log(
+        run, {"step": at.step, "scores": figures.to_tree()["scores"], "classes": figures.table.first_column()}
+    )
     if score > at.best and run.is_writer:
         candidate.with_header(results={"step": at.step, **evaluation.to_tree()}).save(run.best)
     is_better = score > at.best

@@ -5,7 +5,7 @@ They take what the verbs take. A setting is a keyword with its value as Python h
 """
 
 import json as json_text
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,14 @@ def evaluate(
     report: AnyPath | None = None,
     device: Device = None,
     workers: int = cli.DEFAULT_WORKERS,
+    metrics: Sequence[str] | None = None,
     console: Console | None = None,
     **settings: Any,  # noqa: ANN401 - any value of a setting
 ) -> Evaluation:
-    """Measure a model file on labelled images; `json` and `report` are files to write. Raises as `train` does."""
+    """Measure a model file on labelled images; `json` and `report` are files to write. Raises as `train` does.
+
+    `metrics` are names such as `pq` and `ap`, or `all`; None: all but the costly ones.
+    """
     return run_evaluation(
         user_path(model),
         [*overrides(settings)],
@@ -66,6 +70,7 @@ def evaluate(
         report_path=None if report is None else user_path(report),
         device=_name(device),
         workers=workers,
+        metrics=[metrics] if isinstance(metrics, str) else metrics,
         console=console,
     )
 
