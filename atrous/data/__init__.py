@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
-from atrous.data import ade20k, camvid, cityscapes, folder, synthetic, voc
+from atrous.data import ade20k, camvid, cityscapes, coco_instances, cvat, folder, labelme, synthetic, voc
 from atrous.data import list as list_files
 from atrous.data.contract import DataConfig, Layout, near_roots, require_root
 from atrous.data.image_files import ImageFiles
@@ -22,6 +22,22 @@ FORMATS: dict[str, Layout] = {
     "cityscapes": Layout(
         cityscapes.Config, cityscapes.samples, cityscapes.label_space, cityscapes.is_root, "leftImg8bit/ and gtFine/"
     ),
+    "coco_instances": Layout(
+        coco_instances.Config,
+        coco_instances.samples,
+        coco_instances.label_space,
+        coco_instances.is_root,
+        "annotations/instances_train2017.json and train2017/, or train/_annotations.coco.json beside images",
+        "annotations/instances_{split}.json",
+    ),
+    "cvat": Layout(
+        cvat.Config,
+        cvat.samples,
+        cvat.label_space,
+        cvat.is_root,
+        "annotations.xml and images/, as CVAT exports them (CVAT for images 1.1)",
+        "annotations.xml with the subset {split}",
+    ),
     "folder": Layout(
         folder.Config,
         folder.samples,
@@ -29,6 +45,14 @@ FORMATS: dict[str, Layout] = {
         folder.is_root,
         "images/train/a.jpg and masks/train/a.png for training, images/val/b.jpg and masks/val/b.png for validation",
         "instances/{split}/, where each pixel has the number of its thing (0: none), beside masks/{split}/",
+    ),
+    "labelme": Layout(
+        labelme.Config,
+        labelme.samples,
+        labelme.label_space,
+        labelme.is_root,
+        "train/a.json and val/b.json, as labelme writes them",
+        "{split}/*.json, as labelme writes them",
     ),
     "list": Layout(list_files.Config, list_files.samples, list_files.label_space),
     "synthetic": Layout(synthetic.Config, synthetic.samples, synthetic.label_space),

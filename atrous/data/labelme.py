@@ -155,7 +155,9 @@ def _names_in(path: Path) -> list[str]:
 
 def _names_that_occur(root: Path) -> list[str]:
     shapes = (shape for path in files_below(root, (".json",)) for shape in _content(root / path)["shapes"])
-    names = sorted({shape["label"] for shape in shapes if isinstance(shape, dict) and isinstance(shape.get("label"), str)})
+    names = sorted(
+        {shape["label"] for shape in shapes if isinstance(shape, dict) and isinstance(shape.get("label"), str)}
+    )
     if not names:
         raise DataError(f"{root}: no file of labelme in it has a shape with a label; write the classes into {LABELS}")
     return names
@@ -233,7 +235,9 @@ def _mask(row: Mapping[str, Any], size: Size) -> Region:
     (left, top), (right, bottom) = _two_points(row).round().astype(int).tolist()
     mask = _decoded(row.get("mask"))
     if mask.shape != (bottom - top + 1, right - left + 1):
-        raise DataError(f"a mask of {mask.shape[1]} x {mask.shape[0]} for {right - left + 1} x {bottom - top + 1} pixels")
+        raise DataError(
+            f"a mask of {mask.shape[1]} x {mask.shape[0]} for {right - left + 1} x {bottom - top + 1} pixels"
+        )
     return polygons.placed(mask, top, left, size)
 
 

@@ -1,8 +1,8 @@
 """Outlines as pixels: polygons, rectangles, ellipses and run lengths, as the programs that people draw with fill them.
 
-A point is (x, y). Two conventions are in use. Pillow's, of labelme: corners lie on the centres of pixels, whole numbers,
-and the outline itself is filled. COCO's, of its own programs and of CVAT: pixel (i, j) covers j to j + 1. Both fill by the
-even-odd rule, so that a part that an outline encloses twice is a hole. What lies outside of the image is cut off.
+A point is (x, y). Two conventions are in use. Pillow's, of labelme: corners lie on the centres of pixels, whole
+numbers, and the outline itself is filled. COCO's, of its own programs and of CVAT: pixel (i, j) covers j to j + 1. Both
+fill by the even-odd rule: a part that an outline encloses twice is a hole. What lies outside of the image is cut off.
 
 A region is as large as its bounding box within the image, so that a thousand small objects cost what they cover.
 """
@@ -21,6 +21,7 @@ from atrous.errors import DataError
 from atrous.types import Size
 
 Points = NDArray[np.float64]  # [N, 2] (x, y)
+Floats = NDArray[np.float64]  # [N]
 Mask = NDArray[np.bool_]  # [H, W]
 
 MAX_POINT = 2.0**52  # beyond it, a float no longer holds every whole number
@@ -196,7 +197,7 @@ def _crossings(starts: Points, ends: Points, columns: range) -> Iterator[tuple[N
         yield x, np.ceil((y + 0.5) / _FINE - 0.5).clip(0, 2**31).astype(np.int64)
 
 
-def _columns_of(first: Points, second: Points, columns: range) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _columns_of(first: Floats, second: Floats, columns: range) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The number of an edge, and each column whose middle it crosses."""
     low, high = np.minimum(first, second), np.maximum(first, second)
     begin = np.clip(np.ceil((low - 2) / _FINE), columns.start, columns.stop).astype(np.int64)
@@ -206,17 +207,17 @@ def _columns_of(first: Points, second: Points, columns: range) -> tuple[NDArray[
     return edge, begin[edge] + place
 
 
-def _flat(xs: Points, ys: Points, xe: Points, ye: Points, x: NDArray[np.int64]) -> Points:
+def _flat(xs: Floats, ys: Floats, xe: Floats, ye: Floats, x: NDArray[np.int64]) -> Floats:
     """The upper one of the outline's two points on either side of the middle of column x."""
     slope = (ye - ys) / np.maximum(xe - xs, 1)
     before, after = (np.trunc(ys + slope * (_FINE * x + side - xs) + 0.5) for side in (2, 3))
     return np.minimum(before, after)
 
 
-def _steep(xs: Points, ys: Points, xe: Points, ye: Points, x: NDArray[np.int64]) -> Points:
+def _steep(xs: Floats, ys: Floats, xe: Floats, ye: Floats, x: NDArray[np.int64]) -> Floats:
     """The last row before the outline, walked down, reaches the other side of the middle of column x."""
     slope = (xe - xs) / np.maximum(ye - ys, 1)
-    target = _FINE * x + np.where(slope > 0, 3, 2)
+    target = np.float64(_FINE) * x + np.where(slope > 0, 3, 2)
     step = np.ceil((_FINE * x + 2.5 - xs) / np.where(slope == 0, 1, slope))
     for _ in range(2):  # rounding may have missed it by one
         step -= _has_passed(xs + slope * (step - 1), target, slope)
@@ -224,7 +225,7 @@ def _steep(xs: Points, ys: Points, xe: Points, ye: Points, x: NDArray[np.int64])
     return ys + step - 1
 
 
-def _has_passed(x: Points, target: Points, slope: Points) -> NDArray[np.bool_]:
+def _has_passed(x: Floats, target: Floats, slope: Floats) -> NDArray[np.bool_]:
     column = np.trunc(x + 0.5)
     return np.where(slope > 0, column >= target, column <= target)
 
