@@ -127,9 +127,10 @@ def path_within(root: Path, folder: Path, text: object) -> Path:
 
 def existing(path: Path) -> Path | None:
     """The path as the disk spells it, if it is a file."""
-    if path.is_file():
-        return path
     folder = path.parent
+    for name in (path.name, composed(path.name)):
+        if (folder / name).is_file():
+            return folder / name
     return _files_of(folder, folder.stat().st_mtime_ns).get(composed(path.name)) if folder.is_dir() else None
 
 
@@ -143,7 +144,7 @@ def _files_of(folder: Path, changed: int) -> Mapping[str, Path]:
 
 def training_part(config: DataConfig, parts: Mapping[str, T], place: Path) -> T:
     """Of the parts of a dataset by split, the one that says what the classes are."""
-    for name in (config.train, config.val, *parts):
+    for name in (config.train, config.train.lower(), config.val, config.val.lower(), *parts):
         if composed(name) in parts:
             return parts[composed(name)]
     require_split(config, config.train, parts, place)

@@ -80,8 +80,8 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
     """The images of a split, in the order of its file."""
     root = require_root(config)
     parts = _parts(root)
-    require_split(config, split, parts, root / f"{split}.xml")
-    part, space = parts[composed(split)], label_space(config)
+    require_split(config, split.lower(), parts, root / f"{split}.xml")
+    part, space = parts[composed(split.lower())], label_space(config)
     records = [record for record in _content(part.path).records if part.subset in (None, record.subset)]
     names = [record.name for record in records]
     locate = partial(located, root, _folders(root, part, split))
@@ -122,12 +122,12 @@ def _is_annotations(path: Path) -> bool:
 
 
 def _parts(root: Path) -> dict[str, Part]:
-    """The splits: subsets, lower case also where the file has capitals, or whole files."""
+    """The splits, in lower case: subsets, or whole files."""
     parts: dict[str, Part] = {}
     for name, path in _files(root).items():
         subsets = list(dict.fromkeys(record.subset for record in _content(path).records if record.subset))
-        parts |= {composed(subset): Part(path, subset) for subset in subsets} or {name: Part(path)}
-    return {name.lower(): part for name, part in parts.items()} | parts
+        parts |= {composed(subset.lower()): Part(path, subset) for subset in subsets} or {name.lower(): Part(path)}
+    return parts
 
 
 def _content(path: Path) -> Annotations:

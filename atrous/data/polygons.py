@@ -252,7 +252,7 @@ def placed(mask: Mask, top: int, left: int, size: Size) -> Region:
 
 def _runs(counts: Sequence[int], num_pixels: int) -> Mask:
     lengths = np.array(counts, object)
-    if not all(isinstance(length, int) and length >= 0 for length in lengths) or sum(lengths) != num_pixels:
+    if not all(type(length) is int and length >= 0 for length in lengths) or sum(lengths) != num_pixels:
         raise DataError(f"its run lengths don't add up to the {num_pixels} pixels of its size")
     values = np.arange(len(lengths)) % 2 == 1
     return np.repeat(values, lengths.astype(np.int64))
