@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Protocol, Union, runtime_checkable
 
 from pydantic import Field
 
-from atrous.data import ade20k, camvid, cityscapes, coco_panoptic, folder, shards, synthetic, tfrecord, voc
+from atrous.data import (
+    ade20k,
+    camvid,
+    cityscapes,
+    coco_instances,
+    coco_panoptic,
+    cvat,
+    folder,
+    labelme,
+    shards,
+    synthetic,
+    tfrecord,
+    voc,
+)
 from atrous.data import list as list_files
 from atrous.data.contract import DataConfig, Layout, near_roots, require_root
 from atrous.data.image_files import ImageFiles
@@ -35,6 +48,22 @@ FORMATS: dict[str, Layout] = {
         "annotations/panoptic_train2017.json, annotations/panoptic_train2017/ and train2017/",
         "annotations/panoptic_{split}.json and its folder of PNGs",
     ),
+    "coco_instances": Layout(
+        coco_instances.Config,
+        coco_instances.samples,
+        coco_instances.label_space,
+        coco_instances.is_root,
+        "annotations/instances_train2017.json and train2017/, or train/_annotations.coco.json beside images",
+        "annotations/instances_{split}.json",
+    ),
+    "cvat": Layout(
+        cvat.Config,
+        cvat.samples,
+        cvat.label_space,
+        cvat.is_root,
+        "annotations.xml and images/, as CVAT exports them (CVAT for images 1.1)",
+        "annotations.xml with the subset {split}",
+    ),
     "folder": Layout(
         folder.Config,
         folder.samples,
@@ -42,6 +71,14 @@ FORMATS: dict[str, Layout] = {
         folder.is_root,
         "images/train/a.jpg and masks/train/a.png for training, images/val/b.jpg and masks/val/b.png for validation",
         "instances/{split}/, where each pixel has the number of its thing (0: none), beside masks/{split}/",
+    ),
+    "labelme": Layout(
+        labelme.Config,
+        labelme.samples,
+        labelme.label_space,
+        labelme.is_root,
+        "train/a.json and val/b.json, as labelme writes them",
+        "{split}/*.json, as labelme writes them",
     ),
     "list": Layout(list_files.Config, list_files.samples, list_files.label_space),
     "shards": Layout(
