@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
-from atrous.data import ade20k, camvid, cityscapes, folder, synthetic, voc
+from atrous.data import ade20k, camvid, cityscapes, folder, pennfudan, synthetic, voc
 from atrous.data import list as list_files
 from atrous.data.contract import DataConfig, Layout, near_roots, require_root
 from atrous.data.label_space import LabelSpace
@@ -29,6 +29,9 @@ FORMATS: dict[str, Layout] = {
         "images/train/a.jpg and masks/train/a.png for training, images/val/b.jpg and masks/val/b.png for validation",
     ),
     "list": Layout(list_files.Config, list_files.samples, list_files.label_space),
+    "pennfudan": Layout(
+        pennfudan.Config, pennfudan.samples, pennfudan.label_space, pennfudan.is_root, "PNGImages/ and PedMasks/"
+    ),
     "synthetic": Layout(synthetic.Config, synthetic.samples, synthetic.label_space),
     "voc": Layout(voc.Config, voc.samples, voc.label_space, voc.is_root, "[VOC2012/]ImageSets/Segmentation/"),
 }
