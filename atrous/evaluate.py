@@ -101,7 +101,7 @@ def run(
     config = settings(original, overrides, str(path))
     space = data.label_space(config.data)
     require_same_classes(original.label_space, space, path)
-    samples = data.samples(config.data, config.data.val)
+    samples = data.samples(config.data, config.data.val, original.task.needs)
     skip_errors = config.data.on_error == "skip"
     split = Split(config.data.val, samples)
     survey_of(original.task, split, space, world, workers=workers, skip_errors=skip_errors, console=console)

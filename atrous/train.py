@@ -200,7 +200,8 @@ def console_of(world: World, console: Console | None) -> Console:
 
 def splits_of(config: Config) -> tuple[Sequence[Sample], Sequence[Sample]]:
     """The samples to learn from, and those to validate on."""
-    return data.samples(config.data, config.data.train), data.samples(config.data, config.data.val)
+    needs = TASKS[task_of(config.model)].needs
+    return data.samples(config.data, config.data.train, needs), data.samples(config.data, config.data.val, needs)
 
 
 def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequence[Sample]], world: World) -> None:

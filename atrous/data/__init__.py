@@ -1,6 +1,6 @@
 """Datasets by their layout: a row of FORMATS is a file, or a folder, next to this one."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Union
@@ -10,6 +10,7 @@ from pydantic import Field
 from atrous.data import ade20k, camvid, cityscapes, folder, pennfudan, synthetic, voc
 from atrous.data import list as list_files
 from atrous.data.contract import DataConfig, Layout, near_roots, require_root
+from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.errors import DataError, listing
 from atrous.files import subfolders
@@ -27,6 +28,7 @@ FORMATS: dict[str, Layout] = {
         folder.label_space,
         folder.is_root,
         "images/train/a.jpg and masks/train/a.png for training, images/val/b.jpg and masks/val/b.png for validation",
+        "instances/{split}/, where each pixel has the number of its thing (0: none), beside masks/{split}/",
     ),
     "list": Layout(list_files.Config, list_files.samples, list_files.label_space),
     "pennfudan": Layout(
@@ -46,13 +48,20 @@ else:
     ]
 
 
-def samples(config: DataConfig, split: str) -> Sequence[Sample]:
+def samples(config: DataConfig, split: str, needs: Collection[str] | None = None) -> Sequence[Sample]:
     """One split: its files are listed now, and read when a sample is requested.
 
-    Raises ConfigError, DataError or OSError in one line; so does reading a sample.
+    `needs` are the fields of a Sample that a task uses; files for others aren't read. None: all that there are. Raises
+    ConfigError, DataError or OSError in one line; so does reading a sample.
     """
     _require_layout(config)
-    return FORMATS[config.format].samples(config, split)
+    split_samples = FORMATS[config.format].samples(config, split)
+    if needs is None or not isinstance(split_samples, ImageFiles):
+        return split_samples
+    if "instance" not in needs:
+        return split_samples.without_instances()
+    _require_instances(config, split, split_samples)
+    return split_samples
 
 
 def label_space(config: DataConfig) -> LabelSpace:
@@ -75,6 +84,20 @@ def _require_layout(config: DataConfig) -> None:
             f"data.root: {root} is not a dataset of data.format={config.format}, which has {layout.expected}"
             f"{_meant(config, layout, root)}"
         )
+
+
+def _require_instances(config: DataConfig, split: str, samples: ImageFiles) -> None:
+    """Refuse images whose things aren't told apart, with what is missing."""
+    missing = [pair.name for pair in samples.pairs if pair.instance is None]
+    if not missing:
+        return
+    instances = FORMATS[config.format].instances
+    known = listing(f"data.format={name}" for name, layout in FORMATS.items() if layout.instances)
+    which = "" if len(missing) == len(samples) else f" ({len(missing)}): {listing(missing)}"
+    raise DataError(
+        f"split {split!r}: images without an instance map, which a panoptic model needs{which}; "
+        + (f"expected: {config.root}/{instances.format(split=split)}" if instances else f"{known} can have them")
+    )
 
 
 def _meant(config: DataConfig, layout: Layout, root: Path) -> str:

@@ -53,6 +53,7 @@ class Layout(NamedTuple):
     label_space: Callable[[Any], LabelSpace]
     is_root: Callable[[Any, Path], bool] | None = None  # whether a folder holds a dataset of this layout; None: any may
     expected: str = ""  # what such a folder holds
+    instances: str = ""  # what it holds where things are told apart, in a split that is called {split}; "": nothing can
 
 
 def require_root(config: DataConfig) -> Path:

@@ -13,7 +13,7 @@ UNREADABLE = -1
 def inventory(samples: Sequence[Sample]) -> Inventory:
     """The sizes of a split's files, in its order; empty for samples that are painted, which their settings describe."""
     pairs = samples.pairs if isinstance(samples, ImageFiles) else ()
-    return {name: [_size(path) for path in (image, label) if path is not None] for name, image, label in pairs}
+    return {pair.name: [_size(path) for path in (pair.image, *pair.label_files)] for pair in pairs}
 
 
 def _size(path: Path) -> int:

@@ -26,6 +26,11 @@ class Pair(NamedTuple):
     name: str  # unique in its split
     image: Path
     label: Path | None = None
+    instance: Path | None = None  # what tells things apart; a format that keeps both together has the label's file here
+
+    @property
+    def label_files(self) -> tuple[Path, ...]:
+        return tuple(dict.fromkeys(path for path in (self.label, self.instance) if path is not None))
 
 
 # ---- listing

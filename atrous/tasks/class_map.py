@@ -50,6 +50,7 @@ def report(total: Tensor, space: LabelSpace) -> Figures:
             ("IoU", "accuracy", "pixels"),
             dict(zip(space.names, columns, strict=True)),
             (scores.miou, scores.mean_accuracy, sum(scores.pixels)),
+            "pixels",
         ),
         total.numpy(),
         {

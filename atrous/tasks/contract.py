@@ -73,6 +73,7 @@ class Table(NamedTuple):
     columns: tuple[str, ...]
     rows: Mapping[str, tuple[float | int | None, ...]]  # None: undefined, such as the IoU of an absent class
     totals: tuple[float | int | None, ...] = ()  # a last row: means and sums
+    unit: str = ""  # the column that counts all that is labelled, such as pixels
 
     def first_column(self) -> dict[str, float | int | None]:
         return {name: row[0] for name, row in self.rows.items()}
@@ -91,6 +92,11 @@ class Figures(NamedTuple):
     def headline(self) -> str:
         """The name of the score that decides which model is the best."""
         return next(iter(self.scores))
+
+    @property
+    def unit(self) -> str:
+        """What is labelled and counted, such as pixels; empty if the table doesn't say."""
+        return self.table.unit
 
     def describe(self, name: str) -> str:
         return f"{self.titles[name]} {self.scores[name]:.4f}"
@@ -125,7 +131,7 @@ def _side_by_side(left: Table, right: Table) -> Table:
         name: (*left.rows.get(name, missing[0]), *right.rows.get(name, missing[1]))
         for name in (*left.rows, *right.rows)
     }
-    return Table((*left.columns, *right.columns), rows, (*left.totals, *right.totals))
+    return Table((*left.columns, *right.columns), rows, (*left.totals, *right.totals), left.unit or right.unit)
 
 
 class Metric(NamedTuple):

@@ -12,21 +12,21 @@ from PIL import Image as PILImage
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from atrous import visualize
 from atrous.data import survey
 from atrous.data.label_space import LabelSpace
 from atrous.data.targets import thing_targets
-from atrous.errors import ConfigError, DataError
+from atrous.errors import ConfigError
 from atrous.inference import Seen, at_image, maps_at_content, probabilities_at
 from atrous.losses.panoptic import heatmap_loss, offset_loss
 from atrous.losses.semantic import LossConfig, hard_pixel_share, require_heads, semantic_loss
 from atrous.metrics import panoptic_quality
 from atrous.postprocess.panoptic import Merging, find_centers, group_pixels, merge, peaks, score_map
 from atrous.settings import MAX_COUNT, Settings
-from atrous.tasks.class_map import CONFUSION, class_weights, label_map, panel_step
+from atrous.tasks.class_map import CONFUSION, class_weights
 from atrous.tasks.contract import Figures, Labels, Metric, Result, Table, Targets, Task, TrainingData
-from atrous.tasks.segments import Segment, is_segment, panoptic_array, segments
-from atrous.types import Batch, Color, Facts, Image, Outputs, Sample
+from atrous.tasks.panoptic_pictures import LEGEND, paint, paint_truth, painted, panels
+from atrous.tasks.segments import Segment, is_segment, panoptic_array, segments, thing_mask, true_panoptic, void_of
+from atrous.types import Batch, Facts, Outputs, Sample
 
 TITLES = {
     "pq": "PQ",
@@ -142,12 +142,6 @@ def objective(config: PanopticLossConfig, facts: Facts, heads: Sequence[str], da
     return PanopticObjective(config, data.space, things, weights, facts.convention == "aligned_corners")
 
 
-def thing_mask(space: LabelSpace) -> Tensor:  # [C] bool
-    mask = torch.zeros(space.num_classes, dtype=torch.bool)
-    mask[list(space.things)] = True
-    return mask
-
-
 # ---- decoding
 
 
@@ -206,25 +200,6 @@ def thing_scores(
     return torch.stack([keys.double(), means.prod(1)], 1)
 
 
-def void_of(space: LabelSpace) -> int:
-    return space.ignore * space.panoptic_divisor
-
-
-def true_panoptic(sample: Sample, space: LabelSpace) -> Tensor:
-    """[H, W] class * divisor + number of the thing, 0 for stuff and crowds. Raises DataError for too many things."""
-    assert sample.semantic is not None
-    assert sample.instance is not None
-    semantic, instance = torch.from_numpy(sample.semantic).long(), torch.from_numpy(sample.instance).long()
-    if instance.numel() and int(instance.max()) >= space.panoptic_divisor:
-        raise DataError(
-            f"{sample.name}: thing {int(instance.max())}, but panoptic_divisor={space.panoptic_divisor} leaves numbers "
-            f"up to {space.panoptic_divisor - 1}"
-        )
-    is_class = semantic < space.num_classes
-    is_thing = thing_mask(space)[semantic.where(is_class, 0)] & is_class
-    return semantic * space.panoptic_divisor + instance.where(is_thing, 0)
-
-
 # ---- measuring
 
 
@@ -266,65 +241,7 @@ def report(total: Tensor, space: LabelSpace) -> Figures:
     )
 
 
-# ---- showing
-
-
-def paint(image: Image, labels: Labels, space: LabelSpace, alpha: float) -> Image:
-    """The background keeps the photo, unless `alpha` asks for the colours alone."""
-    return paint_map(image, panoptic_array(labels), space, alpha)
-
-
-def paint_map(image: Image, panoptic: np.ndarray, space: LabelSpace, alpha: float = visualize.ALPHA) -> Image:
-    """Things in shades of their class's colour, a bright line between segments; void shows the image."""
-    ids, places = np.unique(panoptic, return_inverse=True)
-    colors = np.array([shade(int(segment), space) for segment in ids], np.uint8).reshape(-1, 3)
-    shown = np.setdiff1d(range(space.num_classes), space.background if alpha < 1 else ())
-    bare = np.isin(panoptic // space.panoptic_divisor, shown, invert=True)
-    return visualize.overlay_colors(image, colors[places.reshape(panoptic.shape)], panoptic, bare, alpha=alpha)
-
-
-def paint_truth(sample: Sample, space: LabelSpace) -> Image:
-    return paint_map(sample.image, true_panoptic(sample, space).numpy().astype(np.int32), space)
-
-
-def painted(labels: Labels, space: LabelSpace) -> dict[str, Color]:
-    """The classes in the picture, without the background. Things of a class have shades of its colour."""
-    present = np.unique(panoptic_array(labels) // space.panoptic_divisor)
-    shown = np.setdiff1d(np.intersect1d(present, range(space.num_classes)), space.background)
-    return {space.names[index]: shade(int(index) * space.panoptic_divisor, space) for index in shown}
-
-
-def shade(segment: int, space: LabelSpace) -> Color:
-    """The colour of a segment: its class's, for things lighter or darker by its number."""
-    category, number = divmod(segment, space.panoptic_divisor)
-    color = space.palette()[category % 256].astype(int)
-    if number:
-        spread = np.random.default_rng([category, number]).integers(-60, 61, 3)  # as deeplab2 spreads them
-        color = (color + spread).clip(0, 255)
-    red, green, blue = color.tolist()
-    return red, green, blue
-
-
-def panels(sample: Sample, labels: Labels, space: LabelSpace) -> list[tuple[str, Image]]:
-    assert labels.semantic is not None
-    assert sample.semantic is not None
-    step = panel_step(sample.image)
-    truth, prediction, classes, true_classes = (
-        visualize.thinned(one, step)
-        for one in (
-            true_panoptic(sample, space).numpy().astype(np.int32),
-            panoptic_array(labels),
-            label_map(labels, space),
-            sample.semantic,
-        )
-    )
-    image = visualize.shrunk(sample.image, step)
-    return [
-        ("Image", image),
-        ("Truth", paint_map(image, truth, space)),
-        ("Prediction", paint_map(image, prediction, space)),
-        ("Errors", visualize.error_map(classes, true_classes, space.ignore)),
-    ]
+# ---- files
 
 
 def encode_png(labels: Labels, space: LabelSpace) -> bytes:
@@ -369,7 +286,7 @@ PANOPTIC = Task(
     metrics={"panoptic": Metric(statistic, report), "confusion": CONFUSION},
     paint=paint,
     panels=panels,
-    legend={"right": visualize.RIGHT, "wrong": visualize.WRONG, "ignored": visualize.IGNORED},
+    legend=LEGEND,
     results={"panoptic": Result(".png", encode_png), "segments": Result(".json", encode_segments)},
     needs=("semantic", "instance"),
     survey=survey.count,

@@ -27,7 +27,8 @@ from atrous.tasks import TASKS
 from atrous.tasks import panoptic as panoptic_task
 from atrous.tasks.contract import Labels, TrainingData
 from atrous.tasks.panoptic import PANOPTIC, PanopticDecodeConfig, PanopticLossConfig, PanopticObjective
-from atrous.tasks.segments import Segment
+from atrous.tasks.panoptic_pictures import middle, paint, paint_map, shade, tags
+from atrous.tasks.segments import Segment, panoptic_array, segments
 from atrous.types import Batch, Facts, Outputs, Sample
 from tests.conftest import SMALL_PANOPTIC, noise, save
 from tests.runs import QUIET, assert_same, losses, stop_after, validations, weights
@@ -365,13 +366,40 @@ def test_things_of_a_class_have_shades_of_its_color_and_void_shows_the_image() -
     labels, image = predicted("..rx cccc", "0000 1122"), noise(2, 4)
     picture = PANOPTIC.paint(image, labels, SPACE, 1.0)
     assert np.array_equal(picture[0, 3], image[0, 3])
-    assert panoptic_task.shade(20, SPACE) == COLORS[2]
-    one, other = panoptic_task.shade(21, SPACE), panoptic_task.shade(22, SPACE)
+    assert shade(20, SPACE) == COLORS[2]
+    one, other = shade(21, SPACE), shade(22, SPACE)
     assert one != other
     assert np.abs(np.subtract(one, COLORS[2])).max() <= 60
-    assert panoptic_task.shade(21, SPACE) == one
+    assert shade(21, SPACE) == one
     assert PANOPTIC.painted(labels, SPACE) == {"sky": COLORS[0], "road": COLORS[1], "car": COLORS[2]}
     assert np.array_equal(PANOPTIC.paint(image, labels, SPACE, 0.0), image)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (("#",), (0, 0)),
+        (("####", "####"), (0, 1)),
+        (("###.", "#...", "###."), (1, 0)),  # a C: its centre of mass lies outside
+        (("#.##", "#.##", "#.##"), (1, 2)),  # two parts: in the wider one
+    ],
+)
+def test_a_name_stands_inside_its_thing(rows: tuple[str, ...], expected: tuple[int, int]) -> None:
+    assert middle(np.array([[pixel == "#" for pixel in row] for row in rows])) == expected
+
+
+def test_things_bear_their_names_and_stuff_does_not() -> None:
+    panoptic = torch.zeros(90, 300).long()
+    panoptic[:, 150:], panoptic[:4] = 21, 10
+    scores = torch.tensor([[21.0, 0.875]]).double()
+    labels, image = Labels(panoptic=panoptic, scores=scores), np.zeros((90, 300, 3), np.uint8)
+    (tag,) = tags(panoptic.numpy().astype(np.int32), segments(labels, SPACE), SPACE)
+    assert tuple(tag) == (("car 88%", "car"), (46, 224), (86, 150))
+    picture, bare = (paint(image, labels, SPACE, 0.55), paint_map(image, panoptic_array(labels), SPACE, 0.55))
+    changed = np.argwhere((picture != bare).any(-1))
+    assert len(changed) > 50
+    assert np.abs(changed.mean(0) - tag.middle).max() < 4
+    assert np.array_equal(PANOPTIC.paint(image, labels, SPACE, 1.0), paint_map(image, panoptic_array(labels), SPACE, 1))
 
 
 def test_panels_show_the_image_the_truth_the_prediction_and_the_errors() -> None:
