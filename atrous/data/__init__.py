@@ -32,7 +32,12 @@ FORMATS: dict[str, Layout] = {
     ),
     "list": Layout(list_files.Config, list_files.samples, list_files.label_space),
     "pennfudan": Layout(
-        pennfudan.Config, pennfudan.samples, pennfudan.label_space, pennfudan.is_root, "PNGImages/ and PedMasks/"
+        pennfudan.Config,
+        pennfudan.samples,
+        pennfudan.label_space,
+        pennfudan.is_root,
+        "PNGImages/ (or Images/) and PedMasks/",
+        "PedMasks/, where each pixel has the number of its object (0: none)",
     ),
     "synthetic": Layout(synthetic.Config, synthetic.samples, synthetic.label_space),
     "voc": Layout(voc.Config, voc.samples, voc.label_space, voc.is_root, "[VOC2012/]ImageSets/Segmentation/"),
