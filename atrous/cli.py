@@ -83,13 +83,19 @@ def _recipe_names(incomplete: str) -> list[str]:
 
 @app.command(short_help="train, evaluate and predict once, on synthetic scenes")
 def demo(
-    out: Annotated[Path, typer.Option(help="the run's folder")] = Path("runs/demo"),
+    panoptic: Annotated[
+        bool, typer.Option("--panoptic", help="tell the cars and people apart, too; takes about twice as long")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="the run's folder [default: runs/demo or runs/panoptic_demo]", show_default=False),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Train, evaluate, predict and report on synthetic street scenes, in minutes on a laptop."""
     from atrous.demo import run
 
-    run(out, device=device)
+    run(out, name="panoptic_demo" if panoptic else "demo", device=device)
 
 
 @app.command(short_help="train a model")

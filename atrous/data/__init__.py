@@ -16,6 +16,7 @@ from atrous.data import (
     cvat,
     folder,
     labelme,
+    pennfudan,
     shards,
     synthetic,
     tfrecord,
@@ -81,6 +82,14 @@ FORMATS: dict[str, Layout] = {
         "{split}/*.json, as labelme writes them",
     ),
     "list": Layout(list_files.Config, list_files.samples, list_files.label_space),
+    "pennfudan": Layout(
+        pennfudan.Config,
+        pennfudan.samples,
+        pennfudan.label_space,
+        pennfudan.is_root,
+        "PNGImages/ (or Images/) and PedMasks/",
+        "PedMasks/, where each pixel has the number of its object (0: none)",
+    ),
     "shards": Layout(
         shards.Config, shards.samples, shards.label_space, shards.is_root, "what `atrous pack` has written"
     ),
