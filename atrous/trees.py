@@ -244,6 +244,11 @@ def to_yaml(tree: Any) -> str:  # noqa: ANN401 - any YAML value
 # ---- JSON
 
 
+def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
+    """The tree in a file. Raises OSError, or TreeError as `parse_json` does."""
+    return parse_json(decoded(path.read_bytes()))
+
+
 def parse_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
     """Raises TreeError for what is not JSON, is nested too deep, or has numbers too large for anything."""
     try:

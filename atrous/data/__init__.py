@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
-from atrous.data import ade20k, camvid, cityscapes, folder, synthetic, voc
+from atrous.data import ade20k, camvid, cityscapes, coco_panoptic, folder, synthetic, voc
 from atrous.data import list as list_files
 from atrous.data.contract import DataConfig, Layout, near_roots, require_root
 from atrous.data.image_files import ImageFiles
@@ -20,7 +20,20 @@ FORMATS: dict[str, Layout] = {
     "ade20k": Layout(ade20k.Config, ade20k.samples, ade20k.label_space, ade20k.is_root, "images/ and annotations/"),
     "camvid": Layout(camvid.Config, camvid.samples, camvid.label_space, camvid.is_root, "train/ and trainannot/"),
     "cityscapes": Layout(
-        cityscapes.Config, cityscapes.samples, cityscapes.label_space, cityscapes.is_root, "leftImg8bit/ and gtFine/"
+        cityscapes.Config,
+        cityscapes.samples,
+        cityscapes.label_space,
+        cityscapes.is_root,
+        "leftImg8bit/ and gtFine/",
+        "gtFine/{split}/CITY/*_instanceIds.png, or gtFine/cityscapes_panoptic_{split}.json and its folder of PNGs",
+    ),
+    "coco_panoptic": Layout(
+        coco_panoptic.Config,
+        coco_panoptic.samples,
+        coco_panoptic.label_space,
+        coco_panoptic.is_root,
+        "annotations/panoptic_train2017.json, annotations/panoptic_train2017/ and train2017/",
+        "annotations/panoptic_{split}.json and its folder of PNGs",
     ),
     "folder": Layout(
         folder.Config,

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from atrous.data import survey
 from atrous.data.label_space import LabelSpace
+from atrous.data.survey import Survey
 from atrous.data.targets import thing_targets
-from atrous.errors import ConfigError
+from atrous.distributed import World
+from atrous.errors import ConfigError, listing
 from atrous.inference import Seen, at_image, maps_at_content, probabilities_at
 from atrous.losses.panoptic import heatmap_loss, offset_loss
 from atrous.losses.semantic import LossConfig, hard_pixel_share, require_heads, semantic_loss
@@ -125,13 +127,35 @@ class PanopticObjective(NamedTuple):
 
 def objective(config: PanopticLossConfig, facts: Facts, heads: Sequence[str], data: TrainingData) -> PanopticObjective:
     """Raises ConfigError if the label space has no things, or the weights in `config` fit neither heads nor classes."""
-    if not data.space.things:
-        raise ConfigError("a panoptic model needs classes of things, whose objects are counted; the data has none")
+    require_things(data.space)
     require_heads(config, heads)
     weights = class_weights(config, data)
     weights = None if weights is None else weights.to(data.device)  # now: each step would wait for the device
     things = thing_mask(data.space).to(data.device)
     return PanopticObjective(config, data.space, things, weights, facts.convention == "aligned_corners")
+
+
+def require_things(space: LabelSpace) -> None:
+    if not space.things:
+        example = space.names[-1]
+        raise ConfigError(
+            "a panoptic model needs classes of things, whose objects are counted, and the data names none; of "
+            f"{listing(space.names, limit=20)}, name those, as in data.things=[{example}] or, with data.format=folder, "
+            f"`things: [{example}]` in classes.yaml"
+        )
+
+
+def count(
+    samples: Sequence[Sample],
+    space: LabelSpace,
+    world: World,
+    *,
+    workers: int = 0,
+    advance: Callable[[int], None] = lambda number: None,
+) -> Survey:
+    """Like `survey.count`, for which there must be things."""
+    require_things(space)
+    return survey.count(samples, space, world, workers=workers, advance=advance)
 
 
 # ---- decoding
@@ -266,7 +290,7 @@ PANOPTIC = Task(
     legend=LEGEND,
     results={"panoptic": Result(".png", encode_png), "segments": Result(".json", encode_segments)},
     needs=("semantic", "instance"),
-    survey=survey.count,
+    survey=count,
     class_weights=class_weights,
     paint_truth=paint_truth,
     painted=painted,

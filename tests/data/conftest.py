@@ -83,8 +83,8 @@ def write_cityscapes(
     city = name.partition("_")[0]
     save(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", np.zeros((*labels.shape, 3), np.uint8))
     folder = root / kind / split / city
-    for suffix in ("labelIds", "instanceIds", "color"):
-        save(folder / f"{name}_{kind}_{suffix}.png", labels if suffix == "labelIds" else labels * 0)
+    for suffix in ("labelIds", "instanceIds", "color"):  # all things are in groups: an id alone, without a number
+        save(folder / f"{name}_{kind}_{suffix}.png", labels * 0 if suffix == "color" else labels)
     (folder / f"{name}_{kind}_polygons.json").write_text("{}")
     return cityscapes.Config(root=root)
 

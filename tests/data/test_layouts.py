@@ -28,7 +28,9 @@ def test_samples_have_the_shapes_and_types_of_the_contract(layout: str, tmp_path
         assert sample.image.shape == (*semantic(sample).shape, 3)
         assert sample.image.dtype == semantic(sample).dtype == np.uint8
         assert sample.image.flags.writeable
-        assert sample.instance is None
+        if sample.instance is not None:
+            assert sample.instance.shape == semantic(sample).shape
+            assert sample.instance.dtype == np.int32
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
