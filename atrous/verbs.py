@@ -1,4 +1,4 @@
-"""Verbs of the command line as functions: `atrous.train(...)`, `atrous.evaluate(...)` and `atrous.convert(...)`.
+"""Verbs of the command line as functions: `atrous.train(...)`, and likewise `convert`, `evaluate` and `pack`.
 
 They take what the verbs take. A setting is a keyword with its value as Python has it: `**{"train.steps": 300}`, or
 `train={"steps": 300}` for a whole section.
@@ -16,8 +16,11 @@ from rich.console import Console
 from atrous import cli, config
 from atrous.convert import convert as convert_source
 from atrous.convert.sources import SourceLike
+from atrous.data.packed import Index
 from atrous.evaluate import run as run_evaluation
 from atrous.files import user_path
+from atrous.pack import checked_options
+from atrous.pack import run as run_packing
 from atrous.report import Evaluation
 from atrous.run_folder import RunFolder
 from atrous.segmenter import Segmenter
@@ -87,6 +90,37 @@ def convert(
     if out is not None:
         segmenter.save(Path(out))
     return segmenter
+
+
+def pack(
+    source: AnyPath,
+    *,
+    out: AnyPath,
+    splits: Sequence[str] = (),
+    workers: int = cli.DEFAULT_WORKERS,
+    console: Console | None = None,
+    to: str = "shards",
+    style: str = "deeplab",
+    quality: int | None = None,
+    max_size: int | None = None,
+    for_crops: bool = False,
+    shard_size: int = 256,
+    num_shards: int = 10,
+    **settings: Any,  # noqa: ANN401 - any value of a setting
+) -> Index:
+    """Pack a dataset into a few large files; returns their index. Raises AtrousError and OSError as `train` does."""
+    options = checked_options(
+        to=to,
+        style=style,
+        quality=quality,
+        max_size=max_size,
+        for_crops=for_crops,
+        shard_size=shard_size,
+        num_shards=num_shards,
+    )
+    place, changes = _expanded(source), [*overrides(settings)]
+    summary = run_packing(place, user_path(out), changes, options, splits=splits, workers=workers, console=console)
+    return summary.packed
 
 
 def overrides(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -33,6 +33,23 @@ def test_samples_have_the_shapes_and_types_of_the_contract(layout: str, tmp_path
             assert sample.instance.dtype == np.int32
 
 
+@pytest.mark.parametrize("layout", ["coco_instances", "cvat", "labelme"])
+def test_layouts_of_outlines_tell_objects_apart(layout: str, tmp_path: Path) -> None:
+    """The same car in each, three pixels wide: labelme's outline includes its corners."""
+    config = LAYOUTS[layout](tmp_path)
+    (sample,) = atrous.data.samples(config, config.train, needs=("semantic", "instance"))
+    car = np.zeros((8, 12), np.int32)
+    car[1:5, 2:6] = layout == "labelme"
+    car[1:4, 2:5] = 1
+    assert sample.instance is not None
+    assert np.array_equal(sample.instance, car)
+    assert np.array_equal(semantic(sample), car)
+    (sample,) = atrous.data.samples(config, config.train, needs=("semantic",))
+    assert sample.instance is None
+    space = atrous.data.label_space(config)
+    assert [space.names[index] for index in space.things] == ["car", "person"]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_samples_are_small_to_send_to_a_worker(layout: str, tmp_path: Path) -> None:
     config = LAYOUTS[layout](tmp_path)
