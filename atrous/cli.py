@@ -160,7 +160,9 @@ def default_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
 
 @app.command(short_help="measure a model on labelled images")
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="a model file, or the folder of a run", show_default=False)],
+    model: Annotated[
+        Path, typer.Argument(help="a model file, the folder of a run, or stored predictions", show_default=False)
+    ],
     overrides: Overrides = None,
     json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
     report: Annotated[Path | None, typer.Option(help="write an HTML report to this file", show_default=False)] = None,
@@ -168,15 +170,19 @@ def evaluate(
     metrics: Annotated[
         str | None, typer.Option(help="what to measure, such as pq,ap; all: costly ones too", show_default=False)
     ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="what stored predictions are compared with: COCO's panoptic JSON", show_default=False),
+    ] = None,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
-    """Measure a model on labelled images: overall scores and a table by class."""
+    """Measure a model on labelled images, or stored predictions: overall scores and a table by class."""
     from atrous import evaluate
 
     for path in filter(None, (json, report)):
         _require_writable(path)
-    evaluate.run(
+    evaluation = evaluate.run(
         model,
         overrides or [],
         json_path=json,
@@ -185,7 +191,10 @@ def evaluate(
         device=device,
         workers=workers,
         metrics=None if metrics is None else metrics.replace(",", " ").split(),
+        truth=truth,
     )
+    if truth is not None and evaluation.skipped:
+        raise typer.Exit(1)
 
 
 def _require_writable(path: Path) -> None:
