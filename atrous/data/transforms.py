@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import PIL.Image
 import PIL.ImageFilter
+import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
@@ -24,9 +25,11 @@ Matrix = NDArray[np.float64]  # [3, 3], for (x, y, 1) or for colours
 
 Kernel = Literal["gaussian", "binomial"]
 Padding = Literal["bottom_right", "around"]
+Resampling = Literal["exact", "fast"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Radius = Annotated[float, Field(ge=0, le=100)]
 
+NEAR, TRIES = 1 / 256, 256  # source pixels that a fast resampling may be off by; starts that are tried for that
 BINOMIAL = (1, 4, 6, 4, 1)  # / 16, in each direction: OpenCV's GaussianBlur of 5 x 5 without a sigma
 LUMA = np.array([0.299, 0.587, 0.114])  # the perceived brightness of R, G and B (ITU-R BT.601)
 
@@ -48,6 +51,8 @@ class AugmentConfig(Settings):
     """Largest factor by which images are randomly resized."""
     scale_step: Annotated[float, Field(ge=0, le=16)] = 0.25
     """Distance between the possible factors; 0: any factor in the range."""
+    resampling: Resampling = "exact"
+    """fast: by PyTorch's kernel for bytes, in half the time; values then differ by 3 grey levels at most."""
     padding: Padding = "bottom_right"  # around: semseg
     """Where images smaller than the crop are padded; around: half of it at the top and left."""
     flip: Fraction = 0.5
@@ -117,7 +122,8 @@ def augment(sample: Sample, config: AugmentConfig, rng: np.random.Generator, *, 
     _require_same_size(sample)
     choice = choose(config, rng)
     size = resized_size(sample.image.shape[:2], config)
-    sample = scale_and_crop(sample, choice, config.crop, fill, ignore, size, config.blur_kernel, config.padding)
+    ways = config.blur_kernel, config.padding, config.resampling
+    sample = scale_and_crop(sample, choice, config.crop, fill, ignore, size, *ways)
     sample = flip(sample) if choice.flip else sample
     image = jitter_colors(sample.image, choice.brightness, choice.contrast, choice.saturation, choice.hue)
     image = add_noise(image, config.noise, np.random.default_rng(choice.noise_seed))
@@ -183,6 +189,7 @@ def scale_and_crop(
     size: tuple[int, int] | None = None,
     kernel: Kernel = "gaussian",
     padding: Padding = "bottom_right",
+    resampling: Resampling = "exact",
 ) -> Sample:
     """Scale, rotate about the centre, blur, crop, pad: image and maps in one geometry.
 
@@ -192,7 +199,9 @@ def scale_and_crop(
     wide = _widened(window, _reach(choice.blur, kernel))
 
     def sample_window(pixels: Pixels, part: Window, outside: int | Color) -> Pixels:
-        return rotate_window(pixels, part, choice.angle, outside) if choice.angle else resample_window(pixels, part)
+        if choice.angle:
+            return rotate_window(pixels, part, choice.angle, outside, resampling)
+        return resample_window(pixels, part, resampling)
 
     def cut(pixels: Pixels, outside: int | Color) -> Pixels:
         if pixels.ndim < 3 or not choice.blur:
@@ -211,11 +220,14 @@ def scaled_window(size: tuple[int, ...], scale: float, crop: tuple[int, int], pl
     return Window((height, width), top, left, rows, columns)
 
 
-def resample_window(pixels: Pixels, window: Window) -> Pixels:
+def resample_window(pixels: Pixels, window: Window, resampling: Resampling = "exact") -> Pixels:
     """`resize_then_crop` at the cost of the crop alone: bilinear and antialiased for an image, nearest for a map."""
     if pixels.shape[:2] == window.scaled:
         return _slice(pixels, window).copy()
-    return _resample_image(pixels, window) if pixels.ndim == 3 else _resample_map(pixels, window)
+    if pixels.ndim < 3:
+        return _resample_map(pixels, window)
+    fast = _resample_image_fast(pixels, window) if resampling == "fast" else None
+    return _resample_image(pixels, window) if fast is None else fast
 
 
 def resize_then_crop(pixels: Pixels, window: Window) -> Pixels:
@@ -225,7 +237,9 @@ def resize_then_crop(pixels: Pixels, window: Window) -> Pixels:
     return _slice(np.array(PIL.Image.fromarray(pixels).resize((width, height), resample)), window)
 
 
-def rotate_window(pixels: Pixels, window: Window, angle: float, outside: int | Color) -> Pixels:
+def rotate_window(
+    pixels: Pixels, window: Window, angle: float, outside: int | Color, resampling: Resampling = "exact"
+) -> Pixels:
     """The window of the image that is scaled, then rotated about its centre by `angle` degrees counter-clockwise.
 
     The size stays the same. This is a single affine resampling, except that if the image shrinks, its visible part is
@@ -237,7 +251,7 @@ def rotate_window(pixels: Pixels, window: Window, angle: float, outside: int | C
     part = _visible(matrix, window, grid)
     matrix = _shift(-part.left, -part.top) @ matrix
     return np.array(
-        PIL.Image.fromarray(resample_window(pixels, part)).transform(
+        PIL.Image.fromarray(resample_window(pixels, part, resampling)).transform(
             (window.width, window.height),
             PIL.Image.Transform.AFFINE,
             tuple(matrix[:2].ravel()),
@@ -258,7 +272,7 @@ def pad_to(
             return pixels
         canvas = np.empty((max(rows, height), max(columns, width), *pixels.shape[2:]), pixels.dtype)
         top, left = ((canvas.shape[0] - rows) // 2, (canvas.shape[1] - columns) // 2) if padding == "around" else (0, 0)
-        canvas[:] = outside
+        canvas[:] = np.full_like(canvas[0], outside)  # row by row is ten times faster than pixel by pixel
         canvas[top : top + rows, left : left + columns] = pixels
         return canvas
 
@@ -267,7 +281,7 @@ def pad_to(
 
 def flip(sample: Sample) -> Sample:
     """Left becomes right."""
-    return _each(sample, lambda pixels, _: np.ascontiguousarray(pixels[:, ::-1]), (0, 0, 0), 0)
+    return _each(sample, lambda pixels, _: torch.from_numpy(pixels).flip(1).numpy(), (0, 0, 0), 0)  # NumPy: 10 x slower
 
 
 def jitter_colors(
@@ -363,6 +377,53 @@ def _source_span(side: int, scaled: int, start: int, length: int) -> tuple[slice
     reach = math.ceil(max(1, side / scaled))  # half the width of the triangle filter, which grows as the image shrinks
     span = slice(max(0, math.floor(first) - reach), min(side, math.ceil(last) + reach))
     return span, first - span.start, last - span.start
+
+
+class _Grid(NamedTuple):
+    """One side of a window, resampled from a source pixel that (nearly) begins a scaled one."""
+
+    source: slice
+    num_before: int  # scaled pixels that are computed before the window
+    length: int  # of these and the window
+    scale: float
+
+
+def _resample_image_fast(image: Image, window: Window) -> Image | None:
+    """By PyTorch's kernel, which knows no part of a pixel to begin at: so a little more is computed, and cut off.
+
+    None where no near beginning fits.
+    """
+    rows = _grid(image.shape[0], window.scaled[0], window.top, window.height)
+    columns = _grid(image.shape[1], window.scaled[1], window.left, window.width)
+    if rows is None or columns is None:
+        return None
+    part = torch.from_numpy(image[rows.source, columns.source]).permute(2, 0, 1)[None]
+    size, scales = [rows.length, columns.length], (rows.scale, columns.scale)
+    pixels = torch.ops.aten._upsample_bilinear2d_aa(part, size, False, *scales)[0].permute(1, 2, 0)
+    return np.asarray(pixels[rows.num_before :, columns.num_before :].contiguous().numpy())
+
+
+def _grid(side: int, scaled: int, start: int, length: int) -> _Grid | None:
+    step = side / scaled
+    reach = math.ceil(max(1, step))
+    begin = _near_start(step, start - math.ceil(reach / step) - 1)
+    if begin is None:
+        return None
+    end = min(side, math.ceil((start + length) * step) + reach)
+    return _Grid(slice(round(begin * step), end), start - begin, start + length - begin, 1 / step)
+
+
+def _near_start(step: float, last: int) -> int | None:
+    """A scaled pixel, `last` or one of those before it, that begins where a source pixel does, or nearly."""
+    if last <= 0:
+        return 0
+    starts = np.arange(last, max(-1, last - TRIES), -1)
+    distances = np.abs(starts * step - np.round(starts * step))
+    near = np.flatnonzero(distances < NEAR)
+    if not near.size:
+        return 0 if last < TRIES else None
+    exact = np.flatnonzero(distances[near[0] : near[0] + 8] < 1e-9)
+    return int(starts[near[0] + (exact[0] if exact.size else 0)])
 
 
 def _resample_map(labels: Pixels, window: Window) -> Pixels:
