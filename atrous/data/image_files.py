@@ -53,7 +53,7 @@ class ImageFiles(Sequence[Sample]):
         picture = read_picture(image_path)
         if label_path is None:
             return Sample(name, picture.pixels)
-        codes = _turned(read_label(label_path), label_path, picture, image_path)
+        codes = turned(read_label(label_path), label_path, picture, image_path)
         semantic = decode(codes, label_path, self.space, self.colors)
         _require_same_size(picture.pixels, image_path, semantic, label_path)
         return Sample(name, picture.pixels, semantic)
@@ -65,7 +65,7 @@ class ImageFiles(Sequence[Sample]):
         return Sample(name, NO_IMAGE, semantic)
 
 
-def _turned(codes: Codes, label_path: Path, picture: Picture, image_path: Path) -> Codes:
+def turned(codes: Codes, label_path: Path, picture: Picture, image_path: Path) -> Codes:
     """A label of a photo that was turned upright, turned with it if it was drawn on the photo as stored.
 
     Their sizes tell, unless they fit both ways; then a label whose own EXIF is the photo's was drawn on it as stored.
@@ -97,7 +97,7 @@ def decode(codes: Codes, path: Path, space: LabelSpace, colors: Mapping[Color, i
     """What was read from a label file as train ids. Raises the same errors, with the path."""
     if codes.is_colored and not colors:
         raise WrongLabelsError(f"{path}: {_uncolored(codes, space)}")
-    meaning = {_pack(color): index for color, index in (colors or {}).items()}
+    meaning = {pack(color): index for color, index in (colors or {}).items()}
     meaning = meaning if codes.is_colored else class_of_value(space)
     numbers = _look_up(codes.values, _table(tuple(meaning.items())))
     if not numbers.all():
@@ -111,7 +111,7 @@ def decode(codes: Codes, path: Path, space: LabelSpace, colors: Mapping[Color, i
 def count_codes(codes: Codes) -> dict[Code, int]:
     """How many pixels each label value, or colour, has."""
     values, counts = (array.tolist() for array in np.unique(codes.values, return_counts=True))
-    return dict(zip(map(_unpack, values) if codes.is_colored else values, counts, strict=True))
+    return dict(zip(map(unpack, values) if codes.is_colored else values, counts, strict=True))
 
 
 _TABLE = 2**24 + 1  # all colours, and one entry that is none
@@ -139,11 +139,11 @@ def _look_up(codes: NDArray[np.integer[Any]], table: NDArray[np.uint16]) -> NDAr
     return numbers.reshape(codes.shape)
 
 
-def _pack(color: Color) -> int:
+def pack(color: Color) -> int:
     return color[0] | color[1] << 8 | color[2] << 16
 
 
-def _unpack(code: int) -> Color:
+def unpack(code: int) -> Color:
     return code & 255, code >> 8 & 255, code >> 16
 
 

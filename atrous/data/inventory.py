@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from atrous.data.image_files import ImageFiles
+from atrous.data.pairing import Pair
 from atrous.types import Sample
 
 Inventory = dict[str, list[int]]  # name of a sample -> bytes of its image and of its labels; UNREADABLE: not a file
@@ -12,8 +13,14 @@ UNREADABLE = -1
 
 def inventory(samples: Sequence[Sample]) -> Inventory:
     """The sizes of a split's files, in its order; empty for samples that are painted, which their settings describe."""
-    pairs = samples.pairs if isinstance(samples, ImageFiles) else ()
-    return {name: [_size(path) for path in (image, label) if path is not None] for name, image, label in pairs}
+    return {
+        name: [_size(path) for path in (image, label) if path is not None] for name, image, label in pairs_of(samples)
+    }
+
+
+def pairs_of(samples: Sequence[Sample]) -> Sequence[Pair]:
+    """The files of samples that have files."""
+    return samples.pairs if isinstance(samples, ImageFiles) else ()
 
 
 def _size(path: Path) -> int:

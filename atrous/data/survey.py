@@ -80,7 +80,7 @@ class Labelled(Protocol):
     def labels(self, index: int) -> Sample: ...
 
 
-class _Mask(NamedTuple):
+class Mask(NamedTuple):
     """What one mask holds, or why that is unknown."""
 
     name: str
@@ -110,31 +110,31 @@ def count(
     for index, mask in read_each(partial(_read_mask, samples, space), indices, min(workers, len(indices) // FEWEST)):
         masks.append((index, mask))
         advance(world.size)
-    return _summary([mask for _, mask in sorted(distributed.gather(masks), key=lambda pair: pair[0])], space)
+    return summary([mask for _, mask in sorted(distributed.gather(masks), key=lambda pair: pair[0])], space)
 
 
-def _read_mask(samples: Sequence[Sample], space: LabelSpace, index: int) -> _Mask:
+def _read_mask(samples: Sequence[Sample], space: LabelSpace, index: int) -> Mask:
     """Errors of the user become values, as in `read_sample`."""
     try:
         sample = samples.labels(index) if isinstance(samples, Labelled) else samples[index]
         return _counted(sample, space)
     except WrongLabelsError as error:
-        return _Mask("", {}, text_of(error), tuple(error.codes)[:NUM_CODES], tuple(error.wrong)[:NUM_CODES])
+        return Mask("", {}, text_of(error), tuple(error.codes)[:NUM_CODES], tuple(error.wrong)[:NUM_CODES])
     except (AtrousError, OSError) as error:
-        return _Mask("", {}, text_of(error))
+        return Mask("", {}, text_of(error))
 
 
-def _counted(sample: Sample, space: LabelSpace) -> _Mask:
+def _counted(sample: Sample, space: LabelSpace) -> Mask:
     if sample.semantic is None:
         raise DataError(f"{sample.name} has no labels")
     pixels = {label: number for label, number in enumerate(np.bincount(sample.semantic.ravel()).tolist()) if number}
     wrong = [label for label in pixels if label >= space.num_classes and label != space.ignore]
     if wrong:
         raise WrongLabelsError(f"{sample.name}: label {listing(wrong)} is not a class", tuple(pixels), wrong)
-    return _Mask(sample.name, pixels)
+    return Mask(sample.name, pixels)
 
 
-def _summary(masks: Sequence[_Mask], space: LabelSpace) -> Survey:
+def summary(masks: Sequence[Mask], space: LabelSpace) -> Survey:
     usable = [mask for mask in masks if not mask.problem]
     pixels, images, pixels_of_images = (np.zeros(256, np.int64) for _ in range(3))
     for mask in usable:
@@ -168,7 +168,7 @@ def require_usable(survey: Survey, space: LabelSpace, split: Split, *, skip_erro
     """Raise DataError for masks that can't be used, and for labels that don't serve the split's purpose."""
     if survey.problems and not (skip_errors and survey.masks):
         raise DataError(_problems(survey, space, split))
-    line = _monotony(survey, space) if split.purpose else ""
+    line = monotony(survey, space) if split.purpose else ""
     if not any(survey.pixels):
         value = listing(ignored_values(space))
         line = f"all {survey.ignored} pixels of {_masks(survey.masks)} have the ignored value {value}"
@@ -179,7 +179,7 @@ def require_usable(survey: Survey, space: LabelSpace, split: Split, *, skip_erro
 
 def remarks(survey: Survey, space: LabelSpace, split: Split) -> list[str]:
     """A line for each thing that may be meant, but should be known."""
-    lines = [_monotony(survey, space) or _absence(survey, space)]
+    lines = [monotony(survey, space) or _absence(survey, space)]
     if survey.unlabelled:
         lines.append(
             f"{len(survey.unlabelled)} of {_masks(survey.masks)} are ignored entirely: {listing(survey.unlabelled)}"
@@ -190,7 +190,7 @@ def remarks(survey: Survey, space: LabelSpace, split: Split) -> list[str]:
     return [f"split {split.name!r}: {line}" for line in lines if line]
 
 
-def _monotony(survey: Survey, space: LabelSpace) -> str:
+def monotony(survey: Survey, space: LabelSpace) -> str:
     """What is said of labels that are all of one class although there are others; else ""."""
     present = [name for name, pixels in zip(space.names, survey.pixels, strict=True) if pixels]
     if len(present) != 1 or len(_countable(space)) < 2:
@@ -201,11 +201,15 @@ def _monotony(survey: Survey, space: LabelSpace) -> str:
 
 def _absence(survey: Survey, space: LabelSpace) -> str:
     """The classes without a labelled pixel; "" if there are none."""
-    absent = [space.names[index] for index in _countable(space) if not survey.pixels[index]]
+    absent = absent_classes(survey, space)
     if not absent:
         return ""
     names, number = listing(absent, NUM_LISTED), f"{len(absent)} of {space.num_classes} classes"
     return f"no pixel of {names} ({number}) in {_masks(survey.masks)}{_share_ignored(survey, space)}"
+
+
+def absent_classes(survey: Survey, space: LabelSpace) -> list[str]:
+    return [space.names[index] for index in _countable(space) if not survey.pixels[index]]
 
 
 def _countable(space: LabelSpace) -> list[int]:
