@@ -51,7 +51,7 @@ class Checkup(NamedTuple):
         """Whether there is nothing but notes."""
         return all(finding.severity == "note" for finding in self.findings)
 
-    def number(self, severity: Severity) -> int:
+    def number(self, severity: str) -> int:
         return sum(finding.severity == severity for finding in self.findings)
 
     def to_tree(self) -> dict[str, Any]:

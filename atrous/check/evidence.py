@@ -22,7 +22,7 @@ class Item(NamedTuple):
     text: str  # what is wrong with it
     split: str = ""
     name: str = ""  # of the image
-    index: int | None = None  # of the image, among all
+    image: int | None = None  # its number, among all
     other: int | None = None  # of an image that it is compared with
     path: Path | None = None  # of a file that is no image of the data set
     box: Box | None = None

@@ -2,7 +2,8 @@
 
 import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -12,13 +13,21 @@ from numpy.typing import NDArray
 
 from atrous.check.regions import Box, box_of, interior, smoothness, specks
 from atrous.data import pillow
-from atrous.data.image_files import ImageFiles, pack, read_label, read_picture, turned
-from atrous.data.label_space import LabelSpace
+from atrous.data.image_files import (
+    Drawn,
+    ImageFiles,
+    Reader,
+    WrongLabelsError,
+    pack,
+    read_instances,
+    read_masks,
+    turned,
+)
+from atrous.data.label_space import NOT_COUNTED, LabelSpace
 from atrous.data.naming import class_of_value, ignored_values, luma
 from atrous.data.pairing import LOSSY_SUFFIXES, Pair
 from atrous.data.pillow import Header
-from atrous.data.pixels import Codes
-from atrous.data.survey import Labelled
+from atrous.data.pixels import Codes, read_label
 from atrous.errors import AtrousError, AtrousWarning, text_of
 from atrous.types import Color, Image, LabelMap, Sample, Size
 
@@ -50,7 +59,7 @@ class ImageFacts(NamedTuple):
 class InstanceFacts(NamedTuple):
     crossing: tuple[int, ...]  # ids that have pixels of several classes
     crossing_box: Box | None
-    most: int  # ids of one class
+    largest: int  # id of a thing
 
 
 class LabelFacts(NamedTuple):
@@ -110,38 +119,95 @@ def content(samples: Sequence[Sample], index: int) -> Content:
 
 
 def _of_files(samples: ImageFiles, index: int) -> Content:
-    name, image_path, label_path = pair = samples.pairs[index]
-    picture, header, problems = _opened(image_path, read_picture)
-    codes, label_header, more = (None, None, ()) if label_path is None else _opened(label_path, read_label)
-    size = (0, 0) if codes is None else codes.values.shape
-    if codes is not None and picture is not None and label_path is not None:
-        codes = turned(codes, label_path, picture, image_path)
-    instance = None if type(samples) is ImageFiles else _instance(samples, index)
-    pixels = None if picture is None else picture.pixels
-    return Content(pair.name or name, pixels, header, codes, label_header, size, instance, (*problems, *more))
+    pair = samples.pairs[index]
+    picture, header, problems = _opened(pair.image, samples.open_image)
+    label = _mask(pair) if is_mask(samples) else _drawing(samples.read, pair)
+    maps = [
+        drawn and (turned(drawn, picture, pair.image) if picture else drawn) for drawn in (label.drawn, label.things)
+    ]
+    semantic, things = (None if one is None else one.values for one in maps)
+    return Content(
+        name=pair.name,
+        pixels=None if picture is None else picture.pixels,
+        header=header,
+        codes=None if semantic is None else Codes(semantic, label.is_colored),
+        label_header=label.header,
+        label_size=(0, 0) if label.drawn is None else label.drawn.values.shape,
+        instance=None if semantic is None or things is None or things.shape != semantic.shape else things,
+        problems=(*problems, *label.problems),
+    )
 
 
-def _opened(path: Path, read: Any) -> tuple[Any, Header | None, tuple[Problem, ...]]:  # noqa: ANN401
-    try:
-        return read(path), pillow.header(path), ()
-    except (AtrousError, OSError) as error:
-        is_large = isinstance(error.__cause__, PIL.Image.DecompressionBombError)
-        return None, None, (Problem("too-large-files" if is_large else "unreadable-files", text_of(error), path),)
+class _Label(NamedTuple):
+    drawn: Drawn | None = None
+    things: Drawn | None = None
+    is_colored: bool = False
+    header: Header | None = None
+    problems: tuple[Problem, ...] = ()
 
 
-def _instance(samples: Sequence[Sample], index: int) -> LabelMap | None:
-    try:
-        sample = samples.labels(index) if isinstance(samples, Labelled) else samples[index]
-    except (AtrousError, OSError):  # of the label, which has been told
+def is_mask(samples: ImageFiles) -> bool:
+    """Whether labels are images of codes, not polygons or the like, which their layout draws."""
+    return isinstance(samples.read, partial) and samples.read.func is read_masks
+
+
+def space_of_codes(samples: Sequence[Sample], space: LabelSpace) -> LabelSpace:
+    """The label space by which the codes of labels are read: what a layout draws has no other values than classes."""
+    is_raw = isinstance(samples, ImageFiles) and is_mask(samples)
+    return space if is_raw else space.model_copy(update={"raw_ids": ()})
+
+
+def colors_of(samples: Sequence[Sample]) -> Mapping[Color, int] | None:
+    """What the colours of RGB masks mean."""
+    if not isinstance(samples, ImageFiles) or not isinstance(samples.read, partial):
         return None
-    return sample.instance
+    colors: Mapping[Color, int] | None = samples.read.keywords.get("colors")
+    return colors
+
+
+def _mask(pair: Pair) -> _Label:
+    """As its file stores it."""
+    if pair.label is None:
+        return _Label()
+    codes, header, problems = _opened(pair.label, read_label)
+    things, more = (None, ()) if pair.instance is None else _tried(read_instances, pair.instance, pair.instance)
+    if codes is None:
+        return _Label(None, things, problems=(*problems, *more))
+    return _Label(
+        Drawn(codes.values, pair.label, codes.orientation), things, codes.is_colored, header, (*problems, *more)
+    )
+
+
+def _drawing(read: Reader, pair: Pair) -> _Label:
+    drawing, problems = _tried(read, pair, pair.label)
+    return _Label(problems=problems) if drawing is None else _Label(*drawing)
+
+
+def _tried(read: Callable[[Any], Any], source: object, path: Path | None) -> tuple[Any, tuple[Problem, ...]]:
+    try:
+        return read(source), ()
+    except (AtrousError, OSError) as error:
+        return None, (Problem(_kind_of_problem(error), text_of(error), path),)
+
+
+def _kind_of_problem(error: Exception) -> str:
+    if isinstance(error, WrongLabelsError):
+        return "values-outside"
+    is_large = isinstance(error.__cause__, PIL.Image.DecompressionBombError)
+    return "too-large-files" if is_large else "unreadable-files"
+
+
+def _opened(path: Path, read: Callable[[Path], Any]) -> tuple[Any, Header | None, tuple[Problem, ...]]:
+    content, problems = _tried(read, path, path)
+    header = None if content is None or not path.is_file() else _tried(pillow.header, path, path)[0]
+    return content, header, problems
 
 
 def _of_sample(samples: Sequence[Sample], index: int) -> Content:
     try:
         sample = samples[index]
     except (AtrousError, OSError) as error:
-        return Content(str(index), problems=(Problem("unreadable-files", text_of(error)),))
+        return Content(str(index), problems=(Problem(_kind_of_problem(error), text_of(error)),))
     codes = None if sample.semantic is None else Codes(sample.semantic)
     size = (0, 0) if codes is None else codes.values.shape
     return Content(sample.name, sample.image, None, codes, None, size, sample.instance)
@@ -153,14 +219,13 @@ def _of_sample(samples: Sequence[Sample], index: int) -> Content:
 def facts(samples: Sequence[Sample], space: LabelSpace, index: int) -> Facts:
     read = content(samples, index)
     pair = samples.pairs[index] if isinstance(samples, ImageFiles) else None
-    colors = samples.colors if isinstance(samples, ImageFiles) else None
     return Facts(
         name=read.name,
         pair=pair,
         problems=read.problems,
         image=None if read.pixels is None else _image_facts(read.pixels, read.header),
-        label=None if read.codes is None else _label_facts(read, space, colors, pair),
-        instances=_instance_facts(read),
+        label=None if read.codes is None else _label_facts(read, space, colors_of(samples), pair),
+        instances=_instance_facts(read, space),
     )
 
 
@@ -169,7 +234,7 @@ def _image_facts(pixels: Image, header: Header | None) -> ImageFacts:
     orientation = 1 if header is None else header.orientation
     stored = size if orientation < 5 else size[::-1]
     grey = PIL.Image.fromarray(pixels).convert("L").resize((THUMB, THUMB), PIL.Image.Resampling.BOX)
-    digest = hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16, key=str(size).encode()).digest()
+    digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16, key=str(size).encode()).digest()
     return ImageFacts(size, stored, _kind(header), orientation, digest, np.asarray(grey))
 
 
@@ -227,13 +292,16 @@ def as_levels(codes: Codes) -> LabelMap:
     return np.asarray(luma((values & 255, values >> 8 & 255, values >> 16 & 255)))  # type: ignore[arg-type]
 
 
-def _instance_facts(read: Content) -> InstanceFacts | None:
-    if read.instance is None or read.codes is None or read.instance.shape != read.codes.values.shape:
+def _instance_facts(read: Content, space: LabelSpace) -> InstanceFacts | None:
+    """Of the things of a label whose codes are classes."""
+    if read.instance is None or read.codes is None or read.codes.is_colored:
         return None
-    is_object = read.instance > 0
-    pairs = np.unique(np.stack([read.instance[is_object], read.codes.values[is_object]]).astype(np.int64), axis=1)
-    ids, numbers = np.unique(pairs[0], return_counts=True)
-    crossing = ids[numbers > 1]
-    box = box_of(read.instance == crossing[0]) if crossing.size else None
-    most = int(np.unique(pairs[1], return_counts=True)[1].max(initial=0))
-    return InstanceFacts(tuple(crossing.tolist()), box, most)
+    classes = class_of_value(space)
+    pairs = np.unique(np.stack([read.instance, read.codes.values]).reshape(2, -1).astype(np.int64), axis=1)
+    of_class = [(number, classes.get(value, space.ignore)) for number, value in pairs.T.tolist() if number]
+    labels = {number: {label for one, label in of_class if one == number} for number, _ in of_class}
+    labels = {number: own - {space.ignore, NOT_COUNTED} for number, own in labels.items()}
+    things = {number: own for number, own in labels.items() if own & set(space.things)}
+    crossing = tuple(number for number, own in things.items() if len(own) > 1)
+    box = box_of(read.instance == crossing[0]) if crossing else None
+    return InstanceFacts(crossing, box, max(things, default=0))

@@ -109,7 +109,7 @@ def verdicts(kind: str, evidence: Evidence) -> Seen:
         for index, (one, verdict) in enumerate(zip(evidence.facts, evidence.verdicts, strict=True))
         if kind in verdict.kinds
     ]
-    is_known = all(evidence.verdicts[item.index].classes is not None for item in items if item.index is not None)
+    is_known = all(evidence.verdicts[item.image].classes is not None for item in items if item.image is not None)
     return Seen(items, mend="" if is_known or kind not in UNKNOWN else UNKNOWN[kind])
 
 
@@ -202,8 +202,7 @@ def imbalance(evidence: Evidence) -> Seen:
         total = sum(survey.pixels)
         items = [
             Item(
-                f"{100 * survey.pixels[index] / total:.2g} % of the labelled pixels; "
-                f"weight {weights[index]:.3g}",
+                f"{100 * survey.pixels[index] / total:.2g} % of the labelled pixels; weight {weights[index]:.3g}",
                 evidence.splits[0],
                 evidence.space.names[index],
             )
@@ -321,8 +320,10 @@ def too_many_instances(evidence: Evidence) -> Seen:
     limit = evidence.space.panoptic_divisor
     return Seen(
         [
-            evidence.item(index, f"{one.instances.most} instances of one class; there is room for {limit - 1}")
+            evidence.item(
+                index, f"{one.instances.largest} is the largest number of a thing; there is room for {limit - 1}"
+            )
             for index, one in enumerate(evidence.facts)
-            if one.instances is not None and one.instances.most >= limit
+            if one.instances is not None and one.instances.largest >= limit
         ]
     )

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -22,6 +22,7 @@ from atrous.check.evidence import Evidence
 from atrous.check.facts import Content, Facts, content
 from atrous.check.looks import size_mismatch
 from atrous.check.regions import Mask, blocks, climbing, snapped
+from atrous.check.sources import AllSplits
 from atrous.check.verdicts import Verdict
 from atrous.data.contract import DataConfig
 from atrous.data.label_space import LabelSpace
@@ -33,9 +34,6 @@ from atrous.files import prepare_output, user_path, write_atomically
 from atrous.progress import counting
 from atrous.trees import to_yaml
 from atrous.types import Color
-
-if TYPE_CHECKING:
-    from atrous.check.run import AllSplits
 
 NAMES = ("train", "val")  # of the copy's splits
 RECORD = "mended.json"  # what was changed, and what was left out
@@ -51,7 +49,7 @@ class Plan(NamedTuple):
 
 
 class Mended(NamedTuple):
-    index: int
+    number: int  # of the image, among all
     changes: tuple[str, ...]
 
 
@@ -66,7 +64,7 @@ def require_new(path: Path, config: DataConfig) -> None:
     prepare_output(path.absolute().parent)
 
 
-def write(path: Path, evidence: Evidence, samples: "AllSplits", workers: int, console: Console) -> str:
+def write(path: Path, evidence: Evidence, samples: AllSplits, workers: int, console: Console) -> str:
     """Write the copy, and say what it holds."""
     path = user_path(path).absolute()
     plan = planned(evidence)
@@ -100,7 +98,7 @@ def _summary(path: Path, plan: Plan, changes: Sequence[Mended]) -> str:
 
 def planned(evidence: Evidence) -> Plan:
     left_out = {index: reason for index, one in enumerate(evidence.facts) if (reason := _reason(evidence, index, one))}
-    left_out |= {item.index: item.text for item in size_mismatch(evidence).items if item.index is not None}
+    left_out |= {item.image: item.text for item in size_mismatch(evidence).items if item.image is not None}
     left_out = _copies(evidence, left_out)
     targets: dict[int, str] = {}
     for index in range(len(evidence.facts)):
@@ -145,7 +143,7 @@ def _target(evidence: Evidence, index: int, taken: set[str]) -> str:
 
 
 def _write_images(
-    place: Path, evidence: Evidence, samples: "AllSplits", plan: Plan, workers: int, console: Console
+    place: Path, evidence: Evidence, samples: AllSplits, plan: Plan, workers: int, console: Console
 ) -> list[Mended]:
     changes = []
     indices = list(plan.targets)
@@ -159,7 +157,7 @@ def _write_images(
 
 def _write_one(
     place: Path,
-    samples: "AllSplits",
+    samples: AllSplits,
     space: LabelSpace,
     verdicts: Sequence[Verdict],
     targets: Mapping[int, str],
@@ -244,7 +242,7 @@ def _record(evidence: Evidence, plan: Plan, changes: Sequence[Mended]) -> dict[s
         return f"{evidence.split_of[index]}/{evidence.facts[index].name}"
 
     return {
-        "changed": {name(one.index): list(one.changes) for one in changes if one.changes},
+        "changed": {name(one.number): list(one.changes) for one in changes if one.changes},
         "left_out": {name(index): reason for index, reason in plan.left_out.items()}
         | {f"{split}/{item}": complaint.text for split, complaint in evidence.complaints for item in complaint.names},
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -12,15 +12,13 @@ from atrous.check.checkup import Checkup, Finding, summary
 from atrous.check.evidence import Evidence, Item, Severity
 from atrous.check.facts import Content, content
 from atrous.check.regions import Box
+from atrous.check.sources import AllSplits
 from atrous.files import write_atomically
 from atrous.report.html import environment
 from atrous.report.pictures import View, view
 from atrous.report.text import plural
 from atrous.types import Image, Size
 from atrous.visualize import colorize, overlay
-
-if TYPE_CHECKING:
-    from atrous.check.run import AllSplits
 
 WIDTH = 420  # pixels of a picture
 NUM_PICTURES = 6  # of a finding
@@ -49,7 +47,7 @@ class Section(NamedTuple):
     num_more: int
 
 
-def write(path: Path, checkup: Checkup, evidence: Evidence, samples: "AllSplits") -> None:
+def write(path: Path, checkup: Checkup, evidence: Evidence, samples: AllSplits) -> None:
     sections = [_section(finding, evidence, samples) for finding in checkup.findings]
     text = (
         environment()
@@ -101,11 +99,11 @@ def _classes(checkup: Checkup) -> list[ClassRow]:
     ]
 
 
-def _section(finding: Finding, evidence: Evidence, samples: "AllSplits") -> Section:
-    shown = [item for item in finding.items if item.index is not None][:NUM_PICTURES]
+def _section(finding: Finding, evidence: Evidence, samples: AllSplits) -> Section:
+    shown = [item for item in finding.items if item.image is not None][:NUM_PICTURES]
     cards = [card for item in shown if (card := _card(item, evidence, samples)).views]
     pictured = {card.name for card in cards}
-    rest = [item for item in finding.items if _name(item) not in pictured or item.index is None]
+    rest = [item for item in finding.items if _name(item) not in pictured or item.image is None]
     lines = [_line(item) for item in rest]
     number = plural(len(finding.items), "case")
     return Section(finding, WORDS[finding.severity], number, cards, lines[:NUM_LINES], max(0, len(lines) - NUM_LINES))
@@ -123,16 +121,16 @@ def _line(item: Item) -> str:
 # ---- pictures
 
 
-def _card(item: Item, evidence: Evidence, samples: "AllSplits") -> Card:
-    assert item.index is not None
-    views = _views(item.index, item, evidence, samples)
+def _card(item: Item, evidence: Evidence, samples: AllSplits) -> Card:
+    assert item.image is not None
+    views = _views(item.image, item, evidence, samples)
     if item.other is not None:
         name = f"{evidence.split_of[item.other]}/{evidence.facts[item.other].name}"
         views += [one._replace(caption=name) for one in _views(item.other, Item(""), evidence, samples)[:1]]
     return Card(_name(item), item.text, views)
 
 
-def _views(index: int, item: Item, evidence: Evidence, samples: "AllSplits") -> list[View]:
+def _views(index: int, item: Item, evidence: Evidence, samples: AllSplits) -> list[View]:
     read = content(*samples.place(index))
     labels = painted(read, evidence, index)
     result = [] if read.pixels is None else [view("Image", read.pixels, WIDTH)]

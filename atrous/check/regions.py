@@ -112,13 +112,13 @@ def smoothness(values: LabelMap) -> float:
     Of three pixels in a row whose outer ones differ by two or more, the middle one equals one of them in labels as they
     are drawn. Labels that people drew have 0.02 at most, resized ones 0.3, those that were JPEG 0.15 or more.
     """
-    smooth = sharp = 0
-    signed = values.astype(np.int16 if values.dtype == np.uint8 else np.int32)
+    smooth, sharp = 0, 0
+    signed: NDArray[Any] = values.astype(np.int16 if values.dtype == np.uint8 else np.int32)
     for lines in (signed, signed.T):
         before, here, after = (lines[:, start : lines.shape[1] - 2 + start] for start in range(3))
         is_edge = abs(after - before) >= STEP
-        smooth += np.count_nonzero(is_edge & _between(before, here, after))
-        sharp += np.count_nonzero(is_edge & ((here == before) | (here == after)))
+        smooth += int(np.count_nonzero(is_edge & _between(before, here, after)))
+        sharp += int(np.count_nonzero(is_edge & ((here == before) | (here == after))))
     return smooth / (smooth + sharp) if smooth + sharp >= FEW_EDGES else 0.0
 
 

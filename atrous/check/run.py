@@ -1,10 +1,8 @@
 """Reads all images and labels of a data set in parallel, and puts the findings together."""
 
 import json
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 
 from rich.console import Console
@@ -14,41 +12,19 @@ from atrous.check import mending, page
 from atrous.check.checks import CHECKS
 from atrous.check.checkup import Checkup, findings, print_checkup
 from atrous.check.evidence import Evidence
-from atrous.check.facts import Facts, facts
+from atrous.check.facts import Facts, colors_of, facts, space_of_codes
 from atrous.check.likeness import alike
-from atrous.check.sources import Source, Split, open_source, open_splits, unread_files
+from atrous.check.sources import AllSplits, Source, Split, open_source, open_splits, unread_files
 from atrous.check.verdicts import Verdict, verdicts
 from atrous.data import survey
-from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import read_each
 from atrous.data.survey import Mask, Survey
 from atrous.errors import ConfigError, listing
 from atrous.files import write_atomically
 from atrous.progress import counting, say
-from atrous.types import Sample
 
 FEWEST = 16  # images that are worth a process of their own
-
-
-class AllSplits(Sequence[Sample]):
-    """The samples of all splits, one split after another."""
-
-    def __init__(self, splits: Sequence[Split]) -> None:
-        self.parts = [split.samples for split in splits]
-        self.ends = list(accumulate(len(part) for part in self.parts))
-
-    def __len__(self) -> int:
-        return self.ends[-1]
-
-    def place(self, index: int) -> tuple[Sequence[Sample], int]:
-        """The split of an image, and its place there."""
-        part = bisect_right(self.ends, index)
-        return self.parts[part], index - (self.ends[part - 1] if part else 0)
-
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
-        samples, place = self.place(index)
-        return samples[place]
 
 
 def check(
@@ -72,7 +48,7 @@ def check(
     if fix is not None:
         mending.require_new(fix, opened.config.data)
     splits, missing = open_splits(opened.config.data)
-    space = data.label_space(opened.config.data)
+    space = space_of_codes(splits[0].samples, data.label_space(opened.config.data))
     evidence = gather(splits, missing, space, opened, workers, console)
     settings = opened.config.data.model_dump(mode="json", exclude_none=True)
     images = {split.name: len(split.samples) for split in splits}
@@ -108,7 +84,7 @@ def gather(
     everything = _read(samples, space, workers, console)
     split_of = tuple(split.name for split in splits for _ in range(len(split.samples)))
     first = splits[0].samples
-    judged = verdicts(everything, space, first.colors if isinstance(first, ImageFiles) else None)
+    judged = verdicts(everything, space, colors_of(first))
     hidden, strays = unread_files(splits)
     return Evidence(
         facts=everything,

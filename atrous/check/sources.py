@@ -1,6 +1,8 @@
 """What DATA names: a recipe, or a folder whose layout is recognised; and its splits, whatever is wrong with them."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +32,26 @@ class Split(NamedTuple):
     name: str
     samples: Sequence[Sample]
     complaints: Sequence[Complaint] = ()
+
+
+class AllSplits(Sequence[Sample]):
+    """The samples of all splits, one split after another."""
+
+    def __init__(self, splits: Sequence[Split]) -> None:
+        self.parts = [split.samples for split in splits]
+        self.ends = list(accumulate(len(part) for part in self.parts))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def place(self, index: int) -> tuple[Sequence[Sample], int]:
+        """The split of an image, and its place there."""
+        part = bisect_right(self.ends, index)
+        return self.parts[part], index - (self.ends[part - 1] if part else 0)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        samples, place = self.place(index)
+        return samples[place]
 
 
 def open_source(source: str, overrides: Sequence[str]) -> Source:
@@ -95,7 +117,7 @@ def _each_once(samples: Sequence[Sample]) -> Sequence[Sample]:
     if not isinstance(samples, ImageFiles):
         return samples
     unique = list({pair.image: pair for pair in reversed(samples.pairs)}.values())[::-1]
-    return samples if len(unique) == len(samples) else ImageFiles(unique, samples.space, samples.colors)
+    return samples if len(unique) == len(samples) else samples.with_pairs(unique)
 
 
 # ---- files that are no images
@@ -108,7 +130,7 @@ def unread_files(splits: Sequence[Split]) -> tuple[list[Path], list[Path]]:
     files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
     hidden = [path for path in files if path.name.startswith(".") or path.name.lower() in SYSTEM_FILES]
     rest = [path for path in files if path not in set(hidden) and not path.name.lower().endswith(IMAGE_SUFFIXES)]
-    known = {path for pair in pairs for path in pair[1:]}
+    known = {path for pair in pairs for path in (pair.image, *pair.label_files)}
     strays = [path for path in rest if path not in known]
     numbers = {suffix: sum(path.suffix == suffix for path in strays) for suffix in {path.suffix for path in strays}}
     return hidden, [path for path in strays if numbers[path.suffix] < COMPANIONS * len(pairs)]

@@ -33,7 +33,7 @@ class Verdict(NamedTuple):
 class Values(NamedTuple):
     """A label as numbers: what its codes are as label values."""
 
-    index: int
+    number: int  # of its image, among all
     value_of: Mapping[int, int]  # code in the file -> label value
     kinds: tuple[str, ...]
 
@@ -53,7 +53,7 @@ def verdicts(facts: Sequence[Facts], space: LabelSpace, colors: Mapping[Color, i
                 numbers.append(verdict)
             else:
                 result[index] = verdict
-    labels = {one.index: facts[one.index].label for one in numbers}
+    labels = {one.number: facts[one.number].label for one in numbers}
     for index, verdict in _together(numbers, {i: label for i, label in labels.items() if label}, space).items():
         result[index] = verdict
     return result
@@ -137,11 +137,11 @@ def _by_palette(label: LabelFacts, codes: Sequence[int], space: LabelSpace) -> M
 def _together(numbers: Sequence[Values], labels: Mapping[int, LabelFacts], space: LabelSpace) -> dict[int, Verdict]:
     meaning = class_of_value(space)
     binary = _binary(numbers, labels, space)
-    rest = [one for one in numbers if one.index not in binary]
+    rest = [one for one in numbers if one.number not in binary]
     wrong = [one for one in rest if one.all - meaning.keys()]
     shifted = {} if wrong else _wrapped(rest, labels, space)
     mistaken = _mistaken(rest, wrong, space) if wrong else shifted
-    right = {one.index: Verdict(one.kinds, _composed(one, meaning)) for one in numbers}
+    right = {one.number: Verdict(one.kinds, _composed(one, meaning)) for one in numbers}
     return right | binary | mistaken
 
 
@@ -158,12 +158,12 @@ def _binary(numbers: Sequence[Values], labels: Mapping[int, LabelFacts], space: 
     is_all = values == {0, 255}
     if not is_all and (space.num_classes > 2 or any(one.all - {0, 255} for one in white)):
         return {}
-    if not any(_is_area(one, labels[one.index]) for one in white):
+    if not any(_is_area(one, labels[one.number]) for one in white):
         return {}
     classes = {0: 0, 255: 1} if space.num_classes == 2 else None
     text = "its values are 0 and 255, and 255 is ignored"
     return {
-        one.index: Verdict((*one.kinds, "binary-masks"), classes and _composed(one, classes), text) for one in white
+        one.number: Verdict((*one.kinds, "binary-masks"), classes and _composed(one, classes), text) for one in white
     }
 
 
@@ -178,13 +178,13 @@ def _mistaken(rest: Sequence[Values], wrong: Sequence[Values], space: LabelSpace
     values = set().union(*(one.all for one in wrong))
     common = _mistake(values, space)
     if common is None:
-        alone = {one.index: _mistake(one.all, space) for one in wrong}
-        return {one.index: _verdict(one, alone[one.index], space) for one in wrong}
+        alone = {one.number: _mistake(one.all, space) for one in wrong}
+        return {one.number: _verdict(one, alone[one.number], space) for one in wrong}
     kind, classes = common
     first = min(value for value, index in class_of_value(space).items() if index != space.ignore)
     everything = set().union(*(one.all for one in rest))
     is_general = everything <= {*classes, *ignored_values(space)} and not (kind == "off-by-one" and first in everything)
-    return {one.index: _verdict(one, common, space) for one in (rest if is_general else wrong)}
+    return {one.number: _verdict(one, common, space) for one in (rest if is_general else wrong)}
 
 
 def _verdict(one: Values, mistake: tuple[str, Meaning] | None, space: LabelSpace) -> Verdict:
@@ -236,9 +236,11 @@ def _wrapped(rest: Sequence[Values], labels: Mapping[int, LabelFacts], space: La
     has_background = "".join(filter(str.isalpha, space.names[0].lower())) in BACKGROUND
     if not (rest and is_plain and has_background) or any(last in one.all for one in rest):
         return {}
-    ignored = sum(labels[one.index].counts.get(code, 0) for one in rest for code, v in one.value_of.items() if v == 255)
-    if ignored < MOSTLY * sum(labels[one.index].num_pixels for one in rest):
+    ignored = sum(
+        labels[one.number].counts.get(code, 0) for one in rest for code, v in one.value_of.items() if v == 255
+    )
+    if ignored < MOSTLY * sum(labels[one.number].num_pixels for one in rest):
         return {}
     classes = {255: 0} | {index: index + 1 for index in range(last)}
     text = f"its values are one too small: {space.names[last]} never occurs, and most pixels are ignored"
-    return {one.index: Verdict((*one.kinds, "off-by-one"), _composed(one, classes), text) for one in rest}
+    return {one.number: Verdict((*one.kinds, "off-by-one"), _composed(one, classes), text) for one in rest}

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from atrous.data.contract import DataConfig, require_root
+from atrous.data.contract import DataConfig, Layout, require_root
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
-from atrous.data.naming import named_space, names_by_value
+from atrous.data.naming import named_space, names_by_value, with_things
 from atrous.data.pairing import LOSSY_SUFFIXES, Pair, complain
 from atrous.errors import DataError, listing
 from atrous.files import composed, on_disk, user_path
@@ -68,7 +68,7 @@ def label_space(config: Config) -> LabelSpace:
     names = config.names if path is None else _read_names(path)
     assert names is not None
     colors = _colors(config, root, path, list(names_by_value(names).values()))
-    return named_space(names, config.ignore, path, colors)
+    return with_things(named_space(names, config.ignore, path, colors), config.things)
 
 
 # Classes
@@ -147,10 +147,10 @@ def _pairs(path: Path, root: Path) -> list[Pair]:
     entries = [_entry(path, line) for line in _lines(path) if line.text]
     if not entries:
         raise DataError(f"{path} is empty; expected lines such as `images/a.jpg labels/a.png`")
-    _require_unique(path, entries)
+    entries = _each_once(path, entries)
     files = _located(path, root, entries)
     names = _sample_names(entries)
-    return [Pair(name, *both) for name, both in zip(names, files, strict=True) if both[0] and both[1]]
+    return [Pair(name, image, label) for name, (image, label) in zip(names, files, strict=True) if image and label]
 
 
 def _entry(path: Path, line: _Line) -> _Entry:
@@ -168,13 +168,15 @@ def _entry(path: Path, line: _Line) -> _Entry:
     return _Entry(line.number, image, label)
 
 
-def _require_unique(path: Path, entries: Sequence[_Entry]) -> None:
-    first: dict[str, int] = {}
+def _each_once(path: Path, entries: Sequence[_Entry]) -> list[_Entry]:
+    """Refuses an image that is listed twice."""
+    first: dict[str, _Entry] = {}
     for entry in entries:
-        line = first.setdefault(entry.image, entry.number)
+        line = first.setdefault(entry.image, entry).number
         if line != entry.number:
             error = DataError(f"{path}, line {entry.number}: {entry.image} is already in line {line}")
             complain("repeated-names", [entry.image], error)
+    return list(first.values())
 
 
 def _located(path: Path, root: Path, entries: Sequence[_Entry]) -> list[tuple[Path | None, Path | None]]:
@@ -194,7 +196,7 @@ def _located(path: Path, root: Path, entries: Sequence[_Entry]) -> list[tuple[Pa
         number, what, file = missing[0]
         more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
         error = FileNotFoundError(f"{path}, line {number}: no such {what}: {file}{more}; paths are relative to {root}")
-        complain("listed-files-missing", [str(file) for _, _, file in missing], error)
+        complain("listed-files-missing", [str(path) for _, _, path in missing], error)
     paths = [known[file.parent].get(composed(file.name)) for _, _, file in files]
     return list(zip(paths[::2], paths[1::2], strict=True))
 
@@ -223,3 +225,6 @@ def _lines(path: Path) -> list[_Line]:
     """All lines except empty ones at the end, without the spaces around them."""
     lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().split("\n")
     return [_Line(number, text.strip()) for number, text in enumerate(lines, start=1)] if lines != [""] else []
+
+
+LAYOUT = Layout(Config, samples, label_space)

@@ -17,7 +17,7 @@ from atrous.types import Sample
 class Segment(NamedTuple):
     id: int  # what its pixels hold in the panoptic map: category * divisor + number of the thing, 0 for stuff
     category: int  # index of the class
-    score: float | None  # of a thing, 0 to 1
+    score: float | None  # of a thing, 0 to 1; a little more where its centre stands higher than it was taught
     area: int  # pixels
     box: tuple[int, int, int, int]  # y, x of the first pixel, height, width
 

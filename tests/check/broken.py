@@ -176,6 +176,7 @@ def jpeg_history(root: Path) -> None:
     (root / "classes.yaml").write_text("names: {0: background, 100: road, 200: car}\n")
 
 
+VOC = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0)], np.uint8)
 COLORS = np.array([(0, 0, 0), (128, 64, 128), (0, 0, 142)], np.uint8)
 
 
@@ -257,6 +258,11 @@ def frames(root: Path) -> None:
 
 def same_stem(root: Path) -> None:
     shutil.copyfile(label(root), label(root).with_suffix(".bmp"))
+
+
+def no_val(root: Path) -> None:
+    for kind in ("images", "masks"):
+        shutil.rmtree(root / kind / "val")
 
 
 def deep(root: Path) -> None:
@@ -361,9 +367,8 @@ BREAKERS = [
     Breaker("other file", lambda root: (label(root).with_name("notes.txt")).write_text("x"), {"other-files"}, 0),
     Breaker(
         "no val",
-        lambda root: (shutil.rmtree(root / "images/val"), shutil.rmtree(root / "masks/val")),
+        no_val,
         {"missing-split"},
         is_mended=False,
     ),
 ]
-VOC = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0)], np.uint8)
