@@ -36,7 +36,7 @@ def problems(kind: str, evidence: Evidence) -> Seen:
 def complaints(kind: str, evidence: Evidence) -> Seen:
     return Seen(
         [
-            Item(complaint.text, split, name)
+            Item(complaint.text.rsplit(f" ({len(complaint.names)}): ", 1)[0], split, name)
             for split, complaint in evidence.complaints
             if complaint.kind == kind
             for name in complaint.names

@@ -13,6 +13,8 @@ from atrous.check.evidence import Evidence, Item, Severity
 from atrous.check.facts import Content, content
 from atrous.check.regions import Box
 from atrous.check.sources import AllSplits
+from atrous.data.naming import class_of_value
+from atrous.data.pixels import Codes
 from atrous.files import write_atomically
 from atrous.report.html import environment
 from atrous.report.pictures import View, view
@@ -28,7 +30,7 @@ SMALLEST = 24  # pixels of an enlargement's content
 SMALL = 0.2  # the share of the picture's side up to which a region is enlarged
 LEAST_MARK = 12  # pixels of a marked region on the picture
 UNKNOWN = (255, 0, 200)  # the colour of codes that are no class
-MARKS = ((0, 0, 0), (255, 235, 59), (0, 0, 0))  # colours of a frame, from outside
+MARKS = ((0, 0, 0), (255, 235, 59), (255, 235, 59), (0, 0, 0))  # colours of a frame, from outside
 WORDS: Mapping[Severity, str] = {"error": "fault", "warning": "warning", "note": "note"}  # of the style sheet
 
 
@@ -123,61 +125,71 @@ def _line(item: Item) -> str:
 
 def _card(item: Item, evidence: Evidence, samples: AllSplits) -> Card:
     assert item.image is not None
-    views = _views(item.image, item, evidence, samples)
-    if item.other is not None:
-        name = f"{evidence.split_of[item.other]}/{evidence.facts[item.other].name}"
-        views += [one._replace(caption=name) for one in _views(item.other, Item(""), evidence, samples)[:1]]
+    if item.other is None:
+        return Card(_name(item), item.text, _views(item.image, item.box, evidence, samples))
+    reads = {number: content(*samples.place(number)) for number in (item.image, item.other)}
+    views = [
+        view(f"{evidence.split_of[number]}/{read.name}", grown(read.pixels), WIDTH)
+        for number, read in reads.items()
+        if read.pixels is not None
+    ]
     return Card(_name(item), item.text, views)
 
 
-def _views(index: int, item: Item, evidence: Evidence, samples: AllSplits) -> list[View]:
-    read = content(*samples.place(index))
-    labels = painted(read, evidence, index)
-    result = [] if read.pixels is None else [view("Image", read.pixels, WIDTH)]
+def _views(number: int, box: Box | None, evidence: Evidence, samples: AllSplits) -> list[View]:
+    read = content(*samples.place(number))
+    labels = painted(read, evidence, number)
+    views = [] if read.pixels is None else [view("Image", grown(read.pixels), WIDTH)]
     if labels is not None:
-        result.append(view("Label", marked(labels, item.box), WIDTH))
-    if labels is not None and item.box is not None and _is_small(item.box, labels.shape[:2]):
-        result.append(view("Enlarged", enlarged(labels, item.box), WIDTH))
-    return result
+        views.append(view("Label", marked(labels, box), WIDTH))
+    if labels is not None and box is not None and _is_small(box, labels.shape[:2]):
+        views.append(view("Enlarged", enlarged(labels, box), WIDTH))
+    return views
 
 
-def painted(read: Content, evidence: Evidence, index: int) -> Image | None:
-    """The label over its image in the colours of the classes; what is no class in a colour that none has."""
+def painted(read: Content, evidence: Evidence, number: int) -> Image | None:
+    """The label in the colours of the classes, over its image if its values are right; unknown values stand out."""
     if read.codes is None:
         return None
-    space, classes = evidence.space, evidence.verdicts[index].classes
-    palette = space.palette()
-    if classes is None or evidence.verdicts[index].kinds:
-        return _raw(read)
-    labels = np.full(read.codes.values.shape, space.ignore, np.int64)
+    space, verdict = evidence.space, evidence.verdicts[number]
+    if read.codes.is_colored and verdict.kinds:
+        return as_colors(read.codes)
+    classes = class_of_value(space) if verdict.kinds or verdict.classes is None else verdict.classes
+    labels, is_known = np.full(read.codes.values.shape, space.ignore, np.int64), np.zeros(read.codes.values.shape, bool)
     for code, label in classes.items():
-        labels[read.codes.values == code] = label
-    if read.pixels is None or read.pixels.shape[:2] != labels.shape:
-        return colorize(labels.astype(np.uint8), palette[:256])
-    return overlay(read.pixels, labels.astype(np.uint8), palette[:256], ignore=space.ignore)
+        here = read.codes.values == code
+        labels[here], is_known[here] = label, True
+    if not verdict.kinds and read.pixels is not None and read.pixels.shape[:2] == labels.shape:
+        return overlay(read.pixels, labels.astype(np.uint8), space.palette()[:256], ignore=space.ignore)
+    picture = colorize(labels.astype(np.uint8), space.palette()[:256])
+    picture[~is_known] = UNKNOWN
+    return picture
 
 
-def _raw(read: Content) -> Image:
-    """The codes of a label as they are: colours as colours, values each in its own."""
-    assert read.codes is not None
-    values = read.codes.values.astype(np.int64)
-    if read.codes.is_colored:
-        return np.stack([values & 255, values >> 8 & 255, values >> 16 & 255], -1).astype(np.uint8)
-    return colorize((values + 1) * 7919, np.zeros((0, 3), np.uint8))
+def as_colors(codes: Codes) -> Image:
+    values = codes.values.astype(np.int64)
+    return np.stack([values & 255, values >> 8 & 255, values >> 16 & 255], -1).astype(np.uint8)
+
+
+def grown(image: Image) -> Image:
+    """A small image with each pixel as a square, so that browsers don't blur it."""
+    factor = max(1, WIDTH // max(image.shape[:2]))
+    return image if factor == 1 else image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def marked(image: Image, box: Box | None) -> Image:
     """The image, no wider than a picture of the page, with a frame around the box."""
-    picture = PIL.Image.fromarray(image)
+    picture = PIL.Image.fromarray(grown(image))
     factor = min(1.0, WIDTH / picture.width, WIDTH / picture.height)
     size = max(1, round(factor * picture.width)), max(1, round(factor * picture.height))
     picture = picture.resize(size, PIL.Image.Resampling.BOX)
     if box is not None:
+        factor = picture.width / image.shape[1]
         left, top, right, bottom = (factor * side for side in (box.left, box.top, box.right, box.bottom))
-        grown = max(0.0, (LEAST_MARK - (right - left)) / 2, (LEAST_MARK - (bottom - top)) / 2) + len(MARKS)
+        margin = max(0.0, (LEAST_MARK - (right - left)) / 2, (LEAST_MARK - (bottom - top)) / 2) + len(MARKS)
         draw = ImageDraw.Draw(picture)
         for inset, color in enumerate(MARKS):
-            place = (left - grown + inset, top - grown + inset, right + grown - inset, bottom + grown - inset)
+            place = (left - margin + inset, top - margin + inset, right + margin - inset, bottom + margin - inset)
             draw.rectangle(place, outline=color)
     return np.asarray(picture)
 
@@ -191,8 +203,5 @@ def enlarged(image: Image, box: Box) -> Image:
     side = max(SMALLEST, CLOSE * (box.bottom - box.top), CLOSE * (box.right - box.left))
     top = min(max(0, (box.top + box.bottom - side) // 2), max(0, image.shape[0] - side))
     left = min(max(0, (box.left + box.right - side) // 2), max(0, image.shape[1] - side))
-    part = PIL.Image.fromarray(image[top : top + side, left : left + side])
-    factor = max(1, WIDTH // max(part.size))
-    large = part.resize((part.width * factor, part.height * factor), PIL.Image.Resampling.NEAREST)
-    around = Box(*(factor * (side - start) for side, start in zip(box, (top, left, top, left), strict=True)))
-    return marked(np.asarray(large), around)
+    part = image[top : top + side, left : left + side]
+    return marked(part, Box(*(side - start for side, start in zip(box, (top, left, top, left), strict=True))))

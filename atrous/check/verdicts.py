@@ -193,9 +193,7 @@ def _verdict(one: Values, mistake: tuple[str, Meaning] | None, space: LabelSpace
     if mistake is None:
         return Verdict((*one.kinds, "values-outside"), None, text + naming_advice(one.all, space))
     kind, classes = mistake
-    return Verdict(
-        (*one.kinds, kind), _composed(one, classes), text or f"its values are {listing(sorted(one.all), 20)}"
-    )
+    return Verdict((*one.kinds, kind), _composed(one, classes), f"its values are {listing(sorted(one.all), 20)}")
 
 
 def _mistake(values: Iterable[int], space: LabelSpace) -> tuple[str, Meaning] | None:
