@@ -45,6 +45,7 @@ def main_options(
 
     \b
     atrous demo                                              everything once, on synthetic scenes
+    atrous check MYDATA                                      what is wrong with images and labels
     atrous train folder/deeplab_v3plus data.root=MYDATA --out runs/mine
     atrous evaluate runs/mine                                scores of the best model
     atrous predict runs/mine photos/ --out predicted         masks and overlays
@@ -156,6 +157,46 @@ def default_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
     if resume and not is_recipe and path.name == "config.yaml":
         return path.parent
     return Path("runs") / (source if is_recipe else path.stem)
+
+
+@app.command(short_help="find what is wrong with images and labels, and mend it")
+def check(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="the folder of a dataset, or a recipe",
+            show_default=False,
+            metavar="DATA",
+            autocompletion=_recipe_names,
+        ),
+    ],
+    overrides: Overrides = None,
+    json: Annotated[Path | None, typer.Option(help="write all findings to this JSON file", show_default=False)] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="write a page with pictures of the findings to this file", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="write both, check.json and check.html, to this folder", show_default=False)
+    ] = None,
+    fix: Annotated[
+        Path | None, typer.Option(help="write a mended copy of the dataset to this new folder", show_default=False)
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="leave out this finding", show_default=False)
+    ] = None,
+    workers: Workers = DEFAULT_WORKERS,
+) -> None:
+    """Read every image and label, and say what is wrong. Exit code 0: nothing, or only notes; 1: findings."""
+    from atrous.check.run import check
+
+    pages = (json or (out and out / "check.json"), html or (out and out / "check.html"))
+    for path in filter(None, pages):
+        _require_writable(path)
+    checkup = check(
+        data, overrides or [], json_path=pages[0], page_path=pages[1], fix=fix, ignore=ignore or [], workers=workers
+    )
+    if not checkup.is_clean:
+        raise typer.Exit(1)
 
 
 @app.command(short_help="measure a model on labelled images")
