@@ -1,8 +1,8 @@
 """Colours, blur and noise of a whole batch in one pass on its device: `augment.colors_on=device`.
 
-Each image has its own random numbers (`Sample.variation`), drawn where it was read, so that they depend on the seed, the
-epoch and the image alone. Every operation is elementwise, or a sum of integers: an image looks the same, bit for bit,
-whatever else is in its batch. Nothing waits for the device.
+Each image has its own random numbers (`Sample.variation`), drawn where it was read, so that they depend on the seed,
+the epoch and the image alone. Every operation is elementwise, or a sum of integers: an image looks the same
+bit for bit, whatever else is in its batch. Nothing waits for the device.
 """
 
 import math
