@@ -120,6 +120,14 @@ def train(
     accept_changed_data: Annotated[
         bool, typer.Option("--accept-changed-data", help="resume although images were added, removed or changed")
     ] = False,
+    show_augmentation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PICTURE.png",
+            help="don't train: write the first augmented crops with their labels to this picture",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
@@ -129,6 +137,9 @@ def train(
     mode: Resume = "or_start" if resume_or_start else resume
     source, folder = _recipe_and_folder(recipe, out, mode)
     experiment = config.load(source, overrides or [])
+    if show_augmentation is not None:
+        train.show_augmentation(experiment, show_augmentation)
+        return
     train.train(
         experiment, folder, resume=mode, accept_changed_data=accept_changed_data, device=device, workers=workers
     )
