@@ -1,6 +1,5 @@
 """Panoptic segmentation: a class for each pixel, and the pixels of each thing (arXiv:1801.00868)."""
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,7 +7,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image as PILImage
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
@@ -25,7 +23,7 @@ from atrous.postprocess.panoptic import Merging, find_centers, group_pixels, mer
 from atrous.settings import MAX_COUNT, Settings
 from atrous.tasks.class_map import CONFUSION, class_weights, label_map, panel_step
 from atrous.tasks.contract import Figures, Labels, Metric, Result, Table, Targets, Task, TrainingData
-from atrous.tasks.segments import Segment, is_segment, panoptic_array, segments
+from atrous.tasks.segments import Segment, is_segment, number_png, panoptic_array, segments
 from atrous.types import Batch, Color, Facts, Image, Outputs, Sample
 
 TITLES = {
@@ -329,11 +327,7 @@ def panels(sample: Sample, labels: Labels, space: LabelSpace) -> list[tuple[str,
 
 def encode_png(labels: Labels, space: LabelSpace) -> bytes:
     """COCO's panoptic PNG: the number of each segment as red + 256 green + 65536 blue, void 0."""
-    numbers = coco_numbers(labels, space)
-    colors = np.stack([numbers & 255, numbers >> 8 & 255, numbers >> 16], -1).astype(np.uint8)
-    content = io.BytesIO()
-    PILImage.fromarray(colors).save(content, "PNG")
-    return content.getvalue()
+    return number_png(coco_numbers(labels, space))
 
 
 def coco_numbers(labels: Labels, space: LabelSpace) -> np.ndarray:

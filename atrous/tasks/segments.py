@@ -1,10 +1,12 @@
 """The segments of a panoptic map: what each is, where it lies, how certain it is."""
 
+import io
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as PILImage
 
 from atrous.data.label_space import LabelSpace
 from atrous.tasks.contract import Labels
@@ -53,3 +55,11 @@ def _boxes(order: NDArray[np.intp], starts: NDArray[np.intp], width: int) -> Map
     )
     rows = zip(top, bottom, left, right, strict=True)
     return {index: (y, x, last_y - y + 1, last_x - x + 1) for index, (y, last_y, x, last_x) in enumerate(rows)}
+
+
+def number_png(numbers: NDArray[np.integer[Any]]) -> bytes:
+    """COCO's panoptic PNG of [H, W] numbers below 2^24: red + 256 green + 65536 blue."""
+    colors = np.stack([numbers & 255, numbers >> 8 & 255, numbers >> 16], -1).astype(np.uint8)
+    content = io.BytesIO()
+    PILImage.fromarray(colors).save(content, "PNG")
+    return content.getvalue()
