@@ -226,7 +226,7 @@ def submit(
         if not summary.images:
             return summary
         archive = drafts.publish(draft)
-    if note := drafts.lacks(draft, ids, image_list):
+    for note in drafts.notes(draft, ids, image_list):
         console.print(note, soft_wrap=True)
     return summary._replace(folders=(archive, *summary.folders), files=(archive, *summary.files))
 

@@ -143,12 +143,15 @@ result = pq_compute(name + ".json", sys.argv[2] + "/panoptic_val2017_atrous_resu
 print("RESULT", result["All"]["pq"])
 """
 COCO_INSTANCES = """
-import sys
+import json, sys
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 truth = COCO(sys.argv[1] + "/panoptic_coco_detection_format.json")
-things = {category["id"] for category in truth.dataset["categories"] if category.get("isthing", 1)}
+categories = json.load(open(sys.argv[1] + "/panoptic_examples.json"))["categories"]
+things = {category["id"] for category in categories if category["isthing"]}
 rows = [row for row in truth.dataset["annotations"] if row["category_id"] in things]
+for number, row in enumerate(rows, 1):
+    row["id"] = number  # pycocotools takes the number 0 for no match
 truth.dataset["annotations"] = rows
 truth.createIndex()
 result = COCOeval(truth, truth.loadRes(sys.argv[2] + "/detections_val2017_atrous_results.json"), "segm")
@@ -190,23 +193,27 @@ def equal_pixels(name: str, data: Path) -> float:
     with tempfile.TemporaryDirectory() as place:
         write_official(truth(root), name, place)
         (folder,) = Path(place, name).glob(files) if files != "." else [Path(place, name)]
-        pairs = [(read_label(path).values, read_label(root / labels / path.name).values) for path in folder.glob("*.png")]
+        pairs = [
+            (read_label(path).values, read_label(root / labels / path.name).values) for path in folder.glob("*.png")
+        ]
     is_labelled = [true != (VOID if name == "voc" else 0) for _, true in pairs]
     right = sum(int((one == true)[own].sum()) for (one, true), own in zip(pairs, is_labelled, strict=True))
     return right / sum(int(own.sum()) for own in is_labelled)
 
 
 def main() -> None:
+    names = [*CHECKS, "voc", "ade20k"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--python", required=True)
     parser.add_argument("--panopticapi", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="FORMAT")
     options = parser.parse_args()
     for name, (folder, *_) in CHECKS.items():
-        if (options.data / folder).is_dir():
+        if (options.data / folder).is_dir() and name in options.only:
             print(f"{name}: {official_score(name, options.data, options.python, options.panopticapi):.6f}")
     for name, folder in {"voc": "VOCdevkit", "ade20k": "ade20k_samples"}.items():
-        if (options.data / folder).is_dir():
+        if (options.data / folder).is_dir() and name in options.only:
             print(f"{name}: {equal_pixels(name, options.data):.6f}")
 
 

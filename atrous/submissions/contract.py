@@ -3,19 +3,28 @@
 The identifiers of images are texts, as the benchmark's own file names begin with them.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from atrous.data.label_space import LabelSpace
 from atrous.settings import Settings
 from atrous.tasks.contract import Labels
 
 NO_CLASS = -1  # the official id of a class that the benchmark doesn't have
-Word = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$")]  # in the name of a file
+
+
+def _require_word(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]*", text):
+        raise ValueError(f"{text!r} can't be a part of a file's name; letters, digits, points and dashes can")
+    return text
+
+
+Word = Annotated[str, Field(max_length=64), AfterValidator(_require_word)]  # in the name of a file
 
 
 class NoSettings(Settings):
@@ -55,4 +64,5 @@ class Format(NamedTuple):
     of_image: Callable[[Answer, Any], Part]
     of_all: Callable[[Sequence[Any], Any], Mapping[str, bytes]] = _no_files  # files over all images, from their rows
     missing: str = ""  # what the official program does about an image that is missing
+    empty: str = ""  # what the official program does if there is no row at all
     are_things_alone: bool = False  # classes of stuff aren't written, so they may be any

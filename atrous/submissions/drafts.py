@@ -179,9 +179,12 @@ def _named(path: Path) -> Iterator[None]:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
 
 
-def lacks(draft: Draft, ids: Mapping[Path, str], image_list: ImageList | None) -> str:
-    """What the archive lacks, and what comes of that; "" if nothing."""
+def notes(draft: Draft, ids: Mapping[Path, str], image_list: ImageList | None) -> list[str]:
+    """What people should know of an archive: what it lacks, and what comes of that."""
+    form, name = draft.entry.form, draft.entry.archive
     failed = [identifier for identifier in ids.values() if identifier not in draft.rows]
     count = len({*failed, *missing(ids, image_list)})
     images = "1 image" if count == 1 else f"{count} images"
-    return f"{draft.entry.archive} lacks {images}: {draft.entry.form.missing}" if count else ""
+    lacking = [f"{name} lacks {images}: {form.missing}"] if count else []
+    is_empty = form.empty and not any(draft.rows.values())
+    return [*lacking, *([f"{name} holds no thing: {form.empty}"] if is_empty else [])]

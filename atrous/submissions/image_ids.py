@@ -32,6 +32,8 @@ def read_list(path: Path, form: Format) -> ImageList:
     """A JSON with `images`, as COCO's image_info_test-dev2017.json. Raises OSError, or DataError with the path."""
     try:
         tree = json.loads(path.read_bytes())
+    except OSError as error:
+        raise OSError(error.errno, f"cannot read the list of images {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: no JSON: {error}") from error
     rows = tree.get("images") if isinstance(tree, dict) else None
@@ -79,12 +81,14 @@ def identifier_of(path: Path, form: Format, image_list: ImageList | None = None)
 
 
 def _of_path(path: Path, listed: Sequence[Listed]) -> Listed | None:
-    """The one of several images of one name whose folders are those of the file."""
-    if len(listed) > 1:
-        parts = path.with_suffix("").parts
-        whole = [image.file.with_suffix("").parts for image in listed]
-        listed = [image for image, own in zip(listed, whole, strict=True) if parts[-len(own) :] == own]
-    return listed[0] if len(listed) == 1 else None
+    """Of several images of one name, the one whose folders are those of the file, as many as the list has."""
+    if len(listed) < 2:
+        return next(iter(listed), None)
+    parts = path.with_suffix("").parts
+    own = {image: image.file.with_suffix("").parts for image in listed}
+    fitting = sorted((len(whole), image) for image, whole in own.items() if parts[-len(whole) :] == whole)
+    is_clear = len(fitting) == 1 or (len(fitting) > 1 and fitting[-1][0] > fitting[-2][0])
+    return fitting[-1][1] if is_clear else None
 
 
 def identified(paths: Iterable[Path], form: Format, image_list: ImageList | None = None) -> dict[Path, str]:

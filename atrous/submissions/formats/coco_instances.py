@@ -49,5 +49,6 @@ COCO_INSTANCES = Format(
     of_image=of_image,
     of_all=of_all,
     missing="pycocotools counts its things as missed",
+    empty="pycocotools doesn't take a list without things",
     are_things_alone=True,
 )
