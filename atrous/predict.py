@@ -3,14 +3,12 @@
 import contextlib
 import errno
 import glob
-import json
 import os
 import shlex
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,18 +26,18 @@ from atrous.inference import InferenceConfig
 from atrous.interrupt import Interrupted
 from atrous.model_file import CONVERTIBLE
 from atrous.prediction import OVERLAYS, PROBABILITIES, Prediction
+from atrous.prediction_folder import record, recorded_folders
 from atrous.progress import tracked
 from atrous.run_folder import RunFolder
 from atrous.segmenter import Segmenter
 from atrous.settings import Settings
 from atrous.submissions import answers, drafts, image_ids
-from atrous.submissions.drafts import Draft, Entry
+from atrous.submissions.drafts import Draft
 from atrous.submissions.image_ids import ImageList
 from atrous.tasks import TASKS, Task
 from atrous.types import Image
 
 TASK_RESULTS = tuple(folder for task in TASKS.values() for folder in task.results)
-RECORD = "atrous.json"  # in the output folder: what wrote the results that are there, and in which folders they are
 NOWHERE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # no further file could be written either
 LESS_MEMORY = {  # by evaluate.mode
     "whole": "evaluate.mode=sliding needs less",
@@ -216,7 +214,7 @@ def submit(
     found = find_images(sources)
     ids = image_ids.identified((image.path for image in found.images), form, image_list)
     model = model.to(distributed.choose_device(device))
-    require_replaceable(out, entry)
+    drafts.require_replaceable(out, entry)
     prepare(out, found.images, path, model, [name, *wanted.folders(model.task)])
     for note in notes(found):
         console.print(note, soft_wrap=True)
@@ -247,17 +245,6 @@ def write_entry(
     except DataError as error:
         raise DataError(f"{job.path}: {error}") from error
     return write(prediction, job)
-
-
-def require_replaceable(out: Path, entry: Entry) -> None:
-    """Refuse to put an archive and a folder where something else is."""
-    folder, archive = out / entry.name, out / entry.archive
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"cannot write {folder}: it is a file")
-    if archive.is_dir():
-        raise IsADirectoryError(f"cannot write {archive}: it is a folder")
-    if archive.exists() and entry.name not in recorded_folders(out):
-        raise ConfigError(f"--out {out}: {archive} is a file that no prediction wrote; name another folder")
 
 
 # ---- arguments
@@ -362,22 +349,8 @@ def prepare(out: Path, images: Sequence[NamedImage], path: Path, model: Segmente
             raise ConfigError(f"--out {out}: {folder} holds files that no prediction wrote; name another folder")
     prepare_output(out)
     require_names_differ_on_disk(images, out)
-    record = {
-        "atrous": version("atrous"),
-        "model": str(path.absolute()),
-        "evaluate": model.inference.model_dump(mode="json"),
-        "folders": sorted({*recorded, *folders}),
-    }
-    write_atomically(out / RECORD, json.dumps(record, indent=1) + "\n")
-
-
-def recorded_folders(out: Path) -> frozenset[str]:
-    """The folders of results in an output folder, by its record."""
-    try:
-        record = json.loads((out / RECORD).read_bytes())
-        return frozenset(record["folders"]) if "atrous" in record else frozenset()
-    except (OSError, ValueError, RecursionError, TypeError, KeyError):  # there is none, or it isn't ours
-        return frozenset()
+    facts = {"model": str(path.absolute()), "evaluate": model.inference.model_dump(mode="json")}
+    record(out, folders, facts)
 
 
 def require_names_differ_on_disk(images: Sequence[NamedImage], out: Path) -> None:

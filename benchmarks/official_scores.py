@@ -4,11 +4,13 @@
 
 DATA holds what each check needs, and a check whose data isn't there is left out: `cityscapes/gtFine/val`,
 `coco_panoptic_samples/` of panopticapi, `VOCdevkit/VOC2012`, `ade20k_samples/annotations`. OFFICIAL is another
-environment with `pip install cityscapesscripts pycocotools scipy`; FOLDER holds a checkout of github.com/cocodataset/panopticapi
-under that name. VOC and ADE20K have no program in Python: their files are compared with the labels, pixel by pixel.
+environment with cityscapesscripts, pycocotools, scipy and "numpy<2"; FOLDER holds a checkout of panopticapi
+(github.com/cocodataset/panopticapi) under that name. VOC and ADE20K have no program in Python: their files are compared
+with the labels, pixel by pixel.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -132,7 +134,8 @@ from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 root, written, place = sys.argv[1:]
 convert2panoptic(root + "/gtFine", place, setNames=["val"])
 name = "/cityscapes_panoptic_val"
-result = evaluatePanoptic(place + name + ".json", place + name, written + name + ".json", written + name, place + "/r.json")
+truth, own = place + name, written + name
+result = evaluatePanoptic(truth + ".json", truth, own + ".json", own, place + "/result.json")
 print("RESULT", result["All"]["pq"])
 """
 COCO_PANOPTIC = """
@@ -184,14 +187,14 @@ def official_score(name: str, data: Path, python: str, panopticapi: Path) -> flo
 # ---- files without a program
 
 
-def equal_pixels(name: str, data: Path) -> float:
-    """The share of labelled pixels that the written files have as the official labels have them."""
+def equal_pixels(name: str, data: Path, count: int | None = None) -> float:
+    """The share of labelled pixels that the written files, of `count` images, have as the official labels have them."""
     root, truth, labels, files = {
         "voc": (data / "VOCdevkit" / "VOC2012", voc_truth, "SegmentationClass", "results/VOC2012/Segmentation/*"),
         "ade20k": (data / "ade20k_samples", ade20k_truth, "annotations", "."),
     }[name]
     with tempfile.TemporaryDirectory() as place:
-        write_official(truth(root), name, place)
+        write_official(itertools.islice(truth(root), count), name, place)
         (folder,) = Path(place, name).glob(files) if files != "." else [Path(place, name)]
         pairs = [
             (read_label(path).values, read_label(root / labels / path.name).values) for path in folder.glob("*.png")

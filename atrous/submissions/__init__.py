@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from atrous.errors import ConfigError, DataError
 from atrous.files import user_path
@@ -13,10 +13,11 @@ from atrous.submissions.drafts import add, drafted, entry_of, format_named, publ
 from atrous.submissions.image_ids import identifier_of, read_list, size_of
 
 AnyPath = str | PathLike[str]
+Name = TypeVar("Name", bound=AnyPath)  # of an image's file
 
 
 def write_official(
-    predictions: Mapping[AnyPath, Prediction] | Iterable[tuple[AnyPath, Prediction]],
+    predictions: Mapping[Name, Prediction] | Iterable[tuple[Name, Prediction]],
     format: str,  # noqa: A002 - the name of the option
     out: AnyPath,
     *,

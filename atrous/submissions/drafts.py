@@ -18,6 +18,7 @@ from atrous import config as configs
 from atrous.data.label_space import LabelSpace
 from atrous.errors import ConfigError, DataError
 from atrous.files import prepare_output
+from atrous.prediction_folder import read_record, record, recorded_folders
 from atrous.settings import Settings
 from atrous.submissions.archive import archive
 from atrous.submissions.classes import ids_of_classes
@@ -65,8 +66,7 @@ class Draft(NamedTuple):
 def format_named(name: str) -> Format:
     """Raises ConfigError with the nearest name."""
     if name not in SUBMISSIONS:
-        known = f"; formats: {', '.join(SUBMISSIONS)}"
-        raise ConfigError(f"--format {name}: no such format{configs.nearest(name, SUBMISSIONS) or known}")
+        raise ConfigError(f"--format {name}: no such format{configs.nearest(name, SUBMISSIONS)}")
     return SUBMISSIONS[name]
 
 
@@ -94,12 +94,28 @@ def _explain(error: ValidationError, form: Format) -> str:
     return configs.brief(error, {"format": {}}, section="format")
 
 
+def require_replaceable(out: Path, entry: Entry) -> None:
+    """Refuse to put a folder and an archive where something else is. Raises ConfigError or OSError."""
+    folder, archive = out / entry.name, out / entry.archive
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"cannot write {folder}: it is a file")
+    if archive.is_dir():
+        raise IsADirectoryError(f"cannot write {archive}: it is a folder")
+    if entry.name in recorded_folders(out):
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"--out {out}: {folder} holds files that no prediction wrote; name another folder")
+    if archive.exists():
+        raise ConfigError(f"--out {out}: {archive} is a file that no prediction wrote; name another folder")
+
+
 @contextlib.contextmanager
 def drafted(entry: Entry, out: Path) -> Iterator[Draft]:
     """A draft in the folder `out`; what it has written is gone afterwards, unless `publish` was called.
 
     Raises ConfigError while another process writes the same there, and OSError if nothing can be written.
     """
+    require_replaceable(out, entry)
     draft = Draft(entry, out, {})
     prepare_output(draft.place)
     lock = FileLock(draft.place / "lock")
@@ -145,6 +161,7 @@ def publish(draft: Draft) -> Path:
     target, folder = draft.out / entry.archive, draft.out / entry.name
     with _named(target):
         archive(draft.files, packed)
+    record(draft.out, [entry.name], read_record(draft.out))
     with _named(folder):
         _put_in_place(draft.files, folder, draft.place / "earlier")
     with _named(target):
