@@ -82,6 +82,12 @@ def _recipe_names(incomplete: str) -> list[str]:
     return [name for name in recipes() if name.startswith(incomplete)]
 
 
+def _format_names(incomplete: str = "") -> list[str]:
+    """Of official formats: a file for each. For the shell's completion and the help."""
+    files = (Path(__file__).parent / "submissions" / "formats").glob("[a-z]*.py")
+    return sorted(path.stem for path in files if path.stem.startswith(incomplete))
+
+
 @app.command(short_help="train, evaluate and predict once, on synthetic scenes")
 def demo(
     panoptic: Annotated[
@@ -266,7 +272,29 @@ def predict(
         typer.Argument(metavar="IMAGE|FOLDER|PATTERN... [evaluate.FIELD=VALUE]...", show_default=False),
     ] = None,
     out: Annotated[Path, typer.Option(help="the folder for masks/ and overlays/")] = Path("predictions"),
-    overlays: Annotated[bool, typer.Option(help="also write the images overlaid with class colours")] = True,
+    format: Annotated[  # noqa: A002 - the option's name
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"write what a benchmark's server takes, instead of masks: {', '.join(_format_names())}",
+            show_default=False,
+            autocompletion=_format_names,
+        ),
+    ] = None,
+    images_json: Annotated[
+        Path | None,
+        typer.Option(
+            help="with --format: the benchmark's list of images, if the names of files don't say which these are",
+            show_default=False,
+        ),
+    ] = None,
+    overlays: Annotated[
+        bool | None,
+        typer.Option(
+            help="also write the images overlaid with class colours [default: yes, but not with --format]",
+            show_default=False,
+        ),
+    ] = None,
     legend: Annotated[
         bool, typer.Option("--legend", help="write the names and colours of the classes beneath each overlay")
     ] = False,
@@ -282,17 +310,32 @@ def predict(
     overrides = [text for text in words if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
     sources = [text for text in words if text not in overrides]
     predict.require_order(model, sources, overrides)
-    summary = predict.run(
-        model,
-        sources,
-        out,
-        overrides,
-        overlays=overlays,
-        probabilities=probabilities,
-        legend=legend,
-        device=device,
-        say=lambda text: _say(text, 1),
-    )
+    if images_json is not None and format is None:
+        raise ConfigError("--images-json lists the images of a benchmark; it needs --format")
+    if format is None:
+        summary = predict.run(
+            model,
+            sources,
+            out,
+            overrides,
+            overlays=overlays is not False,
+            probabilities=probabilities,
+            legend=legend,
+            device=device,
+            say=lambda text: _say(text, 1),
+        )
+    else:
+        summary = predict.submit(
+            model,
+            sources,
+            out,
+            format,
+            overrides,
+            images_json=images_json,
+            wanted=predict.Wanted(bool(overlays), probabilities, legend, results=False),
+            device=device,
+            say=lambda text: _say(text, 1),
+        )
     if summary.images:
         typer.echo(summary.describe())
     if summary.failures:
