@@ -200,7 +200,11 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
 
 
 def is_root(config: Config, folder: Path) -> bool:
-    return (folder / "images").is_dir() and (folder / "annotations").is_dir()
+    """Others keep images and annotations too: the names of the splits, or of the images, are ADE20K's own."""
+    if not ((folder / "images").is_dir() and (folder / "annotations").is_dir()):
+        return False
+    is_split = any((folder / "images" / split).is_dir() for split in (config.train, config.val))
+    return is_split or any((folder / "annotations").glob("ADE_*.png"))
 
 
 def label_space(config: Config) -> LabelSpace:

@@ -98,10 +98,11 @@ def is_root(config: Config, folder: Path) -> bool:
 def _files(root: Path) -> dict[str, Path]:
     """The file of each split; `train2017` is also `train`, unless there are several."""
     files: dict[str, Path] = {}
-    for folder in dict.fromkeys((*FOLDERS, *subfolders(root))):
-        paths = sorted(path for path in (root / folder).glob("*.json") if not path.name.startswith("."))
+    for folder in (*FOLDERS, *(name for name in subfolders(root) if name not in FOLDERS)):
+        patterns = ("*.json",) if folder in FOLDERS else ("_annotations*.json", "annotations*.json", "*coco*.json")
+        paths = sorted({path for pattern in patterns for path in (root / folder).glob(pattern)})
         for path in paths[:MOST]:
-            if _is_instances(path):
+            if not path.name.startswith((".", "panoptic")) and _is_instances(path):
                 name = SMALL.sub("", path.stem) or (folder if folder not in FOLDERS else path.stem)
                 files.setdefault(composed(name), path)
     short = Counter(re.sub(r"_?(19|20)\d\d$", "", name) for name in files)

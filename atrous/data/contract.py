@@ -69,12 +69,20 @@ def require_root(config: DataConfig) -> Path:
     return require_folder(root, "data.root")
 
 
+class NoSplitError(DataError):
+    """A dataset has no such split; `splits` are those that it has."""
+
+    def __init__(self, text: str, splits: Collection[str] = ()) -> None:
+        super().__init__(text)
+        self.splits = splits
+
+
 def require_split(config: DataConfig, split: str, splits: Collection[str], path: Path) -> None:
     """Refuse a split that is not among `splits`; `path` is the file or folder where it should be."""
     if composed(split) not in map(composed, splits):
         known = ", ".join(sorted(splits)) or "none"
-        raise DataError(
-            f"no split {split!r}: {path} does not exist; splits: {known}{_split_advice(config, split, splits)}"
+        raise NoSplitError(
+            f"no split {split!r}: {path} does not exist; splits: {known}{_split_advice(config, split, splits)}", splits
         )
 
 

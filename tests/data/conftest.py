@@ -108,7 +108,9 @@ def square(left: float, top: float, side: float) -> list[list[float]]:
     return [[left, top], [left + side, top], [left + side, top + side], [left, top + side]]
 
 
-def labelme_shape(label: str, points: Sequence[Sequence[float]], kind: str = "polygon", **more: object) -> dict[str, object]:
+def labelme_shape(
+    label: str, points: Sequence[Sequence[float]], kind: str = "polygon", **more: object
+) -> dict[str, object]:
     return {"label": label, "points": points, "group_id": None, "shape_type": kind, "flags": {}, **more}
 
 
