@@ -4,11 +4,25 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING, Annotated, Protocol, Union, runtime_checkable
 
 from pydantic import Field
 
-from atrous.data import ade20k, camvid, cityscapes, coco_instances, cvat, folder, labelme, synthetic, voc
+from atrous.data import (
+    ade20k,
+    camvid,
+    cityscapes,
+    coco_instances,
+    coco_panoptic,
+    cvat,
+    folder,
+    labelme,
+    pennfudan,
+    shards,
+    synthetic,
+    tfrecord,
+    voc,
+)
 from atrous.data import list as list_files
 from atrous.data.contract import DataConfig, Layout, NoSplitError, near_roots, require_root
 from atrous.data.image_files import ImageFiles
@@ -21,7 +35,20 @@ FORMATS: dict[str, Layout] = {
     "ade20k": Layout(ade20k.Config, ade20k.samples, ade20k.label_space, ade20k.is_root, "images/ and annotations/"),
     "camvid": Layout(camvid.Config, camvid.samples, camvid.label_space, camvid.is_root, "train/ and trainannot/"),
     "cityscapes": Layout(
-        cityscapes.Config, cityscapes.samples, cityscapes.label_space, cityscapes.is_root, "leftImg8bit/ and gtFine/"
+        cityscapes.Config,
+        cityscapes.samples,
+        cityscapes.label_space,
+        cityscapes.is_root,
+        "leftImg8bit/ and gtFine/",
+        "gtFine/{split}/CITY/*_instanceIds.png, or gtFine/cityscapes_panoptic_{split}.json and its folder of PNGs",
+    ),
+    "coco_panoptic": Layout(
+        coco_panoptic.Config,
+        coco_panoptic.samples,
+        coco_panoptic.label_space,
+        coco_panoptic.is_root,
+        "annotations/panoptic_train2017.json, annotations/panoptic_train2017/ and train2017/",
+        "annotations/panoptic_{split}.json and its folder of PNGs",
     ),
     "coco_instances": Layout(
         coco_instances.Config,
@@ -56,7 +83,25 @@ FORMATS: dict[str, Layout] = {
         "{split}/*.json, as labelme writes them",
     ),
     "list": Layout(list_files.Config, list_files.samples, list_files.label_space),
+    "pennfudan": Layout(
+        pennfudan.Config,
+        pennfudan.samples,
+        pennfudan.label_space,
+        pennfudan.is_root,
+        "PNGImages/ (or Images/) and PedMasks/",
+        "PedMasks/, where each pixel has the number of its object (0: none)",
+    ),
+    "shards": Layout(
+        shards.Config, shards.samples, shards.label_space, shards.is_root, "what `atrous pack` has written"
+    ),
     "synthetic": Layout(synthetic.Config, synthetic.samples, synthetic.label_space),
+    "tfrecord": Layout(
+        tfrecord.Config,
+        tfrecord.samples,
+        tfrecord.label_space,
+        tfrecord.is_root,
+        "train-00000-of-00010.tfrecord and so on",
+    ),
     "voc": Layout(voc.Config, voc.samples, voc.label_space, voc.is_root, "[VOC2012/]ImageSets/Segmentation/"),
 }
 
@@ -70,6 +115,14 @@ else:
     ]
 
 
+@runtime_checkable
+class MayHaveThings(Protocol):
+    """Samples in which things may be told apart."""
+
+    def without_instances(self) -> Sequence[Sample]:
+        """The same, for a task that doesn't need that."""
+
+
 def samples(config: DataConfig, split: str, needs: Collection[str] | None = None) -> Sequence[Sample]:
     """One split: its files are listed now, and read when a sample is requested.
 
@@ -78,11 +131,12 @@ def samples(config: DataConfig, split: str, needs: Collection[str] | None = None
     """
     _require_layout(config)
     split_samples = FORMATS[config.format].samples(config, split)
-    if needs is None or not isinstance(split_samples, ImageFiles):
+    if needs is None or not isinstance(split_samples, MayHaveThings):
         return split_samples
     if "instance" not in needs:
         return split_samples.without_instances()
-    _require_instances(config, split, split_samples)
+    if isinstance(split_samples, ImageFiles):
+        _require_instances(config, split, split_samples)
     return split_samples
 
 
@@ -130,6 +184,11 @@ def _meant(config: DataConfig, layout: Layout, root: Path) -> str:
     return f"; set {' or '.join((formats or roots)[:3])}" if formats or roots else f"; it holds {_content(root)}"
 
 
+def formats_of(root: Path) -> Sequence[str]:
+    """The layouts of which a folder holds a dataset."""
+    return [name for name, row in FORMATS.items() if row.is_root and row.is_root(_defaults(row), root)]
+
+
 def _content(root: Path) -> str:
     names = subfolders(root)
     return f"the folders {listing(names)}" if names else "no folders"
@@ -159,7 +218,7 @@ def recognised(root: Path) -> str:
 
 def _likely(root: Path) -> Sequence[str]:
     """The layouts that a folder may have. What reads like `folder` and like another is the other, unless it says so."""
-    names = [name for name, row in FORMATS.items() if row.is_root and row.is_root(_defaults(row), root)]
+    names = formats_of(root)
     if "folder" in names and any((root / f"classes.{end}").is_file() for end in ("yaml", "yml")):
         return ["folder"]
     others = [name for name in names if name != "folder"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from atrous.data.instances import numbers_of, things_alone
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import class_of_value, ignored_values
-from atrous.data.pairing import Pair
+from atrous.data.pairing import LOSSY_SUFFIXES, Pair
 from atrous.data.pixels import Codes as Codes
 from atrous.data.pixels import Picture, read_picture, stored, upright
 from atrous.data.pixels import read_image as read_image
@@ -134,6 +134,8 @@ def read_masks(pair: Pair, *, space: LabelSpace, colors: Mapping[Color, int] | N
 
 
 def read_instances(path: Path) -> Drawn:
+    if path.suffix.lower() in LOSSY_SUFFIXES:
+        raise DataError(f"{path}: an instance map in JPEG or WebP, which change its numbers; save it as PNG")
     codes = read_label(path)
     return Drawn(numbers_of(codes, path), path, codes.orientation)
 

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import atrous.data
-from atrous.data import ade20k, camvid, cityscapes, coco_instances, cvat, folder, labelme, voc
+from atrous.data import ade20k, camvid, cityscapes, coco_instances, cvat, folder, labelme, pennfudan, voc
 from atrous.data import list as list_files
 from atrous.data.contract import DataConfig
 from atrous.data.transforms import Choice
@@ -84,8 +84,8 @@ def write_cityscapes(
     city = name.partition("_")[0]
     save(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", np.zeros((*labels.shape, 3), np.uint8))
     folder = root / kind / split / city
-    for suffix in ("labelIds", "instanceIds", "color"):
-        save(folder / f"{name}_{kind}_{suffix}.png", labels if suffix == "labelIds" else labels * 0)
+    for suffix in ("labelIds", "instanceIds", "color"):  # all things are in groups: an id alone, without a number
+        save(folder / f"{name}_{kind}_{suffix}.png", labels * 0 if suffix == "color" else labels)
     (folder / f"{name}_{kind}_polygons.json").write_text("{}")
     return cityscapes.Config(root=root)
 
@@ -174,6 +174,18 @@ def write_cvat(root: Path, shapes: str = CVAT_BOX, image: str = 'name="a.png"') 
     return cvat.Config(root=root)
 
 
+def write_pennfudan(root: Path, count: int = 3, images: str = "PNGImages") -> pennfudan.Config:
+    """Images of 4 x 6, the last of which is for validation, with two people each; and the database's other files."""
+    numbers = np.zeros((4, 6), np.uint8)
+    numbers[1:, 1:3], numbers[1:, 3:5] = 1, 2
+    for name in [f"FudanPed{index:05d}" for index in range(1, count + 1)]:
+        save(root / images / f"{name}.png", mode="RGB")
+        save(root / "PedMasks" / f"{name}_mask.png", numbers)
+        write(root / "Annotation" / f"{name}.txt", "# Compatible with PASCAL Annotation Version 1.00\n")
+    write(root / "added-object-list.txt", "")
+    return pennfudan.Config(root=root, num_val=1)
+
+
 LAYOUTS: dict[str, Callable[[Path], DataConfig]] = {  # all of FORMATS that read files
     "ade20k": write_ade20k,
     "camvid": write_camvid,
@@ -183,6 +195,7 @@ LAYOUTS: dict[str, Callable[[Path], DataConfig]] = {  # all of FORMATS that read
     "folder": write_folder,
     "labelme": write_labelme,
     "list": write_list,
+    "pennfudan": write_pennfudan,
     "voc": write_voc,
 }
 
