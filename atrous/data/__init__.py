@@ -17,6 +17,7 @@ from atrous.data import (
     cvat,
     folder,
     labelme,
+    mapillary,
     pennfudan,
     shards,
     synthetic,
@@ -83,6 +84,14 @@ FORMATS: dict[str, Layout] = {
         "{split}/*.json, as labelme writes them",
     ),
     "list": Layout(list_files.Config, list_files.samples, list_files.label_space),
+    "mapillary": Layout(
+        mapillary.Config,
+        mapillary.samples,
+        mapillary.label_space,
+        mapillary.is_root,
+        "training/images/ and training/labels/, or training/v2.0/labels/",
+        "{split}/instances/, where each pixel has label * 256 + number",
+    ),
     "pennfudan": Layout(
         pennfudan.Config,
         pennfudan.samples,
@@ -209,7 +218,7 @@ def recognised(root: Path) -> str:
         return names[0]
     if names:
         raise DataError(f"data.root: {root} may be {' or '.join(names)}; set data.format to one of them")
-    near = near_roots(root, lambda folder: len(_likely(folder)) == 1)
+    near = near_roots(root, lambda folder: len(_likely(folder)) == 1, below_first=True)
     advice = (
         f"; set {' or '.join(f'data.root={path}' for path in near[:3])}" if near else f"; it holds {_content(root)}"
     )
@@ -222,7 +231,7 @@ def _likely(root: Path) -> Sequence[str]:
     if "folder" in names and any((root / f"classes.{end}").is_file() for end in ("yaml", "yml")):
         return ["folder"]
     others = [name for name in names if name != "folder"]
-    return others or names or ["list"] * list_files.is_root(root)
+    return others or ["list"] * list_files.is_root(root) or names
 
 
 def description(config: DataConfig) -> str:

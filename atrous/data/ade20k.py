@@ -192,10 +192,11 @@ class Config(DataConfig):
 
 
 def samples(config: Config, split: str) -> Sequence[Sample]:
-    """The images in `images/<split>/` with the labels in `annotations/<split>/`."""
+    """The images in `images/<split>/` with the labels in `annotations/<split>/`; the split `.` has no such folders."""
     root = require_root(config)
     images = require_folder(root / "images", "images")
-    require_split(config, split, subfolders(images), images / split)
+    splits = subfolders(images)
+    require_split(config, split, splits or ["."], images / split)
     return ImageFiles(pair_folders(images / split, root / "annotations" / split), label_space(config))
 
 

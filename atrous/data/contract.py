@@ -117,11 +117,12 @@ def _split_advice(config: DataConfig, split: str, splits: Collection[str]) -> st
 # ---- the folder of a dataset
 
 
-def near_roots(root: Path, is_root: Callable[[Path], bool]) -> list[Path]:
-    """The folder above `root`, or else those below it, that hold a dataset."""
+def near_roots(root: Path, is_root: Callable[[Path], bool], *, below_first: bool = False) -> list[Path]:
+    """The folder above `root`, or else those below it, that hold a dataset; or the other way round."""
     above = [folder for folder in list(root.absolute().parents)[:ABOVE] if _holds(is_root, folder)]
     below = [folder for folder in _below(root) if _holds(is_root, folder)]
-    return above[:1] or [folder for folder in below if folder.parent not in below]
+    outermost = [folder for folder in below if folder.parent not in below]
+    return (outermost or above[:1]) if below_first else (above[:1] or outermost)
 
 
 def _holds(is_root: Callable[[Path], bool], folder: Path) -> bool:

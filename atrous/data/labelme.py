@@ -86,8 +86,10 @@ def _folder(config: Config, root: Path, split: str) -> Path:
             "and val/ (see docs/data.md, Splits), or set data.train=. data.val=. to learn and validate on all of them",
             [".", *subfolders(root)],
         )
-    names = [name for name in subfolders(root) if any(files_below(root / name, (".json",)))]
-    require_split(config, split, (".", *names) if split == "." else names, root / split)
+    files = ((name, next(files_below(root / name, (".json",)), None)) for name in subfolders(root))
+    names = [name for name, path in files if path and _is_annotation(root / name / path)]
+    if composed(split) not in map(composed, (".", *subfolders(root))) or not any(files_below(root / split, (".json",))):
+        require_split(config, split, names, root / split)
     return require_folder(root / split, f"split {split}")
 
 

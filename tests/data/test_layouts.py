@@ -14,7 +14,14 @@ from atrous.data.contract import DataConfig
 from atrous.errors import ConfigError
 from tests.data.conftest import LAYOUTS, complaint, semantic, write_camvid
 
-NUMBERED = {"pennfudan"}  # layouts whose small dataset tells things apart
+NUMBERED = {
+    "cityscapes",
+    "coco_instances",
+    "cvat",
+    "labelme",
+    "mapillary",
+    "pennfudan",
+}  # layouts whose small dataset tells things apart
 
 
 def test_every_format_that_reads_files_is_tested_here() -> None:
