@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from atrous.data.color_map import is_void, read_color_map
-from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import NOT_COUNTED, LabelSpace
 from atrous.data.naming import class_of_value, renamed
@@ -147,3 +147,8 @@ def _frames(config: Config, root: Path, split: str) -> list[Pair]:
 def _split_of(name: str) -> str:
     held_out = (split for split, ranges in HELD_OUT.items() if any(first <= name <= last for first, last in ranges))
     return next(held_out, "train")
+
+
+LAYOUT = Layout(
+    Config, samples, label_space, is_root, "train/ and trainannot/, or the original's LabeledApproved_full/"
+)

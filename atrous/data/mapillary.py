@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import Drawing, Drawn, ImageFiles, decode_label, read_instances
 from atrous.data.label_space import NOT_COUNTED, LabelSpace
 from atrous.data.naming import remapped
@@ -199,3 +199,13 @@ def _classes(config: Config, root: Path) -> dict[str, Class]:
 def _row(row: Any) -> tuple[str, Class]:  # noqa: ANN401 - any JSON value
     red, green, blue = (int(channel) for channel in row["color"])
     return str(row["readable"] or row["name"]), Class((red, green, blue), bool(row["instances"]))
+
+
+LAYOUT = Layout(
+    Config,
+    samples,
+    label_space,
+    is_root,
+    "training/images/ and training/labels/, or training/v2.0/labels/",
+    "{split}/instances/, where each pixel has label * 256 + number",
+)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import Codes, Drawing, Drawn, ImageFiles, decode, read_masks
 from atrous.data.label_space import LabelSpace, voc_colors
 from atrous.data.mat import read_segmentation
@@ -159,3 +159,13 @@ def _read(pair: Pair, *, space: LabelSpace) -> Drawing:
     if pair.instance is None:
         return Drawing(semantic)
     return Drawing(semantic, Drawn(read_segmentation(pair.instance, "GTinst").astype(np.int32), pair.instance))
+
+
+LAYOUT = Layout(
+    Config,
+    samples,
+    label_space,
+    is_root,
+    "[VOC2012/]ImageSets/Segmentation/",
+    "SegmentationObject/, where each pixel has the number of its object",
+)
