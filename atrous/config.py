@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +46,8 @@ KINDS: dict[str, tuple[str, Mapping[str, type[Settings]]]] = {
 class TrainConfig(Settings):
     steps: Count = 30_000
     """Updates of the weights in the whole training."""
+    epochs: float | None = Field(None, gt=0, le=100_000)
+    """Passes over the training images, in place of `steps`; none: `steps` counts."""
     batch: int = Field(8, ge=1, le=2**16)
     """Images that one process takes in one pass; fewer need less memory."""
     accumulate: Count = 1
@@ -67,6 +70,8 @@ class TrainConfig(Settings):
     """Steps between two saves: what a kill can lose at most."""
     eval_every: Count = 1000
     """Steps between two validations."""
+    patience: Count | None = None
+    """Validations without a better score after which the training ends early; none: all steps are done."""
     log_every: Count = 10
     """Steps between two lines of progress."""
 
@@ -75,6 +80,9 @@ class TrainConfig(Settings):
         if self.reuse != "all" and self.init is None:
             raise ValueError(f"reuse={self.reuse} needs init, the file that the weights come from")
         return self
+
+
+ALTERNATIVES = {"train.steps": "epochs", "train.epochs": "steps"}  # the field that each one takes the place of
 
 
 class Config(Settings):
@@ -265,6 +273,8 @@ def merge(below: Tree, above: Tree, section: str = "") -> Tree:
     for key, value in above.items():
         place = f"{section}.{key}" if section else key
         old, new = _as_section(place, merged.get(key)), _as_section(place, value)
+        if place in ALTERNATIVES and value is not None:
+            merged.pop(ALTERNATIVES[place], None)
         is_section = _is_section(old) and _is_section(new)
         merged[key] = merge(_of_kind(place, old, new), new, place) if is_section else value
     return merged
@@ -294,6 +304,14 @@ def _of_kind(section: str, old: Tree, new: Tree) -> Tree:
     if kind == old.get(key) or not isinstance(kind, str) or kind not in kinds:
         return old
     return {name: value for name, value in old.items() if name in kinds[kind].model_fields}
+
+
+def in_steps(config: Config, num_images: int, images_per_step: int) -> Config:
+    """The config with its length in steps, where it is given in epochs: the last step completes the last epoch."""
+    if config.train.epochs is None:
+        return config
+    steps = math.ceil(round(config.train.epochs * num_images / images_per_step, 6))
+    return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps, "epochs": None})})
 
 
 def to_tree(config: BaseModel) -> Tree:

@@ -34,13 +34,15 @@ def evaluate(
     workers: int = 0,
     skip_errors: bool = False,
     data_name: str = "",
+    metrics: Sequence[str] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Compare predictions with labels at each image's own size; the images are divided among the processes.
 
-    `advance` is called with the number of images finished since its last call.
+    `metrics` are those of the task, None: all but the costly ones. `advance` is called with the number of images
+    finished since its last call.
     """
-    task, space = model.task, model.label_space
+    task, space = model.task.measuring(metrics), model.label_space
     total: dict[str, Any] = {}
     images: list[ImageScore] = []
     skipped: list[str] = []
@@ -88,6 +90,7 @@ def run(
     report_size: float = report.MAX_BYTES / 1e6,
     device: str | None = None,
     workers: int = 0,
+    metrics: Sequence[str] | None = None,
     console: Console | None = None,
 ) -> Evaluation:
     """Evaluate the model file `path` on the validation split of its own dataset, or of the one in `overrides`.
@@ -98,6 +101,7 @@ def run(
     world = distributed.join(device)
     path = user_path(path)
     original = segmenter.load(path)
+    original.task.measuring(metrics)  # refuses others
     config = settings(original, overrides, str(path))
     space = data.label_space(config.data)
     require_same_classes(original.label_space, space, path)
@@ -108,7 +112,7 @@ def run(
     require_fields(samples, original.task, config)
     model = original.with_inference(config.evaluate).with_header(label_space=space, decode=config.decode)
     model = model.to(world.device)
-    evaluation = measure(model, samples, config, world, workers, console)
+    evaluation = measure(model, samples, config, world, workers, metrics, console)
     if world.rank == 0:
         if json_path is not None:
             write_atomically(user_path(json_path), json.dumps(evaluation.to_tree(), indent=1) + "\n")
@@ -122,7 +126,13 @@ def run(
 
 
 def measure(
-    model: Segmenter, samples: Sequence[Sample], config: Config, world: World, workers: int, console: Console
+    model: Segmenter,
+    samples: Sequence[Sample],
+    config: Config,
+    world: World,
+    workers: int,
+    metrics: Sequence[str] | None,
+    console: Console,
 ) -> Evaluation:
     """`evaluate` with the number of finished images on the terminal."""
     name, done = data_name(config), 0
@@ -136,7 +146,14 @@ def measure(
         advance(0)
         skip_errors = config.data.on_error == "skip"
         return evaluate(
-            model, samples, world=world, workers=workers, skip_errors=skip_errors, data_name=name, advance=advance
+            model,
+            samples,
+            world=world,
+            workers=workers,
+            skip_errors=skip_errors,
+            data_name=name,
+            metrics=metrics,
+            advance=advance,
         )
 
 

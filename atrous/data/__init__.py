@@ -3,11 +3,25 @@
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import TYPE_CHECKING, Annotated, Protocol, Union, runtime_checkable
 
 from pydantic import Field
 
-from atrous.data import ade20k, camvid, cityscapes, folder, pennfudan, synthetic, voc
+from atrous.data import (
+    ade20k,
+    camvid,
+    cityscapes,
+    coco_instances,
+    coco_panoptic,
+    cvat,
+    folder,
+    labelme,
+    pennfudan,
+    shards,
+    synthetic,
+    tfrecord,
+    voc,
+)
 from atrous.data import list as list_files
 from atrous.data.contract import DataConfig, Layout, near_roots, require_root
 from atrous.data.image_files import ImageFiles
@@ -20,7 +34,36 @@ FORMATS: dict[str, Layout] = {
     "ade20k": Layout(ade20k.Config, ade20k.samples, ade20k.label_space, ade20k.is_root, "images/ and annotations/"),
     "camvid": Layout(camvid.Config, camvid.samples, camvid.label_space, camvid.is_root, "train/ and trainannot/"),
     "cityscapes": Layout(
-        cityscapes.Config, cityscapes.samples, cityscapes.label_space, cityscapes.is_root, "leftImg8bit/ and gtFine/"
+        cityscapes.Config,
+        cityscapes.samples,
+        cityscapes.label_space,
+        cityscapes.is_root,
+        "leftImg8bit/ and gtFine/",
+        "gtFine/{split}/CITY/*_instanceIds.png, or gtFine/cityscapes_panoptic_{split}.json and its folder of PNGs",
+    ),
+    "coco_panoptic": Layout(
+        coco_panoptic.Config,
+        coco_panoptic.samples,
+        coco_panoptic.label_space,
+        coco_panoptic.is_root,
+        "annotations/panoptic_train2017.json, annotations/panoptic_train2017/ and train2017/",
+        "annotations/panoptic_{split}.json and its folder of PNGs",
+    ),
+    "coco_instances": Layout(
+        coco_instances.Config,
+        coco_instances.samples,
+        coco_instances.label_space,
+        coco_instances.is_root,
+        "annotations/instances_train2017.json and train2017/, or train/_annotations.coco.json beside images",
+        "annotations/instances_{split}.json",
+    ),
+    "cvat": Layout(
+        cvat.Config,
+        cvat.samples,
+        cvat.label_space,
+        cvat.is_root,
+        "annotations.xml and images/, as CVAT exports them (CVAT for images 1.1)",
+        "annotations.xml with the subset {split}",
     ),
     "folder": Layout(
         folder.Config,
@@ -29,6 +72,14 @@ FORMATS: dict[str, Layout] = {
         folder.is_root,
         "images/train/a.jpg and masks/train/a.png for training, images/val/b.jpg and masks/val/b.png for validation",
         "instances/{split}/, where each pixel has the number of its thing (0: none), beside masks/{split}/",
+    ),
+    "labelme": Layout(
+        labelme.Config,
+        labelme.samples,
+        labelme.label_space,
+        labelme.is_root,
+        "train/a.json and val/b.json, as labelme writes them",
+        "{split}/*.json, as labelme writes them",
     ),
     "list": Layout(list_files.Config, list_files.samples, list_files.label_space),
     "pennfudan": Layout(
@@ -39,7 +90,17 @@ FORMATS: dict[str, Layout] = {
         "PNGImages/ (or Images/) and PedMasks/",
         "PedMasks/, where each pixel has the number of its object (0: none)",
     ),
+    "shards": Layout(
+        shards.Config, shards.samples, shards.label_space, shards.is_root, "what `atrous pack` has written"
+    ),
     "synthetic": Layout(synthetic.Config, synthetic.samples, synthetic.label_space),
+    "tfrecord": Layout(
+        tfrecord.Config,
+        tfrecord.samples,
+        tfrecord.label_space,
+        tfrecord.is_root,
+        "train-00000-of-00010.tfrecord and so on",
+    ),
     "voc": Layout(voc.Config, voc.samples, voc.label_space, voc.is_root, "[VOC2012/]ImageSets/Segmentation/"),
 }
 
@@ -53,6 +114,14 @@ else:
     ]
 
 
+@runtime_checkable
+class MayHaveThings(Protocol):
+    """Samples in which things may be told apart."""
+
+    def without_instances(self) -> Sequence[Sample]:
+        """The same, for a task that doesn't need that."""
+
+
 def samples(config: DataConfig, split: str, needs: Collection[str] | None = None) -> Sequence[Sample]:
     """One split: its files are listed now, and read when a sample is requested.
 
@@ -61,11 +130,12 @@ def samples(config: DataConfig, split: str, needs: Collection[str] | None = None
     """
     _require_layout(config)
     split_samples = FORMATS[config.format].samples(config, split)
-    if needs is None or not isinstance(split_samples, ImageFiles):
+    if needs is None or not isinstance(split_samples, MayHaveThings):
         return split_samples
     if "instance" not in needs:
         return split_samples.without_instances()
-    _require_instances(config, split, split_samples)
+    if isinstance(split_samples, ImageFiles):
+        _require_instances(config, split, split_samples)
     return split_samples
 
 
@@ -108,11 +178,14 @@ def _require_instances(config: DataConfig, split: str, samples: ImageFiles) -> N
 def _meant(config: DataConfig, layout: Layout, root: Path) -> str:
     """The setting with which `root`, or a folder near it, would be read."""
     assert layout.is_root is not None
-    formats = [
-        f"data.format={name}" for name, row in FORMATS.items() if row.is_root and row.is_root(_defaults(row), root)
-    ]
+    formats = [f"data.format={name}" for name in formats_of(root)]
     roots = [f"data.root={path}" for path in near_roots(root, partial(layout.is_root, config))]
     return f"; set {' or '.join((formats or roots)[:3])}" if formats or roots else f"; it holds {_content(root)}"
+
+
+def formats_of(root: Path) -> Sequence[str]:
+    """The layouts of which a folder holds a dataset."""
+    return [name for name, row in FORMATS.items() if row.is_root and row.is_root(_defaults(row), root)]
 
 
 def _content(root: Path) -> str:

@@ -2,6 +2,10 @@
 
 `samples` lists the files of a split at once and reads each one only when its sample is requested. Both functions raise
 ConfigError, DataError or OSError, in one line, for what a user can correct; reading a sample raises the same.
+
+A layout whose labels aren't masks gives `ImageFiles` a `Reader`, which draws the labels of a pair. Where it can tell
+things apart, each pair's `instance` is the file that does (it may be the label's own), the drawing has numbers, its
+row has `instances`, and its label space, through `naming.with_things`, the classes of things.
 """
 
 import contextlib
@@ -39,6 +43,8 @@ class DataConfig(Settings):
     """The split for validation."""
     names: Names | None = None
     """Class names, as a list or {label value: name}; none: as the layout defines them."""
+    things: Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES)] | None = None
+    """Names of the classes whose objects are counted, for panoptic models; none: as the layout defines them."""
     ignore: int | None = None
     """Label value that counts neither in the loss nor in a score; none: as the layout defines it."""
     on_error: Literal["stop", "skip"] = "stop"

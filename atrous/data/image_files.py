@@ -1,6 +1,6 @@
 """Images with labels of the same size, read from files, checked and decoded."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, overload
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from atrous.data.instances import numbers_of, things_alone
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import class_of_value, ignored_values
-from atrous.data.pairing import Pair
+from atrous.data.pairing import LOSSY_SUFFIXES, Pair
 from atrous.data.pixels import Codes as Codes
 from atrous.data.pixels import Picture, read_picture, stored, upright
 from atrous.data.pixels import read_image as read_image
@@ -59,7 +59,7 @@ class ImageFiles(Sequence[Sample]):
 
     `read` reads the labels of a pair; None: `read_masks`, where `colors` maps the colours in RGB masks to classes.
     Raises DataError, in one line with the file's path, for a file that can't be decoded, sizes that differ, a value
-    that is not a class, or a thing of two classes.
+    that is not a class, or a thing of two classes. `open_image` reads images that aren't files of their own.
     """
 
     def __init__(
@@ -68,8 +68,9 @@ class ImageFiles(Sequence[Sample]):
         space: LabelSpace,
         colors: Mapping[Color, int] | None = None,
         read: Reader | None = None,
+        open_image: Callable[[Path], Picture] = read_picture,
     ) -> None:
-        self.pairs, self.space = pairs, space
+        self.pairs, self.space, self.open_image = pairs, space, open_image
         self.read = read or partial(read_masks, space=space, colors=colors)
 
     def __len__(self) -> int:
@@ -81,9 +82,9 @@ class ImageFiles(Sequence[Sample]):
     def __getitem__(self, index: slice) -> "ImageFiles": ...
     def __getitem__(self, index: int | slice) -> "Sample | ImageFiles":
         if isinstance(index, slice):
-            return ImageFiles(self.pairs[index], self.space, read=self.read)
+            return self._with(self.pairs[index])
         pair = self.pairs[index]
-        picture = read_picture(pair.image)
+        picture = self.open_image(pair.image)
         if not pair.label_files:
             return Sample(pair.name, picture.pixels)
         semantic, instance = self._read(pair)
@@ -103,7 +104,10 @@ class ImageFiles(Sequence[Sample]):
     def without_instances(self) -> "ImageFiles":
         """The same images for a task that doesn't tell things apart: files of things alone are not read."""
         pairs = [pair if pair.instance is None else pair._replace(instance=None) for pair in self.pairs]
-        return ImageFiles(pairs, self.space, read=self.read)
+        return self._with(pairs)
+
+    def _with(self, pairs: Sequence[Pair]) -> "ImageFiles":
+        return ImageFiles(pairs, self.space, read=self.read, open_image=self.open_image)
 
     def _read(self, pair: Pair) -> Drawing:
         drawing = self.read(pair)
@@ -130,6 +134,8 @@ def read_masks(pair: Pair, *, space: LabelSpace, colors: Mapping[Color, int] | N
 
 
 def read_instances(path: Path) -> Drawn:
+    if path.suffix.lower() in LOSSY_SUFFIXES:
+        raise DataError(f"{path}: an instance map in JPEG or WebP, which change its numbers; save it as PNG")
     codes = read_label(path)
     return Drawn(numbers_of(codes, path), path, codes.orientation)
 

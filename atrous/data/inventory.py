@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from atrous.data.image_files import ImageFiles
 from atrous.types import Sample
@@ -10,8 +11,17 @@ Inventory = dict[str, list[int]]  # name of a sample -> bytes of its image and o
 UNREADABLE = -1
 
 
+@runtime_checkable
+class Listed(Protocol):
+    """Samples that know the sizes of their files."""
+
+    def inventory(self) -> Inventory: ...
+
+
 def inventory(samples: Sequence[Sample]) -> Inventory:
     """The sizes of a split's files, in its order; empty for samples that are painted, which their settings describe."""
+    if isinstance(samples, Listed):
+        return samples.inventory()
     pairs = samples.pairs if isinstance(samples, ImageFiles) else ()
     return {pair.name: [_size(path) for path in (pair.image, *pair.label_files)] for pair in pairs}
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from atrous.data.contract import DataConfig, require_root
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
-from atrous.data.naming import named_space, names_by_value
+from atrous.data.naming import named_space, names_by_value, with_things
 from atrous.data.pairing import LOSSY_SUFFIXES, Pair
 from atrous.errors import DataError, listing
 from atrous.files import composed, on_disk, user_path
@@ -68,7 +68,7 @@ def label_space(config: Config) -> LabelSpace:
     names = config.names if path is None else _read_names(path)
     assert names is not None
     colors = _colors(config, root, path, list(names_by_value(names).values()))
-    return named_space(names, config.ignore, path, colors)
+    return with_things(named_space(names, config.ignore, path, colors), config.things)
 
 
 # Classes

@@ -1,7 +1,9 @@
 """Label spaces from the names of classes, as files or settings list them."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
@@ -53,18 +55,44 @@ def names_by_value(names: Names) -> dict[int, str]:
     return dict(sorted(names.items() if isinstance(names, Mapping) else enumerate(names)))
 
 
+def with_things(space: LabelSpace, names: Sequence[str] | None, source: Path | None = None) -> LabelSpace:
+    """The label space in which the classes called `names` are things; None: those that it has.
+
+    `source` is the file that holds the names; None: the setting data.things.
+    """
+    if names is None:
+        return space
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    _require_things(not repeated, source, f"{listing(repeated)} is repeated")
+    for name in names:
+        nearest = get_close_matches(name, space.names, 1)
+        advice = f"did you mean {nearest[0]}?" if nearest else f"classes are {listing(space.names, limit=20)}"
+        _require_things(name in space.names, source, f"no class {name!r}; {advice}")
+    indices = sorted(map(space.names.index, names))
+    _require_things(space.ignore not in indices, source, "the ignored class can't be counted")
+    return space.model_copy(update={"things": tuple(indices)})
+
+
+def _require_things(holds: bool, source: Path | None, complaint: str) -> None:
+    if not holds:
+        raise (
+            ConfigError(f"data.things: {complaint}") if source is None else DataError(f"{source}: things: {complaint}")
+        )
+
+
 def renamed(space: LabelSpace, config: DataConfig) -> LabelSpace:
     """The layout's own label space, unless the config sets names or an ignore value."""
     if config.names is None and config.ignore is None:
-        return space
+        return with_things(space, config.things)
     names = space.names if config.names is None else config.names
     ordered = names_by_value(names).values()
     colors = dict(zip(ordered, space.colors, strict=True)) if len(names) == len(space.colors) else None
-    return named_space(names, space.ignore if config.ignore is None else config.ignore, None, colors)
+    renamed_space = named_space(names, space.ignore if config.ignore is None else config.ignore, None, colors)
+    return with_things(renamed_space, config.things)
 
 
-def remapped(space: LabelSpace, config: DataConfig) -> LabelSpace:
-    """Like `renamed`, for label files of raw ids.
+def remapped(space: LabelSpace, config: DataConfig, raw_things: Collection[int] = ()) -> LabelSpace:
+    """Like `renamed`, for label files of raw ids, of which `raw_things` are things.
 
     `config.names` has one name for each class, or is {raw id: name} for those to distinguish. Raw ids without a
     name are ignored, and so is the raw id `config.ignore`. Raises ConfigError for names that don't fit.
@@ -82,8 +110,10 @@ def remapped(space: LabelSpace, config: DataConfig) -> LabelSpace:
     elif config.names is not None:
         space = named_space(config.names, None, None, dict(zip(config.names, space.colors, strict=True)))
     if config.ignore is not None:
-        classes[config.ignore] = NOT_COUNTED
-    return space.model_copy(update={"raw_ids": tuple(classes.items())})
+        classes[config.ignore] = space.ignore
+    things = sorted({classes[value] for value in raw_things if classes[value] not in (NOT_COUNTED, space.ignore)})
+    update = {"raw_ids": tuple(classes.items()), "things": tuple(things)}
+    return with_things(space.model_copy(update=update), config.things)
 
 
 def _require_raw_ids(config: DataConfig, space: LabelSpace) -> None:

@@ -19,6 +19,7 @@ LABEL_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
 POLYGON_SUFFIXES = (".txt", ".json", ".xml")  # what other programs keep in a folder of labels
 LABEL_WORDS = "masks?|labels?|gt|seg|segmentations?|annotations?|ground_?truth|targets?"
+INSTANCE_WORDS = rf"instances?|inst|instance_?ids|instance_?masks?|objects?|{LABEL_WORDS}"
 IMAGE_WORDS = "images?|img|sat|photo|rgb|0000"
 
 
@@ -125,7 +126,16 @@ def pair_by_name(
     return [Pair(name, path, label_of[name]) for name, path in images.items()]
 
 
-def _labels_by_image(labels: Mapping[str, Path], images: Mapping[str, Path]) -> dict[str, Path]:
+def with_instances(pairs: Sequence[Pair], folder: Path) -> list[Pair]:
+    """The pairs with the instance maps in and below a folder; those whose map is missing keep None."""
+    maps = images_by_stem(folder, "instance maps", LABEL_SUFFIXES)
+    map_of = _labels_by_image(maps, {pair.name: pair.image for pair in pairs}, INSTANCE_WORDS)
+    return [pair._replace(instance=map_of.get(pair.name)) for pair in pairs]
+
+
+def _labels_by_image(
+    labels: Mapping[str, Path], images: Mapping[str, Path], words: str = LABEL_WORDS
+) -> dict[str, Path]:
     """The label of each image that has one: that of the same name, or else one whose name says more."""
     label_of = {name: path for name, path in labels.items() if name in images}
     if len(label_of) == len(labels):
@@ -135,7 +145,7 @@ def _labels_by_image(labels: Mapping[str, Path], images: Mapping[str, Path]) -> 
     for label, path in labels.items():
         stem, suffix = os.path.splitext(label)  # noqa: PTH122 (fast)
         full = stem if stem in images and images[stem].suffix.lower() == suffix.lower() else label
-        short = without_words(label, LABEL_WORDS)
+        short = without_words(label, words)
         image = full if full in images else short if short in images else image_of.get(short)
         if image is not None:
             label_of.setdefault(image, path)

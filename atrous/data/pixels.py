@@ -1,6 +1,7 @@
 """From image and label files to arrays: photos as upright RGB of 8 bits, labels as the numbers or colours they hold."""
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -49,6 +50,14 @@ class Codes(NamedTuple):
     orientation: int = 1  # by its EXIF; the values are as stored
 
 
+class NamedBytes(BytesIO):
+    """A file in memory, with the name that complaints give it."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
 def read_image(source: str | Path | BinaryIO) -> Image:  # [H, W, 3]
     """A photo of any mode as RGB, turned upright as its EXIF orientation says. Raises DataError with the path.
 
@@ -77,13 +86,13 @@ def as_rgb(image: PIL.Image.Image) -> Image:  # [H, W, 3]
     return _as_array(Loaded(image, "the image", pillow.orientation_of(image)))
 
 
-def read_label(path: Path) -> Codes:
+def read_label(source: Path | BinaryIO) -> Codes:
     """For a palette image, the indices, not the colours, except of a GIF. Raises DataError with the path."""
-    loaded = pillow.load(path, "label", _require_codes)
+    loaded = pillow.load(source, "label", _require_codes)
     if loaded.image.format == "GIF":
         loaded = loaded._replace(image=_without_palette(loaded.image))
     if loaded.is_deep_color:
-        raise DataError(f"cannot read label {path}: its colours have 16 bits per channel; save it with 8")
+        raise DataError(f"cannot read label {loaded.name}: its colours have 16 bits per channel; save it with 8")
     return _as_codes(loaded)
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from atrous import distributed
 from atrous.data.image_files import Code, WrongLabelsError
+from atrous.data.instances import count_pairs
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import read_each
 from atrous.data.naming import class_of_value, ignored_values, naming_advice, naming_setting
@@ -37,6 +38,9 @@ class Survey(NamedTuple):
     problems: tuple[str, ...] = ()  # a line for each mask that can't be used
     wrong: Mapping[Code, int] = {}  # values, or colours, that are no class: the number of masks with each
     codes: frozenset[Code] = frozenset()  # all that the masks with wrong ones hold
+    things: tuple[int, ...] = ()  # [C] things of each class; empty: the samples have no instance maps
+    crowd_pixels: int = 0  # of classes of things, without a number
+    masks_with_crowds: int = 0
 
     @property
     def num_images(self) -> int:
@@ -85,6 +89,8 @@ class _Mask(NamedTuple):
 
     name: str
     pixels: Mapping[int, int] = {}  # by label
+    things: Mapping[int, int] | None = None  # things by label; None: there is no instance map
+    crowd_pixels: int = 0
     problem: str = ""
     codes: tuple[Code, ...] = ()
     wrong: tuple[Code, ...] = ()
@@ -119,9 +125,10 @@ def _read_mask(samples: Sequence[Sample], space: LabelSpace, index: int) -> _Mas
         sample = samples.labels(index) if isinstance(samples, Labelled) else samples[index]
         return _counted(sample, space)
     except WrongLabelsError as error:
-        return _Mask("", {}, text_of(error), tuple(error.codes)[:NUM_CODES], tuple(error.wrong)[:NUM_CODES])
+        codes, wrong = (tuple(values)[:NUM_CODES] for values in (error.codes, error.wrong))
+        return _Mask("", problem=text_of(error), codes=codes, wrong=wrong)
     except (AtrousError, OSError) as error:
-        return _Mask("", {}, text_of(error))
+        return _Mask("", problem=text_of(error))
 
 
 def _counted(sample: Sample, space: LabelSpace) -> _Mask:
@@ -131,7 +138,13 @@ def _counted(sample: Sample, space: LabelSpace) -> _Mask:
     wrong = [label for label in pixels if label >= space.num_classes and label != space.ignore]
     if wrong:
         raise WrongLabelsError(f"{sample.name}: label {listing(wrong)} is not a class", tuple(pixels), wrong)
-    return _Mask(sample.name, pixels)
+    if sample.instance is None:
+        return _Mask(sample.name, pixels)
+    pairs, areas = count_pairs(sample.instance, sample.semantic)
+    numbers, labels = pairs >> 8, pairs & 255
+    is_thing = np.isin(labels, space.things)
+    things = Counter(labels[is_thing & (numbers > 0)].tolist())
+    return _Mask(sample.name, pixels, things, int(areas[is_thing & (numbers == 0)].sum()))
 
 
 def _summary(masks: Sequence[_Mask], space: LabelSpace) -> Survey:
@@ -153,7 +166,16 @@ def _summary(masks: Sequence[_Mask], space: LabelSpace) -> Survey:
         problems=tuple(mask.problem for mask in masks if mask.problem),
         wrong=Counter(code for mask in masks for code in mask.wrong),
         codes=frozenset(code for mask in masks for code in mask.codes),
+        things=_things(usable, space),
+        crowd_pixels=sum(mask.crowd_pixels for mask in usable),
+        masks_with_crowds=sum(mask.crowd_pixels > 0 for mask in usable),
     )
+
+
+def _things(masks: Sequence[_Mask], space: LabelSpace) -> tuple[int, ...]:  # [C]
+    """Things of each class; () if no mask has an instance map."""
+    counts = [mask.things for mask in masks if mask.things is not None]
+    return tuple(sum(one.get(label, 0) for one in counts) for label in range(space.num_classes)) if counts else ()
 
 
 def _by_class(numbers: NDArray[np.int64], space: LabelSpace) -> tuple[int, ...]:  # [256] -> [C]
@@ -175,6 +197,11 @@ def require_usable(survey: Survey, space: LabelSpace, split: Split, *, skip_erro
     if line:
         purpose = f"nothing {split.purpose}: " if split.purpose else ""
         raise DataError(f"split {split.name!r}: {purpose}{line}{_advice_on_ignored(survey, space, split)}")
+    if split.purpose and survey.crowd_pixels and not any(survey.things):
+        raise DataError(
+            f"split {split.name!r}: nothing {split.purpose}: no thing has a number; all {survey.crowd_pixels} pixels "
+            f"of {_names_of_things(space)} in {_masks(survey.masks)} are 0 in their instance maps"
+        )
 
 
 def remarks(survey: Survey, space: LabelSpace, split: Split) -> list[str]:
@@ -183,6 +210,12 @@ def remarks(survey: Survey, space: LabelSpace, split: Split) -> list[str]:
     if survey.unlabelled:
         lines.append(
             f"{len(survey.unlabelled)} of {_masks(survey.masks)} are ignored entirely: {listing(survey.unlabelled)}"
+        )
+    if survey.crowd_pixels:
+        share = 100 * survey.crowd_pixels / sum(survey.pixels[label] for label in space.things)
+        lines.append(
+            f"{share:.2g} % of the pixels of {_names_of_things(space)}, in {_masks(survey.masks_with_crowds)}, have no "
+            "number: they are crowds, which count for no thing"
         )
     if survey.problems:
         number = f"{len(survey.problems)} of {survey.num_images} masks"
@@ -206,6 +239,10 @@ def _absence(survey: Survey, space: LabelSpace) -> str:
         return ""
     names, number = listing(absent, NUM_LISTED), f"{len(absent)} of {space.num_classes} classes"
     return f"no pixel of {names} ({number}) in {_masks(survey.masks)}{_share_ignored(survey, space)}"
+
+
+def _names_of_things(space: LabelSpace) -> str:
+    return listing((space.names[index] for index in space.things), NUM_LISTED)
 
 
 def _countable(space: LabelSpace) -> list[int]:
@@ -269,6 +306,7 @@ def _advice_on_ignored(survey: Survey, space: LabelSpace, split: Split) -> str:
 def to_tree(survey: Survey, space: LabelSpace) -> dict[str, Any]:
     """Plain values, for JSON. `pixels` are all that could be read, ignored ones included."""
     rows = zip(space.names, survey.pixels, survey.images, survey.pixels_of_images, strict=True)
+    things = dict(zip(space.names, survey.things, strict=True)) if survey.things else {}
     return {
         "images": survey.num_images,
         "unreadable": len(survey.problems),
@@ -277,6 +315,7 @@ def to_tree(survey: Survey, space: LabelSpace) -> dict[str, Any]:
         "unlabelled": survey.unlabelled[:NUM_NAMED],
         "num_unlabelled": len(survey.unlabelled),
         "classes": {name: dict(zip(_Counts.model_fields, row, strict=True)) for name, *row in rows},
+        **({"things": {space.names[label]: things[space.names[label]] for label in space.things}} if things else {}),
     }
 
 

@@ -368,7 +368,8 @@ def _source_span(side: int, scaled: int, start: int, length: int) -> tuple[slice
 def _resample_map(labels: Pixels, window: Window) -> Pixels:
     rows = _nearest(labels.shape[0], window.scaled[0], window.top, window.height)
     columns = _nearest(labels.shape[1], window.scaled[1], window.left, window.width)
-    return labels.take(rows, axis=0).take(columns, axis=1)
+    part: Pixels = labels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return np.asarray(part.take(rows - rows[0], axis=0).take(columns - columns[0], axis=1))
 
 
 def _nearest(side: int, scaled: int, start: int, length: int) -> NDArray[np.int64]:
