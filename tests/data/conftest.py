@@ -103,18 +103,6 @@ def write_list(root: Path) -> list_files.Config:
     return list_files.Config(root=root)
 
 
-def write_pennfudan(root: Path, count: int = 3, images: str = "PNGImages") -> pennfudan.Config:
-    """Images of 4 x 6, the last of which is for validation, with two people each; and the database's other files."""
-    numbers = np.zeros((4, 6), np.uint8)
-    numbers[1:, 1:3], numbers[1:, 3:5] = 1, 2
-    for name in [f"FudanPed{index:05d}" for index in range(1, count + 1)]:
-        save(root / images / f"{name}.png", mode="RGB")
-        save(root / "PedMasks" / f"{name}_mask.png", numbers)
-        write(root / "Annotation" / f"{name}.txt", "# Compatible with PASCAL Annotation Version 1.00\n")
-    write(root / "added-object-list.txt", "")
-    return pennfudan.Config(root=root, num_val=1)
-
-
 def square(left: float, top: float, side: float) -> list[list[float]]:
     """Corners (x, y)."""
     return [[left, top], [left + side, top], [left + side, top + side], [left, top + side]]
@@ -184,6 +172,18 @@ def write_cvat(root: Path, shapes: str = CVAT_BOX, image: str = 'name="a.png"') 
     )
     save(root / "images" / "Train" / "a.png", np.zeros((8, 12, 3), np.uint8))
     return cvat.Config(root=root)
+
+
+def write_pennfudan(root: Path, count: int = 3, images: str = "PNGImages") -> pennfudan.Config:
+    """Images of 4 x 6, the last of which is for validation, with two people each; and the database's other files."""
+    numbers = np.zeros((4, 6), np.uint8)
+    numbers[1:, 1:3], numbers[1:, 3:5] = 1, 2
+    for name in [f"FudanPed{index:05d}" for index in range(1, count + 1)]:
+        save(root / images / f"{name}.png", mode="RGB")
+        save(root / "PedMasks" / f"{name}_mask.png", numbers)
+        write(root / "Annotation" / f"{name}.txt", "# Compatible with PASCAL Annotation Version 1.00\n")
+    write(root / "added-object-list.txt", "")
+    return pennfudan.Config(root=root, num_val=1)
 
 
 LAYOUTS: dict[str, Callable[[Path], DataConfig]] = {  # all of FORMATS that read files
