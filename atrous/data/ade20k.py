@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import remapped
@@ -205,3 +205,6 @@ def is_root(config: Config, folder: Path) -> bool:
 
 def label_space(config: Config) -> LabelSpace:
     return remapped(WITH_OTHER if config.other_class else ADE20K, config)
+
+
+LAYOUT = Layout(Config, samples, label_space, is_root, "images/ and annotations/")

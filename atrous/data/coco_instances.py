@@ -24,7 +24,7 @@ from atrous.data.annotations import (
     stem_of,
     training_part,
 )
-from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import Drawing, ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.pairing import Pair
@@ -225,3 +225,13 @@ def _region(outline: object, size: Size) -> Region:
     if outline.get("size") != list(size):
         raise DataError(f"its run lengths have the size {outline.get('size')}, the image {list(size)} (height, width)")
     return polygons.coco_rle(polygons.coco_counts(counts) if isinstance(counts, str) else counts, size)
+
+
+LAYOUT = Layout(
+    Config,
+    samples,
+    label_space,
+    is_root,
+    "annotations/instances_train2017.json and train2017/, or train/_annotations.coco.json beside images",
+    "annotations/instances_{split}.json",
+)

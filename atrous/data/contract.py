@@ -1,4 +1,4 @@
-"""What a dataset layout is: a module with a `Config`, `samples(config, split)`, `label_space(config)`, maybe `is_root`.
+"""What a dataset layout is: a module whose `LAYOUT` holds a `Config`, `samples(config, split)`, `label_space(config)`.
 
 `samples` lists the files of a split at once and reads each one only when its sample is requested. Both functions raise
 ConfigError, DataError or OSError, in one line, for what a user can correct; reading a sample raises the same.

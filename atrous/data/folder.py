@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, StrictInt, TypeAdapter, ValidationError
 
-from atrous.data.contract import SYNONYMS, DataConfig, require_root, require_split
+from atrous.data.contract import SYNONYMS, DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import Drawing, ImageFiles, count_codes, read_instances, read_label
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.data.naming import class_of_value, named_space, naming_error, one_line, with_things
@@ -368,3 +368,13 @@ def _example_values(values: Sequence[int], names: Sequence[str]) -> str:
 def _example_colors(colors: Sequence[Color]) -> str:
     lists = listing((list(color) for color in colors), limit=20)
     return f"`names: [{listing(numbered_names(len(colors)), limit=20)}]` and `colors: [{lists}]`"
+
+
+LAYOUT = Layout(
+    Config,
+    samples,
+    label_space,
+    is_root,
+    "images/train/a.jpg and masks/train/a.png for training, images/val/b.jpg and masks/val/b.png for validation",
+    "instances/{split}/, where each pixel has the number of its thing (0: none), beside masks/{split}/",
+)

@@ -18,7 +18,7 @@ import numpy as np
 
 from atrous.data import pillow, polygons
 from atrous.data.annotations import class_of, drawing, ends_of, existing, outline_space, path_within
-from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import Drawing, ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.pairing import IMAGE_SUFFIXES, Pair, files_below
@@ -273,3 +273,13 @@ def _bytes(text: object, name: str) -> bytes:
         return base64.b64decode(text if isinstance(text, str) else "", validate=False)
     except binascii.Error:
         raise DataError(f"its {name} is not base64") from None
+
+
+LAYOUT = Layout(
+    Config,
+    samples,
+    label_space,
+    is_root,
+    "train/a.json and val/b.json, as labelme writes them",
+    "{split}/*.json, as labelme writes them",
+)

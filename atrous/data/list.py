@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from atrous.data.contract import DataConfig, require_root
+from atrous.data.contract import DataConfig, Layout, require_root
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import named_space, names_by_value, with_things
@@ -222,3 +222,6 @@ def _lines(path: Path) -> list[_Line]:
     """All lines except empty ones at the end, without the spaces around them."""
     lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().split("\n")
     return [_Line(number, text.strip()) for number, text in enumerate(lines, start=1)] if lines != [""] else []
+
+
+LAYOUT = Layout(Config, samples, label_space)

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import Drawing, Drawn, ImageFiles, read_instances
 from atrous.data.label_space import MAX_LABEL, LabelSpace
 from atrous.data.naming import named_space, names_by_value
@@ -101,3 +101,13 @@ def _warn_of_white(numbers: Drawn) -> None:
 def _images(root: Path) -> Path:
     folders = [root / name for name in IMAGES]
     return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+LAYOUT = Layout(
+    Config,
+    samples,
+    label_space,
+    is_root,
+    "PNGImages/ (or Images/) and PedMasks/",
+    "PedMasks/, where each pixel has the number of its object (0: none)",
+)

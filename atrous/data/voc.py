@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace, voc_colors
 from atrous.data.naming import renamed
@@ -66,3 +66,6 @@ def is_root(config: Config, folder: Path) -> bool:
 
 def _year_folder(root: Path) -> Path:
     return root / "VOC2012" if (root / "VOC2012").is_dir() else root
+
+
+LAYOUT = Layout(Config, samples, label_space, is_root, "[VOC2012/]ImageSets/Segmentation/")
