@@ -14,7 +14,6 @@ from atrous.data.contract import DataConfig
 from atrous.errors import ConfigError
 from tests.data.conftest import LAYOUTS, complaint, semantic, write_camvid
 
-<<<<<<< HEAD
 NUMBERED = {
     "cityscapes",
     "coco_instances",
@@ -25,8 +24,6 @@ NUMBERED = {
     "pennfudan",
 }  # layouts whose small dataset tells things apart
 
-=======
->>>>>>> penn
 
 def test_every_format_that_reads_files_is_tested_here() -> None:
     assert {*LAYOUTS, "synthetic"} == set(atrous.data.FORMATS)
