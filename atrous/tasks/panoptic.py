@@ -1,6 +1,5 @@
 """Panoptic segmentation: a class for each pixel, and the pixels of each thing (arXiv:1801.00868)."""
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image as PILImage
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
@@ -27,7 +25,16 @@ from atrous.tasks.class_map import CONFUSION, class_weights
 from atrous.tasks.contract import Labels, Metric, Result, Targets, Task, TrainingData
 from atrous.tasks.panoptic_metrics import MEASURES, Maps, Measure
 from atrous.tasks.panoptic_pictures import LEGEND, paint, paint_truth, painted, panels
-from atrous.tasks.segments import Segment, is_segment, panoptic_array, segments, thing_mask, true_panoptic, void_of
+from atrous.tasks.segments import (
+    Segment,
+    is_segment,
+    number_png,
+    panoptic_array,
+    segments,
+    thing_mask,
+    true_panoptic,
+    void_of,
+)
 from atrous.types import Batch, Facts, Outputs, Sample
 
 
@@ -252,11 +259,7 @@ METRICS = {name: metric(measure) for name, measure in MEASURES.items()}
 
 def encode_png(labels: Labels, space: LabelSpace) -> bytes:
     """COCO's panoptic PNG: the number of each segment as red + 256 green + 65536 blue, void 0."""
-    numbers = coco_numbers(labels, space)
-    colors = np.stack([numbers & 255, numbers >> 8 & 255, numbers >> 16], -1).astype(np.uint8)
-    content = io.BytesIO()
-    PILImage.fromarray(colors).save(content, "PNG")
-    return content.getvalue()
+    return number_png(coco_numbers(labels, space))
 
 
 def coco_numbers(labels: Labels, space: LabelSpace) -> np.ndarray:

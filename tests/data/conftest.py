@@ -10,7 +10,19 @@ import pytest
 from numpy.typing import NDArray
 
 import atrous.data
-from atrous.data import ade20k, camvid, cityscapes, coco_instances, coco_panoptic, cvat, folder, labelme, pennfudan, voc
+from atrous.data import (
+    ade20k,
+    camvid,
+    cityscapes,
+    coco_instances,
+    coco_panoptic,
+    cvat,
+    folder,
+    labelme,
+    mapillary,
+    pennfudan,
+    voc,
+)
 from atrous.data import list as list_files
 from atrous.data.contract import DataConfig
 from atrous.data.transforms import Choice
@@ -174,6 +186,17 @@ def write_cvat(root: Path, shapes: str = CVAT_BOX, image: str = 'name="a.png"') 
     return cvat.Config(root=root)
 
 
+def write_mapillary(root: Path) -> mapillary.Config:
+    """Of version 1.2: two cars (55), a person (19), road (13) and what is unlabelled (65)."""
+    labels = np.array([[55, 55, 19, 13, 13, 65]] * 4, np.uint8)
+    numbers = labels.astype(np.uint16) * 256 + np.array([0, 1, 0, 0, 0, 0], np.uint16)
+    for split in ("training", "validation"):
+        save(root / split / "images" / "a.jpg", np.zeros((4, 6, 3), np.uint8))
+        save(root / split / "labels" / "a.png", labels)
+        save(root / split / "instances" / "a.png", numbers)
+    return mapillary.Config(root=root)
+
+
 def write_pennfudan(root: Path, count: int = 3, images: str = "PNGImages") -> pennfudan.Config:
     """Images of 4 x 6, the last of which is for validation, with two people each; and the database's other files."""
     numbers = np.zeros((4, 6), np.uint8)
@@ -234,6 +257,7 @@ LAYOUTS: dict[str, Callable[[Path], DataConfig]] = {  # all of FORMATS that read
     "folder": write_folder,
     "labelme": write_labelme,
     "list": write_list,
+    "mapillary": write_mapillary,
     "pennfudan": write_pennfudan,
     "voc": write_voc,
 }

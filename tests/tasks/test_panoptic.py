@@ -450,7 +450,7 @@ def test_a_panoptic_model_is_trained_and_reported(run: RunFolder) -> None:
     assert {"semantic", "center", "offset"} <= losses(run)[0].keys()
     assert {"pq", "sq", "rq", "pq_things", "pq_stuff", "miou"} <= validations(run)[-1]["scores"].keys()
     page = run.report.read_text(encoding="utf-8")
-    for text in ("PQ", "matched", "missed", "Prediction"):
+    for text in ("PQ", "Matched", "Missed", "Prediction"):
         assert text in page
 
 
