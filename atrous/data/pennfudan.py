@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import Drawing, Drawn, ImageFiles, read_instances
 from atrous.data.label_space import MAX_LABEL, LabelSpace
-from atrous.data.naming import named_space, names_by_value
+from atrous.data.naming import named_space, names_by_value, with_things
 from atrous.data.pairing import Pair, pair_folders
 from atrous.errors import ConfigError, DataError, listing, warn_once
 from atrous.settings import MAX_COUNT
@@ -70,7 +70,7 @@ def label_space(config: Config) -> LabelSpace:
             f"{listing(f'{value}: {name}' for value, name in names.items()) or 'none'}"
         )
     space = named_space(names, None, None, dict(zip(names.values(), COLORS, strict=True)))
-    return space.model_copy(update={"things": (1,)})
+    return with_things(space.model_copy(update={"things": (1,)}), config.things)
 
 
 def is_root(config: Config, folder: Path) -> bool:
