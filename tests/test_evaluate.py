@@ -180,7 +180,7 @@ def test_metrics_are_chosen(model: Path, evaluation: Evaluation) -> None:
 
 def test_a_wide_table_is_printed_in_parts(model: Path, evaluation: Evaluation) -> None:
     wide = evaluation._replace(figures=joined([evaluation.figures] * 4))
-    for width, number in ((200, 1), (80, 2), (30, 6)):
+    for width, number in ((200, 1), (80, 2), (30, 12)):
         console = Console(width=width, record=True, file=io.StringIO())
         report.print_evaluation(wide, console)
         text = console.export_text()
