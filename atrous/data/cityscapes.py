@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.data import panoptic_json
-from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import Drawing, Drawn, ImageFiles, decode, read_instances
 from atrous.data.instances import count_pairs, runs_of
 from atrous.data.label_space import LabelSpace
@@ -204,3 +204,13 @@ def _require_same_ids(ids: Drawn, labels: Codes) -> None:
     raise DataError(
         f"{ids.path}: an instance id must be raw id * {NUMBERED} + number, or the raw id alone: {listing(rows)}"
     )
+
+
+LAYOUT = Layout(
+    Config,
+    samples,
+    label_space,
+    is_root,
+    "leftImg8bit/ and gtFine/",
+    "gtFine/{split}/CITY/*_instanceIds.png, or gtFine/cityscapes_panoptic_{split}.json and its folder of PNGs",
+)

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 from atrous.data import panoptic_json
-from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace, voc_colors
 from atrous.data.naming import named_space, remapped
@@ -290,3 +290,13 @@ def _classes(config: Config, annotations: Annotations, space: LabelSpace) -> dic
             f"{first.path}; the splits must have the same categories"
         )
     return {number: index for number, index in space.raw_ids if number in (other_names or IDS)}
+
+
+LAYOUT = Layout(
+    Config,
+    samples,
+    label_space,
+    is_root,
+    "annotations/panoptic_train2017.json, annotations/panoptic_train2017/ and train2017/",
+    "annotations/panoptic_{split}.json and its folder of PNGs",
+)

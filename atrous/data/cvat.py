@@ -25,7 +25,7 @@ from atrous.data.annotations import (
     stem_of,
     training_part,
 )
-from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import Drawing, ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.pairing import Pair
@@ -270,3 +270,13 @@ DRAWN: Mapping[str, Callable[[Outline, Size], Region]] = {
     "ellipse": _ellipse,
     "mask": _mask,
 }
+
+
+LAYOUT = Layout(
+    Config,
+    samples,
+    label_space,
+    is_root,
+    "annotations.xml and images/, as CVAT exports them (CVAT for images 1.1)",
+    "annotations.xml with the subset {split}",
+)

@@ -157,7 +157,14 @@ def _categories(tree: Mapping[str, Any], path: Path) -> dict[int, Category]:
         return {}
     entries = _list(tree, "categories", path)
     _require_distinct([_key(entry, "id", path) for entry in entries], path, "categories with the same id")
-    return {_number(entry, "id", MAX_CATEGORY): _category(entry, path) for entry in entries}
+    return {_category_id(entry, path): _category(entry, path) for entry in entries}
+
+
+def _category_id(entry: Mapping[str, Any], path: Path) -> int:
+    try:
+        return _number(entry, "id", MAX_CATEGORY)
+    except DataError as error:
+        raise DataError(f"{path}: categories: {error}") from None
 
 
 def _category(entry: Mapping[str, Any], path: Path) -> Category:
@@ -177,7 +184,7 @@ def _segments(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def _row(segment: Mapping[str, Any]) -> tuple[int, int, int, int]:
     area = _number(segment, "area", MAX_CATEGORY) if "area" in segment else UNSAID
     crowd = _number(segment, "iscrowd", 1) if "iscrowd" in segment else 0
-    return _number(segment, "id", MAX_ID), _number(segment, "category_id", MAX_CATEGORY), area, crowd
+    return _number(segment, "id", MAX_ID, 1), _number(segment, "category_id", MAX_CATEGORY), area, crowd
 
 
 def _score(segment: Mapping[str, Any]) -> float:
@@ -188,12 +195,12 @@ def _score(segment: Mapping[str, Any]) -> float:
     return float(value)
 
 
-def _number(entry: Mapping[str, Any], key: str, largest: int) -> int:
+def _number(entry: Mapping[str, Any], key: str, largest: int, smallest: int = 0) -> int:
     value = entry.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
         raise DataError(f"{key} must be a whole number, got {value!r}")
-    if not 0 <= value <= largest:
-        raise DataError(f"{key} must be in 0..{largest}, got {value}")
+    if not smallest <= value <= largest:
+        raise DataError(f"{key} must be in {smallest}..{largest}, got {value}")
     return int(value)
 
 
@@ -260,18 +267,19 @@ def require_agreement(
 ) -> None:
     """Refuse segments that only the PNG or only the JSON has, and, `with_areas`, those with another area there."""
     said = dict(zip(rows[:, ID].tolist(), rows[:, AREA].tolist(), strict=True))
-    different = [one for one, area in said.items() if with_areas and area not in (UNSAID, areas.get(one))]
-    complaints: tuple[tuple[list[str], str], ...] = (
-        ([_pixels(one, areas[one]) for one in areas if one not in {*said, VOID}], "which the JSON lacks"),
-        ([str(one) for one in said if one not in areas], "which the PNG lacks"),
-        (
-            [f"{one} ({areas[one]} pixels in the PNG, area {said[one]} in the JSON)" for one in different],
-            "which differ",
-        ),
-    )
-    for segments, complaint in complaints:
+    both = [one for one in said if one in areas]
+    complaints = {
+        "that the JSON lacks": [_pixels(one, areas[one]) for one in areas if one not in {*said, VOID}],
+        "that the PNG lacks": [str(one) for one in said if one not in areas],
+        "whose area differs": [
+            f"{one} ({areas[one]} in the PNG, {said[one]} in the JSON)"
+            for one in both
+            if with_areas and said[one] not in (UNSAID, areas[one])
+        ],
+    }
+    for complaint, segments in complaints.items():
         if segments:
-            number = "segment" if len(segments) == 1 else f"{len(segments)} segments"
+            number = f"{len(segments)} segment{'s'[: len(segments) - 1]}"
             raise DataError(f"{source}: {number} {complaint}: {listing(segments)}")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import one_line
 from atrous.data.packed import INDEX, Shard, index_of, is_packed, space_of
@@ -271,3 +271,6 @@ def buffered_order(seed: int, epoch: int, sizes: tuple[int, ...], buffer: int) -
         order_out[number], held[place] = held[place], following
     order_out[count - buffer :] = np.array(held)[rng.permutation(buffer)]
     return order_out
+
+
+LAYOUT = Layout(Config, samples, label_space, is_root, "what `atrous pack` has written")

@@ -14,6 +14,16 @@ from atrous.data.contract import DataConfig
 from atrous.errors import ConfigError
 from tests.data.conftest import LAYOUTS, complaint, semantic, write_camvid
 
+NUMBERED = {
+    "cityscapes",
+    "coco_instances",
+    "coco_panoptic",
+    "cvat",
+    "labelme",
+    "mapillary",
+    "pennfudan",
+}  # layouts whose small dataset tells things apart
+
 
 def test_every_format_that_reads_files_is_tested_here() -> None:
     assert {*LAYOUTS, "synthetic"} == set(atrous.data.FORMATS)

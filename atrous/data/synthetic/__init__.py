@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from atrous.data.contract import DataConfig
+from atrous.data.contract import DataConfig, Layout
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import named_space, with_things
 from atrous.data.synthetic.classes import CLASSES
@@ -115,3 +115,6 @@ def _labelled(config: Config, split: str, index: int) -> tuple[Sample, Scene, ND
     semantic = kinds.copy()
     instance = number_things(scene, semantic, inks, label_space(config).ignore)
     return Sample(f"{split}_{index:05d}", NO_IMAGE, semantic, instance), scene, kinds
+
+
+LAYOUT = Layout(Config, samples, label_space)
