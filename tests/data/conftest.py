@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import PIL.Image
 import pytest
 from numpy.typing import NDArray
+from rich.console import Console
 
 import atrous.data
-from atrous.data import ade20k, camvid, cityscapes, folder, voc
+from atrous import pack
+from atrous.data import ade20k, camvid, cityscapes, folder, shards, tfrecord, voc
 from atrous.data import list as list_files
 from atrous.data.contract import DataConfig
 from atrous.data.transforms import Choice
@@ -102,12 +105,31 @@ def write_list(root: Path) -> list_files.Config:
     return list_files.Config(root=root)
 
 
+def write_shards(root: Path) -> shards.Config:
+    """The little folder dataset, packed."""
+    write_packed(root)
+    return shards.Config(root=root)
+
+
+def write_tfrecord(root: Path) -> tfrecord.Config:
+    write_packed(root, to="tfrecord")
+    return tfrecord.Config(root=root)
+
+
+def write_packed(root: Path, **options: str) -> None:
+    with TemporaryDirectory() as place:
+        write_folder(Path(place))
+        pack.run(place, root, options=pack.checked_options(**options), console=Console(quiet=True))
+
+
 LAYOUTS: dict[str, Callable[[Path], DataConfig]] = {  # all of FORMATS that read files
     "ade20k": write_ade20k,
     "camvid": write_camvid,
     "cityscapes": write_cityscapes,
     "folder": write_folder,
     "list": write_list,
+    "shards": write_shards,
+    "tfrecord": write_tfrecord,
     "voc": write_voc,
 }
 
