@@ -113,7 +113,7 @@ def test_things_come_back(
     assert data.label_space(config(root=out)) == data.label_space(source.data)
     for one, other in zip(originals, data.samples(config(root=out), "train"), strict=True):
         np.testing.assert_array_equal(one.image, other.image)
-        np.testing.assert_array_equal(one.semantic, other.semantic)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(one.semantic, other.semantic)
         assert one.instance is not None and other.instance is not None
         pairs = set(zip(one.instance.ravel().tolist(), other.instance.ravel().tolist(), strict=True))
         assert len(pairs) == len(np.unique(one.instance)) == len(np.unique(other.instance)), "the same things"
@@ -135,7 +135,7 @@ def test_a_turned_photo_is_stored_upright_for_tensorflow(tmp_path: Path) -> None
         originals = data.samples(load("folder/deeplab_v3plus", [f"data.root={root}"]).data, "train")
         for one, other in zip(originals, data.samples(config(root=out), "train"), strict=True):
             np.testing.assert_array_equal(one.image, other.image)
-            np.testing.assert_array_equal(one.semantic, other.semantic)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(one.semantic, other.semantic)
     record = next(iter((tmp_path / "tfrecord").glob("train-00000*"))).read_bytes()
     assert b"eXIf" not in record
 
@@ -320,7 +320,7 @@ def test_shards_can_be_packed_again(folder: Path, tmp_path: Path) -> None:
     back = packed(again, tmp_path / "c").out
     for one, other in zip(*(data.samples(shards.Config(root=root), "train") for root in (first, back)), strict=True):
         np.testing.assert_array_equal(one.image, other.image)
-        np.testing.assert_array_equal(one.semantic, other.semantic)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(one.semantic, other.semantic)
     assert data.label_space(shards.Config(root=first)) == data.label_space(shards.Config(root=back))
 
 
@@ -334,4 +334,4 @@ def test_real_photos_come_back(tmp_path: Path) -> None:
     originals = data.samples(data.voc.Config(root=VOC), "val")
     for one, other in zip(originals, data.samples(shards.Config(root=out), "val"), strict=True):
         np.testing.assert_array_equal(one.image, other.image)
-        np.testing.assert_array_equal(one.semantic, other.semantic)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(one.semantic, other.semantic)

@@ -1,6 +1,6 @@
 """Records of both TensorFlow systems, written here under the names of their specs, and each kind of damage."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 import atrous.data
 from atrous.data import tfrecord
 from atrous.data.loader import whole_samples
+from atrous.data.naming import named_space
 from atrous.data.tfrecord import numbered
 from atrous.errors import ConfigError, DataError
 from atrous.pack import panoptic
@@ -19,6 +20,7 @@ from atrous.types import Sample
 from atrous.wire import records
 from tests.data.conftest import complaint, noise_image, semantic
 
+Record = Mapping[str, records.Value]
 NAMES = ("road", "sky", "car")
 CLASSES = np.array([[0, 1, 2], [2, 255, 1]], np.uint8)
 
@@ -50,7 +52,7 @@ def raw(number: int = 0, divisor: int = 1000) -> dict[str, records.Value]:
     return features(number) | labels
 
 
-def write(root: Path, *shards: list[Mapping[str, records.Value]], split: str = "train") -> tfrecord.Config:
+def write(root: Path, *shards: Sequence[Mapping[str, records.Value]], split: str = "train") -> tfrecord.Config:
     for number, shard in enumerate(shards):
         content = b"".join(records.framed(records.example(one)) for one in shard)
         (root / f"{split}-{number:05d}-of-{len(shards):05d}.tfrecord").write_bytes(content)
@@ -73,7 +75,7 @@ def test_records_of_deeplab_are_read_in_the_order_of_their_shards(tmp_path: Path
 
 
 def test_a_jpeg_and_a_record_without_labels_or_a_name(tmp_path: Path) -> None:
-    bare = {"image/encoded": png(noise_image(2, 3), "JPEG"), "image/height": 2, "image/width": 3}
+    bare: Record = {"image/encoded": png(noise_image(2, 3), "JPEG"), "image/height": 2, "image/width": 3}
     (sample,) = read(write(tmp_path, [bare]))
     assert sample.name == "train-00000-of-00001/0" and sample.semantic is None and sample.image.shape == (2, 3, 3)
 
@@ -107,7 +109,7 @@ def test_numbers_run_over_all_things() -> None:
 
 def test_a_panoptic_map_drawn_by_hand() -> None:
     """Cars 3 and 7 are the first and second of their class, person 4 the first of another; void stays void."""
-    space = tfrecord.named_space(("road", "car", "person"), None, None).model_copy(update={"things": (1, 2)})
+    space = named_space(("road", "car", "person"), None, None).model_copy(update={"things": (1, 2)})
     sample = Sample(
         "a",
         noise_image(2, 3),
@@ -120,9 +122,6 @@ def test_a_panoptic_map_drawn_by_hand() -> None:
 
 
 # ---- what is wrong
-
-
-Record = Mapping[str, records.Value]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from atrous.errors import DamagedError
 from atrous.wire import records
+from atrous.wire.crc32c import masked_crc32c
 from atrous.wire.records import HEAD, TAIL, Value
 from tests.reference.crc32c import slow_crc32c
 
@@ -99,7 +100,7 @@ def test_a_file_that_is_cut_off_is_told(tmp_path: Path, missing: int) -> None:
 
 def test_a_length_beyond_the_file_takes_no_memory(tmp_path: Path) -> None:
     length = (2**62).to_bytes(8, "little")
-    checksum = records.masked_crc32c(length).to_bytes(4, "little")
+    checksum = masked_crc32c(length).to_bytes(4, "little")
     (tmp_path / "a").write_bytes(length + checksum + bytes(50))
     with pytest.raises(DamagedError, match=f"record 0 is cut off: it has {2**62} bytes, of which 50 are left"):
         read_all(tmp_path / "a")
