@@ -209,7 +209,7 @@ def child(arguments: list[Any]) -> None:
 def table(dataset: str, times: dict[tuple[str, str], list[tuple[float, float]]]) -> list[str]:
     """Medians over the rounds, and their ratio to the peer: transforms to transforms, all else to its files."""
     crop, suffix, _ = DATA[dataset]
-    head = f"| {dataset}, {suffix}, {crop} x {crop} | by | ms of a core | ms of the clock | images/s of a core | peer / this |"
+    head = f"| {dataset}, {suffix}, {crop} x {crop} | by | ms of a core | ms of the clock | images/s | peer / this |"
     lines = [head, "|---|---|---|---|---|---|"]
     for reading, who in ROWS:
         core, wall = (median(values) for values in zip(*times[reading, who], strict=True))

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 import atrous.data
-from atrous.data import shards
+from atrous.data import shards, strips
 from atrous.data.loader import Stream, epoch_order, missing_fields, training_batches, whole_samples
 from atrous.data.packed import read_index
 from atrous.data.shards import buffered_order, key_of, split_name
@@ -278,6 +278,7 @@ def test_damage_of_any_byte_changes_nothing_in_silence(copy: Callable[..., Path]
             damaged = bytearray(whole)
             damaged[place] ^= 1 << int(rng.integers(8))
             shard.write_bytes(damaged)
+            strips._RIGHT.clear()
             try:
                 for one, original in zip(read(root), originals, strict=True):
                     assert_equal(one, original)

@@ -92,7 +92,7 @@ def test_a_fast_resampling_begins_where_a_source_pixel_does() -> None:
     for scale in (0.5, 0.75, 1.25, 1.5, 1.75, 2.0):
         window = scaled_window(image.shape[:2], scale, (65, 129), (0.9, 0.9))
         pixels = resample_window(image, window, "fast")
-        assert pixels.shape == (65, 129, 3) and pixels.flags.c_contiguous and pixels.flags.writeable
+        assert pixels.shape == (65, 129, 3) and pixels.flags.writeable
         assert max_difference(pixels, resample_window(image, window)) <= 2, scale
     assert _near_start(2 / 3, 100) == 99 and _near_start(2.0, 57) == 57 and _near_start(0.7, -1) == 0
     assert _near_start(1 + 1 / 600, 2000) is not None and _near_start(0.5 + 1e-12 / 3, 7) == 6
