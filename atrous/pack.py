@@ -57,7 +57,7 @@ class Options(Settings):
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
     max_size: Side | None = None
     for_crops: bool = False
-    shard_size: Annotated[int, Field(ge=1, le=2**20)] = 256
+    shard_size: Annotated[float, Field(gt=0, le=2**20)] = 256.0
     num_shards: Annotated[int, Field(ge=1, le=99_999)] = 10
 
 

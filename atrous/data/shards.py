@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import one_line
-from atrous.data.packed import INDEX, Shard, index_of, is_packed, space_of
+from atrous.data.packed import Shard, index_of, is_packed, space_of
 from atrous.data.pixels import NamedBytes, read_image, read_label
 from atrous.data.strips import Strips, strips_of
 from atrous.errors import DamagedError, DataError, listing
@@ -67,7 +67,7 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
     A shard that is missing, cut off or not harmless raises DataError or, with on_error=skip, each of its samples does.
     """
     root, index = require_root(config), index_of(config)
-    require_split(config, split, index.splits, root / INDEX)
+    require_split(config, split, index.splits, root / f"{split}-000000.tar")
     shards = index.splits[split].shards
     entries = [_entries(root / shard.name, shard) for shard in shards]
     problems = [part[0].problem for part in entries if part and part[0].problem]
@@ -236,7 +236,7 @@ def _pixels(
     if [zlib.crc32(content)] != sums:
         raise DataError(f"{entry.shard}: {entry.name}.{rest} is damaged: its checksum is wrong")
     file = NamedBytes(content, f"{entry.shard}: {entry.name}.{rest}")
-    return read_image(file) if bands else read_label(file).values.astype(dtype, copy=False)
+    return read_image(file) if bands else read_label(file).values.astype(dtype)
 
 
 def _checked(pixels: Strips | NDArray[Any], entry: Entry, facts: Facts, rest: str) -> Any:  # noqa: ANN401

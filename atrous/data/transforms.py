@@ -36,7 +36,7 @@ Resampling = Literal["exact", "fast"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Radius = Annotated[float, Field(ge=0, le=100)]
 
-NEAR, TRIES = 1 / 256, 256  # source pixels that a fast resampling may be off by; starts that are tried for that
+NEAR, TRIES = 1 / 256, 512  # source pixels that a fast resampling may be off by; starts that are tried for that
 BINOMIAL = (1, 4, 6, 4, 1)  # / 16, in each direction: OpenCV's GaussianBlur of 5 x 5 without a sigma
 LUMA = np.array([0.299, 0.587, 0.114])  # the perceived brightness of R, G and B (ITU-R BT.601)
 
@@ -446,7 +446,7 @@ def pad_to(
         rows, columns = pixels.shape[:2]
         if rows >= height and columns >= width:
             return pixels
-        canvas = np.empty((max(rows, height), max(columns, width), *pixels.shape[2:]), pixels.dtype)
+        canvas = np.empty_like(pixels, shape=(max(rows, height), max(columns, width), *pixels.shape[2:]))
         top = MARGINS[padding](canvas.shape[0] - rows, margin[0])
         left = MARGINS[padding](canvas.shape[1] - columns, margin[1])
         canvas[:] = np.full_like(canvas[0], outside)  # row by row is ten times faster than pixel by pixel
@@ -599,8 +599,9 @@ def _resample_image_fast(image: Image, window: Window) -> Image | None:
         return None
     part = torch.from_numpy(image[rows.source, columns.source]).permute(2, 0, 1)[None]
     size, scales = [rows.length, columns.length], (rows.scale, columns.scale)
-    pixels = torch.ops.aten._upsample_bilinear2d_aa(part, size, False, *scales)[0].permute(1, 2, 0)
-    return np.asarray(pixels[rows.num_before :, columns.num_before :].contiguous().numpy())
+    planes = torch.ops.aten._upsample_bilinear2d_aa(part, size, False, *scales)[0]
+    window_of_planes = planes[:, rows.num_before :, columns.num_before :].contiguous()
+    return np.asarray(window_of_planes.permute(1, 2, 0).numpy())  # planes in memory, as a batch has them
 
 
 def _grid(side: int, scaled: int, start: int, length: int) -> _Grid | None:
@@ -609,8 +610,11 @@ def _grid(side: int, scaled: int, start: int, length: int) -> _Grid | None:
     begin = _near_start(step, start - math.ceil(reach / step) - 1)
     if begin is None:
         return None
-    end = min(side, math.ceil((start + length) * step) + reach)
-    return _Grid(slice(round(begin * step), end), start - begin, start + length - begin, 1 / step)
+    first, end = round(begin * step), min(side, math.ceil((start + length) * step) + reach)
+    end += int(end - first == start + length - begin)  # of as many pixels as it returns, the kernel makes a mere copy
+    if end > side and side != scaled:
+        return None
+    return _Grid(slice(first, end), start - begin, start + length - begin, 1 / step)
 
 
 def _near_start(step: float, last: int) -> int | None:

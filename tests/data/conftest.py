@@ -3,13 +3,16 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import PIL.Image
 import pytest
 from numpy.typing import NDArray
+from rich.console import Console
 
 import atrous.data
+from atrous import pack
 from atrous.data import (
     ade20k,
     camvid,
@@ -21,6 +24,8 @@ from atrous.data import (
     labelme,
     mapillary,
     pennfudan,
+    shards,
+    tfrecord,
     voc,
 )
 from atrous.data import list as list_files
@@ -247,6 +252,23 @@ def write_coco_panoptic(root: Path, split: str = "train2017") -> coco_panoptic.C
     return coco_panoptic.Config(root=root)
 
 
+def write_shards(root: Path) -> shards.Config:
+    """The little folder dataset, packed."""
+    write_packed(root)
+    return shards.Config(root=root)
+
+
+def write_tfrecord(root: Path) -> tfrecord.Config:
+    write_packed(root, to="tfrecord")
+    return tfrecord.Config(root=root)
+
+
+def write_packed(root: Path, **options: str) -> None:
+    with TemporaryDirectory() as place:
+        write_folder(Path(place))
+        pack.run(place, root, options=pack.checked_options(**options), console=Console(quiet=True))
+
+
 LAYOUTS: dict[str, Callable[[Path], DataConfig]] = {  # all of FORMATS that read files
     "ade20k": write_ade20k,
     "camvid": write_camvid,
@@ -259,6 +281,8 @@ LAYOUTS: dict[str, Callable[[Path], DataConfig]] = {  # all of FORMATS that read
     "list": write_list,
     "mapillary": write_mapillary,
     "pennfudan": write_pennfudan,
+    "shards": write_shards,
+    "tfrecord": write_tfrecord,
     "voc": write_voc,
 }
 
