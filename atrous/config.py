@@ -4,6 +4,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,9 +21,9 @@ from pydantic.fields import FieldInfo
 
 from atrous import other_words, trees
 from atrous.backbones import BACKBONES, BackboneConfig
-from atrous.data import FORMATS, AnyDataConfig
+from atrous.data import FORMATS, AnyDataConfig, description, recognised
 from atrous.data.transforms import AugmentConfig
-from atrous.errors import ConfigError
+from atrous.errors import ConfigError, warn_once
 from atrous.files import user_path
 from atrous.inference import InferenceConfig
 from atrous.models import MODELS, AnyModelConfig, format_1, task_of
@@ -152,11 +153,33 @@ def override(config: Config, overrides: Sequence[str], source: str) -> Config:
 
 
 def check(tree: Tree, *, source: str, overrides: Sequence[str] = ()) -> Config:
-    """The tree as a Config. Raises ConfigError in one line: the key, what is wrong, what would be right, and where."""
+    """The tree as a Config. Raises ConfigError in one line: the key, what is wrong, what would be right, and where.
+
+    data.format=auto becomes the layout of data.root, which is said.
+    """
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(_recognised({}, tree))
     except ValidationError as error:
         raise ConfigError(explain(error, tree, source, overrides)) from None
+
+
+def _recognised(below: Tree, above: Tree) -> Tree:
+    """`above` with the layout that the folder has, where it sets data.format=auto, or a folder and nothing else."""
+    section, old = above.get("data"), below.get("data")
+    settings = {**(old if isinstance(old, dict) else {}), **(section if isinstance(section, dict) else {})}
+    if not isinstance(section, dict) or settings.get("format", "auto") != "auto" or not settings.get("root"):
+        return above
+    name = recognised(Path(str(settings["root"])))
+    _say_what_is_seen(name, {**settings, "format": name})
+    return {**above, "data": {**section, "format": name}}
+
+
+def _say_what_is_seen(name: str, settings: Tree) -> None:
+    kind = FORMATS[name].config
+    with suppress(ValidationError):  # said of the whole config
+        known = {key: value for key, value in settings.items() if key in kind.model_fields}
+        text = description(kind.model_validate(known))
+        warn_once(text, text)
 
 
 # ---- YAML in and out
@@ -270,6 +293,7 @@ def merge(below: Tree, above: Tree, section: str = "") -> Tree:
     A mapping whose keys are numbers, such as class names, is a single value.
     """
     merged = dict(below)
+    above = above if section else _recognised(below, above)
     for key, value in above.items():
         place = f"{section}.{key}" if section else key
         old, new = _as_section(place, merged.get(key)), _as_section(place, value)

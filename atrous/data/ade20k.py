@@ -192,15 +192,20 @@ class Config(DataConfig):
 
 
 def samples(config: Config, split: str) -> Sequence[Sample]:
-    """The images in `images/<split>/` with the labels in `annotations/<split>/`."""
+    """The images in `images/<split>/` with the labels in `annotations/<split>/`; the split `.` has no such folders."""
     root = require_root(config)
     images = require_folder(root / "images", "images")
-    require_split(config, split, subfolders(images), images / split)
+    splits = subfolders(images)
+    require_split(config, split, splits or ["."], images / split)
     return ImageFiles(pair_folders(images / split, root / "annotations" / split), label_space(config))
 
 
 def is_root(config: Config, folder: Path) -> bool:
-    return (folder / "images").is_dir() and (folder / "annotations").is_dir()
+    """Others keep images and annotations too: the names of the splits, or of the images, are ADE20K's own."""
+    if not ((folder / "images").is_dir() and (folder / "annotations").is_dir()):
+        return False
+    is_split = any((folder / "images" / split).is_dir() for split in (config.train, config.val))
+    return is_split or any((folder / "annotations").glob("ADE_*.png"))
 
 
 def label_space(config: Config) -> LabelSpace:

@@ -12,7 +12,7 @@ from typing import TypeVar
 from atrous.data.contract import DataConfig, require_split
 from atrous.data.image_files import Drawing, Drawn
 from atrous.data.label_space import BACKGROUND, LabelSpace
-from atrous.data.naming import named_space, names_by_value
+from atrous.data.naming import named_space, names_by_value, with_things
 from atrous.data.pairing import Pair
 from atrous.data.polygons import Shape, paint, require_pixels
 from atrous.errors import DataError, listing, warn_once
@@ -53,7 +53,7 @@ def outline_space(
     is_colored = sum(name in (colors or {}) for name in names) >= len(names) - 1
     space = named_space(names, config.ignore, source, all_colors if is_colored and colors else None)
     things = (index for index, name in enumerate(space.names) if not is_background(name))
-    return space.model_copy(update={"things": tuple(things)})
+    return with_things(space.model_copy(update={"things": tuple(things)}), config.things)
 
 
 def is_background(name: str) -> bool:

@@ -24,7 +24,7 @@ from atrous.data.annotations import (
     stem_of,
     training_part,
 )
-from atrous.data.contract import DataConfig, Layout, require_root, require_split
+from atrous.data.contract import SYNONYMS, DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import Drawing, ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.pairing import Pair
@@ -36,6 +36,7 @@ from atrous.types import Sample, Size
 
 MOST = 50  # files of a folder that are looked at: where there are more, each is an image's
 FOLDERS = (".", "annotations")  # besides those of splits
+SPLITS = (*SYNONYMS, *(name for names in SYNONYMS.values() for name in names))
 IMAGE_FOLDERS = ("images", "JPEGImages", "data")
 SMALL = re.compile(r"^instances?_|(?:^_)?annotations(?:\.coco)?$|_annotations(?:\.coco)?$|\.coco$")  # around a split
 
@@ -98,10 +99,11 @@ def is_root(config: Config, folder: Path) -> bool:
 def _files(root: Path) -> dict[str, Path]:
     """The file of each split; `train2017` is also `train`, unless there are several."""
     files: dict[str, Path] = {}
-    for folder in dict.fromkeys((*FOLDERS, *subfolders(root))):
-        paths = sorted(path for path in (root / folder).glob("*.json") if not path.name.startswith("."))
+    splits = [name for name in subfolders(root) if name.lower() in SPLITS]
+    for folder in (*FOLDERS, *splits):
+        paths = sorted((root / folder).glob("*.json"))
         for path in paths[:MOST]:
-            if _is_instances(path):
+            if not path.name.startswith((".", "panoptic")) and _is_instances(path):
                 name = SMALL.sub("", path.stem) or (folder if folder not in FOLDERS else path.stem)
                 files.setdefault(composed(name), path)
     short = Counter(re.sub(r"_?(19|20)\d\d$", "", name) for name in files)

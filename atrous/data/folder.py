@@ -20,13 +20,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, StrictInt, TypeAdapter, ValidationError
 
+from atrous.data.color_map import color_map_in, is_void, read_color_map
 from atrous.data.contract import SYNONYMS, DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import Drawing, ImageFiles, count_codes, read_instances, read_label
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.data.naming import class_of_value, named_space, naming_error, one_line, with_things
 from atrous.data.pairing import Pair, images_by_stem, labels_by_stem, pair_folders, refuse_polygons, with_instances
 from atrous.errors import AtrousError, DataError, listing
-from atrous.files import on_disk, require_folder, subfolders
+from atrous.files import on_disk, require_folder, subfolders, user_path
 from atrous.settings import MAX_CLASSES, Settings
 from atrous.trees import TreeError, read_yaml
 from atrous.types import Color, Sample
@@ -57,6 +58,8 @@ class Config(DataConfig):
     """The folder of images below root; none: `images`, or the only one with a similar name."""
     masks: str | None = None
     """The folder of masks below root; none: `masks`, or the only one with a similar name, such as labels."""
+    color_map: Path | None = None
+    """File of classes and their colours, if there is no classes.yaml; none: label_colors.txt, class_dict.csv, ..."""
     instances: str | None = None
     """The folder of instance maps below root; none: `instances`, or the only one with a similar name."""
 
@@ -159,7 +162,7 @@ def label_space(config: Config) -> LabelSpace:
 
 def is_root(config: Config, folder: Path) -> bool:
     is_split = folder.name in _splits(config) and _is_by_split(config, folder.absolute().parent)
-    return not is_split and (_has_both(config, folder) or _is_by_split(config, folder))
+    return not is_split and (_has_both(config, folder) or _is_by_split(config, folder) or bool(_by_prefix(folder)))
 
 
 def _is_by_split(config: Config, folder: Path) -> bool:
@@ -188,8 +191,11 @@ def _known(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def _place(config: Config, split: str) -> _Place:
-    """`images/train` and `masks/train`, or `train/images` and `train/masks`."""
+    """`images/train` and `masks/train`, or `train/images` and `train/masks`, or `train_images` and `train_masks`."""
     root = require_root(config)
+    if not _has_both(config, root) and not _is_by_split(config, root) and (places := _by_prefix(root)):
+        require_split(config, split, places, root / f"{split}_{MASKS[0]}")
+        return places[split]
     if not _has_both(config, root):
         splits = [name for name in subfolders(root) if _has_both(config, root / name)]
         require_split(config, split, splits, root / split)
@@ -205,6 +211,24 @@ def _place(config: Config, split: str) -> _Place:
     require_split(config, split, splits, place.images / split)
     images, masks, instances = place
     return _Place(images / split, masks and masks / split, instances and instances / split)
+
+
+def _by_prefix(root: Path) -> dict[str, _Place]:
+    """The splits whose folders begin with their names: train_images or train, train_masks, train_inst."""
+    names = subfolders(root)
+    places = {}
+    for split in dict.fromkeys(name.rpartition("_")[0] for name in names if name.rpartition("_")[2] in MASKS):
+        images, masks, instances = (
+            [root / name for name in wanted if name in names]
+            for wanted in ((*(f"{split}_{word}" for word in IMAGES), split), *_prefixed(split))
+        )
+        if split and images and masks:
+            places[split] = _Place(images[0], masks[0], instances[0] if instances else None)
+    return places
+
+
+def _prefixed(split: str) -> list[list[str]]:
+    return [[f"{split}_{word}" for word in words] for words in (MASKS, INSTANCES)]
 
 
 def _folders(config: Config, folder: Path) -> _Place:
@@ -232,7 +256,10 @@ def _chosen(folder: Path, what: str, name: str | None, names: Sequence[str]) -> 
 def _classes(config: Config) -> tuple[LabelSpace, dict[Color, int]]:
     """The label space, and the class or ignore value of each colour in RGB masks."""
     path = _classes_file(require_root(config))
-    file = _read_classes(path) if path.is_file() else _Classes()
+    if not path.is_file() and (color_map := _color_map(config, path.parent)):
+        path, file = color_map, _classes_by_color(color_map)
+    else:
+        file = _read_classes(path) if path.is_file() else _Classes()
     names = file.names if config.names is None else config.names
     ignore = file.ignore if config.ignore is None else config.ignore
     source = path if config.names is None else None
@@ -245,6 +272,26 @@ def _classes(config: Config) -> tuple[LabelSpace, dict[Color, int]]:
     space = with_things(space, things, its_source)
     classes = {name: class_of_value(space)[value] for value, name in by_value.items()}
     return space, {color: classes.get(name, space.ignore) for name, color in colors.items()}
+
+
+def _color_map(config: Config, root: Path) -> Path | None:
+    if config.color_map is None:
+        return color_map_in(root)
+    path = root / user_path(config.color_map)
+    if not path.is_file():
+        raise FileNotFoundError(f"data.color_map: no such file: {path}")
+    return path
+
+
+def _classes_by_color(path: Path) -> _Classes:
+    """The classes of a file of colours, numbered as its lines are; what it calls void is ignored."""
+    colors = read_color_map(path)
+    void = [place for place, name in enumerate(colors) if is_void(name)]
+    if len(void) > 1:
+        raise DataError(f"{path}: {listing(name for name in colors if is_void(name))} are both void; remove one")
+    named = {("ignore" if is_void(name) else name): color for name, color in colors.items()}
+    names = {place: name for place, name in enumerate(colors) if not is_void(name)}
+    return _Classes(names=names, ignore=void[0] if void else None, colors=named)
 
 
 def _colors_by_name(colors: Colors | None, names: list[str], source: Path | None) -> dict[str, Color]:

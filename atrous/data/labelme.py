@@ -18,7 +18,7 @@ import numpy as np
 
 from atrous.data import pillow, polygons
 from atrous.data.annotations import class_of, drawing, ends_of, existing, outline_space, path_within
-from atrous.data.contract import DataConfig, Layout, require_root, require_split
+from atrous.data.contract import DataConfig, Layout, NoSplitError, require_root, require_split
 from atrous.data.image_files import Drawing, ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.pairing import IMAGE_SUFFIXES, Pair, files_below
@@ -81,12 +81,15 @@ def _is_annotation(path: Path) -> bool:
 
 def _folder(config: Config, root: Path, split: str) -> Path:
     if composed(split) not in map(composed, (".", *subfolders(root))) and any(map(_is_annotation, root.glob("*.json"))):
-        raise DataError(
+        raise NoSplitError(
             f"no split {split!r}: the files of labelme lie in {root} itself; move them, with their images, into train/ "
-            "and val/ (see docs/data.md, Splits), or set data.train=. data.val=. to learn and validate on all of them"
+            "and val/ (see docs/data.md, Splits), or set data.train=. data.val=. to learn and validate on all of them",
+            [".", *subfolders(root)],
         )
-    names = [name for name in subfolders(root) if any(files_below(root / name, (".json",)))]
-    require_split(config, split, (".", *names) if split == "." else names, root / split)
+    files = ((name, next(files_below(root / name, (".json",)), None)) for name in subfolders(root))
+    names = [name for name, path in files if path and _is_annotation(root / name / path)]
+    if composed(split) not in map(composed, (".", *subfolders(root))) or not any(files_below(root / split, (".json",))):
+        require_split(config, split, names, root / split)
     return require_folder(root / split, f"split {split}")
 
 

@@ -7,6 +7,7 @@ file of names has one name per line, the file of colours one `R G B` per line.
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,6 +21,7 @@ from atrous.files import composed, on_disk, user_path
 from atrous.types import Color, Sample
 
 NAMES, COLORS = "_names.txt", "_colors.txt"
+MOST, MOST_CHARACTERS = 50, 10_000  # files, and characters of their first lines, that are looked at
 
 
 class Config(DataConfig):
@@ -69,6 +71,20 @@ def label_space(config: Config) -> LabelSpace:
     assert names is not None
     colors = _colors(config, root, path, list(names_by_value(names).values()))
     return with_things(named_space(names, config.ignore, path, colors), config.things)
+
+
+def is_root(folder: Path) -> bool:
+    """Whether a text file in it, or in a folder of it, begins with the names of an image and a label in it."""
+    paths = sorted(path for pattern in ("*.txt", "*/*.txt") for path in folder.glob(pattern))[:MOST]
+    return any(_is_list(folder, path) for path in paths if not path.name.endswith((NAMES, COLORS)))
+
+
+def _is_list(root: Path, path: Path) -> bool:
+    with suppress(DataError, OSError):
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            entry = _entry(path, _Line(1, file.readline(MOST_CHARACTERS).strip()))
+        return (root / entry.image).is_file() and (root / entry.label).is_file()
+    return False
 
 
 # Classes

@@ -110,15 +110,15 @@ def circle(center: Points, radius: float, size: Size) -> Region:
 
 
 def _drawn(kind: str, points: Points, size: Size) -> Region:
-    """`points` are whole numbers, so that moving them to the corner of their box changes nothing."""
+    """The canvas begins where the image does: Pillow rounds edges otherwise, a little, where they are moved."""
     (left, top), (right, bottom) = points.min(0), points.max(0)
     rows, columns = _within(top, bottom, size[0]), _within(left, right, size[1])
     if not (len(rows) and len(columns)):
         return nothing()
-    canvas = PIL.Image.new("1", (len(columns), len(rows)))
-    corners = [tuple(point) for point in (points - (columns.start, rows.start)).tolist()]
-    getattr(ImageDraw.Draw(canvas), kind)(corners, fill=1, outline=1)
-    return Region(rows.start, columns.start, np.asarray(canvas))
+    canvas = PIL.Image.new("L", (columns.stop, rows.stop))
+    getattr(ImageDraw.Draw(canvas), kind)([tuple(point) for point in points.tolist()], fill=1, outline=1)
+    box = canvas.crop((columns.start, rows.start, columns.stop, rows.stop))
+    return Region(rows.start, columns.start, np.asarray(box) > 0)
 
 
 def _within(low: float, high: float, length: int) -> range:

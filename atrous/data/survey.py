@@ -112,8 +112,9 @@ def count(
     `advance` is called with the number of masks finished since its last call.
     """
     indices = range(world.rank, len(samples), world.size)
+    readers = min(workers + (workers > 0), len(indices) // FEWEST)  # one more: this process only waits for them
     masks = []
-    for index, mask in read_each(partial(_read_mask, samples, space), indices, min(workers, len(indices) // FEWEST)):
+    for index, mask in read_each(partial(_read_mask, samples, space), indices, readers):
         masks.append((index, mask))
         advance(world.size)
     return summary([mask for _, mask in sorted(distributed.gather(masks), key=lambda pair: pair[0])], space)

@@ -10,7 +10,19 @@ import pytest
 from numpy.typing import NDArray
 
 import atrous.data
-from atrous.data import ade20k, camvid, cityscapes, coco_instances, cvat, folder, labelme, pennfudan, voc
+from atrous.data import (
+    ade20k,
+    camvid,
+    cityscapes,
+    coco_instances,
+    coco_panoptic,
+    cvat,
+    folder,
+    labelme,
+    mapillary,
+    pennfudan,
+    voc,
+)
 from atrous.data import list as list_files
 from atrous.data.contract import DataConfig
 from atrous.data.transforms import Choice
@@ -174,6 +186,17 @@ def write_cvat(root: Path, shapes: str = CVAT_BOX, image: str = 'name="a.png"') 
     return cvat.Config(root=root)
 
 
+def write_mapillary(root: Path) -> mapillary.Config:
+    """Of version 1.2: two cars (55), a person (19), road (13) and what is unlabelled (65)."""
+    labels = np.array([[55, 55, 19, 13, 13, 65]] * 4, np.uint8)
+    numbers = labels.astype(np.uint16) * 256 + np.array([0, 1, 0, 0, 0, 0], np.uint16)
+    for split in ("training", "validation"):
+        save(root / split / "images" / "a.jpg", np.zeros((4, 6, 3), np.uint8))
+        save(root / split / "labels" / "a.png", labels)
+        save(root / split / "instances" / "a.png", numbers)
+    return mapillary.Config(root=root)
+
+
 def write_pennfudan(root: Path, count: int = 3, images: str = "PNGImages") -> pennfudan.Config:
     """Images of 4 x 6, the last of which is for validation, with two people each; and the database's other files."""
     numbers = np.zeros((4, 6), np.uint8)
@@ -186,15 +209,55 @@ def write_pennfudan(root: Path, count: int = 3, images: str = "PNGImages") -> pe
     return pennfudan.Config(root=root, num_val=1)
 
 
+def save_segments(path: Path, ids: list[list[int]]) -> Path:
+    """A PNG as COCO's panoptic format has it: the id of each pixel's segment in its colour."""
+    numbers = np.array(ids)
+    return save(path, np.stack([numbers & 255, numbers >> 8 & 255, numbers >> 16], -1).astype(np.uint8))
+
+
+def segment(number: int, category: int, area: int, crowd: int = 0) -> dict[str, int]:
+    return {"id": number, "category_id": category, "area": area, "iscrowd": crowd}
+
+
+ROAD, CAR = 7, 3  # categories
+
+
+def write_coco_panoptic(root: Path, split: str = "train2017") -> coco_panoptic.Config:
+    """An image of 2 x 4 with road, two cars, a crowd of them and void, and one without a thing."""
+    maps = {"a": [[0, 70000, 5, 5], [70000, 70000, 300, 9]], "b": [[1, 1, 1, 1], [1, 1, 1, 1]]}
+    segments = {
+        "a": [segment(70000, ROAD, 3), segment(5, CAR, 2), segment(300, CAR, 1), segment(9, CAR, 1, crowd=1)],
+        "b": [segment(1, ROAD, 8)],
+    }
+    document: dict[str, list[dict[str, object]]] = {
+        "images": [{"id": number, "file_name": f"{name}.jpg"} for number, name in enumerate(maps)],
+        "annotations": [
+            {"image_id": number, "file_name": f"{name}.png", "segments_info": segments[name]}
+            for number, name in enumerate(maps)
+        ],
+        "categories": [
+            {"id": ROAD, "name": "road", "isthing": 0, "color": [128, 64, 128]},
+            {"id": CAR, "name": "car", "isthing": 1, "color": [0, 0, 142]},
+        ],
+    }
+    for name, ids in maps.items():
+        save(root / split / f"{name}.jpg", np.zeros((2, 4, 3), np.uint8))
+        save_segments(root / "annotations" / f"panoptic_{split}" / f"{name}.png", ids)
+    write(root / "annotations" / f"panoptic_{split}.json", json.dumps(document))
+    return coco_panoptic.Config(root=root)
+
+
 LAYOUTS: dict[str, Callable[[Path], DataConfig]] = {  # all of FORMATS that read files
     "ade20k": write_ade20k,
     "camvid": write_camvid,
     "cityscapes": write_cityscapes,
     "coco_instances": write_coco,
+    "coco_panoptic": write_coco_panoptic,
     "cvat": write_cvat,
     "folder": write_folder,
     "labelme": write_labelme,
     "list": write_list,
+    "mapillary": write_mapillary,
     "pennfudan": write_pennfudan,
     "voc": write_voc,
 }

@@ -79,11 +79,12 @@ def refusal(folder: Path, *shapes: dict[str, object], **more: object) -> str:
 
 
 def test_each_kind_of_shape_becomes_pixels(tmp_path: Path) -> None:
-    for kind, points, rows in (
+    cases: list[tuple[str, list[list[float]], set[tuple[int, int]]]] = [
         ("rectangle", [[5.9, 3.2], [2, 1]], {(row, column) for row in (1, 2, 3) for column in (2, 3, 4, 5)}),
         ("circle", [[4, 4], [5, 4]], {(4, 4), (3, 4), (5, 4), (4, 3), (4, 5)}),
         ("oriented_rectangle", square(1, 1, 1), {(1, 1), (1, 2), (2, 1), (2, 2)}),
-    ):
+    ]
+    for kind, points, rows in cases:
         sample = read(tmp_path / kind, labelme_shape("car", points, kind))
         assert {(int(y), int(x)) for y, x in np.argwhere(semantic(sample) == 1)} == rows, kind
 
