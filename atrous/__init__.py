@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atrous import check as check
     from atrous import convert as convert
     from atrous import evaluate as evaluate
     from atrous import pack as pack
@@ -24,8 +25,20 @@ _FACE = {
     "Config": "atrous.config",
     "LabelSpace": "atrous.data.label_space",
 }
-_VERBS = ("convert", "evaluate", "pack", "train")  # files that can be called
-__all__ = ["Config", "LabelSpace", "Prediction", "Segmenter", "convert", "create", "evaluate", "load", "pack", "train"]
+_VERBS = ("check", "convert", "evaluate", "pack", "train")  # files that can be called
+__all__ = [
+    "Config",
+    "LabelSpace",
+    "Prediction",
+    "Segmenter",
+    "check",
+    "convert",
+    "create",
+    "evaluate",
+    "load",
+    "pack",
+    "train",
+]
 
 
 def __dir__() -> list[str]:
