@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageFilter
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from atrous.data import autoaugment, originals
 from atrous.settings import Scale, Settings, Side
@@ -30,7 +30,10 @@ Style = Literal["atrous", "tf_deeplab", "deeplab2", "semseg", "forma"]
 Kernel = Literal["gaussian", "binomial", "area"]
 Padding = Literal["bottom_right", "around", "random"]
 Margin = Padding | Literal["random_short"]  # deeplab2's: never all of the padding before the image
-Sides = Side | tuple[Side, Side]  # of both, or height and width
+Sides = Annotated[  # one number for both, or height and width; the tags are words that no setting could be called
+    Annotated[Side, Tag("one number")] | Annotated[tuple[Side, Side], Tag("two numbers")],
+    Discriminator(lambda value: "two numbers" if isinstance(value, list | tuple) else "one number"),
+]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Radius = Annotated[float, Field(ge=0, le=100)]
 
@@ -163,7 +166,10 @@ ORIGINALS: Mapping[str, Original] = {
 
 
 def _text(value: object) -> str:
-    return "none" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    """As it is written on the command line."""
+    if isinstance(value, tuple):
+        return ",".join(map(_text, value))
+    return "none" if value is None else f"{value:g}"
 
 
 class Choice(NamedTuple):
@@ -319,7 +325,7 @@ def resized_size(size: tuple[int, ...], config: AugmentConfig) -> Size:
     return height + -(height - 1) % step, width + -(width - 1) % step
 
 
-def both_sides(sides: Sides) -> Size:
+def both_sides(sides: int | Size) -> Size:
     return sides if isinstance(sides, tuple) else (sides, sides)
 
 
