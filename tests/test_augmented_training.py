@@ -160,7 +160,7 @@ def test_an_unreadable_image_is_named_or_skipped(tmp_path: Path, capsys: pytest.
 def test_a_setting_that_the_style_lacks_ends_in_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     picture = tmp_path / "seen.png"
     assert run_cli(RECIPE, *TINY, "augment.style=tf_deeplab", "augment.rotate=5", "--show-augmentation", picture) == 2
-    expected = "atrous: augment: style=tf_deeplab has no rotate: set rotate=0, or style=atrous (on the command line)\n"
+    expected = "atrous: augment: style=tf_deeplab needs augment.rotate=0; or set style=atrous (on the command line)\n"
     assert capsys.readouterr().err == expected
     assert not picture.exists()
 

@@ -51,9 +51,9 @@ class AugmentConfig(Settings):
     resize_to: tuple[Side, Side] | None = None
     """First of all, make images this height and width, whatever their shape; none: don't."""
     resize_min: Sides | None = None
-    """First of all, make the shorter side this many pixels (two values: at least height and width); none: don't."""
+    """First of all, make the shorter side this many pixels (two values: height, width at least)."""
     resize_max: Sides | None = None
-    """The longer side then has at most this many pixels (two values: height and width); none: any number."""
+    """The longer side then has at most this many pixels (two values: height and width); none: any."""
     resize_factor: Side | None = None
     """With `resize_min` or `resize_max`: round each side up to a multiple of this, plus 1; none: don't."""
     min_scale: Scale = 0.5
@@ -75,7 +75,7 @@ class AugmentConfig(Settings):
     rotate_probability: Fraction = 0.5
     """Probability of a rotation, where `rotate` is above 0."""
     affine: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Standard deviation of a random stretch and shear about the crop's centre, such as 0.05; at most three of it."""
+    """Standard deviation of random stretch, shear and shift about the crop's centre, such as 0.05."""
     autoaugment: Fraction = 0.0
     """Strength of AutoAugment's photometric policy, 1 for the published one (arXiv:1805.09501); 0: off."""
     brightness: Fraction = 0.0
@@ -123,14 +123,14 @@ class AugmentConfig(Settings):
         """An original's result is refused where it would hold a step that the original doesn't have."""
         if self.style == "atrous":
             return self
-        original = ORIGINALS[self.style]
-        for name in OPTIONAL_STEPS:
-            off, value = AugmentConfig.model_fields[name].default, getattr(self, name)
-            if value != off and name not in original.steps:
-                raise ValueError(f"style={self.style} has no {name}: set {name}={_text(off)}, or style=atrous")
-        for name, text in original.fixed(self).items():
-            if getattr(self, name) != text:
-                raise ValueError(f"style={self.style} is {name}={text}: set that, or style=atrous")
+        original, off = (
+            ORIGINALS[self.style],
+            {name: AugmentConfig.model_fields[name].default for name in OPTIONAL_STEPS},
+        )
+        needs = {name: _text(value) for name, value in off.items() if name not in original.steps} | original.fixed(self)
+        missing = [f"augment.{name}={text}" for name, text in needs.items() if _text(getattr(self, name)) != text]
+        if missing:
+            raise ValueError(f"style={self.style} needs {' '.join(missing)}; or set style=atrous")
         is_by_side = isinstance(self.resize_min, tuple) or isinstance(self.resize_max, tuple)
         if not original.is_by_side and (is_by_side or (self.resize_max and not self.resize_min)):
             raise ValueError(f"style={self.style} needs one resize_min for both sides, and at most one resize_max")
@@ -169,7 +169,7 @@ def _text(value: object) -> str:
     """As it is written on the command line."""
     if isinstance(value, tuple):
         return ",".join(map(_text, value))
-    return "none" if value is None else f"{value:g}"
+    return f"{value:g}" if isinstance(value, int | float) else "none" if value is None else str(value)
 
 
 class Choice(NamedTuple):

@@ -371,17 +371,20 @@ def test_an_unlabelled_sample_is_varied_as_well() -> None:
 
 def test_a_step_that_an_original_lacks_is_refused_in_one_line() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"style": "tf_deeplab", "rotate": 10}, r"style=tf_deeplab has no rotate: set rotate=0, or style=atrous"),
-        ({"style": "tf_deeplab", "padding": "around"}, "style=tf_deeplab is padding=bottom_right: set that"),
+        (
+            {"style": "tf_deeplab", "rotate": 10, "hue": 0.1, "padding": "around"},
+            r"=tf_deeplab needs augment\.rotate=0 augment\.hue=0 augment\.padding=bottom_right; or set style=atrous",
+        ),
+        ({"style": "tf_deeplab", "padding": "around"}, "style=tf_deeplab needs augment.padding=bottom_right;"),
         ({"style": "tf_deeplab", "resize_min": (3, 4)}, "needs one resize_min for both sides"),
         ({"style": "tf_deeplab", "resize_max": 4}, "needs one resize_min for both sides"),
-        ({"style": "semseg"}, "style=semseg is padding=around"),
-        ({"style": "semseg", "padding": "around", "blur": 0.5}, "style=semseg is blur_kernel=binomial"),
-        ({"style": "semseg", "padding": "around", "resize_min": 9}, "has no resize_min: set resize_min=none"),
-        ({"style": "deeplab2", "padding": "random", "hue": 0.1}, "style=deeplab2 has no hue"),
-        ({"style": "forma", "flip_vertical": 0.1}, "style=forma has no flip_vertical"),
-        ({"style": "forma", "aspect": (0.5, 2)}, r"has no aspect: set aspect=1,1, or"),
-        ({"style": "forma", "colors_on": "device"}, "style=forma is colors_on=cpu"),
+        ({"style": "semseg"}, "style=semseg needs augment.padding=around;"),
+        ({"style": "semseg", "padding": "around", "blur": 0.5}, "style=semseg needs augment.blur_kernel=binomial;"),
+        ({"style": "semseg", "padding": "around", "resize_min": 9}, "needs augment.resize_min=none"),
+        ({"style": "deeplab2", "padding": "random", "hue": 0.1}, "style=deeplab2 needs augment.hue=0"),
+        ({"style": "forma", "flip_vertical": 0.1}, "style=forma needs augment.flip_vertical=0"),
+        ({"style": "forma", "aspect": (0.5, 2)}, "needs augment.aspect=1,1;"),
+        ({"style": "forma", "colors_on": "device"}, "style=forma needs augment.colors_on=cpu"),
         ({"style": "deeplab"}, "atrous"),
     ]
     for change, message in cases:
