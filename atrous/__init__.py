@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atrous import convert as convert
     from atrous import evaluate as evaluate
+    from atrous import pack as pack
     from atrous import train as train
     from atrous.config import Config as Config
     from atrous.data.label_space import LabelSpace as LabelSpace
@@ -23,8 +24,8 @@ _FACE = {
     "Config": "atrous.config",
     "LabelSpace": "atrous.data.label_space",
 }
-_VERBS = ("convert", "evaluate", "train")  # files that can be called
-__all__ = ["Config", "LabelSpace", "Prediction", "Segmenter", "convert", "create", "evaluate", "load", "train"]
+_VERBS = ("convert", "evaluate", "pack", "train")  # files that can be called
+__all__ = ["Config", "LabelSpace", "Prediction", "Segmenter", "convert", "create", "evaluate", "load", "pack", "train"]
 
 
 def __dir__() -> list[str]:

@@ -42,7 +42,7 @@ def tags(panoptic: NDArray[np.int32], segments: Sequence[Segment], space: LabelS
         mask = panoptic[y : y + height, x : x + width] == thing.id
         row, column = middle(mask)
         name = space.names[thing.category]
-        certain = [] if thing.score is None else [f"{name} {thing.score:.0%}"]
+        certain = [] if thing.score is None else [f"{name} {min(thing.score, 1.0):.0%}"]
         yield Tag((*certain, name), (y + row, x + column), (height, width))
 
 
