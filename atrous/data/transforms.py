@@ -40,6 +40,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Radius = Annotated[float, Field(ge=0, le=100)]
 
 NEAR, TRIES = 1 / 256, 256  # source pixels that a fast resampling may be off by; starts that are tried for that
+LEGS = ((8, 9), (11, 12))  # joints of the right and of the left hip and knee
 BINOMIAL = (1, 4, 6, 4, 1)  # / 16, in each direction: OpenCV's GaussianBlur of 5 x 5 without a sigma
 LUMA = np.array([0.299, 0.587, 0.114])  # the perceived brightness of R, G and B (ITU-R BT.601)
 
@@ -79,6 +80,8 @@ class AugmentConfig(Settings):
     """Largest angle of a random rotation in degrees, in either direction."""
     rotate_probability: Fraction = 0.5
     """Probability of a rotation, where `rotate` is above 0."""
+    leg_crop: Fraction = 0.0
+    """Probability that legs are cut off between hip and knee, where TFRecords have landmarks; forma: 0.2."""
     affine: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Standard deviation of random stretch, shear and shift about the crop's centre, such as 0.05."""
     autoaugment: Fraction = 0.0
@@ -159,14 +162,14 @@ class Original(NamedTuple):
 RANGE = ("resize_min", "resize_max", "resize_factor")
 COLORS = ("brightness", "contrast", "saturation", "hue")
 OPTIONAL_STEPS = (
-    *("resize_to", *RANGE, "aspect", "flip_vertical", "rotate", "affine"),
+    *("resize_to", *RANGE, "aspect", "flip_vertical", "rotate", "leg_crop", "affine"),
     *("autoaugment", *COLORS, "grayscale", "blur", "noise"),
 )
 ORIGINALS: Mapping[str, Original] = {
     "tf_deeplab": Original(frozenset(RANGE), "bottom_right"),
     "deeplab2": Original(frozenset((*RANGE, "autoaugment")), "random", is_by_side=True),
     "semseg": Original(frozenset(("resize_to", "aspect", "rotate", "blur", "flip_vertical")), "around", "binomial"),
-    "forma": Original(frozenset((*RANGE, "affine", *COLORS, "blur", "noise")), "bottom_right", "area"),
+    "forma": Original(frozenset((*RANGE, "leg_crop", "affine", *COLORS, "blur", "noise")), "bottom_right", "area"),
 }
 
 
@@ -195,6 +198,7 @@ class Choice(NamedTuple):
     margin: tuple[float, float] = (0.0, 0.0)  # (y, x) share of the padding at the top and left, where it is random
     affine: tuple[float, ...] = ()  # what is added to [[1, 0, 0], [0, 1, 0]], row by row, for (x, y, 1); (): nothing
     policy: tuple[float, float, float] = (0.0, 0.0, 0.0)  # AutoAugment's, each from 0 to 1
+    legs: tuple[float, float] | None = None  # where each is cut: 1 at the hip, 0 at the knee; None: they stay
 
 
 class Window(NamedTuple):
@@ -213,7 +217,38 @@ def augment(sample: Sample, config: AugmentConfig, rng: np.random.Generator, *, 
     choice = choose(config, rng)
     if config.style != "atrous":  # they read whole images, which packed data may hold in a file as yet
         sample = _each(sample, lambda pixels, _: pixels[:, :], fill, ignore)
-    return STYLES[config.style](sample, choice, config, fill, ignore)
+    if choice.legs is not None and sample.landmarks is not None:
+        sample = cut_legs(sample, choice.legs, fill, ignore, is_certain=config.style != "atrous")
+    return STYLES[config.style](sample._replace(landmarks=None), choice, config, fill, ignore)
+
+
+def cut_legs(sample: Sample, shares: tuple[float, float], fill: Color, ignore: int, *, is_certain: bool) -> Sample:
+    """All below the line between a point of each leg becomes padding.
+
+    A joint at (0, 0) is unknown, unless `is_certain`, as in the fork "forma", whose step this is.
+    """
+    joints = sample.landmarks
+    if joints is None or len(joints) <= max(LEGS[1]) or not np.isfinite(joints[np.ravel(LEGS)]).all():
+        return sample
+    if not is_certain and (joints[np.ravel(LEGS)] == 0).all(1).any():
+        return sample
+    (x, y), (other_x, other_y) = (
+        share * joints[hip].astype(np.float64) + (1 - share) * joints[knee]
+        for share, (hip, knee) in zip(shares, LEGS, strict=True)
+    )
+    if x == other_x:
+        return sample
+    height, width = sample.image.shape[:2]
+    line = y + (np.arange(width) - x) * (other_y - y) / (other_x - x)
+    below = (np.arange(height)[:, None] - line + 0.5).clip(0, 1)  # the share of a pixel, for a smooth edge
+
+    def cut(pixels: Pixels, outside: int | Color) -> Pixels:
+        pixels = pixels[:, :]
+        if pixels.ndim == 3:
+            return originals.to_bytes(pixels + below[..., None] * (np.asarray(outside) - pixels))
+        return np.where(below > 0.5, np.asarray(outside, pixels.dtype), pixels)
+
+    return _each(sample, cut, fill, ignore)
 
 
 class InStyle(Protocol):
@@ -273,8 +308,14 @@ def choose(config: AugmentConfig, rng: np.random.Generator) -> Choice:
         margin=(rng.random(), rng.random()),
         affine=random_affine(config, rng),
         policy=(rng.random(), rng.random(), rng.random()),
+        legs=random_legs(config, rng),
     )
     return choice._replace(saturation=0.0) if rng.random() < config.grayscale else choice
+
+
+def random_legs(config: AugmentConfig, rng: np.random.Generator) -> tuple[float, float] | None:
+    chance, right, left = rng.random(), rng.uniform(0.4, 0.6), rng.uniform(0.4, 0.6)
+    return (right, left) if chance < config.leg_crop else None
 
 
 def random_affine(config: AugmentConfig, rng: np.random.Generator) -> tuple[float, ...]:

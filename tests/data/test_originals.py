@@ -369,6 +369,28 @@ def test_an_unlabelled_sample_is_varied_as_well() -> None:
         np.testing.assert_array_equal(bare.image, noise_image(20, 30))
 
 
+class Late:
+    """Stands for an array whose pixels are read where it is sliced by rows and columns, as those of shards are."""
+
+    def __init__(self, pixels: Array) -> None:
+        self.pixels, self.shape, self.ndim, self.dtype = pixels, pixels.shape, pixels.ndim, pixels.dtype
+
+    def __getitem__(self, place: tuple[slice, slice]) -> Array:
+        rows, columns = place
+        return self.pixels[rows, columns]
+
+
+@pytest.mark.parametrize("style", [name for name, _ in WHOLE])
+def test_pixels_that_are_not_read_yet_are_varied_alike(style: Style) -> None:
+    sample = noise_sample(30, 40)
+    late: Any = sample._replace(image=Late(sample.image), semantic=Late(known(sample.semantic)))  # type: ignore[arg-type]
+    out, expected = (
+        augment(each, config_of(style), np.random.default_rng(1), fill=FILL, ignore=IGNORE) for each in (late, sample)
+    )
+    np.testing.assert_array_equal(out.image, expected.image)
+    np.testing.assert_array_equal(out.semantic, expected.semantic)
+
+
 def test_a_step_that_an_original_lacks_is_refused_in_one_line() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         (
@@ -385,6 +407,7 @@ def test_a_step_that_an_original_lacks_is_refused_in_one_line() -> None:
         ({"style": "forma", "flip_vertical": 0.1}, "style=forma needs augment.flip_vertical=0"),
         ({"style": "forma", "aspect": (0.5, 2)}, "needs augment.aspect=1,1;"),
         ({"style": "forma", "colors_on": "device"}, "style=forma needs augment.colors_on=cpu"),
+        ({"style": "tf_deeplab", "resampling": "fast"}, "style=tf_deeplab needs augment.resampling=exact"),
         ({"style": "deeplab"}, "atrous"),
     ]
     for change, message in cases:
