@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from atrous.segmenter import Segmenter as Segmenter
     from atrous.segmenter import create as create
     from atrous.segmenter import load as load
+    from atrous.submissions import write_official as write_official
 
 __version__ = "0.1.0"
 _FACE = {
@@ -22,9 +23,21 @@ _FACE = {
     "Prediction": "atrous.prediction",
     "Config": "atrous.config",
     "LabelSpace": "atrous.data.label_space",
+    "write_official": "atrous.submissions",
 }
 _VERBS = ("convert", "evaluate", "train")  # files that can be called
-__all__ = ["Config", "LabelSpace", "Prediction", "Segmenter", "convert", "create", "evaluate", "load", "train"]
+__all__ = [
+    "Config",
+    "LabelSpace",
+    "Prediction",
+    "Segmenter",
+    "convert",
+    "create",
+    "evaluate",
+    "load",
+    "train",
+    "write_official",
+]
 
 
 def __dir__() -> list[str]:
