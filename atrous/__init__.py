@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from atrous import convert as convert
     from atrous import evaluate as evaluate
+    from atrous import pack as pack
     from atrous import train as train
     from atrous.config import Config as Config
     from atrous.data.label_space import LabelSpace as LabelSpace
@@ -25,7 +26,7 @@ _FACE = {
     "LabelSpace": "atrous.data.label_space",
     "write_official": "atrous.submissions",
 }
-_VERBS = ("convert", "evaluate", "train")  # files that can be called
+_VERBS = ("convert", "evaluate", "pack", "train")  # files that can be called
 __all__ = [
     "Config",
     "LabelSpace",
@@ -35,6 +36,7 @@ __all__ = [
     "create",
     "evaluate",
     "load",
+    "pack",
     "train",
     "write_official",
 ]

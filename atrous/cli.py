@@ -45,6 +45,7 @@ def main_options(
 
     \b
     atrous demo                                              everything once, on synthetic scenes
+    atrous check MYDATA                                      what is wrong with images and labels
     atrous train folder/deeplab_v3plus data.root=MYDATA --out runs/mine
     atrous evaluate runs/mine                                scores of the best model
     atrous predict runs/mine photos/ --out predicted         masks and overlays
@@ -89,13 +90,19 @@ def _format_names(incomplete: str = "") -> list[str]:
 
 @app.command(short_help="train, evaluate and predict once, on synthetic scenes")
 def demo(
-    out: Annotated[Path, typer.Option(help="the run's folder")] = Path("runs/demo"),
+    panoptic: Annotated[
+        bool, typer.Option("--panoptic", help="tell the cars and people apart, too; takes about twice as long")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="the run's folder [default: runs/demo or runs/panoptic_demo]", show_default=False),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Train, evaluate, predict and report on synthetic street scenes, in minutes on a laptop."""
     from atrous.demo import run
 
-    run(out, device=device)
+    run(out, name="panoptic_demo" if panoptic else "demo", device=device)
 
 
 @app.command(short_help="train a model")
@@ -119,6 +126,14 @@ def train(
     accept_changed_data: Annotated[
         bool, typer.Option("--accept-changed-data", help="resume although images were added, removed or changed")
     ] = False,
+    show_augmentation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PICTURE.png",
+            help="don't train: write the first augmented crops with their labels to this picture",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
@@ -128,6 +143,9 @@ def train(
     mode: Resume = "or_start" if resume_or_start else resume
     source, folder = _recipe_and_folder(recipe, out, mode)
     experiment = config.load(source, overrides or [])
+    if show_augmentation is not None:
+        train.show_augmentation(experiment, show_augmentation)
+        return
     train.train(
         experiment, folder, resume=mode, accept_changed_data=accept_changed_data, device=device, workers=workers
     )
@@ -158,22 +176,71 @@ def default_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
     return Path("runs") / (source if is_recipe else path.stem)
 
 
+@app.command(short_help="find what is wrong with images and labels, and mend it")
+def check(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="the folder of a dataset, or a recipe",
+            show_default=False,
+            metavar="DATA",
+            autocompletion=_recipe_names,
+        ),
+    ],
+    overrides: Overrides = None,
+    json: Annotated[Path | None, typer.Option(help="write all findings to this JSON file", show_default=False)] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="write a page with pictures of the findings to this file", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="write both, check.json and check.html, to this folder", show_default=False)
+    ] = None,
+    fix: Annotated[
+        Path | None, typer.Option(help="write a mended copy of the dataset to this new folder", show_default=False)
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="leave out this finding", show_default=False)
+    ] = None,
+    workers: Workers = DEFAULT_WORKERS,
+) -> None:
+    """Read every image and label, and say what is wrong. Exit code 0: nothing, or only notes; 1: findings."""
+    from atrous.check.run import check
+
+    pages = (json or (out and out / "check.json"), html or (out and out / "check.html"))
+    for path in filter(None, pages):
+        _require_writable(path)
+    checkup = check(
+        data, overrides or [], json_path=pages[0], page_path=pages[1], fix=fix, ignore=ignore or [], workers=workers
+    )
+    if not checkup.is_clean:
+        raise typer.Exit(1)
+
+
 @app.command(short_help="measure a model on labelled images")
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="a model file, or the folder of a run", show_default=False)],
+    model: Annotated[
+        Path, typer.Argument(help="a model file, the folder of a run, or stored predictions", show_default=False)
+    ],
     overrides: Overrides = None,
     json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
     report: Annotated[Path | None, typer.Option(help="write an HTML report to this file", show_default=False)] = None,
     report_size: Annotated[float, typer.Option(min=1, help="size of the report in megabytes, at most")] = 15,
+    metrics: Annotated[
+        str | None, typer.Option(help="what to measure, such as pq,ap; all: costly ones too", show_default=False)
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="what stored predictions are compared with: COCO's panoptic JSON", show_default=False),
+    ] = None,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
-    """Measure a model on labelled images: overall scores and a table by class."""
+    """Measure a model on labelled images, or stored predictions: overall scores and a table by class."""
     from atrous import evaluate
 
     for path in filter(None, (json, report)):
         _require_writable(path)
-    evaluate.run(
+    evaluation = evaluate.run(
         model,
         overrides or [],
         json_path=json,
@@ -181,7 +248,11 @@ def evaluate(
         report_size=report_size,
         device=device,
         workers=workers,
+        metrics=None if metrics is None else metrics.replace(",", " ").split(),
+        truth=truth,
     )
+    if truth is not None and evaluation.skipped:
+        raise typer.Exit(1)
 
 
 def _require_writable(path: Path) -> None:
@@ -314,6 +385,58 @@ def convert(
         raise DataError(found.problems[0])
     images = [image.path for image in found.images]
     run.run(source, out, options or [], system=system, images=images)
+
+
+@app.command(short_help="pack a dataset into a few large files")
+def pack(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="the folder of a dataset; or a recipe or YAML file, whose section `data` counts",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="the folder for the shards", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="DATA.FIELD=VALUE", help="settings of data", show_default=False)
+    ] = None,
+    to: Annotated[str, typer.Option(help="shards (tar files) or tfrecord (of the TensorFlow systems)")] = "shards",
+    style: Annotated[
+        str, typer.Option(help="of tfrecord: deeplab (labels as PNG) or deeplab2 (raw panoptic maps)")
+    ] = "deeplab",
+    quality: Annotated[
+        int | None, typer.Option(help="write the images as JPEG of this quality, 1 to 100", show_default=False)
+    ] = None,
+    max_size: Annotated[
+        int | None, typer.Option(help="shrink images whose longer side has more pixels", show_default=False)
+    ] = None,
+    for_crops: Annotated[
+        bool, typer.Option("--for-crops", help="store pixels uncompressed: a crop then reads its own rows only")
+    ] = False,
+    shard_size: Annotated[int, typer.Option(help="megabytes of a tar file")] = 256,
+    num_shards: Annotated[int, typer.Option(help="of tfrecord: files of a split")] = 10,
+    split: Annotated[
+        list[str] | None, typer.Option(help="a split to pack [default: data.train and data.val]", show_default=False)
+    ] = None,
+    workers: Workers = DEFAULT_WORKERS,
+) -> None:
+    """Pack a dataset into a few large files, for data.format=shards or for TensorFlow. A rerun goes on."""
+    from atrous import pack
+
+    options = pack.checked_options(
+        to=to,
+        style=style,
+        quality=quality,
+        max_size=max_size,
+        for_crops=for_crops,
+        shard_size=shard_size,
+        num_shards=num_shards,
+    )
+    summary = pack.run(source, out, overrides or [], options, splits=split or [], workers=workers)
+    typer.echo(summary.describe())
+    if summary.num_skipped:
+        raise typer.Exit(_say(f"{summary.num_skipped} samples could not be read, each named above", 1))
 
 
 @app.command(short_help="list the recipes, or print one")

@@ -38,6 +38,10 @@ class ConversionError(AtrousError):
     """A file of another program cannot become a model of Atrous."""
 
 
+class DamagedError(ConversionError):
+    """What is wrong inside a file; whoever opened the file adds which it is."""
+
+
 class ProcessDied(RuntimeError):  # noqa: N818 - as FloatingPointError, the failure of a run, not of its user
     """Another process that this one needs ended, or can't be reached. One line, exit code 1."""
 

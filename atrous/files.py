@@ -7,6 +7,7 @@ import unicodedata
 from pathlib import Path
 
 LONG_NAME = 100  # bytes; a temporary name of more might not be allowed where the name itself is (255 bytes, or 143)
+SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
 
 
 def user_path(path: "str | os.PathLike[str]") -> Path:
@@ -38,7 +39,7 @@ def composed(name: str) -> str:
 
 def is_not_data(name: str) -> bool:
     """Whether a file or folder is hidden, or is one that systems make beside the data."""
-    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def subfolders(folder: Path) -> list[str]:

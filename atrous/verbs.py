@@ -1,11 +1,11 @@
-"""Verbs of the command line as functions: `atrous.train(...)`, `atrous.evaluate(...)` and `atrous.convert(...)`.
+"""Verbs of the command line as functions: `atrous.train(...)`, and likewise `convert`, `evaluate` and `pack`.
 
 They take what the verbs take. A setting is a keyword with its value as Python has it: `**{"train.steps": 300}`, or
 `train={"steps": 300}` for a whole section.
 """
 
 import json as json_text
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,11 @@ from rich.console import Console
 from atrous import cli, config
 from atrous.convert import convert as convert_source
 from atrous.convert.sources import SourceLike
+from atrous.data.packed import Index
 from atrous.evaluate import run as run_evaluation
 from atrous.files import user_path
+from atrous.pack import checked_options
+from atrous.pack import run as run_packing
 from atrous.report import Evaluation
 from atrous.run_folder import RunFolder
 from atrous.segmenter import Segmenter
@@ -55,10 +58,16 @@ def evaluate(
     report: AnyPath | None = None,
     device: Device = None,
     workers: int = cli.DEFAULT_WORKERS,
+    metrics: Sequence[str] | None = None,
+    truth: AnyPath | None = None,
     console: Console | None = None,
     **settings: Any,  # noqa: ANN401 - any value of a setting
 ) -> Evaluation:
-    """Measure a model file on labelled images; `json` and `report` are files to write. Raises as `train` does."""
+    """Measure a model file on labelled images; `json` and `report` are files to write. Raises as `train` does.
+
+    `metrics` are names such as `pq` and `ap`, or `all`; None: all but the costly ones. `model` may be predictions in
+    COCO's panoptic JSON, which are compared with those in `truth`.
+    """
     return run_evaluation(
         user_path(model),
         [*overrides(settings)],
@@ -66,6 +75,8 @@ def evaluate(
         report_path=None if report is None else user_path(report),
         device=_name(device),
         workers=workers,
+        metrics=[metrics] if isinstance(metrics, str) else metrics,
+        truth=None if truth is None else user_path(truth),
         console=console,
     )
 
@@ -82,6 +93,37 @@ def convert(
     if out is not None:
         segmenter.save(Path(out))
     return segmenter
+
+
+def pack(
+    source: AnyPath,
+    *,
+    out: AnyPath,
+    splits: Sequence[str] = (),
+    workers: int = cli.DEFAULT_WORKERS,
+    console: Console | None = None,
+    to: str = "shards",
+    style: str = "deeplab",
+    quality: int | None = None,
+    max_size: int | None = None,
+    for_crops: bool = False,
+    shard_size: int = 256,
+    num_shards: int = 10,
+    **settings: Any,  # noqa: ANN401 - any value of a setting
+) -> Index:
+    """Pack a dataset into a few large files; returns their index. Raises AtrousError and OSError as `train` does."""
+    options = checked_options(
+        to=to,
+        style=style,
+        quality=quality,
+        max_size=max_size,
+        for_crops=for_crops,
+        shard_size=shard_size,
+        num_shards=num_shards,
+    )
+    place, changes = _expanded(source), [*overrides(settings)]
+    summary = run_packing(place, user_path(out), changes, options, splits=splits, workers=workers, console=console)
+    return summary.packed
 
 
 def overrides(settings: Mapping[str, Any]) -> Iterator[str]:

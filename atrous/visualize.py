@@ -2,10 +2,10 @@
 
 import io
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from math import ceil
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -24,13 +24,17 @@ WRONG: Color = (255, 138, 76)
 IGNORED: Color = (150, 156, 160)
 
 ALPHA = 0.55  # of the colours over an image
+PICTURE_FORMATS: Mapping[str, str] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 _SPREAD = 0x9E3779  # odd, so no two labels share a colour modulo 2^24; golden ratio, so neighbours differ
 _CONTOUR = np.array([255, 255, 255], np.uint16)
 _PAPER, _INK = (255, 255, 255), (32, 36, 40)
 _GAP, _TEXT, _ROW = 12, 15, 23  # pixels: between panels, height of text, height of a line
 _LEGEND_ROWS = 24
+_SMALL_TEXT, _OVERHANG = 11, 1.25  # height of a name on a thing, at least; its width to that of the thing, at most
 _TEXTS, _WIDEST_NAME = 70, 20  # heights of text in the longer side of an image, and in the width of a name
+_LINES = 1600  # pixels of the longer side after which a line is one pixel wider
+_THUMBNAIL, _QUALITY = 400, 92  # pixels of the longer side in a contact sheet; of a photo, 1 to 95
 _STRIP = 2**20  # pixels that are drawn at a time
 
 
@@ -63,11 +67,11 @@ def overlay(
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha must be between 0 (the image) and 1 (the colours), got {alpha}")
     bare = [*background, *([] if ignore is None else [ignore])]
-    mixed = np.empty_like(image)
+    mixed, line = np.empty_like(image), line_width(image)
     for rows in _strips(labels):
-        around = slice(max(0, rows.start - 1), rows.stop + 1)  # a line depends on both neighbours
+        around = slice(max(0, rows.start - line), rows.stop + line)  # a line depends on its neighbours
         own = labels[around]
-        strip = overlay_colors(image[around], colorize(own, palette), own, np.isin(own, bare), alpha=alpha)
+        strip = overlay_colors(image[around], colorize(own, palette), own, np.isin(own, bare), alpha=alpha, line=line)
         mixed[rows] = strip[rows.start - around.start :][: rows.stop - rows.start]
     return mixed
 
@@ -79,12 +83,18 @@ def _strips(labels: LabelMap) -> Iterator[slice]:
     return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
+def line_width(image: Image) -> int:
+    """Of the lines between labels, in pixels: one, and more in images that are looked at shrunk."""
+    longer: int = max(image.shape[:2])
+    return 1 + longer // _LINES
+
+
 def overlay_colors(
-    image: Image, colors: Image, labels: LabelMap, bare: NDArray[np.bool_], *, alpha: float = ALPHA
+    image: Image, colors: Image, labels: LabelMap, bare: NDArray[np.bool_], *, alpha: float = ALPHA, line: int = 1
 ) -> Image:
     """The image under colours [H, W, 3], with a thin bright line where labels differ; alone where it is bare [H, W]."""
     mixed = _blend(image, colors, alpha)
-    edges = _contours(labels, bare)
+    edges = _widened(_contours(labels, bare), line)
     mixed[edges] = _blend(mixed[edges], _CONTOUR, 0.7 * min(1.0, 2 * alpha))
     mixed[bare] = image[bare]
     return mixed
@@ -103,6 +113,16 @@ def _contours(labels: LabelMap, bare: NDArray[np.bool_]) -> NDArray[np.bool_]:  
     edges[1:] |= down & bare[:-1] & ~bare[1:]
     edges[:, :-1] |= right & ~bare[:, :-1]
     edges[:, 1:] |= right & bare[:, :-1] & ~bare[:, 1:]
+    return edges
+
+
+def _widened(edges: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """Lines of one pixel, on both sides in turn, up to `width` pixels."""
+    for step in range(1, width):
+        thin = edges.copy()
+        here, there = (slice(1, None), slice(None, -1)) if step % 2 else (slice(None, -1), slice(1, None))
+        edges[here] |= thin[there]
+        edges[:, here] |= thin[:, there]
     return edges
 
 
@@ -179,6 +199,29 @@ def side_by_side(panels: Sequence[tuple[str, Image]]) -> PIL.Image.Image:
     return sheet
 
 
+def contact_sheet(panels: Sequence[tuple[str, Image]], columns: int) -> PIL.Image.Image:
+    """Pictures under their captions in rows of `columns`, from left to right, each shrunk to a small size."""
+    small = [(caption, _thumbnail(image)) for caption, image in panels]
+    rows = [side_by_side(small[start : start + columns]) for start in range(0, len(small), columns)]
+    sheet = PIL.Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), _PAPER)
+    for index, row in enumerate(rows):
+        sheet.paste(row, (0, sum(above.height for above in rows[:index])))
+    return sheet
+
+
+def _thumbnail(image: Image) -> Image:
+    picture = PIL.Image.fromarray(image)
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL), PIL.Image.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
+def encoded(picture: PIL.Image.Image, suffix: str) -> bytes:
+    """The content of a picture file; `suffix` is a key of PICTURE_FORMATS, in any case."""
+    content = io.BytesIO()
+    picture.save(content, PICTURE_FORMATS[suffix.lower()], quality=_QUALITY)
+    return content.getvalue()
+
+
 @cache
 def _font(size: int = _TEXT) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
@@ -210,6 +253,39 @@ def legend(names: Sequence[str], colors: Sequence[Color] | NDArray[np.uint8]) ->
         ImageDraw.Draw(sheet).rectangle((left, top, left + _TEXT, top + _TEXT), fill=color, outline=IGNORED)
         _write(sheet, (left + _TEXT + _GAP // 2, top - 2), name)
     return np.asarray(sheet)
+
+
+class Tag(NamedTuple):
+    """What to write on a thing: the first of `texts` that fits."""
+
+    texts: Sequence[str]
+    middle: tuple[int, int]  # y, x
+    size: tuple[int, int]  # height, width of the thing
+
+
+def tagged(image: Image, tags: Iterable[Tag]) -> Image:
+    """The image with names on its things, without those that don't fit into their thing or would cover another name."""
+    sheet = PIL.Image.fromarray(image)
+    draw, font = ImageDraw.Draw(sheet), _font(max(_SMALL_TEXT, max(image.shape[:2]) // _TEXTS))
+    taken: list[tuple[float, ...]] = []
+    for tag in tags:
+        y, x = tag.middle
+        boxes = ((text, draw.textbbox((x, y), text, font, "mm", stroke_width=1)) for text in map(printable, tag.texts))
+        fits = ((text, box) for text, box in boxes if _fits(box, tag.size) and not any(_overlap(box, t) for t in taken))
+        text, box = next(fits, ("", ()))
+        if text:
+            draw.text((x, y), text, _PAPER, font, "mm", stroke_width=1, stroke_fill=_INK)
+            taken.append(box)
+    return np.asarray(sheet)
+
+
+def _fits(box: tuple[float, ...], size: tuple[int, int]) -> bool:
+    left, top, right, bottom = box
+    return bottom - top <= size[0] and right - left <= _OVERHANG * size[1]
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def with_legend(image: Image, colors: Mapping[str, Color]) -> Image:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from atrous import visualize
 from atrous.errors import ConfigError, DataError
+from atrous.visualize import Tag
 
 PALETTE = np.stack([np.arange(256), 255 - np.arange(256), np.full(256, 7)], axis=1).astype(np.uint8)
 IMAGE = np.full((4, 6, 3), 100, np.uint8)
@@ -221,3 +222,34 @@ def test_the_text_of_a_legend_grows_with_the_image() -> None:
         for side in (100, 4200)
     ]
     assert heights == [22, 90]
+
+
+def test_a_name_takes_the_first_text_that_fits_and_covers_no_other() -> None:
+    image = np.zeros((60, 400, 3), np.uint8)
+    wide, narrow, tiny = (
+        Tag(("pedestrian 97%", "pedestrian"), (30, x), (60, w)) for x, w in ((60, 100), (200, 60), (300, 9))
+    )
+    twin = wide._replace(middle=(33, 65))
+
+    def inked(*tags: Tag) -> NDArray[np.bool_]:
+        return np.asarray(visualize.tagged(image, tags).any((0, 2)))
+
+    assert np.ptp(np.flatnonzero(inked(wide))) > np.ptp(np.flatnonzero(inked(narrow))) > 40
+    assert not inked(tiny).any()
+    assert np.array_equal(inked(wide, twin), inked(wide))
+    assert not image.any()
+
+
+@pytest.mark.parametrize(("side", "width"), [(400, 1), (1600, 2), (3200, 3)])
+def test_lines_are_wider_in_images_that_are_looked_at_shrunk(side: int, width: int) -> None:
+    """However the image is cut into strips."""
+    labels = np.zeros((side, side), np.uint8)
+    labels[side // 2 :] = 1
+    picture = visualize.overlay(np.zeros((side, side, 3), np.uint8), labels, np.zeros((256, 3), np.uint8), alpha=0.5)
+    assert [int(bright.sum()) for bright in (picture[:, 0, 0] > 0, picture[:, -1, 0] > 0)] == [width, width]
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (1, 1, 3)])
+def test_an_image_without_room_has_no_names(shape: tuple[int, int, int]) -> None:
+    image = np.zeros(shape, np.uint8)
+    assert np.array_equal(visualize.tagged(image, [Tag(("car",), (0, 0), (1, 1))]), image)

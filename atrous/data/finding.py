@@ -11,10 +11,9 @@ from typing import Literal, NamedTuple
 
 from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.errors import listing
-from atrous.files import composed, on_disk, user_path
+from atrous.files import composed, is_not_data, on_disk, user_path
 
 # What systems put among people's files. Names that begin with a dot are hidden too.
-SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
 
 
 class NamedImage(NamedTuple):
@@ -138,7 +137,7 @@ def _levels(folder: Folder, is_result: IsResult) -> Iterator[Level | Skipped]:
     try:
         with os.scandir(folder.path) as everything:
             for entry in everything:
-                if is_hidden(entry.name):
+                if is_not_data(entry.name):
                     yield Skipped(folder.path / entry.name, "hidden")
                 elif _is_folder(entry) and is_result(folder.path / entry.name):
                     yield Skipped(folder.path / entry.name, "result")
@@ -147,10 +146,6 @@ def _levels(folder: Folder, is_result: IsResult) -> Iterator[Level | Skipped]:
     except OSError as error:
         yield Skipped(folder.path, "unreadable", f"cannot read folder {folder.path}: {error.strerror}")
     yield Level(folder, entries)
-
-
-def is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def _subfolder(folder: Folder, entry: "os.DirEntry[str]") -> Folder:

@@ -1,16 +1,17 @@
 """Images with labels of the same size, read from files, checked and decoded."""
 
-from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, NamedTuple, Protocol, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.data.instances import numbers_of, things_alone
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import class_of_value, ignored_values
-from atrous.data.pairing import Pair
+from atrous.data.pairing import LOSSY_SUFFIXES, Pair
 from atrous.data.pixels import Codes as Codes
 from atrous.data.pixels import Picture, read_picture, stored, upright
 from atrous.data.pixels import read_image as read_image
@@ -29,15 +30,48 @@ class WrongLabelsError(DataError):
         self.codes, self.wrong = codes, wrong
 
 
-class ImageFiles(Sequence[Sample]):
-    """Image files with label files of the same size, read and checked whenever a sample is requested.
+class Drawn(NamedTuple):
+    """A label map as its file stores it."""
 
-    `colors` maps the colours in RGB masks to classes. Raises DataError, in one line with the file's path, for a file
-    that can't be decoded, sizes that differ, or a value that is not a class.
+    values: NDArray[Any]  # [H, W] labels of the label space, or numbers of things
+    path: Path  # which errors name
+    orientation: int = 1  # by its EXIF
+
+
+class Drawing(NamedTuple):
+    """What is drawn on an image."""
+
+    semantic: Drawn
+    instance: Drawn | None = None  # numbers of things over all classes, from 1; 0: none, or a crowd
+
+
+class Reader(Protocol):
+    """Reads what is drawn on an image; a module's function or a `partial` of one, which a worker process can take.
+
+    Raises DataError with the file's path for labels that can't be used.
     """
 
-    def __init__(self, pairs: Sequence[Pair], space: LabelSpace, colors: Mapping[Color, int] | None = None) -> None:
-        self.pairs, self.space, self.colors = pairs, space, colors
+    def __call__(self, pair: Pair, /) -> Drawing: ...
+
+
+class ImageFiles(Sequence[Sample]):
+    """Image files with labels of the same size, read and checked whenever a sample is requested.
+
+    `read` reads the labels of a pair; None: `read_masks`, where `colors` maps the colours in RGB masks to classes.
+    Raises DataError, in one line with the file's path, for a file that can't be decoded, sizes that differ, a value
+    that is not a class, or a thing of two classes. `open_image` reads images that aren't files of their own.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        space: LabelSpace,
+        colors: Mapping[Color, int] | None = None,
+        read: Reader | None = None,
+        open_image: Callable[[Path], Picture] = read_picture,
+    ) -> None:
+        self.pairs, self.space, self.open_image = pairs, space, open_image
+        self.read = read or partial(read_masks, space=space, colors=colors)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -48,40 +82,85 @@ class ImageFiles(Sequence[Sample]):
     def __getitem__(self, index: slice) -> "ImageFiles": ...
     def __getitem__(self, index: int | slice) -> "Sample | ImageFiles":
         if isinstance(index, slice):
-            return ImageFiles(self.pairs[index], self.space, self.colors)
-        name, image_path, label_path = self.pairs[index]
-        picture = read_picture(image_path)
-        if label_path is None:
-            return Sample(name, picture.pixels)
-        codes = _turned(read_label(label_path), label_path, picture, image_path)
-        semantic = decode(codes, label_path, self.space, self.colors)
-        _require_same_size(picture.pixels, image_path, semantic, label_path)
-        return Sample(name, picture.pixels, semantic)
+            return self.with_pairs(self.pairs[index])
+        pair = self.pairs[index]
+        picture = self.open_image(pair.image)
+        if not pair.label_files:
+            return Sample(pair.name, picture.pixels)
+        semantic, instance = self._read(pair)
+        drawing = Drawing(turned(semantic, picture, pair.image), instance and turned(instance, picture, pair.image))
+        return self._sample(pair, picture.pixels, drawing)
 
     def labels(self, index: int) -> Sample:
-        """The sample with an empty image: only the label file is read."""
-        name, _, label_path = self.pairs[index]
-        semantic = None if label_path is None else decode_label(label_path, self.space, self.colors)
-        return Sample(name, NO_IMAGE, semantic)
+        """The sample with an empty image: only label files are read, unless just the image can tell how they lie."""
+        pair = self.pairs[index]
+        if not pair.label_files:
+            return Sample(pair.name, NO_IMAGE)
+        drawing = self._read(pair)
+        if drawing.instance is not None and _lie(drawing.instance) != _lie(drawing.semantic):
+            return self[index]._replace(image=NO_IMAGE)
+        return self._sample(pair, NO_IMAGE, drawing)
+
+    def without_instances(self) -> "ImageFiles":
+        """The same images for a task that doesn't tell things apart: files of things alone are not read."""
+        pairs = [pair if pair.instance is None else pair._replace(instance=None) for pair in self.pairs]
+        return self.with_pairs(pairs)
+
+    def with_pairs(self, pairs: Sequence[Pair]) -> "ImageFiles":
+        return ImageFiles(pairs, self.space, read=self.read, open_image=self.open_image)
+
+    def _read(self, pair: Pair) -> Drawing:
+        drawing = self.read(pair)
+        return drawing if pair.instance is not None else drawing._replace(instance=None)
+
+    def _sample(self, pair: Pair, image: Image, drawing: Drawing) -> Sample:
+        semantic, instance = drawing
+        if image.size:
+            _require_same_size(image, pair.image, semantic, "label")
+        if instance is None:
+            return Sample(pair.name, image, semantic.values)
+        if image.size:
+            _require_same_size(image, pair.image, instance, "instance map")
+        numbers = things_alone(instance.values, semantic.values, self.space, instance.path)
+        return Sample(pair.name, image, semantic.values, numbers)
 
 
-def _turned(codes: Codes, label_path: Path, picture: Picture, image_path: Path) -> Codes:
+def read_masks(pair: Pair, *, space: LabelSpace, colors: Mapping[Color, int] | None = None) -> Drawing:
+    """A label file whose pixels are classes and, if the pair has one, an instance file whose pixels are numbers."""
+    assert pair.label is not None
+    codes = read_label(pair.label)
+    semantic = Drawn(decode(codes, pair.label, space, colors), pair.label, codes.orientation)
+    return Drawing(semantic, None if pair.instance is None else read_instances(pair.instance))
+
+
+def read_instances(path: Path) -> Drawn:
+    if path.suffix.lower() in LOSSY_SUFFIXES:
+        raise DataError(f"{path}: an instance map in JPEG or WebP, which change its numbers; save it as PNG")
+    codes = read_label(path)
+    return Drawn(numbers_of(codes, path), path, codes.orientation)
+
+
+def _lie(drawn: Drawn) -> tuple[tuple[int, ...], int]:
+    """Maps that lie alike are turned alike."""
+    return drawn.values.shape, drawn.orientation
+
+
+def turned(drawn: Drawn, picture: Picture, image_path: Path) -> Drawn:
     """A label of a photo that was turned upright, turned with it if it was drawn on the photo as stored.
 
     Their sizes tell, unless they fit both ways; then a label whose own EXIF is the photo's was drawn on it as stored.
     """
     if picture.orientation == 1:
-        return codes
+        return drawn
     upright_size = picture.pixels.shape[:2]
     stored_size = stored(picture.pixels, picture.orientation).shape[:2]
-    is_either = upright_size == stored_size and codes.values.shape == stored_size
-    if codes.values.shape != stored_size or (is_either and codes.orientation != picture.orientation):
+    is_either = upright_size == stored_size and drawn.values.shape == stored_size
+    if drawn.values.shape != stored_size or (is_either and drawn.orientation != picture.orientation):
         if is_either:
-            _warn_of_turn(f"its label {label_path} is taken as drawn on the upright photo", image_path, picture)
-        return codes
-    _warn_of_turn(f"its label {label_path}, drawn on the photo as stored, is turned with it", image_path, picture)
-    values = np.ascontiguousarray(upright(codes.values, picture.orientation))
-    return codes._replace(values=values)
+            _warn_of_turn(f"its label {drawn.path} is taken as drawn on the upright photo", image_path, picture)
+        return drawn
+    _warn_of_turn(f"its label {drawn.path}, drawn on the photo as stored, is turned with it", image_path, picture)
+    return drawn._replace(values=np.ascontiguousarray(upright(drawn.values, picture.orientation)))
 
 
 def _warn_of_turn(what: str, path: Path, picture: Picture) -> None:
@@ -97,7 +176,7 @@ def decode(codes: Codes, path: Path, space: LabelSpace, colors: Mapping[Color, i
     """What was read from a label file as train ids. Raises the same errors, with the path."""
     if codes.is_colored and not colors:
         raise WrongLabelsError(f"{path}: {_uncolored(codes, space)}")
-    meaning = {_pack(color): index for color, index in (colors or {}).items()}
+    meaning = {pack(color): index for color, index in (colors or {}).items()}
     meaning = meaning if codes.is_colored else class_of_value(space)
     numbers = _look_up(codes.values, _table(tuple(meaning.items())))
     if not numbers.all():
@@ -111,7 +190,7 @@ def decode(codes: Codes, path: Path, space: LabelSpace, colors: Mapping[Color, i
 def count_codes(codes: Codes) -> dict[Code, int]:
     """How many pixels each label value, or colour, has."""
     values, counts = (array.tolist() for array in np.unique(codes.values, return_counts=True))
-    return dict(zip(map(_unpack, values) if codes.is_colored else values, counts, strict=True))
+    return dict(zip(map(unpack, values) if codes.is_colored else values, counts, strict=True))
 
 
 _TABLE = 2**24 + 1  # all colours, and one entry that is none
@@ -139,11 +218,11 @@ def _look_up(codes: NDArray[np.integer[Any]], table: NDArray[np.uint16]) -> NDAr
     return numbers.reshape(codes.shape)
 
 
-def _pack(color: Color) -> int:
+def pack(color: Color) -> int:
     return color[0] | color[1] << 8 | color[2] << 16
 
 
-def _unpack(code: int) -> Color:
+def unpack(code: int) -> Color:
     return code & 255, code >> 8 & 255, code >> 16
 
 
@@ -157,12 +236,12 @@ def describe(codes: Codes) -> str:
     return f"{'color' if codes.is_colored else 'value'}{'s' if len(counts) > 1 else ''} {listing(texts)}"
 
 
-def _require_same_size(image: Image, image_path: Path, label: NDArray[np.uint8], label_path: Path) -> None:
-    if image.shape[:2] != label.shape:
-        (height, width), (label_height, label_width) = image.shape[:2], label.shape
+def _require_same_size(image: Image, image_path: Path, drawn: Drawn, what: str) -> None:
+    if image.shape[:2] != drawn.values.shape:
+        (height, width), (label_height, label_width) = image.shape[:2], drawn.values.shape
         raise DataError(
             f"sizes differ (width x height): image {image_path} is {width} x {height}, "
-            f"its label {label_path} is {label_width} x {label_height}"
+            f"its {what} {drawn.path} is {label_width} x {label_height}"
         )
 
 

@@ -11,7 +11,7 @@ with its trace, from a worker process too.
 
 import functools
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from atrous.data.strips import LateError
 from atrous.data.workers import items
 from atrous.errors import AtrousError, DataError, text_of
 from atrous.types import Batch, Sample
@@ -30,6 +31,20 @@ ATTEMPTS = 10  # unreadable samples in a row after which a run stops, even if it
 
 class Augment(Protocol):
     def __call__(self, sample: Sample, /, *, rng: np.random.Generator) -> Sample: ...
+
+
+@runtime_checkable
+class Late(Protocol):
+    """Samples whose pixels may be read where a transform slices them, so that a crop costs no more than its part."""
+
+    def late(self, index: int) -> Sample: ...
+
+
+@runtime_checkable
+class Ordered(Protocol):
+    """Samples that can't be read in any order at the same cost."""
+
+    def order(self, seed: int, epoch: int) -> NDArray[np.int64]: ...
 
 
 class Stream(NamedTuple):
@@ -58,8 +73,12 @@ class Read(NamedTuple):
 
 def read_sample(samples: Sequence[Sample], index: int) -> Read:
     """Errors of the user become values: an exception from a worker process would no longer be one line."""
+    return _read(samples.__getitem__, index)
+
+
+def _read(read: Callable[[int], Sample], index: int) -> Read:
     try:
-        return Read(samples[index])
+        return Read(read(index))
     except (AtrousError, OSError) as error:
         return Read(None, (text_of(error),))
 
@@ -95,20 +114,38 @@ class Augmented(Dataset[Read]):
     def __getitem__(self, number: int) -> Read:
         problems: tuple[str, ...] = ()
         epoch, place = divmod(number, len(self.samples))
-        order = epoch_order(self.seed, epoch, len(self.samples))
+        order = order_of(self.samples, self.seed, epoch)
         for attempt in range(self.attempts):  # an unreadable sample is replaced by the next one
-            index = int(order[(place + attempt) % len(order)])
-            sample, errors = read_sample(self.samples, index)
+            sample, errors = self._read(int(order[(place + attempt) % len(order)]), epoch)
             problems += errors
             if sample is not None:
-                return Read(self._augmented(sample, epoch, index), problems)
+                return Read(sample, problems)
         return Read(None, problems)
+
+    def _read(self, index: int, epoch: int) -> Read:
+        """The augmented sample. Errors of the user become values, as in `read_sample`."""
+        read = _read(self.samples.late if isinstance(self.samples, Late) else self.samples.__getitem__, index)
+        if read.sample is None:
+            return read
+        try:
+            return Read(self._augmented(read.sample, epoch, index))
+        except LateError as error:
+            return Read(None, (text_of(error),))
 
     def _augmented(self, sample: Sample, epoch: int, index: int) -> Sample:
         try:
             return self.augment(sample, rng=np.random.default_rng([self.seed, epoch, index]))
+        except LateError:
+            raise
         except (AtrousError, OSError) as error:  # else it would be reported as the user's mistake
             raise RuntimeError(f"augmenting {sample.name} failed") from error
+
+
+def order_of(samples: Sequence[Sample], seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order in which an epoch reads the samples, by their indices."""
+    if isinstance(samples, Ordered):
+        return samples.order(seed, epoch)
+    return epoch_order(seed, epoch, len(samples))
 
 
 @functools.lru_cache(maxsize=2)
@@ -134,6 +171,7 @@ def collate(reads: list[Read]) -> LoadedBatch:
             images=_shared(torch.from_numpy(np.stack([x.image for x in samples])).permute(0, 3, 1, 2).contiguous()),
             semantic=_stacked([sample.semantic for sample in samples]),
             instance=_stacked([sample.instance for sample in samples]),
+            variation=_stacked([sample.variation for sample in samples]),
             category=_stacked([None if x is None else np.asarray(x, np.int64) for x in (s.category for s in samples)]),
         ),
         problems,
@@ -152,7 +190,7 @@ def _mixed(samples: Sequence[Sample]) -> list[str]:
     ]
 
 
-def _stacked(arrays: Sequence[NDArray[np.integer[Any]] | None]) -> Tensor | None:
+def _stacked(arrays: Sequence[NDArray[Any] | None]) -> Tensor | None:
     known = [array for array in arrays if array is not None]
     return _shared(torch.from_numpy(np.stack(known))) if len(known) == len(arrays) else None
 

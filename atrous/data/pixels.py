@@ -1,6 +1,7 @@
 """From image and label files to arrays: photos as upright RGB of 8 bits, labels as the numbers or colours they hold."""
 
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -17,7 +18,7 @@ Numbers = NDArray[np.integer[Any]]
 
 _INDEX_MODES = ("1", "L", "P", "LA", "PA", "I", "I;16", "I;16B", "I;16L")
 _COLOR_MODES = ("RGB", "RGBA")
-_STRIP = 2**21  # pixels that are converted at a time
+_STRIP = 2**17  # pixels that are converted at a time: a copy of them fits the cache
 _DEPTHS = (8, 10, 12, 14, 16)  # bits of cameras and files
 
 # How stored pixels are turned upright, by EXIF's number: swap rows and columns, then reverse rows, then columns.
@@ -49,6 +50,14 @@ class Codes(NamedTuple):
     orientation: int = 1  # by its EXIF; the values are as stored
 
 
+class NamedBytes(BytesIO):
+    """A file in memory, with the name that complaints give it."""
+
+    def __init__(self, content: bytes, name: str) -> None:
+        super().__init__(content)
+        self.name = name
+
+
 def read_image(source: str | Path | BinaryIO) -> Image:  # [H, W, 3]
     """A photo of any mode as RGB, turned upright as its EXIF orientation says. Raises DataError with the path.
 
@@ -77,13 +86,13 @@ def as_rgb(image: PIL.Image.Image) -> Image:  # [H, W, 3]
     return _as_array(Loaded(image, "the image", pillow.orientation_of(image)))
 
 
-def read_label(path: Path) -> Codes:
+def read_label(source: Path | BinaryIO) -> Codes:
     """For a palette image, the indices, not the colours, except of a GIF. Raises DataError with the path."""
-    loaded = pillow.load(path, "label", _require_codes)
+    loaded = pillow.load(source, "label", _require_codes)
     if loaded.image.format == "GIF":
         loaded = loaded._replace(image=_without_palette(loaded.image))
     if loaded.is_deep_color:
-        raise DataError(f"cannot read label {path}: its colours have 16 bits per channel; save it with 8")
+        raise DataError(f"cannot read label {loaded.name}: its colours have 16 bits per channel; save it with 8")
     return _as_codes(loaded)
 
 
@@ -121,6 +130,8 @@ def _require_codes(image: PIL.Image.Image) -> None:
 
 
 def _converted(image: PIL.Image.Image) -> PIL.Image.Image:
+    if image.mode == "RGB":
+        return image
     if isinstance(image.info.get("transparency"), bytes):  # of a palette: Pillow warns about the direct way
         image = image.convert("RGBA")
     return image.convert("RGB")

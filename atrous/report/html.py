@@ -19,7 +19,6 @@ from atrous.report.tables import (
     largest_confusions,
     names_of,
     rows,
-    unit,
 )
 from atrous.report.text import capitalized, count, fraction, known, percent
 from atrous.report.verdict import Finding
@@ -66,7 +65,7 @@ def page(report: Report) -> str:
         "report": report,
         "scores": scores(report),
         "headline": headline,
-        "unit": unit(figures),
+        "unit": figures.unit,
         "curves": [
             (one.title, one.note, Markup(one.svg)) for one in curves(report.history, figures.headline, headline)
         ],

@@ -65,10 +65,10 @@ def names_of(figures: Figures, colors: Mapping[str, Color], bare: Sequence[str])
 
 
 def headings(figures: Figures) -> list[Heading]:
-    """One for each column, and a share next to each column of counts."""
+    """One for each column, and the share of all that is labelled."""
     result: list[Heading] = []
     for index, column in enumerate(figures.table.columns):
-        if is_count(figures, index):
+        if column == figures.unit:
             result.append(Heading("Share", f"of all {column}"))
         result.append(Heading(column[:1].upper() + column[1:], is_optional=is_count(figures, index)))
     return result
@@ -86,9 +86,11 @@ def _entries(figures: Figures, row: Sequence[float | int | None], sums: Sequence
     entries: list[Entry] = []
     for index, cell in enumerate(row):
         value = known(cell)
-        if is_count(figures, index):
+        if figures.table.columns[index] == figures.unit:
             share = (cell or 0) / max(1, sums[index])
-            entries += [Entry(share, percent(share)), Entry(value, count(value), is_optional=True)]
+            entries.append(Entry(share, percent(share)))
+        if is_count(figures, index):
+            entries.append(Entry(value, count(value), is_optional=True))
         else:
             text = "absent" if index == 0 and value is None else fraction(value)
             svg = Markup(bar(value, color)) if index == 0 and value is not None else None
@@ -98,12 +100,6 @@ def _entries(figures: Figures, row: Sequence[float | int | None], sums: Sequence
 
 def is_count(figures: Figures, column: int) -> bool:
     return all(isinstance(row[column], int) for row in figures.table.rows.values())
-
-
-def unit(figures: Figures) -> str:
-    """What the figures count, such as pixels; empty if they don't say."""
-    columns = figures.table.columns
-    return next((column for index, column in enumerate(columns) if is_count(figures, index)), "")
 
 
 def heat_map(confusion: NDArray[Any]) -> list[list[Cell]]:

@@ -11,7 +11,6 @@ import numpy as np
 from atrous.config import Config
 from atrous.report.balance import measured
 from atrous.report.charts import Point, column, smoothed
-from atrous.report.tables import unit
 from atrous.report.text import count, fraction, known, listed, number, percent, plural
 from atrous.report.training import NO_TRAINING, Training
 from atrous.tasks.contract import Figures
@@ -84,7 +83,7 @@ def nothing_measured(case: Case) -> Finding | None:
     split = measured(case.figures)
     if split is None or split.total:
         return None
-    what = f"0 labelled {unit(case.figures) or 'values'} in {plural(len(case.scores), 'image')}"
+    what = f"0 labelled {case.figures.unit or 'values'} in {plural(len(case.scores), 'image')}"
     advice = "Look at the masks: their values must be those of the classes (classes.yaml), not all the ignored one."
     return Finding("fault", "Nothing was compared, so the scores mean nothing", what, advice)
 
@@ -96,7 +95,7 @@ def all_one_class(case: Case) -> Finding | None:
     name, frequency = max(split.classes.items(), key=lambda item: item[1].pixels)
     if frequency.pixels < ALL * split.total:
         return None
-    what = f"{percent(frequency.pixels / split.total)} of {count(split.total)} {unit(case.figures)}"
+    what = f"{percent(frequency.pixels / split.total)} of {count(split.total)} {case.figures.unit}"
     advice = (
         f"A model that always answers {name} scores perfectly here. Check how the masks are read, or measure on "
         "images that show the other classes."
@@ -115,7 +114,7 @@ def not_measured(case: Case) -> Finding | None:
     number_of = f"{len(names)} of {len(case.figures.table.rows)} classes never occur"
     title = f"{f'{names[0]} never occurs' if len(names) == 1 else number_of} in the validation labels"
     advice = "Nothing says how well the model finds them: add images that show them to the validation split."
-    return Finding("warning", title, f"0 {unit(case.figures)} of {listed(names)}", advice, "classes")
+    return Finding("warning", title, f"0 {case.figures.unit} of {listed(names)}", advice, "classes")
 
 
 def few_validation_images(case: Case) -> Finding | None:
@@ -162,7 +161,7 @@ def _in_labels(case: Case, name: str, share: float, amount: int) -> str:
     train = case.training.splits.get("train")
     images = train.classes[name].images if train and name in train.classes else None
     known_images = "" if images is None else f", and is in {plural(images, 'training image')}"
-    return f"{name} is {percent(share)} of the labels ({f'{count(amount)} {unit(case.figures)}'.strip()}){known_images}"
+    return f"{name} is {percent(share)} of the labels ({f'{count(amount)} {case.figures.unit}'.strip()}){known_images}"
 
 
 def never_recognised(case: Case) -> Finding | None:
@@ -205,7 +204,7 @@ def no_better_than_a_constant(case: Case) -> Finding | None:
     if right > commonest + NO_BETTER or commonest >= ALL:
         return None
     name = list(case.figures.table.rows)[int(confusion.sum(1).argmax())]
-    labels = unit(case.figures) or "labels"
+    labels = case.figures.unit or "labels"
     what = f"{percent(right)} of the {labels} are right; {name} alone is {percent(commonest)} of them"
     advice = "Check that images and masks belong together, then train longer or change optim.lr."
     return Finding("fault", f"The model does no better than one that always answers {name}", what, advice, "confusion")
@@ -242,7 +241,7 @@ def never_labelled(case: Case) -> Finding | None:
     if not names or train is None:
         return None
     title = f"{listed(names)} {'has' if len(names) == 1 else 'have'} no label in the training images"
-    what = f"0 {unit(case.figures)} in {plural(train.images or 0, 'image')}"
+    what = f"0 {case.figures.unit} in {plural(train.images or 0, 'image')}"
     advice = "The model can't learn what it is never shown: check the values in the masks, or leave the class out."
     return Finding("fault", title, what, advice, "balance")
 

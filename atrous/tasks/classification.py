@@ -72,7 +72,7 @@ def report(total: Tensor, space: LabelSpace) -> Figures:
         for name, (count, hits, _) in zip(space.names, total.tolist(), strict=True)
     }
     scores = {"top_1": first / max(images, 1), "top_5": first_five / max(images, 1)}
-    return Figures(scores, TITLES, Table(("accuracy", "images"), rows, (scores["top_1"], images)))
+    return Figures(scores, TITLES, Table(("accuracy", "images"), rows, (scores["top_1"], images), "images"))
 
 
 # ---- showing

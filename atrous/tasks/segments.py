@@ -5,17 +5,21 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image as PILImage
+from torch import Tensor
 
 from atrous.data.label_space import LabelSpace
+from atrous.errors import DataError
 from atrous.tasks.contract import Labels
+from atrous.types import Sample
 
 
 class Segment(NamedTuple):
     id: int  # what its pixels hold in the panoptic map: category * divisor + number of the thing, 0 for stuff
     category: int  # index of the class
-    score: float | None  # of a thing, 0 to 1
+    score: float | None  # of a thing, 0 to 1; a little more where its centre stands higher than it was taught
     area: int  # pixels
     box: tuple[int, int, int, int]  # y, x of the first pixel, height, width
 
@@ -55,6 +59,31 @@ def _boxes(order: NDArray[np.intp], starts: NDArray[np.intp], width: int) -> Map
     )
     rows = zip(top, bottom, left, right, strict=True)
     return {index: (y, x, last_y - y + 1, last_x - x + 1) for index, (y, last_y, x, last_x) in enumerate(rows)}
+
+
+def thing_mask(space: LabelSpace) -> Tensor:  # [C] bool
+    mask = torch.zeros(space.num_classes, dtype=torch.bool)
+    mask[list(space.things)] = True
+    return mask
+
+
+def void_of(space: LabelSpace) -> int:
+    return space.ignore * space.panoptic_divisor
+
+
+def true_panoptic(sample: Sample, space: LabelSpace) -> Tensor:
+    """[H, W] class * divisor + number of the thing, 0 for stuff and crowds. Raises DataError for too many things."""
+    assert sample.semantic is not None
+    assert sample.instance is not None
+    semantic, instance = torch.from_numpy(sample.semantic).long(), torch.from_numpy(sample.instance).long()
+    if instance.numel() and int(instance.max()) >= space.panoptic_divisor:
+        raise DataError(
+            f"{sample.name}: thing {int(instance.max())}, but panoptic_divisor={space.panoptic_divisor} leaves numbers "
+            f"up to {space.panoptic_divisor - 1}"
+        )
+    is_class = semantic < space.num_classes
+    is_thing = thing_mask(space)[semantic.where(is_class, 0)] & is_class
+    return semantic * space.panoptic_divisor + instance.where(is_thing, 0)
 
 
 def number_png(numbers: NDArray[np.integer[Any]]) -> bytes:

@@ -19,7 +19,8 @@ from atrous.inference import InferenceConfig
 from atrous.models.panoptic_deeplab import PanopticDeepLab
 from atrous.postprocess.panoptic import find_centers, group_pixels, peaks
 from atrous.segmenter import Segmenter
-from atrous.tasks.panoptic import PanopticDecodeConfig, thing_mask
+from atrous.tasks.panoptic import PanopticDecodeConfig
+from atrous.tasks.segments import thing_mask
 from tests.conftest import SHARED
 from tests.convert.conftest import (
     assert_close,

@@ -89,7 +89,7 @@ def figures(num_classes: int, **changes: Any) -> Figures:  # noqa: ANN401
         f"class {index}": ((index + 1) / (num_classes + 1), 0.5, int(confusion[index].sum()))
         for index in range(num_classes)
     }
-    table = Table(("IoU", "accuracy", "pixels"), rows)
+    table = Table(("IoU", "accuracy", "pixels"), rows, unit="pixels")
     scores = {"miou": 0.85349, "pixel_accuracy": 0.9, "mean_accuracy": 0.8}
     return Figures(scores, TITLES, table, confusion)._replace(**changes)
 
@@ -196,10 +196,18 @@ def test_classes_are_sorted_by_the_first_column_and_absent_ones_are_marked() -> 
     assert "nan" not in Tree(page).text().lower()
 
 
-def test_counts_have_a_share_beside_them() -> None:
-    table = Table(("IoU", "pixels"), {"road": (0.5, 750), "car": (0.25, 250), "tree": (None, 0)})
+def test_what_is_labelled_has_its_share_beside_it() -> None:
+    table = Table(("IoU", "pixels"), {"road": (0.5, 750), "car": (0.25, 250), "tree": (None, 0)}, unit="pixels")
     text = " ".join(Tree(render(sample(3, table=table))).text().split())
     assert "Class IoU Share Pixels car 0.250 25% 250 road 0.500 75% 750 tree absent 0% 0" in text
+
+
+def test_other_counts_have_no_share() -> None:
+    """Panoptic quality counts matched segments: 40% of all that is missed says nothing."""
+    table = Table(("PQ", "matched", "pixels"), {"road": (0.5, 3, 750), "car": (0.25, 1, 250)}, unit="pixels")
+    text = words(render(sample(2, table=table)))
+    assert "Class PQ Matched Share Pixels car 0.250 1 25% 250 road 0.500 3 75% 750" in text
+    assert "pixels) " in text and "matched)" not in text
 
 
 def test_a_table_without_a_matrix_has_no_section_for_it() -> None:
@@ -601,7 +609,7 @@ def test_the_page_does_not_scroll_sideways(width: int, tmp_path: Path) -> None:
     """In a frame, since a window has a smallest width; with names and a command that nobody would choose."""
     long = "x" * 300
     names = {f"{long}{index}": (0.5, 0.5, 10) for index in range(32)}
-    table = Table(("IoU", "accuracy", "pixels"), names)
+    table = Table(("IoU", "accuracy", "pixels"), names, unit="pixels")
     report = sample(32, table=table, title=long, subtitle=long, protocol={long: long}, trained={"model": long})
     report = report._replace(gallery=Gallery([picture(long)], 1), command=long, environment={"torch": long})
     report = report._replace(findings=[Finding("fault", long, long, long)], samples=[picture(long)])

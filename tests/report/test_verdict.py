@@ -29,7 +29,9 @@ def figures(confusion: Any, **changes: Any) -> Figures:  # noqa: ANN401
     ]
     rows = {name: (value, int(row.sum())) for name, value, row in zip(NAMES, iou, confusion, strict=True)}
     mean = float(np.mean([value for value in iou if value is not None] or [0]))
-    return Figures({"miou": mean}, {"miou": "mIoU"}, Table(("IoU", "pixels"), rows), confusion)._replace(**changes)
+    return Figures({"miou": mean}, {"miou": "mIoU"}, Table(("IoU", "pixels"), rows, unit="pixels"), confusion)._replace(
+        **changes
+    )
 
 
 def history(scores: Sequence[float], losses: Sequence[float] = (), every: int = 100) -> list[dict[str, Any]]:

@@ -27,7 +27,8 @@ from atrous.tasks import TASKS
 from atrous.tasks import panoptic as panoptic_task
 from atrous.tasks.contract import Labels, TrainingData
 from atrous.tasks.panoptic import PANOPTIC, PanopticDecodeConfig, PanopticLossConfig, PanopticObjective
-from atrous.tasks.segments import Segment
+from atrous.tasks.panoptic_pictures import middle, paint, paint_map, shade, tags
+from atrous.tasks.segments import Segment, panoptic_array, segments
 from atrous.types import Batch, Facts, Outputs, Sample
 from tests.conftest import SMALL_PANOPTIC, noise, save
 from tests.runs import QUIET, assert_same, losses, stop_after, validations, weights
@@ -111,8 +112,15 @@ def test_each_term_is_its_loss_times_its_weight() -> None:
     torch.testing.assert_close(terms["offset"], 0.01 * (values.offset[0] - truth)[:, *car].abs().mean())
 
 
+def test_the_class_of_a_crowd_is_learnt_on_request_alone() -> None:
+    ignored, learnt = (objective(crowds=word).targets(batch(CROWD))["semantic"][0] for word in ("ignored", "learnt"))
+    assert torch.equal(learnt, drawn("..... pp.cc ppxcc", "00000 00011 00011")[0].byte())
+    assert torch.equal(ignored, drawn("..... xx.cc xxxcc", "00000 00011 00011")[0].byte())
+    assert learnt.dtype == ignored.dtype == torch.uint8
+
+
 def test_a_crowd_has_a_class_but_neither_center_nor_offset() -> None:
-    one = objective()
+    one = objective(crowds="learnt")
     counts = one.counts(one.targets(batch(CROWD)), 0)
     assert counts is not None
     assert counts.tolist() == [14, 10, 4]  # one pixel is ignored, four are a crowd, four a car
@@ -365,13 +373,40 @@ def test_things_of_a_class_have_shades_of_its_color_and_void_shows_the_image() -
     labels, image = predicted("..rx cccc", "0000 1122"), noise(2, 4)
     picture = PANOPTIC.paint(image, labels, SPACE, 1.0)
     assert np.array_equal(picture[0, 3], image[0, 3])
-    assert panoptic_task.shade(20, SPACE) == COLORS[2]
-    one, other = panoptic_task.shade(21, SPACE), panoptic_task.shade(22, SPACE)
+    assert shade(20, SPACE) == COLORS[2]
+    one, other = shade(21, SPACE), shade(22, SPACE)
     assert one != other
     assert np.abs(np.subtract(one, COLORS[2])).max() <= 60
-    assert panoptic_task.shade(21, SPACE) == one
+    assert shade(21, SPACE) == one
     assert PANOPTIC.painted(labels, SPACE) == {"sky": COLORS[0], "road": COLORS[1], "car": COLORS[2]}
     assert np.array_equal(PANOPTIC.paint(image, labels, SPACE, 0.0), image)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (("#",), (0, 0)),
+        (("####", "####"), (0, 1)),
+        (("###.", "#...", "###."), (1, 0)),  # a C: its centre of mass lies outside
+        (("#.##", "#.##", "#.##"), (1, 2)),  # two parts: in the wider one
+    ],
+)
+def test_a_name_stands_inside_its_thing(rows: tuple[str, ...], expected: tuple[int, int]) -> None:
+    assert middle(np.array([[pixel == "#" for pixel in row] for row in rows])) == expected
+
+
+def test_things_bear_their_names_and_stuff_does_not() -> None:
+    panoptic = torch.zeros(90, 300).long()
+    panoptic[:, 150:], panoptic[:4] = 21, 10
+    scores = torch.tensor([[21.0, 0.875]]).double()
+    labels, image = Labels(panoptic=panoptic, scores=scores), np.zeros((90, 300, 3), np.uint8)
+    (tag,) = tags(panoptic.numpy().astype(np.int32), segments(labels, SPACE), SPACE)
+    assert tuple(tag) == (("car 88%", "car"), (46, 224), (86, 150))
+    picture, bare = (paint(image, labels, SPACE, 0.55), paint_map(image, panoptic_array(labels), SPACE, 0.55))
+    changed = np.argwhere((picture != bare).any(-1))
+    assert len(changed) > 50
+    assert np.abs(changed.mean(0) - tag.middle).max() < 4
+    assert np.array_equal(PANOPTIC.paint(image, labels, SPACE, 1.0), paint_map(image, panoptic_array(labels), SPACE, 1))
 
 
 def test_panels_show_the_image_the_truth_the_prediction_and_the_errors() -> None:
@@ -415,7 +450,7 @@ def test_a_panoptic_model_is_trained_and_reported(run: RunFolder) -> None:
     assert {"semantic", "center", "offset"} <= losses(run)[0].keys()
     assert {"pq", "sq", "rq", "pq_things", "pq_stuff", "miou"} <= validations(run)[-1]["scores"].keys()
     page = run.report.read_text(encoding="utf-8")
-    for text in ("PQ", "matched", "missed", "Prediction"):
+    for text in ("PQ", "Matched", "Missed", "Prediction"):
         assert text in page
 
 

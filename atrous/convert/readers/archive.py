@@ -13,13 +13,12 @@ from typing import BinaryIO
 from atrous.convert.readers.checkpoint import find_prefix
 from atrous.convert.readers.damage import DamagedError, quoted, reading, require_file
 from atrous.errors import ConversionError
+from atrous.wire.tar import BLOCK, checked_path
 
 KIND = "tar archive"
 GZIP_MAGIC = b"\x1f\x8b"
 GROWTH, SLACK, MAX_SIZE = 20, 2**24, 2**33  # weights hardly compress: an archive that grows more holds no model
 MAX_MEMBERS = 10_000
-MAX_NAME, MAX_PATH = 255, 1000  # bytes of a part and of a whole path: limits of file systems
-BLOCK = 512
 PIECE = 2**18
 
 
@@ -108,7 +107,7 @@ def _checked(members: Iterator[tarfile.TarInfo], limit: int) -> Iterator[tuple[t
     files: set[PurePosixPath] = set()
     folders = {PurePosixPath()}
     for count, member in enumerate(members):
-        path = _checked_path(member.name)
+        path = checked_path(member.name)
         if count >= MAX_MEMBERS:
             raise DamagedError(f"it has more than {MAX_MEMBERS} members")
         if member.isdir():
@@ -123,15 +122,6 @@ def _checked(members: Iterator[tarfile.TarInfo], limit: int) -> Iterator[tuple[t
         files.add(path)
         folders.update(path.parents)
         yield member, path
-
-
-def _checked_path(name: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    is_outside = path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name
-    is_odd = not name.isprintable() or len(name.encode(errors="replace")) > MAX_PATH
-    if is_outside or is_odd or any(len(part.encode()) > MAX_NAME for part in path.parts):
-        raise DamagedError(f"{quoted(name)} is not the name of a file inside a folder")
-    return path
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:

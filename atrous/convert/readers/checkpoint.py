@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from atrous.convert.arrays import Array, Shape
-from atrous.convert.readers.crc32c import Bytes, masked_crc32c
 from atrous.convert.readers.damage import DamagedError, quoted, read_whole, reading, require_file
-from atrous.convert.readers.protobuf import fields, varint
 from atrous.convert.readers.tensor_types import NO_NUMBERS, decode, read_shape, require_bytes
 from atrous.errors import ConversionError
+from atrous.wire.crc32c import Bytes, masked_crc32c
+from atrous.wire.protobuf import fields, varint
 
 KIND = "TensorFlow checkpoint"
 MAGIC = 0xDB4775248B80FB57

@@ -6,13 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from atrous.errors import ConversionError
+from atrous.errors import DamagedError as DamagedError
 
 MAX_DIMENSIONS = 32  # the limit of the oldest NumPy that we support
 MAX_ELEMENTS = 2**48  # far more than any file holds, far fewer than overflow NumPy's sizes
-
-
-class DamagedError(ConversionError):
-    """What is wrong inside a file; `reading` adds which file."""
 
 
 @contextlib.contextmanager

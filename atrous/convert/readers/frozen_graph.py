@@ -8,8 +8,8 @@ import numpy as np
 
 from atrous.convert.arrays import Array, Shape
 from atrous.convert.readers.damage import DamagedError, count_elements, quoted, read_whole, reading
-from atrous.convert.readers.protobuf import FIXED32, FIXED64, LENGTH, VARINT, Field, fields, varints
 from atrous.convert.readers.tensor_types import BOOL, NO_NUMBERS, STORED, decode, read_shape, require_bytes, stored_type
+from atrous.wire.protobuf import FIXED32, FIXED64, LENGTH, VARINT, Field, fields, varints
 
 KIND = "frozen TensorFlow graph"
 HALF_LIST = 13  # its numbers are the bits of float16 or bfloat16

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from atrous.convert.arrays import Array, Shape
 from atrous.convert.readers.damage import DamagedError, count_elements
-from atrous.convert.readers.protobuf import fields
+from atrous.wire.protobuf import fields
 
 STORED: dict[int, np.dtype[Any]] = {  # tensorflow/core/framework/types.proto: an element in the file
     1: np.dtype("<f4"),

@@ -9,8 +9,8 @@ import pytest
 
 from atrous.convert.arrays import Array
 from atrous.convert.readers.checkpoint import find_prefix, read_checkpoint
-from atrous.convert.readers.crc32c import masked_crc32c
 from atrous.errors import ConversionError
+from atrous.wire.crc32c import masked_crc32c
 from tests.conftest import SHARED
 from tests.convert.readers import writers
 from tests.reference.tf_deeplab import seeded

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from atrous.convert.arrays import Array
-from atrous.convert.readers.crc32c import masked_crc32c
+from atrous.wire.crc32c import masked_crc32c
 
 NAMES = (
     "float32",

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from atrous.convert.readers.damage import DamagedError
+from atrous.errors import DamagedError
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5  # the wire types; 3 and 4 are groups, which are obsolete
 FIXED_SIZES = {FIXED64: 8, FIXED32: 4}

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atrous.convert.readers import crc32c as crc
-from atrous.convert.readers.crc32c import FOLD, GENERATOR, PIECE, crc32c, masked_crc32c
+from atrous.wire import crc32c as crc
+from atrous.wire.crc32c import FOLD, GENERATOR, PIECE, crc32c, masked_crc32c
 from tests.reference.crc32c import slow_crc32c
 
 SPAN = FOLD[-1]

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atrous.convert.readers.damage import DamagedError
-from atrous.convert.readers.protobuf import FIXED64, Field, fields, varint, varints
+from atrous.wire.protobuf import FIXED64, Field, fields, varint, varints
 from tests.convert.readers import writers
 
 
