@@ -87,7 +87,7 @@ def is_stored(path: Path) -> bool:
     """Whether a path holds predictions: a JSON file, told by its content, or a folder that `atrous predict` wrote."""
     if path.is_dir():
         return (path / PNGS).is_dir() and (path / SEGMENTS).is_dir()
-    if not path.is_file():
+    if path.suffix.lower() != ".json" or not path.is_file():
         return False
     with path.open("rb") as file:
         return file.read(START).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
