@@ -2,7 +2,9 @@
 
 import difflib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +21,9 @@ from pydantic.fields import FieldInfo
 
 from atrous import other_words, trees
 from atrous.backbones import BACKBONES, BackboneConfig
-from atrous.data import FORMATS, AnyDataConfig
+from atrous.data import FORMATS, AnyDataConfig, description, recognised
 from atrous.data.transforms import AugmentConfig
-from atrous.errors import ConfigError
+from atrous.errors import ConfigError, warn_once
 from atrous.files import user_path
 from atrous.inference import InferenceConfig
 from atrous.models import MODELS, AnyModelConfig, format_1, task_of
@@ -45,6 +47,8 @@ KINDS: dict[str, tuple[str, Mapping[str, type[Settings]]]] = {
 class TrainConfig(Settings):
     steps: Count = 30_000
     """Updates of the weights in the whole training."""
+    epochs: float | None = Field(None, gt=0, le=100_000)
+    """Passes over the training images, in place of `steps`; none: `steps` counts."""
     batch: int = Field(8, ge=1, le=2**16)
     """Images that one process takes in one pass; fewer need less memory."""
     accumulate: Count = 1
@@ -67,6 +71,8 @@ class TrainConfig(Settings):
     """Steps between two saves: what a kill can lose at most."""
     eval_every: Count = 1000
     """Steps between two validations."""
+    patience: Count | None = None
+    """Validations without a better score after which the training ends early; none: all steps are done."""
     log_every: Count = 10
     """Steps between two lines of progress."""
 
@@ -75,6 +81,9 @@ class TrainConfig(Settings):
         if self.reuse != "all" and self.init is None:
             raise ValueError(f"reuse={self.reuse} needs init, the file that the weights come from")
         return self
+
+
+ALTERNATIVES = {"train.steps": "epochs", "train.epochs": "steps"}  # the field that each one takes the place of
 
 
 class Config(Settings):
@@ -144,11 +153,33 @@ def override(config: Config, overrides: Sequence[str], source: str) -> Config:
 
 
 def check(tree: Tree, *, source: str, overrides: Sequence[str] = ()) -> Config:
-    """The tree as a Config. Raises ConfigError in one line: the key, what is wrong, what would be right, and where."""
+    """The tree as a Config. Raises ConfigError in one line: the key, what is wrong, what would be right, and where.
+
+    data.format=auto becomes the layout of data.root, which is said.
+    """
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(_recognised({}, tree))
     except ValidationError as error:
         raise ConfigError(explain(error, tree, source, overrides)) from None
+
+
+def _recognised(below: Tree, above: Tree) -> Tree:
+    """`above` with the layout that the folder has, where it sets data.format=auto, or a folder and nothing else."""
+    section, old = above.get("data"), below.get("data")
+    settings = {**(old if isinstance(old, dict) else {}), **(section if isinstance(section, dict) else {})}
+    if not isinstance(section, dict) or settings.get("format", "auto") != "auto" or not settings.get("root"):
+        return above
+    name = recognised(Path(str(settings["root"])))
+    _say_what_is_seen(name, {**settings, "format": name})
+    return {**above, "data": {**section, "format": name}}
+
+
+def _say_what_is_seen(name: str, settings: Tree) -> None:
+    kind = FORMATS[name].config
+    with suppress(ValidationError):  # said of the whole config
+        known = {key: value for key, value in settings.items() if key in kind.model_fields}
+        text = description(kind.model_validate(known))
+        warn_once(text, text)
 
 
 # ---- YAML in and out
@@ -262,9 +293,12 @@ def merge(below: Tree, above: Tree, section: str = "") -> Tree:
     A mapping whose keys are numbers, such as class names, is a single value.
     """
     merged = dict(below)
+    above = above if section else _recognised(below, above)
     for key, value in above.items():
         place = f"{section}.{key}" if section else key
         old, new = _as_section(place, merged.get(key)), _as_section(place, value)
+        if place in ALTERNATIVES and value is not None:
+            merged.pop(ALTERNATIVES[place], None)
         is_section = _is_section(old) and _is_section(new)
         merged[key] = merge(_of_kind(place, old, new), new, place) if is_section else value
     return merged
@@ -294,6 +328,14 @@ def _of_kind(section: str, old: Tree, new: Tree) -> Tree:
     if kind == old.get(key) or not isinstance(kind, str) or kind not in kinds:
         return old
     return {name: value for name, value in old.items() if name in kinds[kind].model_fields}
+
+
+def in_steps(config: Config, num_images: int, images_per_step: int) -> Config:
+    """The config with its length in steps, where it is given in epochs: the last step completes the last epoch."""
+    if config.train.epochs is None:
+        return config
+    steps = math.ceil(round(config.train.epochs * num_images / images_per_step, 6))
+    return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps, "epochs": None})})
 
 
 def to_tree(config: BaseModel) -> Tree:

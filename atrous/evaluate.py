@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from atrous import config as configs
-from atrous import data, distributed, model_file, report, segmenter, terminal, verb_module
+from atrous import data, distributed, model_file, report, scoring, segmenter, terminal, verb_module
 from atrous.config import Config
 from atrous.data import survey
 from atrous.data.label_space import LabelSpace, numbered_names
@@ -34,13 +34,15 @@ def evaluate(
     workers: int = 0,
     skip_errors: bool = False,
     data_name: str = "",
+    metrics: Sequence[str] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Compare predictions with labels at each image's own size; the images are divided among the processes.
 
-    `advance` is called with the number of images finished since its last call.
+    `metrics` are those of the task, None: all but the costly ones. `advance` is called with the number of images
+    finished since its last call.
     """
-    task, space = model.task, model.label_space
+    task, space = model.task.measuring(metrics), model.label_space
     total: dict[str, Any] = {}
     images: list[ImageScore] = []
     skipped: list[str] = []
@@ -88,16 +90,22 @@ def run(
     report_size: float = report.MAX_BYTES / 1e6,
     device: str | None = None,
     workers: int = 0,
+    metrics: Sequence[str] | None = None,
+    truth: Path | None = None,
     console: Console | None = None,
 ) -> Evaluation:
     """Evaluate the model file `path` on the validation split of its own dataset, or of the one in `overrides`.
 
-    The report has as many images as fit into `report_size` megabytes.
+    The report has as many images as fit into `report_size` megabytes. `path` may also be stored predictions: then
+    `truth` is a JSON file in the same format.
     """
     console = console or terminal.console()
+    if truth is not None or scoring.is_stored(user_path(path)):
+        return score(path, truth, overrides, json_path, report_path, metrics=metrics, workers=workers, console=console)
     world = distributed.join(device)
     path = user_path(path)
     original = segmenter.load(path)
+    original.task.measuring(metrics)  # refuses others
     config = settings(original, overrides, str(path))
     space = data.label_space(config.data)
     require_same_classes(original.label_space, space, path)
@@ -108,7 +116,7 @@ def run(
     require_fields(samples, original.task, config)
     model = original.with_inference(config.evaluate).with_header(label_space=space, decode=config.decode)
     model = model.to(world.device)
-    evaluation = measure(model, samples, config, world, workers, console)
+    evaluation = measure(model, samples, config, world, workers, metrics, console)
     if world.rank == 0:
         if json_path is not None:
             write_atomically(user_path(json_path), json.dumps(evaluation.to_tree(), indent=1) + "\n")
@@ -121,8 +129,44 @@ def run(
     return evaluation
 
 
+def score(
+    path: Path,
+    truth: Path | None,
+    overrides: Sequence[str],
+    json_path: Path | None,
+    report_path: Path | None,
+    *,
+    metrics: Sequence[str] | None,
+    workers: int,
+    console: Console,
+) -> Evaluation:
+    """Measure stored predictions. Raises ConfigError for what only a model can be asked."""
+    path = user_path(path)
+    if not path.exists():
+        raise ConfigError(f"no such file of predictions: {path}")
+    if not scoring.is_stored(path):
+        raise ConfigError(f"--truth is what predictions in COCO's panoptic JSON are compared with; {path} is none")
+    if truth is None:
+        raise ConfigError(f"{path} holds predictions; name what they are compared with: --truth TRUTH.json")
+    if overrides:
+        raise ConfigError(f"{overrides[0]}: stored predictions have no settings, only --truth, --metrics and --json")
+    if report_path is not None:
+        raise ConfigError("--report shows images, and stored predictions have none; --json writes all figures")
+    evaluation = scoring.run(path, user_path(truth), metrics=metrics, workers=workers, console=console)
+    if json_path is not None:
+        write_atomically(user_path(json_path), json.dumps(evaluation.to_tree(), indent=1) + "\n")
+    report.print_evaluation(evaluation, console)
+    return evaluation
+
+
 def measure(
-    model: Segmenter, samples: Sequence[Sample], config: Config, world: World, workers: int, console: Console
+    model: Segmenter,
+    samples: Sequence[Sample],
+    config: Config,
+    world: World,
+    workers: int,
+    metrics: Sequence[str] | None,
+    console: Console,
 ) -> Evaluation:
     """`evaluate` with the number of finished images on the terminal."""
     name, done = data_name(config), 0
@@ -136,7 +180,14 @@ def measure(
         advance(0)
         skip_errors = config.data.on_error == "skip"
         return evaluate(
-            model, samples, world=world, workers=workers, skip_errors=skip_errors, data_name=name, advance=advance
+            model,
+            samples,
+            world=world,
+            workers=workers,
+            skip_errors=skip_errors,
+            data_name=name,
+            metrics=metrics,
+            advance=advance,
         )
 
 

@@ -21,6 +21,7 @@ ACCEPTED = MOVED | {  # settings that a resumed run may change
     "train.steps",  # no fewer than are done; the rest of the learning rates follows, and is said
     "train.save_every",  # how much a kill loses
     "train.eval_every",  # how often the best model is looked for
+    "train.patience",  # how soon it ends
     "train.log_every",
 }
 Source = Mapping[str, str]  # what a run learns from, as its state keeps it: JSON of its classes and its files

@@ -28,20 +28,22 @@ from atrous import (
     segmenter,
     terminal,
     verb_module,
+    visualize,
 )
 from atrous.config import Config, TrainConfig
 from atrous.data import survey
+from atrous.data.batch_transforms import vary, vary_sample
 from atrous.data.inventory import inventory
 from atrous.data.label_space import LabelSpace
-from atrous.data.loader import Augment, Augmented, Stream, training_batches
+from atrous.data.loader import Augment, Augmented, Read, Stream, training_batches
 from atrous.data.overlap import shared_images
 from atrous.data.survey import Split, Survey
 from atrous.data.transforms import augment
 from atrous.data.workers import require_guarded_script
 from atrous.distributed import World
 from atrous.environment import environment
-from atrous.errors import AtrousError, ConfigError, ModelFileError, ProcessDied, listing
-from atrous.files import user_path
+from atrous.errors import AtrousError, ConfigError, DataError, ModelFileError, ProcessDied, listing
+from atrous.files import prepare_output, user_path, write_atomically
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
@@ -66,9 +68,11 @@ class Standing(NamedTuple):
     samples: int = 0  # read by all processes
     validation: int = 0  # the step of the last one
     best: float = -1.0  # the headline score of the best validation
+    stale: int = 0  # validations since then
 
 
-STANDING_KEYS = ("step", "taken", "measured", "best")  # of a saved state, in the order of the fields
+NUM_SHOWN, SHOWN_IN_A_ROW = 12, 6  # samples in the picture of the augmentation, and panels side by side in it
+STANDING_KEYS = ("step", "taken", "measured", "best", "stale")  # of a saved state, in the order of the fields
 
 
 class Parallel(DistributedDataParallel):
@@ -125,12 +129,12 @@ def train(
     # One process, or one of many: only the first writes and prints.
     require_guarded_script()
     world = distributed.join(device)
+    config = in_steps(config, world)
     run, settings, console = RunFolder(user_path(out), world.rank == 0), config.train, console_of(world, console)
 
     with stop_signals(stop) as stop, run_folder.opened(run, config, world, resume=resume) as opening:
         # The data, and what its labels mean.
-        space, splits = data.label_space(config.data), splits_of(config)
-        require_trainable(config, space, splits, world)
+        space, splits = trainable(config, world)
         opening, source = compared(opening, run, space, splits, is_accepted=accept_changed_data)
         surveys = surveys_of(
             run,
@@ -161,12 +165,12 @@ def train(
             Progress(console, settings.steps, at.step) as progress,
             timed(run, facts_of(learner.model, config, splits, world), at.step, settings.steps) as note,
         ):
-            while at.step < settings.steps or is_due(at, settings):
+            while is_due(at, settings) or not is_over(at, settings):
                 if is_due(at, settings):
                     at = validate(run, learner, candidate, splits[1], at, world, workers, progress, stop)
                     continue
                 with saved_if_others_die(run, learner, candidate, at, losses, settings, stop):
-                    passes = load(batches, objective, settings, world, progress, stop)
+                    passes = load(batches, objective, config, world, progress, stop)
                     counts, is_stopped = agree(objective, passes, at.step, settings, stop, world)
                 if is_stopped:
                     save(run, learner, candidate, at, losses, world)
@@ -184,7 +188,7 @@ def train(
                 if at.step % settings.save_every == 0 or is_due(at, settings):
                     save(run, learner, candidate, at, losses, world)
                     note()
-        finish(run, splits, world, workers, console, stop)
+        finish(run, splits, at, settings, world, workers, console, stop)
     return run
 
 
@@ -198,14 +202,23 @@ def console_of(world: World, console: Console | None) -> Console:
     return console
 
 
+def in_steps(config: Config, world: World) -> Config:
+    """The config with its length in steps; the images are counted only where it is given in epochs."""
+    if config.train.epochs is None:
+        return config
+    num_images = len(data.samples(config.data, config.data.train))
+    return configs.in_steps(config, num_images, images_of_step(config.train, world))
+
+
 def splits_of(config: Config) -> tuple[Sequence[Sample], Sequence[Sample]]:
     """The samples to learn from, and those to validate on."""
     needs = TASKS[task_of(config.model)].needs
     return data.samples(config.data, config.data.train, needs), data.samples(config.data, config.data.val, needs)
 
 
-def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequence[Sample]], world: World) -> None:
-    """Refuse now what would fail, or be silently wrong, after hours."""
+def trainable(config: Config, world: World) -> tuple[LabelSpace, tuple[Sequence[Sample], Sequence[Sample]]]:
+    """The classes and the splits of the data. What would fail, or be silently wrong, after hours is refused now."""
+    space, splits = data.label_space(config.data), splits_of(config)
     distributed.require_same(repr(settings_of_all(config)), "the settings")
     distributed.require_same(" and ".join(str(len(samples)) for samples in splits), "the numbers of images")
     if config.model.num_classes is not None:
@@ -216,6 +229,7 @@ def require_trainable(config: Config, space: LabelSpace, splits: Sequence[Sequen
             "train.batch=1 with train.batch_norm=tuned: image pooling leaves one value per channel, which has no "
             "variance; set train.batch=2 or more, or train.batch_norm=frozen"
         )
+    return space, splits
 
 
 def surveys_of(
@@ -442,6 +456,11 @@ def is_due(at: Standing, settings: TrainConfig) -> bool:
     return at.step > at.validation and (at.step % settings.eval_every == 0 or at.step == settings.steps)
 
 
+def is_over(at: Standing, settings: TrainConfig) -> bool:
+    """Whether all steps are done, or the score has not improved for too long."""
+    return at.step >= settings.steps or (settings.patience is not None and at.stale >= settings.patience)
+
+
 def images_of_step(settings: TrainConfig, world: World) -> int:
     return settings.batch * settings.accumulate * world.size
 
@@ -453,7 +472,7 @@ def advanced(at: Standing, settings: TrainConfig, world: World) -> Standing:
 def load(
     batches: Iterator[tuple[Batch, tuple[str, ...]]],
     objective: Objective,
-    settings: TrainConfig,
+    config: Config,
     world: World,
     progress: Progress,
     stop: StopFlag,
@@ -461,10 +480,10 @@ def load(
     """The passes of one update, on the device. If it is stopped, the only process doesn't wait for the rest of them."""
     passes = []
     with contextlib.suppress(Interrupted), stop.at_once(world.size == 1):
-        for _ in range(settings.accumulate):
+        for _ in range(config.train.accumulate):
             batch, problems = next(batches)
             progress.skipped(problems)
-            batch = batch.to(world.device)
+            batch = vary(batch.to(world.device), config.augment)
             passes.append(Pass(batch, objective.targets(batch)))
     return passes
 
@@ -608,10 +627,13 @@ def validate(
     figures, headline = evaluation.figures, evaluation.figures.headline
     score = figures.scores[headline]
     progress.validated(at.step, figures.titles[headline], score)
-    run_folder.log(run, {"step": at.step, "scores": dict(figures.scores), "classes": figures.table.first_column()})
+    run_folder.log(
+        run, {"step": at.step, "scores": figures.to_tree()["scores"], "classes": figures.table.first_column()}
+    )
     if score > at.best and run.is_writer:
         candidate.with_header(results={"step": at.step, **evaluation.to_tree()}).save(run.best)
-    at = at._replace(validation=at.step, best=max(at.best, score))
+    is_better = score > at.best
+    at = at._replace(validation=at.step, best=max(at.best, score), stale=0 if is_better else at.stale + 1)
     run_folder.write_state(run, snapshot(learner, at))
     return at
 
@@ -675,7 +697,7 @@ def restore(state: State | None, learner: Learner, run: RunFolder) -> Standing:
     if not optim.is_state_of(learner.optimizer, state["optimizer"]):
         raise ModelFileError(f"{run.state}: the optimizer is not that of the run: the state is of another training")
     learner.optimizer.load_state_dict(state["optimizer"])
-    return Standing(*(state[key] for key in STANDING_KEYS))
+    return Standing(*(state.get(key, default) for key, default in zip(STANDING_KEYS, Standing(), strict=True)))
 
 
 def bring_up_to_date(
@@ -783,6 +805,8 @@ def how_to_resume(run: RunFolder) -> str:
 def finish(
     run: RunFolder,
     splits: tuple[Sequence[Sample], Sequence[Sample]],
+    at: Standing,
+    settings: TrainConfig,
     world: World,
     workers: int,
     console: Console,
@@ -799,19 +823,65 @@ def finish(
         title = run.path.name
         report.write_page(run.report, best, splits[1], evaluation, title=title, training=training, console=console)
     report.print_evaluation(evaluation, console)
+    if at.step < settings.steps:
+        reason = f"train.patience: {at.stale} validations without a better score"
+        say(f"ended early, after step {at.step} of {settings.steps} ({reason})", console)
     console.print(f"best model: {run.best} (step {best.results['step']})\nreport: {run.report}")
 
 
 def first_samples(best: Segmenter, samples: Sequence[Sample]) -> list[Sample]:
     """The run's first samples as the network saw them, for the report; those that can't be read are left out."""
-    config = best.training
-    assert config is not None
-    skip_errors = config.data.on_error == "skip"
-    augmented = Augmented(
-        samples, augmentation(best.model, config, best.label_space), config.train.seed, skip_errors=skip_errors
-    )
-    reads = [augmented[number] for number in range(min(report.NUM_SAMPLES, len(samples)))]
+    assert best.training is not None
+    number = min(report.NUM_SAMPLES, len(samples))
+    reads = first_reads(samples, best.model, best.training, best.label_space, number)
     return [read.sample for read in reads if read.sample is not None]
+
+
+def first_reads(
+    samples: Sequence[Sample], model: Model, config: Config, space: LabelSpace, number: int
+) -> Iterator[Read]:
+    """Sample numbers 0, 1, ... of a training, as the network sees them."""
+    skip_errors = config.data.on_error == "skip"
+    stream = Augmented(samples, augmentation(model, config, space), config.train.seed, skip_errors=skip_errors)
+    for place in range(number):
+        read = stream[place]
+        yield read if read.sample is None else read._replace(sample=vary_sample(read.sample, config.augment))
+
+
+# ---- instead of a training
+
+
+def show_augmentation(config: Config, path: Path, *, number: int = NUM_SHOWN, console: Console | None = None) -> None:
+    """Write a picture of the first samples that a training would learn from: each crop, and under its true labels.
+
+    Raises DataError for an image that can't be read, unless data.on_error=skip, and OSError.
+    """
+    require_picture(path)
+    console, task = console or terminal.console(), TASKS[task_of(config.model)]
+    space, samples = data.label_space(config.data), data.samples(config.data, config.data.train)
+    evaluate.require_fields(samples, task, config)
+    with torch.device("meta"):  # all that is needed is its mean colour
+        model = models.build(config.model, space.num_classes)
+    panels = []
+    for read in first_reads(samples, model, config, space, number):
+        for problem in read.problems:
+            say(f"skipped: {problem}", console)
+        if read.sample is None:
+            raise DataError(read.problems[-1])
+        panels += [(read.sample.name, read.sample.image), ("labels", task.paint_truth(read.sample, space))]
+    picture = visualize.contact_sheet(panels, columns=SHOWN_IN_A_ROW)
+    write_atomically(path, visualize.encoded(picture, path.suffix))
+    console.print(f"{path}: {number} crops as step 1 on sees them, each with its labels", markup=False, soft_wrap=True)
+
+
+def require_picture(path: Path) -> None:
+    """Raises ConfigError or OSError for a path that no picture can be written to."""
+    if path.suffix.lower() not in visualize.PICTURE_FORMATS:
+        known = ", ".join(visualize.PICTURE_FORMATS)
+        raise ConfigError(f"--show-augmentation {path}: the name of a picture ends in {known}")
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    prepare_output(path.parent)
 
 
 verb_module.make_callable(__name__)  # `atrous.train(...)`

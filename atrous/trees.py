@@ -1,4 +1,4 @@
-"""Trees of plain values (mappings, lists, texts, numbers) from YAML and JSON that others wrote, and back to YAML.
+"""Trees of plain values (mappings, lists, texts, numbers) from YAML and JSON that others wrote, and back to YAML; XML.
 
 Values have the types of YAML 1.2, so that `yes`, `1:30` and `2024-01-01` are texts and `1e-3` is a number; 010 is ten.
 A key that is given twice, nesting without end and values that multiply by aliases are refused.
@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree.ElementTree import Element, ParseError, fromstring
 
 import yaml
 from yaml import (
@@ -244,6 +245,11 @@ def to_yaml(tree: Any) -> str:  # noqa: ANN401 - any YAML value
 # ---- JSON
 
 
+def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
+    """The tree in a file. Raises OSError, or TreeError as `parse_json` does."""
+    return parse_json(decoded(path.read_bytes()))
+
+
 def parse_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
     """Raises TreeError for what is not JSON, is nested too deep, or has numbers too large for anything."""
     try:
@@ -266,3 +272,21 @@ def _require_bounded(tree: Any, max_values: int) -> None:  # noqa: ANN401 - any 
         level = [value for part in parts for value in part]
     if level:
         raise TreeError(f"more than {MAX_DEPTH} levels of nesting")
+
+
+# ---- XML
+
+
+def read_xml(path: Path) -> Element:
+    """The root element of a file. Raises OSError, or TreeError for what is not XML or defines entities of its own.
+
+    A few lines of such definitions may stand for gigabytes, or for another file; no program for labels writes them.
+    """
+    text = decoded(path.read_bytes())
+    if definition := re.search(r"<!(DOCTYPE|ENTITY)", text):
+        line = text.count("\n", 0, definition.start()) + 1
+        raise TreeError(f"line {line}: a {definition[0]} is not read; labels need none")
+    try:
+        return fromstring(text)
+    except (ParseError, ValueError) as error:
+        raise TreeError(f"not XML: {error}") from None

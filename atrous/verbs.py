@@ -58,10 +58,16 @@ def evaluate(
     report: AnyPath | None = None,
     device: Device = None,
     workers: int = cli.DEFAULT_WORKERS,
+    metrics: Sequence[str] | None = None,
+    truth: AnyPath | None = None,
     console: Console | None = None,
     **settings: Any,  # noqa: ANN401 - any value of a setting
 ) -> Evaluation:
-    """Measure a model file on labelled images; `json` and `report` are files to write. Raises as `train` does."""
+    """Measure a model file on labelled images; `json` and `report` are files to write. Raises as `train` does.
+
+    `metrics` are names such as `pq` and `ap`, or `all`; None: all but the costly ones. `model` may be predictions in
+    COCO's panoptic JSON, which are compared with those in `truth`.
+    """
     return run_evaluation(
         user_path(model),
         [*overrides(settings)],
@@ -69,6 +75,8 @@ def evaluate(
         report_path=None if report is None else user_path(report),
         device=_name(device),
         workers=workers,
+        metrics=[metrics] if isinstance(metrics, str) else metrics,
+        truth=None if truth is None else user_path(truth),
         console=console,
     )
 

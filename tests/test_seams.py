@@ -182,7 +182,7 @@ LAYOUT = Addition(
 from typing import Literal
 
 import numpy as np
-from atrous.data.contract import DataConfig
+from atrous.data.contract import DataConfig, Layout
 from atrous.data.label_space import LabelSpace
 from atrous.types import Sample
 
@@ -200,10 +200,13 @@ def samples(config, split):
     semantic = np.repeat([[0, 1]], 24, axis=1).repeat(48, axis=0).astype(np.uint8)
     image = np.repeat(semantic[..., None] * np.uint8(200), 3, axis=2)
     return [Sample(f"{split}_{index}", image, semantic) for index in range(config.count)]
+
+
+LAYOUT = Layout(Config, samples, label_space)
 ''',
     "data/__init__.py",
     "FORMATS: dict[str, Layout] = {",
-    '"stripes": Layout(stripes.Config, stripes.samples, stripes.label_space),',
+    '"stripes": stripes.LAYOUT,',
     "from atrous.data import stripes",
 )
 

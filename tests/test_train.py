@@ -1,12 +1,13 @@
 """Training: what it writes, that updates are those of the mathematics, and what it refuses."""
 
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from torch import Tensor, distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import atrous
-from atrous import data, run_folder, train
-from atrous.config import Config, load, to_yaml
-from atrous.data.survey import _Mask
+from atrous import data, evaluate, run_folder, train
+from atrous.config import Config, load, override, to_yaml
+from atrous.data.survey import Mask
 from atrous.distributed import World
 from atrous.errors import AtrousError, ConfigError, DataError
 from atrous.interrupt import Interrupted
+from atrous.report import Evaluation
 from atrous.run_folder import RunFolder
 from atrous.train import Losses
 from tests.conftest import TINY, save, tiny_config
@@ -512,9 +514,76 @@ def test_an_interruption_while_labels_are_read_leaves_nothing_behind(
 ) -> None:
     def read(read: object, indices: range, workers: int) -> Iterator[tuple[int, object]]:
         os.kill(os.getpid(), signal.SIGINT)
-        yield 0, _Mask("0", {0: 1})
+        yield 0, Mask("0", {0: 1})
 
     monkeypatch.setattr("atrous.data.survey.read_each", read)
     with pytest.raises(Interrupted, match="while the labels were read; nothing has been trained yet"):
         train.train(tiny(), tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
+
+
+# ---- length
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps"),
+    [(1.0, 6), (0.5, 3), (1.1, 7), (0.01, 1)],  # of 12 images in batches of 2
+)
+def test_epochs_are_steps_that_complete_the_last_one(epochs: float, steps: int) -> None:
+    config = train.in_steps(tiny_config(f"train.epochs={epochs}"), World(0, 1, torch.device("cpu")))
+    assert (config.train.steps, config.train.epochs) == (steps, None)
+    four = train.in_steps(tiny_config("train.epochs=1", "train.accumulate=2"), World(0, 3, torch.device("cpu")))
+    assert four.train.steps == 1
+
+
+def test_steps_and_epochs_take_each_others_place() -> None:
+    config = tiny_config("train.epochs=2")
+    assert config.train.epochs == 2
+    again = override(config, ["train.steps=9"], "config")
+    assert (again.train.steps, again.train.epochs) == (9, None)
+    assert override(again, ["train.epochs=3", "train.batch=1"], "config").train.epochs == 3
+    assert override(config, ["train.batch=1"], "config").train.epochs == 2
+
+
+def test_a_run_of_epochs_stores_its_steps(tmp_path: Path) -> None:
+    by_epochs, by_steps = (
+        train.train(tiny_config(setting), tmp_path / setting, console=QUIET)
+        for setting in ("train.epochs=0.5", "train.steps=3")
+    )
+    assert by_epochs.config.read_bytes() == by_steps.config.read_bytes()
+    assert_same(weights(by_epochs), weights(by_steps))
+    train.train(tiny_config("train.epochs=0.5"), by_epochs.path, resume=True, console=QUIET)  # the same experiment
+
+
+def with_scores(patch: pytest.MonkeyPatch, scores: Sequence[float]) -> None:
+    """Let the validations of a training have these scores."""
+    whole, left = evaluate.evaluate, iter(scores)
+
+    def evaluated(*arguments: Any, **options: Any) -> Evaluation:  # noqa: ANN401 - those of evaluate.evaluate
+        evaluation = whole(*arguments, **options)
+        score = next(left, 0.0)
+        figures = evaluation.figures._replace(scores={**evaluation.figures.scores, "miou": score})
+        return evaluation._replace(figures=figures)
+
+    patch.setattr(evaluate, "evaluate", evaluated)
+
+
+def test_a_training_ends_early_without_a_better_score_and_goes_on_when_told(tmp_path: Path) -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=200)
+    settings = ("train.steps=5", "train.eval_every=1", "train.save_every=100")
+    with pytest.MonkeyPatch.context() as patch:
+        with_scores(patch, [0.3, 0.2, 0.3])
+        run = train.train(tiny_config(*settings, "train.patience=2"), tmp_path / "run", console=console)
+    steps = [row["step"] for row in run_folder.read_rows(run.metrics) if "scores" in row]
+    assert steps == [1, 2, 3]
+    assert "ended early, after step 3 of 5 (train.patience: 2 validations without a better score)" in output.getvalue()
+    assert atrous.load(run.best).results["step"] == 1
+    assert "3 of 5 steps" in run.report.read_text()
+
+    train.train(tiny_config(*settings, "train.patience=2"), run.path, resume=True, console=QUIET)
+    assert run_folder.load_state(run)["step"] == 3
+    train.train(tiny_config(*settings), run.path, resume=True, console=QUIET)
+    assert run_folder.load_state(run)["step"] == 5
+    whole = train.train(tiny_config(*settings), tmp_path / "whole", console=QUIET)
+    assert_same(weights(run), weights(whole))

@@ -1,48 +1,53 @@
 """Datasets by their layout: a row of FORMATS is a file, or a folder, next to this one."""
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol, Union, runtime_checkable
 
 from pydantic import Field
 
-from atrous.data import ade20k, camvid, cityscapes, folder, shards, synthetic, tfrecord, voc
+from atrous.data import (
+    ade20k,
+    camvid,
+    cityscapes,
+    coco_instances,
+    coco_panoptic,
+    cvat,
+    folder,
+    labelme,
+    mapillary,
+    pennfudan,
+    shards,
+    synthetic,
+    tfrecord,
+    voc,
+)
 from atrous.data import list as list_files
-from atrous.data.contract import DataConfig, Layout, near_roots, require_root
+from atrous.data.contract import DataConfig, Layout, NoSplitError, near_roots, require_root
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
-from atrous.errors import DataError, listing
-from atrous.files import subfolders
+from atrous.errors import AtrousError, DataError, listing
+from atrous.files import require_folder, subfolders, user_path
 from atrous.types import Sample
 
 FORMATS: dict[str, Layout] = {
-    "ade20k": Layout(ade20k.Config, ade20k.samples, ade20k.label_space, ade20k.is_root, "images/ and annotations/"),
-    "camvid": Layout(camvid.Config, camvid.samples, camvid.label_space, camvid.is_root, "train/ and trainannot/"),
-    "cityscapes": Layout(
-        cityscapes.Config, cityscapes.samples, cityscapes.label_space, cityscapes.is_root, "leftImg8bit/ and gtFine/"
-    ),
-    "folder": Layout(
-        folder.Config,
-        folder.samples,
-        folder.label_space,
-        folder.is_root,
-        "images/train/a.jpg and masks/train/a.png for training, images/val/b.jpg and masks/val/b.png for validation",
-        "instances/{split}/, where each pixel has the number of its thing (0: none), beside masks/{split}/",
-    ),
-    "list": Layout(list_files.Config, list_files.samples, list_files.label_space),
-    "shards": Layout(
-        shards.Config, shards.samples, shards.label_space, shards.is_root, "what `atrous pack` has written"
-    ),
-    "synthetic": Layout(synthetic.Config, synthetic.samples, synthetic.label_space),
-    "tfrecord": Layout(
-        tfrecord.Config,
-        tfrecord.samples,
-        tfrecord.label_space,
-        tfrecord.is_root,
-        "train-00000-of-00010.tfrecord and so on",
-    ),
-    "voc": Layout(voc.Config, voc.samples, voc.label_space, voc.is_root, "[VOC2012/]ImageSets/Segmentation/"),
+    "ade20k": ade20k.LAYOUT,
+    "camvid": camvid.LAYOUT,
+    "cityscapes": cityscapes.LAYOUT,
+    "coco_instances": coco_instances.LAYOUT,
+    "coco_panoptic": coco_panoptic.LAYOUT,
+    "cvat": cvat.LAYOUT,
+    "folder": folder.LAYOUT,
+    "labelme": labelme.LAYOUT,
+    "list": list_files.LAYOUT,
+    "mapillary": mapillary.LAYOUT,
+    "pennfudan": pennfudan.LAYOUT,
+    "shards": shards.LAYOUT,
+    "synthetic": synthetic.LAYOUT,
+    "tfrecord": tfrecord.LAYOUT,
+    "voc": voc.LAYOUT,
 }
 
 
@@ -119,7 +124,7 @@ def _require_instances(config: DataConfig, split: str, samples: ImageFiles) -> N
 def _meant(config: DataConfig, layout: Layout, root: Path) -> str:
     """The setting with which `root`, or a folder near it, would be read."""
     assert layout.is_root is not None
-    formats = [f"data.format={name}" for name in formats_of(root)]
+    formats = [f"data.format={name}" for name in _likely(root)]
     roots = [f"data.root={path}" for path in near_roots(root, partial(layout.is_root, config))]
     return f"; set {' or '.join((formats or roots)[:3])}" if formats or roots else f"; it holds {_content(root)}"
 
@@ -136,3 +141,49 @@ def _content(root: Path) -> str:
 
 def _defaults(layout: Layout) -> DataConfig:
     return layout.config.model_validate({"format": layout.config.model_fields["format"].default})
+
+
+# ---- data.format=auto
+
+
+def recognised(root: Path) -> str:
+    """The layout of the dataset in a folder. Raises DataError if it may be several, or none that is known."""
+    root = require_folder(user_path(root), "data.root")
+    names = _likely(root)
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise DataError(f"data.root: {root} may be {' or '.join(names)}; set data.format to one of them")
+    near = near_roots(root, lambda folder: len(_likely(folder)) == 1, below_first=True)
+    advice = (
+        f"; set {' or '.join(f'data.root={path}' for path in near[:3])}" if near else f"; it holds {_content(root)}"
+    )
+    raise DataError(f"data.root: {root} has no layout that is known (see docs/data.md, Layouts){advice}")
+
+
+def _likely(root: Path) -> Sequence[str]:
+    """The layouts that a folder may have. What reads like `folder` and like another is the other, unless it says so."""
+    names = formats_of(root)
+    if "folder" in names and any((root / f"classes.{end}").is_file() for end in ("yaml", "yml")):
+        return ["folder"]
+    others = [name for name in names if name != "folder"]
+    return others or ["list"] * list_files.is_root(root) or names
+
+
+def description(config: DataConfig) -> str:
+    """In one line: the layout, the splits with their images, and the classes, as far as these can be read."""
+    splits = [_split_and_images(config, split) for split in dict.fromkeys((config.train, config.val))]
+    classes = ""
+    with suppress(AtrousError, OSError):
+        names = label_space(config).names
+        classes = f"; {len(names)} classes: {listing(names, 12)}"
+    return f"{config.root} is data.format={config.format}; {', '.join(filter(None, splits)) or 'no split'}{classes}"
+
+
+def _split_and_images(config: DataConfig, split: str) -> str:
+    try:
+        return f"{split}: {len(samples(config, split))} images"
+    except NoSplitError as error:
+        return f"no {split} (splits: {listing(sorted(error.splits)) or 'none'})"
+    except (AtrousError, OSError):
+        return ""

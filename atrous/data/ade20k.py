@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import remapped
@@ -192,16 +192,24 @@ class Config(DataConfig):
 
 
 def samples(config: Config, split: str) -> Sequence[Sample]:
-    """The images in `images/<split>/` with the labels in `annotations/<split>/`."""
+    """The images in `images/<split>/` with the labels in `annotations/<split>/`; the split `.` has no such folders."""
     root = require_root(config)
     images = require_folder(root / "images", "images")
-    require_split(config, split, subfolders(images), images / split)
+    splits = subfolders(images)
+    require_split(config, split, splits or ["."], images / split)
     return ImageFiles(pair_folders(images / split, root / "annotations" / split), label_space(config))
 
 
 def is_root(config: Config, folder: Path) -> bool:
-    return (folder / "images").is_dir() and (folder / "annotations").is_dir()
+    """Others keep images and annotations too: the names of the splits, or of the images, are ADE20K's own."""
+    if not ((folder / "images").is_dir() and (folder / "annotations").is_dir()):
+        return False
+    is_split = any((folder / "images" / split).is_dir() for split in (config.train, config.val))
+    return is_split or any((folder / "annotations").glob("ADE_*.png"))
 
 
 def label_space(config: Config) -> LabelSpace:
     return remapped(WITH_OTHER if config.other_class else ADE20K, config)
+
+
+LAYOUT = Layout(Config, samples, label_space, is_root, "images/ and annotations/")

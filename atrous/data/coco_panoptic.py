@@ -1,9 +1,25 @@
-"""The categories of COCO's panoptic segmentation (Lin et al. 2014, arXiv:1405.0312)."""
+"""COCO's panoptic segmentation (Lin et al. 2014, arXiv:1405.0312), and others' data in the same format.
 
-from typing import NamedTuple
+`annotations/panoptic_train2017.json`, the PNGs that it names in `annotations/panoptic_train2017/`, and the images in
+`train2017/`. JSON and PNGs may lie in the root itself, and images in `images/train2017/`. Categories other than COCO's
+are classes in the order of their ids, with the names and colours that the JSON of the training split gives them.
+"""
 
-from atrous.data.label_space import LabelSpace
-from atrous.types import Color
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
+
+from atrous.data import panoptic_json
+from atrous.data.contract import DataConfig, Layout, require_root, require_split
+from atrous.data.image_files import ImageFiles
+from atrous.data.label_space import LabelSpace, voc_colors
+from atrous.data.naming import named_space, remapped
+from atrous.data.pairing import images_by_stem
+from atrous.data.panoptic_json import Annotations, read_segments
+from atrous.errors import DataError
+from atrous.files import composed, require_folder
+from atrous.types import Color, Sample
 
 
 class Category(NamedTuple):
@@ -155,4 +171,132 @@ COCO_PANOPTIC = LabelSpace(  # class 0 is void, as in deeplab2, and the categori
     ignore=VOID,
     panoptic_divisor=256,
     raw_ids=((VOID, VOID), *((row.raw_id, index) for index, row in enumerate(CATEGORIES.values(), 1))),
+)
+
+IDS = {row.raw_id: name for name, row in CATEGORIES.items()}
+FOLDERS = ("annotations", ".")
+PREFIX = "panoptic_"
+NOT_A_SPLIT = "coco_"  # panopticapi's own lists of categories
+
+
+class Config(DataConfig):
+    """data.format=coco_panoptic data.root=coco; the split `train` is panoptic_train.json or panoptic_train2017.json."""
+
+    format: Literal["coco_panoptic"] = "coco_panoptic"
+    images: str | None = None
+    """The folder of a split's images below root; none: train2017, or images/train2017."""
+
+
+def samples(config: Config, split: str) -> Sequence[Sample]:
+    """The images that the JSON of a split annotates, in its order."""
+    root = require_root(config)
+    path, space = _document(config, split), label_space(config)
+    annotations, image_folder = panoptic_json.read(path), _image_folder(config, root, path)
+    images = images_by_stem(image_folder, "images")
+    names = {file: _name(image or file, images) for file, image in annotations.images.items()}
+    pairs = panoptic_json.pairs_of(annotations, path.with_suffix(""), names, images, image_folder)
+    classes = _classes(config, annotations, space)
+    return ImageFiles(pairs, space, read=partial(read_segments, annotations=annotations, space=space, classes=classes))
+
+
+def is_root(config: Config, folder: Path) -> bool:
+    return bool(_documents(folder))
+
+
+# ---- files
+
+
+def _documents(root: Path) -> dict[str, Path]:
+    """The JSON of each split."""
+    paths = (path for folder in FOLDERS for path in sorted((root / folder).glob(f"{PREFIX}*.json")))
+    documents = {composed(path.stem.removeprefix(PREFIX)): path for path in paths}
+    return {split: path for split, path in documents.items() if not split.startswith(NOT_A_SPLIT)}
+
+
+def _document(config: Config, split: str) -> Path:
+    root = require_root(config)
+    documents = _documents(root)
+    path = _of_split(documents, split)
+    if path is None:
+        require_split(config, split, documents, root / FOLDERS[0] / f"{PREFIX}{split}.json")
+    assert path is not None
+    return path
+
+
+def _of_split(documents: Mapping[str, Path], split: str) -> Path | None:
+    """That of `train2017` is also that of `train`, if there is no other year's."""
+    of_years = [path for name, path in documents.items() if name.rstrip("0123456789") == composed(split)]
+    return documents.get(composed(split), of_years[0] if len(of_years) == 1 else None)
+
+
+def _image_folder(config: Config, root: Path, document: Path) -> Path:
+    if config.images is not None:
+        return require_folder(root / config.images, "data.images")
+    name = document.stem.removeprefix(PREFIX)
+    folders = [root / name, root / "images" / name, root / "images"]
+    if folder := next((folder for folder in folders if folder.is_dir()), None):
+        return folder
+    tried = " and ".join(map(str, folders[:2]))
+    raise FileNotFoundError(f"no images of {document}: {tried} do not exist; set data.images to their folder in {root}")
+
+
+def _name(file: str, images: Mapping[str, Path]) -> str:
+    """The sample of a file that the JSON names: without its suffix, unless two images differ in that alone."""
+    names = [name for path in (PurePosixPath(file), PurePosixPath(PurePosixPath(file).name)) for name in _forms(path)]
+    return next((name for name in names if name in images), names[0])
+
+
+def _forms(path: PurePosixPath) -> tuple[str, str]:
+    return composed(str(path.with_suffix(""))), composed(str(path))
+
+
+# ---- classes
+
+
+def label_space(config: Config) -> LabelSpace:
+    """COCO's or, of data in the same format, the categories in the JSON of the training split."""
+    return _space(config, panoptic_json.read(_first_document(config)))
+
+
+def _first_document(config: Config) -> Path:
+    """The JSON of the training split or, where only the other one is there, of that for validation."""
+    documents = _documents(require_root(config))
+    path = _of_split(documents, config.train) or _of_split(documents, config.val)
+    return path or _document(config, config.train)
+
+
+def _space(config: Config, annotations: Annotations) -> LabelSpace:
+    categories = annotations.categories
+    if not categories or {number: row.name for number, row in categories.items()} == IDS:
+        return remapped(COCO_PANOPTIC, config, list(IDS)[:NUM_THINGS])
+    names = {number: row.name for number, row in sorted(categories.items())}
+    free_colors = iter(voc_colors(len(names) + 1)[1:].tolist())
+    colors = {row.name: row.color or tuple(next(free_colors)) for _, row in sorted(categories.items())}
+    space = named_space(names, None, annotations.path, colors)
+    raw_ids = ((number, index) for index, number in enumerate(names))
+    things = [number for number, row in categories.items() if row.is_thing]
+    return remapped(space.model_copy(update={"raw_ids": tuple(raw_ids)}), config, things)
+
+
+def _classes(config: Config, annotations: Annotations, space: LabelSpace) -> dict[int, int]:
+    """The class of each category. Raises DataError where another split's JSON knows a category otherwise."""
+    first = panoptic_json.read(_first_document(config))
+    names, other_names = ({number: row.name for number, row in one.categories.items()} for one in (annotations, first))
+    different = [number for number, name in names.items() if other_names.get(number, "missing") != name]
+    if names and other_names and different:
+        number = different[0]
+        raise DataError(
+            f"{annotations.path}: category {number} is {names[number]}, but {other_names.get(number, 'missing')} in "
+            f"{first.path}; the splits must have the same categories"
+        )
+    return {number: index for number, index in space.raw_ids if number in (other_names or IDS)}
+
+
+LAYOUT = Layout(
+    Config,
+    samples,
+    label_space,
+    is_root,
+    "annotations/panoptic_train2017.json, annotations/panoptic_train2017/ and train2017/",
+    "annotations/panoptic_{split}.json and its folder of PNGs",
 )

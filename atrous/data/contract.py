@@ -1,7 +1,11 @@
-"""What a dataset layout is: a module with a `Config`, `samples(config, split)`, `label_space(config)`, maybe `is_root`.
+"""What a dataset layout is: a module whose `LAYOUT` holds a `Config`, `samples(config, split)`, `label_space(config)`.
 
 `samples` lists the files of a split at once and reads each one only when its sample is requested. Both functions raise
 ConfigError, DataError or OSError, in one line, for what a user can correct; reading a sample raises the same.
+
+A layout whose labels aren't masks gives `ImageFiles` a `Reader`, which draws the labels of a pair. Where it can tell
+things apart, each pair's `instance` is the file that does (it may be the label's own), the drawing has numbers, its
+row has `instances`, and its label space, through `naming.with_things`, the classes of things.
 """
 
 import contextlib
@@ -39,6 +43,8 @@ class DataConfig(Settings):
     """The split for validation."""
     names: Names | None = None
     """Class names, as a list or {label value: name}; none: as the layout defines them."""
+    things: Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES)] | None = None
+    """Names of the classes whose objects are counted, for panoptic models; none: as the layout defines them."""
     ignore: int | None = None
     """Label value that counts neither in the loss nor in a score; none: as the layout defines it."""
     on_error: Literal["stop", "skip"] = "stop"
@@ -69,12 +75,20 @@ def require_root(config: DataConfig) -> Path:
     return require_folder(root, "data.root")
 
 
+class NoSplitError(DataError):
+    """A dataset has no such split; `splits` are those that it has."""
+
+    def __init__(self, text: str, splits: Collection[str] = ()) -> None:
+        super().__init__(text)
+        self.splits = splits
+
+
 def require_split(config: DataConfig, split: str, splits: Collection[str], path: Path) -> None:
     """Refuse a split that is not among `splits`; `path` is the file or folder where it should be."""
     if composed(split) not in map(composed, splits):
         known = ", ".join(sorted(splits)) or "none"
-        raise DataError(
-            f"no split {split!r}: {path} does not exist; splits: {known}{_split_advice(config, split, splits)}"
+        raise NoSplitError(
+            f"no split {split!r}: {path} does not exist; splits: {known}{_split_advice(config, split, splits)}", splits
         )
 
 
@@ -103,11 +117,12 @@ def _split_advice(config: DataConfig, split: str, splits: Collection[str]) -> st
 # ---- the folder of a dataset
 
 
-def near_roots(root: Path, is_root: Callable[[Path], bool]) -> list[Path]:
-    """The folder above `root`, or else those below it, that hold a dataset."""
+def near_roots(root: Path, is_root: Callable[[Path], bool], *, below_first: bool = False) -> list[Path]:
+    """The folder above `root`, or else those below it, that hold a dataset; or the other way round."""
     above = [folder for folder in list(root.absolute().parents)[:ABOVE] if _holds(is_root, folder)]
     below = [folder for folder in _below(root) if _holds(is_root, folder)]
-    return above[:1] or [folder for folder in below if folder.parent not in below]
+    outermost = [folder for folder in below if folder.parent not in below]
+    return (outermost or above[:1]) if below_first else (above[:1] or outermost)
 
 
 def _holds(is_root: Callable[[Path], bool], folder: Path) -> bool:

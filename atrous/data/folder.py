@@ -3,24 +3,31 @@
 names: [background, person]        # or {0: background, 255: person}: the values in the masks
 ignore: 254                        # the value of pixels to ignore; 255 if left out
 colors: {background: [0, 0, 0], person: [192, 0, 0], ignore: [255, 255, 255]}  # if the masks are RGB
+things: [person]                   # the classes whose objects are counted, for panoptic models
+
+`instances/{train,val}/` has the number of the thing that each pixel belongs to: 0 for none, then 1, 2, 3, ... over the
+whole image. Beside them `masks/` may be left out if things are of one class, and there is one other.
 """
 
 import difflib
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 from pydantic import Field, StrictInt, TypeAdapter, ValidationError
 
-from atrous.data.contract import SYNONYMS, DataConfig, require_root, require_split
-from atrous.data.image_files import ImageFiles, count_codes, read_label
+from atrous.data.color_map import color_map_in, is_void, read_color_map
+from atrous.data.contract import SYNONYMS, DataConfig, Layout, require_root, require_split
+from atrous.data.image_files import Drawing, ImageFiles, count_codes, read_instances, read_label
 from atrous.data.label_space import LabelSpace, numbered_names
-from atrous.data.naming import class_of_value, named_space, naming_error, one_line
-from atrous.data.pairing import images_by_stem, labels_by_stem, pair_folders, refuse_polygons
+from atrous.data.naming import class_of_value, named_space, naming_error, one_line, with_things
+from atrous.data.pairing import Pair, images_by_stem, labels_by_stem, pair_folders, refuse_polygons, with_instances
 from atrous.errors import AtrousError, DataError, listing
-from atrous.files import on_disk, subfolders
+from atrous.files import on_disk, require_folder, subfolders, user_path
 from atrous.settings import MAX_CLASSES, Settings
 from atrous.trees import TreeError, read_yaml
 from atrous.types import Color, Sample
@@ -36,6 +43,7 @@ MASKS = (
     *("masks", "mask", "labels", "label", "labelstr", "annotations", "annotation", "gt", "ground_truth", "groundtruth"),
     *("segmentations", "segmentation", "targets"),
 )
+INSTANCES = ("instances", "instance", "instance_masks", "inst")
 NAMES_OF_OTHERS = ("data.yaml", "*classes*.txt", "class_names.txt", "labels.txt", "codes.txt")  # other programs' files
 NUM_PREVIEWED = 8  # masks that are read to suggest what to write into classes.yaml
 
@@ -50,13 +58,18 @@ class Config(DataConfig):
     """The folder of images below root; none: `images`, or the only one with a similar name."""
     masks: str | None = None
     """The folder of masks below root; none: `masks`, or the only one with a similar name, such as labels."""
+    color_map: Path | None = None
+    """File of classes and their colours, if there is no classes.yaml; none: label_colors.txt, class_dict.csv, ..."""
+    instances: str | None = None
+    """The folder of instance maps below root; none: `instances`, or the only one with a similar name."""
 
 
 class _Place(NamedTuple):
-    """The folders of a split."""
+    """The folders of a split, or of all."""
 
     images: Path
-    masks: Path
+    masks: Path | None
+    instances: Path | None
 
 
 class _Classes(Settings):
@@ -65,6 +78,7 @@ class _Classes(Settings):
     names: dict[int, str] | tuple[str, ...] | None = None
     ignore: int | None = None
     colors: Colors | None = None
+    things: tuple[str, ...] | None = None
 
 
 class _Preview(NamedTuple):
@@ -92,15 +106,50 @@ _KEYS = {
         TypeAdapter(dict[str, ChannelColor]),
         TypeAdapter(tuple[ChannelColor, ...]),
     ),
+    "things": _Key(
+        "a list of names of classes, such as [person]", TypeAdapter(tuple[str, ...]), TypeAdapter(tuple[str, ...])
+    ),
 }
 
 
 def samples(config: Config, split: str) -> Sequence[Sample]:
-    """The images in `images/<split>/` with the masks in `masks/<split>/`."""
+    """The images in `images/<split>/` with the masks in `masks/<split>/` and the maps in `instances/<split>/`."""
     place = _place(config, split)
+    if place.masks is None:
+        return _samples_without_masks(config, place)
     pairs = pair_folders(place.images, place.masks)
+    instances = place.instances and on_disk(place.instances)
+    pairs = with_instances(pairs, instances) if instances else pairs
     space, colors = _classes(config)
     return ImageFiles(pairs, space, colors)
+
+
+def _samples_without_masks(config: Config, place: _Place) -> ImageFiles:
+    assert place.instances is not None
+    pairs = pair_folders(place.images, place.instances)
+    space, _ = _classes(config)
+    read = partial(_read_things, labels=_labels_without_masks(space, place))
+    return ImageFiles([pair._replace(instance=pair.label) for pair in pairs], space, read=read)
+
+
+def _labels_without_masks(space: LabelSpace, place: _Place) -> tuple[int, int]:
+    """The class around things, and that of things."""
+    others = [index for index in range(space.num_classes) if index not in space.things]
+    if len(space.things) != 1 or len(others) != 1:
+        raise DataError(
+            f"{place.images.parent} has instance maps but no masks/, so one class of things and one other are "
+            f"expected, as in `names: [background, person]` and `things: [person]` in classes.yaml; got "
+            f"{space.num_classes} classes, {len(space.things)} of things; name them, or add masks of the classes"
+        )
+    return others[0], space.things[0]
+
+
+def _read_things(pair: Pair, *, labels: tuple[int, int]) -> Drawing:
+    """An instance file that is all there is: what is no thing is of the other class."""
+    assert pair.label is not None
+    numbers = read_instances(pair.label)
+    semantic = np.array(labels, np.uint8)[(numbers.values > 0).astype(np.intp)]
+    return Drawing(numbers._replace(values=semantic), numbers)
 
 
 def label_space(config: Config) -> LabelSpace:
@@ -113,7 +162,7 @@ def label_space(config: Config) -> LabelSpace:
 
 def is_root(config: Config, folder: Path) -> bool:
     is_split = folder.name in _splits(config) and _is_by_split(config, folder.absolute().parent)
-    return not is_split and (_has_both(config, folder) or _is_by_split(config, folder))
+    return not is_split and (_has_both(config, folder) or _is_by_split(config, folder) or bool(_by_prefix(folder)))
 
 
 def _is_by_split(config: Config, folder: Path) -> bool:
@@ -127,11 +176,12 @@ def _splits(config: Config) -> tuple[str, ...]:
 
 
 def _has_both(config: Config, folder: Path) -> bool:
-    """Whether a folder of images and one of masks are in `folder`."""
-    return all(
+    """Whether a folder of images and one of labels are in `folder`."""
+    images, *labels = (
         (folder / name).is_dir() if name else bool(_known(folder, names))
-        for name, names in ((config.images, IMAGES), (config.masks, MASKS))
+        for name, names in ((config.images, IMAGES), (config.masks, MASKS), (config.instances, INSTANCES))
     )
+    return images and any(labels)
 
 
 def _known(folder: Path, names: Sequence[str]) -> list[str]:
@@ -141,35 +191,63 @@ def _known(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def _place(config: Config, split: str) -> _Place:
-    """`images/train` and `masks/train`, or `train/images` and `train/masks`."""
+    """`images/train` and `masks/train`, or `train/images` and `train/masks`, or `train_images` and `train_masks`."""
     root = require_root(config)
+    if not _has_both(config, root) and not _is_by_split(config, root) and (places := _by_prefix(root)):
+        require_split(config, split, places, root / f"{split}_{MASKS[0]}")
+        return places[split]
     if not _has_both(config, root):
         splits = [name for name in subfolders(root) if _has_both(config, root / name)]
         require_split(config, split, splits, root / split)
-        return _Place(*_both(config, (on_disk(root / split) or root / split)))
-    images, masks = _both(config, root)
-    splits = subfolders(images)
-    if not splits and images_by_stem(images, "images"):
+        return _folders(config, (on_disk(root / split) or root / split))
+    place = _folders(config, root)
+    splits = subfolders(place.images)
+    if not splits and images_by_stem(place.images, "images"):
+        labels = place.masks or place.instances
         raise DataError(
-            f"data.root: {images} has no folders train/ and val/; move the images into them, and the masks into "
-            f"{masks}/train and {masks}/val (see docs/data.md, Splits)"
+            f"data.root: {place.images} has no folders train/ and val/; move the images into them, and the masks into "
+            f"{labels}/train and {labels}/val (see docs/data.md, Splits)"
         )
-    require_split(config, split, splits, images / split)
-    return _Place(images / split, masks / split)
+    require_split(config, split, splits, place.images / split)
+    images, masks, instances = place
+    return _Place(images / split, masks and masks / split, instances and instances / split)
 
 
-def _both(config: Config, folder: Path) -> tuple[Path, Path]:
-    """The folders of images and masks in a folder that has both."""
-    return _chosen(folder, "images", config.images, IMAGES), _chosen(folder, "masks", config.masks, MASKS)
+def _by_prefix(root: Path) -> dict[str, _Place]:
+    """The splits whose folders begin with their names: train_images or train, train_masks, train_inst."""
+    names = subfolders(root)
+    places = {}
+    for split in dict.fromkeys(name.rpartition("_")[0] for name in names if name.rpartition("_")[2] in MASKS):
+        images, masks, instances = (
+            [root / name for name in wanted if name in names]
+            for wanted in ((*(f"{split}_{word}" for word in IMAGES), split), *_prefixed(split))
+        )
+        if split and images and masks:
+            places[split] = _Place(images[0], masks[0], instances[0] if instances else None)
+    return places
 
 
-def _chosen(folder: Path, what: str, name: str | None, names: Sequence[str]) -> Path:
+def _prefixed(split: str) -> list[list[str]]:
+    return [[f"{split}_{word}" for word in words] for words in (MASKS, INSTANCES)]
+
+
+def _folders(config: Config, folder: Path) -> _Place:
+    """The folders of images and labels in a folder that has both."""
+    images = _chosen(folder, "images", config.images, IMAGES)
+    assert images is not None
+    instances = _chosen(folder, "instances", config.instances, INSTANCES)
+    if config.instances is not None and instances:
+        require_folder(instances, "data.instances")
+    return _Place(images, _chosen(folder, "masks", config.masks, MASKS), instances)
+
+
+def _chosen(folder: Path, what: str, name: str | None, names: Sequence[str]) -> Path | None:
     if name is not None:
         return folder / name
     known = _known(folder, names)
     if len(known) > 1 and known[0].casefold() != what:
         raise DataError(f"{folder} has {listing(known)}; set data.{what} to one of them")
-    return folder / known[0]
+    return folder / known[0] if known else None
 
 
 # Classes
@@ -178,7 +256,10 @@ def _chosen(folder: Path, what: str, name: str | None, names: Sequence[str]) -> 
 def _classes(config: Config) -> tuple[LabelSpace, dict[Color, int]]:
     """The label space, and the class or ignore value of each colour in RGB masks."""
     path = _classes_file(require_root(config))
-    file = _read_classes(path) if path.is_file() else _Classes()
+    if not path.is_file() and (color_map := _color_map(config, path.parent)):
+        path, file = color_map, _classes_by_color(color_map)
+    else:
+        file = _read_classes(path) if path.is_file() else _Classes()
     names = file.names if config.names is None else config.names
     ignore = file.ignore if config.ignore is None else config.ignore
     source = path if config.names is None else None
@@ -187,8 +268,30 @@ def _classes(config: Config) -> tuple[LabelSpace, dict[Color, int]]:
     by_value = dict(names.items() if isinstance(names, dict) else enumerate(names))
     colors = _colors_by_name(config.colors or file.colors, list(by_value.values()), source)
     space = named_space(by_value, ignore, source, colors)
+    things, its_source = (file.things, path) if config.things is None else (config.things, None)
+    space = with_things(space, things, its_source)
     classes = {name: class_of_value(space)[value] for value, name in by_value.items()}
     return space, {color: classes.get(name, space.ignore) for name, color in colors.items()}
+
+
+def _color_map(config: Config, root: Path) -> Path | None:
+    if config.color_map is None:
+        return color_map_in(root)
+    path = root / user_path(config.color_map)
+    if not path.is_file():
+        raise FileNotFoundError(f"data.color_map: no such file: {path}")
+    return path
+
+
+def _classes_by_color(path: Path) -> _Classes:
+    """The classes of a file of colours, numbered as its lines are; what it calls void is ignored."""
+    colors = read_color_map(path)
+    void = [place for place, name in enumerate(colors) if is_void(name)]
+    if len(void) > 1:
+        raise DataError(f"{path}: {listing(name for name in colors if is_void(name))} are both void; remove one")
+    named = {("ignore" if is_void(name) else name): color for name, color in colors.items()}
+    names = {place: name for place, name in enumerate(colors) if not is_void(name)}
+    return _Classes(names=names, ignore=void[0] if void else None, colors=named)
 
 
 def _colors_by_name(colors: Colors | None, names: list[str], source: Path | None) -> dict[str, Color]:
@@ -252,12 +355,13 @@ def _require_known(word: str, known: Sequence[str], source: Path | None, complai
 
 def _preview(config: Config) -> _Preview:
     """What the first masks of the training split hold, in ascending order."""
-    place = None
+    labels = None
     with suppress(AtrousError, OSError):  # raised again when the split is listed
         place = _place(config, config.train)
-    paths = list(labels_by_stem(place.masks, "masks").values()) if place and place.masks.is_dir() else []
-    if place and place.masks.is_dir() and not paths:
-        refuse_polygons(place.masks)
+        labels = place.masks or place.instances
+    paths = list(labels_by_stem(labels, "masks").values()) if labels and labels.is_dir() else []
+    if labels and labels.is_dir() and not paths:
+        refuse_polygons(labels)
     codes: set[int | Color] = set()
     for path in islice(paths, NUM_PREVIEWED):
         with suppress(AtrousError):  # raised again when the sample is read
@@ -311,3 +415,13 @@ def _example_values(values: Sequence[int], names: Sequence[str]) -> str:
 def _example_colors(colors: Sequence[Color]) -> str:
     lists = listing((list(color) for color in colors), limit=20)
     return f"`names: [{listing(numbered_names(len(colors)), limit=20)}]` and `colors: [{lists}]`"
+
+
+LAYOUT = Layout(
+    Config,
+    samples,
+    label_space,
+    is_root,
+    "images/train/a.jpg and masks/train/a.png for training, images/val/b.jpg and masks/val/b.png for validation",
+    "instances/{split}/, where each pixel has the number of its thing (0: none), beside masks/{split}/",
+)

@@ -1,6 +1,6 @@
 """Images with labels of the same size, read from files, checked and decoded."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias, overload
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from atrous.data.instances import numbers_of, things_alone
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import class_of_value, ignored_values
-from atrous.data.pairing import Pair
+from atrous.data.pairing import LOSSY_SUFFIXES, Pair
 from atrous.data.pixels import Codes as Codes
 from atrous.data.pixels import Picture, read_picture, stored, upright
 from atrous.data.pixels import read_image as read_image
@@ -59,7 +59,7 @@ class ImageFiles(Sequence[Sample]):
 
     `read` reads the labels of a pair; None: `read_masks`, where `colors` maps the colours in RGB masks to classes.
     Raises DataError, in one line with the file's path, for a file that can't be decoded, sizes that differ, a value
-    that is not a class, or a thing of two classes.
+    that is not a class, or a thing of two classes. `open_image` reads images that aren't files of their own.
     """
 
     def __init__(
@@ -68,8 +68,9 @@ class ImageFiles(Sequence[Sample]):
         space: LabelSpace,
         colors: Mapping[Color, int] | None = None,
         read: Reader | None = None,
+        open_image: Callable[[Path], Picture] = read_picture,
     ) -> None:
-        self.pairs, self.space = pairs, space
+        self.pairs, self.space, self.open_image = pairs, space, open_image
         self.read = read or partial(read_masks, space=space, colors=colors)
 
     def __len__(self) -> int:
@@ -81,13 +82,13 @@ class ImageFiles(Sequence[Sample]):
     def __getitem__(self, index: slice) -> "ImageFiles": ...
     def __getitem__(self, index: int | slice) -> "Sample | ImageFiles":
         if isinstance(index, slice):
-            return ImageFiles(self.pairs[index], self.space, read=self.read)
+            return self.with_pairs(self.pairs[index])
         pair = self.pairs[index]
-        picture = read_picture(pair.image)
+        picture = self.open_image(pair.image)
         if not pair.label_files:
             return Sample(pair.name, picture.pixels)
         semantic, instance = self._read(pair)
-        drawing = Drawing(_turned(semantic, picture, pair.image), instance and _turned(instance, picture, pair.image))
+        drawing = Drawing(turned(semantic, picture, pair.image), instance and turned(instance, picture, pair.image))
         return self._sample(pair, picture.pixels, drawing)
 
     def labels(self, index: int) -> Sample:
@@ -103,7 +104,10 @@ class ImageFiles(Sequence[Sample]):
     def without_instances(self) -> "ImageFiles":
         """The same images for a task that doesn't tell things apart: files of things alone are not read."""
         pairs = [pair if pair.instance is None else pair._replace(instance=None) for pair in self.pairs]
-        return ImageFiles(pairs, self.space, read=self.read)
+        return self.with_pairs(pairs)
+
+    def with_pairs(self, pairs: Sequence[Pair]) -> "ImageFiles":
+        return ImageFiles(pairs, self.space, read=self.read, open_image=self.open_image)
 
     def _read(self, pair: Pair) -> Drawing:
         drawing = self.read(pair)
@@ -130,6 +134,8 @@ def read_masks(pair: Pair, *, space: LabelSpace, colors: Mapping[Color, int] | N
 
 
 def read_instances(path: Path) -> Drawn:
+    if path.suffix.lower() in LOSSY_SUFFIXES:
+        raise DataError(f"{path}: an instance map in JPEG or WebP, which change its numbers; save it as PNG")
     codes = read_label(path)
     return Drawn(numbers_of(codes, path), path, codes.orientation)
 
@@ -139,7 +145,7 @@ def _lie(drawn: Drawn) -> tuple[tuple[int, ...], int]:
     return drawn.values.shape, drawn.orientation
 
 
-def _turned(drawn: Drawn, picture: Picture, image_path: Path) -> Drawn:
+def turned(drawn: Drawn, picture: Picture, image_path: Path) -> Drawn:
     """A label of a photo that was turned upright, turned with it if it was drawn on the photo as stored.
 
     Their sizes tell, unless they fit both ways; then a label whose own EXIF is the photo's was drawn on it as stored.
@@ -170,7 +176,7 @@ def decode(codes: Codes, path: Path, space: LabelSpace, colors: Mapping[Color, i
     """What was read from a label file as train ids. Raises the same errors, with the path."""
     if codes.is_colored and not colors:
         raise WrongLabelsError(f"{path}: {_uncolored(codes, space)}")
-    meaning = {_pack(color): index for color, index in (colors or {}).items()}
+    meaning = {pack(color): index for color, index in (colors or {}).items()}
     meaning = meaning if codes.is_colored else class_of_value(space)
     numbers = _look_up(codes.values, _table(tuple(meaning.items())))
     if not numbers.all():
@@ -184,7 +190,7 @@ def decode(codes: Codes, path: Path, space: LabelSpace, colors: Mapping[Color, i
 def count_codes(codes: Codes) -> dict[Code, int]:
     """How many pixels each label value, or colour, has."""
     values, counts = (array.tolist() for array in np.unique(codes.values, return_counts=True))
-    return dict(zip(map(_unpack, values) if codes.is_colored else values, counts, strict=True))
+    return dict(zip(map(unpack, values) if codes.is_colored else values, counts, strict=True))
 
 
 _TABLE = 2**24 + 1  # all colours, and one entry that is none
@@ -212,11 +218,11 @@ def _look_up(codes: NDArray[np.integer[Any]], table: NDArray[np.uint16]) -> NDAr
     return numbers.reshape(codes.shape)
 
 
-def _pack(color: Color) -> int:
+def pack(color: Color) -> int:
     return color[0] | color[1] << 8 | color[2] << 16
 
 
-def _unpack(code: int) -> Color:
+def unpack(code: int) -> Color:
     return code & 255, code >> 8 & 255, code >> 16
 
 

@@ -7,19 +7,21 @@ file of names has one name per line, the file of colours one `R G B` per line.
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from atrous.data.contract import DataConfig, require_root
+from atrous.data.contract import DataConfig, Layout, require_root
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
-from atrous.data.naming import named_space, names_by_value
-from atrous.data.pairing import LOSSY_SUFFIXES, Pair
+from atrous.data.naming import named_space, names_by_value, with_things
+from atrous.data.pairing import LOSSY_SUFFIXES, Pair, complain
 from atrous.errors import DataError, listing
 from atrous.files import composed, on_disk, user_path
 from atrous.types import Color, Sample
 
 NAMES, COLORS = "_names.txt", "_colors.txt"
+MOST, MOST_CHARACTERS = 50, 10_000  # files, and characters of their first lines, that are looked at
 
 
 class Config(DataConfig):
@@ -68,7 +70,21 @@ def label_space(config: Config) -> LabelSpace:
     names = config.names if path is None else _read_names(path)
     assert names is not None
     colors = _colors(config, root, path, list(names_by_value(names).values()))
-    return named_space(names, config.ignore, path, colors)
+    return with_things(named_space(names, config.ignore, path, colors), config.things)
+
+
+def is_root(folder: Path) -> bool:
+    """Whether a text file in it, or in a folder of it, begins with the names of an image and a label in it."""
+    paths = sorted(path for pattern in ("*.txt", "*/*.txt") for path in folder.glob(pattern))[:MOST]
+    return any(_is_list(folder, path) for path in paths if not path.name.endswith((NAMES, COLORS)))
+
+
+def _is_list(root: Path, path: Path) -> bool:
+    with suppress(DataError, OSError):
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            entry = _entry(path, _Line(1, file.readline(MOST_CHARACTERS).strip()))
+        return (root / entry.image).is_file() and (root / entry.label).is_file()
+    return False
 
 
 # Classes
@@ -147,10 +163,10 @@ def _pairs(path: Path, root: Path) -> list[Pair]:
     entries = [_entry(path, line) for line in _lines(path) if line.text]
     if not entries:
         raise DataError(f"{path} is empty; expected lines such as `images/a.jpg labels/a.png`")
-    _require_unique(path, entries)
+    entries = _each_once(path, entries)
     files = _located(path, root, entries)
     names = _sample_names(entries)
-    return [Pair(name, *both) for name, both in zip(names, files, strict=True)]
+    return [Pair(name, image, label) for name, (image, label) in zip(names, files, strict=True) if image and label]
 
 
 def _entry(path: Path, line: _Line) -> _Entry:
@@ -163,21 +179,23 @@ def _entry(path: Path, line: _Line) -> _Entry:
         )
     image, label = columns
     if label.lower().endswith(LOSSY_SUFFIXES):
-        raise DataError(
-            f"{path}, line {line.number}: the label {label} is JPEG or WebP, which change label values; save it as PNG"
-        )
+        text = f"the label {label} is JPEG or WebP, which change label values; save it as PNG"
+        complain("lossy-labels", [label], DataError(f"{path}, line {line.number}: {text}"))
     return _Entry(line.number, image, label)
 
 
-def _require_unique(path: Path, entries: Sequence[_Entry]) -> None:
-    first: dict[str, int] = {}
+def _each_once(path: Path, entries: Sequence[_Entry]) -> list[_Entry]:
+    """Refuses an image that is listed twice."""
+    first: dict[str, _Entry] = {}
     for entry in entries:
-        line = first.setdefault(entry.image, entry.number)
+        line = first.setdefault(entry.image, entry).number
         if line != entry.number:
-            raise DataError(f"{path}, line {entry.number}: {entry.image} is already in line {line}")
+            error = DataError(f"{path}, line {entry.number}: {entry.image} is already in line {line}")
+            complain("repeated-names", [entry.image], error)
+    return list(first.values())
 
 
-def _located(path: Path, root: Path, entries: Sequence[_Entry]) -> list[tuple[Path, Path]]:
+def _located(path: Path, root: Path, entries: Sequence[_Entry]) -> list[tuple[Path | None, Path | None]]:
     """The image and the label of each entry, as the disk spells them (either form of Unicode).
 
     A list with missing files is refused before any work. Folders are listed once: checking each file is slow.
@@ -193,8 +211,9 @@ def _located(path: Path, root: Path, entries: Sequence[_Entry]) -> list[tuple[Pa
     if missing:
         number, what, file = missing[0]
         more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise FileNotFoundError(f"{path}, line {number}: no such {what}: {file}{more}; paths are relative to {root}")
-    paths = [known[file.parent][composed(file.name)] for _, _, file in files]
+        error = FileNotFoundError(f"{path}, line {number}: no such {what}: {file}{more}; paths are relative to {root}")
+        complain("listed-files-missing", [str(path) for _, _, path in missing], error)
+    paths = [known[file.parent].get(composed(file.name)) for _, _, file in files]
     return list(zip(paths[::2], paths[1::2], strict=True))
 
 
@@ -222,3 +241,6 @@ def _lines(path: Path) -> list[_Line]:
     """All lines except empty ones at the end, without the spaces around them."""
     lines = path.read_text(encoding="utf-8-sig", errors="replace").rstrip().split("\n")
     return [_Line(number, text.strip()) for number, text in enumerate(lines, start=1)] if lines != [""] else []
+
+
+LAYOUT = Layout(Config, samples, label_space)

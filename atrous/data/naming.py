@@ -1,10 +1,12 @@
 """Label spaces from the names of classes, as files or settings list them."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from pydantic import ValidationError
 
@@ -53,18 +55,44 @@ def names_by_value(names: Names) -> dict[int, str]:
     return dict(sorted(names.items() if isinstance(names, Mapping) else enumerate(names)))
 
 
+def with_things(space: LabelSpace, names: Sequence[str] | None, source: Path | None = None) -> LabelSpace:
+    """The label space in which the classes called `names` are things; None: those that it has.
+
+    `source` is the file that holds the names; None: the setting data.things.
+    """
+    if names is None:
+        return space
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    _require_things(not repeated, source, f"{listing(repeated)} is repeated")
+    for name in names:
+        nearest = get_close_matches(name, space.names, 1)
+        advice = f"did you mean {nearest[0]}?" if nearest else f"classes are {listing(space.names, limit=20)}"
+        _require_things(name in space.names, source, f"no class {name!r}; {advice}")
+    indices = sorted(map(space.names.index, names))
+    _require_things(space.ignore not in indices, source, "the ignored class can't be counted")
+    return space.model_copy(update={"things": tuple(indices)})
+
+
+def _require_things(holds: bool, source: Path | None, complaint: str) -> None:
+    if not holds:
+        raise (
+            ConfigError(f"data.things: {complaint}") if source is None else DataError(f"{source}: things: {complaint}")
+        )
+
+
 def renamed(space: LabelSpace, config: DataConfig) -> LabelSpace:
     """The layout's own label space, unless the config sets names or an ignore value."""
     if config.names is None and config.ignore is None:
-        return space
+        return with_things(space, config.things)
     names = space.names if config.names is None else config.names
     ordered = names_by_value(names).values()
     colors = dict(zip(ordered, space.colors, strict=True)) if len(names) == len(space.colors) else None
-    return named_space(names, space.ignore if config.ignore is None else config.ignore, None, colors)
+    renamed_space = named_space(names, space.ignore if config.ignore is None else config.ignore, None, colors)
+    return with_things(renamed_space, config.things)
 
 
-def remapped(space: LabelSpace, config: DataConfig) -> LabelSpace:
-    """Like `renamed`, for label files of raw ids.
+def remapped(space: LabelSpace, config: DataConfig, raw_things: Collection[int] = ()) -> LabelSpace:
+    """Like `renamed`, for label files of raw ids, of which `raw_things` are things.
 
     `config.names` has one name for each class, or is {raw id: name} for those to distinguish. Raw ids without a
     name are ignored, and so is the raw id `config.ignore`. Raises ConfigError for names that don't fit.
@@ -82,8 +110,10 @@ def remapped(space: LabelSpace, config: DataConfig) -> LabelSpace:
     elif config.names is not None:
         space = named_space(config.names, None, None, dict(zip(config.names, space.colors, strict=True)))
     if config.ignore is not None:
-        classes[config.ignore] = NOT_COUNTED
-    return space.model_copy(update={"raw_ids": tuple(classes.items())})
+        classes[config.ignore] = space.ignore
+    things = sorted({classes[value] for value in raw_things if classes[value] not in (NOT_COUNTED, space.ignore)})
+    update = {"raw_ids": tuple(classes.items()), "things": tuple(things)}
+    return with_things(space.model_copy(update=update), config.things)
 
 
 def _require_raw_ids(config: DataConfig, space: LabelSpace) -> None:
@@ -115,7 +145,8 @@ def naming_advice(codes: Iterable[object], space: LabelSpace) -> str:
     values = sorted(code for code in codes if isinstance(code, int))
     if space.raw_ids:  # someone has already said which values are classes
         return ""
-    if classes := _classes_among(values, space):
+    if mistake := numbering_mistake(values, space):
+        classes = mistake.values
         return f"; if the values {listing(classes, 20)} are the classes, set {naming_setting(classes, space.names)}"
     labelled = [value for value in values if value != space.ignore]
     if labelled[-1:] >= [space.num_classes] and labelled == list(range(labelled[0], labelled[-1] + 1)):
@@ -135,21 +166,29 @@ def _advice_on_more(last: int, space: LabelSpace) -> str:
     return f"{known}: name them all{objects}"
 
 
-def _classes_among(values: Sequence[int], space: LabelSpace) -> Sequence[int]:
-    """The values of the classes, in their order: all that occur, or as usual mistakes make them; () if unknown."""
+class Mistake(NamedTuple):
+    """A usual way to number the classes wrongly."""
+
+    kind: str  # the name of a finding of `atrous check`
+    values: tuple[int, ...]  # of the classes, in their order
+
+
+def numbering_mistake(values: Sequence[int], space: LabelSpace) -> Mistake | None:
+    """The mistake that explains all `values` of label files, in ascending order; None if none does."""
     mistakes = (
-        _steady(value for value in values if value != space.ignore),
-        [luma(color) for color in space.palette()[: space.num_classes].tolist()],  # a palette image, converted to grey
-        _steady(values),
-        (0, 255),
-        range(1, space.num_classes + 1),
+        ("grey-palette", [luma(color) for color in space.palette()[: space.num_classes].tolist()]),
+        ("spread-values", _steady(value for value in values if value != space.ignore)),
+        ("spread-values", _steady(values)),
+        ("spread-values", (0, 255)),
+        ("spread-values", range(1, space.num_classes + 1)),
     )
     plain = set(range(space.num_classes))
-    for mistake in mistakes:
-        is_possible = len(set(mistake)) == space.num_classes and set(values) <= {*mistake, space.ignore}
-        if is_possible and set(values) & set(mistake) - plain:
-            return mistake
-    return ()
+    for kind, classes in mistakes:
+        is_possible = len(set(classes)) == space.num_classes and set(values) <= {*classes, space.ignore}
+        if is_possible and set(values) & set(classes) - plain:
+            usual = {(0, 255): "binary-masks", tuple(range(1, space.num_classes + 1)): "off-by-one"}
+            return Mistake(usual.get(tuple(classes), kind), tuple(classes))
+    return None
 
 
 def _steady(values: Iterable[int]) -> Sequence[int]:

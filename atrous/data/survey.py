@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from atrous import distributed
 from atrous.data.image_files import Code, WrongLabelsError
+from atrous.data.instances import count_pairs
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import read_each
 from atrous.data.naming import class_of_value, ignored_values, naming_advice, naming_setting
@@ -37,6 +38,9 @@ class Survey(NamedTuple):
     problems: tuple[str, ...] = ()  # a line for each mask that can't be used
     wrong: Mapping[Code, int] = {}  # values, or colours, that are no class: the number of masks with each
     codes: frozenset[Code] = frozenset()  # all that the masks with wrong ones hold
+    things: tuple[int, ...] = ()  # [C] things of each class; empty: the samples have no instance maps
+    crowd_pixels: int = 0  # of classes of things, without a number
+    masks_with_crowds: int = 0
 
     @property
     def num_images(self) -> int:
@@ -80,11 +84,13 @@ class Labelled(Protocol):
     def labels(self, index: int) -> Sample: ...
 
 
-class _Mask(NamedTuple):
+class Mask(NamedTuple):
     """What one mask holds, or why that is unknown."""
 
     name: str
     pixels: Mapping[int, int] = {}  # by label
+    things: Mapping[int, int] | None = None  # things by label; None: there is no instance map
+    crowd_pixels: int = 0
     problem: str = ""
     codes: tuple[Code, ...] = ()
     wrong: tuple[Code, ...] = ()
@@ -106,35 +112,43 @@ def count(
     `advance` is called with the number of masks finished since its last call.
     """
     indices = range(world.rank, len(samples), world.size)
+    readers = min(workers + (workers > 0), len(indices) // FEWEST)  # one more: this process only waits for them
     masks = []
-    for index, mask in read_each(partial(_read_mask, samples, space), indices, min(workers, len(indices) // FEWEST)):
+    for index, mask in read_each(partial(_read_mask, samples, space), indices, readers):
         masks.append((index, mask))
         advance(world.size)
-    return _summary([mask for _, mask in sorted(distributed.gather(masks), key=lambda pair: pair[0])], space)
+    return summary([mask for _, mask in sorted(distributed.gather(masks), key=lambda pair: pair[0])], space)
 
 
-def _read_mask(samples: Sequence[Sample], space: LabelSpace, index: int) -> _Mask:
+def _read_mask(samples: Sequence[Sample], space: LabelSpace, index: int) -> Mask:
     """Errors of the user become values, as in `read_sample`."""
     try:
         sample = samples.labels(index) if isinstance(samples, Labelled) else samples[index]
         return _counted(sample, space)
     except WrongLabelsError as error:
-        return _Mask("", {}, text_of(error), tuple(error.codes)[:NUM_CODES], tuple(error.wrong)[:NUM_CODES])
+        codes, wrong = (tuple(values)[:NUM_CODES] for values in (error.codes, error.wrong))
+        return Mask("", problem=text_of(error), codes=codes, wrong=wrong)
     except (AtrousError, OSError) as error:
-        return _Mask("", {}, text_of(error))
+        return Mask("", problem=text_of(error))
 
 
-def _counted(sample: Sample, space: LabelSpace) -> _Mask:
+def _counted(sample: Sample, space: LabelSpace) -> Mask:
     if sample.semantic is None:
         raise DataError(f"{sample.name} has no labels")
     pixels = {label: number for label, number in enumerate(np.bincount(sample.semantic.ravel()).tolist()) if number}
     wrong = [label for label in pixels if label >= space.num_classes and label != space.ignore]
     if wrong:
         raise WrongLabelsError(f"{sample.name}: label {listing(wrong)} is not a class", tuple(pixels), wrong)
-    return _Mask(sample.name, pixels)
+    if sample.instance is None:
+        return Mask(sample.name, pixels)
+    pairs, areas = count_pairs(sample.instance, sample.semantic)
+    numbers, labels = pairs >> 8, pairs & 255
+    is_thing = np.isin(labels, space.things)
+    things = Counter(labels[is_thing & (numbers > 0)].tolist())
+    return Mask(sample.name, pixels, things, int(areas[is_thing & (numbers == 0)].sum()))
 
 
-def _summary(masks: Sequence[_Mask], space: LabelSpace) -> Survey:
+def summary(masks: Sequence[Mask], space: LabelSpace) -> Survey:
     usable = [mask for mask in masks if not mask.problem]
     pixels, images, pixels_of_images = (np.zeros(256, np.int64) for _ in range(3))
     for mask in usable:
@@ -153,7 +167,16 @@ def _summary(masks: Sequence[_Mask], space: LabelSpace) -> Survey:
         problems=tuple(mask.problem for mask in masks if mask.problem),
         wrong=Counter(code for mask in masks for code in mask.wrong),
         codes=frozenset(code for mask in masks for code in mask.codes),
+        things=_things(usable, space),
+        crowd_pixels=sum(mask.crowd_pixels for mask in usable),
+        masks_with_crowds=sum(mask.crowd_pixels > 0 for mask in usable),
     )
+
+
+def _things(masks: Sequence[Mask], space: LabelSpace) -> tuple[int, ...]:  # [C]
+    """Things of each class; () if no mask has an instance map."""
+    counts = [mask.things for mask in masks if mask.things is not None]
+    return tuple(sum(one.get(label, 0) for one in counts) for label in range(space.num_classes)) if counts else ()
 
 
 def _by_class(numbers: NDArray[np.int64], space: LabelSpace) -> tuple[int, ...]:  # [256] -> [C]
@@ -168,21 +191,32 @@ def require_usable(survey: Survey, space: LabelSpace, split: Split, *, skip_erro
     """Raise DataError for masks that can't be used, and for labels that don't serve the split's purpose."""
     if survey.problems and not (skip_errors and survey.masks):
         raise DataError(_problems(survey, space, split))
-    line = _monotony(survey, space) if split.purpose else ""
+    line = monotony(survey, space) if split.purpose else ""
     if not any(survey.pixels):
         value = listing(ignored_values(space))
         line = f"all {survey.ignored} pixels of {_masks(survey.masks)} have the ignored value {value}"
     if line:
         purpose = f"nothing {split.purpose}: " if split.purpose else ""
         raise DataError(f"split {split.name!r}: {purpose}{line}{_advice_on_ignored(survey, space, split)}")
+    if split.purpose and survey.crowd_pixels and not any(survey.things):
+        raise DataError(
+            f"split {split.name!r}: nothing {split.purpose}: no thing has a number; all {survey.crowd_pixels} pixels "
+            f"of {_names_of_things(space)} in {_masks(survey.masks)} are 0 in their instance maps"
+        )
 
 
 def remarks(survey: Survey, space: LabelSpace, split: Split) -> list[str]:
     """A line for each thing that may be meant, but should be known."""
-    lines = [_monotony(survey, space) or _absence(survey, space)]
+    lines = [monotony(survey, space) or _absence(survey, space)]
     if survey.unlabelled:
         lines.append(
             f"{len(survey.unlabelled)} of {_masks(survey.masks)} are ignored entirely: {listing(survey.unlabelled)}"
+        )
+    if survey.crowd_pixels:
+        share = 100 * survey.crowd_pixels / sum(survey.pixels[label] for label in space.things)
+        lines.append(
+            f"{share:.2g} % of the pixels of {_names_of_things(space)}, in {_masks(survey.masks_with_crowds)}, have no "
+            "number: they are crowds, which count for no thing"
         )
     if survey.problems:
         number = f"{len(survey.problems)} of {survey.num_images} masks"
@@ -190,7 +224,7 @@ def remarks(survey: Survey, space: LabelSpace, split: Split) -> list[str]:
     return [f"split {split.name!r}: {line}" for line in lines if line]
 
 
-def _monotony(survey: Survey, space: LabelSpace) -> str:
+def monotony(survey: Survey, space: LabelSpace) -> str:
     """What is said of labels that are all of one class although there are others; else ""."""
     present = [name for name, pixels in zip(space.names, survey.pixels, strict=True) if pixels]
     if len(present) != 1 or len(_countable(space)) < 2:
@@ -201,11 +235,19 @@ def _monotony(survey: Survey, space: LabelSpace) -> str:
 
 def _absence(survey: Survey, space: LabelSpace) -> str:
     """The classes without a labelled pixel; "" if there are none."""
-    absent = [space.names[index] for index in _countable(space) if not survey.pixels[index]]
+    absent = absent_classes(survey, space)
     if not absent:
         return ""
     names, number = listing(absent, NUM_LISTED), f"{len(absent)} of {space.num_classes} classes"
     return f"no pixel of {names} ({number}) in {_masks(survey.masks)}{_share_ignored(survey, space)}"
+
+
+def _names_of_things(space: LabelSpace) -> str:
+    return listing((space.names[index] for index in space.things), NUM_LISTED)
+
+
+def absent_classes(survey: Survey, space: LabelSpace) -> list[str]:
+    return [space.names[index] for index in _countable(space) if not survey.pixels[index]]
 
 
 def _countable(space: LabelSpace) -> list[int]:
@@ -269,6 +311,7 @@ def _advice_on_ignored(survey: Survey, space: LabelSpace, split: Split) -> str:
 def to_tree(survey: Survey, space: LabelSpace) -> dict[str, Any]:
     """Plain values, for JSON. `pixels` are all that could be read, ignored ones included."""
     rows = zip(space.names, survey.pixels, survey.images, survey.pixels_of_images, strict=True)
+    things = dict(zip(space.names, survey.things, strict=True)) if survey.things else {}
     return {
         "images": survey.num_images,
         "unreadable": len(survey.problems),
@@ -277,6 +320,7 @@ def to_tree(survey: Survey, space: LabelSpace) -> dict[str, Any]:
         "unlabelled": survey.unlabelled[:NUM_NAMED],
         "num_unlabelled": len(survey.unlabelled),
         "classes": {name: dict(zip(_Counts.model_fields, row, strict=True)) for name, *row in rows},
+        **({"things": {space.names[label]: things[space.names[label]] for label in space.things}} if things else {}),
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from atrous.data.contract import DataConfig, require_root, require_split
+from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import decode
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import named_space
@@ -36,7 +36,7 @@ class Config(DataConfig):
 
     format: Literal["tfrecord"] = "tfrecord"
     panoptic_divisor: Annotated[int, Field(ge=1, le=2**20)] | None = None
-    """Factor of the class in panoptic maps; none: the label space's, 1000. The originals' records of COCO have 256."""
+    """Factor of the class in panoptic maps, 256 in records of COCO; none: the label space's, 1000."""
 
 
 class Place(NamedTuple):
@@ -256,3 +256,12 @@ def _size(labels: Image | NDArray[Any] | None) -> tuple[int, ...] | None:
 
 def _by(size: tuple[int, ...] | None) -> str:
     return " x ".join(map(str, (size or ())[:2]))
+
+
+LAYOUT = Layout(
+    Config,
+    samples,
+    label_space,
+    is_root,
+    "train-00000-of-00010.tfrecord and so on",
+)

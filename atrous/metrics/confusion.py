@@ -22,9 +22,12 @@ def statistic(prediction: Tensor, truth: Tensor, num_classes: int, *, ignore: in
 
 
 def report(total: Tensor) -> Scores:
-    """Scores over all pixels. As in `tf.metrics.mean_iou`, a class that is only predicted has an IoU of 0."""
+    """Scores over all pixels. As in `tf.metrics.mean_iou`, a class that is only predicted has an IoU of 0.
+
+    `total` is [C, C], or has a further column for pixels that are predicted as no class.
+    """
     hits = total.diagonal().tolist()
-    truth, predicted = total.sum(1).tolist(), total.sum(0).tolist()
+    truth, predicted = total.sum(1).tolist(), total.sum(0)[: len(total)].tolist()
     union = [a + b - both for a, b, both in zip(truth, predicted, hits, strict=True)]
     iou, accuracy = _ratios(hits, union), _ratios(hits, truth)
     pixel_accuracy = sum(hits) / max(sum(truth), 1)

@@ -1,17 +1,14 @@
-"""Panoptic quality (arXiv:1801.00868, section 4), counted as COCO's and Cityscapes' own programs count it.
-
-A panoptic map holds class * divisor + number. Void is every pixel whose class is ignored or not a class. Pixels of the
-truth with number 0 in a class of things are a crowd: several things that nobody told apart.
-"""
+"""Panoptic quality (arXiv:1801.00868, section 4), counted as COCO's and Cityscapes' own programs count it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-SPAN = 1 << 31  # larger than any number in a panoptic map
+from atrous.metrics.pairs import Pairs
+from atrous.ops import sums
+
 IOU, TRUE_POSITIVES, FALSE_POSITIVES, FALSE_NEGATIVES = range(4)  # columns of the statistic
 
 
@@ -24,71 +21,30 @@ class Quality(NamedTuple):
     num_classes: int
 
 
-class Overlaps(NamedTuple):
-    """The pairs of a true and a predicted segment that share pixels, N of them."""
-
-    truth: Tensor  # [N] numbers
-    prediction: Tensor  # [N]
-    pixels: Tensor  # [N]
-
-
-def statistic(
-    prediction: Tensor, truth: Tensor, things: Tensor, *, divisor: int, ignore: int, crowd_is_void: bool = False
-) -> Tensor:
+def statistic(pairs: Pairs) -> Tensor:
     """Sum of IoUs, true positives, false positives, false negatives of each class: [C, 4] float64.
 
-    `prediction` and `truth` are [H, W], `things` [C] bool. A prediction of which more than half lies in void, or in a
-    crowd of its own class, is no false positive. With `crowd_is_void` crowds are void, as in deeplab2's own evaluation.
+    A prediction of which more than half lies in void, or in a crowd of its own class, is no false positive. If the
+    pairs have boundaries, the IoU is the lesser of both, and the quality is boundary PQ (arXiv:2103.16562, section 6).
     """
-    pairs = overlaps(prediction, truth)
-    num_classes = len(things)
-    truth_class, predicted_class = (_classes(ids, divisor, num_classes, ignore) for ids in pairs[:2])
-    has_things = torch.cat([things, things.new_zeros(1)]).to(truth.device)  # void has none
-    is_crowd = has_things[truth_class] & (pairs.truth % divisor == 0)
-    if crowd_is_void:
-        truth_class = torch.where(is_crowd, num_classes, truth_class)
-    is_void = truth_class == num_classes
+    iou = pairs.iou()
+    is_same = pairs.true_class == pairs.predicted_class
+    is_match = is_same & ~pairs.is_void & ~pairs.is_crowd & (iou > 0.5)
 
-    true_segment, true_area = _areas(pairs.truth, pairs.pixels)
-    predicted_segment, predicted_area = _areas(pairs.prediction, pairs.pixels)
-    void_area = _sums(predicted_segment, pairs.pixels * is_void, len(predicted_area))
-    union = true_area[true_segment] + predicted_area[predicted_segment] - pairs.pixels - void_area[predicted_segment]
-    iou = pairs.pixels.double() / union
-    is_match = (truth_class == predicted_class) & ~is_void & ~is_crowd & (iou > 0.5)
-
-    unclaimed = pairs.pixels * (is_void | (is_crowd & (truth_class == predicted_class)))
-    is_excused = 2 * _sums(predicted_segment, unclaimed, len(predicted_area)) > predicted_area
-    is_missed = _without_match(true_segment, is_match) & ~is_crowd
-    is_false = _without_match(predicted_segment, is_match) & ~is_excused[predicted_segment]
-    columns = (
-        (truth_class, iou * is_match),
-        (truth_class, is_match.double()),
-        (predicted_class, (is_false & _is_first(predicted_segment)).double()),
-        (truth_class, (is_missed & _is_first(true_segment)).double()),
+    unclaimed = pairs.whole.shared * (pairs.is_void | (pairs.is_crowd & is_same))
+    is_excused = (
+        2 * sums(pairs.predicted_segment, unclaimed, len(iou))[pairs.predicted_segment] > pairs.whole.prediction
     )
-    return torch.stack([_sums(classes, values, num_classes + 1)[:num_classes] for classes, values in columns], 1)
-
-
-def overlaps(prediction: Tensor, truth: Tensor) -> Overlaps:
-    """Raises ValueError if the maps differ in size. Runs of equal pairs are counted first, because sorting is slow."""
-    if prediction.shape != truth.shape:
-        raise ValueError(f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in shape")
-    runs, lengths = _runs(prediction.flatten(), truth.flatten())
-    pairs, place = torch.unique(runs, return_inverse=True)
-    return Overlaps(pairs // SPAN, pairs % SPAN, _sums(place, lengths, len(pairs)))
-
-
-def _runs(prediction: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """truth * SPAN + prediction of each run of equal pixels, and its length. NumPy takes a tenth of PyTorch's time."""
-    if truth.device.type != "cpu":
-        runs, lengths = torch.unique_consecutive(truth.long() * SPAN + prediction, return_counts=True)
-        return runs, lengths
-    true, predicted = truth.numpy(), prediction.numpy()
-    is_change = true[1:] != true[:-1]
-    is_change |= predicted[1:] != predicted[:-1]
-    starts = np.concatenate([[0], np.flatnonzero(is_change) + 1])[: len(true)]
-    lengths = torch.from_numpy(np.diff(starts, append=len(true)))
-    return torch.from_numpy(true[starts].astype(np.int64) * SPAN + predicted[starts].astype(np.int64)), lengths
+    is_missed = _without_match(pairs.true_segment, is_match) & ~pairs.is_crowd
+    is_false = _without_match(pairs.predicted_segment, is_match) & ~is_excused
+    columns = (
+        (pairs.true_class, iou * is_match),
+        (pairs.true_class, is_match.double()),
+        (pairs.predicted_class, (is_false & _is_first(pairs.predicted_segment)).double()),
+        (pairs.true_class, (is_missed & _is_first(pairs.true_segment)).double()),
+    )
+    count = pairs.num_classes
+    return torch.stack([sums(classes, values, count + 1)[:count] for classes, values in columns], 1)
 
 
 def report(total: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,25 +63,9 @@ def mean_quality(total: Tensor, among: Sequence[bool] | Tensor) -> Quality:
     return Quality(pq, sq, rq, len(chosen))
 
 
-def _classes(ids: Tensor, divisor: int, num_classes: int, ignore: int) -> Tensor:
-    """The class of each segment; `num_classes` for void."""
-    classes = ids // divisor
-    return torch.where((classes >= num_classes) | (classes == ignore), num_classes, classes).long()
-
-
-def _areas(ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """The segment of each pair, as a place [N], and the area of each segment."""
-    segments, place = torch.unique(ids, return_inverse=True)
-    return place, _sums(place, pixels, len(segments))
-
-
-def _sums(place: Tensor, values: Tensor, count: int) -> Tensor:
-    return torch.zeros(count, dtype=values.dtype, device=values.device).scatter_add_(0, place, values)
-
-
 def _without_match(segment: Tensor, is_match: Tensor) -> Tensor:
     """For each pair, whether its segment is matched in no pair."""
-    return (_sums(segment, is_match.long(), int(segment.max()) + 1 if len(segment) else 0) == 0)[segment]
+    return (sums(segment, is_match.long(), len(segment)) == 0)[segment]
 
 
 def _is_first(segment: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """Fast kernels, each next to the plain reference that it is tested against."""
 
+from atrous.ops.boundary import boundary, boundary_reference, boundary_width
 from atrous.ops.confusion import confusion_counts
 from atrous.ops.grouping import nearest_center, nearest_center_reference
 from atrous.ops.nearest import resize_nearest
+from atrous.ops.overlaps import Overlaps, overlaps, overlaps_reference, sums
 from atrous.ops.permutohedral import Lattice, gaussian_filter_reference, permutohedral_filter, permutohedral_lattice
 from atrous.ops.point_wise_attention import (
     Direction,
@@ -20,16 +22,23 @@ from atrous.ops.upsample import (
 __all__ = [
     "Direction",
     "Lattice",
+    "Overlaps",
+    "boundary",
+    "boundary_reference",
+    "boundary_width",
     "confusion_counts",
     "gaussian_filter_reference",
     "nearest_center",
     "nearest_center_reference",
+    "overlaps",
+    "overlaps_reference",
     "permutohedral_filter",
     "permutohedral_lattice",
     "point_wise_attention",
     "point_wise_attention_loop",
     "point_wise_attention_reference",
     "resize_nearest",
+    "sums",
     "upsample_argmax",
     "upsample_argmax_reference",
     "upsample_cross_entropy",

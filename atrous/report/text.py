@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-UNKNOWN = "–"  # noqa: RUF001 - a dash as wide as a digit
+from atrous.tasks.contract import UNKNOWN as UNKNOWN
+
 NUM_NAMED = 5
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))  # of time, in seconds
 

@@ -71,7 +71,7 @@ def what_was_trained(config: Config, training: Training) -> dict[str, str]:
     lines = {
         "initial weights": initial_weights(config, training),
         "images": images(facts) if facts else "",
-        "length": length(config, facts),
+        "length": length(config, training),
         "time": time(facts) if facts and facts.started else "",
         "speed": speed(training.history),
         "batch": batch(config, facts),
@@ -100,11 +100,14 @@ def images(facts: RunFacts) -> str:
     return f"{count(facts.train_images)} for training, {count(facts.val_images)} for validation"
 
 
-def length(config: Config, facts: RunFacts | None) -> str:
-    steps = plural(config.train.steps, "step")
+def length(config: Config, training: Training) -> str:
+    """In steps, and in epochs where the number of images is known; the training may have ended early."""
+    facts, planned = training.facts, config.train.steps
+    done = max((row["step"] for row in training.history), default=planned)
+    steps = plural(planned, "step") if done >= planned else f"{count(done)} of {count(planned)} steps"
     if facts is None or facts.train_images < 1:
         return steps
-    return f"{steps}, {number(config.train.steps * facts.images_per_step / facts.train_images, digits=3)} epochs"
+    return f"{steps}, {number(done * facts.images_per_step / facts.train_images, digits=3)} epochs"
 
 
 def time(facts: RunFacts) -> str:

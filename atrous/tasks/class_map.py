@@ -6,8 +6,9 @@ from torch import Tensor
 from atrous.data.label_space import LabelSpace
 from atrous.errors import ConfigError
 from atrous.losses.semantic import LossConfig, median_frequency_weights
-from atrous.metrics import confusion
-from atrous.tasks.contract import Figures, Labels, Metric, Table, TrainingData
+from atrous.metrics import boundary_iou, confusion
+from atrous.ops import boundary_width
+from atrous.tasks.contract import Figures, Labels, Metric, Table, TrainingData, one_column
 from atrous.types import Image, LabelMap, Sample
 
 PANEL = 1280  # pixels of the longer side of a picture in a report, at most
@@ -61,6 +62,21 @@ def report(total: Tensor, space: LabelSpace) -> Figures:
     )
 
 
+def boundary_statistic(labels: Labels, sample: Sample, space: LabelSpace) -> Tensor:  # [C, 2]
+    assert labels.semantic is not None
+    assert sample.semantic is not None
+    truth = torch.from_numpy(sample.semantic)
+    height, width = truth.shape
+    return boundary_iou.statistic(
+        labels.semantic.cpu(), truth, space.num_classes, width=boundary_width((height, width)), ignore=space.ignore
+    )
+
+
+def report_boundary_iou(total: Tensor, space: LabelSpace) -> Figures:
+    scores = boundary_iou.report(total[: space.num_classes])
+    return one_column("boundary_iou", "boundary IoU", scores.mean, scores.by_class, space.names)
+
+
 def label_map(labels: Labels, space: LabelSpace) -> LabelMap:
     """The classes as an array, uint8 where they fit."""
     assert labels.semantic is not None
@@ -75,3 +91,4 @@ def panel_step(image: Image) -> int:
 
 
 CONFUSION = Metric(statistic, report)
+BOUNDARY_IOU = Metric(boundary_statistic, report_boundary_iou, is_costly=True)

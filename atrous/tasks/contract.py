@@ -1,7 +1,8 @@
 """What a task is: what is learnt, how outputs become labels, how labels are measured and shown to people."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -10,11 +11,14 @@ from torch import Tensor
 from atrous.data.label_space import LabelSpace
 from atrous.data.survey import Survey
 from atrous.distributed import World
+from atrous.errors import ConfigError, listing
 from atrous.inference import Seen
 from atrous.settings import Settings
 from atrous.types import Batch, Color, Facts, Image, Outputs, Sample
 
 Targets = Mapping[str, Tensor]
+UNKNOWN = "–"  # noqa: RUF001 - in place of a figure
+ALL = "all"  # metrics
 
 
 class Objective(Protocol):
@@ -82,7 +86,7 @@ class Table(NamedTuple):
 class Figures(NamedTuple):
     """What a metric reports. Terminal, JSON, model file and page all show this one value."""
 
-    scores: Mapping[str, float]  # by name, fractions; the first is the headline
+    scores: Mapping[str, float]  # by name, fractions, NaN if undefined; the first is the headline, which never is
     titles: Mapping[str, str]  # of the scores, as people write them
     table: Table
     confusion: NDArray[Any] | None = None  # [C, C] counts, rows truth, columns prediction
@@ -99,15 +103,25 @@ class Figures(NamedTuple):
         return self.table.unit
 
     def describe(self, name: str) -> str:
-        return f"{self.titles[name]} {self.scores[name]:.4f}"
+        value = self.scores[name]
+        return f"{self.titles[name]} {UNKNOWN if math.isnan(value) else f'{value:.4f}'}"
 
     def to_tree(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
-            "scores": dict(self.scores),
+            "scores": {name: None if math.isnan(value) else value for name, value in self.scores.items()},
             "classes": {name: dict(zip(self.table.columns, row, strict=True)) for name, row in self.table.rows.items()},
             **({} if self.confusion is None else {"confusion": self.confusion.tolist()}),
         }
+
+
+def one_column(
+    name: str, title: str, score: float, values: Sequence[float | None], classes: Sequence[str], column: str = ""
+) -> Figures:
+    """The figures of a metric with one score, and one value for each class. The column is called as the score is."""
+    rows = {label: (value,) for label, value in zip(classes, values, strict=True)}
+    total = None if math.isnan(score) else score
+    return Figures({name: score}, {name: title}, Table((column or title,), rows, (total,)))
 
 
 def joined(parts: Sequence[Figures]) -> Figures:
@@ -131,14 +145,20 @@ def _side_by_side(left: Table, right: Table) -> Table:
         name: (*left.rows.get(name, missing[0]), *right.rows.get(name, missing[1]))
         for name in (*left.rows, *right.rows)
     }
-    return Table((*left.columns, *right.columns), rows, (*left.totals, *right.totals), left.unit or right.unit)
+    totals = (*(left.totals or missing[0]), *(right.totals or missing[1])) if left.totals or right.totals else ()
+    return Table((*left.columns, *right.columns), rows, totals, left.unit or right.unit)
 
 
 class Metric(NamedTuple):
-    """A statistic that is summed (`+`) over images and processes, and then reported."""
+    """A statistic that is added (`+`) over images and processes, and then reported.
+
+    Counts are tensors, and add up. A figure that isn't a sum, such as average precision, has a list with an item from
+    each image, and lists are joined; its report must not depend on their order.
+    """
 
     statistic: Callable[[Labels, Sample, LabelSpace], Any]
     report: Callable[[Any, LabelSpace], Figures]
+    is_costly: bool = False  # only computed on request
 
 
 class Result(NamedTuple):
@@ -176,12 +196,40 @@ class Task(NamedTuple):
     compared: tuple[str, ...] = ()  # captions of the two panels that a report lays over each other
     meaning: str = ""  # of the headline, in words that follow its value
 
+    def measuring(self, names: Sequence[str] | None = None) -> "Task":
+        """The task with some of its metrics: see `chosen`."""
+        return self._replace(metrics=chosen(self.metrics, names))
+
     def report(self, totals: Mapping[str, Any], space: LabelSpace) -> Figures:
-        """The figures of all metrics, from their statistics."""
-        return joined([metric.report(totals[name], space) for name, metric in self.metrics.items()])
+        """The figures of the metrics whose statistics these are."""
+        return joined([metric.report(totals[name], space) for name, metric in self.metrics.items() if name in totals])
 
     def statistics(self, labels: Labels, sample: Sample, space: LabelSpace) -> dict[str, Any]:
         return {name: metric.statistic(labels, sample, space) for name, metric in self.metrics.items()}
+
+
+class Chooseable(Protocol):
+    @property
+    def is_costly(self) -> bool: ...
+
+
+Choice = TypeVar("Choice", bound=Chooseable)
+
+
+def chosen(metrics: Mapping[str, Choice], names: Sequence[str] | None) -> dict[str, Choice]:
+    """The metrics of these names, in their own order; None: those that aren't costly; `all`: all of them.
+
+    Raises ConfigError for a name that there isn't, and if there is none.
+    """
+    unknown = [name for name in names or () if name not in metrics and name != ALL]
+    if unknown or (names is not None and not names):
+        known = f"there are {', '.join(metrics)}, and {ALL}"
+        raise ConfigError(f"metrics: {f'no metric {listing(unknown)}' if unknown else 'none is named'}; {known}")
+    return {
+        name: metric
+        for name, metric in metrics.items()
+        if (not metric.is_costly if names is None else bool({name, ALL} & {*names}))
+    }
 
 
 def summed(statistics: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,40 +1,41 @@
 """Panoptic segmentation: a class for each pixel, and the pixels of each thing (arXiv:1801.00868)."""
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image as PILImage
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from atrous.data import survey
 from atrous.data.label_space import LabelSpace
+from atrous.data.survey import Survey
 from atrous.data.targets import thing_targets
-from atrous.errors import ConfigError
+from atrous.distributed import World
+from atrous.errors import ConfigError, listing
 from atrous.inference import Seen, at_image, maps_at_content, probabilities_at
 from atrous.losses.panoptic import heatmap_loss, offset_loss
 from atrous.losses.semantic import LossConfig, hard_pixel_share, require_heads, semantic_loss
-from atrous.metrics import panoptic_quality
 from atrous.postprocess.panoptic import Merging, find_centers, group_pixels, merge, peaks, score_map
 from atrous.settings import MAX_COUNT, Settings
 from atrous.tasks.class_map import CONFUSION, class_weights
-from atrous.tasks.contract import Figures, Labels, Metric, Result, Table, Targets, Task, TrainingData
+from atrous.tasks.contract import Labels, Metric, Result, Targets, Task, TrainingData
+from atrous.tasks.panoptic_metrics import MEASURES, Maps, Measure
 from atrous.tasks.panoptic_pictures import LEGEND, paint, paint_truth, painted, panels
-from atrous.tasks.segments import Segment, is_segment, panoptic_array, segments, thing_mask, true_panoptic, void_of
+from atrous.tasks.segments import (
+    Segment,
+    is_segment,
+    number_png,
+    panoptic_array,
+    segments,
+    thing_mask,
+    true_panoptic,
+    void_of,
+)
 from atrous.types import Batch, Facts, Outputs, Sample
-
-TITLES = {
-    "pq": "PQ",
-    "sq": "SQ",
-    "rq": "RQ",
-    "pq_things": "PQ of things",
-    "pq_stuff": "PQ of stuff",
-}
 
 
 class PanopticLossConfig(LossConfig):
@@ -50,6 +51,8 @@ class PanopticLossConfig(LossConfig):
     """A thing with fewer pixels is small; 0: none is."""
     small_weight: PositiveFloat = 3.0
     """Weight of the classes of a small thing's pixels."""
+    crowds: Literal["ignored", "learnt"] = "ignored"
+    """The classes of pixels whose things nobody told apart; deeplab2 ignores them in Cityscapes and COCO."""
 
 
 class PanopticDecodeConfig(Settings):
@@ -86,7 +89,10 @@ class PanopticObjective(NamedTuple):
             small_area=self.config.small_area,
             small_weight=self.config.small_weight,
         )
-        return {"semantic": batch.semantic, **targets._asdict()}
+        semantic = batch.semantic
+        if self.config.crowds == "ignored":
+            semantic = semantic.masked_fill(targets.heatmap_weight[:, 0] == 0, self.space.ignore)
+        return {"semantic": semantic, **targets._asdict()}
 
     def counts(self, targets: Targets, step: int) -> Tensor | None:
         """Labelled pixels, pixels with a height, pixels with an offset."""
@@ -133,13 +139,35 @@ class PanopticObjective(NamedTuple):
 
 def objective(config: PanopticLossConfig, facts: Facts, heads: Sequence[str], data: TrainingData) -> PanopticObjective:
     """Raises ConfigError if the label space has no things, or the weights in `config` fit neither heads nor classes."""
-    if not data.space.things:
-        raise ConfigError("a panoptic model needs classes of things, whose objects are counted; the data has none")
+    require_things(data.space)
     require_heads(config, heads)
     weights = class_weights(config, data)
     weights = None if weights is None else weights.to(data.device)  # now: each step would wait for the device
     things = thing_mask(data.space).to(data.device)
     return PanopticObjective(config, data.space, things, weights, facts.convention == "aligned_corners")
+
+
+def require_things(space: LabelSpace) -> None:
+    if not space.things:
+        example = space.names[-1]
+        raise ConfigError(
+            "a panoptic model needs classes of things, whose objects are counted, and the data names none; of "
+            f"{listing(space.names, limit=20)}, name those, as in data.things=[{example}] or, with data.format=folder, "
+            f"`things: [{example}]` in classes.yaml"
+        )
+
+
+def count(
+    samples: Sequence[Sample],
+    space: LabelSpace,
+    world: World,
+    *,
+    workers: int = 0,
+    advance: Callable[[int], None] = lambda number: None,
+) -> Survey:
+    """Like `survey.count`, for which there must be things."""
+    require_things(space)
+    return survey.count(samples, space, world, workers=workers, advance=advance)
 
 
 # ---- decoding
@@ -203,42 +231,27 @@ def thing_scores(
 # ---- measuring
 
 
-def statistic(labels: Labels, sample: Sample, space: LabelSpace) -> Tensor:  # [C, 4]
+def maps_of(labels: Labels, sample: Sample, space: LabelSpace) -> Maps:
     assert labels.panoptic is not None
-    truth = true_panoptic(sample, space)
-    return panoptic_quality.statistic(
-        labels.panoptic.cpu(), truth, thing_mask(space), divisor=space.panoptic_divisor, ignore=space.ignore
+    return Maps(
+        sample.name,
+        labels.panoptic.cpu(),
+        true_panoptic(sample, space),
+        thing_mask(space),
+        space.panoptic_divisor,
+        space.ignore,
+        None if labels.scores is None else labels.scores.cpu(),
     )
 
 
-def report(total: Tensor, space: LabelSpace) -> Figures:
-    things = thing_mask(space)
-    everything, of_things, of_stuff = (
-        panoptic_quality.mean_quality(total, among) for among in (things | ~things, things, ~things)
-    )
-    by_class, occurs = panoptic_quality.report(total)
-    rows: dict[str, tuple[float | int | None, ...]] = {}
-    for index, name in enumerate(space.names):
-        found = [int(count) for count in total[index, 1:].tolist()]
-        rows[name] = (*by_class[index].tolist(), *found) if occurs[index] else (None, None, None, 0, 0, 0)
-    sums = [int(count) for count in total[:, 1:].sum(0).tolist()]
-    return Figures(
-        {
-            "pq": everything.pq,
-            "sq": everything.sq,
-            "rq": everything.rq,
-            "pq_things": of_things.pq,
-            "pq_stuff": of_stuff.pq,
-        },
-        TITLES,
-        Table(
-            ("PQ", "SQ", "RQ", "matched", "false", "missed"), rows, (everything.pq, everything.sq, everything.rq, *sums)
-        ),
-        notes={
-            "panoptic quality": f"mean over {everything.num_classes} of {space.num_classes} classes, "
-            f"{of_things.num_classes} of things; crowds count as in COCO's own program"
-        },
-    )
+def metric(measure: Measure) -> Metric:
+    def statistic(labels: Labels, sample: Sample, space: LabelSpace) -> Any:  # noqa: ANN401 - whatever is added
+        return measure.statistic(maps_of(labels, sample, space))
+
+    return Metric(statistic, measure.report, measure.is_costly)
+
+
+METRICS = {name: metric(measure) for name, measure in MEASURES.items()}
 
 
 # ---- files
@@ -246,11 +259,7 @@ def report(total: Tensor, space: LabelSpace) -> Figures:
 
 def encode_png(labels: Labels, space: LabelSpace) -> bytes:
     """COCO's panoptic PNG: the number of each segment as red + 256 green + 65536 blue, void 0."""
-    numbers = coco_numbers(labels, space)
-    colors = np.stack([numbers & 255, numbers >> 8 & 255, numbers >> 16], -1).astype(np.uint8)
-    content = io.BytesIO()
-    PILImage.fromarray(colors).save(content, "PNG")
-    return content.getvalue()
+    return number_png(coco_numbers(labels, space))
 
 
 def coco_numbers(labels: Labels, space: LabelSpace) -> np.ndarray:
@@ -283,13 +292,13 @@ PANOPTIC = Task(
     decoding=PanopticDecodeConfig,
     objective=objective,
     decode=decode,
-    metrics={"panoptic": Metric(statistic, report), "confusion": CONFUSION},
+    metrics={**METRICS, "miou": CONFUSION},
     paint=paint,
     panels=panels,
     legend=LEGEND,
     results={"panoptic": Result(".png", encode_png), "segments": Result(".json", encode_segments)},
     needs=("semantic", "instance"),
-    survey=survey.count,
+    survey=count,
     class_weights=class_weights,
     paint_truth=paint_truth,
     painted=painted,

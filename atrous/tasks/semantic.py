@@ -18,7 +18,7 @@ from atrous.losses.semantic import (
     semantic_loss,
 )
 from atrous.settings import Settings
-from atrous.tasks.class_map import CONFUSION, class_weights, label_map, panel_step
+from atrous.tasks.class_map import BOUNDARY_IOU, CONFUSION, class_weights, label_map, panel_step
 from atrous.tasks.contract import Labels, Result, Targets, Task, TrainingData
 from atrous.types import Batch, Color, Facts, Image, Outputs, Sample
 
@@ -116,7 +116,7 @@ SEMANTIC = Task(
     decoding=DecodeConfig,
     objective=objective,
     decode=decode,
-    metrics={"confusion": CONFUSION},
+    metrics={"miou": CONFUSION, "boundary_iou": BOUNDARY_IOU},
     paint=paint,
     panels=panels,
     legend={"right": visualize.RIGHT, "wrong": visualize.WRONG, "ignored": visualize.IGNORED},

@@ -14,6 +14,16 @@ from atrous.data.contract import DataConfig
 from atrous.errors import ConfigError
 from tests.data.conftest import LAYOUTS, complaint, semantic, write_camvid
 
+NUMBERED = {
+    "cityscapes",
+    "coco_instances",
+    "coco_panoptic",
+    "cvat",
+    "labelme",
+    "mapillary",
+    "pennfudan",
+}  # layouts whose small dataset tells things apart
+
 
 def test_every_format_that_reads_files_is_tested_here() -> None:
     assert {*LAYOUTS, "synthetic"} == set(atrous.data.FORMATS)
@@ -28,7 +38,26 @@ def test_samples_have_the_shapes_and_types_of_the_contract(layout: str, tmp_path
         assert sample.image.shape == (*semantic(sample).shape, 3)
         assert sample.image.dtype == semantic(sample).dtype == np.uint8
         assert sample.image.flags.writeable
-        assert sample.instance is None
+        if sample.instance is not None:
+            assert sample.instance.shape == semantic(sample).shape
+            assert sample.instance.dtype == np.int32
+
+
+@pytest.mark.parametrize("layout", ["coco_instances", "cvat", "labelme"])
+def test_layouts_of_outlines_tell_objects_apart(layout: str, tmp_path: Path) -> None:
+    """The same car in each, three pixels wide: labelme's outline includes its corners."""
+    config = LAYOUTS[layout](tmp_path)
+    (sample,) = atrous.data.samples(config, config.train, needs=("semantic", "instance"))
+    car = np.zeros((8, 12), np.int32)
+    car[1:5, 2:6] = layout == "labelme"
+    car[1:4, 2:5] = 1
+    assert sample.instance is not None
+    assert np.array_equal(sample.instance, car)
+    assert np.array_equal(semantic(sample), car)
+    (sample,) = atrous.data.samples(config, config.train, needs=("semantic",))
+    assert sample.instance is None
+    space = atrous.data.label_space(config)
+    assert [space.names[index] for index in space.things] == ["car", "person"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -10,7 +10,8 @@ import atrous.data
 from atrous.data import voc
 from atrous.data.label_space import voc_colors
 from tests.conftest import SHARED
-from tests.data.conftest import complaint, names, save, semantic, write, write_voc
+from tests.data.conftest import complaint, names, row, save, semantic, write, write_voc
+from tests.data.test_mat import write_mat
 
 DEVKIT = SHARED / "data" / "VOCdevkit"
 
@@ -59,3 +60,60 @@ def test_a_root_that_is_not_a_devkit_is_refused(tmp_path: Path) -> None:
     expected = f"data.root: {tmp_path} is not a dataset of data.format=voc, which has [VOC2012/]ImageSets/Segmentation/"
     (tmp_path / "JPEGImages").mkdir()
     assert complaint(voc.Config(root=tmp_path)) == f"{expected}; it holds the folders JPEGImages"
+
+
+def test_objects_are_told_apart_where_they_are_labelled(tmp_path: Path) -> None:
+    config = write_voc(tmp_path)
+    save(tmp_path / "SegmentationClass" / "a.png", np.array([[0, 15, 15, 255, 7, 0]] * 4, np.uint8))
+    save(tmp_path / "SegmentationObject" / "a.png", np.array([[0, 1, 2, 255, 3, 0]] * 4, np.uint8))
+    first, second = atrous.data.samples(config, "train")
+    assert first.instance is None
+    assert second.instance is not None
+    assert second.instance[0].tolist() == [0, 1, 2, 0, 3, 0]
+    assert atrous.data.label_space(config).things == tuple(range(1, 21))
+
+
+def write_sbd(root: Path) -> voc.Config:
+    """VOC's c and a are for training, b for validation; SBD labels a, b and d."""
+    config = write_voc(root / "VOC2012")
+    write(root / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt", "b\n")
+    save(root / "VOC2012" / "JPEGImages" / "d.jpg", mode="RGB")
+    write(root / "sbd" / "train.txt", "a\nd\n")
+    write(root / "sbd" / "val.txt", "b\n")
+    labels = np.array([[0, 15, 15, 20, 0, 0]] * 4, np.uint8)
+    write_mat(root / "sbd" / "cls" / "d.mat", "GTcls", labels)
+    write_mat(root / "sbd" / "inst" / "d.mat", "GTinst", np.array([[0, 1, 2, 3, 0, 0]] * 4, np.uint8))
+    return config.model_copy(update={"root": root, "sbd": root / "sbd"})
+
+
+def test_train_aug_is_joined_from_vocs_labels_and_sbds_own(tmp_path: Path) -> None:
+    config = write_sbd(tmp_path)
+    assert names(config, "train_aug") == ["c", "a", "d"]
+    sample = atrous.data.samples(config, "train_aug")[2]
+    assert semantic(sample)[0].tolist() == [0, 15, 15, 20, 0, 0]
+    assert sample.instance is not None
+    assert sample.instance[0].tolist() == [0, 1, 2, 3, 0, 0]
+    assert names(config, "train") == ["c", "a"]
+
+
+def test_what_sbd_lacks_is_named(tmp_path: Path) -> None:
+    config = write_sbd(tmp_path)
+    write(tmp_path / "sbd" / "train.txt", "d\ne\n")
+    assert "without a label in" in complaint(config, "train_aug")
+    assert complaint(config, "train_aug").endswith("(1): e")
+    elsewhere = config.model_copy(update={"sbd": tmp_path / "nowhere"})
+    assert complaint(elsewhere, "train_aug", FileNotFoundError).startswith("data.sbd: no such folder")
+    write(tmp_path / "sbd" / "train.txt", "d\n")
+    (tmp_path / "sbd" / "cls" / "d.mat").write_bytes(b"no")
+    assert "not a MATLAB file of version 5, or damaged" in complaint(config, "train_aug")
+
+
+def test_what_labelme_exports_needs_no_lists(tmp_path: Path) -> None:
+    save(tmp_path / "JPEGImages" / "a.jpg", row(0, 1))
+    save(tmp_path / "JPEGImages" / "unlabelled.jpg", row(0, 1))
+    save(tmp_path / "SegmentationClass" / "a.png", row(0, 2))
+    write(tmp_path / "class_names.txt", "_background_\ncar\ntv/monitor\n")
+    config = voc.Config(root=tmp_path)
+    assert names(config, ".") == ["a"]
+    assert atrous.data.label_space(config).names == ("_background_", "car", "tv/monitor")
+    assert complaint(config).startswith("no split 'train'")

@@ -8,12 +8,21 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from atrous.metrics.panoptic_quality import Quality, mean_quality, report, statistic
+from atrous.metrics import panoptic_quality
+from atrous.metrics.pairs import segment_pairs
+from atrous.metrics.panoptic_quality import Quality, mean_quality, report
 from tests.conftest import SHARED
 from tests.reference import panoptic_quality as reference
 
 THINGS = torch.tensor([False, False, True, True])
 DIVISOR, VOID = 100, 25_500
+
+
+def statistic(
+    prediction: Tensor, truth: Tensor, things: Tensor, *, divisor: int, ignore: int, crowd_is_void: bool = False
+) -> Tensor:
+    pairs = segment_pairs(prediction, truth, things, divisor=divisor, ignore=ignore, crowd_is_void=crowd_is_void)
+    return panoptic_quality.statistic(pairs)
 
 
 def count(prediction: list[int], truth: list[int], *, crowd_is_void: bool = False) -> list[list[float]]:

@@ -142,7 +142,7 @@ def test_what_was_trained_line_by_line(tiny: Tiny) -> None:
     assert lines == {
         "initial weights": "zoo:voc (all: 1,200 weights, 4 random)",
         "images": "20 for training, 30 for validation",
-        "length": "1,000 steps, 600 epochs",
+        "length": "2 of 1,000 steps, 1.2 epochs",
         "time": "1 h 6 min in 3 sessions",
         "speed": "30 images/s",
         "batch": "12 images (2 processes x 3 passes x 2)",

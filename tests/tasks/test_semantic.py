@@ -159,7 +159,7 @@ EXPECTED = torch.tensor([[5, 2, 0], [1, 3, 0], [1, 0, 0]])
 
 def total() -> Tensor:
     statistics = [
-        SEMANTIC.statistics(Labels(predicted), sample, SPACE)["confusion"]
+        SEMANTIC.statistics(Labels(predicted), sample, SPACE)["miou"]
         for predicted, sample in zip(PREDICTED, SAMPLES, strict=True)
     ]
     matrix: Tensor = statistics[0] + statistics[1]
@@ -168,7 +168,7 @@ def total() -> Tensor:
 
 def test_figures_by_hand() -> None:
     assert torch.equal(total(), EXPECTED)
-    figures = SEMANTIC.report({"confusion": total()}, SPACE)
+    figures = SEMANTIC.report({"miou": total()}, SPACE)
     ious = 5 / 9, 3 / 6, 0.0
     accuracies = 5 / 7, 3 / 4, 0.0
     assert figures.headline == "miou"
@@ -186,7 +186,7 @@ def test_figures_by_hand() -> None:
 
 
 def test_an_absent_class_is_undefined_and_left_out() -> None:
-    figures = SEMANTIC.report({"confusion": torch.diag(torch.tensor([3, 1, 0]))}, SPACE)
+    figures = SEMANTIC.report({"miou": torch.diag(torch.tensor([3, 1, 0]))}, SPACE)
     assert figures.scores["miou"] == 1.0
     assert figures.table.rows["car"] == (None, None, 0)
     assert figures.notes["mean over"] == "2 of 3 classes; in neither labels nor predictions, so left out: car"

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from atrous.data.contract import DataConfig
+from atrous.data.contract import DataConfig, Layout
 from atrous.data.label_space import LabelSpace
-from atrous.data.naming import named_space
+from atrous.data.naming import named_space, with_things
 from atrous.data.synthetic.classes import CLASSES
 from atrous.data.synthetic.labels import number_things
 from atrous.data.synthetic.photo import develop
@@ -66,7 +66,8 @@ def label_space(config: Config) -> LabelSpace:
     names |= new
     colors = dict(zip(names.values(), (row.color for row in CLASSES), strict=True))
     space = named_space(names, IGNORE if config.ignore is None else config.ignore, None, colors)
-    return space.model_copy(update={"things": tuple(index for index, row in enumerate(CLASSES) if row.is_thing)})
+    things = tuple(index for index, row in enumerate(CLASSES) if row.is_thing)
+    return with_things(space.model_copy(update={"things": things}), config.things)
 
 
 def samples(config: Config, split: str) -> Sequence[Sample]:
@@ -114,3 +115,6 @@ def _labelled(config: Config, split: str, index: int) -> tuple[Sample, Scene, ND
     semantic = kinds.copy()
     instance = number_things(scene, semantic, inks, label_space(config).ignore)
     return Sample(f"{split}_{index:05d}", NO_IMAGE, semantic, instance), scene, kinds
+
+
+LAYOUT = Layout(Config, samples, label_space)
