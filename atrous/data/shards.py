@@ -20,7 +20,7 @@ from atrous.data.label_space import LabelSpace
 from atrous.data.naming import one_line
 from atrous.data.packed import Shard, index_of, is_packed, space_of
 from atrous.data.pixels import NamedBytes, read_image, read_label
-from atrous.data.strips import Strips, strips_of
+from atrous.data.strips import Strips, strips_of, whole
 from atrous.errors import DamagedError, DataError, listing
 from atrous.types import NO_IMAGE, Image, Sample
 from atrous.wire import tar
@@ -36,7 +36,7 @@ class Config(DataConfig):
 
     format: Literal["shards"] = "shards"
     shuffle_buffer: Annotated[int, Field(ge=0, le=10**7)] = 0
-    """Images among which the next one is drawn, shard by shard, for network shares; 0: all of them, for local disks."""
+    """Images among which the next is drawn, shard by shard: for network shares; 0: all, for local disks."""
 
 
 class Facts(BaseModel):
@@ -134,14 +134,6 @@ class Shards(Sequence[Sample]):
     def inventory(self) -> dict[str, list[int]]:
         """The sizes of each sample's files."""
         return {entry.name: [member.size for member in entry.files.values()] for entry in self.entries}
-
-
-def whole(sample: Sample) -> Sample:
-    """The sample with all of its pixels read."""
-    arrays: dict[str, Any] = {
-        field: value[:, :] for field, value in sample._asdict().items() if isinstance(value, Strips)
-    }
-    return sample._replace(**arrays)
 
 
 # ---- the shards

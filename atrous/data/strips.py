@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.errors import DataError
+from atrous.types import Sample
 from atrous.wire.tar import Member
 
 ROWS = 64  # of a strip
@@ -67,6 +68,14 @@ class Strips:
                 raise LateError(f"{self.path}: {self.name} is damaged: the checksum of its pixels is wrong")
             if len(_RIGHT) < MOST:
                 _RIGHT.add(place)
+
+
+def whole(sample: Sample) -> Sample:
+    """The sample with all of its pixels read."""
+    arrays: dict[str, Any] = {
+        field: value[:, :] for field, value in sample._asdict().items() if isinstance(value, Strips)
+    }
+    return sample._replace(**arrays)
 
 
 def checksums(pixels: NDArray[Any]) -> list[int]:

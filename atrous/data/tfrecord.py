@@ -37,7 +37,7 @@ class Config(DataConfig):
 
     format: Literal["tfrecord"] = "tfrecord"
     panoptic_divisor: Annotated[int, Field(ge=1, le=2**20)] | None = None
-    """Factor of the class in panoptic maps; none: the label space's, 1000. The originals' records of COCO have 256."""
+    """Factor of the class in panoptic maps, 256 in records of COCO; none: the label space's, 1000."""
 
 
 class Place(NamedTuple):

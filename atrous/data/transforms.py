@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from atrous.data import autoaugment, originals
+from atrous.data.strips import whole
 from atrous.settings import Scale, Settings, Side
 from atrous.types import Color, Image, Sample, Size
 
@@ -162,7 +163,7 @@ class Original(NamedTuple):
 RANGE = ("resize_min", "resize_max", "resize_factor")
 COLORS = ("brightness", "contrast", "saturation", "hue")
 OPTIONAL_STEPS = (
-    *("resize_to", *RANGE, "aspect", "flip_vertical", "rotate", "leg_crop", "affine"),
+    *("resampling", "resize_to", *RANGE, "aspect", "flip_vertical", "rotate", "leg_crop", "affine"),
     *("autoaugment", *COLORS, "grayscale", "blur", "noise"),
 )
 ORIGINALS: Mapping[str, Original] = {
@@ -215,8 +216,7 @@ def augment(sample: Sample, config: AugmentConfig, rng: np.random.Generator, *, 
     """A random variation of size `config.crop`; padding has the colour `fill`, the label `ignore` and no thing."""
     _require_same_size(sample)
     choice = choose(config, rng)
-    if config.style != "atrous":  # they read whole images, which packed data may hold in a file as yet
-        sample = _each(sample, lambda pixels, _: pixels[:, :], fill, ignore)
+    sample = sample if config.style == "atrous" else whole(sample)  # the others work on whole images
     if choice.legs is not None and sample.landmarks is not None:
         sample = cut_legs(sample, choice.legs, fill, ignore, is_certain=config.style != "atrous")
     return STYLES[config.style](sample._replace(landmarks=None), choice, config, fill, ignore)

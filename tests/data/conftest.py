@@ -120,6 +120,23 @@ def write_list(root: Path) -> list_files.Config:
     return list_files.Config(root=root)
 
 
+def write_shards(root: Path) -> shards.Config:
+    """The little folder dataset, packed."""
+    write_packed(root)
+    return shards.Config(root=root)
+
+
+def write_tfrecord(root: Path) -> tfrecord.Config:
+    write_packed(root, to="tfrecord")
+    return tfrecord.Config(root=root)
+
+
+def write_packed(root: Path, **options: str) -> None:
+    with TemporaryDirectory() as place:
+        write_folder(Path(place))
+        pack.run(place, root, options=pack.checked_options(**options), console=Console(quiet=True))
+
+
 def square(left: float, top: float, side: float) -> list[list[float]]:
     """Corners (x, y)."""
     return [[left, top], [left + side, top], [left + side, top + side], [left, top + side]]
@@ -250,23 +267,6 @@ def write_coco_panoptic(root: Path, split: str = "train2017") -> coco_panoptic.C
         save_segments(root / "annotations" / f"panoptic_{split}" / f"{name}.png", ids)
     write(root / "annotations" / f"panoptic_{split}.json", json.dumps(document))
     return coco_panoptic.Config(root=root)
-
-
-def write_shards(root: Path) -> shards.Config:
-    """The little folder dataset, packed."""
-    write_packed(root)
-    return shards.Config(root=root)
-
-
-def write_tfrecord(root: Path) -> tfrecord.Config:
-    write_packed(root, to="tfrecord")
-    return tfrecord.Config(root=root)
-
-
-def write_packed(root: Path, **options: str) -> None:
-    with TemporaryDirectory() as place:
-        write_folder(Path(place))
-        pack.run(place, root, options=pack.checked_options(**options), console=Console(quiet=True))
 
 
 LAYOUTS: dict[str, Callable[[Path], DataConfig]] = {  # all of FORMATS that read files

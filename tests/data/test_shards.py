@@ -84,7 +84,7 @@ def test_samples_are_those_of_the_folder(dataset: Path, packs: dict[str, Path], 
 
 
 def batches(samples: Sequence[Sample], workers: int = 0, start: int = 0, **config: object) -> list[Batch]:
-    settings = AugmentConfig(crop=(65, 65), scale_step=0, **config)
+    settings = AugmentConfig.model_validate({"crop": (65, 65), "scale_step": 0} | config)
     stream = Stream(seed=3, batch=2, start=start)
     loaded = training_batches(
         samples,
@@ -104,9 +104,19 @@ def assert_same_batches(some: list[Batch], others: list[Batch]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["files", "crops"])
-@pytest.mark.parametrize("config", [{}, {"rotate": 30, "rotate_probability": 1, "blur": 1}], ids=["plain", "all"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"rotate": 30, "rotate_probability": 1, "blur": 1, "affine": 0.05, "aspect": (0.8, 1.25), "autoaugment": 1},
+        {"resampling": "fast"},
+        {"style": "semseg", "padding": "around"},
+        {"style": "deeplab2", "padding": "random", "scale_step": 0.25},
+    ],
+    ids=["plain", "all", "fast", "semseg", "deeplab2"],
+)
 def test_batches_are_those_of_the_folder(
-    dataset: Path, packs: dict[str, Path], kind: str, config: dict[str, float]
+    dataset: Path, packs: dict[str, Path], kind: str, config: dict[str, Any]
 ) -> None:
     originals = atrous.data.samples(atrous.data.folder.Config(root=dataset), "train")
     assert_same_batches(batches(originals, 0, 0, **config), batches(read(packs[kind]), 0, 0, **config))
