@@ -31,7 +31,7 @@ from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.merging import Merger, merged, merger
 from atrous.data.naming import one_line, with_things
-from atrous.errors import AtrousError, ConfigError, DataError, listing
+from atrous.errors import AtrousError, ConfigError, DataError, listing, warn_once
 from atrous.files import require_folder, subfolders, user_path
 from atrous.types import Sample
 
@@ -190,16 +190,19 @@ def _parts(config: mix.Config) -> dict[str, DataConfig]:
 
 def _part(name: str, settings: Mapping[str, object]) -> DataConfig:
     own = {key: value for key, value in settings.items() if key != mix.WEIGHT}
-    if own.get("format", "auto") == "auto" and own.get("root"):
-        own["format"] = recognised(Path(str(own["root"])))
-    kind = FORMATS.get(str(own.get("format")))
+    is_auto = own.get("format", "auto") == "auto" and bool(own.get("root"))
+    kind = FORMATS.get(recognised(Path(str(own["root"]))) if is_auto else str(own.get("format")))
     if kind is None or kind.config is mix.Config:
         known = listing((name for name in FORMATS if name != "mix"), 40)
         raise ConfigError(f"data.parts.{name}.format={own.get('format')}: expected one of {known}")
     try:
-        return kind.config.model_validate(own)
+        part = kind.config.model_validate({**own, "format": kind.config.model_fields["format"].default})
     except ValidationError as error:
         raise ConfigError(f"data.parts.{name}: {one_line(error)}") from None
+    if is_auto:
+        text = f"data.parts.{name}: {description(part)}"
+        warn_once(text, text)
+    return part
 
 
 # ---- data.format=auto

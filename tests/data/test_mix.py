@@ -13,7 +13,7 @@ from atrous.data.inventory import inventory
 from atrous.data.loader import Augmented, order_of
 from atrous.data.mix import Mix, shares_of
 from atrous.data.overlap import shared_images
-from atrous.errors import ConfigError
+from atrous.errors import AtrousWarning, ConfigError
 from atrous.types import Sample
 from tests.data.conftest import complaint, names, save, semantic, write, write_folder
 
@@ -81,7 +81,7 @@ def write_parts(root: Path) -> dict[str, Any]:
     write(root / "b" / "classes.yaml", "names: [man, woman, ground]\n")
     return {
         "a": {"format": "folder", "root": str(root / "a")},
-        "b": {"root": str(root / "b"), "map": {"person": ["man", "woman"], "background": "ground"}},
+        "b": {"format": "folder", "root": str(root / "b"), "map": {"person": ["man", "woman"], "background": "ground"}},
     }
 
 
@@ -115,7 +115,10 @@ def test_validation_may_be_on_some_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"b": {"root": "B"}}, "data.parts.b: its classes are not those of a: it lacks background, person and has man"),
+        (
+            {"b": {"root": "B", "format": "folder"}},
+            "data.parts.b: its classes are not those of a: it lacks background, person and has man",
+        ),
         ({"b": {"root": "B", "format": "vco"}}, "data.parts.b.format=vco: expected one of ade20k, camvid"),
         ({"b": {"root": "B", "format": "mix"}}, "data.parts.b.format=mix: expected one of"),
         ({"b": {"root": "B", "format": "folder", "nmaes": []}}, "data.parts.b: nmaes: Extra inputs are not permitted"),
@@ -133,6 +136,13 @@ def test_wrong_parts_are_refused(change: dict[str, dict[str, object]], text: str
     if "weight" in str(change) and "a" not in change:
         parts["a"]["weight"] = 1
     assert complaint(mix.Config(parts=parts), error=ConfigError).startswith(text)
+
+
+def test_a_part_without_a_format_is_recognised(tmp_path: Path) -> None:
+    parts = write_parts(tmp_path)
+    del parts["b"]["format"]
+    with pytest.warns(AtrousWarning, match=r"^data.parts.b: .*/b is data.format=folder; train: 1 images"):
+        assert names(mix.Config(parts=parts)) == ["a/a", "b/x"]
 
 
 def test_one_part_is_no_mix(tmp_path: Path) -> None:
