@@ -45,6 +45,7 @@ def main_options(
 
     \b
     atrous demo                                              everything once, on synthetic scenes
+    atrous check MYDATA                                      what is wrong with images and labels
     atrous train folder/deeplab_v3plus data.root=MYDATA --out runs/mine
     atrous evaluate runs/mine                                scores of the best model
     atrous predict runs/mine photos/ --out predicted         masks and overlays
@@ -79,6 +80,12 @@ def _recipe_names(incomplete: str) -> list[str]:
     from atrous.recipes import recipes
 
     return [name for name in recipes() if name.startswith(incomplete)]
+
+
+def _format_names(incomplete: str = "") -> list[str]:
+    """Of official formats: a file for each. For the shell's completion and the help."""
+    files = (Path(__file__).parent / "submissions" / "formats").glob("[a-z]*.py")
+    return sorted(path.stem for path in files if path.stem.startswith(incomplete))
 
 
 @app.command(short_help="train, evaluate and predict once, on synthetic scenes")
@@ -119,6 +126,14 @@ def train(
     accept_changed_data: Annotated[
         bool, typer.Option("--accept-changed-data", help="resume although images were added, removed or changed")
     ] = False,
+    show_augmentation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PICTURE.png",
+            help="don't train: write the first augmented crops with their labels to this picture",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
@@ -128,6 +143,9 @@ def train(
     mode: Resume = "or_start" if resume_or_start else resume
     source, folder = _recipe_and_folder(recipe, out, mode)
     experiment = config.load(source, overrides or [])
+    if show_augmentation is not None:
+        train.show_augmentation(experiment, show_augmentation)
+        return
     train.train(
         experiment, folder, resume=mode, accept_changed_data=accept_changed_data, device=device, workers=workers
     )
@@ -158,9 +176,51 @@ def default_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
     return Path("runs") / (source if is_recipe else path.stem)
 
 
+@app.command(short_help="find what is wrong with images and labels, and mend it")
+def check(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="the folder of a dataset, or a recipe",
+            show_default=False,
+            metavar="DATA",
+            autocompletion=_recipe_names,
+        ),
+    ],
+    overrides: Overrides = None,
+    json: Annotated[Path | None, typer.Option(help="write all findings to this JSON file", show_default=False)] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="write a page with pictures of the findings to this file", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="write both, check.json and check.html, to this folder", show_default=False)
+    ] = None,
+    fix: Annotated[
+        Path | None, typer.Option(help="write a mended copy of the dataset to this new folder", show_default=False)
+    ] = None,
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="leave out this finding", show_default=False)
+    ] = None,
+    workers: Workers = DEFAULT_WORKERS,
+) -> None:
+    """Read every image and label, and say what is wrong. Exit code 0: nothing, or only notes; 1: findings."""
+    from atrous.check.run import check
+
+    pages = (json or (out and out / "check.json"), html or (out and out / "check.html"))
+    for path in filter(None, pages):
+        _require_writable(path)
+    checkup = check(
+        data, overrides or [], json_path=pages[0], page_path=pages[1], fix=fix, ignore=ignore or [], workers=workers
+    )
+    if not checkup.is_clean:
+        raise typer.Exit(1)
+
+
 @app.command(short_help="measure a model on labelled images")
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="a model file, or the folder of a run", show_default=False)],
+    model: Annotated[
+        Path, typer.Argument(help="a model file, the folder of a run, or stored predictions", show_default=False)
+    ],
     overrides: Overrides = None,
     json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
     report: Annotated[Path | None, typer.Option(help="write an HTML report to this file", show_default=False)] = None,
@@ -168,15 +228,19 @@ def evaluate(
     metrics: Annotated[
         str | None, typer.Option(help="what to measure, such as pq,ap; all: costly ones too", show_default=False)
     ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="what stored predictions are compared with: COCO's panoptic JSON", show_default=False),
+    ] = None,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
-    """Measure a model on labelled images: overall scores and a table by class."""
+    """Measure a model on labelled images, or stored predictions: overall scores and a table by class."""
     from atrous import evaluate
 
     for path in filter(None, (json, report)):
         _require_writable(path)
-    evaluate.run(
+    evaluation = evaluate.run(
         model,
         overrides or [],
         json_path=json,
@@ -185,7 +249,10 @@ def evaluate(
         device=device,
         workers=workers,
         metrics=None if metrics is None else metrics.replace(",", " ").split(),
+        truth=truth,
     )
+    if truth is not None and evaluation.skipped:
+        raise typer.Exit(1)
 
 
 def _require_writable(path: Path) -> None:
@@ -205,7 +272,29 @@ def predict(
         typer.Argument(metavar="IMAGE|FOLDER|PATTERN... [evaluate.FIELD=VALUE]...", show_default=False),
     ] = None,
     out: Annotated[Path, typer.Option(help="the folder for masks/ and overlays/")] = Path("predictions"),
-    overlays: Annotated[bool, typer.Option(help="also write the images overlaid with class colours")] = True,
+    format: Annotated[  # noqa: A002 - the option's name
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"write what a benchmark's server takes, instead of masks: {', '.join(_format_names())}",
+            show_default=False,
+            autocompletion=_format_names,
+        ),
+    ] = None,
+    images_json: Annotated[
+        Path | None,
+        typer.Option(
+            help="with --format: the benchmark's list of images, if the names of files don't say which these are",
+            show_default=False,
+        ),
+    ] = None,
+    overlays: Annotated[
+        bool | None,
+        typer.Option(
+            help="also write the images overlaid with class colours [default: yes, but not with --format]",
+            show_default=False,
+        ),
+    ] = None,
     legend: Annotated[
         bool, typer.Option("--legend", help="write the names and colours of the classes beneath each overlay")
     ] = False,
@@ -221,17 +310,32 @@ def predict(
     overrides = [text for text in words if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
     sources = [text for text in words if text not in overrides]
     predict.require_order(model, sources, overrides)
-    summary = predict.run(
-        model,
-        sources,
-        out,
-        overrides,
-        overlays=overlays,
-        probabilities=probabilities,
-        legend=legend,
-        device=device,
-        say=lambda text: _say(text, 1),
-    )
+    if images_json is not None and format is None:
+        raise ConfigError("--images-json lists the images of a benchmark; it needs --format")
+    if format is None:
+        summary = predict.run(
+            model,
+            sources,
+            out,
+            overrides,
+            overlays=overlays is not False,
+            probabilities=probabilities,
+            legend=legend,
+            device=device,
+            say=lambda text: _say(text, 1),
+        )
+    else:
+        summary = predict.submit(
+            model,
+            sources,
+            out,
+            format,
+            overrides,
+            images_json=images_json,
+            wanted=predict.Wanted(bool(overlays), probabilities, legend, results=False),
+            device=device,
+            say=lambda text: _say(text, 1),
+        )
     if summary.images:
         typer.echo(summary.describe())
     if summary.failures:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from atrous import config as configs
-from atrous import data, distributed, model_file, report, segmenter, terminal, verb_module
+from atrous import data, distributed, model_file, report, scoring, segmenter, terminal, verb_module
 from atrous.config import Config
 from atrous.data import survey
 from atrous.data.label_space import LabelSpace, numbered_names
@@ -91,13 +91,17 @@ def run(
     device: str | None = None,
     workers: int = 0,
     metrics: Sequence[str] | None = None,
+    truth: Path | None = None,
     console: Console | None = None,
 ) -> Evaluation:
     """Evaluate the model file `path` on the validation split of its own dataset, or of the one in `overrides`.
 
-    The report has as many images as fit into `report_size` megabytes.
+    The report has as many images as fit into `report_size` megabytes. `path` may also be stored predictions: then
+    `truth` is a JSON file in the same format.
     """
     console = console or terminal.console()
+    if truth is not None or scoring.is_stored(user_path(path)):
+        return score(path, truth, overrides, json_path, report_path, metrics=metrics, workers=workers, console=console)
     world = distributed.join(device)
     path = user_path(path)
     original = segmenter.load(path)
@@ -122,6 +126,36 @@ def run(
                 user_path(report_path), model, samples, evaluation, title=title, max_bytes=max_bytes, console=console
             )
         report.print_evaluation(evaluation, console)
+    return evaluation
+
+
+def score(
+    path: Path,
+    truth: Path | None,
+    overrides: Sequence[str],
+    json_path: Path | None,
+    report_path: Path | None,
+    *,
+    metrics: Sequence[str] | None,
+    workers: int,
+    console: Console,
+) -> Evaluation:
+    """Measure stored predictions. Raises ConfigError for what only a model can be asked."""
+    path = user_path(path)
+    if not path.exists():
+        raise ConfigError(f"no such file of predictions: {path}")
+    if not scoring.is_stored(path):
+        raise ConfigError(f"--truth is what predictions in COCO's panoptic JSON are compared with; {path} is none")
+    if truth is None:
+        raise ConfigError(f"{path} holds predictions; name what they are compared with: --truth TRUTH.json")
+    if overrides:
+        raise ConfigError(f"{overrides[0]}: stored predictions have no settings, only --truth, --metrics and --json")
+    if report_path is not None:
+        raise ConfigError("--report shows images, and stored predictions have none; --json writes all figures")
+    evaluation = scoring.run(path, user_path(truth), metrics=metrics, workers=workers, console=console)
+    if json_path is not None:
+        write_atomically(user_path(json_path), json.dumps(evaluation.to_tree(), indent=1) + "\n")
+    report.print_evaluation(evaluation, console)
     return evaluation
 
 

@@ -1,16 +1,14 @@
-"""`atrous predict`: masks and overlays of images, whatever their size."""
+"""`atrous predict`: masks and overlays of images, whatever their size, or what a benchmark's server takes."""
 
 import contextlib
 import errno
 import glob
-import json
 import os
 import shlex
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
-from importlib.metadata import version
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,16 +25,19 @@ from atrous.files import composed, prepare_output, user_path, write_atomically
 from atrous.inference import InferenceConfig
 from atrous.interrupt import Interrupted
 from atrous.model_file import CONVERTIBLE
-from atrous.prediction import OVERLAYS, PROBABILITIES
+from atrous.prediction import OVERLAYS, PROBABILITIES, Prediction
+from atrous.prediction_folder import record, recorded_folders
 from atrous.progress import tracked
 from atrous.run_folder import RunFolder
 from atrous.segmenter import Segmenter
 from atrous.settings import Settings
-from atrous.tasks import TASKS
+from atrous.submissions import answers, drafts, image_ids
+from atrous.submissions.drafts import Draft
+from atrous.submissions.image_ids import ImageList
+from atrous.tasks import TASKS, Task
 from atrous.types import Image
 
 TASK_RESULTS = tuple(folder for task in TASKS.values() for folder in task.results)
-RECORD = "atrous.json"  # in the output folder: what wrote the results that are there, and in which folders they are
 NOWHERE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # no further file could be written either
 LESS_MEMORY = {  # by evaluate.mode
     "whole": "evaluate.mode=sliding needs less",
@@ -57,11 +58,21 @@ class Summary(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Which files are written besides the task's own results."""
+    """Which files are written for each image."""
 
     overlays: bool = True
     probabilities: bool = False
     legend: bool = False  # below each overlay
+    results: bool = True  # the task's own
+
+    def folders(self, task: Task) -> list[str]:
+        pictures = {OVERLAYS: self.overlays, PROBABILITIES: self.probabilities}
+        results = task.results if self.results else ()
+        return [*results, *(name for name, is_written in pictures.items() if is_written)]
+
+
+ALONE = Wanted(overlays=False, results=False)  # nothing besides what a server takes
+Write = Callable[[Prediction, NamedImage], Mapping[Path, Path]]  # writes the files of an image; each with its folder
 
 
 def run(
@@ -89,14 +100,18 @@ def run(
     require_own_names(found.images)
     model = with_settings(model, overrides, str(path))
     model = model.to(distributed.choose_device(device))
-    prepare(out, found.images, path, model, wanted)
+    prepare(out, found.images, path, model, wanted.folders(model.task))
     for note in notes(found):
         console.print(note, soft_wrap=True)
-    return predict_images(model, found, out, wanted, console, say)
+    predict = partial(predict_image, model, partial(write_results, out, wanted), wanted)
+    return predict_images(found, predict, console, say)
 
 
 def predict_images(
-    model: Segmenter, found: Found, out: Path, wanted: Wanted, console: Console, say: Callable[[str], object]
+    found: Found,
+    predict: Callable[[NamedImage], Mapping[Path, Path]],
+    console: Console,
+    say: Callable[[str], object],
 ) -> Summary:
     """Predict image after image. Raises Interrupted, or OSError if nothing more can be written; both say how far."""
     failures, done = found.problems, 0
@@ -108,7 +123,7 @@ def predict_images(
         with contextlib.closing(tracked(found.images, "predicting", console)) as jobs:
             for job in jobs:
                 try:
-                    files = predict_image(model, job, out, wanted)
+                    files = predict(job)
                 except DataError as error:
                     failures.append(text_of(error))
                     say(failures[-1])
@@ -123,15 +138,17 @@ def predict_images(
     return Summary(done, tuple(failures), tuple(folders), tuple(files))
 
 
-def predict_image(model: Segmenter, job: NamedImage, out: Path, wanted: Wanted) -> Mapping[Path, Path]:
+def predict_image(model: Segmenter, write: Write, wanted: Wanted, job: NamedImage) -> Mapping[Path, Path]:
     """Write the files of one image; returns them, each with its folder.
 
-    Raises DataError with the path for what is wrong with this image, and OSError for what is wrong with `out`.
+    Raises DataError with the path for what is wrong with this image, and OSError for what is wrong with the output.
     """
     with named(job.path, model.inference):
-        image = read(job.path)
-        prediction = model.predict(image, probabilities=wanted.probabilities)
-        contents = prediction.files(**wanted._asdict())
+        return write(model.predict(read(job.path), probabilities=wanted.probabilities), job)
+
+
+def write_results(out: Path, wanted: Wanted, prediction: Prediction, job: NamedImage) -> Mapping[Path, Path]:
+    contents = prediction.files(**wanted._asdict())
     files = {out / folder / f"{job.name}{suffix}": out / folder for folder, suffix in contents}
     try:
         for file, content in zip(files, contents.values(), strict=True):
@@ -165,6 +182,69 @@ def named(image: Path, inference: InferenceConfig) -> Iterator[None]:
             raise
         advice = LESS_MEMORY[inference.mode]
         raise DataError(f"{image}: too large for the memory of the {device}; {advice}") from error
+
+
+# ---- what a benchmark's server takes
+
+
+def submit(
+    path: Path,
+    sources: Sequence[str],
+    out: Path,
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    images_json: Path | None = None,
+    wanted: Wanted = ALONE,
+    device: str | None = None,
+    console: Console | None = None,
+    say: Callable[[str], object] = lambda text: None,
+) -> Summary:
+    """Write the archive that the server of a benchmark takes, and its files: see `atrous.submissions`.
+
+    `name` is a row of SUBMISSIONS, `images_json` the benchmark's list of images; all else is as in `run`.
+    """
+    console = console or terminal.console()
+    path, out = user_path(path), user_path(out)
+    form = drafts.format_named(name)
+    image_list = None if images_json is None else image_ids.read_list(user_path(images_json), form)
+    own = [text for text in overrides if text.startswith("format.")]
+    model = with_settings(segmenter.load(path), [text for text in overrides if text not in own], str(path))
+    entry = drafts.entry_of(name, model.task, model.label_space, configs.parse_overrides(own).get("format", {}))
+    found = find_images(sources)
+    ids = image_ids.identified((image.path for image in found.images), form, image_list)
+    model = model.to(distributed.choose_device(device))
+    drafts.require_replaceable(out, entry)
+    prepare(out, found.images, path, model, [name, *wanted.folders(model.task)])
+    for note in notes(found):
+        console.print(note, soft_wrap=True)
+    with drafts.drafted(entry, out) as draft:
+        write = partial(write_entry, draft, ids, image_list, partial(write_results, out, wanted))
+        summary = predict_images(found, partial(predict_image, model, write, wanted), console, say)
+        if not summary.images:
+            return summary
+        archive = drafts.publish(draft)
+    for note in drafts.notes(draft, ids, image_list):
+        console.print(note, soft_wrap=True)
+    return summary._replace(folders=(archive, *summary.folders), files=(archive, *summary.files))
+
+
+def write_entry(
+    draft: Draft,
+    ids: Mapping[Path, str],
+    image_list: ImageList | None,
+    write: Write,
+    prediction: Prediction,
+    job: NamedImage,
+) -> Mapping[Path, Path]:
+    """The part of one image, and what is written besides. Official labels are those of the pixels as stored."""
+    identifier, orientation = ids[job.path], image_ids.orientation_in(job.path)
+    labels = answers.as_stored(prediction.labels, orientation)
+    try:
+        drafts.add(draft, identifier, labels, image_ids.size_of(identifier, image_list))
+    except DataError as error:
+        raise DataError(f"{job.path}: {error}") from error
+    return write(prediction, job)
 
 
 # ---- arguments
@@ -261,32 +341,16 @@ def require_own_names(images: Sequence[NamedImage]) -> None:
 # ---- the output folder
 
 
-def prepare(out: Path, images: Sequence[NamedImage], path: Path, model: Segmenter, wanted: Wanted) -> None:
+def prepare(out: Path, images: Sequence[NamedImage], path: Path, model: Segmenter, folders: Sequence[str]) -> None:
     """Make the output folder, and record in it what will be there. Refuses what would be overwritten."""
-    pictures = {OVERLAYS: wanted.overlays, PROBABILITIES: wanted.probabilities}
-    folders = [*model.task.results, *(name for name, is_written in pictures.items() if is_written)]
     recorded = recorded_folders(out)
     for folder in (out / name for name in folders if name not in recorded):
         if _stems(folder) and not _looks_written(folder):
             raise ConfigError(f"--out {out}: {folder} holds files that no prediction wrote; name another folder")
     prepare_output(out)
     require_names_differ_on_disk(images, out)
-    record = {
-        "atrous": version("atrous"),
-        "model": str(path.absolute()),
-        "evaluate": model.inference.model_dump(mode="json"),
-        "folders": sorted({*recorded, *folders}),
-    }
-    write_atomically(out / RECORD, json.dumps(record, indent=1) + "\n")
-
-
-def recorded_folders(out: Path) -> frozenset[str]:
-    """The folders of results in an output folder, by its record."""
-    try:
-        record = json.loads((out / RECORD).read_bytes())
-        return frozenset(record["folders"]) if "atrous" in record else frozenset()
-    except (OSError, ValueError, RecursionError, TypeError, KeyError):  # there is none, or it isn't ours
-        return frozenset()
+    facts = {"model": str(path.absolute()), "evaluate": model.inference.model_dump(mode="json")}
+    record(out, folders, facts)
 
 
 def require_names_differ_on_disk(images: Sequence[NamedImage], out: Path) -> None:

@@ -120,11 +120,13 @@ class Prediction:
         self.overlay().save(buffer, "JPEG", quality=QUALITY)
         return buffer.getvalue()
 
-    def files(self, *, overlays: bool, probabilities: bool, legend: bool = False) -> Mapping[tuple[str, str], bytes]:
-        """What `atrous predict` writes, by folder and suffix."""
+    def files(
+        self, *, overlays: bool, probabilities: bool, legend: bool = False, results: bool = True
+    ) -> Mapping[tuple[str, str], bytes]:
+        """What `atrous predict` writes, by folder and suffix; `results` are the task's own."""
         files = {
             (folder, result.suffix): result.encode(self.labels, self.label_space)
-            for folder, result in self.task.results.items()
+            for folder, result in (self.task.results.items() if results else ())
         }
         if overlays:
             suffix, content = _encoded(self.overlay(legend=legend))

@@ -28,20 +28,22 @@ from atrous import (
     segmenter,
     terminal,
     verb_module,
+    visualize,
 )
 from atrous.config import Config, TrainConfig
 from atrous.data import survey
+from atrous.data.batch_transforms import vary, vary_sample
 from atrous.data.inventory import inventory
 from atrous.data.label_space import LabelSpace
-from atrous.data.loader import Augment, Augmented, Stream, training_batches
+from atrous.data.loader import Augment, Augmented, Read, Stream, training_batches
 from atrous.data.overlap import shared_images
 from atrous.data.survey import Split, Survey
 from atrous.data.transforms import augment
 from atrous.data.workers import require_guarded_script
 from atrous.distributed import World
 from atrous.environment import environment
-from atrous.errors import AtrousError, ConfigError, ModelFileError, ProcessDied, listing
-from atrous.files import user_path
+from atrous.errors import AtrousError, ConfigError, DataError, ModelFileError, ProcessDied, listing
+from atrous.files import prepare_output, user_path, write_atomically
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
@@ -69,6 +71,7 @@ class Standing(NamedTuple):
     stale: int = 0  # validations since then
 
 
+NUM_SHOWN, SHOWN_IN_A_ROW = 12, 6  # samples in the picture of the augmentation, and panels side by side in it
 STANDING_KEYS = ("step", "taken", "measured", "best", "stale")  # of a saved state, in the order of the fields
 
 
@@ -167,7 +170,7 @@ def train(
                     at = validate(run, learner, candidate, splits[1], at, world, workers, progress, stop)
                     continue
                 with saved_if_others_die(run, learner, candidate, at, losses, settings, stop):
-                    passes = load(batches, objective, settings, world, progress, stop)
+                    passes = load(batches, objective, config, world, progress, stop)
                     counts, is_stopped = agree(objective, passes, at.step, settings, stop, world)
                 if is_stopped:
                     save(run, learner, candidate, at, losses, world)
@@ -469,7 +472,7 @@ def advanced(at: Standing, settings: TrainConfig, world: World) -> Standing:
 def load(
     batches: Iterator[tuple[Batch, tuple[str, ...]]],
     objective: Objective,
-    settings: TrainConfig,
+    config: Config,
     world: World,
     progress: Progress,
     stop: StopFlag,
@@ -477,10 +480,10 @@ def load(
     """The passes of one update, on the device. If it is stopped, the only process doesn't wait for the rest of them."""
     passes = []
     with contextlib.suppress(Interrupted), stop.at_once(world.size == 1):
-        for _ in range(settings.accumulate):
+        for _ in range(config.train.accumulate):
             batch, problems = next(batches)
             progress.skipped(problems)
-            batch = batch.to(world.device)
+            batch = vary(batch.to(world.device), config.augment)
             passes.append(Pass(batch, objective.targets(batch)))
     return passes
 
@@ -828,14 +831,57 @@ def finish(
 
 def first_samples(best: Segmenter, samples: Sequence[Sample]) -> list[Sample]:
     """The run's first samples as the network saw them, for the report; those that can't be read are left out."""
-    config = best.training
-    assert config is not None
-    skip_errors = config.data.on_error == "skip"
-    augmented = Augmented(
-        samples, augmentation(best.model, config, best.label_space), config.train.seed, skip_errors=skip_errors
-    )
-    reads = [augmented[number] for number in range(min(report.NUM_SAMPLES, len(samples)))]
+    assert best.training is not None
+    number = min(report.NUM_SAMPLES, len(samples))
+    reads = first_reads(samples, best.model, best.training, best.label_space, number)
     return [read.sample for read in reads if read.sample is not None]
+
+
+def first_reads(
+    samples: Sequence[Sample], model: Model, config: Config, space: LabelSpace, number: int
+) -> Iterator[Read]:
+    """Sample numbers 0, 1, ... of a training, as the network sees them."""
+    skip_errors = config.data.on_error == "skip"
+    stream = Augmented(samples, augmentation(model, config, space), config.train.seed, skip_errors=skip_errors)
+    for place in range(number):
+        read = stream[place]
+        yield read if read.sample is None else read._replace(sample=vary_sample(read.sample, config.augment))
+
+
+# ---- instead of a training
+
+
+def show_augmentation(config: Config, path: Path, *, number: int = NUM_SHOWN, console: Console | None = None) -> None:
+    """Write a picture of the first samples that a training would learn from: each crop, and under its true labels.
+
+    Raises DataError for an image that can't be read, unless data.on_error=skip, and OSError.
+    """
+    require_picture(path)
+    console, task = console or terminal.console(), TASKS[task_of(config.model)]
+    space, samples = data.label_space(config.data), data.samples(config.data, config.data.train)
+    evaluate.require_fields(samples, task, config)
+    with torch.device("meta"):  # all that is needed is its mean colour
+        model = models.build(config.model, space.num_classes)
+    panels = []
+    for read in first_reads(samples, model, config, space, number):
+        for problem in read.problems:
+            say(f"skipped: {problem}", console)
+        if read.sample is None:
+            raise DataError(read.problems[-1])
+        panels += [(read.sample.name, read.sample.image), ("labels", task.paint_truth(read.sample, space))]
+    picture = visualize.contact_sheet(panels, columns=SHOWN_IN_A_ROW)
+    write_atomically(path, visualize.encoded(picture, path.suffix))
+    console.print(f"{path}: {number} crops as step 1 on sees them, each with its labels", markup=False, soft_wrap=True)
+
+
+def require_picture(path: Path) -> None:
+    """Raises ConfigError or OSError for a path that no picture can be written to."""
+    if path.suffix.lower() not in visualize.PICTURE_FORMATS:
+        known = ", ".join(visualize.PICTURE_FORMATS)
+        raise ConfigError(f"--show-augmentation {path}: the name of a picture ends in {known}")
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    prepare_output(path.parent)
 
 
 verb_module.make_callable(__name__)  # `atrous.train(...)`

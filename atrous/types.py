@@ -35,6 +35,7 @@ class Sample(NamedTuple):
     semantic: NDArray[np.uint8] | None = None  # [H, W] train ids, or the label space's ignore value
     instance: NDArray[np.int32] | None = None  # [H, W] 0: no thing, 1..: things, numbered over all classes
     category: int | None = None  # the class of the whole image
+    variation: NDArray[np.float64] | None = None  # [6] colours, blur and noise that are left to the device
 
 
 class Batch(NamedTuple):
@@ -43,11 +44,12 @@ class Batch(NamedTuple):
     semantic: Tensor | None = None  # [B, H, W] uint8
     instance: Tensor | None = None  # [B, H, W] int32
     category: Tensor | None = None  # [B] int64
+    variation: Tensor | None = None  # [B, 6] float64, see `data.batch_transforms`
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on `device`, its images in channels-last order."""
         images = self.images.to(device, memory_format=torch.channels_last, non_blocking=True)
-        labels = (self.semantic, self.instance, self.category)
+        labels = (self.semantic, self.instance, self.category, self.variation)
         return Batch(self.names, images, *(x if x is None else x.to(device, non_blocking=True) for x in labels))
 
 

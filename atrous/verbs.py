@@ -59,12 +59,14 @@ def evaluate(
     device: Device = None,
     workers: int = cli.DEFAULT_WORKERS,
     metrics: Sequence[str] | None = None,
+    truth: AnyPath | None = None,
     console: Console | None = None,
     **settings: Any,  # noqa: ANN401 - any value of a setting
 ) -> Evaluation:
     """Measure a model file on labelled images; `json` and `report` are files to write. Raises as `train` does.
 
-    `metrics` are names such as `pq` and `ap`, or `all`; None: all but the costly ones.
+    `metrics` are names such as `pq` and `ap`, or `all`; None: all but the costly ones. `model` may be predictions in
+    COCO's panoptic JSON, which are compared with those in `truth`.
     """
     return run_evaluation(
         user_path(model),
@@ -74,6 +76,7 @@ def evaluate(
         device=_name(device),
         workers=workers,
         metrics=[metrics] if isinstance(metrics, str) else metrics,
+        truth=None if truth is None else user_path(truth),
         console=console,
     )
 

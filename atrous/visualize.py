@@ -24,6 +24,7 @@ WRONG: Color = (255, 138, 76)
 IGNORED: Color = (150, 156, 160)
 
 ALPHA = 0.55  # of the colours over an image
+PICTURE_FORMATS: Mapping[str, str] = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 _SPREAD = 0x9E3779  # odd, so no two labels share a colour modulo 2^24; golden ratio, so neighbours differ
 _CONTOUR = np.array([255, 255, 255], np.uint16)
@@ -33,6 +34,7 @@ _LEGEND_ROWS = 24
 _SMALL_TEXT, _OVERHANG = 11, 1.25  # height of a name on a thing, at least; its width to that of the thing, at most
 _TEXTS, _WIDEST_NAME = 70, 20  # heights of text in the longer side of an image, and in the width of a name
 _LINES = 1600  # pixels of the longer side after which a line is one pixel wider
+_THUMBNAIL, _QUALITY = 400, 92  # pixels of the longer side in a contact sheet; of a photo, 1 to 95
 _STRIP = 2**20  # pixels that are drawn at a time
 
 
@@ -195,6 +197,29 @@ def side_by_side(panels: Sequence[tuple[str, Image]]) -> PIL.Image.Image:
         sheet.paste(PIL.Image.fromarray(image), (left, top))
         left += image.shape[1] + _GAP
     return sheet
+
+
+def contact_sheet(panels: Sequence[tuple[str, Image]], columns: int) -> PIL.Image.Image:
+    """Pictures under their captions in rows of `columns`, from left to right, each shrunk to a small size."""
+    small = [(caption, _thumbnail(image)) for caption, image in panels]
+    rows = [side_by_side(small[start : start + columns]) for start in range(0, len(small), columns)]
+    sheet = PIL.Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), _PAPER)
+    for index, row in enumerate(rows):
+        sheet.paste(row, (0, sum(above.height for above in rows[:index])))
+    return sheet
+
+
+def _thumbnail(image: Image) -> Image:
+    picture = PIL.Image.fromarray(image)
+    picture.thumbnail((_THUMBNAIL, _THUMBNAIL), PIL.Image.Resampling.LANCZOS)
+    return np.asarray(picture)
+
+
+def encoded(picture: PIL.Image.Image, suffix: str) -> bytes:
+    """The content of a picture file; `suffix` is a key of PICTURE_FORMATS, in any case."""
+    content = io.BytesIO()
+    picture.save(content, PICTURE_FORMATS[suffix.lower()], quality=_QUALITY)
+    return content.getvalue()
 
 
 @cache

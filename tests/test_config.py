@@ -13,7 +13,7 @@ from atrous.errors import ConfigError
 from atrous.models import MODELS
 
 RECIPE = "synthetic/deeplab_v3plus_tiny"
-ROOTED = {"camvid", "voc", "folder", "cityscapes", "ade20k", "pennfudan"}
+ROOTED = {"camvid", "voc", "folder", "cityscapes", "ade20k", "pennfudan", "coco"}
 
 
 @pytest.mark.parametrize("name", recipes())

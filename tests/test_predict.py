@@ -16,6 +16,7 @@ from atrous import __version__, cli, errors, predict, segmenter
 from atrous.errors import ConfigError, ModelFileError
 from atrous.files import write_atomically
 from atrous.interrupt import Interrupted
+from atrous.prediction_folder import recorded_folders
 from atrous.segmenter import Segmenter
 from tests.conftest import save
 from tests.runs import QUIET
@@ -282,10 +283,10 @@ def test_a_record_says_what_wrote_the_results(model: Path, images: Path, tmp_pat
     assert record["model"] == str(model)
     assert record["evaluate"]["flip"] is True
     assert record["folders"] == ["masks", "overlays"]
-    assert predict.recorded_folders(out) == {"masks", "overlays"}
+    assert recorded_folders(out) == {"masks", "overlays"}
     for content in ("", "{", "[]", "7", '{"atrous": 1}', '{"atrous": 1, "folders": 7}', "\udcff", "[" * 10**5):
         (out / "atrous.json").write_text(content, errors="surrogateescape")
-        assert predict.recorded_folders(out) == frozenset()
+        assert recorded_folders(out) == frozenset()
 
 
 def test_names_that_the_disk_takes_for_one_are_refused(

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import atrous
 from atrous import data, evaluate, run_folder, train
 from atrous.config import Config, load, override, to_yaml
-from atrous.data.survey import _Mask
+from atrous.data.survey import Mask
 from atrous.distributed import World
 from atrous.errors import AtrousError, ConfigError, DataError
 from atrous.interrupt import Interrupted
@@ -514,7 +514,7 @@ def test_an_interruption_while_labels_are_read_leaves_nothing_behind(
 ) -> None:
     def read(read: object, indices: range, workers: int) -> Iterator[tuple[int, object]]:
         os.kill(os.getpid(), signal.SIGINT)
-        yield 0, _Mask("0", {0: 1})
+        yield 0, Mask("0", {0: 1})
 
     monkeypatch.setattr("atrous.data.survey.read_each", read)
     with pytest.raises(Interrupted, match="while the labels were read; nothing has been trained yet"):

@@ -82,13 +82,13 @@ class ImageFiles(Sequence[Sample]):
     def __getitem__(self, index: slice) -> "ImageFiles": ...
     def __getitem__(self, index: int | slice) -> "Sample | ImageFiles":
         if isinstance(index, slice):
-            return self._with(self.pairs[index])
+            return self.with_pairs(self.pairs[index])
         pair = self.pairs[index]
         picture = self.open_image(pair.image)
         if not pair.label_files:
             return Sample(pair.name, picture.pixels)
         semantic, instance = self._read(pair)
-        drawing = Drawing(_turned(semantic, picture, pair.image), instance and _turned(instance, picture, pair.image))
+        drawing = Drawing(turned(semantic, picture, pair.image), instance and turned(instance, picture, pair.image))
         return self._sample(pair, picture.pixels, drawing)
 
     def labels(self, index: int) -> Sample:
@@ -104,13 +104,13 @@ class ImageFiles(Sequence[Sample]):
     def without_instances(self) -> "ImageFiles":
         """The same images for a task that doesn't tell things apart: files of things alone are not read."""
         pairs = [pair if pair.instance is None else pair._replace(instance=None) for pair in self.pairs]
-        return self._with(pairs)
+        return self.with_pairs(pairs)
 
     def drawn_by(self, read: Reader, space: LabelSpace) -> "ImageFiles":
         """The same images with other labels."""
         return ImageFiles(self.pairs, space, read=read, open_image=self.open_image)
 
-    def _with(self, pairs: Sequence[Pair]) -> "ImageFiles":
+    def with_pairs(self, pairs: Sequence[Pair]) -> "ImageFiles":
         return ImageFiles(pairs, self.space, read=self.read, open_image=self.open_image)
 
     def _read(self, pair: Pair) -> Drawing:
@@ -149,7 +149,7 @@ def _lie(drawn: Drawn) -> tuple[tuple[int, ...], int]:
     return drawn.values.shape, drawn.orientation
 
 
-def _turned(drawn: Drawn, picture: Picture, image_path: Path) -> Drawn:
+def turned(drawn: Drawn, picture: Picture, image_path: Path) -> Drawn:
     """A label of a photo that was turned upright, turned with it if it was drawn on the photo as stored.
 
     Their sizes tell, unless they fit both ways; then a label whose own EXIF is the photo's was drawn on it as stored.
@@ -180,7 +180,7 @@ def decode(codes: Codes, path: Path, space: LabelSpace, colors: Mapping[Color, i
     """What was read from a label file as train ids. Raises the same errors, with the path."""
     if codes.is_colored and not colors:
         raise WrongLabelsError(f"{path}: {_uncolored(codes, space)}")
-    meaning = {_pack(color): index for color, index in (colors or {}).items()}
+    meaning = {pack(color): index for color, index in (colors or {}).items()}
     meaning = meaning if codes.is_colored else class_of_value(space)
     numbers = _look_up(codes.values, _table(tuple(meaning.items())))
     if not numbers.all():
@@ -194,7 +194,7 @@ def decode(codes: Codes, path: Path, space: LabelSpace, colors: Mapping[Color, i
 def count_codes(codes: Codes) -> dict[Code, int]:
     """How many pixels each label value, or colour, has."""
     values, counts = (array.tolist() for array in np.unique(codes.values, return_counts=True))
-    return dict(zip(map(_unpack, values) if codes.is_colored else values, counts, strict=True))
+    return dict(zip(map(unpack, values) if codes.is_colored else values, counts, strict=True))
 
 
 _TABLE = 2**24 + 1  # all colours, and one entry that is none
@@ -222,11 +222,11 @@ def _look_up(codes: NDArray[np.integer[Any]], table: NDArray[np.uint16]) -> NDAr
     return numbers.reshape(codes.shape)
 
 
-def _pack(color: Color) -> int:
+def pack(color: Color) -> int:
     return color[0] | color[1] << 8 | color[2] << 16
 
 
-def _unpack(code: int) -> Color:
+def unpack(code: int) -> Color:
     return code & 255, code >> 8 & 255, code >> 16
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from atrous.data.image_files import ImageFiles
+from atrous.data.pairing import Pair
 from atrous.types import Sample
 
 Inventory = dict[str, list[int]]  # name of a sample -> bytes of its image and of its labels; UNREADABLE: not a file
@@ -22,8 +23,12 @@ def inventory(samples: Sequence[Sample]) -> Inventory:
     """The sizes of a split's files, in its order; empty for samples that are painted, which their settings describe."""
     if isinstance(samples, Listed):
         return samples.inventory()
-    pairs = samples.pairs if isinstance(samples, ImageFiles) else ()
-    return {pair.name: [_size(path) for path in (pair.image, *pair.label_files)] for pair in pairs}
+    return {pair.name: [_size(path) for path in (pair.image, *pair.label_files)] for pair in pairs_of(samples)}
+
+
+def pairs_of(samples: Sequence[Sample]) -> Sequence[Pair]:
+    """The files of samples that have files of their own."""
+    return samples.pairs if isinstance(samples, ImageFiles) else ()
 
 
 def _size(path: Path) -> int:

@@ -15,7 +15,7 @@ from atrous.data.contract import DataConfig, Layout, require_root
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import named_space, names_by_value, with_things
-from atrous.data.pairing import LOSSY_SUFFIXES, Pair
+from atrous.data.pairing import LOSSY_SUFFIXES, Pair, complain
 from atrous.errors import DataError, listing
 from atrous.files import composed, on_disk, user_path
 from atrous.types import Color, Sample
@@ -163,10 +163,10 @@ def _pairs(path: Path, root: Path) -> list[Pair]:
     entries = [_entry(path, line) for line in _lines(path) if line.text]
     if not entries:
         raise DataError(f"{path} is empty; expected lines such as `images/a.jpg labels/a.png`")
-    _require_unique(path, entries)
+    entries = _each_once(path, entries)
     files = _located(path, root, entries)
     names = _sample_names(entries)
-    return [Pair(name, *both) for name, both in zip(names, files, strict=True)]
+    return [Pair(name, image, label) for name, (image, label) in zip(names, files, strict=True) if image and label]
 
 
 def _entry(path: Path, line: _Line) -> _Entry:
@@ -179,21 +179,23 @@ def _entry(path: Path, line: _Line) -> _Entry:
         )
     image, label = columns
     if label.lower().endswith(LOSSY_SUFFIXES):
-        raise DataError(
-            f"{path}, line {line.number}: the label {label} is JPEG or WebP, which change label values; save it as PNG"
-        )
+        text = f"the label {label} is JPEG or WebP, which change label values; save it as PNG"
+        complain("lossy-labels", [label], DataError(f"{path}, line {line.number}: {text}"))
     return _Entry(line.number, image, label)
 
 
-def _require_unique(path: Path, entries: Sequence[_Entry]) -> None:
-    first: dict[str, int] = {}
+def _each_once(path: Path, entries: Sequence[_Entry]) -> list[_Entry]:
+    """Refuses an image that is listed twice."""
+    first: dict[str, _Entry] = {}
     for entry in entries:
-        line = first.setdefault(entry.image, entry.number)
+        line = first.setdefault(entry.image, entry).number
         if line != entry.number:
-            raise DataError(f"{path}, line {entry.number}: {entry.image} is already in line {line}")
+            error = DataError(f"{path}, line {entry.number}: {entry.image} is already in line {line}")
+            complain("repeated-names", [entry.image], error)
+    return list(first.values())
 
 
-def _located(path: Path, root: Path, entries: Sequence[_Entry]) -> list[tuple[Path, Path]]:
+def _located(path: Path, root: Path, entries: Sequence[_Entry]) -> list[tuple[Path | None, Path | None]]:
     """The image and the label of each entry, as the disk spells them (either form of Unicode).
 
     A list with missing files is refused before any work. Folders are listed once: checking each file is slow.
@@ -209,8 +211,9 @@ def _located(path: Path, root: Path, entries: Sequence[_Entry]) -> list[tuple[Pa
     if missing:
         number, what, file = missing[0]
         more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise FileNotFoundError(f"{path}, line {number}: no such {what}: {file}{more}; paths are relative to {root}")
-    paths = [known[file.parent][composed(file.name)] for _, _, file in files]
+        error = FileNotFoundError(f"{path}, line {number}: no such {what}: {file}{more}; paths are relative to {root}")
+        complain("listed-files-missing", [str(path) for _, _, path in missing], error)
+    paths = [known[file.parent].get(composed(file.name)) for _, _, file in files]
     return list(zip(paths[::2], paths[1::2], strict=True))
 
 

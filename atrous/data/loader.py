@@ -171,6 +171,7 @@ def collate(reads: list[Read]) -> LoadedBatch:
             images=_shared(torch.from_numpy(np.stack([x.image for x in samples])).permute(0, 3, 1, 2).contiguous()),
             semantic=_stacked([sample.semantic for sample in samples]),
             instance=_stacked([sample.instance for sample in samples]),
+            variation=_stacked([sample.variation for sample in samples]),
             category=_stacked([None if x is None else np.asarray(x, np.int64) for x in (s.category for s in samples)]),
         ),
         problems,
@@ -189,7 +190,7 @@ def _mixed(samples: Sequence[Sample]) -> list[str]:
     ]
 
 
-def _stacked(arrays: Sequence[NDArray[np.integer[Any]] | None]) -> Tensor | None:
+def _stacked(arrays: Sequence[NDArray[Any] | None]) -> Tensor | None:
     known = [array for array in arrays if array is not None]
     return _shared(torch.from_numpy(np.stack(known))) if len(known) == len(arrays) else None
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from pydantic import ValidationError
 
@@ -149,7 +149,8 @@ def naming_advice(codes: Iterable[object], space: LabelSpace) -> str:
     values = sorted(code for code in codes if isinstance(code, int))
     if space.raw_ids:  # someone has already said which values are classes
         return ""
-    if classes := _classes_among(values, space):
+    if mistake := numbering_mistake(values, space):
+        classes = mistake.values
         return f"; if the values {listing(classes, 20)} are the classes, set {naming_setting(classes, space.names)}"
     labelled = [value for value in values if value != space.ignore]
     if labelled[-1:] >= [space.num_classes] and labelled == list(range(labelled[0], labelled[-1] + 1)):
@@ -169,21 +170,29 @@ def _advice_on_more(last: int, space: LabelSpace) -> str:
     return f"{known}: name them all{objects}"
 
 
-def _classes_among(values: Sequence[int], space: LabelSpace) -> Sequence[int]:
-    """The values of the classes, in their order: all that occur, or as usual mistakes make them; () if unknown."""
+class Mistake(NamedTuple):
+    """A usual way to number the classes wrongly."""
+
+    kind: str  # the name of a finding of `atrous check`
+    values: tuple[int, ...]  # of the classes, in their order
+
+
+def numbering_mistake(values: Sequence[int], space: LabelSpace) -> Mistake | None:
+    """The mistake that explains all `values` of label files, in ascending order; None if none does."""
     mistakes = (
-        _steady(value for value in values if value != space.ignore),
-        [luma(color) for color in space.palette()[: space.num_classes].tolist()],  # a palette image, converted to grey
-        _steady(values),
-        (0, 255),
-        range(1, space.num_classes + 1),
+        ("grey-palette", [luma(color) for color in space.palette()[: space.num_classes].tolist()]),
+        ("spread-values", _steady(value for value in values if value != space.ignore)),
+        ("spread-values", _steady(values)),
+        ("spread-values", (0, 255)),
+        ("spread-values", range(1, space.num_classes + 1)),
     )
     plain = set(range(space.num_classes))
-    for mistake in mistakes:
-        is_possible = len(set(mistake)) == space.num_classes and set(values) <= {*mistake, space.ignore}
-        if is_possible and set(values) & set(mistake) - plain:
-            return mistake
-    return ()
+    for kind, classes in mistakes:
+        is_possible = len(set(classes)) == space.num_classes and set(values) <= {*classes, space.ignore}
+        if is_possible and set(values) & set(classes) - plain:
+            usual = {(0, 255): "binary-masks", tuple(range(1, space.num_classes + 1)): "off-by-one"}
+            return Mistake(usual.get(tuple(classes), kind), tuple(classes))
+    return None
 
 
 def _steady(values: Iterable[int]) -> Sequence[int]:

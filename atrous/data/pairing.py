@@ -4,10 +4,12 @@ A name is the path below the folder of a split, without its suffix, in composed 
 suffix of its image, or a word that says what it is: `a.png`, `a.jpg.png`, `a_mask.png`, `mask_a.png` belong to `a.jpg`.
 """
 
+import contextlib
 import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +34,28 @@ class Pair(NamedTuple):
     @property
     def label_files(self) -> tuple[Path, ...]:
         return tuple(dict.fromkeys(path for path in (self.label, self.instance) if path is not None))
+
+
+class Complaint(NamedTuple):
+    """Why a split can't be listed as it is."""
+
+    kind: str  # the name of a finding of `atrous check`
+    names: tuple[str, ...]
+    text: str
+
+
+_complaints: ContextVar[list[Complaint] | None] = ContextVar("complaints", default=None)
+
+
+@contextlib.contextmanager
+def complaints() -> Iterator[list[Complaint]]:
+    """Within it, what listing would refuse is collected here, and all images that have a label are listed."""
+    collected: list[Complaint] = []
+    token = _complaints.set(collected)
+    try:
+        yield collected
+    finally:
+        _complaints.reset(token)
 
 
 # ---- listing
@@ -64,7 +88,7 @@ def images_by_stem(folder: Path, what: str, suffixes: tuple[str, ...] = IMAGE_SU
     repeated = {stem for stem, count in Counter(paths.values()).items() if count > 1}
     names = {path: composed(path) if stem in repeated else stem for path, stem in paths.items()}
     twins = [name for name, count in Counter(names.values()).items() if count > 1]
-    _refuse(twins, f"files in {folder} that have the same name, in two forms of Unicode")
+    refuse("ambiguous-names", twins, f"files in {folder} that have the same name, in two forms of Unicode")
     return {name: folder / path for path, name in names.items()}
 
 
@@ -73,7 +97,7 @@ def labels_by_stem(folder: Path, what: str) -> dict[str, Path]:
     labels = images_by_stem(folder, what, LABEL_SUFFIXES)
     _refuse_twins([name for name, path in labels.items() if _is_twin(name, path)], folder)
     lossy = [path.name for path in labels.values() if path.suffix.lower() in LOSSY_SUFFIXES]
-    _refuse(lossy, f"labels in {folder} are JPEG or WebP, which change label values; save them as PNG")
+    refuse("lossy-labels", lossy, f"labels in {folder} are JPEG or WebP, which change label values; save them as PNG")
     return labels
 
 
@@ -83,7 +107,7 @@ def _is_twin(name: str, path: Path) -> bool:
 
 
 def _refuse_twins(names: Collection[str], folder: Path) -> None:
-    _refuse(names, f"files in {folder} that differ from another file only in their suffix")
+    refuse("ambiguous-names", names, f"files in {folder} that differ from another file only in their suffix")
 
 
 # ---- pairing
@@ -117,13 +141,14 @@ def pair_by_name(
     label_of = _labels_by_image(labels, images)
     missing = [name for name in images if name not in label_of]
     _refuse_twins([name for name in missing if _is_twin(name, images[name])], image_folder)
-    _refuse(missing, f"images in {image_folder} without a label in {label_folder}")
+    refuse("images-without-label", missing, f"images in {image_folder} without a label in {label_folder}")
     paired = set(label_of.values())
-    _refuse(
-        [name for name, path in labels.items() if path not in paired],
+    refuse(
+        "labels-without-image",
+        [name for name, path in labels.items() if path not in paired and not _is_twin(name, path)],
         f"labels in {label_folder} without an image in {image_folder}",
     )
-    return [Pair(name, path, label_of[name]) for name, path in images.items()]
+    return [Pair(name, path, label_of[name]) for name, path in images.items() if name in label_of]
 
 
 def with_instances(pairs: Sequence[Pair], folder: Path) -> list[Pair]:
@@ -162,14 +187,27 @@ def pair_listed(names: Sequence[str], images: Path, labels: Path, source: Path) 
     """The images and labels whose names the file `source` lists, in its order. Raises DataError with missing ones."""
     image_files, label_files = images_by_stem(images, "images"), labels_by_stem(labels, "labels")
     names = [composed(name) for name in names]
-    _refuse([name for name, count in Counter(names).items() if count > 1], f"names in {source} that are repeated")
-    _refuse([name for name in names if name not in image_files], f"names in {source} without an image in {images}")
-    _refuse([name for name in names if name not in label_files], f"names in {source} without a label in {labels}")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    refuse("repeated-names", repeated, f"names in {source} that are repeated")
+    missing = [name for name in names if name not in image_files]
+    refuse("listed-files-missing", missing, f"names in {source} without an image in {images}")
+    bare = [name for name in names if name not in label_files]
+    refuse("images-without-label", bare, f"names in {source} without a label in {labels}")
     if not names:
         raise DataError(f"{source} lists no image")
-    return [Pair(name, image_files[name], label_files[name]) for name in names]
+    usable = dict.fromkeys(name for name in names if name in image_files and name in label_files)
+    return [Pair(name, image_files[name], label_files[name]) for name in usable]
 
 
-def _refuse(names: Collection[str], complaint: str) -> None:
+def refuse(kind: str, names: Collection[str], complaint: str) -> None:
+    """Raise DataError with the names, if there are any; within `complaints`, keep that."""
     if names:
-        raise DataError(f"{complaint} ({len(names)}): {listing(names)}")
+        complain(kind, names, DataError(f"{complaint} ({len(names)}): {listing(names)}"))
+
+
+def complain(kind: str, names: Collection[str], error: DataError | OSError) -> None:
+    """Raise the error; within `complaints`, keep it."""
+    collected = _complaints.get()
+    if collected is None:
+        raise error
+    collected.append(Complaint(kind, tuple(names), str(error)))

@@ -4,6 +4,7 @@ The id of a segment is red + 256 green + 65536 blue of its pixels; 0 is void. A 
 apart: its pixels have a class, and no number.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -44,6 +45,15 @@ class Annotations(NamedTuple):
     rows: NDArray[np.int32]  # [S, 4] of all segments
     ends: Mapping[str, tuple[int, int]]  # the rows of each PNG
     problems: Mapping[str, str]  # what is wrong with the entry of a PNG
+    ids: Mapping[str, str]  # the image_id of each PNG
+    scores: NDArray[np.float32]  # [S] how certain a predicted segment is; NaN where the JSON has none
+
+
+class Segments(NamedTuple):
+    """Those of an image."""
+
+    rows: NDArray[np.int32]  # [S, 4]
+    scores: NDArray[np.float32]  # [S]
 
 
 def read(path: Path) -> Annotations:
@@ -53,28 +63,43 @@ def read(path: Path) -> Annotations:
 
 @lru_cache(maxsize=2)  # for the label space, and for the samples
 def _read(path: Path, changed: int) -> Annotations:
+    return annotations_of(tree_of(path), path)
+
+
+def tree_of(path: Path) -> Any:  # noqa: ANN401 - any JSON value
+    """Raises OSError, or DataError with the path."""
     try:
-        tree = read_json(path)
+        return read_json(path)
     except TreeError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def annotations_of(tree: Any, path: Path, *, lists_images: bool = True) -> Annotations:  # noqa: ANN401 - any JSON value
+    """The content of a JSON, called `path` in errors. Predictions may lack images, so their list isn't looked at."""
     entries = _list(tree, "annotations", path)
     files = [composed(_text(entry, "file_name", path)) for entry in entries]
     _require_distinct(files, path, "annotations of the same PNG")
-    _require_distinct([_key(entry, "image_id", path) for entry in entries], path, "annotations with the same image_id")
-    images = _images(tree, entries, path)
+    ids = [_key(entry, "image_id", path) for entry in entries]
+    _require_distinct(ids, path, "annotations with the same image_id")
+    images = _images(tree if lists_images else {}, entries, path)
+    scores: list[float] = []
     rows: list[tuple[int, int, int, int]] = []
     ends: dict[str, tuple[int, int]] = {}
     problems: dict[str, str] = {}
     for file, entry in zip(files, entries, strict=True):
         try:
             segments = [_row(segment) for segment in _segments(entry)]
+            certain = [_score(segment) for segment in _segments(entry)]
             _require_distinct([str(row[ID]) for row in segments], None, "segments with the same id")
         except DataError as error:
-            problems[file], segments = str(error), []
+            problems[file], segments, certain = str(error), [], []
         ends[file] = (len(rows), len(rows) + len(segments))
         rows += segments
-    table = np.array(rows, np.int32).reshape(-1, 4)
-    return Annotations(path, _categories(tree, path), dict(zip(files, images, strict=True)), table, ends, problems)
+        scores += certain
+    by_file = (dict(zip(files, values, strict=True)) for values in (images, ids))
+    table, certainty = np.array(rows, np.int32).reshape(-1, 4), np.array(scores, np.float32)
+    image_files, image_ids = by_file
+    return Annotations(path, _categories(tree, path), image_files, table, ends, problems, image_ids, certainty)
 
 
 # ---- the JSON
@@ -132,7 +157,14 @@ def _categories(tree: Mapping[str, Any], path: Path) -> dict[int, Category]:
         return {}
     entries = _list(tree, "categories", path)
     _require_distinct([_key(entry, "id", path) for entry in entries], path, "categories with the same id")
-    return {_number(entry, "id", MAX_CATEGORY): _category(entry, path) for entry in entries}
+    return {_category_id(entry, path): _category(entry, path) for entry in entries}
+
+
+def _category_id(entry: Mapping[str, Any], path: Path) -> int:
+    try:
+        return _number(entry, "id", MAX_CATEGORY)
+    except DataError as error:
+        raise DataError(f"{path}: categories: {error}") from None
 
 
 def _category(entry: Mapping[str, Any], path: Path) -> Category:
@@ -152,15 +184,23 @@ def _segments(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def _row(segment: Mapping[str, Any]) -> tuple[int, int, int, int]:
     area = _number(segment, "area", MAX_CATEGORY) if "area" in segment else UNSAID
     crowd = _number(segment, "iscrowd", 1) if "iscrowd" in segment else 0
-    return _number(segment, "id", MAX_ID), _number(segment, "category_id", MAX_CATEGORY), area, crowd
+    return _number(segment, "id", MAX_ID, 1), _number(segment, "category_id", MAX_CATEGORY), area, crowd
 
 
-def _number(entry: Mapping[str, Any], key: str, largest: int) -> int:
+def _score(segment: Mapping[str, Any]) -> float:
+    """NaN where it has none."""
+    value = segment.get("score", math.nan)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"score must be a number, got {value!r}")
+    return float(value)
+
+
+def _number(entry: Mapping[str, Any], key: str, largest: int, smallest: int = 0) -> int:
     value = entry.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
         raise DataError(f"{key} must be a whole number, got {value!r}")
-    if not 0 <= value <= largest:
-        raise DataError(f"{key} must be in 0..{largest}, got {value}")
+    if not smallest <= value <= largest:
+        raise DataError(f"{key} must be in {smallest}..{largest}, got {value}")
     return int(value)
 
 
@@ -170,18 +210,30 @@ def _number(entry: Mapping[str, Any], key: str, largest: int) -> int:
 def read_segments(pair: Pair, *, annotations: Annotations, space: LabelSpace, classes: Mapping[int, int]) -> Drawing:
     """The PNG of a pair, checked against the JSON; `classes` are those of its categories, all others are refused."""
     assert pair.label is not None
-    file, source = composed(pair.label.name), f"{pair.label}, in {annotations.path.name}"
-    if file in annotations.problems:
-        raise DataError(f"{source}: {annotations.problems[file]}")
-    start, end = annotations.ends[file]
-    rows = annotations.rows[start:end]
-    codes = read_label(pair.label)
-    if not codes.is_colored:
-        raise DataError(f"{pair.label}: the PNG of segments has one channel, but RGB is expected: its id in each pixel")
-    if unknown := sorted(set(rows[:, CATEGORY].tolist()) - set(classes)):
-        raise DataError(f"{source}: no category has the id {listing(unknown)}")
+    source = f"{pair.label}, in {annotations.path.name}"
+    rows, _ = segments_of(annotations, composed(pair.label.name), classes, source)
+    codes = read_ids(pair.label)
     semantic, instance = _maps(codes, rows, source, space, classes)
     return Drawing(*(Drawn(values, pair.label, codes.orientation) for values in (semantic, instance)))
+
+
+def segments_of(annotations: Annotations, file: str, classes: Mapping[int, int], source: str) -> Segments:
+    """What the JSON says of a PNG. Raises DataError, that begins with `source`, if it can't be used."""
+    if file in annotations.problems:
+        raise DataError(f"{source}: {annotations.problems[file]}")
+    own = slice(*annotations.ends[file])
+    rows = annotations.rows[own]
+    if unknown := sorted(set(rows[:, CATEGORY].tolist()) - set(classes)):
+        raise DataError(f"{source}: no category has the id {listing(unknown)}")
+    return Segments(rows, annotations.scores[own])
+
+
+def read_ids(png: Path) -> Codes:
+    """The id of the segment of each pixel."""
+    codes = read_label(png)
+    if not codes.is_colored:
+        raise DataError(f"{png}: the PNG of segments has one channel, but RGB is expected: its id in each pixel")
+    return codes
 
 
 def _maps(
@@ -191,7 +243,7 @@ def _maps(
     runs = runs_of(codes.values)
     ids, places = np.unique(runs.values, return_inverse=True)
     areas = np.bincount(places, runs.lengths, len(ids)).astype(np.int64)
-    _require_agreement(dict(zip(ids.tolist(), areas.tolist(), strict=True)), rows, source)
+    require_agreement(dict(zip(ids.tolist(), areas.tolist(), strict=True)), rows, source)
     rows = rows[np.argsort(rows[:, ID])]
     labels = np.array([classes[category] for category in rows[:, CATEGORY].tolist()], np.uint8)
     is_counted = np.isin(labels, space.things) & (rows[:, CROWD] == 0)
@@ -206,21 +258,28 @@ def _maps(
     return semantic.reshape(size), instance.reshape(size)
 
 
-def _require_agreement(areas: Mapping[int, int], rows: NDArray[np.int32], source: str) -> None:
-    """Refuse segments that only the PNG or only the JSON has, and those with another area there."""
+def require_agreement(
+    areas: Mapping[int, int],  # by id in the PNG
+    rows: NDArray[np.int32],
+    source: str,
+    *,
+    with_areas: bool = True,
+) -> None:
+    """Refuse segments that only the PNG or only the JSON has, and, `with_areas`, those with another area there."""
     said = dict(zip(rows[:, ID].tolist(), rows[:, AREA].tolist(), strict=True))
-    different = [one for one, area in said.items() if area not in (UNSAID, areas.get(one))]
-    complaints: tuple[tuple[list[str], str], ...] = (
-        ([_pixels(one, areas[one]) for one in areas if one not in {*said, VOID}], "which the JSON lacks"),
-        ([str(one) for one in said if one not in areas], "which the PNG lacks"),
-        (
-            [f"{one} ({areas[one]} pixels in the PNG, area {said[one]} in the JSON)" for one in different],
-            "which differ",
-        ),
-    )
-    for segments, complaint in complaints:
+    both = [one for one in said if one in areas]
+    complaints = {
+        "that the JSON lacks": [_pixels(one, areas[one]) for one in areas if one not in {*said, VOID}],
+        "that the PNG lacks": [str(one) for one in said if one not in areas],
+        "whose area differs": [
+            f"{one} ({areas[one]} in the PNG, {said[one]} in the JSON)"
+            for one in both
+            if with_areas and said[one] not in (UNSAID, areas[one])
+        ],
+    }
+    for complaint, segments in complaints.items():
         if segments:
-            number = "segment" if len(segments) == 1 else f"{len(segments)} segments"
+            number = f"{len(segments)} segment{'s'[: len(segments) - 1]}"
             raise DataError(f"{source}: {number} {complaint}: {listing(segments)}")
 
 

@@ -49,6 +49,24 @@ class Loaded(NamedTuple):
     num_left_out: int = 0  # bands beyond the colours of a TIFF, whose meaning it doesn't say
 
 
+class Header(NamedTuple):
+    """What an image file says of itself."""
+
+    mode: str  # Pillow's
+    is_deep: bool  # more than 8 bits per channel
+    orientation: int
+    palette: tuple[tuple[int, int, int], ...] = ()
+
+
+def header(path: Path) -> Header:
+    """Raises whatever Pillow does for a file that `load` refuses."""
+    with PIL.Image.open(path) as image:
+        is_deep = image.mode.startswith("I") or ";16" in _raw_mode(image)
+        colors = image.getpalette("RGB") if image.mode == "P" else None
+        palette = tuple(zip(*[iter(colors or ())] * 3, strict=False))
+        return Header(image.mode, is_deep, orientation_of(image), palette)
+
+
 def load(source: Path | BinaryIO, what: str, check: Callable[[PIL.Image.Image], object]) -> Loaded:
     """Decode a file and `check` the picture; whatever either raises becomes a DataError of one line with the name."""
     name = name_of(source)

@@ -18,7 +18,7 @@ Numbers = NDArray[np.integer[Any]]
 
 _INDEX_MODES = ("1", "L", "P", "LA", "PA", "I", "I;16", "I;16B", "I;16L")
 _COLOR_MODES = ("RGB", "RGBA")
-_STRIP = 2**21  # pixels that are converted at a time
+_STRIP = 2**17  # pixels that are converted at a time: a copy of them fits the cache
 _DEPTHS = (8, 10, 12, 14, 16)  # bits of cameras and files
 
 # How stored pixels are turned upright, by EXIF's number: swap rows and columns, then reverse rows, then columns.
@@ -130,6 +130,8 @@ def _require_codes(image: PIL.Image.Image) -> None:
 
 
 def _converted(image: PIL.Image.Image) -> PIL.Image.Image:
+    if image.mode == "RGB":
+        return image
     if isinstance(image.info.get("transparency"), bytes):  # of a palette: Pillow warns about the direct way
         image = image.convert("RGBA")
     return image.convert("RGB")

@@ -89,7 +89,7 @@ def labels_of(samples: Sequence[Sample], index: int) -> Sample:
     return samples.labels(index) if isinstance(samples, Labelled) else samples[index]
 
 
-class _Mask(NamedTuple):
+class Mask(NamedTuple):
     """What one mask holds, or why that is unknown."""
 
     name: str
@@ -117,25 +117,26 @@ def count(
     `advance` is called with the number of masks finished since its last call.
     """
     indices = range(world.rank, len(samples), world.size)
+    readers = min(workers + (workers > 0), len(indices) // FEWEST)  # one more: this process only waits for them
     masks = []
-    for index, mask in read_each(partial(_read_mask, samples, space), indices, min(workers, len(indices) // FEWEST)):
+    for index, mask in read_each(partial(_read_mask, samples, space), indices, readers):
         masks.append((index, mask))
         advance(world.size)
-    return _summary([mask for _, mask in sorted(distributed.gather(masks), key=lambda pair: pair[0])], space)
+    return summary([mask for _, mask in sorted(distributed.gather(masks), key=lambda pair: pair[0])], space)
 
 
-def _read_mask(samples: Sequence[Sample], space: LabelSpace, index: int) -> _Mask:
+def _read_mask(samples: Sequence[Sample], space: LabelSpace, index: int) -> Mask:
     """Errors of the user become values, as in `read_sample`."""
     try:
         return _counted(labels_of(samples, index), space)
     except WrongLabelsError as error:
         codes, wrong = (tuple(values)[:NUM_CODES] for values in (error.codes, error.wrong))
-        return _Mask("", problem=text_of(error), codes=codes, wrong=wrong)
+        return Mask("", problem=text_of(error), codes=codes, wrong=wrong)
     except (AtrousError, OSError) as error:
-        return _Mask("", problem=text_of(error))
+        return Mask("", problem=text_of(error))
 
 
-def _counted(sample: Sample, space: LabelSpace) -> _Mask:
+def _counted(sample: Sample, space: LabelSpace) -> Mask:
     if sample.semantic is None:
         raise DataError(f"{sample.name} has no labels")
     pixels = {label: number for label, number in enumerate(np.bincount(sample.semantic.ravel()).tolist()) if number}
@@ -143,15 +144,15 @@ def _counted(sample: Sample, space: LabelSpace) -> _Mask:
     if wrong:
         raise WrongLabelsError(f"{sample.name}: label {listing(wrong)} is not a class", tuple(pixels), wrong)
     if sample.instance is None:
-        return _Mask(sample.name, pixels)
+        return Mask(sample.name, pixels)
     pairs, areas = count_pairs(sample.instance, sample.semantic)
     numbers, labels = pairs >> 8, pairs & 255
     is_thing = np.isin(labels, space.things)
     things = Counter(labels[is_thing & (numbers > 0)].tolist())
-    return _Mask(sample.name, pixels, things, int(areas[is_thing & (numbers == 0)].sum()))
+    return Mask(sample.name, pixels, things, int(areas[is_thing & (numbers == 0)].sum()))
 
 
-def _summary(masks: Sequence[_Mask], space: LabelSpace) -> Survey:
+def summary(masks: Sequence[Mask], space: LabelSpace) -> Survey:
     usable = [mask for mask in masks if not mask.problem]
     pixels, images, pixels_of_images = (np.zeros(256, np.int64) for _ in range(3))
     for mask in usable:
@@ -176,7 +177,7 @@ def _summary(masks: Sequence[_Mask], space: LabelSpace) -> Survey:
     )
 
 
-def _things(masks: Sequence[_Mask], space: LabelSpace) -> tuple[int, ...]:  # [C]
+def _things(masks: Sequence[Mask], space: LabelSpace) -> tuple[int, ...]:  # [C]
     """Things of each class; () if no mask has an instance map."""
     counts = [mask.things for mask in masks if mask.things is not None]
     return tuple(sum(one.get(label, 0) for one in counts) for label in range(space.num_classes)) if counts else ()
@@ -194,7 +195,7 @@ def require_usable(survey: Survey, space: LabelSpace, split: Split, *, skip_erro
     """Raise DataError for masks that can't be used, and for labels that don't serve the split's purpose."""
     if survey.problems and not (skip_errors and survey.masks):
         raise DataError(_problems(survey, space, split))
-    line = _monotony(survey, space) if split.purpose else ""
+    line = monotony(survey, space) if split.purpose else ""
     if not any(survey.pixels):
         value = listing(ignored_values(space))
         line = f"all {survey.ignored} pixels of {_masks(survey.masks)} have the ignored value {value}"
@@ -210,7 +211,7 @@ def require_usable(survey: Survey, space: LabelSpace, split: Split, *, skip_erro
 
 def remarks(survey: Survey, space: LabelSpace, split: Split) -> list[str]:
     """A line for each thing that may be meant, but should be known."""
-    lines = [_monotony(survey, space) or _absence(survey, space)]
+    lines = [monotony(survey, space) or _absence(survey, space)]
     if survey.unlabelled:
         lines.append(
             f"{len(survey.unlabelled)} of {_masks(survey.masks)} are ignored entirely: {listing(survey.unlabelled)}"
@@ -227,7 +228,7 @@ def remarks(survey: Survey, space: LabelSpace, split: Split) -> list[str]:
     return [f"split {split.name!r}: {line}" for line in lines if line]
 
 
-def _monotony(survey: Survey, space: LabelSpace) -> str:
+def monotony(survey: Survey, space: LabelSpace) -> str:
     """What is said of labels that are all of one class although there are others; else ""."""
     present = [name for name, pixels in zip(space.names, survey.pixels, strict=True) if pixels]
     if len(present) != 1 or len(_countable(space)) < 2:
@@ -238,7 +239,7 @@ def _monotony(survey: Survey, space: LabelSpace) -> str:
 
 def _absence(survey: Survey, space: LabelSpace) -> str:
     """The classes without a labelled pixel; "" if there are none."""
-    absent = [space.names[index] for index in _countable(space) if not survey.pixels[index]]
+    absent = absent_classes(survey, space)
     if not absent:
         return ""
     names, number = listing(absent, NUM_LISTED), f"{len(absent)} of {space.num_classes} classes"
@@ -247,6 +248,10 @@ def _absence(survey: Survey, space: LabelSpace) -> str:
 
 def _names_of_things(space: LabelSpace) -> str:
     return listing((space.names[index] for index in space.things), NUM_LISTED)
+
+
+def absent_classes(survey: Survey, space: LabelSpace) -> list[str]:
+    return [space.names[index] for index in _countable(space) if not survey.pixels[index]]
 
 
 def _countable(space: LabelSpace) -> list[int]:

@@ -18,8 +18,8 @@ from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import decode
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import named_space
-from atrous.data.packed import index_of, is_packed, space_of
-from atrous.data.pixels import NamedBytes, read_image, read_label
+from atrous.data.packed import index_of, is_packed, plain, space_of
+from atrous.data.pixels import Codes, NamedBytes, read_image, read_label
 from atrous.errors import ConfigError, DamagedError, DataError, listing
 from atrous.files import is_not_data
 from atrous.types import NO_IMAGE, Image, Sample
@@ -62,7 +62,8 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
         more = f"; {len(problems) - 1} more shards can't be read either" if len(problems) > 1 else ""
         raise DataError(f"{problems[0]}{more}")
     space = label_space(config)
-    return Records(places, space, config.panoptic_divisor or space.panoptic_divisor)
+    values = plain(space) if is_packed(root, "tfrecord") else space
+    return Records(places, values, config.panoptic_divisor or space.panoptic_divisor)
 
 
 def label_space(config: Config) -> LabelSpace:
@@ -138,17 +139,11 @@ class Records(Sequence[Sample]):
             expected = "unknown" if size is None else f"{_by(size)} numbers of 4 bytes"
             raise DataError(f"{_where(place)}: {LABELS} has {len(content)} bytes; expected {expected}, since it is raw")
         ids = np.frombuffer(content, "<i4").reshape(size)
-        semantic = ids // self.divisor
-        allowed = [*range(self.space.num_classes), self.space.ignore]
-        if wrong := sorted(set(np.unique(semantic).tolist()) - set(allowed)):
-            raise DataError(
-                f"{_where(place)}: class {listing(wrong)} in the panoptic map; there are {self.space.num_classes}, "
-                f"ignored is {self.space.ignore}; is data.panoptic_divisor={self.divisor} right?"
-            )
+        classes = decode(Codes(ids // self.divisor), Path(f"{_where(place)}: {LABELS} // {self.divisor}"), self.space)
         if not self.has_things:
-            return Sample(name, NO_IMAGE, semantic.astype(np.uint8))
-        instance = numbered(ids, np.isin(semantic, self.space.things) & (ids % self.divisor > 0))
-        return Sample(name, NO_IMAGE, semantic.astype(np.uint8), instance)
+            return Sample(name, NO_IMAGE, classes)
+        is_thing = np.isin(classes, self.space.things) & (ids % self.divisor > 0)
+        return Sample(name, NO_IMAGE, classes, numbered(ids, is_thing))
 
 
 def numbered(ids: NDArray[np.integer[Any]], is_thing: NDArray[np.bool_]) -> NDArray[np.int32]:

@@ -45,7 +45,7 @@ class Precision(NamedTuple):
     ap: float  # over all thresholds
     ap50: float  # at an IoU of 0.5
     ap75: float
-    by_class: NDArray[np.float64]  # [C, 3], the same; NaN without a true thing
+    by_class: NDArray[np.float64]  # [K, 3], the same; NaN without a true thing
 
 
 def statistic(pairs: Pairs, scores: Tensor, name: str) -> Ranking:
@@ -124,10 +124,11 @@ def _best(candidates: Sequence[Candidate], threshold: float, taken: Collection[i
     return max(reversed(alone), key=lambda one: one.iou, default=None)
 
 
-def report(rankings: Iterable[Ranking], num_classes: int) -> Precision:
+def report(rankings: Iterable[Ranking], things: Sequence[int]) -> Precision:
+    """Over the classes `things`, K of them."""
     by_name = sorted(rankings, key=lambda one: one.name)
-    rows = [_precision(by_name, category) for category in range(num_classes)]
-    by_class = np.array([[row.mean(), row[0], row[5]] for row in rows]).reshape(num_classes, 3)
+    rows = [_precision(by_name, category) for category in things]
+    by_class = np.array([[row.mean(), row[0], row[5]] for row in rows]).reshape(len(things), 3)
     known = by_class[~np.isnan(by_class[:, 0])]
     ap, ap50, ap75 = known.mean(0).tolist() if len(known) else [math.nan] * 3
     return Precision(ap, ap50, ap75, by_class)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -145,7 +145,8 @@ def _side_by_side(left: Table, right: Table) -> Table:
         name: (*left.rows.get(name, missing[0]), *right.rows.get(name, missing[1]))
         for name in (*left.rows, *right.rows)
     }
-    return Table((*left.columns, *right.columns), rows, (*left.totals, *right.totals), left.unit or right.unit)
+    totals = (*(left.totals or missing[0]), *(right.totals or missing[1])) if left.totals or right.totals else ()
+    return Table((*left.columns, *right.columns), rows, totals, left.unit or right.unit)
 
 
 class Metric(NamedTuple):
@@ -196,20 +197,8 @@ class Task(NamedTuple):
     meaning: str = ""  # of the headline, in words that follow its value
 
     def measuring(self, names: Sequence[str] | None = None) -> "Task":
-        """The task with these metrics, in its own order; None: those that aren't costly; `all`: all of them.
-
-        Raises ConfigError for a metric that it doesn't have.
-        """
-        unknown = [name for name in names or () if name not in self.metrics and name != ALL]
-        if unknown or (names is not None and not names):
-            raise ConfigError(
-                f"metrics: no metric {listing(unknown) or 'is named'}; there are {', '.join(self.metrics)}, and {ALL}"
-            )
-        is_chosen = {
-            name: not metric.is_costly if names is None else bool({name, ALL} & {*names})
-            for name, metric in self.metrics.items()
-        }
-        return self._replace(metrics={name: metric for name, metric in self.metrics.items() if is_chosen[name]})
+        """The task with some of its metrics: see `chosen`."""
+        return self._replace(metrics=chosen(self.metrics, names))
 
     def report(self, totals: Mapping[str, Any], space: LabelSpace) -> Figures:
         """The figures of the metrics whose statistics these are."""
@@ -217,6 +206,30 @@ class Task(NamedTuple):
 
     def statistics(self, labels: Labels, sample: Sample, space: LabelSpace) -> dict[str, Any]:
         return {name: metric.statistic(labels, sample, space) for name, metric in self.metrics.items()}
+
+
+class Chooseable(Protocol):
+    @property
+    def is_costly(self) -> bool: ...
+
+
+Choice = TypeVar("Choice", bound=Chooseable)
+
+
+def chosen(metrics: Mapping[str, Choice], names: Sequence[str] | None) -> dict[str, Choice]:
+    """The metrics of these names, in their own order; None: those that aren't costly; `all`: all of them.
+
+    Raises ConfigError for a name that there isn't, and if there is none.
+    """
+    unknown = [name for name in names or () if name not in metrics and name != ALL]
+    if unknown or (names is not None and not names):
+        known = f"there are {', '.join(metrics)}, and {ALL}"
+        raise ConfigError(f"metrics: {f'no metric {listing(unknown)}' if unknown else 'none is named'}; {known}")
+    return {
+        name: metric
+        for name, metric in metrics.items()
+        if (not metric.is_costly if names is None else bool({name, ALL} & {*names}))
+    }
 
 
 def summed(statistics: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Panoptic segmentation: a class for each pixel, and the pixels of each thing (arXiv:1801.00868)."""
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image as PILImage
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
@@ -27,7 +25,16 @@ from atrous.tasks.class_map import CONFUSION, class_weights
 from atrous.tasks.contract import Labels, Metric, Result, Targets, Task, TrainingData
 from atrous.tasks.panoptic_metrics import MEASURES, Maps, Measure
 from atrous.tasks.panoptic_pictures import LEGEND, paint, paint_truth, painted, panels
-from atrous.tasks.segments import Segment, is_segment, panoptic_array, segments, thing_mask, true_panoptic, void_of
+from atrous.tasks.segments import (
+    Segment,
+    is_segment,
+    number_png,
+    panoptic_array,
+    segments,
+    thing_mask,
+    true_panoptic,
+    void_of,
+)
 from atrous.types import Batch, Facts, Outputs, Sample
 
 
@@ -44,6 +51,8 @@ class PanopticLossConfig(LossConfig):
     """A thing with fewer pixels is small; 0: none is."""
     small_weight: PositiveFloat = 3.0
     """Weight of the classes of a small thing's pixels."""
+    crowds: Literal["ignored", "learnt"] = "ignored"
+    """The classes of pixels whose things nobody told apart; deeplab2 ignores them in Cityscapes and COCO."""
 
 
 class PanopticDecodeConfig(Settings):
@@ -80,7 +89,10 @@ class PanopticObjective(NamedTuple):
             small_area=self.config.small_area,
             small_weight=self.config.small_weight,
         )
-        return {"semantic": batch.semantic, **targets._asdict()}
+        semantic = batch.semantic
+        if self.config.crowds == "ignored":
+            semantic = semantic.masked_fill(targets.heatmap_weight[:, 0] == 0, self.space.ignore)
+        return {"semantic": semantic, **targets._asdict()}
 
     def counts(self, targets: Targets, step: int) -> Tensor | None:
         """Labelled pixels, pixels with a height, pixels with an offset."""
@@ -247,11 +259,7 @@ METRICS = {name: metric(measure) for name, measure in MEASURES.items()}
 
 def encode_png(labels: Labels, space: LabelSpace) -> bytes:
     """COCO's panoptic PNG: the number of each segment as red + 256 green + 65536 blue, void 0."""
-    numbers = coco_numbers(labels, space)
-    colors = np.stack([numbers & 255, numbers >> 8 & 255, numbers >> 16], -1).astype(np.uint8)
-    content = io.BytesIO()
-    PILImage.fromarray(colors).save(content, "PNG")
-    return content.getvalue()
+    return number_png(coco_numbers(labels, space))
 
 
 def coco_numbers(labels: Labels, space: LabelSpace) -> np.ndarray:

@@ -131,23 +131,25 @@ def boundary_precision(maps: Maps) -> list[Ranking]:
 
 
 def report_precision(rankings: Sequence[Ranking], space: LabelSpace) -> Figures:
-    result = average_precision.report(rankings, space.num_classes)
-    rows: dict[str, Row] = {
-        space.names[index]: tuple(None if math.isnan(value) else value for value in result.by_class[index].tolist())
-        for index in space.things
-    }
+    result = average_precision.report(rankings, space.things)
+    by_class = zip(space.things, result.by_class.tolist(), strict=True)
+    rows: dict[str, Row] = {space.names[index]: tuple(map(_known, values)) for index, values in by_class}
     scores = {"ap": result.ap, "ap50": result.ap50, "ap75": result.ap75}
     titles = {"ap": "AP", "ap50": "AP50", "ap75": "AP75"}
-    totals = tuple(None if math.isnan(value) else value for value in scores.values())
-    note = "of masks, as COCO's own program counts it" if rankings else "none: the predictions have no scores"
-    return Figures(scores, titles, Table(("AP", "AP50", "AP75"), rows, totals), notes={"average precision": note})
+    table = Table(("AP", "AP50", "AP75"), rows, tuple(map(_known, scores.values())))
+    note = "of masks, as COCO's own program counts it" if rankings else "none, because the predictions have no scores"
+    return Figures(scores, titles, table, notes={"average precision": note})
 
 
 def report_boundary_precision(rankings: Sequence[Ranking], space: LabelSpace) -> Figures:
-    result = average_precision.report(rankings, space.num_classes)
-    values = [None if math.isnan(value) else value for value in result.by_class[:, 0].tolist()]
-    of_things = [value if index in space.things else None for index, value in enumerate(values)]
-    return one_column("boundary_ap", "boundary AP", result.ap, of_things, space.names)
+    result = average_precision.report(rankings, space.things)
+    values = dict(zip(space.things, map(_known, result.by_class[:, 0].tolist()), strict=True))
+    by_class = [values.get(index) for index in range(space.num_classes)]
+    return one_column("boundary_ap", "boundary AP", result.ap, by_class, space.names)
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 # ---- the classes of the map

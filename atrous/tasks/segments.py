@@ -1,11 +1,13 @@
 """The segments of a panoptic map: what each is, where it lies, how certain it is."""
 
+import io
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image as PILImage
 from torch import Tensor
 
 from atrous.data.label_space import LabelSpace
@@ -82,3 +84,11 @@ def true_panoptic(sample: Sample, space: LabelSpace) -> Tensor:
     is_class = semantic < space.num_classes
     is_thing = thing_mask(space)[semantic.where(is_class, 0)] & is_class
     return semantic * space.panoptic_divisor + instance.where(is_thing, 0)
+
+
+def number_png(numbers: NDArray[np.integer[Any]]) -> bytes:
+    """COCO's panoptic PNG of [H, W] numbers below 2^24: red + 256 green + 65536 blue."""
+    colors = np.stack([numbers & 255, numbers >> 8 & 255, numbers >> 16], -1).astype(np.uint8)
+    content = io.BytesIO()
+    PILImage.fromarray(colors).save(content, "PNG")
+    return content.getvalue()

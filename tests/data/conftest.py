@@ -10,7 +10,19 @@ import pytest
 from numpy.typing import NDArray
 
 import atrous.data
-from atrous.data import ade20k, camvid, cityscapes, coco_instances, cvat, folder, labelme, mapillary, pennfudan, voc
+from atrous.data import (
+    ade20k,
+    camvid,
+    cityscapes,
+    coco_instances,
+    coco_panoptic,
+    cvat,
+    folder,
+    labelme,
+    mapillary,
+    pennfudan,
+    voc,
+)
 from atrous.data import list as list_files
 from atrous.data.contract import DataConfig
 from atrous.data.transforms import Choice
@@ -197,11 +209,50 @@ def write_pennfudan(root: Path, count: int = 3, images: str = "PNGImages") -> pe
     return pennfudan.Config(root=root, num_val=1)
 
 
+def save_segments(path: Path, ids: list[list[int]]) -> Path:
+    """A PNG as COCO's panoptic format has it: the id of each pixel's segment in its colour."""
+    numbers = np.array(ids)
+    return save(path, np.stack([numbers & 255, numbers >> 8 & 255, numbers >> 16], -1).astype(np.uint8))
+
+
+def segment(number: int, category: int, area: int, crowd: int = 0) -> dict[str, int]:
+    return {"id": number, "category_id": category, "area": area, "iscrowd": crowd}
+
+
+ROAD, CAR = 7, 3  # categories
+
+
+def write_coco_panoptic(root: Path, split: str = "train2017") -> coco_panoptic.Config:
+    """An image of 2 x 4 with road, two cars, a crowd of them and void, and one without a thing."""
+    maps = {"a": [[0, 70000, 5, 5], [70000, 70000, 300, 9]], "b": [[1, 1, 1, 1], [1, 1, 1, 1]]}
+    segments = {
+        "a": [segment(70000, ROAD, 3), segment(5, CAR, 2), segment(300, CAR, 1), segment(9, CAR, 1, crowd=1)],
+        "b": [segment(1, ROAD, 8)],
+    }
+    document: dict[str, list[dict[str, object]]] = {
+        "images": [{"id": number, "file_name": f"{name}.jpg"} for number, name in enumerate(maps)],
+        "annotations": [
+            {"image_id": number, "file_name": f"{name}.png", "segments_info": segments[name]}
+            for number, name in enumerate(maps)
+        ],
+        "categories": [
+            {"id": ROAD, "name": "road", "isthing": 0, "color": [128, 64, 128]},
+            {"id": CAR, "name": "car", "isthing": 1, "color": [0, 0, 142]},
+        ],
+    }
+    for name, ids in maps.items():
+        save(root / split / f"{name}.jpg", np.zeros((2, 4, 3), np.uint8))
+        save_segments(root / "annotations" / f"panoptic_{split}" / f"{name}.png", ids)
+    write(root / "annotations" / f"panoptic_{split}.json", json.dumps(document))
+    return coco_panoptic.Config(root=root)
+
+
 LAYOUTS: dict[str, Callable[[Path], DataConfig]] = {  # all of FORMATS that read files
     "ade20k": write_ade20k,
     "camvid": write_camvid,
     "cityscapes": write_cityscapes,
     "coco_instances": write_coco,
+    "coco_panoptic": write_coco_panoptic,
     "cvat": write_cvat,
     "folder": write_folder,
     "labelme": write_labelme,

@@ -29,6 +29,7 @@ from atrous.data.transforms import (
     rotate_window,
     scale_and_crop,
     scaled_window,
+    stretched,
 )
 from atrous.types import Image, LabelMap, Sample
 from tests.data.conftest import FILL, IGNORE, STILL, max_difference, noise_image
@@ -365,6 +366,81 @@ def test_noise_has_its_sigma_and_is_clipped() -> None:
     np.testing.assert_array_equal(add_noise(grey, 0, np.random.default_rng(0)), grey)
 
 
+def test_an_area_blur_by_hand() -> None:
+    image = np.array([0, 40, 80, 120], np.uint8).reshape(1, 4, 1).repeat(3, 2)
+    assert blur(image, 2.0, "area")[0, :, 0].tolist() == [20, 40, 80, 100]  # means 20 and 100, half pixels between
+    np.testing.assert_array_equal(blur(image, 1.0, "area"), image)
+    assert blur(image, 50.0, "area")[0, :, 0].tolist() == [60] * 4
+
+
+def test_a_vertical_flip_turns_image_and_maps_upside_down() -> None:
+    config = PLAIN.model_copy(update={"flip_vertical": 1.0, "crop": (5, 6)})
+    sample = aligned_sample(5, 6)
+    out = augment(sample, config, np.random.default_rng(0), fill=FILL, ignore=IGNORE)
+    np.testing.assert_array_equal(out.image, sample.image[::-1])
+    np.testing.assert_array_equal(out.semantic, out.image[..., 0])
+    np.testing.assert_array_equal(out.instance, out.image[..., 1])
+
+
+def test_a_grey_image_has_its_grey() -> None:
+    config = PLAIN.model_copy(update={"grayscale": 1.0, "crop": (5, 6)})
+    out = augment(aligned_sample(5, 6), config, np.random.default_rng(0), fill=FILL, ignore=IGNORE).image
+    np.testing.assert_array_equal(out, jitter_colors(aligned_sample(5, 6).image, saturation=0))
+    assert max_difference(out[..., :2], out[..., 1:]) <= 1
+
+
+def test_an_aspect_keeps_the_area() -> None:
+    assert stretched((100, 100), 4.0) == (50, 200)
+    assert stretched((100, 50), 1.0) == (100, 50)
+    config = AugmentConfig(crop=(99, 99), min_scale=1, max_scale=1, flip=0, aspect=(4, 4))
+    out = augment(aligned_sample(40, 20), config, np.random.default_rng(0), fill=FILL, ignore=IGNORE)
+    rows, columns = np.nonzero(np.asarray(out.semantic) != IGNORE)
+    assert (rows.max() + 1, columns.max() + 1) == (20, 40)
+
+
+def test_a_perturbation_keeps_the_centre_and_stretches_by_hand() -> None:
+    """Twice the step in x about the centre: every second column, the rest beyond the image."""
+    labels = noise_image(8, 8)[..., 0] // 16
+    sample = Sample("square", np.repeat(labels[..., None], 3, -1), labels, labels.astype(np.int32))
+    out = scale_and_crop(sample, STILL._replace(affine=(1.0, 0, 0, 0, 0, 0)), (8, 8), (0, 0, 0), IGNORE)
+    expected = np.full((8, 8), IGNORE, np.uint8)
+    expected[:, 2:6] = labels[:, [1, 3, 5, 7]]
+    np.testing.assert_array_equal(out.semantic, expected)
+    moved = scale_and_crop(sample, STILL._replace(affine=(0, 0, 0.25, 0, 0, 0)), (8, 8), (0, 0, 0), IGNORE)
+    np.testing.assert_array_equal(np.asarray(moved.semantic)[:, :6], labels[:, 2:])  # a quarter of the crop
+    assert (np.asarray(moved.semantic)[:, 6:] == IGNORE).all()
+    np.testing.assert_array_equal(np.asarray(moved.instance)[:, :6], labels[:, 2:])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0.3, 2), st.floats(-30, 30), places, seeds)
+def test_image_and_maps_are_perturbed_together(
+    scale: float, angle: float, place: tuple[float, float], seed: int
+) -> None:
+    labels = np.zeros((60, 80), np.uint8)
+    labels[20:45, 30:70] = 200
+    sample = Sample("block", np.stack([labels] * 3, -1), labels, labels.astype(np.int32))
+    affine = tuple(np.random.default_rng(seed).uniform(-0.15, 0.15, 6).tolist())
+    choice = STILL._replace(scale=scale, angle=angle, place=place, affine=affine)
+    out = scale_and_crop(sample, choice, (50, 50), (0, 0, 0), 0)
+    np.testing.assert_array_equal(out.semantic, out.instance)
+    assert ((out.image[..., 0] > 100) != (np.asarray(out.semantic) > 100)).mean() < 0.05
+
+
+def test_autoaugment_comes_before_padding_and_leaves_labels_alone() -> None:
+    config = AugmentConfig(crop=(30, 30), min_scale=1, max_scale=1, flip=0, autoaugment=1)
+    plain, changed = config.model_copy(update={"autoaugment": 0.0}), 0
+    for seed in range(20):
+        out, before = (
+            augment(aligned_sample(20, 30), each, np.random.default_rng(seed), fill=FILL, ignore=IGNORE)
+            for each in (config, plain)
+        )
+        np.testing.assert_array_equal(out.semantic, before.semantic)
+        assert (out.image[20:] == FILL).all()
+        changed += bool((out.image != before.image).any())
+    assert 5 < changed < 18
+
+
 # random choices
 
 
@@ -417,7 +493,13 @@ SETTINGS: list[tuple[dict[str, Any], set[str]]] = [  # a setting and the choices
     ({"saturation": 0.5}, {"saturation"}),
     ({"hue": 0.1}, {"hue"}),
     ({"blur": 1.0, "blur_radius": (1.0, 3.0)}, {"blur"}),
+    ({"blur": 1.0, "blur_kernel": "area"}, {"blur"}),
     ({"noise": 20.0}, set()),
+    ({"aspect": (0.5, 2.0)}, {"aspect"}),
+    ({"flip_vertical": 1.0}, {"flip_vertical"}),
+    ({"affine": 0.1}, {"affine"}),
+    ({"grayscale": 1.0}, {"saturation"}),
+    ({"autoaugment": 1.0, "padding": "random", "colors_on": "device"}, set()),
 ]
 
 
@@ -531,8 +613,13 @@ def test_settings_are_read_from_text_and_wrong_ones_are_refused() -> None:
         ({"min_scale": 3}, r"min_scale must not exceed max_scale, got 3\.0 and 2\.0"),
         ({"max_scale": float("inf")}, "finite"),
         ({"resize_min": 0}, "greater than 0"),
-        ({"resize_max": 513}, "resize_max and resize_factor need resize_min"),
-        ({"resize_factor": 16}, "resize_max and resize_factor need resize_min"),
+        ({"resize_factor": 16}, "resize_factor needs resize_min, the length of the shorter side, or resize_max"),
+        ({"resize_min": (16,)}, "resize_min"),
+        ({"resize_to": (16, 16), "resize_min": 16}, "resize_to sets both sides"),
+        ({"aspect": (2, 1)}, r"aspect must be \(smallest, largest\), got \(2\.0, 1\.0\)"),
+        ({"autoaugment": 2}, "less than or equal to 1"),
+        ({"affine": -0.1}, "greater than or equal to 0"),
+        ({"colors_on": "device", "blur_kernel": "area"}, "blur_kernel=area is computed on the CPU"),
         ({"scale_step": 1.75}, r"scale_step must be 0 or at most max_scale - min_scale = 1\.5, got 1\.75"),
         ({"scale_step": -0.25}, "greater than or equal to 0"),
         ({"flip": 1.5}, "less than or equal to 1"),

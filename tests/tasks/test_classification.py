@@ -137,7 +137,7 @@ def brightness(split: str, count: int) -> list[Sample]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    def samples(config: object, split: str) -> Sequence[Sample]:
+    def samples(config: object, split: str, needs: object = ()) -> Sequence[Sample]:
         return brightness(split, 8 if split == "train" else 4)
 
     common = [text for text in TINY if not text.startswith(("model.aspp", "model.decoder"))]

@@ -112,8 +112,15 @@ def test_each_term_is_its_loss_times_its_weight() -> None:
     torch.testing.assert_close(terms["offset"], 0.01 * (values.offset[0] - truth)[:, *car].abs().mean())
 
 
+def test_the_class_of_a_crowd_is_learnt_on_request_alone() -> None:
+    ignored, learnt = (objective(crowds=word).targets(batch(CROWD))["semantic"][0] for word in ("ignored", "learnt"))
+    assert torch.equal(learnt, drawn("..... pp.cc ppxcc", "00000 00011 00011")[0].byte())
+    assert torch.equal(ignored, drawn("..... xx.cc xxxcc", "00000 00011 00011")[0].byte())
+    assert learnt.dtype == ignored.dtype == torch.uint8
+
+
 def test_a_crowd_has_a_class_but_neither_center_nor_offset() -> None:
-    one = objective()
+    one = objective(crowds="learnt")
     counts = one.counts(one.targets(batch(CROWD)), 0)
     assert counts is not None
     assert counts.tolist() == [14, 10, 4]  # one pixel is ignored, four are a crowd, four a car
@@ -443,7 +450,7 @@ def test_a_panoptic_model_is_trained_and_reported(run: RunFolder) -> None:
     assert {"semantic", "center", "offset"} <= losses(run)[0].keys()
     assert {"pq", "sq", "rq", "pq_things", "pq_stuff", "miou"} <= validations(run)[-1]["scores"].keys()
     page = run.report.read_text(encoding="utf-8")
-    for text in ("PQ", "matched", "missed", "Prediction"):
+    for text in ("PQ", "Matched", "Missed", "Prediction"):
         assert text in page
 
 

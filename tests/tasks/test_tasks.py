@@ -76,6 +76,9 @@ def test_the_figures_of_several_metrics_stand_side_by_side() -> None:
     assert both.confusion is CONFUSION.confusion
     assert joined([BOUNDARY, CONFUSION]).confusion is CONFUSION.confusion
     assert joined([BOUNDARY, CONFUSION]).headline == "boundary"
+    bare = BOUNDARY._replace(table=BOUNDARY.table._replace(totals=()))
+    assert joined([bare, CONFUSION]).table.totals == (None, 0.5, 12)
+    assert joined([bare, bare]).table.totals == ()
     assert both.notes == {"mean over": "1 of 2 classes", "boundary": "3 pixels wide"}
 
 

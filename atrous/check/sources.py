@@ -1,0 +1,136 @@
+"""What DATA names: a recipe, or a folder whose layout is recognised; and its splits, whatever is wrong with them."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+from atrous import config as configs
+from atrous import data
+from atrous.config import Config
+from atrous.data import FORMATS
+from atrous.data.contract import DataConfig
+from atrous.data.image_files import ImageFiles
+from atrous.data.inventory import pairs_of
+from atrous.data.pairing import IMAGE_SUFFIXES, Complaint, complaints
+from atrous.errors import AtrousError, DataError, listing, text_of
+from atrous.files import user_path
+from atrous.types import Sample, Size
+
+RECIPE = "folder/deeplab_v3plus"  # of which only the data and the crop are read
+SYSTEM_FILES = {"thumbs.db", "desktop.ini", "icon\r", "ehthumbs.db"}
+COMPANIONS = 0.5  # files of one suffix, per image, that belong to a data set although they are no images
+
+
+class Source(NamedTuple):
+    config: Config
+    crop: Size | None  # None: DATA is a folder, and no crop is set
+
+
+class Split(NamedTuple):
+    name: str
+    samples: Sequence[Sample]
+    complaints: Sequence[Complaint] = ()
+
+
+class AllSplits(Sequence[Sample]):
+    """The samples of all splits, one split after another."""
+
+    def __init__(self, splits: Sequence[Split]) -> None:
+        self.parts = [split.samples for split in splits]
+        self.ends = list(accumulate(len(part) for part in self.parts))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def place(self, index: int) -> tuple[Sequence[Sample], int]:
+        """The split of an image, and its place there."""
+        part = bisect_right(self.ends, index)
+        return self.parts[part], index - (self.ends[part - 1] if part else 0)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        samples, place = self.place(index)
+        return samples[place]
+
+
+def open_source(source: str, overrides: Sequence[str]) -> Source:
+    """Raises AtrousError or OSError in one line, as for a training."""
+    folder = user_path(source)
+    if not folder.is_dir() or (folder / "config.yaml").is_file():
+        config = configs.load(str(folder / "config.yaml") if folder.is_dir() else source, overrides)
+        return Source(config, config.augment.crop)
+    settings = [f"data.root={folder}", *overrides]
+    if not any(text.startswith("data.format=") for text in overrides):
+        settings = [f"data.format={recognised(folder)}", *settings]
+    config = configs.load(RECIPE, settings)
+    is_set = any(text.startswith("augment.crop=") for text in overrides)
+    return Source(config, config.augment.crop if is_set else None)
+
+
+def recognised(folder: Path) -> str:
+    """The layout of a folder. Raises DataError with what it might be."""
+    names = [name for name, row in FORMATS.items() if row.is_root and row.is_root(_defaults(row.config), folder)]
+    if "folder" in names and (len(names) == 1 or any((folder / f"classes.{end}").is_file() for end in ("yaml", "yml"))):
+        return "folder"
+    others = [name for name in names if name != "folder"]
+    if len(others) == 1:
+        return others[0]
+    what = f"it may be {' or '.join(names)}" if names else "its layout is none that is known"
+    formats = listing((f"data.format={name}" for name in names or FORMATS), limit=20)
+    raise DataError(f"{folder}: {what}; set {formats}, and data.root to its folder")
+
+
+def _defaults(kind: type[DataConfig]) -> DataConfig:
+    return kind.model_validate({"format": kind.model_fields["format"].default})
+
+
+# ---- splits
+
+
+def open_splits(config: DataConfig) -> tuple[list[Split], dict[str, str]]:
+    """The splits for training and for validation, and why one of them can't be listed.
+
+    Raises the error of the first one if none can.
+    """
+    splits: list[Split] = []
+    errors: dict[str, AtrousError | OSError] = {}
+    for name in dict.fromkeys((config.train, config.val)):
+        try:
+            with complaints() as collected:
+                samples = data.samples(config, name)
+            splits.append(Split(name, _each_once(samples), collected))
+        except (AtrousError, OSError) as error:
+            errors[name] = error
+    if not any(len(split.samples) for split in splits):
+        raise next(iter(errors.values()), DataError(f"{config.root} has no images with labels{_reasons(splits)}"))
+    return splits, {name: text_of(error) for name, error in errors.items()}
+
+
+def _reasons(splits: Sequence[Split]) -> str:
+    texts = [complaint.text for split in splits for complaint in split.complaints]
+    return f": {texts[0]}" if texts else ""
+
+
+def _each_once(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """Without what a list names a second time."""
+    if not isinstance(samples, ImageFiles):
+        return samples
+    unique = list({pair.image: pair for pair in reversed(samples.pairs)}.values())[::-1]
+    return samples if len(unique) == len(samples) else samples.with_pairs(unique)
+
+
+# ---- files that are no images
+
+
+def unread_files(splits: Sequence[Split]) -> tuple[list[Path], list[Path]]:
+    """Files beside the images and labels: those of systems, and others, unless there is one for nearly each image."""
+    pairs = [pair for split in splits for pair in pairs_of(split.samples)]
+    folders = dict.fromkeys(path.parent for pair in pairs for path in pair[1:] if path is not None)
+    files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+    hidden = [path for path in files if path.name.startswith(".") or path.name.lower() in SYSTEM_FILES]
+    rest = [path for path in files if path not in set(hidden) and not path.name.lower().endswith(IMAGE_SUFFIXES)]
+    known = {path for pair in pairs for path in (pair.image, *pair.label_files)}
+    strays = [path for path in rest if path not in known]
+    numbers = {suffix: sum(path.suffix == suffix for path in strays) for suffix in {path.suffix for path in strays}}
+    return hidden, [path for path in strays if numbers[path.suffix] < COMPANIONS * len(pairs)]
