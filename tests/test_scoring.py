@@ -105,11 +105,11 @@ FAULTS: dict[str, tuple[Callable[[Tree, Path], object], str]] = {
     "another size": (lambda tree, folder: draw(folder / "2.png", [[1, 3, 2]]), r"it is 1 x 3 .* the truth is 1 x 4"),
     "id without a row": (
         lambda tree, folder: tree["annotations"][1]["segments_info"].pop(),
-        "which the JSON lacks: 3",
+        "that the JSON lacks: 3",
     ),
     "row without an id": (
         lambda tree, folder: tree["annotations"][1]["segments_info"].append({"id": 8, "category_id": CAR}),
-        "which the PNG lacks: 8",
+        "that the PNG lacks: 8",
     ),
     "unknown category": (
         lambda tree, folder: tree["annotations"][1]["segments_info"][0].update(category_id=4),
@@ -153,7 +153,7 @@ REFUSED: dict[str, tuple[str, Callable[[Tree], object], str]] = {
     "areas of the truth": (
         "truth",
         lambda tree: tree["annotations"][0]["segments_info"][1].update(area=7),
-        r"9 \(6 pixels in the PNG, area 7 in the JSON\)",
+        r"9 \(6 in the PNG, 7 in the JSON\)",
     ),
     "a category name twice": (
         "truth",
