@@ -46,6 +46,7 @@ NOT_RUN = {  # a part of the command: why it is only checked
     "train RECIPE": "stands for any recipe",
     "torchrun ": "starts many processes",
     "--truth ": "needs predictions in COCO's format",
+    "predictions.json": "needs predictions in COCO's format",
 }
 ELSEWHERE = {ROOT / "docs" / "converting.md": ROOT / "tests" / "convert" / "test_converting_page.py"}  # what runs it
 STAND_INS = {"RECIPE": RECIPE, "mine.yaml": RECIPE, "runs/mine/config.yaml": RECIPE}  # for files that aren't there

@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from atrous import cli, scoring, verbs
+from atrous import cli, data, scoring, verbs
+from atrous.config import check
 from atrous.data.label_space import LabelSpace
 from atrous.errors import ConfigError, DataError
 from atrous.report import Evaluation
 from atrous.tasks.contract import Labels
 from atrous.tasks.panoptic import PANOPTIC
+from atrous.tasks.segments import true_panoptic
 from tests.runs import QUIET
 
 Tree = dict[str, Any]
@@ -71,7 +73,7 @@ def change(path: Path, work: Callable[[Tree], object]) -> None:
 
 
 def run(predictions: Path, truth: Path, *metrics: str) -> Evaluation:
-    return scoring.run(predictions, truth, metrics=metrics or None, console=QUIET)
+    return scoring.run(predictions, scoring.read_truth(truth), metrics=metrics or None, console=QUIET)
 
 
 def test_figures_by_hand(predictions: Path, truth: Path) -> None:
@@ -176,7 +178,7 @@ def test_predictions_of_other_images_are_left_out_and_named(
 ) -> None:
     expected = run(predictions, truth).figures.scores["pq"]
     change(predictions, lambda tree: tree["annotations"].append(entry("other")))
-    evaluation = scoring.run(predictions, truth, console=Console(width=200, soft_wrap=True))
+    evaluation = scoring.run(predictions, scoring.read_truth(truth), console=Console(width=200, soft_wrap=True))
     assert evaluation.figures.scores["pq"] == expected
     assert evaluation.skipped == []
     assert "1 of images that the truth lacks, left out: other" in capsys.readouterr().out
@@ -224,6 +226,33 @@ def test_a_folder_that_predict_wrote_is_read_by_the_names_of_images_and_classes(
     assert evaluation.figures.scores["ap"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_predictions_are_compared_with_a_dataset(is_folder: bool, tmp_path: Path) -> None:
+    """The true maps of synthetic scenes as predictions of its images, but for one of them."""
+    settings = {"data.format": "synthetic", "data.num_val": 3, "data.size": [64, 96]}
+    config = check(
+        {"model": "deeplab_v3plus", "data": {"format": "synthetic", "num_val": 3, "size": [64, 96]}}, source=""
+    )
+    space, samples = data.label_space(config.data), data.samples(config.data, "val")
+    entries = []
+    for sample in (samples[0], samples[1]):
+        labels = Labels(panoptic=true_panoptic(sample, space))
+        for folder, result in PANOPTIC.results.items():
+            target = tmp_path / "predicted" / folder / f"{sample.name}{result.suffix}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(result.encode(labels, space))
+        rows = json.loads(target.read_text())["segments_info"]
+        entries.append({"image_id": f"id {sample.name}", "file_name": f"{sample.name}.png", "segments_info": rows})
+    (tmp_path / "predicted" / "panoptic.json").write_text(json.dumps({"annotations": entries}))
+    path = tmp_path / "predicted" if is_folder else tmp_path / "predicted" / "panoptic.json"
+    evaluation = verbs.evaluate(path, console=QUIET, **settings)  # type: ignore[arg-type]
+    assert evaluation.skipped == [f"image {samples[2].name}: no prediction in {evaluation.skipped[0].split(' in ')[1]}"]
+    assert evaluation.figures.scores["sq"] == 1
+    assert 0.5 < evaluation.figures.scores["pq"] < 1
+    assert sum(int(row[4] or 0) for row in evaluation.figures.table.rows.values()) == 0
+    assert evaluation.protocol["data"] == f"{path.name} against synthetic, split val"
+
+
 def test_a_missing_prediction_is_told_by_the_exit_code(
     predictions: Path, truth: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,7 +274,7 @@ def test_the_verb_tells_predictions_from_a_model(predictions: Path, truth: Path,
     cases: tuple[tuple[tuple[Path, Path | None, dict[str, Any]], str], ...] = (
         ((predictions, None, {}), "holds predictions; name what they are compared with: --truth"),
         ((model, truth, {}), "--truth is what predictions .* are compared with"),
-        ((predictions, truth, {"evaluate.flip": True}), "stored predictions have no settings"),
+        ((predictions, truth, {"evaluate.flip": True}), "stored predictions are compared with --truth, or with data"),
         ((tmp_path / "none.json", truth, {}), "no such file of predictions"),
     )
     for words, reason in cases:

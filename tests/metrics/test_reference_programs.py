@@ -74,7 +74,11 @@ def test_stored_predictions_for_cocos_samples(tmp_path: Path) -> None:
     """With the crowds of a real file, numbers in the millions, and segments that the move pushed out of the image."""
     moved_samples(SAMPLES, tmp_path / "predictions.json")
     evaluation = scoring.run(
-        tmp_path / "predictions.json", SAMPLES, metrics=["pq", "boundary_pq"], workers=2, console=Console(quiet=True)
+        tmp_path / "predictions.json",
+        scoring.read_truth(SAMPLES),
+        metrics=["pq", "boundary_pq"],
+        workers=2,
+        console=Console(quiet=True),
     )
     expected = GOLDEN["coco_samples"]
     assert {name: evaluation.figures.scores[name] for name in expected} == pytest.approx(expected, abs=1e-12)
