@@ -162,9 +162,7 @@ def truth_of(path: Path, truth: Path | None, overrides: Sequence[str]) -> scorin
     """What the predictions in `path` are compared with: a JSON file, or the dataset in `overrides`."""
     other = next((text for text in overrides if truth is not None or not text.startswith("data.")), None)
     if other is not None:
-        raise ConfigError(
-            f"{other}: stored predictions have no settings, only --truth or data.format=... data.root=..."
-        )
+        raise ConfigError(f"{other}: predictions are compared with --truth, or with data.format=... data.root=...")
     if truth is not None:
         return scoring.read_truth(user_path(truth))
     if not overrides:

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from atrous import cli, data, scoring, verbs
-from atrous.config import check
+from atrous.config import load
 from atrous.data.label_space import LabelSpace
 from atrous.errors import ConfigError, DataError
 from atrous.report import Evaluation
@@ -229,10 +229,8 @@ def test_a_folder_that_predict_wrote_is_read_by_the_names_of_images_and_classes(
 @pytest.mark.parametrize("is_folder", [True, False])
 def test_predictions_are_compared_with_a_dataset(is_folder: bool, tmp_path: Path) -> None:
     """The true maps of synthetic scenes as predictions of its images, but for one of them."""
-    settings = {"data.format": "synthetic", "data.num_val": 3, "data.size": [64, 96]}
-    config = check(
-        {"model": "deeplab_v3plus", "data": {"format": "synthetic", "num_val": 3, "size": [64, 96]}}, source=""
-    )
+    settings = {"data.format": "synthetic", "data.num_val": 3}
+    config = load("folder/deeplab_v3plus", ["data.format=synthetic", "data.num_val=3"])
     space, samples = data.label_space(config.data), data.samples(config.data, "val")
     entries = []
     for sample in (samples[0], samples[1]):
@@ -274,7 +272,10 @@ def test_the_verb_tells_predictions_from_a_model(predictions: Path, truth: Path,
     cases: tuple[tuple[tuple[Path, Path | None, dict[str, Any]], str], ...] = (
         ((predictions, None, {}), "holds predictions; name what they are compared with: --truth"),
         ((model, truth, {}), "--truth is what predictions .* are compared with"),
-        ((predictions, truth, {"evaluate.flip": True}), "stored predictions are compared with --truth, or with data"),
+        (
+            (predictions, truth, {"evaluate.flip": True}),
+            "flip=true: predictions are compared with --truth, or with data",
+        ),
         ((tmp_path / "none.json", truth, {}), "no such file of predictions"),
     )
     for words, reason in cases:
