@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import Tensor
 
 from atrous import scoring
-from atrous.metrics import average_precision, boundary_iou, panoptic_quality
+from atrous.metrics import average_precision, boundary_iou, cityscapes_precision, panoptic_quality
 from atrous.metrics.average_precision import Ranking
 from atrous.metrics.pairs import Pairs, segment_pairs
 from atrous.ops import boundary_width
@@ -59,6 +59,19 @@ def test_average_precision(name: str, width: int | None) -> None:
     assert [figures.ap, figures.ap50, figures.ap75] == pytest.approx(GOLDEN[name]["mean"], abs=1e-12)
     assert figures.by_class[:, 0].tolist() == pytest.approx(GOLDEN[name]["by_class"], abs=1e-12)
     assert average_precision.report(rankings[::-1], THINGS)[:3] == figures[:3]
+
+
+def test_cityscapes_precision() -> None:
+    parts = []
+    for one in SCENES:
+        scores = torch.tensor([*one.scores.items()], dtype=torch.float64).reshape(-1, 2)
+        parts += cityscapes_precision.statistic(pairs(one, None), scores)
+    figures = cityscapes_precision.report(parts, THINGS)
+    for row, expected in zip(figures.by_class.tolist(), GOLDEN["cityscapes_precision"], strict=True):
+        assert row == pytest.approx(expected, abs=1e-12)
+    means = [sum(column) / len(THINGS) for column in zip(*GOLDEN["cityscapes_precision"], strict=True)]
+    assert figures[:2] == pytest.approx(means)
+    assert cityscapes_precision.report(parts[::-1], THINGS)[:2] == figures[:2]
 
 
 def test_boundary_iou() -> None:
