@@ -50,6 +50,7 @@ NOT_RUN = {  # a part of the command: why it is only checked
     "train RECIPE": "stands for any recipe",
     "torchrun ": "starts many processes",
     "--truth ": "needs predictions in COCO's format",
+    "predictions.json": "needs predictions in COCO's format",
 }
 ELSEWHERE = {ROOT / "docs" / "converting.md": ROOT / "tests" / "convert" / "test_converting_page.py"}  # what runs it
 OFFICIAL_IMAGES = (  # by the names that benchmarks give them
