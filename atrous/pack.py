@@ -146,8 +146,8 @@ def run(
     try:
         return Summary(finished(out, packing, console) or _pack(out, packing, workers, console), out)
     finally:
+        (out / LOCK).unlink(missing_ok=True)  # while it is held: nobody else may hold the file that goes
         lock.release()
-        (out / LOCK).unlink(missing_ok=True)
 
 
 # ---- what to pack
@@ -312,6 +312,8 @@ def _write(path: Path, items: Sequence[Item], space: LabelSpace, end: bytes) -> 
         temporary.replace(path)
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
     size = sum(map(len, content))
     shard = Shard(name=path.name, samples=len(good), bytes=size, sha256=digest.hexdigest())
     return Written(shard=shard, taken=len(items), skipped=_problems(items), **_counts(good, space))
