@@ -328,6 +328,18 @@ def test_an_index_that_leads_out_of_its_folder_is_refused(copy: Callable[..., Pa
     complaint(shards.Config(root=root))
 
 
+def test_an_index_that_contradicts_itself_is_refused(copy: Callable[..., Path]) -> None:
+    root, tree = copy(), index_of(copy())
+    whole = json.dumps(tree)
+    tree["splits"]["train"]["shards"] *= 2
+    (root / "index.json").write_text(json.dumps(tree))
+    assert "shards are listed twice: train-000000.tar" in complaint(shards.Config(root=root))
+    (root / "index.json").write_text(whole.replace(f'"samples": {COUNT}', '"samples": 99'))
+    assert "the shards of train don't add up to its 99 samples" in complaint(shards.Config(root=root))
+    (root / "index.json").write_text(whole[:-40])
+    assert "index.json: not JSON" in complaint(shards.Config(root=root))
+
+
 def test_other_names_need_as_many(packs: dict[str, Path]) -> None:
     config = shards.Config(root=packs["files"], names=("x", "y", "z"))
     assert atrous.data.label_space(config).names == ("x", "y", "z")
