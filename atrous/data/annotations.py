@@ -4,7 +4,6 @@ import os
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +11,7 @@ from typing import TypeVar
 from atrous.data.contract import DataConfig, require_split
 from atrous.data.image_files import Drawing, Drawn
 from atrous.data.label_space import BACKGROUND, LabelSpace
-from atrous.data.naming import named_space, names_by_value, with_things
+from atrous.data.naming import named_space, names_by_value, nearest_name, with_things
 from atrous.data.pairing import Pair
 from atrous.data.polygons import Shape, paint, require_pixels
 from atrous.errors import DataError, listing, warn_once
@@ -64,9 +63,7 @@ def class_of(name: object, space: LabelSpace) -> int:
     """Raises DataError for a name that is no class, with the one that is probably meant."""
     if name in space.names:
         return space.names.index(str(name))
-    nearest = get_close_matches(str(name), space.names, 1)
-    advice = f"did you mean {nearest[0]}?" if nearest else f"the classes are {listing(space.names, limit=20)}"
-    raise DataError(f"no class {name!r}; {advice}")
+    raise DataError(f"no class {name!r}; {nearest_name(str(name), space.names)}")
 
 
 def drawing(shapes: Iterable[Shape], size: Size, space: LabelSpace, path: Path) -> Drawing:

@@ -23,10 +23,11 @@ from atrous.data.pixels import Codes, NamedBytes, read_image, read_label
 from atrous.errors import ConfigError, DamagedError, DataError, listing
 from atrous.files import is_not_data
 from atrous.types import NO_IMAGE, Image, Sample
-from atrous.wire import records
+from atrous.wire import records, tensors
 from atrous.wire.records import Example, Extent
 
 IMAGE, NAME, HEIGHT, WIDTH = "image/encoded", "image/filename", "image/height", "image/width"
+LANDMARKS = "image/landmarks"  # of the fork "forma": a float32 tensor [1, K, 2 or more]
 LABELS, LABEL_FORMAT = "image/segmentation/class/encoded", "image/segmentation/class/format"
 FILE = re.compile(r"(?P<split>.+)-(?P<number>\d{5,})-of-(?P<total>\d{5,})(\.tfrecords?)?")
 
@@ -110,7 +111,7 @@ class Records(Sequence[Sample]):
                 raise DataError(
                     f"{_where(place)}: the image is {_by(image.shape)}, but {what} {_by(size)} (height x width)"
                 )
-        return sample._replace(image=image)
+        return sample._replace(image=image, landmarks=_landmarks(example, place))
 
     def labels(self, index: int) -> Sample:
         """The sample with an empty image: it isn't decoded."""
@@ -224,6 +225,20 @@ def _bytes(example: Example, key: str, place: Place) -> bytes:
         what = "is missing" if key not in example else "is not one value of bytes"
         raise DataError(f"{_where(place)}: {key} {what}; the record has {known}")
     return value[0]
+
+
+def _landmarks(example: Example, place: Place) -> NDArray[np.float32] | None:
+    """(x, y) of each joint; what else a joint has, such as a certainty, is left out."""
+    if not example.get(LANDMARKS):
+        return None
+    try:
+        joints = tensors.floats(memoryview(_bytes(example, LANDMARKS, place)))
+    except DamagedError as error:
+        raise DataError(f"{_where(place)}: {LANDMARKS}: {error}") from error
+    if joints.ndim != 3 or len(joints) != 1 or joints.shape[2] < 2:
+        shape = " x ".join(map(str, joints.shape))
+        raise DataError(f"{_where(place)}: {LANDMARKS} is {shape}; expected 1 x joints x (x, y, ...)")
+    return joints[0, :, :2]
 
 
 def _text(example: Example, key: str) -> str:

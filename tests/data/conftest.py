@@ -279,10 +279,10 @@ LAYOUTS: dict[str, Callable[[Path], DataConfig]] = {  # all of FORMATS that read
     "folder": write_folder,
     "labelme": write_labelme,
     "list": write_list,
-    "shards": write_shards,
-    "tfrecord": write_tfrecord,
     "mapillary": write_mapillary,
     "pennfudan": write_pennfudan,
+    "shards": write_shards,
+    "tfrecord": write_tfrecord,
     "voc": write_voc,
 }
 
