@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from atrous.data.contract import DataConfig, require_root
 from atrous.data.label_space import LabelSpace
-from atrous.data.naming import one_line, renamed
+from atrous.data.naming import one_line, renamed, with_things
 from atrous.errors import ConfigError, DataError
 from atrous.trees import TreeError, decoded, parse_json
 
@@ -81,11 +81,11 @@ def space_of(index: Index, config: DataConfig) -> LabelSpace:
     if config.ignore is not None and config.ignore != space.ignore:
         raise ConfigError(f"data.ignore: the ignored value of packed labels is {space.ignore}, got {config.ignore}")
     if config.names is None:
-        return space
-    names = renamed(plain(space), config).names
+        return with_things(space, config.things)
+    names = renamed(plain(space), config.model_copy(update={"things": None})).names
     if len(names) != space.num_classes:
         raise ConfigError(f"data.names: {len(names)} names, but the packed labels have {space.num_classes} classes")
-    return space.model_copy(update={"names": names})
+    return with_things(space.model_copy(update={"names": names}), config.things)
 
 
 def index_of(config: DataConfig) -> Index:
