@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from atrous.segmenter import Segmenter as Segmenter
     from atrous.segmenter import create as create
     from atrous.segmenter import load as load
+    from atrous.submissions import write_official as write_official
 
 __version__ = "0.1.0"
 _FACE = {
@@ -24,6 +25,7 @@ _FACE = {
     "Prediction": "atrous.prediction",
     "Config": "atrous.config",
     "LabelSpace": "atrous.data.label_space",
+    "write_official": "atrous.submissions",
 }
 _VERBS = ("check", "convert", "evaluate", "pack", "train")  # files that can be called
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "load",
     "pack",
     "train",
+    "write_official",
 ]
 
 

@@ -136,7 +136,7 @@ def pack(
     quality: int | None = None,
     max_size: int | None = None,
     for_crops: bool = False,
-    shard_size: int = 256,
+    shard_size: float = 256,
     num_shards: int = 10,
     **settings: Any,  # noqa: ANN401 - any value of a setting
 ) -> Index:

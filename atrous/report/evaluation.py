@@ -64,8 +64,9 @@ def _table(figures: Figures, columns: Sequence[int], console: Console) -> RichTa
         table.add_column(figures.table.columns[column], justify="right")
     for name, row in figures.table.rows.items():
         table.add_row(printable(name, console.encoding), *(_cell(row[column], column) for column in columns))
-    table.add_section()
-    table.add_row("all", *(_cell(figures.table.totals[column], column) for column in columns))
+    if figures.table.totals:
+        table.add_section()
+        table.add_row("all", *(_cell(figures.table.totals[column], column) for column in columns))
     return table
 
 

@@ -145,7 +145,8 @@ def _side_by_side(left: Table, right: Table) -> Table:
         name: (*left.rows.get(name, missing[0]), *right.rows.get(name, missing[1]))
         for name in (*left.rows, *right.rows)
     }
-    return Table((*left.columns, *right.columns), rows, (*left.totals, *right.totals), left.unit or right.unit)
+    totals = (*(left.totals or missing[0]), *(right.totals or missing[1])) if left.totals or right.totals else ()
+    return Table((*left.columns, *right.columns), rows, totals, left.unit or right.unit)
 
 
 class Metric(NamedTuple):
