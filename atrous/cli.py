@@ -236,7 +236,7 @@ def evaluate(
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
     """Measure a model on labelled images, or stored predictions: overall scores and a table by class."""
-    from atrous import evaluate
+    from atrous import evaluate, scoring
 
     for path in filter(None, (json, report)):
         _require_writable(path)
@@ -251,7 +251,7 @@ def evaluate(
         metrics=None if metrics is None else metrics.replace(",", " ").split(),
         truth=truth,
     )
-    if truth is not None and evaluation.skipped:
+    if evaluation.skipped and (truth is not None or scoring.is_stored(model)):
         raise typer.Exit(1)
 
 
@@ -414,7 +414,7 @@ def pack(
     for_crops: Annotated[
         bool, typer.Option("--for-crops", help="store pixels uncompressed: a crop then reads its own rows only")
     ] = False,
-    shard_size: Annotated[int, typer.Option(help="megabytes of a tar file")] = 256,
+    shard_size: Annotated[float, typer.Option(help="megabytes after which a tar file ends")] = 256,
     num_shards: Annotated[int, typer.Option(help="of tfrecord: files of a split")] = 10,
     split: Annotated[
         list[str] | None, typer.Option(help="a split to pack [default: data.train and data.val]", show_default=False)

@@ -57,7 +57,7 @@ class Options(Settings):
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
     max_size: Side | None = None
     for_crops: bool = False
-    shard_size: Annotated[int, Field(ge=1, le=2**20)] = 256
+    shard_size: Annotated[float, Field(gt=0, le=2**20)] = 256.0
     num_shards: Annotated[int, Field(ge=1, le=99_999)] = 10
 
 
@@ -146,8 +146,8 @@ def run(
     try:
         return Summary(finished(out, packing, console) or _pack(out, packing, workers, console), out)
     finally:
+        (out / LOCK).unlink(missing_ok=True)  # while it is held: nobody else may hold the file that goes
         lock.release()
-        (out / LOCK).unlink(missing_ok=True)
 
 
 # ---- what to pack
@@ -161,18 +161,8 @@ def data_config(source: str, overrides: Sequence[str]) -> DataConfig:
         return configs.load(source, overrides).data
     keys = [text.partition("=")[0] for text in overrides]
     root = user_path(source)
-    named = [] if "data.format" in keys else [f"data.format={_recognised(root)}"]
+    named = [] if "data.format" in keys else [f"data.format={data.recognised(root)}"]
     return configs.load(BASE, [*named, f"data.root={root}", *overrides]).data
-
-
-def _recognised(root: Path) -> str:
-    if not root.is_dir():
-        raise FileNotFoundError(f"no such folder: {root}")
-    names = data.formats_of(root)
-    if len(names) == 1:
-        return names[0]
-    several = f"could be data.format={' or '.join(names)}" if names else "is of no layout that is recognised"
-    raise ConfigError(f"{root} {several}; set data.format, one of {listing(data.FORMATS, 20)}")
 
 
 def planned(config: DataConfig, options: Options, names: Sequence[str] = ()) -> Packing:
@@ -184,7 +174,7 @@ def planned(config: DataConfig, options: Options, names: Sequence[str] = ()) -> 
     for name, samples in splits.items():
         if not len(samples):
             raise DataError(f"split {name!r} has no samples")
-        if not re.fullmatch(r"[\w+ -]{1,100}", name):
+        if not re.fullmatch(r"[\w+-][\w+ .-]{0,99}", name):
             raise ConfigError(f"split {name!r}: its name can't begin that of a shard; rename it")
     facts = [options.model_dump(), space.model_dump(), config.format]
     tree = json.dumps(
@@ -322,6 +312,8 @@ def _write(path: Path, items: Sequence[Item], space: LabelSpace, end: bytes) -> 
         temporary.replace(path)
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
     size = sum(map(len, content))
     shard = Shard(name=path.name, samples=len(good), bytes=size, sha256=digest.hexdigest())
     return Written(shard=shard, taken=len(items), skipped=_problems(items), **_counts(good, space))
@@ -448,7 +440,8 @@ def _as_tar(sample: Sample, path: Path | None, options: Options, space: LabelSpa
         }
         sums = {rest: [zlib.crc32(content)] for rest, content in files.items()}
     height, width = sample.image.shape[:2]
-    facts = layout.Facts(name=sample.name, height=height, width=width, category=sample.category, crc32=sums)
+    name = sample.name.encode(errors="backslashreplace").decode()  # of a file whose name isn't UTF-8
+    facts = layout.Facts(name=name, height=height, width=width, category=sample.category, crc32=sums)
     files[layout.FACTS] = facts.model_dump_json().encode()
     key = layout.key_of(sample.name)
     return b"".join(tar.member_bytes(f"{key}.{rest}", content) for rest, content in files.items())
@@ -472,7 +465,7 @@ def _as_record(sample: Sample, path: Path | None, options: Options, space: Label
     height, width = sample.image.shape[:2]
     features: dict[str, records.Value] = {
         tfrecord.IMAGE: image,
-        tfrecord.NAME: sample.name.encode(),
+        tfrecord.NAME: sample.name.encode(errors="surrogateescape"),
         "image/format": kind.encode(),
         tfrecord.HEIGHT: height,
         tfrecord.WIDTH: width,

@@ -15,7 +15,9 @@ from atrous.data.inventory import Inventory
 from atrous.data.label_space import LabelSpace
 from atrous.errors import ConfigError, DataError, listing
 
-MOVED = frozenset({"data.root", "data.names_path", "data.colors_path"})  # what lies there is compared
+MOVED = frozenset(
+    {"data.root", "data.names_path", "data.colors_path", "data.color_map", "data.sbd"}
+)  # what lies there is compared
 ACCEPTED = MOVED | {  # settings that a resumed run may change
     "data.on_error",  # for files that nothing has been learnt from
     "train.steps",  # no fewer than are done; the rest of the learning rates follows, and is said

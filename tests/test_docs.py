@@ -20,6 +20,10 @@ import atrous
 from atrous import cli
 from atrous import config as configs
 from atrous.config import Config
+from atrous.data.ade20k import ADE20K
+from atrous.data.cityscapes import CITYSCAPES
+from atrous.data.coco_panoptic import COCO_PANOPTIC
+from atrous.data.voc import VOC
 from atrous.settings import Settings
 from atrous.tasks import TASKS
 from tests.conftest import SMALL_MODEL, SMALL_PANOPTIC, save, write_folder_data
@@ -45,8 +49,17 @@ NOT_RUN = {  # a part of the command: why it is only checked
     "VOCdevkit": "needs PASCAL VOC",
     "train RECIPE": "stands for any recipe",
     "torchrun ": "starts many processes",
+    "--truth ": "needs predictions in COCO's format",
+    "predictions.json": "needs predictions in COCO's format",
 }
 ELSEWHERE = {ROOT / "docs" / "converting.md": ROOT / "tests" / "convert" / "test_converting_page.py"}  # what runs it
+OFFICIAL_IMAGES = (  # by the names that benchmarks give them
+    "val2017/000000142238.jpg",
+    "val2017/000000439180.jpg",
+    "leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png",
+    "JPEGImages/2008_000006.jpg",
+    "testing/ADE_test_00000001.jpg",
+)
 STAND_INS = {"RECIPE": RECIPE, "mine.yaml": RECIPE, "runs/mine/config.yaml": RECIPE}  # for files that aren't there
 
 
@@ -87,8 +100,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     for path in ("street.jpg", "photos/a.jpg", "photos/b.jpg"):
         save(place / path, photo)
+    for path in OFFICIAL_IMAGES:
+        save(place / path, photo)
     config = configs.load(RECIPE, [*SMALL_MODEL, "data.root=MYDATA"])
-    atrous.create(config.model, num_classes=21).save(place / "voc.safetensors")
+    panoptic = configs.load("synthetic/panoptic_demo", SMALL_PANOPTIC)
+    for name, space in {"voc": VOC, "ade20k": ADE20K}.items():
+        atrous.create(config.model, label_space=space).save(place / f"{name}.safetensors")
+    for name, space in {"cityscapes": CITYSCAPES, "coco": COCO_PANOPTIC}.items():
+        atrous.create(panoptic.model, label_space=space).save(place / f"{name}.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         assert cli.run(["train", RECIPE, "data.root=MYDATA", *QUICK["train"], "--out", "runs/mine"]) == 0
@@ -196,7 +215,8 @@ def test_every_setting_is_documented() -> None:
         tree = configs.to_tree(configs.load(recipe, overrides))
         own = () if recipe == RECIPE else ("loss", "decode")  # of the other task
         settings |= {f"{section}.{name}" for section in own or tree.keys() - {"model"} for name in tree[section]}
-    assert settings - {"data.colors", "data.images", "data.masks"} == set(documented())  # those of `folder` alone
+    of_folder = {f"data.{name}" for name in ("colors", "color_map", "images", "masks", "instances")}
+    assert settings - of_folder == set(documented()) - of_folder
 
 
 def test_documented_defaults_are_the_defaults() -> None:

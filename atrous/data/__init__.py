@@ -1,12 +1,12 @@
 """Datasets by their layout: a row of FORMATS is a file, or a folder, next to this one."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol, Union, runtime_checkable
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from atrous.data import (
     ade20k,
@@ -18,6 +18,7 @@ from atrous.data import (
     folder,
     labelme,
     mapillary,
+    mix,
     pennfudan,
     shards,
     synthetic,
@@ -28,7 +29,9 @@ from atrous.data import list as list_files
 from atrous.data.contract import DataConfig, Layout, NoSplitError, near_roots, require_root
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
-from atrous.errors import AtrousError, DataError, listing
+from atrous.data.merging import Merger, merged, merger
+from atrous.data.naming import one_line, with_things
+from atrous.errors import AtrousError, ConfigError, DataError, listing, warn_once
 from atrous.files import require_folder, subfolders, user_path
 from atrous.types import Sample
 
@@ -43,6 +46,7 @@ FORMATS: dict[str, Layout] = {
     "labelme": labelme.LAYOUT,
     "list": list_files.LAYOUT,
     "mapillary": mapillary.LAYOUT,
+    "mix": Layout(mix.Config, lambda config, split: _mixed(config, split), lambda config: _common(config)[0]),
     "pennfudan": pennfudan.LAYOUT,
     "shards": shards.LAYOUT,
     "synthetic": synthetic.LAYOUT,
@@ -75,7 +79,7 @@ def samples(config: DataConfig, split: str, needs: Collection[str] | None = None
     ConfigError, DataError or OSError in one line; so does reading a sample.
     """
     _require_layout(config)
-    split_samples = FORMATS[config.format].samples(config, split)
+    split_samples = _mapped(config, FORMATS[config.format].samples(_unmapped(config), split))
     if needs is None or not isinstance(split_samples, MayHaveThings):
         return split_samples
     if "instance" not in needs:
@@ -88,10 +92,27 @@ def samples(config: DataConfig, split: str, needs: Collection[str] | None = None
 def label_space(config: DataConfig) -> LabelSpace:
     """What the label maps of `samples` mean. Raises the same errors."""
     try:
-        return FORMATS[config.format].label_space(config)
+        space = _own_space(config)
+        return space if config.map is None else with_things(merger(space, config.map).space, config.things)
     except DataError:
         _require_layout(config)  # where the data isn't, its classes aren't either
         raise
+
+
+def _own_space(config: DataConfig) -> LabelSpace:
+    """As the layout defines it, before data.map."""
+    return FORMATS[config.format].label_space(_unmapped(config))
+
+
+def _unmapped(config: DataConfig) -> DataConfig:
+    """data.things are names of mapped classes."""
+    return config if config.map is None else config.model_copy(update={"things": None})
+
+
+def _mapped(config: DataConfig, own_samples: Sequence[Sample]) -> Sequence[Sample]:
+    if config.map is None:
+        return own_samples
+    return merged(own_samples, merger(_own_space(config), config.map)._replace(space=label_space(config)))
 
 
 def _require_layout(config: DataConfig) -> None:
@@ -141,6 +162,47 @@ def _content(root: Path) -> str:
 
 def _defaults(layout: Layout) -> DataConfig:
     return layout.config.model_validate({"format": layout.config.model_fields["format"].default})
+
+
+# ---- data.format=mix
+
+
+def _mixed(config: mix.Config, split: str) -> mix.Mix:
+    parts, mergers = _parts(config), _common(config)[1]
+    if split == config.val and config.validate_on is not None:
+        parts = {name: parts[name] for name in config.validate_on}
+    own_splits = {
+        name: {config.train: part.train, config.val: part.val}.get(split, split) for name, part in parts.items()
+    }
+    read = {name: merged(samples(part, own_splits[name]), mergers[name]) for name, part in parts.items()}
+    return mix.Mix(read, mix.weights_of(config, {name: len(part) for name, part in read.items()}))
+
+
+def _common(config: mix.Config) -> tuple[LabelSpace, Mapping[str, Merger]]:
+    return mix.common_space({name: label_space(part) for name, part in _parts(config).items()}, config)
+
+
+def _parts(config: mix.Config) -> dict[str, DataConfig]:
+    """Raises ConfigError for settings of a part that are wrong."""
+    mix.require_parts(config)
+    return {name: _part(name, settings) for name, settings in config.parts.items()}
+
+
+def _part(name: str, settings: Mapping[str, object]) -> DataConfig:
+    own = {key: value for key, value in settings.items() if key != mix.WEIGHT}
+    is_auto = own.get("format", "auto") == "auto" and bool(own.get("root"))
+    kind = FORMATS.get(recognised(Path(str(own["root"]))) if is_auto else str(own.get("format")))
+    if kind is None or kind.config is mix.Config:
+        known = listing((name for name in FORMATS if name != "mix"), 40)
+        raise ConfigError(f"data.parts.{name}.format={own.get('format')}: expected one of {known}")
+    try:
+        part = kind.config.model_validate({**own, "format": kind.config.model_fields["format"].default})
+    except ValidationError as error:
+        raise ConfigError(f"data.parts.{name}: {one_line(error)}") from None
+    if is_auto:
+        text = f"data.parts.{name}: {description(part)}"
+        warn_once(text, text)
+    return part
 
 
 # ---- data.format=auto

@@ -4,7 +4,6 @@ import os
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +11,7 @@ from typing import TypeVar
 from atrous.data.contract import DataConfig, require_split
 from atrous.data.image_files import Drawing, Drawn
 from atrous.data.label_space import BACKGROUND, LabelSpace
-from atrous.data.naming import named_space, names_by_value, with_things
+from atrous.data.naming import named_space, names_by_value, nearest_name, with_things
 from atrous.data.pairing import Pair
 from atrous.data.polygons import Shape, paint, require_pixels
 from atrous.errors import DataError, listing, warn_once
@@ -21,6 +20,7 @@ from atrous.types import Color, Size
 
 T = TypeVar("T")
 
+LONGEST = 1000  # characters of a file's name
 WINDOW = 2**18  # bytes at the beginning and at the end of a file that tell what it is
 
 
@@ -30,7 +30,7 @@ def ends_of(path: Path) -> str:
         with path.open("rb") as file:
             head = file.read(WINDOW)
             file.seek(max(WINDOW, os.fstat(file.fileno()).st_size - WINDOW))
-            return (head + file.read(WINDOW)).decode(errors="replace")
+            return (head + file.read(WINDOW)).replace(b"\0", b"").decode(errors="replace")  # UTF-16, too
     except OSError:
         return ""
 
@@ -64,9 +64,7 @@ def class_of(name: object, space: LabelSpace) -> int:
     """Raises DataError for a name that is no class, with the one that is probably meant."""
     if name in space.names:
         return space.names.index(str(name))
-    nearest = get_close_matches(str(name), space.names, 1)
-    advice = f"did you mean {nearest[0]}?" if nearest else f"the classes are {listing(space.names, limit=20)}"
-    raise DataError(f"no class {name!r}; {advice}")
+    raise DataError(f"no class {name!r}; {nearest_name(str(name), space.names)}")
 
 
 def drawing(shapes: Iterable[Shape], size: Size, space: LabelSpace, path: Path) -> Drawing:
@@ -115,8 +113,8 @@ def located(root: Path, folders: Iterable[Path], file_name: object) -> Path | No
 
 def path_within(root: Path, folder: Path, text: object) -> Path:
     """The path that a file in `folder` names, with signs of Windows or not. Raises DataError if it leaves `root`."""
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise DataError(f"{text!r} is not the name of an image")
+    if not isinstance(text, str) or not 0 < len(text) <= LONGEST or "\0" in text:
+        raise DataError(f"{str(text)[:80]!r} is not the name of an image")
     name = text.replace("\\", "/")
     top, place = root.absolute(), folder.absolute()
     path = Path(os.path.normpath(place / name))  # links of the user's own stay
@@ -129,7 +127,7 @@ def existing(path: Path) -> Path | None:
     """The path as the disk spells it, if it is a file."""
     folder = path.parent
     for name in (path.name, composed(path.name)):
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):  # noqa: PTH113 - False for a name that is too long
             return folder / name
     return _files_of(folder, folder.stat().st_mtime_ns).get(composed(path.name)) if folder.is_dir() else None
 

@@ -106,6 +106,10 @@ class ImageFiles(Sequence[Sample]):
         pairs = [pair if pair.instance is None else pair._replace(instance=None) for pair in self.pairs]
         return self.with_pairs(pairs)
 
+    def drawn_by(self, read: Reader, space: LabelSpace) -> "ImageFiles":
+        """The same images with other labels."""
+        return ImageFiles(self.pairs, space, read=read, open_image=self.open_image)
+
     def with_pairs(self, pairs: Sequence[Pair]) -> "ImageFiles":
         return ImageFiles(pairs, self.space, read=self.read, open_image=self.open_image)
 

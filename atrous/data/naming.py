@@ -65,12 +65,16 @@ def with_things(space: LabelSpace, names: Sequence[str] | None, source: Path | N
     repeated = [name for name, count in Counter(names).items() if count > 1]
     _require_things(not repeated, source, f"{listing(repeated)} is repeated")
     for name in names:
-        nearest = get_close_matches(name, space.names, 1)
-        advice = f"did you mean {nearest[0]}?" if nearest else f"classes are {listing(space.names, limit=20)}"
-        _require_things(name in space.names, source, f"no class {name!r}; {advice}")
+        _require_things(name in space.names, source, f"no class {name!r}; {nearest_name(name, space.names)}")
     indices = sorted(map(space.names.index, names))
     _require_things(space.ignore not in indices, source, "the ignored class can't be counted")
     return space.model_copy(update={"things": tuple(indices)})
+
+
+def nearest_name(name: str, names: Sequence[str]) -> str:
+    """The class that is probably meant, or all of them."""
+    nearest = get_close_matches(name, names, 1)
+    return f"did you mean {nearest[0]}?" if nearest else f"classes are {listing(names, limit=20)}"
 
 
 def _require_things(holds: bool, source: Path | None, complaint: str) -> None:

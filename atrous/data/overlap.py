@@ -5,11 +5,20 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
-from atrous.data.image_files import ImageFiles
+from atrous.data.pairing import Pair
 from atrous.types import Sample
 
 PROBE = 4096  # bytes from the middle of a file: images of one size differ there
+
+
+@runtime_checkable
+class Paired(Protocol):
+    """Samples that are files."""
+
+    @property
+    def pairs(self) -> Sequence[Pair]: ...
 
 
 def shared_images(first: Sequence[Sample], second: Sequence[Sample]) -> list[str]:
@@ -17,7 +26,7 @@ def shared_images(first: Sequence[Sample], second: Sequence[Sample]) -> list[str
 
     Only files of one size are opened, and only those with the same middle are compared as a whole.
     """
-    if not (isinstance(first, ImageFiles) and isinstance(second, ImageFiles)):
+    if not (isinstance(first, Paired) and isinstance(second, Paired)):
         return []
     sizes = {_size(pair.image) for pair in first.pairs} & {_size(pair.image) for pair in second.pairs}
     alike: dict[bytes, list[Path]] = defaultdict(list)

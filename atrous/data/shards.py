@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast, overload
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +18,9 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import one_line
-from atrous.data.packed import INDEX, Shard, index_of, is_packed, space_of
+from atrous.data.packed import Shard, index_of, is_packed, space_of
 from atrous.data.pixels import NamedBytes, read_image, read_label
-from atrous.data.strips import Strips, strips_of
+from atrous.data.strips import Strips, strips_of, whole
 from atrous.errors import DamagedError, DataError, listing
 from atrous.types import NO_IMAGE, Image, Sample
 from atrous.wire import tar
@@ -28,6 +28,7 @@ from atrous.wire.tar import Member
 
 IMAGES = ("jpg", "png", "npy", "webp", "bmp", "tif")
 LABEL, INSTANCE, FACTS = "label", "instance", "json"
+ENCODED = ".%\\:"  # what names of samples may have, but those of their files may not
 Checksum = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -36,7 +37,7 @@ class Config(DataConfig):
 
     format: Literal["shards"] = "shards"
     shuffle_buffer: Annotated[int, Field(ge=0, le=10**7)] = 0
-    """Images among which the next one is drawn, shard by shard, for network shares; 0: all of them, for local disks."""
+    """Images among which the next is drawn, shard by shard: for network shares; 0: all, for local disks."""
 
 
 class Facts(BaseModel):
@@ -67,7 +68,7 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
     A shard that is missing, cut off or not harmless raises DataError or, with on_error=skip, each of its samples does.
     """
     root, index = require_root(config), index_of(config)
-    require_split(config, split, index.splits, root / INDEX)
+    require_split(config, split, index.splits, root / f"{split}-000000.tar")
     shards = index.splits[split].shards
     entries = [_entries(root / shard.name, shard) for shard in shards]
     problems = [part[0].problem for part in entries if part and part[0].problem]
@@ -136,14 +137,6 @@ class Shards(Sequence[Sample]):
         return {entry.name: [member.size for member in entry.files.values()] for entry in self.entries}
 
 
-def whole(sample: Sample) -> Sample:
-    """The sample with all of its pixels read."""
-    arrays: dict[str, Any] = {
-        field: value[:, :] for field, value in sample._asdict().items() if isinstance(value, Strips)
-    }
-    return sample._replace(**arrays)
-
-
 # ---- the shards
 
 
@@ -158,8 +151,8 @@ def _entries(path: Path, shard: Shard) -> list[Entry]:
 
 
 def _listed(path: Path, shard: Shard) -> list[Entry]:
-    if path.is_symlink() or not path.is_file():
-        raise DataError("it is a link or no file" if path.exists() else "it is missing")
+    if not path.is_file():
+        raise DataError("it is not a file" if path.exists() else "it is missing")
     size = path.stat().st_size
     if size != shard.bytes:
         raise DataError(f"it has {size} bytes, but {shard.bytes} when it was packed; copy it again")
@@ -171,12 +164,22 @@ def _listed(path: Path, shard: Shard) -> list[Entry]:
         files[key][rest] = member
     if len(files) != shard.samples:
         raise DataError(f"it has {len(files)} samples, but {shard.samples} when it was packed; copy it again")
-    return [Entry(unquote(key), path, rests) for key, rests in files.items()]
+    return [Entry(name_of(key), path, rests) for key, rests in files.items()]
 
 
 def key_of(name: str) -> str:
     """A sample's name as the beginning of its files' names: dots would end it, and others may not be in a tar."""
-    return quote(name, safe="/ ").replace(".", "%2E")
+    return "".join(_plain(character) for character in name.lstrip("/"))
+
+
+def _plain(character: str) -> str:
+    if character in ENCODED or not character.isprintable():
+        return "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogateescape"))
+    return character
+
+
+def name_of(key: str) -> str:
+    return unquote(key, errors="surrogateescape")
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -236,7 +239,7 @@ def _pixels(
     if [zlib.crc32(content)] != sums:
         raise DataError(f"{entry.shard}: {entry.name}.{rest} is damaged: its checksum is wrong")
     file = NamedBytes(content, f"{entry.shard}: {entry.name}.{rest}")
-    return read_image(file) if bands else read_label(file).values.astype(dtype, copy=False)
+    return read_image(file) if bands else read_label(file).values.astype(dtype)
 
 
 def _checked(pixels: Strips | NDArray[Any], entry: Entry, facts: Facts, rest: str) -> Any:  # noqa: ANN401

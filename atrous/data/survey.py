@@ -84,6 +84,11 @@ class Labelled(Protocol):
     def labels(self, index: int) -> Sample: ...
 
 
+def labels_of(samples: Sequence[Sample], index: int) -> Sample:
+    """A sample with its labels; its image may be missing."""
+    return samples.labels(index) if isinstance(samples, Labelled) else samples[index]
+
+
 class Mask(NamedTuple):
     """What one mask holds, or why that is unknown."""
 
@@ -123,8 +128,7 @@ def count(
 def _read_mask(samples: Sequence[Sample], space: LabelSpace, index: int) -> Mask:
     """Errors of the user become values, as in `read_sample`."""
     try:
-        sample = samples.labels(index) if isinstance(samples, Labelled) else samples[index]
-        return _counted(sample, space)
+        return _counted(labels_of(samples, index), space)
     except WrongLabelsError as error:
         codes, wrong = (tuple(values)[:NUM_CODES] for values in (error.codes, error.wrong))
         return Mask("", problem=text_of(error), codes=codes, wrong=wrong)

@@ -17,7 +17,7 @@ from pydantic import Field
 from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import decode
 from atrous.data.label_space import LabelSpace
-from atrous.data.naming import named_space
+from atrous.data.naming import named_space, with_things
 from atrous.data.packed import index_of, is_packed, plain, space_of
 from atrous.data.pixels import Codes, NamedBytes, read_image, read_label
 from atrous.errors import ConfigError, DamagedError, DataError, listing
@@ -37,7 +37,7 @@ class Config(DataConfig):
 
     format: Literal["tfrecord"] = "tfrecord"
     panoptic_divisor: Annotated[int, Field(ge=1, le=2**20)] | None = None
-    """Factor of the class in panoptic maps; none: the label space's, 1000. The originals' records of COCO have 256."""
+    """Factor of the class in panoptic maps, 256 in records of COCO; none: the label space's, 1000."""
 
 
 class Place(NamedTuple):
@@ -56,7 +56,7 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
     """
     root = require_root(config)
     shards = _shards(root)
-    require_split(config, split, shards, root / f"{split}-00000-of-....tfrecord")
+    require_split(config, split, shards, root / f"{split}-00000-of-00010.tfrecord")
     places = [place for path in _complete(shards[split], root, split) for place in _places(path)]
     problems = [place.problem for place in places if place.problem]
     if problems and config.on_error == "stop":
@@ -76,7 +76,7 @@ def label_space(config: Config) -> LabelSpace:
             "data.names is missing: TFRecords don't hold the names of their classes; set them in the order of the "
             'train ids, as in "data.names=[background, person]"'
         )
-    return named_space(config.names, config.ignore, None)
+    return with_things(named_space(config.names, config.ignore, None), config.things)
 
 
 def is_root(config: Config, folder: Path) -> bool:
@@ -156,25 +156,33 @@ def numbered(ids: NDArray[np.integer[Any]], is_thing: NDArray[np.bool_]) -> NDAr
 # ---- the files
 
 
-def _shards(root: Path) -> dict[str, dict[int, tuple[int, Path]]]:
-    """By split, the shards by their number, each with how many there should be."""
-    shards: dict[str, dict[int, tuple[int, Path]]] = defaultdict(dict)
+class _File(NamedTuple):
+    path: Path
+    number: int
+    total: int  # shards of its split, as its name says
+
+
+def _shards(root: Path) -> dict[str, list[_File]]:
+    """The shards of each split."""
+    shards: dict[str, list[_File]] = defaultdict(list)
     for path in sorted(root.iterdir()) if root.is_dir() else ():
         if not is_not_data(path.name) and (match := FILE.fullmatch(path.name)):
-            shards[match["split"]][int(match["number"])] = int(match["total"]), path
+            shards[match["split"]].append(_File(path, int(match["number"]), int(match["total"])))
     return dict(shards)
 
 
-def _complete(shards: dict[int, tuple[int, Path]], root: Path, split: str) -> list[Path]:
-    totals = sorted({total for total, _ in shards.values()})
+def _complete(shards: Sequence[_File], root: Path, split: str) -> list[Path]:
+    """The paths of all shards that the names speak of, those that are missing included."""
+    totals = sorted({shard.total for shard in shards})
     if len(totals) > 1:
-        raise DataError(f"{root}: the shards of {split} are of {listing(totals)}; keep those of one packing")
-    beyond = [path.name for number, (total, path) in shards.items() if number >= total]
-    if beyond:
-        raise DataError(f"{root / beyond[0]}: its number must be below {totals[0]}")
-    example = next(path for _, path in shards.values())
-    suffix = example.name[example.name.rindex("-of-") :]
-    return [root / f"{split}-{number:05d}{suffix}" for number in range(min(totals[0], 10**6))]
+        raise DataError(f"{root}: by their names, the shards of {split} are of {listing(totals)}; keep one packing")
+    if beyond := [shard.path for shard in shards if shard.number >= totals[0]]:
+        raise DataError(f"{beyond[0]}: the number of a shard must be below {totals[0]}")
+    by_number = {shard.number: shard.path for shard in shards}
+    if len(by_number) < len(shards):
+        raise DataError(f"{root}: two shards of {split} have the same number; keep one packing")
+    suffix = shards[0].path.name[shards[0].path.name.rindex("-of-") :]
+    return [by_number.get(number, root / f"{split}-{number:05d}{suffix}") for number in range(min(totals[0], 10**6))]
 
 
 def _places(path: Path) -> list[Place]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from atrous.data import autoaugment, originals
+from atrous.data.strips import whole
 from atrous.settings import Scale, Settings, Side
 from atrous.types import Color, Image, Sample, Size
 
@@ -39,7 +40,7 @@ Resampling = Literal["exact", "fast"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Radius = Annotated[float, Field(ge=0, le=100)]
 
-NEAR, TRIES = 1 / 256, 256  # source pixels that a fast resampling may be off by; starts that are tried for that
+NEAR, TRIES = 1 / 256, 512  # source pixels that a fast resampling may be off by; starts that are tried for that
 LEGS = ((8, 9), (11, 12))  # joints of the right and of the left hip and knee
 BINOMIAL = (1, 4, 6, 4, 1)  # / 16, in each direction: OpenCV's GaussianBlur of 5 x 5 without a sigma
 LUMA = np.array([0.299, 0.587, 0.114])  # the perceived brightness of R, G and B (ITU-R BT.601)
@@ -67,7 +68,7 @@ class AugmentConfig(Settings):
     scale_step: Annotated[float, Field(ge=0, le=16)] = 0.25
     """Distance between the possible factors; 0: any factor in the range."""
     resampling: Resampling = "exact"
-    """fast: by PyTorch's kernel for bytes, in half the time; values then differ by 3 grey levels at most."""
+    """fast: by PyTorch's kernel for bytes, in a third of the time; values differ by 3 grey levels at most."""
     aspect: tuple[Scale, Scale] = (1.0, 1.0)
     """Range of the random factor on width / height, such as 0.8,1.25; the area stays the same."""
     padding: Padding = "bottom_right"  # around: semseg, random: deeplab2
@@ -162,7 +163,7 @@ class Original(NamedTuple):
 RANGE = ("resize_min", "resize_max", "resize_factor")
 COLORS = ("brightness", "contrast", "saturation", "hue")
 OPTIONAL_STEPS = (
-    *("resize_to", *RANGE, "aspect", "flip_vertical", "rotate", "leg_crop", "affine"),
+    *("resampling", "resize_to", *RANGE, "aspect", "flip_vertical", "rotate", "leg_crop", "affine"),
     *("autoaugment", *COLORS, "grayscale", "blur", "noise"),
 )
 ORIGINALS: Mapping[str, Original] = {
@@ -215,8 +216,7 @@ def augment(sample: Sample, config: AugmentConfig, rng: np.random.Generator, *, 
     """A random variation of size `config.crop`; padding has the colour `fill`, the label `ignore` and no thing."""
     _require_same_size(sample)
     choice = choose(config, rng)
-    if config.style != "atrous":  # they read whole images, which packed data may hold in a file as yet
-        sample = _each(sample, lambda pixels, _: pixels[:, :], fill, ignore)
+    sample = sample if config.style == "atrous" else whole(sample)  # the others work on whole images
     if choice.legs is not None and sample.landmarks is not None:
         sample = cut_legs(sample, choice.legs, fill, ignore, is_certain=config.style != "atrous")
     return STYLES[config.style](sample._replace(landmarks=None), choice, config, fill, ignore)
@@ -496,7 +496,7 @@ def pad_to(
         rows, columns = pixels.shape[:2]
         if rows >= height and columns >= width:
             return pixels
-        canvas = np.empty((max(rows, height), max(columns, width), *pixels.shape[2:]), pixels.dtype)
+        canvas = np.empty_like(pixels, shape=(max(rows, height), max(columns, width), *pixels.shape[2:]))
         top = MARGINS[padding](canvas.shape[0] - rows, margin[0])
         left = MARGINS[padding](canvas.shape[1] - columns, margin[1])
         canvas[:] = np.full_like(canvas[0], outside)  # row by row is ten times faster than pixel by pixel
@@ -649,8 +649,9 @@ def _resample_image_fast(image: Image, window: Window) -> Image | None:
         return None
     part = torch.from_numpy(image[rows.source, columns.source]).permute(2, 0, 1)[None]
     size, scales = [rows.length, columns.length], (rows.scale, columns.scale)
-    pixels = torch.ops.aten._upsample_bilinear2d_aa(part, size, False, *scales)[0].permute(1, 2, 0)
-    return np.asarray(pixels[rows.num_before :, columns.num_before :].contiguous().numpy())
+    planes = torch.ops.aten._upsample_bilinear2d_aa(part, size, False, *scales)[0]
+    window_of_planes = planes[:, rows.num_before :, columns.num_before :].contiguous()
+    return np.asarray(window_of_planes.permute(1, 2, 0).numpy())  # planes in memory, as a batch has them
 
 
 def _grid(side: int, scaled: int, start: int, length: int) -> _Grid | None:
@@ -659,8 +660,11 @@ def _grid(side: int, scaled: int, start: int, length: int) -> _Grid | None:
     begin = _near_start(step, start - math.ceil(reach / step) - 1)
     if begin is None:
         return None
-    end = min(side, math.ceil((start + length) * step) + reach)
-    return _Grid(slice(round(begin * step), end), start - begin, start + length - begin, 1 / step)
+    first, end = round(begin * step), min(side, math.ceil((start + length) * step) + reach)
+    end += int(end - first == start + length - begin)  # of as many pixels as it returns, the kernel makes a mere copy
+    if end > side and side != scaled:
+        return None
+    return _Grid(slice(first, end), start - begin, start + length - begin, 1 / step)
 
 
 def _near_start(step: float, last: int) -> int | None:

@@ -8,8 +8,16 @@ import torch
 from torch import Tensor
 
 from atrous.data.label_space import LabelSpace
-from atrous.metrics import average_precision, boundary_iou, confusion, panoptic_quality, parsing_covering
+from atrous.metrics import (
+    average_precision,
+    boundary_iou,
+    cityscapes_precision,
+    confusion,
+    panoptic_quality,
+    parsing_covering,
+)
 from atrous.metrics.average_precision import Ranking
+from atrous.metrics.cityscapes_precision import Matches
 from atrous.metrics.pairs import Pairs, segment_pairs
 from atrous.ops import boundary_width
 from atrous.tasks.class_map import report_boundary_iou
@@ -29,6 +37,7 @@ class Maps(NamedTuple):
     divisor: int
     ignore: int
     scores: Tensor | None  # [N, 2] the number of a predicted thing, and how certain it is
+    true_classes: Tensor | None = None  # [H, W], where the numbers of the truth don't say them
 
     @property
     def size(self) -> Size:
@@ -46,10 +55,15 @@ class Maps(NamedTuple):
             boundary_width=width,
         )
 
-    def classes(self, ids: Tensor) -> Tensor:
-        """[H, W] int32, the number of classes where a pixel has none."""
-        classes = (ids // self.divisor).int()
-        return classes.where((classes < len(self.things)) & (classes != self.ignore), len(self.things))
+    def classes(self) -> tuple[Tensor, Tensor]:
+        """Predicted and true, [H, W] int32; the number of classes where a pixel has none."""
+        predicted, true = (ids // self.divisor for ids in (self.prediction, self.truth))
+        true = true if self.true_classes is None else self.true_classes
+        return self._without_void(predicted), self._without_void(true)
+
+    def _without_void(self, classes: Tensor) -> Tensor:
+        is_class = (classes < len(self.things)) & (classes != self.ignore)
+        return classes.int().where(is_class, len(self.things))
 
 
 class Measure(NamedTuple):
@@ -148,6 +162,19 @@ def report_boundary_precision(rankings: Sequence[Ranking], space: LabelSpace) ->
     return one_column("boundary_ap", "boundary AP", result.ap, by_class, space.names)
 
 
+def cityscapes(maps: Maps) -> list[Matches]:
+    return [] if maps.scores is None else cityscapes_precision.statistic(maps.pairs(), maps.scores)
+
+
+def report_cityscapes(matches: Sequence[Matches], space: LabelSpace) -> Figures:
+    result = cityscapes_precision.report(matches, space.things)
+    by_class = zip(space.things, result.by_class.tolist(), strict=True)
+    rows: dict[str, Row] = {space.names[index]: tuple(map(_known, values)) for index, values in by_class}
+    scores = {"cityscapes_ap": result.ap, "cityscapes_ap50": result.ap50}
+    titles = {"cityscapes_ap": "Cityscapes' AP", "cityscapes_ap50": "Cityscapes' AP50"}
+    return Figures(scores, titles, Table((*titles.values(),), rows, tuple(map(_known, scores.values()))))
+
+
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
@@ -158,7 +185,7 @@ def _known(value: float) -> float | None:
 def merged(maps: Maps) -> Tensor:  # [C, C + 1]
     """The last column counts what is predicted as void."""
     num_classes = len(maps.things)
-    prediction, truth = maps.classes(maps.prediction), maps.classes(maps.truth)
+    prediction, truth = maps.classes()
     return confusion.statistic(prediction, truth, num_classes + 1, ignore=num_classes)[:num_classes]
 
 
@@ -170,7 +197,7 @@ def report_merged(total: Tensor, space: LabelSpace) -> Figures:
 
 
 def boundary_overlap(maps: Maps) -> Tensor:  # [C, 2]
-    prediction, truth = maps.classes(maps.prediction), maps.classes(maps.truth)
+    prediction, truth = maps.classes()
     num_classes, width = len(maps.things), boundary_width(maps.size)
     return boundary_iou.statistic(prediction, truth, num_classes, width=width, ignore=num_classes)
 
@@ -179,6 +206,7 @@ MEASURES = {
     "pq": Measure(quality, report_quality),
     "pc": Measure(covering, report_covering),
     "ap": Measure(precision, report_precision),
+    "cityscapes_ap": Measure(cityscapes, report_cityscapes, is_costly=True),
     "merged_miou": Measure(merged, report_merged),
     "boundary_pq": Measure(boundary_quality, report_boundary_quality, is_costly=True),
     "boundary_ap": Measure(boundary_precision, report_boundary_precision, is_costly=True),
