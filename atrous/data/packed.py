@@ -2,15 +2,16 @@
 
 import contextlib
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from atrous.data.contract import DataConfig, require_root
 from atrous.data.label_space import LabelSpace
-from atrous.data.naming import one_line, renamed
-from atrous.errors import ConfigError, DataError
+from atrous.data.naming import one_line, renamed, with_things
+from atrous.errors import ConfigError, DataError, listing
 from atrous.trees import TreeError, decoded, parse_json
 
 INDEX = "index.json"
@@ -51,6 +52,16 @@ class Index(Row):
     splits: dict[str, Split]
     source: str  # a checksum of what was packed, and how
 
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "Index":
+        names = Counter(shard.name for split in self.splits.values() for shard in split.shards)
+        if repeated := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"shards are listed twice: {listing(repeated)}")
+        for name, split in self.splits.items():
+            if split.samples != sum(shard.samples for shard in split.shards):
+                raise ValueError(f"the shards of {name} don't add up to its {split.samples} samples")
+        return self
+
 
 def is_packed(folder: Path, kind: Kind) -> bool:
     """Whether the folder holds what `atrous pack` has written, of this kind: reading it tells if it is damaged."""
@@ -81,11 +92,11 @@ def space_of(index: Index, config: DataConfig) -> LabelSpace:
     if config.ignore is not None and config.ignore != space.ignore:
         raise ConfigError(f"data.ignore: the ignored value of packed labels is {space.ignore}, got {config.ignore}")
     if config.names is None:
-        return space
-    names = renamed(plain(space), config).names
+        return with_things(space, config.things)
+    names = renamed(plain(space), config.model_copy(update={"things": None})).names
     if len(names) != space.num_classes:
         raise ConfigError(f"data.names: {len(names)} names, but the packed labels have {space.num_classes} classes")
-    return space.model_copy(update={"names": names})
+    return with_things(space.model_copy(update={"names": names}), config.things)
 
 
 def index_of(config: DataConfig) -> Index:

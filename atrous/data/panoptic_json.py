@@ -183,7 +183,8 @@ def _segments(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 def _row(segment: Mapping[str, Any]) -> tuple[int, int, int, int]:
     area = _number(segment, "area", MAX_CATEGORY) if "area" in segment else UNSAID
-    crowd = _number(segment, "iscrowd", 1) if "iscrowd" in segment else 0
+    crowd = segment.get("iscrowd", 0)
+    crowd = int(crowd) if isinstance(crowd, bool) else _number({"iscrowd": crowd}, "iscrowd", 1)
     return _number(segment, "id", MAX_ID, 1), _number(segment, "category_id", MAX_CATEGORY), area, crowd
 
 

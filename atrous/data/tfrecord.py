@@ -17,7 +17,7 @@ from pydantic import Field
 from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import decode
 from atrous.data.label_space import LabelSpace
-from atrous.data.naming import named_space
+from atrous.data.naming import named_space, with_things
 from atrous.data.packed import index_of, is_packed, plain, space_of
 from atrous.data.pixels import Codes, NamedBytes, read_image, read_label
 from atrous.errors import ConfigError, DamagedError, DataError, listing
@@ -76,7 +76,7 @@ def label_space(config: Config) -> LabelSpace:
             "data.names is missing: TFRecords don't hold the names of their classes; set them in the order of the "
             'train ids, as in "data.names=[background, person]"'
         )
-    return named_space(config.names, config.ignore, None)
+    return with_things(named_space(config.names, config.ignore, None), config.things)
 
 
 def is_root(config: Config, folder: Path) -> bool:

@@ -80,6 +80,15 @@ def test_things_are_numbered_crowds_and_stuff_are_not(tmp_path: Path) -> None:
     assert maps(config, 1) == ([[1] * 4] * 2, [[0] * 4] * 2)  # no thing: fine
 
 
+def test_what_is_left_out_of_the_json_or_written_otherwise_is_understood(tmp_path: Path) -> None:
+    def change(document: dict[str, Any]) -> None:
+        for row in segments(document):
+            row.update(iscrowd=bool(row["iscrowd"]), area=float(row["area"]))
+        del segments(document)[0]["iscrowd"], segments(document)[1]["area"]
+
+    assert maps(changed(tmp_path, change)) == ([[255, 1, 0, 0], [1, 1, 0, 0]], [[0, 0, 1, 1], [0, 0, 2, 0]])
+
+
 def test_categories_of_ones_own_are_classes_in_the_order_of_their_ids(tmp_path: Path) -> None:
     space = atrous.data.label_space(write_coco_panoptic(tmp_path))
     assert (space.names, space.things, space.ignore) == (("car", "road"), (0,), 255)
@@ -224,6 +233,10 @@ WRONG: dict[str, tuple[Change, str]] = {  # a change of the JSON, and the end of
     "an area that is no number": (
         lambda document: segments(document)[0].update(area=None),
         f"{LABEL}: area must be a whole number, got None",
+    ),
+    "a crowd that is neither": (
+        lambda document: segments(document)[1].update(iscrowd=2),
+        f"{LABEL}: iscrowd must be in 0..1, got 2",
     ),
     "no list of segments": (
         lambda document: entry(document, segments_info={"5": 3}),
