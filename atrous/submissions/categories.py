@@ -23,7 +23,10 @@ def categories(space: LabelSpace) -> list[dict[str, Any]]:
 
 
 def coco_segment(segment: Segment, number: int) -> dict[str, Any]:
-    """`number` is what its pixels hold in the PNG; its category is an official id."""
+    """`number` is what its pixels hold in the PNG; its category is an official id.
+
+    COCO's program reads the first two keys alone; others, ours among them, read the score for average precision.
+    """
     y, x, height, width = segment.box
     return {
         "id": number,
@@ -31,4 +34,5 @@ def coco_segment(segment: Segment, number: int) -> dict[str, Any]:
         "area": segment.area,
         "bbox": [x, y, width, height],
         "iscrowd": 0,
+        **({} if segment.score is None else {"score": round(segment.score, 6)}),
     }

@@ -106,6 +106,18 @@ def test_cityscapes_instance(tmp_path: Path) -> None:
             assert np.array_equal(np.asarray(picture.convert("L")) != 0, key == CLASSES * 1000 + NUMBERS)
 
 
+def test_a_score_is_in_the_panoptic_json_too(tmp_path: Path) -> None:
+    prediction = coco()
+    labels = prediction.labels._replace(scores=torch.tensor([[22 * 256 + 1, 0.25]]).double())
+    predictions = {"1": Prediction(labels, prediction.image, prediction.label_space, prediction.task)}
+    write_official(predictions, "coco_panoptic", tmp_path)
+    (path,) = (tmp_path / "coco_panoptic").glob("*.json")
+    (annotation,) = json.loads(path.read_text())["annotations"]
+    assert [segment.get("score") for segment in annotation["segments_info"]] == [None, 0.25, None, None]
+    scores = panoptic_json.read(path).scores
+    assert np.array_equal(np.nan_to_num(scores, nan=-1.0), [-1.0, 0.25, -1.0, -1.0])
+
+
 def test_things_of_a_prediction_without_scores_are_certain(tmp_path: Path) -> None:
     write_official({FRAME: city()}, "cityscapes_instance", tmp_path)
     lines = (tmp_path / "cityscapes_instance" / f"{FRAME}_pred.txt").read_text().splitlines()

@@ -1,6 +1,7 @@
 """Which image of a benchmark a file is."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,8 @@ def test_a_damaged_list_is_named_in_one_line(tmp_path: Path, text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_list_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"cannot read the list of images .*nowhere\.json: No such file"):
-        read_list(tmp_path / "nowhere.json", COCO)
+def test_a_list_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    for name, reason in {"nowhere": "No such file", "pipe": "it is a named pipe"}.items():
+        with pytest.raises(OSError, match=rf"cannot read the list of images .*{name}\.json: {reason}"):
+            read_list(tmp_path / f"{name}.json", COCO)
