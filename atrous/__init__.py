@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atrous import check as check
     from atrous import convert as convert
     from atrous import evaluate as evaluate
     from atrous import pack as pack
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from atrous.segmenter import Segmenter as Segmenter
     from atrous.segmenter import create as create
     from atrous.segmenter import load as load
+    from atrous.submissions import write_official as write_official
 
 __version__ = "0.1.0"
 _FACE = {
@@ -23,9 +25,23 @@ _FACE = {
     "Prediction": "atrous.prediction",
     "Config": "atrous.config",
     "LabelSpace": "atrous.data.label_space",
+    "write_official": "atrous.submissions",
 }
-_VERBS = ("convert", "evaluate", "pack", "train")  # files that can be called
-__all__ = ["Config", "LabelSpace", "Prediction", "Segmenter", "convert", "create", "evaluate", "load", "pack", "train"]
+_VERBS = ("check", "convert", "evaluate", "pack", "train")  # files that can be called
+__all__ = [
+    "Config",
+    "LabelSpace",
+    "Prediction",
+    "Segmenter",
+    "check",
+    "convert",
+    "create",
+    "evaluate",
+    "load",
+    "pack",
+    "train",
+    "write_official",
+]
 
 
 def __dir__() -> list[str]:

@@ -414,7 +414,7 @@ def pack(
     for_crops: Annotated[
         bool, typer.Option("--for-crops", help="store pixels uncompressed: a crop then reads its own rows only")
     ] = False,
-    shard_size: Annotated[int, typer.Option(help="megabytes of a tar file")] = 256,
+    shard_size: Annotated[float, typer.Option(help="megabytes after which a tar file ends")] = 256,
     num_shards: Annotated[int, typer.Option(help="of tfrecord: files of a split")] = 10,
     split: Annotated[
         list[str] | None, typer.Option(help="a split to pack [default: data.train and data.val]", show_default=False)

@@ -57,7 +57,7 @@ class Options(Settings):
     quality: Annotated[int, Field(ge=1, le=100)] | None = None
     max_size: Side | None = None
     for_crops: bool = False
-    shard_size: Annotated[int, Field(ge=1, le=2**20)] = 256
+    shard_size: Annotated[float, Field(gt=0, le=2**20)] = 256.0
     num_shards: Annotated[int, Field(ge=1, le=99_999)] = 10
 
 
@@ -161,18 +161,8 @@ def data_config(source: str, overrides: Sequence[str]) -> DataConfig:
         return configs.load(source, overrides).data
     keys = [text.partition("=")[0] for text in overrides]
     root = user_path(source)
-    named = [] if "data.format" in keys else [f"data.format={_recognised(root)}"]
+    named = [] if "data.format" in keys else [f"data.format={data.recognised(root)}"]
     return configs.load(BASE, [*named, f"data.root={root}", *overrides]).data
-
-
-def _recognised(root: Path) -> str:
-    if not root.is_dir():
-        raise FileNotFoundError(f"no such folder: {root}")
-    names = data.formats_of(root)
-    if len(names) == 1:
-        return names[0]
-    several = f"could be data.format={' or '.join(names)}" if names else "is of no layout that is recognised"
-    raise ConfigError(f"{root} {several}; set data.format, one of {listing(data.FORMATS, 20)}")
 
 
 def planned(config: DataConfig, options: Options, names: Sequence[str] = ()) -> Packing:

@@ -144,7 +144,12 @@ def predict_image(model: Segmenter, write: Write, wanted: Wanted, job: NamedImag
     Raises DataError with the path for what is wrong with this image, and OSError for what is wrong with the output.
     """
     with named(job.path, model.inference):
-        return write(model.predict(read(job.path), probabilities=wanted.probabilities), job)
+        image = read(job.path)
+        try:
+            prediction = model.predict(image, probabilities=wanted.probabilities)
+        except DataError as error:
+            raise DataError(f"{job.path}: {error}") from error
+        return write(prediction, job)
 
 
 def write_results(out: Path, wanted: Wanted, prediction: Prediction, job: NamedImage) -> Mapping[Path, Path]:

@@ -143,8 +143,8 @@ def _values(schema: Mapping[str, Any]) -> str:
     """What a field takes."""
     if "const" in schema or "enum" in schema:
         return _alternatives([_text_of(value) for value in schema.get("enum", [schema.get("const")])])
-    if "anyOf" in schema:
-        return _alternatives([_values(part) for part in schema["anyOf"]])
+    if parts := schema.get("anyOf") or schema.get("oneOf"):
+        return _alternatives([_values(part) for part in parts])
     kind = schema["type"]
     if kind in ("integer", "number"):
         return f"{'whole number' if kind == 'integer' else 'number'}{_range(schema)}"

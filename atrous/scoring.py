@@ -171,6 +171,7 @@ def maps_of(image: str, prediction: Drawn, truth: Drawn, comparison: Comparison)
     predicted, true = _numbers(prediction, comparison.predictions, divisor), _numbers(truth, comparison.truth, divisor)
     is_crowd = truth.segments.rows[:, CROWD] == 1
     last = {category: row for row, category in enumerate((true // divisor).tolist()) if is_crowd[row]}
+    true_classes = _by_id(truth, true // divisor)
     true[is_crowd] = num_classes * divisor
     for category, row in last.items():
         true[row] = category * divisor
@@ -183,6 +184,7 @@ def maps_of(image: str, prediction: Drawn, truth: Drawn, comparison: Comparison)
         divisor,
         num_classes + 1,
         torch.from_numpy(np.stack([predicted.astype(np.float64), certain], 1)) if comparison.has_scores else None,
+        truth.painted(true_classes, num_classes + 1),
     )
 
 

@@ -35,7 +35,7 @@ from atrous.data import survey
 from atrous.data.batch_transforms import vary, vary_sample
 from atrous.data.inventory import inventory
 from atrous.data.label_space import LabelSpace
-from atrous.data.loader import Augment, Augmented, Read, Stream, training_batches
+from atrous.data.loader import Augment, Augmented, Read, Stream, missing_fields, training_batches
 from atrous.data.overlap import shared_images
 from atrous.data.survey import Split, Survey
 from atrous.data.transforms import augment
@@ -257,6 +257,7 @@ def surveys_of(
     if surveys:
         return surveys
     say_shared(splits, console)
+    say_missing_landmarks(config, splits[0], console)
     read = partial(
         evaluate.survey_of,
         TASKS[task_of(config.model)],
@@ -276,6 +277,13 @@ def surveys_of(
     for samples in splits:
         evaluate.require_fields(samples, TASKS[task_of(config.model)], config)
     return surveys
+
+
+def say_missing_landmarks(config: Config, samples: Sequence[Sample], console: Console) -> None:
+    """Say that a step can't be done, where the first image lacks what it needs; later ones may have it."""
+    skip_errors = config.data.on_error == "skip"
+    if config.augment.leg_crop and missing_fields(samples, ("landmarks",), skip_errors=skip_errors):
+        say("augment.leg_crop: the first image has no landmarks; legs stay where there are none", console)
 
 
 def say_shared(splits: tuple[Sequence[Sample], Sequence[Sample]], console: Console) -> None:
@@ -860,6 +868,7 @@ def show_augmentation(config: Config, path: Path, *, number: int = NUM_SHOWN, co
     console, task = console or terminal.console(), TASKS[task_of(config.model)]
     space, samples = data.label_space(config.data), data.samples(config.data, config.data.train)
     evaluate.require_fields(samples, task, config)
+    say_missing_landmarks(config, samples, console)
     with torch.device("meta"):  # all that is needed is its mean colour
         model = models.build(config.model, space.num_classes)
     panels = []

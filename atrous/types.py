@@ -35,6 +35,7 @@ class Sample(NamedTuple):
     semantic: NDArray[np.uint8] | None = None  # [H, W] train ids, or the label space's ignore value
     instance: NDArray[np.int32] | None = None  # [H, W] 0: no thing, 1..: things, numbered over all classes
     category: int | None = None  # the class of the whole image
+    landmarks: NDArray[np.float32] | None = None  # [K, 2] (x, y) of a body's joints, in pixels of the image
     variation: NDArray[np.float64] | None = None  # [6] colours, blur and noise that are left to the device
 
 

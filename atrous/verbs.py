@@ -14,6 +14,8 @@ import torch
 from rich.console import Console
 
 from atrous import cli, config
+from atrous.check import Checkup
+from atrous.check.run import check as run_check
 from atrous.convert import convert as convert_source
 from atrous.convert.sources import SourceLike
 from atrous.data.packed import Index
@@ -81,6 +83,33 @@ def evaluate(
     )
 
 
+def check(
+    data: AnyPath,
+    *,
+    json: AnyPath | None = None,
+    html: AnyPath | None = None,
+    fix: AnyPath | None = None,
+    ignore: Sequence[str] = (),
+    workers: int = cli.DEFAULT_WORKERS,
+    console: Console | None = None,
+    **settings: Any,  # noqa: ANN401 - any value of a setting
+) -> Checkup:
+    """Check a folder, or the data of a recipe: its `findings`, each with its `items`. Raises as `train` does.
+
+    `json` and `html` are files to write, `fix` is a new folder for a mended copy.
+    """
+    return run_check(
+        _expanded(data),
+        [*overrides(settings)],
+        json_path=None if json is None else user_path(json),
+        page_path=None if html is None else user_path(html),
+        fix=None if fix is None else user_path(fix),
+        ignore=ignore,
+        workers=workers,
+        console=console,
+    )
+
+
 def convert(
     source: SourceLike,
     *,
@@ -107,7 +136,7 @@ def pack(
     quality: int | None = None,
     max_size: int | None = None,
     for_crops: bool = False,
-    shard_size: int = 256,
+    shard_size: float = 256,
     num_shards: int = 10,
     **settings: Any,  # noqa: ANN401 - any value of a setting
 ) -> Index:

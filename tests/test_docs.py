@@ -20,6 +20,10 @@ import atrous
 from atrous import cli
 from atrous import config as configs
 from atrous.config import Config
+from atrous.data.ade20k import ADE20K
+from atrous.data.cityscapes import CITYSCAPES
+from atrous.data.coco_panoptic import COCO_PANOPTIC
+from atrous.data.voc import VOC
 from atrous.settings import Settings
 from atrous.tasks import TASKS
 from tests.conftest import SMALL_MODEL, SMALL_PANOPTIC, save, write_folder_data
@@ -45,8 +49,16 @@ NOT_RUN = {  # a part of the command: why it is only checked
     "VOCdevkit": "needs PASCAL VOC",
     "train RECIPE": "stands for any recipe",
     "torchrun ": "starts many processes",
+    "--truth ": "needs predictions in COCO's format",
 }
 ELSEWHERE = {ROOT / "docs" / "converting.md": ROOT / "tests" / "convert" / "test_converting_page.py"}  # what runs it
+OFFICIAL_IMAGES = (  # by the names that benchmarks give them
+    "val2017/000000142238.jpg",
+    "val2017/000000439180.jpg",
+    "leftImg8bit/test/berlin/berlin_000000_000019_leftImg8bit.png",
+    "JPEGImages/2008_000006.jpg",
+    "testing/ADE_test_00000001.jpg",
+)
 STAND_INS = {"RECIPE": RECIPE, "mine.yaml": RECIPE, "runs/mine/config.yaml": RECIPE}  # for files that aren't there
 
 
@@ -87,8 +99,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     for path in ("street.jpg", "photos/a.jpg", "photos/b.jpg"):
         save(place / path, photo)
+    for path in OFFICIAL_IMAGES:
+        save(place / path, photo)
     config = configs.load(RECIPE, [*SMALL_MODEL, "data.root=MYDATA"])
-    atrous.create(config.model, num_classes=21).save(place / "voc.safetensors")
+    panoptic = configs.load("synthetic/panoptic_demo", SMALL_PANOPTIC)
+    for name, space in {"voc": VOC, "ade20k": ADE20K}.items():
+        atrous.create(config.model, label_space=space).save(place / f"{name}.safetensors")
+    for name, space in {"cityscapes": CITYSCAPES, "coco": COCO_PANOPTIC}.items():
+        atrous.create(panoptic.model, label_space=space).save(place / f"{name}.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         assert cli.run(["train", RECIPE, "data.root=MYDATA", *QUICK["train"], "--out", "runs/mine"]) == 0

@@ -1,5 +1,6 @@
 """Every figure with its protocol; the same figures however they are measured."""
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from atrous.errors import AtrousError, ConfigError, DataError
 from atrous.report import Evaluation
 from atrous.segmenter import Segmenter
 from atrous.tasks import TASKS
+from atrous.tasks.contract import joined
 from atrous.types import Sample
 from tests.conftest import save, spread_classes, tiny_config
 from tests.runs import QUIET, folder_config
@@ -164,6 +166,26 @@ def test_an_absent_class_is_left_out_of_the_mean_and_named(model: Path, capsys: 
     printed = capsys.readouterr().out
     assert "absent" in printed
     assert "mIoU 1.0000" in printed
+
+
+def test_metrics_are_chosen(model: Path, evaluation: Evaluation) -> None:
+    assert "boundary_iou" not in evaluation.figures.scores
+    figures = evaluate.run(model, metrics=["all"], console=QUIET).figures
+    assert list(figures.scores) == [*evaluation.figures.scores, "boundary_iou"]
+    assert {name: figures.scores[name] for name in evaluation.figures.scores} == evaluation.figures.scores
+    assert "boundary IoU" in figures.table.columns
+    with pytest.raises(ConfigError, match="no metric pq; there are miou, boundary_iou, and all"):
+        evaluate.run(model, metrics=["pq"], console=QUIET)
+
+
+def test_a_wide_table_is_printed_in_parts(model: Path, evaluation: Evaluation) -> None:
+    wide = evaluation._replace(figures=joined([evaluation.figures] * 4))
+    for width, number in ((200, 1), (80, 2), (30, 12)):
+        console = Console(width=width, record=True, file=io.StringIO())
+        report.print_evaluation(wide, console)
+        text = console.export_text()
+        assert text.count("┃ class") == number
+        assert text.count("accuracy ┃") == 4
 
 
 def test_an_evaluation_leaves_the_modes_of_the_model_alone(model: Path) -> None:

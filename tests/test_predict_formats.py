@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import atrous
@@ -172,6 +173,20 @@ def test_labels_lie_as_the_pixels_are_stored(models: dict[str, Path], tmp_path: 
         (path,) = (tmp_path / "out" / "voc").rglob(f"2008_{number:06}.png")
         expected = np.rot90(upright.predict(np.rot90(pixels, turns).copy()).semantic, -turns)
         assert np.array_equal(read_label(path).values, expected), number
+
+
+def test_more_things_than_the_model_numbers_are_named(models: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+    """Not written as things of the next class."""
+    model, path = atrous.load(models["coco"]), tmp_path / "small.safetensors"
+    with torch.no_grad():
+        model.model.get_parameter("semantic_head.classify.bias")[1] = 1e3  # people everywhere, each of few pixels
+        model.model.get_parameter("center_head.classify.bias").fill_(1)
+        model.model.get_parameter("offset_head.classify.weight").zero_()
+    model.with_header(label_space=COCO_PANOPTIC.model_copy(update={"panoptic_divisor": 2})).save(path)
+    settings = ["decode.threshold=0", "decode.kernel=1", "decode.top_k=0"]
+    summary = predict.submit(path, [str(photos)], tmp_path / "out", "coco_panoptic", settings, console=QUIET)
+    assert len(summary.failures) == 3
+    assert re.fullmatch(rf"{photos}/0{{11}}3\.png: \d+ things of one class, .*", summary.failures[0])
 
 
 # ---- refused before the work

@@ -324,13 +324,15 @@ CHECKS = (
         "Instances that lie in several classes",
         "error",
         looks.crossing_instances,
-        "give each object an id of its own, and one class",
+        "give each object an id of its own, and one class; --fix leaves such images out",
+        True,
     ),
     Check(
         "too-many-instances",
         "More instances of a class than the panoptic divisor allows",
         "error",
         looks.too_many_instances,
-        "set a larger panoptic divisor in the label space",
+        "number the things of an image 1, 2, 3, ...; --fix leaves such images out",
+        True,
     ),
 )

@@ -112,6 +112,10 @@ def _reason(evidence: Evidence, index: int, one: Facts) -> str:
     verdict = evidence.verdicts[index]
     if one.problems or one.image is None or one.label is None:
         return one.problems[0].text if one.problems else UNREAD
+    if one.instances is not None and (
+        one.instances.crossing or one.instances.largest >= evidence.space.panoptic_divisor
+    ):
+        return "its instances can't be used"
     if verdict.classes is None:
         return verdict.text or UNREAD
     codes = [code for code in one.label.counts if code in verdict.classes]
@@ -172,6 +176,8 @@ def _write_one(
     image = _write_image(place / "images" / targets[index], read, part, place_in_part)
     labels = mended_labels(read.codes, verdicts[index], space)
     _save(labels, place / "masks" / f"{targets[index]}.png")
+    if read.instance is not None:
+        _save(read.instance.astype(np.uint16), place / "instances" / f"{targets[index]}.png")
     return Mended(index, (*image, *verdicts[index].kinds, *_rotation(read)))
 
 
@@ -234,6 +240,7 @@ def _classes(space: LabelSpace) -> dict[str, object]:
     is_colored = bool(space.colors) and len(set(colors)) == len(colors)
     ignore = space.ignore if space.ignore <= 255 else NOT_A_CLASS
     tree: dict[str, object] = {"names": list(space.names), "ignore": ignore}
+    tree |= {"things": [space.names[index] for index in space.things]} if space.things else {}
     return tree | ({"colors": [list(color) for color in colors]} if is_colored else {})
 
 

@@ -177,14 +177,16 @@ def _read_ids(pair: Pair, space: LabelSpace) -> Drawing:
         return Drawing(semantic)
     ids = read_instances(pair.instance)
     _require_same_ids(ids, codes)
-    return Drawing(semantic, ids._replace(values=_numbers(ids.values)))
+    return Drawing(semantic, ids._replace(values=_numbers(ids.values, space)))
 
 
-def _numbers(ids: NDArray[np.int32]) -> NDArray[np.int32]:
+def _numbers(ids: NDArray[np.int32], space: LabelSpace) -> NDArray[np.int32]:
     """The things of an image from 1 on, in the order of their ids, whatever their class; 0 for stuff and groups."""
+    raw_ids = [raw_id for raw_id, label in class_of_value(space).items() if label in space.things]
     runs = runs_of(ids)
-    things, places = np.unique(runs.values, return_inverse=True)
-    numbers = (np.cumsum(things >= NUMBERED) * (things >= NUMBERED)).astype(np.int32)
+    own, places = np.unique(runs.values, return_inverse=True)
+    is_thing = (own >= NUMBERED) & np.isin(own // NUMBERED, raw_ids)
+    numbers = (np.cumsum(is_thing) * is_thing).astype(np.int32)
     return np.repeat(numbers[places], runs.lengths).reshape(ids.shape)
 
 

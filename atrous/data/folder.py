@@ -86,6 +86,7 @@ class _Preview(NamedTuple):
 
     values: list[int]
     colors: list[Color]
+    are_numbers: bool = False  # of things: there are no masks
 
 
 class _Key(NamedTuple):
@@ -135,13 +136,14 @@ def _samples_without_masks(config: Config, place: _Place) -> ImageFiles:
 def _labels_without_masks(space: LabelSpace, place: _Place) -> tuple[int, int]:
     """The class around things, and that of things."""
     others = [index for index in range(space.num_classes) if index not in space.things]
-    if len(space.things) != 1 or len(others) != 1:
-        raise DataError(
-            f"{place.images.parent} has instance maps but no masks/, so one class of things and one other are "
-            f"expected, as in `names: [background, person]` and `things: [person]` in classes.yaml; got "
-            f"{space.num_classes} classes, {len(space.things)} of things; name them, or add masks of the classes"
-        )
-    return others[0], space.things[0]
+    if len(space.things) == len(others) == 1:
+        return others[0], space.things[0]
+    things = listing(space.names[index] for index in space.things)
+    raise DataError(
+        f"{place.instances} has no masks beside it, so things must be of one class and all else of another, as in "
+        f"`names: [background, person]` and `things: [person]`; the classes are {listing(space.names, limit=20)}, and "
+        f"{f'{things} of things' if things else 'none is of things'}; add masks of the classes, or name two"
+    )
 
 
 def _read_things(pair: Pair, *, labels: tuple[int, int]) -> Drawing:
@@ -355,7 +357,7 @@ def _require_known(word: str, known: Sequence[str], source: Path | None, complai
 
 def _preview(config: Config) -> _Preview:
     """What the first masks of the training split hold, in ascending order."""
-    labels = None
+    place, labels = None, None
     with suppress(AtrousError, OSError):  # raised again when the split is listed
         place = _place(config, config.train)
         labels = place.masks or place.instances
@@ -369,6 +371,7 @@ def _preview(config: Config) -> _Preview:
     return _Preview(
         values=sorted(code for code in codes if isinstance(code, int)),
         colors=sorted(code for code in codes if isinstance(code, tuple)),
+        are_numbers=place is not None and place.masks is None,
     )
 
 
@@ -378,6 +381,12 @@ def _how_to_name(path: Path, preview: _Preview) -> str:
     what = "colors" if preview.colors else "values"
     codes = listing(preview.colors or preview.values, limit=20) or "none"
     file, names = _names_beside(path.parent)
+    if preview.are_numbers:
+        word = names[-1] if names else "thing"
+        return (
+            f"{problem}, and data.names is not set; without masks, things are of one class: write a {path.name} with "
+            f"the lines `names: [background, {word}]` and `things: [{word}]`, or add masks of the classes"
+        )
     example = _example_colors(preview.colors) if preview.colors else _example_values(preview.values, names)
     known = f" ({file} names {listing(names, limit=20)})" if names else ""
     return (

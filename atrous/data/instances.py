@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from atrous.data.label_space import LabelSpace
 from atrous.data.pixels import Codes
-from atrous.errors import DataError, listing
+from atrous.errors import DataError, listing, warn_once
 
 LARGEST = 2**24  # of the numbers that a map may hold before they are checked: with a class they fit 32 bits
 
@@ -36,7 +36,9 @@ def things_alone(
     Raises DataError for a thing whose pixels have two classes, or a number that the panoptic divisor has no room for.
     """
     runs = _runs_of_pairs(instance, semantic)
-    _require_one_class(*_counted(runs), space, path)
+    pairs, pixels = _counted(runs)
+    is_numbered = (pairs >> 8 > 0) & (pairs & 255 != space.ignore)
+    _require_one_class(pairs[is_numbered], pixels[is_numbered], space, path)
     numbers = (runs.values >> 8).astype(np.int32) * _is_thing(space.things)[runs.values & 255]
     largest = int(numbers.max(initial=0))
     if largest >= space.panoptic_divisor:
@@ -55,13 +57,13 @@ def _is_thing(things: Collection[int]) -> NDArray[np.int32]:  # [256] 0 or 1, by
 
 
 def _require_one_class(pairs: NDArray[Any], pixels: NDArray[Any], space: LabelSpace, path: Path) -> None:
-    """Refuse a number that a class of things shares with another class, be it of stuff."""
-    is_of_class = (pairs >> 8 > 0) & (pairs & 255 != space.ignore)
-    pairs, pixels = pairs[is_of_class], pixels[is_of_class]
-    of_things = np.unique((pairs >> 8)[_is_thing(space.things)[pairs & 255] > 0])
+    """Refuse a number that a class of things shares with another class, be it of stuff; say if stuff has numbers."""
+    is_of_things = _is_thing(space.things)[pairs & 255] > 0
+    of_things = np.unique(pairs[is_of_things] >> 8)
     numbers, counts = np.unique(pairs >> 8, return_counts=True)
     wrong = np.intersect1d(numbers[counts > 1], of_things)
     if not wrong.size:
+        _warn_of_stuff(pairs[~is_of_things], space, path)
         return
     rows = [(int(pair & 255), int(count)) for pair, count in zip(pairs, pixels, strict=True) if pair >> 8 == wrong[0]]
     classes = listing(f"{_name(label, space)} ({count} pixel{'s'[: count - 1]})" for label, count in rows)
@@ -69,6 +71,17 @@ def _require_one_class(pairs: NDArray[Any], pixels: NDArray[Any], space: LabelSp
     raise DataError(
         f"{path}: thing {wrong[0]} has pixels of {len(rows)} classes, but a thing has one: {classes}{others}"
     )
+
+
+def _warn_of_stuff(pairs: NDArray[Any], space: LabelSpace, path: Path) -> None:
+    """Some programs number stuff as well; but it may also be that a thing is missing in the mask."""
+    if pairs.size:
+        classes = listing(_name(label, space) for label in np.unique(pairs & 255).tolist())
+        warn_once(
+            "numbers of stuff",
+            f"{path}: number {listing(np.unique(pairs >> 8))} has pixels of {classes} alone, and so counts for "
+            "nothing: a thing is of a class of things",
+        )
 
 
 def _name(label: int, space: LabelSpace) -> str:

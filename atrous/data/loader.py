@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from atrous.data.strips import LateError
 from atrous.data.workers import items
 from atrous.errors import AtrousError, DataError, text_of
-from atrous.types import Batch, Sample
+from atrous.types import Batch, Image, Sample
 
 T = TypeVar("T")
 
@@ -168,7 +168,7 @@ def collate(reads: list[Read]) -> LoadedBatch:
     return LoadedBatch(
         Batch(
             names=tuple(sample.name for sample in samples),
-            images=_shared(torch.from_numpy(np.stack([x.image for x in samples])).permute(0, 3, 1, 2).contiguous()),
+            images=_shared(torch.stack([_planes(sample.image) for sample in samples]).contiguous()),
             semantic=_stacked([sample.semantic for sample in samples]),
             instance=_stacked([sample.instance for sample in samples]),
             variation=_stacked([sample.variation for sample in samples]),
@@ -188,6 +188,10 @@ def _mixed(samples: Sequence[Sample]) -> list[str]:
         for field in fields
         if field in present and sample._asdict()[field] is None
     ]
+
+
+def _planes(image: Image) -> Tensor:  # [H, W, 3] -> [3, H, W]
+    return torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
 
 
 def _stacked(arrays: Sequence[NDArray[Any] | None]) -> Tensor | None:

@@ -159,6 +159,7 @@ def pair_by_name(
 def with_instances(pairs: Sequence[Pair], folder: Path) -> list[Pair]:
     """The pairs with the instance maps in and below a folder; those whose map is missing keep None."""
     maps = images_by_stem(folder, "instance maps", LABEL_SUFFIXES)
+    _refuse_twins([name for name, path in maps.items() if _is_twin(name, path)], folder)
     map_of = _labels_by_image(maps, {pair.name: pair.image for pair in pairs}, INSTANCE_WORDS)
     return [pair._replace(instance=map_of.get(pair.name)) for pair in pairs]
 

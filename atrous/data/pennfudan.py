@@ -15,13 +15,14 @@ from pydantic import Field, field_validator
 from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import Drawing, Drawn, ImageFiles, read_instances
 from atrous.data.label_space import MAX_LABEL, LabelSpace
-from atrous.data.naming import named_space, names_by_value
+from atrous.data.naming import named_space, names_by_value, with_things
 from atrous.data.pairing import Pair, pair_folders
 from atrous.errors import ConfigError, DataError, listing, warn_once
 from atrous.settings import MAX_COUNT
 from atrous.types import Sample
 
 NAMES = ("background", "pedestrian")
+THINGS = (1,)
 COLORS = ((0, 0, 0), (220, 20, 60))
 IMAGES = ("PNGImages", "Images")  # as the folder is called in the database, and in copies with JPEGs
 MASKS = "PedMasks"
@@ -70,7 +71,13 @@ def label_space(config: Config) -> LabelSpace:
             f"{listing(f'{value}: {name}' for value, name in names.items()) or 'none'}"
         )
     space = named_space(names, None, None, dict(zip(names.values(), COLORS, strict=True)))
-    return space.model_copy(update={"things": (1,)})
+    numbered = space.model_copy(update={"things": THINGS})
+    if with_things(numbered, config.things).things != THINGS:
+        raise ConfigError(
+            f"data.things: the numbers in the masks are those of {space.names[1]}, the only class of things; got "
+            f"{listing(config.things or ['none'])}; leave it out"
+        )
+    return numbered
 
 
 def is_root(config: Config, folder: Path) -> bool:

@@ -18,9 +18,9 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from atrous.data.contract import DataConfig, Layout, require_root, require_split
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import one_line
-from atrous.data.packed import INDEX, Shard, index_of, is_packed, space_of
+from atrous.data.packed import Shard, index_of, is_packed, space_of
 from atrous.data.pixels import NamedBytes, read_image, read_label
-from atrous.data.strips import Strips, strips_of
+from atrous.data.strips import Strips, strips_of, whole
 from atrous.errors import DamagedError, DataError, listing
 from atrous.types import NO_IMAGE, Image, Sample
 from atrous.wire import tar
@@ -36,7 +36,7 @@ class Config(DataConfig):
 
     format: Literal["shards"] = "shards"
     shuffle_buffer: Annotated[int, Field(ge=0, le=10**7)] = 0
-    """Images among which the next one is drawn, shard by shard, for network shares; 0: all of them, for local disks."""
+    """Images among which the next is drawn, shard by shard: for network shares; 0: all, for local disks."""
 
 
 class Facts(BaseModel):
@@ -67,7 +67,7 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
     A shard that is missing, cut off or not harmless raises DataError or, with on_error=skip, each of its samples does.
     """
     root, index = require_root(config), index_of(config)
-    require_split(config, split, index.splits, root / INDEX)
+    require_split(config, split, index.splits, root / f"{split}-000000.tar")
     shards = index.splits[split].shards
     entries = [_entries(root / shard.name, shard) for shard in shards]
     problems = [part[0].problem for part in entries if part and part[0].problem]
@@ -134,14 +134,6 @@ class Shards(Sequence[Sample]):
     def inventory(self) -> dict[str, list[int]]:
         """The sizes of each sample's files."""
         return {entry.name: [member.size for member in entry.files.values()] for entry in self.entries}
-
-
-def whole(sample: Sample) -> Sample:
-    """The sample with all of its pixels read."""
-    arrays: dict[str, Any] = {
-        field: value[:, :] for field, value in sample._asdict().items() if isinstance(value, Strips)
-    }
-    return sample._replace(**arrays)
 
 
 # ---- the shards
@@ -236,7 +228,7 @@ def _pixels(
     if [zlib.crc32(content)] != sums:
         raise DataError(f"{entry.shard}: {entry.name}.{rest} is damaged: its checksum is wrong")
     file = NamedBytes(content, f"{entry.shard}: {entry.name}.{rest}")
-    return read_image(file) if bands else read_label(file).values.astype(dtype, copy=False)
+    return read_image(file) if bands else read_label(file).values.astype(dtype)
 
 
 def _checked(pixels: Strips | NDArray[Any], entry: Entry, facts: Facts, rest: str) -> Any:  # noqa: ANN401

@@ -23,10 +23,11 @@ from atrous.data.pixels import Codes, NamedBytes, read_image, read_label
 from atrous.errors import ConfigError, DamagedError, DataError, listing
 from atrous.files import is_not_data
 from atrous.types import NO_IMAGE, Image, Sample
-from atrous.wire import records
+from atrous.wire import records, tensors
 from atrous.wire.records import Example, Extent
 
 IMAGE, NAME, HEIGHT, WIDTH = "image/encoded", "image/filename", "image/height", "image/width"
+LANDMARKS = "image/landmarks"  # of the fork "forma": a float32 tensor [1, K, 2 or more]
 LABELS, LABEL_FORMAT = "image/segmentation/class/encoded", "image/segmentation/class/format"
 FILE = re.compile(r"(?P<split>.+)-(?P<number>\d{5,})-of-(?P<total>\d{5,})(\.tfrecords?)?")
 
@@ -36,7 +37,7 @@ class Config(DataConfig):
 
     format: Literal["tfrecord"] = "tfrecord"
     panoptic_divisor: Annotated[int, Field(ge=1, le=2**20)] | None = None
-    """Factor of the class in panoptic maps; none: the label space's, 1000. The originals' records of COCO have 256."""
+    """Factor of the class in panoptic maps, 256 in records of COCO; none: the label space's, 1000."""
 
 
 class Place(NamedTuple):
@@ -55,7 +56,7 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
     """
     root = require_root(config)
     shards = _shards(root)
-    require_split(config, split, shards, root / f"{split}-00000-of-....tfrecord")
+    require_split(config, split, shards, root / f"{split}-00000-of-00010.tfrecord")
     places = [place for path in _complete(shards[split], root, split) for place in _places(path)]
     problems = [place.problem for place in places if place.problem]
     if problems and config.on_error == "stop":
@@ -110,7 +111,7 @@ class Records(Sequence[Sample]):
                 raise DataError(
                     f"{_where(place)}: the image is {_by(image.shape)}, but {what} {_by(size)} (height x width)"
                 )
-        return sample._replace(image=image)
+        return sample._replace(image=image, landmarks=_landmarks(example, place))
 
     def labels(self, index: int) -> Sample:
         """The sample with an empty image: it isn't decoded."""
@@ -155,25 +156,33 @@ def numbered(ids: NDArray[np.integer[Any]], is_thing: NDArray[np.bool_]) -> NDAr
 # ---- the files
 
 
-def _shards(root: Path) -> dict[str, dict[int, tuple[int, Path]]]:
-    """By split, the shards by their number, each with how many there should be."""
-    shards: dict[str, dict[int, tuple[int, Path]]] = defaultdict(dict)
+class _File(NamedTuple):
+    path: Path
+    number: int
+    total: int  # shards of its split, as its name says
+
+
+def _shards(root: Path) -> dict[str, list[_File]]:
+    """The shards of each split."""
+    shards: dict[str, list[_File]] = defaultdict(list)
     for path in sorted(root.iterdir()) if root.is_dir() else ():
         if not is_not_data(path.name) and (match := FILE.fullmatch(path.name)):
-            shards[match["split"]][int(match["number"])] = int(match["total"]), path
+            shards[match["split"]].append(_File(path, int(match["number"]), int(match["total"])))
     return dict(shards)
 
 
-def _complete(shards: dict[int, tuple[int, Path]], root: Path, split: str) -> list[Path]:
-    totals = sorted({total for total, _ in shards.values()})
+def _complete(shards: Sequence[_File], root: Path, split: str) -> list[Path]:
+    """The paths of all shards that the names speak of, those that are missing included."""
+    totals = sorted({shard.total for shard in shards})
     if len(totals) > 1:
-        raise DataError(f"{root}: the shards of {split} are of {listing(totals)}; keep those of one packing")
-    beyond = [path.name for number, (total, path) in shards.items() if number >= total]
-    if beyond:
-        raise DataError(f"{root / beyond[0]}: its number must be below {totals[0]}")
-    example = next(path for _, path in shards.values())
-    suffix = example.name[example.name.rindex("-of-") :]
-    return [root / f"{split}-{number:05d}{suffix}" for number in range(min(totals[0], 10**6))]
+        raise DataError(f"{root}: by their names, the shards of {split} are of {listing(totals)}; keep one packing")
+    if beyond := [shard.path for shard in shards if shard.number >= totals[0]]:
+        raise DataError(f"{beyond[0]}: the number of a shard must be below {totals[0]}")
+    by_number = {shard.number: shard.path for shard in shards}
+    if len(by_number) < len(shards):
+        raise DataError(f"{root}: two shards of {split} have the same number; keep one packing")
+    suffix = shards[0].path.name[shards[0].path.name.rindex("-of-") :]
+    return [by_number.get(number, root / f"{split}-{number:05d}{suffix}") for number in range(min(totals[0], 10**6))]
 
 
 def _places(path: Path) -> list[Place]:
@@ -216,6 +225,20 @@ def _bytes(example: Example, key: str, place: Place) -> bytes:
         what = "is missing" if key not in example else "is not one value of bytes"
         raise DataError(f"{_where(place)}: {key} {what}; the record has {known}")
     return value[0]
+
+
+def _landmarks(example: Example, place: Place) -> NDArray[np.float32] | None:
+    """(x, y) of each joint; what else a joint has, such as a certainty, is left out."""
+    if not example.get(LANDMARKS):
+        return None
+    try:
+        joints = tensors.floats(memoryview(_bytes(example, LANDMARKS, place)))
+    except DamagedError as error:
+        raise DataError(f"{_where(place)}: {LANDMARKS}: {error}") from error
+    if joints.ndim != 3 or len(joints) != 1 or joints.shape[2] < 2:
+        shape = " x ".join(map(str, joints.shape))
+        raise DataError(f"{_where(place)}: {LANDMARKS} is {shape}; expected 1 x joints x (x, y, ...)")
+    return joints[0, :, :2]
 
 
 def _text(example: Example, key: str) -> str:

@@ -18,9 +18,10 @@ import PIL.Image
 import PIL.ImageFilter
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from atrous.data import autoaugment, originals
+from atrous.data.strips import whole
 from atrous.settings import Scale, Settings, Side
 from atrous.types import Color, Image, Sample, Size
 
@@ -31,12 +32,16 @@ Style = Literal["atrous", "tf_deeplab", "deeplab2", "semseg", "forma"]
 Kernel = Literal["gaussian", "binomial", "area"]
 Padding = Literal["bottom_right", "around", "random"]
 Margin = Padding | Literal["random_short"]  # deeplab2's: never all of the padding before the image
-Sides = Side | tuple[Side, Side]  # of both, or height and width
+Sides = Annotated[  # one number for both, or height and width; the tags are words that no setting could be called
+    Annotated[Side, Tag("one number")] | Annotated[tuple[Side, Side], Tag("two numbers")],
+    Discriminator(lambda value: "two numbers" if isinstance(value, list | tuple) else "one number"),
+]
 Resampling = Literal["exact", "fast"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Radius = Annotated[float, Field(ge=0, le=100)]
 
-NEAR, TRIES = 1 / 256, 256  # source pixels that a fast resampling may be off by; starts that are tried for that
+NEAR, TRIES = 1 / 256, 512  # source pixels that a fast resampling may be off by; starts that are tried for that
+LEGS = ((8, 9), (11, 12))  # joints of the right and of the left hip and knee
 BINOMIAL = (1, 4, 6, 4, 1)  # / 16, in each direction: OpenCV's GaussianBlur of 5 x 5 without a sigma
 LUMA = np.array([0.299, 0.587, 0.114])  # the perceived brightness of R, G and B (ITU-R BT.601)
 
@@ -51,9 +56,9 @@ class AugmentConfig(Settings):
     resize_to: tuple[Side, Side] | None = None
     """First of all, make images this height and width, whatever their shape; none: don't."""
     resize_min: Sides | None = None
-    """First of all, make the shorter side this many pixels (two values: at least height and width); none: don't."""
+    """First of all, make the shorter side this many pixels (two values: height, width at least)."""
     resize_max: Sides | None = None
-    """The longer side then has at most this many pixels (two values: height and width); none: any number."""
+    """The longer side then has at most this many pixels (two values: height and width); none: any."""
     resize_factor: Side | None = None
     """With `resize_min` or `resize_max`: round each side up to a multiple of this, plus 1; none: don't."""
     min_scale: Scale = 0.5
@@ -76,8 +81,10 @@ class AugmentConfig(Settings):
     """Largest angle of a random rotation in degrees, in either direction."""
     rotate_probability: Fraction = 0.5
     """Probability of a rotation, where `rotate` is above 0."""
+    leg_crop: Fraction = 0.0
+    """Probability that legs are cut off between hip and knee, where TFRecords have landmarks; forma: 0.2."""
     affine: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Standard deviation of a random stretch and shear about the crop's centre, such as 0.05; at most three of it."""
+    """Standard deviation of random stretch, shear and shift about the crop's centre, such as 0.05."""
     autoaugment: Fraction = 0.0
     """Strength of AutoAugment's photometric policy, 1 for the published one (arXiv:1805.09501); 0: off."""
     brightness: Fraction = 0.0
@@ -125,14 +132,14 @@ class AugmentConfig(Settings):
         """An original's result is refused where it would hold a step that the original doesn't have."""
         if self.style == "atrous":
             return self
-        original = ORIGINALS[self.style]
-        for name in OPTIONAL_STEPS:
-            off, value = AugmentConfig.model_fields[name].default, getattr(self, name)
-            if value != off and name not in original.steps:
-                raise ValueError(f"style={self.style} has no {name}: set {name}={_text(off)}, or style=atrous")
-        for name, text in original.fixed(self).items():
-            if getattr(self, name) != text:
-                raise ValueError(f"style={self.style} is {name}={text}: set that, or style=atrous")
+        original, off = (
+            ORIGINALS[self.style],
+            {name: AugmentConfig.model_fields[name].default for name in OPTIONAL_STEPS},
+        )
+        needs = {name: _text(value) for name, value in off.items() if name not in original.steps} | original.fixed(self)
+        missing = [f"augment.{name}={text}" for name, text in needs.items() if _text(getattr(self, name)) != text]
+        if missing:
+            raise ValueError(f"style={self.style} needs {' '.join(missing)}; or set style=atrous")
         is_by_side = isinstance(self.resize_min, tuple) or isinstance(self.resize_max, tuple)
         if not original.is_by_side and (is_by_side or (self.resize_max and not self.resize_min)):
             raise ValueError(f"style={self.style} needs one resize_min for both sides, and at most one resize_max")
@@ -150,25 +157,28 @@ class Original(NamedTuple):
     def fixed(self, config: AugmentConfig) -> dict[str, str]:
         """The settings that have no choice in this style."""
         kernel = {"blur_kernel": str(self.kernel)} if config.blur else {}
-        return {"padding": self.padding, "colors_on": "cpu", **kernel}
+        return {"padding": self.padding, "resampling": "exact", "colors_on": "cpu", **kernel}
 
 
 RANGE = ("resize_min", "resize_max", "resize_factor")
 COLORS = ("brightness", "contrast", "saturation", "hue")
 OPTIONAL_STEPS = (
-    *("resize_to", *RANGE, "aspect", "flip_vertical", "rotate", "affine"),
+    *("resampling", "resize_to", *RANGE, "aspect", "flip_vertical", "rotate", "leg_crop", "affine"),
     *("autoaugment", *COLORS, "grayscale", "blur", "noise"),
 )
 ORIGINALS: Mapping[str, Original] = {
     "tf_deeplab": Original(frozenset(RANGE), "bottom_right"),
     "deeplab2": Original(frozenset((*RANGE, "autoaugment")), "random", is_by_side=True),
     "semseg": Original(frozenset(("resize_to", "aspect", "rotate", "blur", "flip_vertical")), "around", "binomial"),
-    "forma": Original(frozenset((*RANGE, "affine", *COLORS, "blur", "noise")), "bottom_right", "area"),
+    "forma": Original(frozenset((*RANGE, "leg_crop", "affine", *COLORS, "blur", "noise")), "bottom_right", "area"),
 }
 
 
 def _text(value: object) -> str:
-    return "none" if value is None else ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    """As it is written on the command line."""
+    if isinstance(value, tuple):
+        return ",".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, int | float) else "none" if value is None else str(value)
 
 
 class Choice(NamedTuple):
@@ -189,6 +199,7 @@ class Choice(NamedTuple):
     margin: tuple[float, float] = (0.0, 0.0)  # (y, x) share of the padding at the top and left, where it is random
     affine: tuple[float, ...] = ()  # what is added to [[1, 0, 0], [0, 1, 0]], row by row, for (x, y, 1); (): nothing
     policy: tuple[float, float, float] = (0.0, 0.0, 0.0)  # AutoAugment's, each from 0 to 1
+    legs: tuple[float, float] | None = None  # where each is cut: 1 at the hip, 0 at the knee; None: they stay
 
 
 class Window(NamedTuple):
@@ -204,7 +215,40 @@ class Window(NamedTuple):
 def augment(sample: Sample, config: AugmentConfig, rng: np.random.Generator, *, fill: Color, ignore: int) -> Sample:
     """A random variation of size `config.crop`; padding has the colour `fill`, the label `ignore` and no thing."""
     _require_same_size(sample)
-    return STYLES[config.style](sample, choose(config, rng), config, fill, ignore)
+    choice = choose(config, rng)
+    sample = sample if config.style == "atrous" else whole(sample)  # the others work on whole images
+    if choice.legs is not None and sample.landmarks is not None:
+        sample = cut_legs(sample, choice.legs, fill, ignore, is_certain=config.style != "atrous")
+    return STYLES[config.style](sample._replace(landmarks=None), choice, config, fill, ignore)
+
+
+def cut_legs(sample: Sample, shares: tuple[float, float], fill: Color, ignore: int, *, is_certain: bool) -> Sample:
+    """All below the line between a point of each leg becomes padding.
+
+    A joint at (0, 0) is unknown, unless `is_certain`, as in the fork "forma", whose step this is.
+    """
+    joints = sample.landmarks
+    if joints is None or len(joints) <= max(LEGS[1]) or not np.isfinite(joints[np.ravel(LEGS)]).all():
+        return sample
+    if not is_certain and (joints[np.ravel(LEGS)] == 0).all(1).any():
+        return sample
+    (x, y), (other_x, other_y) = (
+        share * joints[hip].astype(np.float64) + (1 - share) * joints[knee]
+        for share, (hip, knee) in zip(shares, LEGS, strict=True)
+    )
+    if x == other_x:
+        return sample
+    height, width = sample.image.shape[:2]
+    line = y + (np.arange(width) - x) * (other_y - y) / (other_x - x)
+    below = (np.arange(height)[:, None] - line + 0.5).clip(0, 1)  # the share of a pixel, for a smooth edge
+
+    def cut(pixels: Pixels, outside: int | Color) -> Pixels:
+        pixels = pixels[:, :]
+        if pixels.ndim == 3:
+            return originals.to_bytes(pixels + below[..., None] * (np.asarray(outside) - pixels))
+        return np.where(below > 0.5, np.asarray(outside, pixels.dtype), pixels)
+
+    return _each(sample, cut, fill, ignore)
 
 
 class InStyle(Protocol):
@@ -264,8 +308,14 @@ def choose(config: AugmentConfig, rng: np.random.Generator) -> Choice:
         margin=(rng.random(), rng.random()),
         affine=random_affine(config, rng),
         policy=(rng.random(), rng.random(), rng.random()),
+        legs=random_legs(config, rng),
     )
     return choice._replace(saturation=0.0) if rng.random() < config.grayscale else choice
+
+
+def random_legs(config: AugmentConfig, rng: np.random.Generator) -> tuple[float, float] | None:
+    chance, right, left = rng.random(), rng.uniform(0.4, 0.6), rng.uniform(0.4, 0.6)
+    return (right, left) if chance < config.leg_crop else None
 
 
 def random_affine(config: AugmentConfig, rng: np.random.Generator) -> tuple[float, ...]:
@@ -325,7 +375,7 @@ def resized_size(size: tuple[int, ...], config: AugmentConfig) -> Size:
     return height + -(height - 1) % step, width + -(width - 1) % step
 
 
-def both_sides(sides: Sides) -> Size:
+def both_sides(sides: int | Size) -> Size:
     return sides if isinstance(sides, tuple) else (sides, sides)
 
 
@@ -446,7 +496,7 @@ def pad_to(
         rows, columns = pixels.shape[:2]
         if rows >= height and columns >= width:
             return pixels
-        canvas = np.empty((max(rows, height), max(columns, width), *pixels.shape[2:]), pixels.dtype)
+        canvas = np.empty_like(pixels, shape=(max(rows, height), max(columns, width), *pixels.shape[2:]))
         top = MARGINS[padding](canvas.shape[0] - rows, margin[0])
         left = MARGINS[padding](canvas.shape[1] - columns, margin[1])
         canvas[:] = np.full_like(canvas[0], outside)  # row by row is ten times faster than pixel by pixel
@@ -599,8 +649,9 @@ def _resample_image_fast(image: Image, window: Window) -> Image | None:
         return None
     part = torch.from_numpy(image[rows.source, columns.source]).permute(2, 0, 1)[None]
     size, scales = [rows.length, columns.length], (rows.scale, columns.scale)
-    pixels = torch.ops.aten._upsample_bilinear2d_aa(part, size, False, *scales)[0].permute(1, 2, 0)
-    return np.asarray(pixels[rows.num_before :, columns.num_before :].contiguous().numpy())
+    planes = torch.ops.aten._upsample_bilinear2d_aa(part, size, False, *scales)[0]
+    window_of_planes = planes[:, rows.num_before :, columns.num_before :].contiguous()
+    return np.asarray(window_of_planes.permute(1, 2, 0).numpy())  # planes in memory, as a batch has them
 
 
 def _grid(side: int, scaled: int, start: int, length: int) -> _Grid | None:
@@ -609,8 +660,11 @@ def _grid(side: int, scaled: int, start: int, length: int) -> _Grid | None:
     begin = _near_start(step, start - math.ceil(reach / step) - 1)
     if begin is None:
         return None
-    end = min(side, math.ceil((start + length) * step) + reach)
-    return _Grid(slice(round(begin * step), end), start - begin, start + length - begin, 1 / step)
+    first, end = round(begin * step), min(side, math.ceil((start + length) * step) + reach)
+    end += int(end - first == start + length - begin)  # of as many pixels as it returns, the kernel makes a mere copy
+    if end > side and side != scaled:
+        return None
+    return _Grid(slice(first, end), start - begin, start + length - begin, 1 / step)
 
 
 def _near_start(step: float, last: int) -> int | None:

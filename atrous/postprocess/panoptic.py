@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from atrous.errors import DataError
 from atrous.ops import nearest_center
 
 
@@ -64,7 +65,7 @@ def merge(semantic: Tensor, instances: Tensor, things: Tensor, how: Merging) -> 
 
     `semantic` is [H, W] classes, `instances` [H, W] numbers of things, 0 for none, `things` [C] bool. The class of a
     thing is that of most of its pixels, the smaller one of a tie. Things of a class are numbered in the order in which
-    they appear, row by row.
+    they appear, row by row. Raises DataError for more things of a class than the divisor has numbers for.
     """
     is_thing = things[semantic]
     if how.is_thing_without_center and not instances.any():
@@ -94,7 +95,19 @@ def _thing_numbers(semantic: Tensor, instances: Tensor, is_thing: Tensor, num_cl
     first = first.scatter_reduce(0, own, places, "amin")
     is_earlier = (first[None] < first[:, None]) & (category[None] == category[:, None])
     is_earlier[:, 0] = False  # number 0 is no thing
-    return category * divisor + is_earlier.sum(1) + 1
+    numbers = is_earlier.sum(1) + 1
+    if count > divisor:
+        _require_numbers(int(numbers[1:].where(votes[1:].any(1), 0).max()), divisor)
+    return category * divisor + numbers
+
+
+def _require_numbers(largest: int, divisor: int) -> None:
+    """Refuse more things of a class than have a number below the divisor: the others would be of another class."""
+    if largest >= divisor:
+        raise DataError(
+            f"{largest} things of one class, but panoptic_divisor={divisor} leaves numbers up to {divisor - 1}; a "
+            "higher decode.threshold or a smaller decode.top_k finds fewer"
+        )
 
 
 def score_map(peaks: Tensor, centers: Tensor, instances: Tensor) -> Tensor:  # [H, W]

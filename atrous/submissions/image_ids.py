@@ -1,6 +1,5 @@
 """Which image of a benchmark each file is: by its name, or by the benchmark's own list of images."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import PIL.Image
 from atrous.data.pillow import orientation_of
 from atrous.errors import ConfigError, DataError
 from atrous.submissions.contract import Format
+from atrous.trees import TreeError, read_json
 from atrous.types import Size
 
 
@@ -31,11 +31,11 @@ class ImageList(NamedTuple):
 def read_list(path: Path, form: Format) -> ImageList:
     """A JSON with `images`, as COCO's image_info_test-dev2017.json. Raises OSError, or DataError with the path."""
     try:
-        tree = json.loads(path.read_bytes())
+        tree = read_json(path)
     except OSError as error:
         raise OSError(error.errno, f"cannot read the list of images {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: no JSON: {error}") from error
+    except TreeError as error:
+        raise DataError(f"{path}: {error}") from error
     rows = tree.get("images") if isinstance(tree, dict) else None
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{path}: a list of images has the key images, and in it the id and file_name of each")

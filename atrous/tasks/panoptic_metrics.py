@@ -29,6 +29,7 @@ class Maps(NamedTuple):
     divisor: int
     ignore: int
     scores: Tensor | None  # [N, 2] the number of a predicted thing, and how certain it is
+    true_classes: Tensor | None = None  # [H, W], where the numbers of the truth don't say them
 
     @property
     def size(self) -> Size:
@@ -46,10 +47,15 @@ class Maps(NamedTuple):
             boundary_width=width,
         )
 
-    def classes(self, ids: Tensor) -> Tensor:
-        """[H, W] int32, the number of classes where a pixel has none."""
-        classes = (ids // self.divisor).int()
-        return classes.where((classes < len(self.things)) & (classes != self.ignore), len(self.things))
+    def classes(self) -> tuple[Tensor, Tensor]:
+        """Predicted and true, [H, W] int32; the number of classes where a pixel has none."""
+        predicted, true = (ids // self.divisor for ids in (self.prediction, self.truth))
+        true = true if self.true_classes is None else self.true_classes
+        return self._without_void(predicted), self._without_void(true)
+
+    def _without_void(self, classes: Tensor) -> Tensor:
+        is_class = (classes < len(self.things)) & (classes != self.ignore)
+        return classes.int().where(is_class, len(self.things))
 
 
 class Measure(NamedTuple):
@@ -158,7 +164,7 @@ def _known(value: float) -> float | None:
 def merged(maps: Maps) -> Tensor:  # [C, C + 1]
     """The last column counts what is predicted as void."""
     num_classes = len(maps.things)
-    prediction, truth = maps.classes(maps.prediction), maps.classes(maps.truth)
+    prediction, truth = maps.classes()
     return confusion.statistic(prediction, truth, num_classes + 1, ignore=num_classes)[:num_classes]
 
 
@@ -170,7 +176,7 @@ def report_merged(total: Tensor, space: LabelSpace) -> Figures:
 
 
 def boundary_overlap(maps: Maps) -> Tensor:  # [C, 2]
-    prediction, truth = maps.classes(maps.prediction), maps.classes(maps.truth)
+    prediction, truth = maps.classes()
     num_classes, width = len(maps.things), boundary_width(maps.size)
     return boundary_iou.statistic(prediction, truth, num_classes, width=width, ignore=num_classes)
 

@@ -15,6 +15,8 @@ from atrous.errors import DataError
 from atrous.tasks.contract import Labels
 from atrous.types import Sample
 
+SMALL_IDS = 2**22  # a table of so many entries takes less time than sorting the pixels of a photo
+
 
 class Segment(NamedTuple):
     id: int  # what its pixels hold in the panoptic map: category * divisor + number of the thing, 0 for stuff
@@ -40,7 +42,7 @@ def segments(labels: Labels, space: LabelSpace) -> tuple[Segment, ...]:
     """By ascending id, without void."""
     panoptic = panoptic_array(labels)
     certain = {} if labels.scores is None else {int(key): score for key, score in labels.scores.cpu().tolist()}
-    ids, places, areas = np.unique(panoptic, return_inverse=True, return_counts=True)
+    ids, places, areas = _counted(panoptic)
     order = np.argsort(places.ravel(), kind="stable")  # the pixels of the first segment, of the second, ...
     starts = np.cumsum(areas) - areas
     boxes = _boxes(order, starts, panoptic.shape[1]) if ids.size else {}
@@ -50,6 +52,20 @@ def segments(labels: Labels, space: LabelSpace) -> tuple[Segment, ...]:
         for index, key in enumerate(ids)
         if known[index]
     )
+
+
+def _counted(panoptic: NDArray[np.int32]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The ids in a map, the place of each pixel's id among them [H, W], and the pixels of each.
+
+    As `np.unique` has it, without sorting the pixels where ids are small; 16 bits are sorted in linear time.
+    """
+    if not panoptic.size or panoptic.min() < 0 or panoptic.max() >= SMALL_IDS:
+        return np.unique(panoptic, return_inverse=True, return_counts=True)
+    areas = np.bincount(panoptic.ravel())
+    ids = np.flatnonzero(areas)
+    places = np.zeros(len(areas), np.uint16 if len(ids) < 2**16 else np.int64)
+    places[ids] = np.arange(len(ids))
+    return ids, places[panoptic], areas[ids]
 
 
 def _boxes(order: NDArray[np.intp], starts: NDArray[np.intp], width: int) -> Mapping[int, tuple[int, int, int, int]]:

@@ -3,13 +3,16 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import PIL.Image
 import pytest
 from numpy.typing import NDArray
+from rich.console import Console
 
 import atrous.data
+from atrous import pack
 from atrous.data import (
     ade20k,
     camvid,
@@ -21,6 +24,8 @@ from atrous.data import (
     labelme,
     mapillary,
     pennfudan,
+    shards,
+    tfrecord,
     voc,
 )
 from atrous.data import list as list_files
@@ -113,6 +118,23 @@ def write_list(root: Path) -> list_files.Config:
     write(root / "city_names.txt", "road\ntraffic light\nsky\n")
     write(root / "city_colors.txt", "128 64 128\n250 170 30\n70 130 180\n")
     return list_files.Config(root=root)
+
+
+def write_shards(root: Path) -> shards.Config:
+    """The little folder dataset, packed."""
+    write_packed(root)
+    return shards.Config(root=root)
+
+
+def write_tfrecord(root: Path) -> tfrecord.Config:
+    write_packed(root, to="tfrecord")
+    return tfrecord.Config(root=root)
+
+
+def write_packed(root: Path, **options: str) -> None:
+    with TemporaryDirectory() as place:
+        write_folder(Path(place))
+        pack.run(place, root, options=pack.checked_options(**options), console=Console(quiet=True))
 
 
 def square(left: float, top: float, side: float) -> list[list[float]]:
@@ -259,6 +281,8 @@ LAYOUTS: dict[str, Callable[[Path], DataConfig]] = {  # all of FORMATS that read
     "list": write_list,
     "mapillary": write_mapillary,
     "pennfudan": write_pennfudan,
+    "shards": write_shards,
+    "tfrecord": write_tfrecord,
     "voc": write_voc,
 }
 

@@ -298,3 +298,162 @@ def test_a_damaged_mask_does_not_hide_the_values_of_others(tmp_path: Path) -> No
     for kind in ("images", "masks"):
         (tmp_path / kind / "train" / "0.png").write_bytes(b"")
     assert "in the first masks: 0, 7;" in refusal(config)
+
+
+# Instances
+
+
+def write_instances(
+    root: Path, masks: bool = True, names: str = "names: [wall, door]\nthings: [door]\n"
+) -> folder.Config:
+    """A wall with two doors in each split."""
+    instance = np.array([[0, 1, 0, 7, 7]], np.uint16)
+    for split in ("train", "val"):
+        save(root / "images" / split / "a.png", np.zeros((1, 5, 3), np.uint8))
+        save(root / "instances" / split / "a.png", instance)
+        if masks:
+            save(root / "masks" / split / "a.png", (instance > 0).astype(np.uint8))
+    write(root / "classes.yaml", names)
+    return folder.Config(root=root)
+
+
+def maps(config: folder.Config, split: str = "train") -> tuple[list[int], list[int] | None]:
+    sample = atrous.data.samples(config, split)[0]
+    return semantic(sample)[0].tolist(), None if sample.instance is None else sample.instance[0].tolist()
+
+
+BOTH = ([0, 1, 0, 1, 1], [0, 1, 0, 7, 7])
+
+
+def test_instances_lie_beside_masks(tmp_path: Path) -> None:
+    assert maps(write_instances(tmp_path)) == BOTH
+    assert atrous.data.label_space(folder.Config(root=tmp_path)).things == (1,)
+
+
+def test_without_masks_the_only_class_of_things_is_where_a_number_is(tmp_path: Path) -> None:
+    config = write_instances(tmp_path, masks=False)
+    assert maps(config) == BOTH
+    assert maps(config, "val") == BOTH
+    (sample,) = atrous.data.samples(config, "train", ("semantic",))
+    assert (semantic(sample)[0].tolist(), sample.instance) == (BOTH[0], None)
+    swapped = config.model_copy(update={"things": ("wall",)})
+    assert maps(swapped) == ([1, 0, 1, 0, 0], BOTH[1])
+
+
+@pytest.mark.parametrize(
+    ("names", "ending"),
+    [
+        (
+            "names: [wall, door]\n",
+            "the classes are wall, door, and none is of things; add masks of the classes, or name two",
+        ),
+        (
+            "names: [a, b, c]\nthings: [b]\n",
+            "the classes are a, b, c, and b of things; add masks of the classes, or name two",
+        ),
+        (
+            "names: [a, b]\nthings: [b, a]\n",
+            "the classes are a, b, and a, b of things; add masks of the classes, or name two",
+        ),
+    ],
+)
+def test_without_masks_other_classes_are_refused(names: str, ending: str, tmp_path: Path) -> None:
+    text = complaint(write_instances(tmp_path, masks=False, names=names))
+    assert text.startswith(
+        f"{tmp_path}/instances/train has no masks beside it, so things must be of one class and all else"
+    )
+    assert text.endswith(ending)
+
+
+def test_without_masks_and_names_the_lines_to_write_are_said(tmp_path: Path) -> None:
+    config = write_instances(tmp_path, masks=False)
+    (tmp_path / "classes.yaml").unlink()
+    assert refusal(config).endswith(
+        "write a classes.yaml with the lines `names: [background, thing]` and `things: [thing]`, or add masks of the "
+        "classes"
+    )
+    write(tmp_path / "obj_classes.txt", "cell\n")
+    assert "`names: [background, cell]` and `things: [cell]`" in refusal(config)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["Instances/train/a.png", "instance/train/a.png", "instances/train/a_instances.png", "instances/train/a.png.png"],
+)
+def test_folders_and_files_of_instances_have_several_names(place: str, tmp_path: Path) -> None:
+    config = write_instances(tmp_path)
+    path = tmp_path / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "instances" / "train" / "a.png").rename(path)
+    if "instances" not in place:
+        shutil.rmtree(tmp_path / "instances")
+    assert maps(config) == BOTH
+
+
+def test_a_split_may_be_above_its_folders(tmp_path: Path) -> None:
+    config = write_instances(tmp_path)
+    for kind in ("images", "masks", "instances"):
+        (tmp_path / "train").mkdir(exist_ok=True)
+        (tmp_path / kind / "train").rename(tmp_path / "train" / kind)
+        shutil.rmtree(tmp_path / kind)
+    assert maps(config) == BOTH
+
+
+def test_the_folder_of_instances_can_be_named_and_must_exist(tmp_path: Path) -> None:
+    config = write_instances(tmp_path)
+    (tmp_path / "instances").rename(tmp_path / "ids")
+    assert maps(config) == (BOTH[0], None)
+    assert maps(config.model_copy(update={"instances": "ids"})) == BOTH
+    wrong = config.model_copy(update={"instances": "idx"})
+    assert complaint(wrong, error=FileNotFoundError) == f"data.instances: no such folder: {tmp_path}/idx"
+
+
+def test_a_panoptic_model_is_told_what_is_missing(tmp_path: Path) -> None:
+    config = write_instances(tmp_path)
+    save(tmp_path / "images" / "train" / "b.png", np.zeros((1, 5, 3), np.uint8))
+    save(tmp_path / "masks" / "train" / "b.png", row(0, 0, 0, 0, 1))
+    expected = (
+        f"expected: {tmp_path}/instances/train/, where each pixel has the number of its thing (0: none), beside "
+        "masks/train/"
+    )
+    needs = ("semantic", "instance")
+    with pytest.raises(DataError) as caught:
+        atrous.data.samples(config, "train", needs)
+    text = "split 'train': images without an instance map, which a panoptic model needs"
+    assert str(caught.value) == f"{text} (1): b; {expected}"
+    assert len(list(atrous.data.samples(config, "train", ("semantic",)))) == 2
+    shutil.rmtree(tmp_path / "instances")
+    with pytest.raises(DataError) as caught:
+        atrous.data.samples(config, "train", needs)
+    assert str(caught.value) == f"{text}; {expected}"
+
+
+def test_two_instance_maps_of_an_image_are_refused(tmp_path: Path) -> None:
+    config = write_instances(tmp_path)
+    save(tmp_path / "instances" / "train" / "a.tif", row(0, 1, 0, 7, 7))
+    assert "differ from another file only in their suffix (2): a.png, a.tif" in complaint(config)
+
+
+def test_things_are_classes(tmp_path: Path) -> None:
+    cases = {
+        "things: [dor]": "no class 'dor'; did you mean door?",
+        "things: [x]": "no class 'x'; classes are wall, door",
+        "things: [door, door]": "door is repeated",
+        "things: door": "things must be a list of names of classes, such as [person]",
+        "things: [1]": "things must be a list of names of classes, such as [person]",
+        "thing: [door]": "no key 'thing'; did you mean things?",
+    }
+    for line, text in cases.items():
+        config = write_instances(tmp_path, names=f"names: [wall, door]\n{line}\n")
+        assert text in refusal(config)
+        assert f"{tmp_path}/classes.yaml: " in refusal(config)
+    renamed = write_instances(tmp_path).model_copy(update={"names": ("a", "b"), "things": ("c",)})
+    assert refusal(renamed, ConfigError) == ("data.things: no class 'c'; classes are a, b")
+    config = write_instances(tmp_path, names="names: [wall, door]\nignore: 0\nthings: [wall]\n")
+    assert "things: the ignored class can't be counted" in refusal(config)
+
+
+def test_data_things_takes_precedence(tmp_path: Path) -> None:
+    config = write_instances(tmp_path).model_copy(update={"things": ("wall", "door")})
+    assert atrous.data.label_space(config).things == (0, 1)
+    assert atrous.data.label_space(config.model_copy(update={"things": ()})).things == ()

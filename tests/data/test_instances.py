@@ -21,7 +21,7 @@ from atrous.data.survey import Split, Survey
 from atrous.data.targets import thing_targets
 from atrous.data.transforms import AugmentConfig, augment, scale_and_crop
 from atrous.distributed import World
-from atrous.errors import DataError
+from atrous.errors import AtrousWarning, DataError
 from atrous.types import Sample
 from tests.data.conftest import FILL, STILL, complaint, row, save, write
 from tests.reference import targets as reference
@@ -29,6 +29,11 @@ from tests.reference import targets as reference
 ALONE = World(0, 1, torch.device("cpu"))
 SPACE = LabelSpace(names=("sky", "car", "person", "road"), things=(1, 2), panoptic_divisor=10)
 PATH = Path("a.png")
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atrous.errors._warned", set())
 
 
 def things(semantic: list[int], instance: list[int], space: LabelSpace = SPACE) -> list[int]:
@@ -48,7 +53,13 @@ def refusal(semantic: list[int], instance: list[int], space: LabelSpace = SPACE)
 
 
 def test_numbers_of_stuff_and_of_ignored_pixels_have_no_meaning() -> None:
-    assert things([1, 2, 2, 0, 3, 255], [4, 5, 0, 7, 1000000, 5]) == [4, 5, 0, 0, 0, 0]
+    with pytest.warns(AtrousWarning) as warned:
+        assert things([1, 2, 2, 0, 3, 255], [4, 5, 0, 7, 1000000, 5]) == [4, 5, 0, 0, 0, 0]
+    assert [str(one.message) for one in warned] == [
+        "a.png: number 7, 1000000 has pixels of sky, road alone, and so counts for nothing: a thing is of a class of "
+        "things"
+    ]
+    assert things([0, 255, 255], [0, 0, 9]) == [0, 0, 0]  # of ignored pixels, nothing is said
 
 
 def test_a_thing_may_reach_into_ignored_pixels() -> None:
@@ -66,7 +77,8 @@ def test_a_thing_of_two_classes_is_refused_with_their_pixels() -> None:
 
 
 def test_a_number_of_stuff_alone_may_lie_on_several_classes() -> None:
-    assert things([0, 3, 1], [7, 7, 1]) == [0, 0, 1]
+    with pytest.warns(AtrousWarning, match="number 7 has pixels of sky, road alone"):
+        assert things([0, 3, 1], [7, 7, 1]) == [0, 0, 1]
 
 
 def test_numbers_stay_below_the_divisor() -> None:

@@ -139,7 +139,7 @@ def ranged(style: str, least: Any, most: Any, factor: Any) -> dict[str, Any]:  #
 
 def test_the_scales_of_each_original_by_hand() -> None:
     """In float32, 0.1 is 0.10000000149, so that deeplab2's 0.5 to 2 has 15 scales and 1 isn't among them."""
-    steps = {"min_scale": 0.5, "max_scale": 2.0, "scale_step": 0.1}
+    steps: dict[str, Any] = {"min_scale": 0.5, "max_scale": 2.0, "scale_step": 0.1}
     assert [num_scales(config_of(style, **steps)) for style in ("tf_deeplab", "deeplab2")] == [16, 15]
     assert num_scales(config_of("deeplab2", min_scale=0.3, max_scale=1.7, scale_step=0.1)) == 15
     assert num_scales(config_of("deeplab2", min_scale=0.5, max_scale=1.5, scale_step=0.1)) == 10
@@ -192,7 +192,7 @@ def test_random_padding_is_never_all_before_the_image_in_deeplab2(style: Style, 
         rows, columns = np.nonzero(known(out.semantic) != IGNORE)
         tops.add(int(rows.min()))
         lefts.add(int(columns.min()))
-        assert (np.ptp(rows), np.ptp(columns)) == (4, 9)
+        assert [int(np.ptp(rows)), int(np.ptp(columns))] == [4, 9]
     assert (tops, lefts) == (expected, {0})
 
 
@@ -369,19 +369,45 @@ def test_an_unlabelled_sample_is_varied_as_well() -> None:
         np.testing.assert_array_equal(bare.image, noise_image(20, 30))
 
 
+class Late:
+    """Stands for an array whose pixels are read where it is sliced by rows and columns, as those of shards are."""
+
+    def __init__(self, pixels: Array) -> None:
+        self.pixels, self.shape, self.ndim, self.dtype = pixels, pixels.shape, pixels.ndim, pixels.dtype
+
+    def __getitem__(self, place: tuple[slice, slice]) -> Array:
+        rows, columns = place
+        return self.pixels[rows, columns]
+
+
+@pytest.mark.parametrize("style", [name for name, _ in WHOLE])
+def test_pixels_that_are_not_read_yet_are_varied_alike(style: Style) -> None:
+    sample = noise_sample(30, 40)
+    late: Any = sample._replace(image=Late(sample.image), semantic=Late(known(sample.semantic)))  # type: ignore[arg-type]
+    out, expected = (
+        augment(each, config_of(style), np.random.default_rng(1), fill=FILL, ignore=IGNORE) for each in (late, sample)
+    )
+    np.testing.assert_array_equal(out.image, expected.image)
+    np.testing.assert_array_equal(out.semantic, expected.semantic)
+
+
 def test_a_step_that_an_original_lacks_is_refused_in_one_line() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"style": "tf_deeplab", "rotate": 10}, r"style=tf_deeplab has no rotate: set rotate=0\.0, or style=atrous"),
-        ({"style": "tf_deeplab", "padding": "around"}, "style=tf_deeplab is padding=bottom_right: set that"),
+        (
+            {"style": "tf_deeplab", "rotate": 10, "hue": 0.1, "padding": "around"},
+            r"=tf_deeplab needs augment\.rotate=0 augment\.hue=0 augment\.padding=bottom_right; or set style=atrous",
+        ),
+        ({"style": "tf_deeplab", "padding": "around"}, "style=tf_deeplab needs augment.padding=bottom_right;"),
         ({"style": "tf_deeplab", "resize_min": (3, 4)}, "needs one resize_min for both sides"),
         ({"style": "tf_deeplab", "resize_max": 4}, "needs one resize_min for both sides"),
-        ({"style": "semseg"}, "style=semseg is padding=around"),
-        ({"style": "semseg", "padding": "around", "blur": 0.5}, "style=semseg is blur_kernel=binomial"),
-        ({"style": "semseg", "padding": "around", "resize_min": 9}, "has no resize_min: set resize_min=none"),
-        ({"style": "deeplab2", "padding": "random", "hue": 0.1}, "style=deeplab2 has no hue"),
-        ({"style": "forma", "flip_vertical": 0.1}, "style=forma has no flip_vertical"),
-        ({"style": "forma", "aspect": (0.5, 2)}, r"has no aspect: set aspect=1\.0,1\.0, or"),
-        ({"style": "forma", "colors_on": "device"}, "style=forma is colors_on=cpu"),
+        ({"style": "semseg"}, "style=semseg needs augment.padding=around;"),
+        ({"style": "semseg", "padding": "around", "blur": 0.5}, "style=semseg needs augment.blur_kernel=binomial;"),
+        ({"style": "semseg", "padding": "around", "resize_min": 9}, "needs augment.resize_min=none"),
+        ({"style": "deeplab2", "padding": "random", "hue": 0.1}, "style=deeplab2 needs augment.hue=0"),
+        ({"style": "forma", "flip_vertical": 0.1}, "style=forma needs augment.flip_vertical=0"),
+        ({"style": "forma", "aspect": (0.5, 2)}, "needs augment.aspect=1,1;"),
+        ({"style": "forma", "colors_on": "device"}, "style=forma needs augment.colors_on=cpu"),
+        ({"style": "tf_deeplab", "resampling": "fast"}, "style=tf_deeplab needs augment.resampling=exact"),
         ({"style": "deeplab"}, "atrous"),
     ]
     for change, message in cases:

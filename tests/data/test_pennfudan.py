@@ -78,6 +78,16 @@ def test_there_are_two_names(wrong: tuple[str, ...] | dict[int, str], tmp_path: 
     assert text.startswith("data.names: pixels are background or of an object, so there are two names")
 
 
+@pytest.mark.parametrize(
+    ("things", "reason"),
+    [(("background",), "those of cell, the only class"), ((), "got none"), (("cel",), "did you mean cell")],
+)
+def test_only_what_is_numbered_is_a_thing(things: tuple[str, ...], reason: str, tmp_path: Path) -> None:
+    config = Config(root=write_pennfudan(tmp_path).root, num_val=1, names=("background", "cell"), things=("cell",))
+    assert atrous.data.label_space(config).things == (1,)
+    assert reason in complaint(config.model_copy(update={"things": things}), error=ConfigError)
+
+
 def test_names_must_differ(tmp_path: Path) -> None:
     assert "is repeated" in complaint(
         one_row(tmp_path, 0, 1).model_copy(update={"names": ("a", "a")}), error=ConfigError

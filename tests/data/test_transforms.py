@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from atrous.data.transforms import (
     AugmentConfig,
     Window,
+    _near_start,
     add_noise,
     augment,
     blur,
@@ -74,6 +75,29 @@ def test_crop_first_equals_resize_then_crop_on_images(
     image = noise_image(height, width, seed)
     window = scaled_window(image.shape[:2], scale, crop, place)
     assert max_difference(resample_window(image, window), resize_then_crop(image, window)) <= 2
+
+
+@settings(max_examples=80, deadline=None)
+@given(sides, sides, scales, crops, places, seeds)
+def test_a_fast_resampling_is_nearly_the_same(
+    height: int, width: int, scale: float, crop: tuple[int, int], place: tuple[float, float], seed: int
+) -> None:
+    image = noise_image(height, width, seed)
+    window = scaled_window(image.shape[:2], scale, crop, place)
+    assert max_difference(resample_window(image, window, "fast"), resample_window(image, window)) <= 3
+
+
+def test_a_fast_resampling_begins_where_a_source_pixel_does() -> None:
+    """3 scaled pixels of 2 / 3 of a source pixel each are 2 of these; and where nothing near fits, none is chosen."""
+    image = noise_image(700, 1900)
+    for scale in (0.5, 0.75, 1.25, 1.5, 1.75, 2.0):
+        window = scaled_window(image.shape[:2], scale, (65, 129), (0.9, 0.9))
+        pixels = resample_window(image, window, "fast")
+        assert pixels.shape == (65, 129, 3) and pixels.flags.writeable
+        assert max_difference(pixels, resample_window(image, window)) <= 2, scale
+    assert _near_start(2 / 3, 100) == 99 and _near_start(2.0, 57) == 57 and _near_start(0.7, -1) == 0
+    assert _near_start(1 + 1 / 600, 2000) is not None and _near_start(0.5 + 1e-12 / 3, 7) == 6
+    assert _near_start(1.01, 1000 * 100 + 50 - 300) is not None
 
 
 @settings(max_examples=40, deadline=None)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from atrous.errors import DataError
 from atrous.postprocess.panoptic import Merging, find_centers, group_pixels, merge, peaks, score_map
 from tests.reference.deeplab2 import PANOPTIC, golden
 
@@ -23,6 +24,22 @@ def classes(text: str) -> Tensor:
 
 def numbers(text: str) -> Tensor:
     return torch.tensor([[int(letter) for letter in row] for row in text.split()])
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_more_things_of_a_class_than_the_divisor_numbers_are_refused(is_full: bool) -> None:
+    """Nine cars have numbers; the tenth would be the first of the next class. Those of other classes don't count."""
+    count = 10 if is_full else 9
+    semantic = torch.tensor([[CAR] * count + [PERSON] * 9])
+    instances = torch.arange(1, count + 10)[None]
+    how = Merging(divisor=10, void=-1)
+    if is_full:
+        with pytest.raises(DataError, match=r"^10 things of one class, but panoptic_divisor=10 leaves numbers up to 9"):
+            merge(semantic, instances, THINGS, how)
+        return
+    assert merge(semantic, instances, THINGS, how).tolist() == [[*range(21, 30), *range(31, 40)]]
+    unused = instances.where(instances != 18, 40)  # the last thing has another number, and those between no pixel
+    assert merge(semantic, unused, torch.tensor([True, False, True, True]), how).max() == 39
 
 
 @pytest.mark.parametrize("case", PANOPTIC)

@@ -18,7 +18,7 @@ def varied_by_definition(image: Image, variation: NDArray[np.float64], kernel: l
     pixels = blurred_by_definition(image.astype(np.float64), kernel) if blur else image.astype(np.float64)
     grey = (pixels @ LUMA)[..., None]
     pixels = turned(grey + saturation * (pixels - grey), hue) * brightness
-    return mean + contrast * (pixels - mean) + noise
+    return np.asarray(mean + contrast * (pixels - mean) + noise)
 
 
 def blurred_by_definition(image: Pixels, kernel: list[float]) -> Pixels:

@@ -15,11 +15,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from atrous import cli
+from atrous import cli, data
+from atrous.data import coco_panoptic, panoptic_json, polygons
 from atrous.data.ade20k import ADE20K, WITH_OTHER
 from atrous.data.cityscapes import CITYSCAPES
 from atrous.data.cityscapes import CLASSES as CLASSES_OF_CITYSCAPES
 from atrous.data.coco_panoptic import COCO_PANOPTIC
+from atrous.data.pairing import Pair
 from atrous.data.pixels import read_label
 from atrous.data.voc import VOC
 from atrous.errors import AtrousError, ConfigError, DataError
@@ -326,6 +328,44 @@ def test_a_format_says_what_comes_of_missing_images(name: str) -> None:
 # ---- ground truth
 
 
+def partition(classes: NDArray[Any], numbers: NDArray[Any]) -> set[tuple[int, bytes]]:
+    """Each segment: its class, and its pixels; whatever the numbers are."""
+    both = classes.astype(np.int64) * 2**20 + numbers
+    return {(int(key) // 2**20, (both == key).tobytes()) for key in np.unique(both)}
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="needs the benchmarks' samples beside the project")
+def test_our_own_reader_of_coco_reads_what_was_written(tmp_path: Path) -> None:
+    root = DATA / "coco_panoptic_samples"
+    truth = {name.stem: prediction for name, prediction in official_scores.coco_truth(root)}
+    write_official(truth, "coco_panoptic", tmp_path, split="val2017")
+    split, images = "val2017_atrous_results", str(root / "input_images")
+    config = coco_panoptic.Config(root=tmp_path / "coco_panoptic", train=split, val=split, images=images)
+    assert data.label_space(config) == COCO_PANOPTIC
+    samples = list(data.samples(config, split))
+    assert len(samples) == 2
+    for sample in samples:
+        panoptic = truth[sample.name].panoptic
+        assert sample.semantic is not None and sample.instance is not None
+        assert partition(sample.semantic, sample.instance) == partition(panoptic // 256, panoptic % 256)
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="needs the benchmarks' samples beside the project")
+def test_our_own_reader_of_masks_reads_what_was_written(tmp_path: Path) -> None:
+    truth = dict(official_scores.coco_truth(DATA / "coco_panoptic_samples"))
+    write_official(truth, "coco_instances", tmp_path, split="val2017")
+    (path,) = (tmp_path / "coco_instances").iterdir()
+    rows = json.loads(path.read_text())
+    for name, prediction in truth.items():
+        own = [row for row in rows if row["image_id"] == int(name.stem)]
+        things = [segment for segment in prediction.segments if segment.category in COCO_PANOPTIC.things]
+        assert len(own) == len(things)
+        for row, thing in zip(own, things, strict=True):
+            size = tuple(row["segmentation"]["size"])
+            region = polygons.coco_rle(polygons.coco_counts(row["segmentation"]["counts"]), size)
+            assert np.array_equal(region.mask, prediction.panoptic == thing.id)
+
+
 @pytest.mark.skipif(not DATA.exists(), reason="needs the benchmarks' samples beside the project")
 def test_coco_samples_are_read_back(tmp_path: Path) -> None:
     """Segments have other numbers than the truth; each is one of the same category."""
@@ -369,3 +409,14 @@ def test_cityscapes_frames_are_read_back(tmp_path: Path) -> None:
     )
     is_group = (truth >= 24) & (truth < 1000)
     assert np.array_equal(numbers_in(picture), np.where(counted & ~is_group, truth, 0))
+    annotations = panoptic_json.read(next((tmp_path / "cityscapes_panoptic").glob("*.json")))
+    drawing = panoptic_json.read_segments(
+        Pair("frame", path, picture),
+        annotations=annotations,
+        space=CITYSCAPES,
+        classes={row.raw_id: index for index, row in enumerate(CLASSES_OF_CITYSCAPES.values())},
+    )
+    semantic, instance = (drawn.values for drawn in drawing if drawn is not None)
+    own = prediction.labels.panoptic
+    assert own is not None
+    assert partition(semantic, instance) == partition(own.numpy() // 1000, own.numpy() % 1000)

@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -522,10 +524,144 @@ def test_a_prediction_can_be_decoded_with_other_settings(run: RunFolder, tmp_pat
         predict.run(run.best, source, out, ["decode.kernel=0"], console=QUIET)
 
 
-def test_data_without_instances_is_refused_before_the_first_step(
-    tmp_path: Path, folder_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    overrides = ("data.format=folder", f"data.root={folder_data}")
+# ---- data of one's own
+
+
+def write_things(root: Path, count: int = 3) -> None:
+    """Two boxes in each image of 40 x 48; the second is cut off by the border."""
+    rng = np.random.default_rng(0)
+    for split, first in (("train", 0), ("val", 10)):
+        for index in range(first, first + count):
+            instance = np.zeros((40, 48), np.uint8)
+            instance[5:25, 5 + index % 3 : 20], instance[28:, 30:] = 1, 2
+            image = rng.integers(0, 90, (40, 48, 3), np.uint8) + np.uint8(150) * (instance > 0)[..., None]
+            for kind, pixels in (
+                ("images", image),
+                ("masks", (instance > 0).astype(np.uint8)),
+                ("instances", instance),
+            ):
+                (root / kind / split).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(root / kind / split / f"{index}.png")
+    (root / "classes.yaml").write_text("names: [ground, box]\nthings: [box]\n")
+
+
+def own(root: Path, *overrides: str) -> Config:
     settings = [text for text in SMALL if not text.startswith("data.")]
-    with pytest.raises((ConfigError, DataError), match="instance"):
-        train.train(load("synthetic/panoptic_demo", [*settings, *overrides]), tmp_path / "run", console=QUIET)
+    changes = [*settings, "data.format=folder", f"data.root={root}", "augment.crop=33,41", *overrides]
+    return load("synthetic/panoptic_demo", changes)
+
+
+def trained(root: Path, out: Path, *overrides: str) -> RunFolder:
+    return train.train(own(root, *overrides), out, console=QUIET)
+
+
+@pytest.mark.parametrize("without", ["", "masks"])
+def test_boxes_of_ones_own_are_learnt_scored_and_counted_in_the_report(without: str, tmp_path: Path) -> None:
+    write_things(tmp_path / "data")
+    if without:
+        shutil.rmtree(tmp_path / "data" / without)
+    run = trained(tmp_path / "data", tmp_path / "run")
+    assert {"pq", "pq_things", "pq_stuff"} <= validations(run)[-1]["scores"].keys()
+    counts = json.loads((run.path / "data.json").read_text())
+    assert counts["train"]["things"] == counts["val"]["things"] == {"box": 6}
+    table = evaluate.run(run.best, console=QUIET).figures.table
+    row = dict(zip(table.columns, table.rows["box"], strict=True))
+    assert sum(int(row[name] or 0) for name in ("matched", "missed")) == 6
+
+
+def box(root: Path, change: Callable[[np.ndarray], np.ndarray], kind: str = "instances", split: str = "train") -> None:
+    """Change a map of the second image of a split."""
+    path = sorted((root / kind / split).iterdir())[1]
+    Image.fromarray(change(np.array(Image.open(path)))).save(path)
+
+
+def remove(root: Path, pattern: str) -> None:
+    for path in root.glob(pattern):
+        path.unlink()
+
+
+def clear(root: Path, pattern: str) -> None:
+    for path in root.glob(pattern):
+        Image.fromarray(np.zeros((40, 48), np.uint8)).save(path)
+
+
+def beyond(numbers: np.ndarray) -> np.ndarray:
+    return numbers.astype(np.uint16) * 600
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a number above the divisor": (
+        lambda root: box(root, beyond),
+        r"instances/train/1\.png: a thing has the number 1200, but they may be 1\.\.999",
+    ),
+    "a thing of two classes": (
+        lambda root: box(root, lambda mask: mask * (np.arange(40) > 8)[:, None].astype(np.uint8), "masks"),
+        r"instances/train/1\.png: thing 1 has pixels of 2 classes, but a thing has one: ground \(\d+ pixels\), box \(",
+    ),
+    "a map in colours": (
+        lambda root: box(root, lambda numbers: np.stack([numbers] * 3, -1)),
+        r"instances/train/1\.png: the instance map is RGB, but numbers of things are expected",
+    ),
+    "a map of another size": (
+        lambda root: box(root, lambda numbers: numbers[:20]),
+        r"sizes differ \(width x height\): image .*/1\.png is 48 x 40, its instance map .*/1\.png is 48 x 20",
+    ),
+    "a damaged map": (
+        lambda root: (root / "instances" / "train" / "1.png").write_bytes(b"\x89PNG"),
+        r"cannot read label .*/instances/train/1\.png",
+    ),
+    "a missing map": (
+        lambda root: remove(root, "instances/val/11.png"),
+        r"split 'val': images without an instance map, .* \(1\): 11; expected: .*/instances/val/",
+    ),
+    "no maps": (
+        lambda root: shutil.rmtree(root / "instances"),
+        r"split 'train': images without an instance map, .* needs; expected: .*/instances/train/",
+    ),
+    "maps without a number": (
+        lambda root: clear(root, "instances/*/*.png"),
+        r"split 'train': nothing to learn from: no thing has a number; all \d+ pixels of box in 3 masks are 0",
+    ),
+    "no things": (
+        lambda root: (root / "classes.yaml").write_text("names: [ground, box]\n"),
+        r"needs classes of things, .*; of ground, box, name those, as in data\.things=\[box\] or, .* `things: \[box\]`",
+    ),
+    "a thing that is no class": (
+        lambda root: (root / "classes.yaml").write_text("names: [ground, box]\nthings: [bx]\n"),
+        r"classes\.yaml: things: no class 'bx'; did you mean box\?",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_what_is_wrong_with_instances_is_told_before_the_first_step(bad: str, tmp_path: Path) -> None:
+    change, text = BAD[bad]
+    write_things(tmp_path / "data")
+    change(tmp_path / "data")
+    with pytest.raises((ConfigError, DataError), match=text) as caught:
+        trained(tmp_path / "data", tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_an_image_that_can_not_be_used_is_left_out_on_request(tmp_path: Path) -> None:
+    write_things(tmp_path / "data")
+    for split in ("train", "val"):
+        box(tmp_path / "data", beyond, split=split)
+    run = trained(tmp_path / "data", tmp_path / "run", "data.on_error=skip")
+    counts = json.loads((run.path / "data.json").read_text())
+    assert [(counts[kind]["unreadable"], counts[kind]["things"]) for kind in ("train", "val")] == [(1, {"box": 4})] * 2
+
+
+def test_images_without_a_thing_are_fine(tmp_path: Path) -> None:
+    write_things(tmp_path / "data")
+    for kind in ("masks", "instances"):
+        for split in ("train", "val"):
+            box(tmp_path / "data", np.zeros_like, kind, split)
+    counts = json.loads((trained(tmp_path / "data", tmp_path / "run").path / "data.json").read_text())
+    assert counts["train"]["things"] == {"box": 4}
+
+
+def test_data_without_instances_is_refused_before_the_first_step(tmp_path: Path, folder_data: Path) -> None:
+    with pytest.raises(DataError, match="without an instance map, which a panoptic model needs"):
+        trained(folder_data, tmp_path / "run")

@@ -1,14 +1,17 @@
 """What holds for every row of TASKS, and the values that tasks hand on: tables, figures, sums."""
 
 import json
+import math
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+from atrous.errors import ConfigError
 from atrous.models import MODELS
 from atrous.tasks import TASKS
-from atrous.tasks.contract import Figures, Labels, Metric, Table, joined, summed
+from atrous.tasks.contract import UNKNOWN, Figures, Labels, Metric, Table, chosen, joined, summed
 from atrous.types import Sample
 
 
@@ -93,11 +96,29 @@ def test_statistics_are_summed_metric_by_metric() -> None:
 
 
 def test_a_task_reports_all_of_its_metrics() -> None:
-    def metric(figures: Figures) -> Metric:
-        return Metric(lambda labels, sample, space: 1, lambda total, space: figures)
-
     task = TASKS["semantic"]._replace(metrics={"confusion": metric(CONFUSION), "boundary": metric(BOUNDARY)})
     sample = Sample("x", np.zeros((1, 1, 3), np.uint8))
     space = None
     assert task.statistics(Labels(), sample, space) == {"confusion": 1, "boundary": 1}  # type: ignore[arg-type]
     assert task.report({"confusion": 2, "boundary": 2}, space).scores == joined([CONFUSION, BOUNDARY]).scores  # type: ignore[arg-type]
+
+
+def metric(figures: Figures) -> Metric:
+    return Metric(lambda labels, sample, space: 1, lambda total, space: figures)
+
+
+def test_metrics_are_chosen_by_name_in_the_tasks_own_order() -> None:
+    one, other, costly = (metric(CONFUSION)._replace(is_costly=is_costly) for is_costly in (False, False, True))
+    metrics = {"one": one, "other": other, "costly": costly}
+    assert list(chosen(metrics, None)) == ["one", "other"]
+    assert list(chosen(metrics, ["costly", "one"])) == ["one", "costly"]
+    assert list(chosen(metrics, ["all"])) == ["one", "other", "costly"]
+    for names, reason in ((["two"], "no metric two; there are one, other, costly, and all"), ([], "none is named")):
+        with pytest.raises(ConfigError, match=reason):
+            chosen(metrics, names)
+
+
+def test_undefined_figures_are_a_dash_and_no_number_in_json() -> None:
+    figures = Figures({"a": 0.5, "b": math.nan}, {"a": "A", "b": "B"}, Table(("A",), {"x": (None,)}, (None,)))
+    assert [figures.describe(name) for name in "ab"] == ["A 0.5000", f"B {UNKNOWN}"]
+    assert figures.to_tree()["scores"] == {"a": 0.5, "b": None}
