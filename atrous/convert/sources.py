@@ -12,7 +12,7 @@ from rich.console import Console
 from atrous.convert import zoo
 from atrous.convert.arrays import Arrays
 from atrous.convert.readers.archive import extract, find_model
-from atrous.convert.readers.checkpoint import read_checkpoint
+from atrous.convert.readers.checkpoint import OBJECT_SUFFIX, read_checkpoint
 from atrous.convert.readers.frozen_graph import read_graph
 from atrous.convert.readers.pth import read_pth, without_wrapper
 from atrous.convert.readers.tflite import read_tflite
@@ -64,7 +64,7 @@ def _checked_arrays(source: Arrays) -> Arrays:
             raise ConversionError(f"{ARRAYS}: names must be strings, got {name!r}")
         if array.dtype.kind not in "fiub":
             raise ConversionError(f"{ARRAYS}: {name} must hold numbers, but its type is {array.dtype}")
-    return without_wrapper(arrays)
+    return without_wrapper({name.removesuffix(OBJECT_SUFFIX): array for name, array in arrays.items()})
 
 
 # ---- files

@@ -202,6 +202,19 @@ def test_the_evaluator_becomes_decode_and_inference() -> None:
     assert segmenter.header.decode == PanopticDecodeConfig.model_validate({**decode, **compiled})
 
 
+def test_the_evaluator_may_be_a_whole_message() -> None:
+    text = "evaluator_options { nms_kernel: 41 merge_semantic_and_instance_with_tf_op: false }"
+    segmenter = convert(empty_arrays(golden(TINY).shapes), options={**golden(TINY).options, "evaluator": text})
+    expected = {"kernel": 41, "top_k": 400, "stuff_area": 0}
+    assert segmenter.header.decode == PanopticDecodeConfig.model_validate(expected)
+
+
+def test_arrays_may_have_the_names_that_tensorflow_gives_them() -> None:
+    arrays = {f"{name}/.ATTRIBUTES/VARIABLE_VALUE": array for name, array in empty_arrays(golden(TINY).shapes).items()}
+    counter = {"save_counter/.ATTRIBUTES/VARIABLE_VALUE": np.array(7)}
+    assert convert({**arrays, **counter}, options=golden(TINY).options).model.config.name == "panoptic_deeplab"
+
+
 def test_batch_norms_have_the_epsilon_of_the_solver() -> None:
     text = f"model_options {{ {CONFIG} }} trainer_options {{ solver_options {{ batchnorm_epsilon: 1e-05 }} }}"
     config = panoptic_config(config_text=text)
@@ -290,7 +303,25 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "evaluator, typo": ({"evaluator": "nms_kernels: 3"}, "there is no field 'nms_kernels'"),
     "data set": ({"dataset": "imagenet"}, "dataset=imagenet: its classes are unknown; known: cityscapes_panoptic"),
     "other classes": ({"dataset": "coco_panoptic"}, "dataset=coco_panoptic has 134 classes, but the model has 19"),
-    "crop": ({"crop_size": "65,x"}, "crop_size"),
+    **{
+        f"crop {crop}": (
+            {"crop_size": crop},
+            f"crop_size must be a number or height,width, such as 641,1025, got {said}",
+        )
+        for crop, said in (
+            ("65,x", ""),
+            ("65x65", "65x65"),
+            ([65], ""),
+            ([65, 65, 65], ""),
+            (0, "0"),
+            (-1, "-1"),
+            (6.5, ""),
+        )
+    },
+    "evaluator of a whole config, typo": (
+        {"evaluator": "evaluator_options { nms_kernels: 3 }"},
+        "evaluator: there is no field 'nms_kernels'|evaluator: line 1: there is no field 'nms_kernels'",
+    ),
     "no such option": ({"crop": 65}, "no model depends on an option 'crop'"),
     "strides": ({"config_text": CONFIG, "output_stride": 16}, "output_stride=16, but its weights"),
 }

@@ -13,6 +13,7 @@ from atrous.convert.systems.deeplab2.messages import Evaluator, Experiment, Mode
 from atrous.errors import ConfigError
 from atrous.files import user_path
 from atrous.settings import Settings
+from atrous.types import Size
 
 TEXTS = (
     "config",
@@ -41,10 +42,10 @@ def unpacked(tree: OptionTree, label: str) -> dict[str, Any]:
     require_known(tree, (*TEXTS, *PLAIN), label)
     options = _from_experiment(_experiment(tree, label), label)
     if (text := tree.get("evaluator")) is not None:
-        options["evaluator"] = read(Evaluator, parse(_text(text, "evaluator", label), "evaluator"), "evaluator")
+        options["evaluator"] = _read_evaluator(_text(text, "evaluator", label))
     options |= {name: tree[name] for name in PLAIN if tree.get(name) is not None}
     if "crop_size" in options:
-        options["crop_size"] = _both_sides(options["crop_size"])
+        options["crop_size"] = _both_sides(options["crop_size"], label)
     return options
 
 
@@ -65,6 +66,14 @@ def _read_experiment(text: str, label: str) -> Experiment:
     if message.keys() & Experiment.model_fields.keys():
         return read(Experiment, message, label)
     return Experiment(model_options=read(Model, message, label))
+
+
+def _read_evaluator(text: str) -> Evaluator | None:
+    """The content of evaluator_options, or a textproto that has them."""
+    message = parse(text, "evaluator")
+    if message.keys() & Experiment.model_fields.keys():
+        return read(Experiment, message, "evaluator").evaluator_options
+    return read(Evaluator, message, "evaluator")
 
 
 def _file_text(path: Path) -> str:
@@ -99,10 +108,15 @@ def _from_experiment(experiment: Experiment | None, label: str) -> dict[str, Any
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _both_sides(crop: Any) -> Any:  # noqa: ANN401
+def _both_sides(crop: Any, label: str) -> Size:  # noqa: ANN401
     """One number stands for height and width."""
-    crop = crop.tolist() if isinstance(crop, np.ndarray | np.generic) else crop
-    crop = int(crop) if isinstance(crop, str) and crop.strip().isdecimal() else crop
-    if isinstance(crop, int):
-        return (crop, crop)
-    return tuple(crop) if isinstance(crop, list) else crop
+    sides = crop.tolist() if isinstance(crop, np.ndarray | np.generic) else crop
+    if isinstance(sides, str):
+        sides = [int(side) if side.strip().isdecimal() else side for side in sides.strip("[]()").split(",")]
+        sides = sides * 2 if len(sides) == 1 else sides
+    sides = [sides, sides] if isinstance(sides, int) else sides
+    is_pair = isinstance(sides, list | tuple) and len(sides) == 2
+    if not is_pair or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ConfigError(f"{label}: crop_size must be a number or height,width, such as 641,1025, got {crop}")
+    height, width = sides
+    return height, width
