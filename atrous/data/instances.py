@@ -37,19 +37,23 @@ def things_alone(
     divisor has no room for.
     """
     runs = _runs_of_pairs(instance, semantic)
-    pairs, pixels = _counted(runs)
-    is_numbered = (pairs >> 8 > 0) & (pairs & 255 != space.ignore)
-    _require_one_class(pairs[is_numbered], pixels[is_numbered], space, source)
+    require_sound(*_counted(runs), space, source)
     numbers = (runs.values >> 8).astype(np.int32) * _is_thing(space.things)[runs.values & 255]
-    _require_room(numbers, space, source)
     return np.repeat(numbers, runs.lengths).reshape(instance.shape)
 
 
-def _require_room(numbers: NDArray[np.int32], space: LabelSpace, source: str) -> None:
+def require_sound(pairs: NDArray[Any], pixels: NDArray[Any], space: LabelSpace, source: str) -> None:
+    """Raises DataError, beginning with `source`, for pairs as `count_pairs` returns them that no things have."""
+    is_numbered = (pairs >> 8 > 0) & (pairs & 255 != space.ignore)
+    _require_one_class(pairs[is_numbered], pixels[is_numbered], space, source)
+    _require_room(pairs[is_numbered & (_is_thing(space.things)[pairs & 255] > 0)] >> 8, space, source)
+
+
+def _require_room(numbers: NDArray[Any], space: LabelSpace, source: str) -> None:
     room, largest = space.panoptic_divisor - 1, int(numbers.max(initial=0))
     if largest <= room:
         return
-    count = np.count_nonzero(np.unique(numbers))
+    count = len(np.unique(numbers))
     if count > room:
         raise DataError(
             f"{source}: {count} things in an image, but there may be {room} (the panoptic divisor is {room + 1}); cut "

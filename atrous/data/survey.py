@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from atrous import distributed
 from atrous.data.image_files import Code, WrongLabelsError
-from atrous.data.instances import count_pairs
+from atrous.data.instances import count_pairs, require_sound
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import read_each
 from atrous.data.naming import class_of_value, ignored_values, naming_advice, naming_setting
@@ -147,6 +147,7 @@ def _counted(sample: Sample, space: LabelSpace) -> Mask:
     if sample.instance is None:
         return Mask(sample.name, pixels)
     pairs, areas = count_pairs(sample.instance, sample.semantic)
+    require_sound(pairs, areas, space, sample.name)  # samples may come from anywhere
     numbers, labels = pairs >> 8, pairs & 255
     is_thing = np.isin(labels, space.things)
     things = Counter(labels[is_thing & (numbers > 0)].tolist())

@@ -353,3 +353,17 @@ def test_a_thing_that_is_cropped_has_the_center_of_its_visible_part() -> None:
     targets = thing_targets(classes, numbers, torch.tensor([False, True]))
     # rows 1 and 2 have their mean at 1.5, columns 2 and 3 at 2.5: both are rounded to the even 2; thing 6 is gone
     assert (targets.heatmap[0, 0] == 1).nonzero().tolist() == [[2, 2]]
+
+
+def test_the_survey_finds_things_that_no_map_has_checked() -> None:
+    """Of samples from shards, or from a program of one's own."""
+    samples = [
+        Sample(name, np.zeros((1, 2, 3), np.uint8), np.array([classes], np.uint8), np.array([numbers], np.int32))
+        for name, classes, numbers in (("a", [1, 0], [12, 0]), ("b", [1, 2], [3, 3]), ("c", [1, 2], [1, 2]))
+    ]
+    total = survey.count(samples, SPACE, ALONE)
+    assert total.masks == 1
+    assert [problem.partition(";")[0] for problem in total.problems] == [
+        "a: a thing has the number 12, but they may be 1..9 (the panoptic divisor is 10)",
+        "b: thing 3 has pixels of 2 classes, but a thing has one: car (1 pixel), person (1 pixel)",
+    ]
