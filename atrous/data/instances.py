@@ -95,8 +95,8 @@ def _warn_of_stuff(pairs: NDArray[Any], space: LabelSpace, source: str) -> None:
         classes = listing(_name(label, space) for label in np.unique(pairs & 255).tolist())
         warn_once(
             "numbers of stuff",
-            f"{source}: number {listing(np.unique(pairs >> 8))} has pixels of {classes} alone, and so counts for "
-            "nothing: a thing is of a class of things",
+            f"{source}: number {listing(np.unique(pairs >> 8))} lies on {classes} alone, and is left out: classes of "
+            "stuff have no things",
         )
 
 

@@ -222,7 +222,7 @@ def remarks(survey: Survey, space: LabelSpace, split: Split) -> list[str]:
         share = 100 * survey.crowd_pixels / sum(survey.pixels[label] for label in space.things)
         lines.append(
             f"{percent(share)} of the pixels of {_names_of_things(space)}, in {_masks(survey.masks_with_crowds)}, have "
-            "no number: they are crowds, which count for no thing"
+            "no number: they are crowds, in which no thing is counted"
         )
     if survey.problems:
         number = f"{len(survey.problems)} of {survey.num_images} masks"

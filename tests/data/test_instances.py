@@ -56,8 +56,7 @@ def test_numbers_of_stuff_and_of_ignored_pixels_have_no_meaning() -> None:
     with pytest.warns(AtrousWarning) as warned:
         assert things([1, 2, 2, 0, 3, 255], [4, 5, 0, 7, 1000000, 5]) == [4, 5, 0, 0, 0, 0]
     assert [str(one.message) for one in warned] == [
-        "a.png: number 7, 1000000 has pixels of sky, road alone, and so counts for nothing: a thing is of a class of "
-        "things"
+        "a.png: number 7, 1000000 lies on sky, road alone, and is left out: classes of stuff have no things"
     ]
     assert things([0, 255, 255], [0, 0, 9]) == [0, 0, 0]  # of ignored pixels, nothing is said
 
@@ -77,7 +76,7 @@ def test_a_thing_of_two_classes_is_refused_with_their_pixels() -> None:
 
 
 def test_a_number_of_stuff_alone_may_lie_on_several_classes() -> None:
-    with pytest.warns(AtrousWarning, match="number 7 has pixels of sky, road alone"):
+    with pytest.warns(AtrousWarning, match="number 7 lies on sky, road alone"):
         assert things([0, 3, 1], [7, 7, 1]) == [0, 0, 1]
 
 
@@ -225,8 +224,8 @@ def test_things_and_crowds_are_counted(tmp_path: Path) -> None:
     space = atrous.data.label_space(config)
     (line,) = [one for one in survey.remarks(total, space, Split("train", ())) if "crowd" in one]
     assert line == (
-        "split 'train': 40 % of the pixels of car, person, in 1 mask, have no number: they are crowds, which count for "
-        "no thing"
+        "split 'train': 40 % of the pixels of car, person, in 1 mask, have no number: they are crowds, in which no "
+        "thing is counted"
     )
     assert survey.to_tree(total, space)["things"] == {"car": 2, "person": 1}
 
