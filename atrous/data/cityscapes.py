@@ -179,6 +179,8 @@ def _read(pair: Pair, *, space: LabelSpace, documents: Mapping[Path, Annotations
     classes = class_of_value(space)
     if annotations.path.stem.endswith(TRAIN_IDS):
         classes = {index: classes[raw_id] for raw_id, index in RAW_IDS.items()}
+    if annotations.categories:
+        classes = {number: label for number, label in classes.items() if number in annotations.categories}
     return panoptic_json.read_segments(pair, annotations=annotations, space=space, classes=classes)
 
 

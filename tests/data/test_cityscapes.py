@@ -356,6 +356,10 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda document: document.update(images=[], annotations=[]),
         "without an annotation in {path} (1)",
     ),
+    "a category that the file doesn't list": (
+        lambda document: document.update(categories=[{"id": 7, "name": "road"}, {"id": 24, "name": "person"}]),
+        "no category has the id 26",
+    ),
     "a raw id that is none": (
         lambda document: document["annotations"][0]["segments_info"][0].update(category_id=34),
         "no category has the id 34",
