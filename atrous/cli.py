@@ -236,7 +236,7 @@ def evaluate(
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
     """Measure a model on labelled images, or stored predictions: overall scores and a table by class."""
-    from atrous import evaluate
+    from atrous import evaluate, scoring
 
     for path in filter(None, (json, report)):
         _require_writable(path)
@@ -251,7 +251,7 @@ def evaluate(
         metrics=None if metrics is None else metrics.replace(",", " ").split(),
         truth=truth,
     )
-    if truth is not None and evaluation.skipped:
+    if evaluation.skipped and (truth is not None or scoring.is_stored(model)):
         raise typer.Exit(1)
 
 

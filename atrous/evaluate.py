@@ -25,6 +25,8 @@ from atrous.tasks import Task
 from atrous.tasks.contract import Figures, summed
 from atrous.types import Sample
 
+BASE = "folder/deeplab_v3plus"  # whose section `data` is replaced
+
 
 def evaluate(
     model: Segmenter,
@@ -146,17 +148,29 @@ def score(
         raise ConfigError(f"no such file of predictions: {path}")
     if not scoring.is_stored(path):
         raise ConfigError(f"--truth is what predictions in COCO's panoptic JSON are compared with; {path} is none")
-    if truth is None:
-        raise ConfigError(f"{path} holds predictions; name what they are compared with: --truth TRUTH.json")
-    if overrides:
-        raise ConfigError(f"{overrides[0]}: stored predictions have no settings, only --truth, --metrics and --json")
     if report_path is not None:
         raise ConfigError("--report shows images, and stored predictions have none; --json writes all figures")
-    evaluation = scoring.run(path, user_path(truth), metrics=metrics, workers=workers, console=console)
+    true = truth_of(path, truth, overrides)
+    evaluation = scoring.run(path, true, metrics=metrics, workers=workers, console=console)
     if json_path is not None:
         write_atomically(user_path(json_path), json.dumps(evaluation.to_tree(), indent=1) + "\n")
     report.print_evaluation(evaluation, console)
     return evaluation
+
+
+def truth_of(path: Path, truth: Path | None, overrides: Sequence[str]) -> scoring.Truth:
+    """What the predictions in `path` are compared with: a JSON file, or the dataset in `overrides`."""
+    other = next((text for text in overrides if truth is not None or not text.startswith("data.")), None)
+    if other is not None:
+        raise ConfigError(f"{other}: predictions are compared with --truth, or with data.format=... data.root=...")
+    if truth is not None:
+        return scoring.read_truth(user_path(truth))
+    if not overrides:
+        raise ConfigError(
+            f"{path} holds predictions; name what they are compared with: --truth TRUTH.json, or data.format=... "
+            "data.root=..."
+        )
+    return scoring.truth_of_data(configs.load(BASE, overrides).data)
 
 
 def measure(

@@ -146,8 +146,8 @@ def run(
     try:
         return Summary(finished(out, packing, console) or _pack(out, packing, workers, console), out)
     finally:
+        (out / LOCK).unlink(missing_ok=True)  # while it is held: nobody else may hold the file that goes
         lock.release()
-        (out / LOCK).unlink(missing_ok=True)
 
 
 # ---- what to pack
@@ -174,7 +174,7 @@ def planned(config: DataConfig, options: Options, names: Sequence[str] = ()) -> 
     for name, samples in splits.items():
         if not len(samples):
             raise DataError(f"split {name!r} has no samples")
-        if not re.fullmatch(r"[\w+ -]{1,100}", name):
+        if not re.fullmatch(r"[\w+-][\w+ .-]{0,99}", name):
             raise ConfigError(f"split {name!r}: its name can't begin that of a shard; rename it")
     facts = [options.model_dump(), space.model_dump(), config.format]
     tree = json.dumps(
@@ -312,6 +312,8 @@ def _write(path: Path, items: Sequence[Item], space: LabelSpace, end: bytes) -> 
         temporary.replace(path)
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
     size = sum(map(len, content))
     shard = Shard(name=path.name, samples=len(good), bytes=size, sha256=digest.hexdigest())
     return Written(shard=shard, taken=len(items), skipped=_problems(items), **_counts(good, space))
@@ -438,7 +440,8 @@ def _as_tar(sample: Sample, path: Path | None, options: Options, space: LabelSpa
         }
         sums = {rest: [zlib.crc32(content)] for rest, content in files.items()}
     height, width = sample.image.shape[:2]
-    facts = layout.Facts(name=sample.name, height=height, width=width, category=sample.category, crc32=sums)
+    name = sample.name.encode(errors="backslashreplace").decode()  # of a file whose name isn't UTF-8
+    facts = layout.Facts(name=name, height=height, width=width, category=sample.category, crc32=sums)
     files[layout.FACTS] = facts.model_dump_json().encode()
     key = layout.key_of(sample.name)
     return b"".join(tar.member_bytes(f"{key}.{rest}", content) for rest, content in files.items())
@@ -462,7 +465,7 @@ def _as_record(sample: Sample, path: Path | None, options: Options, space: Label
     height, width = sample.image.shape[:2]
     features: dict[str, records.Value] = {
         tfrecord.IMAGE: image,
-        tfrecord.NAME: sample.name.encode(),
+        tfrecord.NAME: sample.name.encode(errors="surrogateescape"),
         "image/format": kind.encode(),
         tfrecord.HEIGHT: height,
         tfrecord.WIDTH: width,

@@ -1,6 +1,6 @@
 """Scores of stored predictions in COCO's panoptic format, such as `atrous predict` writes: no network, no image."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +12,12 @@ from pydantic import ValidationError
 from rich.console import Console
 from torch import Tensor
 
+from atrous import data
 from atrous.data import panoptic_json
+from atrous.data.contract import DataConfig
 from atrous.data.instances import runs_of
 from atrous.data.label_space import LabelSpace
+from atrous.data.loader import missing_fields
 from atrous.data.panoptic_json import CATEGORY, CROWD, ID, Annotations, Segments
 from atrous.environment import environment
 from atrous.errors import DataError, listing
@@ -22,9 +25,11 @@ from atrous.progress import counting, say
 from atrous.report import Evaluation, ImageScore, image_score
 from atrous.tasks.contract import Figures, chosen, joined, summed
 from atrous.tasks.panoptic_metrics import MEASURES, Maps, Measure
+from atrous.tasks.segments import thing_mask, true_panoptic
 from atrous.types import Size
 
 PNGS, SEGMENTS = "panoptic", "segments"  # folders that `atrous predict` writes
+NEEDS = ("semantic", "instance")  # fields of a sample
 MOST_LOOKED_FOR = 100  # PNGs of a JSON, to see which folder they are in
 START = 64  # bytes of a file that tell JSON from a model
 Measures = Mapping[str, Measure]
@@ -67,20 +72,43 @@ class Side(NamedTuple):
         return Drawn(segments, ids.astype(np.int64), places, runs.lengths, (height, width))
 
 
+class TrueImage(NamedTuple):
+    keys: tuple[str, ...]  # by which its prediction is found; the first is what the image is called
+    ids: Tensor  # [H, W] class * divisor + number
+    classes: Tensor | None  # [H, W], where the numbers don't say them
+    divisor: int
+
+
+class Truth(NamedTuple):
+    """What predictions are compared with."""
+
+    name: str
+    space: LabelSpace
+    things: Tensor  # bool: the classes whose number 0 is a crowd
+    void: int  # the class of what is none
+    classes: Mapping[int, int]  # by the id of a prediction's category
+    categories: Mapping[str, int]  # their ids by name
+    by_name: bool  # a prediction is found by the name of its image or PNG, too, not by its image_id alone
+    number: int  # of images
+    read: Callable[[int, int], TrueImage]  # the image of an index, with a divisor of at least so much
+
+
 class Comparison(NamedTuple):
-    truth: Side
+    truth: Truth
     predictions: Side
-    files: Mapping[str, str | None]  # of the true PNGs: that of the prediction
+    files: Mapping[str, str]  # of the PNGs, by what their image is called
     measures: Measures
-    num_classes: int
+    least_divisor: int
     has_scores: bool
 
 
 class Measured(NamedTuple):
     """What one image adds."""
 
+    image: str
     statistics: Mapping[str, Any]
-    problem: str = ""  # why it has no prediction that can be used
+    file: str | None  # of the prediction
+    problem: str  # why it has no prediction that can be used
 
 
 def is_stored(path: Path) -> bool:
@@ -94,34 +122,33 @@ def is_stored(path: Path) -> bool:
 
 
 def run(
-    path: Path, truth_path: Path, *, metrics: Sequence[str] | None = None, workers: int = 0, console: Console
+    path: Path, truth: Truth, *, metrics: Sequence[str] | None = None, workers: int = 0, console: Console
 ) -> Evaluation:
     """Measure predictions against the truth. An image without a usable prediction is named, and all of it is missed."""
     measures = chosen(MEASURES, metrics)
-    truth = read_truth(truth_path)
-    space = label_space(truth.annotations)
     predictions = read_predictions(path, truth)
-    files = matches(truth.annotations, predictions.annotations, by_name=path.is_dir())
-    for line in strangers(predictions.annotations, files):
-        say(line, console)
-    has_scores = bool(np.isfinite(predictions.annotations.scores).any())
-    comparison = Comparison(truth, predictions, files, measures, space.num_classes, has_scores)
+    annotations = predictions.annotations
+    least_divisor = 1 + max((end - start for start, end in annotations.ends.values()), default=0)
+    has_scores = bool(np.isfinite(annotations.scores).any())
+    files = files_by_key(annotations, by_name=truth.by_name or path.is_dir())
+    comparison = Comparison(truth, predictions, files, measures, least_divisor, has_scores)
     total: dict[str, Any] = {}
     images: list[ImageScore] = []
     problems: list[str] = []
-    with counting("scoring", len(files), console) as advance, ThreadPoolExecutor(max(1, workers)) as pool:
-        parts = pool.map(lambda file: measured(file, comparison), files)
-        for index, (file, part) in enumerate(zip(files, parts, strict=True)):
+    used: set[str | None] = set()
+    with counting("scoring", truth.number, console) as advance, ThreadPoolExecutor(max(1, workers)) as pool:
+        parts = pool.map(lambda index: measured(index, comparison), range(truth.number))
+        for index, part in enumerate(parts):
             total = summed([*filter(None, [total]), part.statistics])
-            figures = report(part.statistics, measures, space)
-            images.append(image_score(index, truth.annotations.ids[file], figures))
+            images.append(image_score(index, part.image, report(part.statistics, measures, truth.space)))
             problems += filter(None, [part.problem])
+            used.add(part.file)
             advance(1)
-    for line in problems:
+    for line in [*strangers(annotations, used), *problems]:
         say(line, console)
-    figures = report(total, measures, space)
+    figures = report(total, measures, truth.space)
     missed = f" ({len(problems)} without a usable prediction: their segments are missed)" if problems else ""
-    protocol = {"data": f"{path.name} against {truth_path.name}", "images": f"{len(images)}{missed}", **figures.notes}
+    protocol = {"data": f"{path.name} against {truth.name}", "images": f"{len(images)}{missed}", **figures.notes}
     return Evaluation(figures, images, problems, protocol, environment(torch.device("cpu")))
 
 
@@ -132,16 +159,18 @@ def report(statistics: Mapping[str, Any], measures: Measures, space: LabelSpace)
 # ---- an image
 
 
-def measured(file: str, comparison: Comparison) -> Measured:
+def measured(index: int, comparison: Comparison) -> Measured:
     """Raises DataError or OSError for a truth that can't be used: then nothing can be measured."""
-    image, problem = comparison.truth.annotations.ids[file], ""
-    true = comparison.truth.drawn(file, with_areas=True)
+    true, problem = comparison.truth.read(index, comparison.least_divisor), ""
+    height, width = true.ids.shape
+    file = next((comparison.files[key] for key in true.keys if key in comparison.files), None)
     try:
-        prediction = _prediction(comparison.files[file], comparison.predictions, true.size)
+        prediction = _prediction(file, comparison.predictions, (height, width))
     except (DataError, OSError) as error:
-        prediction, problem = _nothing(true.size), f"image {image}: {error}"
-    maps = maps_of(image, prediction, true, comparison)
-    return Measured({name: measure.statistic(maps) for name, measure in comparison.measures.items()}, problem)
+        prediction, problem = _nothing((height, width)), f"image {true.keys[0]}: {error}"
+    maps = maps_of(prediction, true, comparison)
+    statistics = {name: measure.statistic(maps) for name, measure in comparison.measures.items()}
+    return Measured(true.keys[0], statistics, file, problem)
 
 
 def _prediction(file: str | None, predictions: Side, size: Size) -> Drawn:
@@ -161,35 +190,23 @@ def _nothing(size: Size) -> Drawn:
     return Drawn(segments, one, one, one + size[0] * size[1], size)
 
 
-def maps_of(image: str, prediction: Drawn, truth: Drawn, comparison: Comparison) -> Maps:
-    """Segments are numbered from 1 as the JSON lists them, so that stuff may have several, too; a crowd has 0.
-
-    As in the original, only the last crowd of a class excuses predictions. Earlier ones get a class of their own.
-    """
-    num_classes = comparison.num_classes
-    divisor = 1 + max(len(prediction.segments.rows), len(truth.segments.rows))
-    predicted, true = _numbers(prediction, comparison.predictions, divisor), _numbers(truth, comparison.truth, divisor)
-    is_crowd = truth.segments.rows[:, CROWD] == 1
-    last = {category: row for row, category in enumerate((true // divisor).tolist()) if is_crowd[row]}
-    true_classes = _by_id(truth, true // divisor)
-    true[is_crowd] = num_classes * divisor
-    for category, row in last.items():
-        true[row] = category * divisor
+def maps_of(prediction: Drawn, truth: TrueImage, comparison: Comparison) -> Maps:
+    numbers = _numbers(prediction, comparison.predictions, truth.divisor)
     certain = np.nan_to_num(prediction.segments.scores.astype(np.float64))
     return Maps(
-        image,
-        prediction.painted(_by_id(prediction, predicted), (num_classes + 1) * divisor),
-        truth.painted(_by_id(truth, true), (num_classes + 1) * divisor),
-        torch.ones(num_classes + 1, dtype=torch.bool),  # crowds of stuff are told by their number, too
-        divisor,
-        num_classes + 1,
-        torch.from_numpy(np.stack([predicted.astype(np.float64), certain], 1)) if comparison.has_scores else None,
-        truth.painted(true_classes, num_classes + 1),
+        truth.keys[0],
+        prediction.painted(_by_id(prediction, numbers), comparison.truth.void * truth.divisor),
+        truth.ids,
+        comparison.truth.things,
+        truth.divisor,
+        comparison.truth.void,
+        torch.from_numpy(np.stack([numbers.astype(np.float64), certain], 1)) if comparison.has_scores else None,
+        truth.classes,
     )
 
 
 def _numbers(drawn: Drawn, side: Side, divisor: int) -> NDArray[np.int64]:
-    """Class * divisor + number of each segment."""
+    """Class * divisor + number of each segment, from 1 in the order of the JSON: stuff may have several, too."""
     categories = [side.classes[category] for category in drawn.segments.rows[:, CATEGORY].tolist()]
     return np.array(categories, np.int64) * divisor + np.arange(1, len(categories) + 1)
 
@@ -201,29 +218,86 @@ def _by_id(drawn: Drawn, numbers: NDArray[np.int64]) -> dict[int, int]:
 # ---- files
 
 
-def read_truth(path: Path) -> Side:
+def read_truth(path: Path) -> Truth:
+    """A JSON file, whose PNGs lie beside it."""
     annotations = panoptic_json.read(path)
     if not annotations.ends:
         raise DataError(f"{path} annotates no image, so there is nothing to measure")
     if not annotations.categories:
         raise DataError(f"{path} has no categories: the truth must say what its segments are")
-    classes = {category: index for index, category in enumerate(annotations.categories)}
-    return Side(annotations, png_folder(path, annotations), classes)
+    space, files = label_space(annotations), list(annotations.ends)
+    side = Side(
+        annotations,
+        png_folder(path, annotations),
+        {category: index for index, category in enumerate(annotations.categories)},
+    )
+    return Truth(
+        path.name,
+        space,
+        torch.ones(space.num_classes + 1, dtype=torch.bool),  # crowds of stuff are told by their number, too
+        space.num_classes + 1,
+        side.classes,
+        {category.name: number for number, category in annotations.categories.items()},
+        False,
+        len(files),
+        lambda index, divisor: _true_image(side, files[index], space.num_classes, divisor),
+    )
 
 
-def read_predictions(path: Path, truth: Side) -> Side:
+def _true_image(side: Side, file: str, num_classes: int, divisor: int) -> TrueImage:
+    """A crowd has number 0. As in the original, only the last one of a class excuses predictions.
+
+    Earlier ones are a crowd of a class of their own, which nothing is predicted as.
+    """
+    drawn = side.drawn(file, with_areas=True)
+    divisor = max(divisor, 1 + len(drawn.segments.rows))
+    numbers = _numbers(drawn, side, divisor)
+    classes, is_crowd = numbers // divisor, drawn.segments.rows[:, CROWD] == 1
+    last = {category: row for row, category in enumerate(classes.tolist()) if is_crowd[row]}
+    numbers[is_crowd] = num_classes * divisor
+    for category, row in last.items():
+        numbers[row] = category * divisor
+    void, annotations = num_classes + 1, side.annotations
+    names = (str(Path(name).with_suffix("")) for name in (annotations.images[file], file) if name)
+    return TrueImage(
+        (annotations.ids[file], *names),
+        drawn.painted(_by_id(drawn, numbers), void * divisor),
+        drawn.painted(_by_id(drawn, classes), void),
+        divisor,
+    )
+
+
+def truth_of_data(config: DataConfig) -> Truth:
+    """The validation split of a dataset. Predictions are found by the names of its images."""
+    samples, space = data.samples(config, config.val, NEEDS), data.label_space(config)
+    if missing := missing_fields(samples, NEEDS):
+        raise DataError(f"data.format={config.format}: its samples lack {', '.join(missing)}, which the scores need")
+
+    def read(index: int, divisor: int) -> TrueImage:
+        sample, own = samples[index], space.panoptic_divisor
+        ids, divisor = true_panoptic(sample, space), max(divisor, own)
+        ids = ids // own * divisor + ids % own
+        return TrueImage((sample.name, Path(sample.name).name), ids, None, divisor)
+
+    raw_ids = {raw: label for raw, label in space.raw_ids if label < space.num_classes and label != space.ignore}
+    classes = raw_ids or {index: index for index in range(space.num_classes)}
+    categories = {space.names[label]: raw for raw, label in classes.items()}
+    name = f"{config.format}, split {config.val}"
+    return Truth(name, space, thing_mask(space), space.ignore, classes, categories, True, len(samples), read)
+
+
+def read_predictions(path: Path, truth: Truth) -> Side:
     """Of a JSON file, or of a folder that `atrous predict` wrote, whose classes are told by their names."""
     if path.is_dir():
-        tree = _joined_tree(path, truth.annotations)
+        tree = _joined_tree(path, truth.categories)
         annotations = panoptic_json.annotations_of(tree, path / SEGMENTS, lists_images=False)
         return Side(annotations, path / PNGS, truth.classes)
     annotations = panoptic_json.annotations_of(panoptic_json.tree_of(path), path, lists_images=False)
     return Side(annotations, png_folder(path, annotations), truth.classes)
 
 
-def _joined_tree(folder: Path, truth: Annotations) -> dict[str, Any]:
-    """The JSON of all images as one, with the truth's categories."""
-    ids = {category.name: number for number, category in truth.categories.items()}
+def _joined_tree(folder: Path, ids: Mapping[str, int]) -> dict[str, Any]:
+    """The JSON of all images as one, with the truth's `ids` of categories."""
     entries = []
     for path in sorted((folder / SEGMENTS).rglob("*.json")):
         tree, name = panoptic_json.tree_of(path), path.relative_to(folder / SEGMENTS).with_suffix("").as_posix()
@@ -252,24 +326,15 @@ def png_folder(path: Path, annotations: Annotations) -> Path:
     raise DataError(f"{path}: its PNGs are expected in the folder {own}")
 
 
-def matches(truth: Annotations, predictions: Annotations, *, by_name: bool) -> dict[str, str | None]:
-    """The PNG of the prediction for each true one, by image_id; `by_name`, the image's or PNG's name will do."""
-    known = {image: file for file, image in predictions.ids.items()}
-    return {
-        file: next((known[key] for key in _keys(file, truth, by_name=by_name) if key in known), None)
-        for file in truth.ends
-    }
+def files_by_key(predictions: Annotations, *, by_name: bool) -> dict[str, str]:
+    """The PNG of each prediction by its image_id, and `by_name` by its own name without suffix."""
+    names = {str(Path(file).with_suffix("")): file for file in predictions.ends} if by_name else {}
+    return {**names, **{image: file for file, image in predictions.ids.items()}}
 
 
-def _keys(file: str, truth: Annotations, *, by_name: bool) -> Iterator[str]:
-    yield truth.ids[file]
-    if by_name:
-        yield from (str(Path(name).with_suffix("")) for name in (truth.images[file], file) if name)
-
-
-def strangers(predictions: Annotations, files: Mapping[str, str | None]) -> Iterator[str]:
+def strangers(predictions: Annotations, used: Collection[str | None]) -> Iterator[str]:
     """What is said of predictions for images that the truth doesn't have."""
-    unknown = [predictions.ids[file] for file in predictions.ends if file not in set(files.values())]
+    unknown = [predictions.ids[file] for file in predictions.ends if file not in used]
     if unknown:
         yield f"{predictions.path}: {len(unknown)} of images that the truth lacks, left out: {listing(unknown)}"
 

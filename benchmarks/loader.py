@@ -24,6 +24,7 @@ import numpy as np
 WARM_UP, IMAGES = 4, 24  # of each measurement; of VOC five times as many
 MEAN, IGNORE = (124, 116, 104), 255
 SCALES = (0.5, 2.0)
+NEEDS = ("semantic",)  # instance maps, which Cityscapes and VOC have too, are not read
 
 
 class Data(NamedTuple):
@@ -122,8 +123,8 @@ def samples_of(dataset: str, reading: str, place: str) -> Any:  # noqa: ANN401
     from atrous.data import shards
 
     if reading.startswith("shards"):
-        return data.samples(shards.Config(root=Path(place)), "train")
-    return data.samples(data.FORMATS[dataset].config(format=dataset, root=Path(place)), "train")
+        return data.samples(shards.Config(root=Path(place)), "train", NEEDS)
+    return data.samples(data.FORMATS[dataset].config(format=dataset, root=Path(place)), "train", NEEDS)
 
 
 # ---- a process that measures

@@ -92,8 +92,13 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().out == f"atrous {__version__}\n"
 
 
-def test_a_shell_completes_verbs_and_recipes() -> None:
-    for words, completed in (("atrous pre", "predict"), ("atrous train synthetic/de", RECIPE)):
+def test_a_shell_completes_verbs_recipes_and_formats() -> None:
+    cases = {
+        "atrous pre": "predict",
+        "atrous train synthetic/de": RECIPE,
+        "atrous predict model.safetensors photos --format cityscapes_pi": "cityscapes_pixel",
+    }
+    for words, completed in cases.items():
         environment = {"_ATROUS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         program = [sys.executable, "-c", "from atrous.cli import main; main()"]
         answer = subprocess.run(program, capture_output=True, text=True, env={**os.environ, **environment})

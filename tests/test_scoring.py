@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from atrous import cli, scoring, verbs
+from atrous import cli, data, scoring, verbs
+from atrous.config import load
 from atrous.data.label_space import LabelSpace
 from atrous.errors import ConfigError, DataError
 from atrous.report import Evaluation
 from atrous.tasks.contract import Labels
 from atrous.tasks.panoptic import PANOPTIC
+from atrous.tasks.segments import true_panoptic
 from tests.runs import QUIET
 
 Tree = dict[str, Any]
@@ -71,7 +73,7 @@ def change(path: Path, work: Callable[[Tree], object]) -> None:
 
 
 def run(predictions: Path, truth: Path, *metrics: str) -> Evaluation:
-    return scoring.run(predictions, truth, metrics=metrics or None, console=QUIET)
+    return scoring.run(predictions, scoring.read_truth(truth), metrics=metrics or None, console=QUIET)
 
 
 def test_figures_by_hand(predictions: Path, truth: Path) -> None:
@@ -105,11 +107,11 @@ FAULTS: dict[str, tuple[Callable[[Tree, Path], object], str]] = {
     "another size": (lambda tree, folder: draw(folder / "2.png", [[1, 3, 2]]), r"it is 1 x 3 .* the truth is 1 x 4"),
     "id without a row": (
         lambda tree, folder: tree["annotations"][1]["segments_info"].pop(),
-        "which the JSON lacks: 3",
+        "that the JSON lacks: 3",
     ),
     "row without an id": (
         lambda tree, folder: tree["annotations"][1]["segments_info"].append({"id": 8, "category_id": CAR}),
-        "which the PNG lacks: 8",
+        "that the PNG lacks: 8",
     ),
     "unknown category": (
         lambda tree, folder: tree["annotations"][1]["segments_info"][0].update(category_id=4),
@@ -153,7 +155,7 @@ REFUSED: dict[str, tuple[str, Callable[[Tree], object], str]] = {
     "areas of the truth": (
         "truth",
         lambda tree: tree["annotations"][0]["segments_info"][1].update(area=7),
-        r"9 \(6 pixels in the PNG, area 7 in the JSON\)",
+        r"9 \(6 in the PNG, 7 in the JSON\)",
     ),
     "a category name twice": (
         "truth",
@@ -176,7 +178,7 @@ def test_predictions_of_other_images_are_left_out_and_named(
 ) -> None:
     expected = run(predictions, truth).figures.scores["pq"]
     change(predictions, lambda tree: tree["annotations"].append(entry("other")))
-    evaluation = scoring.run(predictions, truth, console=Console(width=200, soft_wrap=True))
+    evaluation = scoring.run(predictions, scoring.read_truth(truth), console=Console(width=200, soft_wrap=True))
     assert evaluation.figures.scores["pq"] == expected
     assert evaluation.skipped == []
     assert "1 of images that the truth lacks, left out: other" in capsys.readouterr().out
@@ -224,6 +226,31 @@ def test_a_folder_that_predict_wrote_is_read_by_the_names_of_images_and_classes(
     assert evaluation.figures.scores["ap"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_predictions_are_compared_with_a_dataset(is_folder: bool, tmp_path: Path) -> None:
+    """The true maps of synthetic scenes as predictions of its images, but for one of them."""
+    settings = {"data.format": "synthetic", "data.num_val": 3}
+    config = load("folder/deeplab_v3plus", ["data.format=synthetic", "data.num_val=3"])
+    space, samples = data.label_space(config.data), data.samples(config.data, "val")
+    entries = []
+    for sample in (samples[0], samples[1]):
+        labels = Labels(panoptic=true_panoptic(sample, space))
+        for folder, result in PANOPTIC.results.items():
+            target = tmp_path / "predicted" / folder / f"{sample.name}{result.suffix}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(result.encode(labels, space))
+        rows = json.loads(target.read_text())["segments_info"]
+        entries.append({"image_id": f"id {sample.name}", "file_name": f"{sample.name}.png", "segments_info": rows})
+    (tmp_path / "predicted" / "panoptic.json").write_text(json.dumps({"annotations": entries}))
+    path = tmp_path / "predicted" if is_folder else tmp_path / "predicted" / "panoptic.json"
+    evaluation = verbs.evaluate(path, console=QUIET, **settings)  # type: ignore[arg-type]
+    assert evaluation.skipped == [f"image {samples[2].name}: no prediction in {evaluation.skipped[0].split(' in ')[1]}"]
+    assert evaluation.figures.scores["sq"] == 1
+    assert 0.5 < evaluation.figures.scores["pq"] < 1
+    assert sum(int(row[4] or 0) for row in evaluation.figures.table.rows.values()) == 0
+    assert evaluation.protocol["data"] == f"{path.name} against synthetic, split val"
+
+
 def test_a_missing_prediction_is_told_by_the_exit_code(
     predictions: Path, truth: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,7 +272,10 @@ def test_the_verb_tells_predictions_from_a_model(predictions: Path, truth: Path,
     cases: tuple[tuple[tuple[Path, Path | None, dict[str, Any]], str], ...] = (
         ((predictions, None, {}), "holds predictions; name what they are compared with: --truth"),
         ((model, truth, {}), "--truth is what predictions .* are compared with"),
-        ((predictions, truth, {"evaluate.flip": True}), "stored predictions have no settings"),
+        (
+            (predictions, truth, {"evaluate.flip": True}),
+            "flip=true: predictions are compared with --truth, or with data",
+        ),
         ((tmp_path / "none.json", truth, {}), "no such file of predictions"),
     )
     for words, reason in cases:
@@ -254,5 +284,5 @@ def test_the_verb_tells_predictions_from_a_model(predictions: Path, truth: Path,
             verbs.evaluate(path, truth=other, console=QUIET, **settings)
     with pytest.raises(ConfigError, match="--report shows images"):
         verbs.evaluate(predictions, truth=truth, report=tmp_path / "a.html", console=QUIET)
-    with pytest.raises(ConfigError, match=r"no metric miou; there are pq, pc, ap, merged_miou, .* and all"):
+    with pytest.raises(ConfigError, match=r"no metric miou; there are pq, pc, ap, .* and all"):
         verbs.evaluate(predictions, truth=truth, metrics="miou", console=QUIET)

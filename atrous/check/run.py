@@ -44,13 +44,13 @@ def check(
     """
     console = console or terminal.console()
     _require_known(ignore)
-    opened = open_source(source, overrides)
+    experiment = open_source(source, overrides)
     if fix is not None:
-        mending.require_new(fix, opened.config.data)
-    splits, missing = open_splits(opened.config.data)
-    space = space_of_codes(splits[0].samples, data.label_space(opened.config.data))
-    evidence = gather(splits, missing, space, opened, workers, console)
-    settings = opened.config.data.model_dump(mode="json", exclude_none=True)
+        mending.require_new(fix, experiment.config.data)
+    config, splits, missing = open_splits(experiment.config.data)
+    space = space_of_codes(splits[0].samples, data.label_space(config))
+    evidence = gather(splits, missing, space, experiment, workers, console)
+    settings = config.model_dump(mode="json", exclude_none=True)
     images = {split.name: len(split.samples) for split in splits}
     checkup = Checkup(settings, images, findings(evidence, ignore), space, evidence.surveys)
     samples = AllSplits(splits)

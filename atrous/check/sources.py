@@ -1,7 +1,7 @@
 """What DATA names: a recipe, or a folder whose layout is recognised; and its splits, whatever is wrong with them."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -9,12 +9,11 @@ from typing import NamedTuple
 from atrous import config as configs
 from atrous import data
 from atrous.config import Config
-from atrous.data import FORMATS
-from atrous.data.contract import DataConfig
+from atrous.data.contract import DataConfig, NoSplitError
 from atrous.data.image_files import ImageFiles
 from atrous.data.inventory import pairs_of
 from atrous.data.pairing import IMAGE_SUFFIXES, Complaint, complaints
-from atrous.errors import AtrousError, DataError, listing, text_of
+from atrous.errors import AtrousError, DataError, text_of
 from atrous.files import user_path
 from atrous.types import Sample, Size
 
@@ -61,50 +60,53 @@ def open_source(source: str, overrides: Sequence[str]) -> Source:
         config = configs.load(str(folder / "config.yaml") if folder.is_dir() else source, overrides)
         return Source(config, config.augment.crop)
     settings = [f"data.root={folder}", *overrides]
-    if not any(text.startswith("data.format=") for text in overrides):
-        settings = [f"data.format={recognised(folder)}", *settings]
+    if not any(text.startswith("data.format=") and text != "data.format=auto" for text in overrides):
+        settings = [*settings, f"data.format={data.recognised(_root(folder, overrides))}"]
     config = configs.load(RECIPE, settings)
     is_set = any(text.startswith("augment.crop=") for text in overrides)
     return Source(config, config.augment.crop if is_set else None)
 
 
-def recognised(folder: Path) -> str:
-    """The layout of a folder. Raises DataError with what it might be."""
-    names = [name for name, row in FORMATS.items() if row.is_root and row.is_root(_defaults(row.config), folder)]
-    if "folder" in names and (len(names) == 1 or any((folder / f"classes.{end}").is_file() for end in ("yaml", "yml"))):
-        return "folder"
-    others = [name for name in names if name != "folder"]
-    if len(others) == 1:
-        return others[0]
-    what = f"it may be {' or '.join(names)}" if names else "its layout is none that is known"
-    formats = listing((f"data.format={name}" for name in names or FORMATS), limit=20)
-    raise DataError(f"{folder}: {what}; set {formats}, and data.root to its folder")
-
-
-def _defaults(kind: type[DataConfig]) -> DataConfig:
-    return kind.model_validate({"format": kind.model_fields["format"].default})
+def _root(folder: Path, overrides: Sequence[str]) -> Path:
+    roots = [text.partition("=")[2] for text in overrides if text.startswith("data.root=")]
+    return Path(roots[-1]) if roots else folder
 
 
 # ---- splits
 
 
-def open_splits(config: DataConfig) -> tuple[list[Split], dict[str, str]]:
-    """The splits for training and for validation, and why one of them can't be listed.
+class Opened(NamedTuple):
+    config: DataConfig  # of these splits
+    splits: Sequence[Split]
+    missing: Mapping[str, str]  # why a split can't be listed
 
-    Raises the error of the first one if none can.
+
+def open_splits(config: DataConfig) -> Opened:
+    """The splits for training and for validation; if neither is there nor was set, the others.
+
+    Raises the error of the first one if none can be listed.
     """
+    splits, errors = _listed(config, (config.train, config.val))
+    known = [name for error in errors.values() if isinstance(error, NoSplitError) for name in sorted(error.splits)]
+    if not splits and known and not {"train", "val"} & config.model_fields_set:
+        config = config.model_copy(update={"train": known[0], "val": known[-1]})
+        splits, errors = _listed(config, known)
+    if not any(len(split.samples) for split in splits):
+        raise next(iter(errors.values()), DataError(f"{config.root} has no images with labels{_reasons(splits)}"))
+    return Opened(config, splits, {name: text_of(error) for name, error in errors.items()})
+
+
+def _listed(config: DataConfig, names: Sequence[str]) -> tuple[list[Split], dict[str, AtrousError | OSError]]:
     splits: list[Split] = []
     errors: dict[str, AtrousError | OSError] = {}
-    for name in dict.fromkeys((config.train, config.val)):
+    for name in dict.fromkeys(names):
         try:
             with complaints() as collected:
                 samples = data.samples(config, name)
             splits.append(Split(name, _each_once(samples), collected))
         except (AtrousError, OSError) as error:
             errors[name] = error
-    if not any(len(split.samples) for split in splits):
-        raise next(iter(errors.values()), DataError(f"{config.root} has no images with labels{_reasons(splits)}"))
-    return splits, {name: text_of(error) for name, error in errors.items()}
+    return splits, errors
 
 
 def _reasons(splits: Sequence[Split]) -> str:

@@ -20,6 +20,7 @@ from atrous.types import Color, Size
 
 T = TypeVar("T")
 
+LONGEST = 1000  # characters of a file's name
 WINDOW = 2**18  # bytes at the beginning and at the end of a file that tell what it is
 
 
@@ -29,7 +30,7 @@ def ends_of(path: Path) -> str:
         with path.open("rb") as file:
             head = file.read(WINDOW)
             file.seek(max(WINDOW, os.fstat(file.fileno()).st_size - WINDOW))
-            return (head + file.read(WINDOW)).decode(errors="replace")
+            return (head + file.read(WINDOW)).replace(b"\0", b"").decode(errors="replace")  # UTF-16, too
     except OSError:
         return ""
 
@@ -112,8 +113,8 @@ def located(root: Path, folders: Iterable[Path], file_name: object) -> Path | No
 
 def path_within(root: Path, folder: Path, text: object) -> Path:
     """The path that a file in `folder` names, with signs of Windows or not. Raises DataError if it leaves `root`."""
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise DataError(f"{text!r} is not the name of an image")
+    if not isinstance(text, str) or not 0 < len(text) <= LONGEST or "\0" in text:
+        raise DataError(f"{str(text)[:80]!r} is not the name of an image")
     name = text.replace("\\", "/")
     top, place = root.absolute(), folder.absolute()
     path = Path(os.path.normpath(place / name))  # links of the user's own stay
@@ -126,7 +127,7 @@ def existing(path: Path) -> Path | None:
     """The path as the disk spells it, if it is a file."""
     folder = path.parent
     for name in (path.name, composed(path.name)):
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):  # noqa: PTH113 - False for a name that is too long
             return folder / name
     return _files_of(folder, folder.stat().st_mtime_ns).get(composed(path.name)) if folder.is_dir() else None
 

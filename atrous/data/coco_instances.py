@@ -132,7 +132,7 @@ def _read_file(path: Path, changed: int) -> Annotations:
         if not isinstance(tree, dict) or not all(isinstance(tree.get(key), list) for key in keys):
             raise DataError("not a file of COCO instances: it needs the lists images, annotations and categories")
         images, annotations, categories = ([_row(row, key[:-1]) for row in tree[key]] for key in keys)
-        classes = {_id(row, "category"): str(row.get("name")) for row in categories}
+        classes = {_id(row, "category"): _text(row, "category", "name") for row in categories}
         _require_unique([_id(row, "category") for row in categories], "category")
         _require_unique([_id(row, "image") for row in images], "image")
         _require_unique([row["id"] for row in annotations if row.get("id") is not None], "annotation")
@@ -154,6 +154,13 @@ def _id(row: Mapping[str, Any], what: str, key: str = "id") -> int:
     return value
 
 
+def _text(row: Mapping[str, Any], what: str, key: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str):
+        raise DataError(f"{what} {row.get('id')}: {key} must be text, got {str(value)[:40]!r}")
+    return value
+
+
 def _require_unique(ids: Sequence[object], what: str) -> None:
     repeated = [one for one, count in Counter(map(str, ids)).items() if count > 1]
     if repeated:
@@ -168,12 +175,14 @@ def _records(
         of_image[_id(row, "annotation", "image_id")].append(row)
     if strange := sorted(of_image.keys() - {row["id"] for row in images}):
         raise DataError(f"annotations of images that it doesn't list: image_id {listing(strange)}")
+    if crowds := [row.get("iscrowd") for row in annotations if row.get("iscrowd", 0) not in (0, 1)]:
+        raise DataError(f"annotation: iscrowd must be 0 or 1, got {str(crowds[0])[:40]!r}")
     used = {_id(row, "annotation", "category_id") for row in annotations}
     if strange := sorted(used - set(classes)):
         raise DataError(f"annotations of categories that it doesn't list: category_id {listing(strange)}")
     for row in images:
         size = _id(row, "image", "height"), _id(row, "image", "width")
-        yield Record(str(row.get("file_name")), size, json.dumps(of_image[row["id"]]).encode())
+        yield Record(_text(row, "image", "file_name"), size, json.dumps(of_image[row["id"]]).encode())
 
 
 # ---- images

@@ -59,7 +59,7 @@ class Config(DataConfig):
     masks: str | None = None
     """The folder of masks below root; none: `masks`, or the only one with a similar name, such as labels."""
     color_map: Path | None = None
-    """File of classes and their colours, if there is no classes.yaml; none: label_colors.txt, class_dict.csv, ..."""
+    """File of classes and their colours, in place of classes.yaml; none: such as label_colors.txt."""
     instances: str | None = None
     """The folder of instance maps below root; none: `instances`, or the only one with a similar name."""
 

@@ -208,8 +208,8 @@ def _label_and_kind(row: object) -> tuple[str, str]:
     if not isinstance(row, dict) or not isinstance(row.get("label"), str) or not isinstance(row.get("points"), list):
         raise DataError("it has no label, or no points")
     kind = row.get("shape_type") or "polygon"
-    if kind not in SKIPPED and kind not in DRAWN:
-        raise DataError(f"unknown shape_type {kind!r}; those known are {', '.join((*DRAWN, *SKIPPED))}")
+    if not isinstance(kind, str) or (kind not in SKIPPED and kind not in DRAWN):
+        raise DataError(f"unknown shape_type {str(kind)[:40]!r}; those known are {', '.join((*DRAWN, *SKIPPED))}")
     return row["label"], kind
 
 

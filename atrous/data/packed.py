@@ -2,15 +2,16 @@
 
 import contextlib
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from atrous.data.contract import DataConfig, require_root
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import one_line, renamed, with_things
-from atrous.errors import ConfigError, DataError
+from atrous.errors import ConfigError, DataError, listing
 from atrous.trees import TreeError, decoded, parse_json
 
 INDEX = "index.json"
@@ -50,6 +51,16 @@ class Index(Row):
     label_space: LabelSpace
     splits: dict[str, Split]
     source: str  # a checksum of what was packed, and how
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "Index":
+        names = Counter(shard.name for split in self.splits.values() for shard in split.shards)
+        if repeated := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"shards are listed twice: {listing(repeated)}")
+        for name, split in self.splits.items():
+            if split.samples != sum(shard.samples for shard in split.shards):
+                raise ValueError(f"the shards of {name} don't add up to its {split.samples} samples")
+        return self
 
 
 def is_packed(folder: Path, kind: Kind) -> bool:

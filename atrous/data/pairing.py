@@ -19,7 +19,11 @@ from atrous.files import composed, is_not_data, require_folder
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 LABEL_SUFFIXES = (*IMAGE_SUFFIXES, ".gif")
 LOSSY_SUFFIXES = (".jpg", ".jpeg", ".webp")
-POLYGON_SUFFIXES = (".txt", ".json", ".xml")  # what other programs keep in a folder of labels
+POLYGON_ADVICE = {  # by the suffix of what other programs keep in a folder of labels
+    ".json": "if labelme or COCO wrote them, set data.format=labelme or data.format=coco_instances",
+    ".xml": "if CVAT wrote them, set data.format=cvat",
+    ".txt": "draw polygons as masks first",
+}
 LABEL_WORDS = "masks?|labels?|gt|seg|segmentations?|annotations?|ground_?truth|targets?"
 INSTANCE_WORDS = rf"instances?|inst|instance_?ids|instance_?masks?|objects?|{LABEL_WORDS}"
 IMAGE_WORDS = "images?|img|sat|photo|rgb|0000"
@@ -126,11 +130,12 @@ def pair_folders(images: Path, labels: Path) -> list[Pair]:
 
 def refuse_polygons(folder: Path) -> None:
     """Refuse a folder of masks that holds the files of programs that draw outlines."""
-    files = list(files_below(require_folder(folder, "labels"), POLYGON_SUFFIXES))
+    files = list(files_below(require_folder(folder, "labels"), tuple(POLYGON_ADVICE)))
     if files:
         raise DataError(
             f"labels in {folder} are {Path(files[0]).suffix} files ({len(files)}), such as {files[0]}, but masks are "
-            "expected: images whose pixels are class numbers; draw polygons as masks first (see docs/data.md, Polygons)"
+            "expected: images whose pixels are class numbers; "
+            f"{POLYGON_ADVICE[Path(files[0]).suffix.lower()]} (see docs/data.md, Polygons)"
         )
 
 

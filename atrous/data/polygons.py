@@ -81,7 +81,9 @@ def require_polygon(points: Points) -> Points:
 def require_pixels(size: Size) -> Size:
     """Refuse a size, as a file claims it, that no image may have."""
     height, width = size
-    if not 0 < height * width <= pillow.limit_of_pixels() or height < 0:
+    if min(size) <= 0:
+        raise DataError(f"an image of {width} x {height} pixels (width x height)")
+    if height * width > pillow.limit_of_pixels():
         raise DataError(f"an image of {width} x {height} pixels (width x height); set {pillow.LIMIT} to allow it")
     return size
 

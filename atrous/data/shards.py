@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast, overload
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from atrous.wire.tar import Member
 
 IMAGES = ("jpg", "png", "npy", "webp", "bmp", "tif")
 LABEL, INSTANCE, FACTS = "label", "instance", "json"
+ENCODED = ".%\\:"  # what names of samples may have, but those of their files may not
 Checksum = Annotated[int, Field(ge=0, lt=2**32)]
 
 
@@ -150,8 +151,8 @@ def _entries(path: Path, shard: Shard) -> list[Entry]:
 
 
 def _listed(path: Path, shard: Shard) -> list[Entry]:
-    if path.is_symlink() or not path.is_file():
-        raise DataError("it is a link or no file" if path.exists() else "it is missing")
+    if not path.is_file():
+        raise DataError("it is not a file" if path.exists() else "it is missing")
     size = path.stat().st_size
     if size != shard.bytes:
         raise DataError(f"it has {size} bytes, but {shard.bytes} when it was packed; copy it again")
@@ -163,12 +164,22 @@ def _listed(path: Path, shard: Shard) -> list[Entry]:
         files[key][rest] = member
     if len(files) != shard.samples:
         raise DataError(f"it has {len(files)} samples, but {shard.samples} when it was packed; copy it again")
-    return [Entry(unquote(key), path, rests) for key, rests in files.items()]
+    return [Entry(name_of(key), path, rests) for key, rests in files.items()]
 
 
 def key_of(name: str) -> str:
     """A sample's name as the beginning of its files' names: dots would end it, and others may not be in a tar."""
-    return quote(name, safe="/ ").replace(".", "%2E")
+    return "".join(_plain(character) for character in name.lstrip("/"))
+
+
+def _plain(character: str) -> str:
+    if character in ENCODED or not character.isprintable():
+        return "".join(f"%{byte:02X}" for byte in character.encode(errors="surrogateescape"))
+    return character
+
+
+def name_of(key: str) -> str:
+    return unquote(key, errors="surrogateescape")
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -68,7 +68,7 @@ class AugmentConfig(Settings):
     scale_step: Annotated[float, Field(ge=0, le=16)] = 0.25
     """Distance between the possible factors; 0: any factor in the range."""
     resampling: Resampling = "exact"
-    """fast: by PyTorch's kernel for bytes, in half the time; values then differ by 3 grey levels at most."""
+    """fast: by PyTorch's kernel for bytes, in a third of the time; values differ by 3 grey levels at most."""
     aspect: tuple[Scale, Scale] = (1.0, 1.0)
     """Range of the random factor on width / height, such as 0.8,1.25; the area stays the same."""
     padding: Padding = "bottom_right"  # around: semseg, random: deeplab2

@@ -8,8 +8,16 @@ import torch
 from torch import Tensor
 
 from atrous.data.label_space import LabelSpace
-from atrous.metrics import average_precision, boundary_iou, confusion, panoptic_quality, parsing_covering
+from atrous.metrics import (
+    average_precision,
+    boundary_iou,
+    cityscapes_precision,
+    confusion,
+    panoptic_quality,
+    parsing_covering,
+)
 from atrous.metrics.average_precision import Ranking
+from atrous.metrics.cityscapes_precision import Matches
 from atrous.metrics.pairs import Pairs, segment_pairs
 from atrous.ops import boundary_width
 from atrous.tasks.class_map import report_boundary_iou
@@ -154,6 +162,19 @@ def report_boundary_precision(rankings: Sequence[Ranking], space: LabelSpace) ->
     return one_column("boundary_ap", "boundary AP", result.ap, by_class, space.names)
 
 
+def cityscapes(maps: Maps) -> list[Matches]:
+    return [] if maps.scores is None else cityscapes_precision.statistic(maps.pairs(), maps.scores)
+
+
+def report_cityscapes(matches: Sequence[Matches], space: LabelSpace) -> Figures:
+    result = cityscapes_precision.report(matches, space.things)
+    by_class = zip(space.things, result.by_class.tolist(), strict=True)
+    rows: dict[str, Row] = {space.names[index]: tuple(map(_known, values)) for index, values in by_class}
+    scores = {"cityscapes_ap": result.ap, "cityscapes_ap50": result.ap50}
+    titles = {"cityscapes_ap": "Cityscapes' AP", "cityscapes_ap50": "Cityscapes' AP50"}
+    return Figures(scores, titles, Table((*titles.values(),), rows, tuple(map(_known, scores.values()))))
+
+
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
@@ -185,6 +206,7 @@ MEASURES = {
     "pq": Measure(quality, report_quality),
     "pc": Measure(covering, report_covering),
     "ap": Measure(precision, report_precision),
+    "cityscapes_ap": Measure(cityscapes, report_cityscapes, is_costly=True),
     "merged_miou": Measure(merged, report_merged),
     "boundary_pq": Measure(boundary_quality, report_boundary_quality, is_costly=True),
     "boundary_ap": Measure(boundary_precision, report_boundary_precision, is_costly=True),

@@ -29,7 +29,7 @@ def members(path: Path) -> Iterator[tuple[str, Member]]:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for info in tar:
-                    checked_path(info.name)
+                    _inside(info.name)
                     end = info.offset_data + -(-info.size // BLOCK) * BLOCK if info.isreg() else info.offset_data
                     if info.isdir():
                         continue
@@ -56,13 +56,22 @@ def _require_end(file: BinaryIO, end: int) -> None:
 
 
 def checked_path(name: str) -> PurePosixPath:
-    """The path of a file inside a folder. Raises DamagedError for any other name."""
-    path = PurePosixPath(name)
-    is_outside = path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name
-    is_odd = not name.isprintable() or len(name.encode(errors="replace")) > MAX_PATH
-    if is_outside or is_odd or any(len(part.encode()) > MAX_NAME for part in path.parts):
-        raise DamagedError(f"{quoted(name)} is not the name of a file inside a folder")
+    """The path of a file inside a folder, where a disk can hold it. Raises DamagedError for any other name."""
+    path = _inside(name)
+    if len(name.encode(errors="replace")) > MAX_PATH or any(len(part.encode()) > MAX_NAME for part in path.parts):
+        raise _not_inside(name)
     return path
+
+
+def _inside(name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or not name.isprintable():
+        raise _not_inside(name)
+    return path
+
+
+def _not_inside(name: str) -> DamagedError:
+    return DamagedError(f"{quoted(name)} is not the name of a file inside a folder")
 
 
 def quoted(name: str) -> str:

@@ -121,8 +121,10 @@ def test_absent_images_are_refused_or_left_out(tmp_path: Path) -> None:
     assert "absent (2 of 2): a, b" in complaint(skipping)
 
 
-@pytest.mark.parametrize("file_name", ["../../etc/passwd", "/etc/passwd", "..\\..\\a.png", "C:/a.png", "", None, "\0"])
-def test_images_outside_of_the_dataset_are_refused(file_name: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "file_name", ["../../etc/passwd", "/etc/passwd", "..\\..\\a.png", "C:/a.png", "", "\0", "a" * 5000]
+)
+def test_images_outside_of_the_dataset_are_refused(file_name: str, tmp_path: Path) -> None:
     tree = coco_tree()
     tree["images"][0]["file_name"] = file_name
     line = refusal(tmp_path / "data", tree)
@@ -163,6 +165,9 @@ def test_outlines_that_are_none_are_named(outline: object, text: str, tmp_path: 
         ({"images": [{"id": "1", "file_name": "a.png"}]}, "image: id must be a whole number, got '1'"),
         ({"images": [{"id": 1, "file_name": "a.png"}]}, "image: height must be a whole number, got 'None'"),
         ({"images": []}, "lists no image"),
+        ({"images": [{"id": 1, "file_name": ["a.png"], "height": 8, "width": 12}]}, "image 1: file_name must be text"),
+        ({"categories": [{"id": 3, "name": None}]}, "category 3: name must be text, got 'None'"),
+        ({"annotations": [coco_annotation(5, [SQUARE], iscrowd="0")]}, "iscrowd must be 0 or 1, got '0'"),
         ({"categories": 5}, "it needs the lists images, annotations and categories"),
         ({"categories": [{"id": 3, "name": "car\n"}]}, "has a control character"),
     ],

@@ -176,12 +176,14 @@ def test_without_a_list_the_classes_are_those_that_occur(tmp_path: Path) -> None
     ("shape", "text"),
     [
         (labelme_shape("cra", square(0, 0, 2)), "shape 1: no class 'cra'; did you mean car?"),
-        (labelme_shape("zebra", square(0, 0, 2)), "the classes are _background_, car, person"),
+        (labelme_shape("zebra", square(0, 0, 2)), "classes are _background_, car, person"),
         (labelme_shape("car", [[0, 0], [5, 5]]), "shape 1: a polygon of 2 points; it takes three"),
         (labelme_shape("car", []), "a polygon of 0 points; it takes three"),
         (labelme_shape("car", [[0, 0]], "rectangle"), "a rectangle of 1 points; it takes two"),
         (labelme_shape("car", [[0, 0], [1e12, 0]], "circle"), "a circle with a radius of 1e+12 pixels"),
         (labelme_shape("car", square(0, 0, 2), "blob"), "unknown shape_type 'blob'"),
+        (labelme_shape("car", square(0, 0, 2)) | {"shape_type": ["polygon"]}, "unknown shape_type"),
+        (labelme_shape("car", square(0, 0, 2)) | {"label": 5}, "it has no label, or no points"),
         (labelme_shape("car", [["a", "b"]] * 3), "its points are not pairs of numbers"),  # type: ignore[list-item]
         (labelme_shape("car", [[float("nan"), 1.0]] * 3), "a point of it is infinite"),
         ({"label": "car"}, "it has no label, or no points"),
@@ -215,6 +217,14 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     ):
         path.write_bytes(content)
         assert text in complaint(config), content[:20]
+
+
+def test_text_may_be_in_utf_16(tmp_path: Path) -> None:
+    config = write_labelme(tmp_path)
+    for path in tmp_path.glob("*/*.json"):
+        path.write_bytes(path.read_text().encode("utf-16"))
+    assert atrous.data.recognised(tmp_path) == "labelme"
+    assert names(config) == ["a"]
 
 
 def test_sizes_that_differ_are_refused(tmp_path: Path) -> None:

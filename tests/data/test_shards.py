@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ import atrous.data
 from atrous.data import shards, strips
 from atrous.data.loader import Stream, epoch_order, missing_fields, training_batches, whole_samples
 from atrous.data.packed import read_index
-from atrous.data.shards import buffered_order, key_of, split_name
+from atrous.data.shards import buffered_order, key_of, name_of, split_name
 from atrous.data.strips import LateError, Strips
 from atrous.data.transforms import AugmentConfig, augment
 from atrous.errors import DataError
@@ -180,10 +179,13 @@ def test_validation_is_in_order(packs: dict[str, Path]) -> None:
 # ---- names
 
 
-@pytest.mark.parametrize("name", ["a", "a.b.c", "a/b.c/d", "é ü", "a%2Eb", "..", "a\\b:c", "x" * 300, "a\x1bb"])
+@pytest.mark.parametrize(
+    "name", ["a", "a.b.c", "a/b.c/d", "é ü", "a%2Eb", "..", "a\\b:c", "x" * 300, "a\x1bb", 80 * "画", "\udcff"]
+)
 def test_names_come_back_from_keys(name: str) -> None:
     key, rest = split_name(f"{key_of(name)}.label.png")
-    assert (unquote(key), rest) == (name, "label.png")
+    assert (name_of(key), rest) == (name, "label.png")
+    assert 80 * "画" not in name or len(key.encode()) < 255
 
 
 # ---- damage
@@ -228,8 +230,8 @@ def renamed(path: Path) -> None:
         (rewritten, "'link' is a link, a device or a sparse file"),
         (renamed, r"'../../a.jpg' is not the name of a file inside a folder"),
         (lambda path: path.write_bytes(bytes(path.stat().st_size)), "it has 0 samples|not a tar file"),
-        (lambda path: (path.unlink(), path.symlink_to("/etc/passwd")), "it is a link or no file"),
-        (lambda path: (path.unlink(), path.mkdir()), "it is a link or no file"),
+        (lambda path: (path.unlink(), path.symlink_to("/etc/passwd")), "it has .* bytes"),
+        (lambda path: (path.unlink(), path.mkdir()), "it is not a file"),
     ],
 )
 def test_a_shard_that_cannot_be_read_is_named_or_skipped(
@@ -324,6 +326,18 @@ def test_an_index_that_leads_out_of_its_folder_is_refused(copy: Callable[..., Pa
     with pytest.raises(DataError):
         read_index(root)
     complaint(shards.Config(root=root))
+
+
+def test_an_index_that_contradicts_itself_is_refused(copy: Callable[..., Path]) -> None:
+    root, tree = copy(), index_of(copy())
+    whole = json.dumps(tree)
+    tree["splits"]["train"]["shards"] *= 2
+    (root / "index.json").write_text(json.dumps(tree))
+    assert "shards are listed twice: train-000000.tar" in complaint(shards.Config(root=root))
+    (root / "index.json").write_text(whole.replace(f'"samples": {COUNT}', '"samples": 99'))
+    assert "the shards of train don't add up to its 99 samples" in complaint(shards.Config(root=root))
+    (root / "index.json").write_text(whole[:-40])
+    assert "index.json: not JSON" in complaint(shards.Config(root=root))
 
 
 def test_other_names_need_as_many(packs: dict[str, Path]) -> None:

@@ -82,14 +82,12 @@ def test_a_jpeg_and_a_record_without_labels_or_a_name(tmp_path: Path) -> None:
 
 def test_records_of_deeplab2_have_classes_and_things(tmp_path: Path) -> None:
     config = write(tmp_path, [raw()])
-    samples = atrous.data.samples(config, "train")
-    np.testing.assert_array_equal(semantic(samples[0]), [[0, 1, 2], [2, 255, 2]])
-    assert isinstance(samples, tfrecord.Records)
-    space = samples.space.model_copy(update={"things": (2,)})
-    sample = tfrecord.Records(samples.places, space, 1000)[0]
+    np.testing.assert_array_equal(semantic(read(config)[0]), [[0, 1, 2], [2, 255, 2]])
+    with_cars = config.model_copy(update={"things": ("car",)})
+    (sample,) = read(with_cars)
     assert sample.instance is not None and sample.instance.dtype == np.int32
     np.testing.assert_array_equal(sample.instance, [[0, 0, 1], [2, 0, 0]])
-    assert tfrecord.Records(samples.places, space, 1000).without_instances()[0].instance is None
+    assert atrous.data.samples(with_cars, "train", ("semantic",))[0].instance is None
 
 
 def test_a_divisor_of_its_own(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import Tensor
 
 from atrous import scoring
-from atrous.metrics import average_precision, boundary_iou, panoptic_quality
+from atrous.metrics import average_precision, boundary_iou, cityscapes_precision, panoptic_quality
 from atrous.metrics.average_precision import Ranking
 from atrous.metrics.pairs import Pairs, segment_pairs
 from atrous.ops import boundary_width
@@ -61,6 +61,19 @@ def test_average_precision(name: str, width: int | None) -> None:
     assert average_precision.report(rankings[::-1], THINGS)[:3] == figures[:3]
 
 
+def test_cityscapes_precision() -> None:
+    parts = []
+    for one in SCENES:
+        scores = torch.tensor([*one.scores.items()], dtype=torch.float64).reshape(-1, 2)
+        parts += cityscapes_precision.statistic(pairs(one, None), scores)
+    figures = cityscapes_precision.report(parts, THINGS)
+    for row, expected in zip(figures.by_class.tolist(), GOLDEN["cityscapes_precision"], strict=True):
+        assert row == pytest.approx(expected, abs=1e-12)
+    means = [sum(column) / len(THINGS) for column in zip(*GOLDEN["cityscapes_precision"], strict=True)]
+    assert figures[:2] == pytest.approx(means)
+    assert cityscapes_precision.report(parts[::-1], THINGS)[:2] == figures[:2]
+
+
 def test_boundary_iou() -> None:
     counts = torch.zeros(NUM_CLASSES, 2, dtype=torch.int64)
     for one in SCENES:
@@ -74,7 +87,11 @@ def test_stored_predictions_for_cocos_samples(tmp_path: Path) -> None:
     """With the crowds of a real file, numbers in the millions, and segments that the move pushed out of the image."""
     moved_samples(SAMPLES, tmp_path / "predictions.json")
     evaluation = scoring.run(
-        tmp_path / "predictions.json", SAMPLES, metrics=["pq", "boundary_pq"], workers=2, console=Console(quiet=True)
+        tmp_path / "predictions.json",
+        scoring.read_truth(SAMPLES),
+        metrics=["pq", "boundary_pq"],
+        workers=2,
+        console=Console(quiet=True),
     )
     expected = GOLDEN["coco_samples"]
     assert {name: evaluation.figures.scores[name] for name in expected} == pytest.approx(expected, abs=1e-12)
