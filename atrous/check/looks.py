@@ -243,12 +243,16 @@ def _is_across(evidence: Evidence, first: int, second: int) -> bool:
 def _likeness(evidence: Evidence, first: int, second: int) -> str:
     one, other = evidence.facts[first].label, evidence.facts[second].label
     same = one is None or other is None or one.size != other.size or one.counts == other.counts
-    return f"as {evidence.split_of[first]}/{evidence.facts[first].name}{'' if same else ', but its label differs'}"
+    return f"as {_place(evidence, first)}{'' if same else ', but its label differs'}"
+
+
+def _place(evidence: Evidence, number: int) -> str:
+    return f"{evidence.split_of[number]}/{evidence.facts[number].name}"
 
 
 def frames(evidence: Evidence) -> Seen:
     pairs = [pair for pair in evidence.alike if pair.likeness == "frames"]
-    items = [evidence.item(pair.second, _likeness(evidence, *pair[:2]), other=pair.first) for pair in pairs]
+    items = [evidence.item(pair.second, f"as {_place(evidence, pair.first)}", other=pair.first) for pair in pairs]
     return Seen(items, "warning" if any(_is_across(evidence, *pair[:2]) for pair in pairs) else None)
 
 
