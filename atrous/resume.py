@@ -60,14 +60,16 @@ def changed_learning_rate(stored: Config, config: Config, done: int) -> list[str
     """What another number of steps does to the learning rates that are still to come."""
     old, new = stored.train.steps, config.train.steps
     old_rates, new_rates = (
-        [optim.learning_rate(config.optim, step, steps) for step in range(done, new)] for steps in (old, new)
+        [optim.learning_rate(config.optim, step, steps) for step in range(new)] for steps in (old, new)
     )
-    if old_rates == new_rates:
+    different = [step for step, (a, b) in enumerate(zip(old_rates, new_rates, strict=True)) if a != b]
+    at = next((step for step in different if step >= done), None)
+    if at is None:
         return []
-    return [
-        f"the learning rate (optim.schedule={config.optim.schedule}) follows train.steps: at step {done + 1} it is "
-        f"{new_rates[0]:.3g}, not {old_rates[0]:.3g}, and the result is not that of {new} steps without a break"
-    ]
+    line = f"the learning rate (optim.schedule={config.optim.schedule}) follows train.steps: at step {at + 1} it is "
+    line += f"{new_rates[at]:.3g}, not {old_rates[at]:.3g}"
+    was_same = different[0] == at  # until now, as in a warm-up
+    return [line if was_same else f"{line}, and the result is not that of {new} steps without a break"]
 
 
 # ---- classes

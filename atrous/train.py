@@ -864,6 +864,7 @@ def show_augmentation(config: Config, path: Path, *, number: int = NUM_SHOWN, co
 
     Raises DataError for an image that can't be read, unless data.on_error=skip, and OSError.
     """
+    path = user_path(path)
     require_picture(path)
     console, task = console or terminal.console(), TASKS[task_of(config.model)]
     space, samples = data.label_space(config.data), data.samples(config.data, config.data.train)

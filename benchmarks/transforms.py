@@ -1,4 +1,4 @@
-"""Crop-first against resize-then-crop: python benchmarks/transforms.py takes 15 seconds on one core."""
+"""Crop-first against resize-then-crop, and the originals' styles: python benchmarks/transforms.py takes a minute."""
 
 import os
 import platform
@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
+from typing import Any
 
 import numpy as np
 import PIL
@@ -16,6 +17,7 @@ import PIL
 from atrous.data.transforms import (
     AugmentConfig,
     Choice,
+    augment,
     choose,
     pad_to,
     resize_then_crop,
@@ -28,6 +30,21 @@ SIZE, CROP = (1024, 2048), (769, 769)  # Cityscapes, and DeepLab's crop for it
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 FILL, IGNORE = (124, 116, 104), 255
 REPEATS = 15
+PUBLISHED: dict[str, dict[str, Any]] = {  # the settings of each original
+    "tf_deeplab": {},
+    "deeplab2": {"padding": "random", "scale_step": 0.1, "autoaugment": 0.2},
+    "semseg": {"padding": "around", "scale_step": 0, "rotate": 10, "blur": 0.5, "blur_kernel": "binomial"},
+    "forma": {
+        "affine": 0.05,
+        "hue": 0.08,
+        "saturation": 0.5,
+        "contrast": 0.3,
+        "brightness": 0.2,
+        "blur": 0.1,
+        "blur_kernel": "area",
+        "noise": 0.01,
+    },
+}
 
 
 def crop_first(sample: Sample, choice: Choice) -> Sample:
@@ -56,6 +73,19 @@ def measure(sample: Sample, scale: float, rng: np.random.Generator) -> tuple[flo
     return median(slow), median(fast)
 
 
+def measure_style(sample: Sample, style: str) -> tuple[float, float]:
+    """Means of (the style, `atrous` with the same settings) over the same samples, alternating."""
+    configs = [AugmentConfig(**{"crop": CROP, **PUBLISHED[style], "style": name}) for name in (style, "atrous")]
+
+    def change(config: AugmentConfig, seed: int) -> float:
+        start = time.perf_counter()
+        augment(sample, config, np.random.default_rng(seed), fill=FILL, ignore=IGNORE)
+        return 1000 * (time.perf_counter() - start)
+
+    exact, ours = zip(*[[change(config, seed) for config in configs] for seed in range(2 * REPEATS)], strict=True)
+    return mean(exact), mean(ours)
+
+
 def row(name: str, slow: float, fast: float) -> str:
     return f"| {name} | {slow:.1f} | {fast:.1f} | {slow / fast:.1f} x |"
 
@@ -76,7 +106,9 @@ def main() -> None:
     rows = [row(f"{scale}", *pair) for scale, pair in zip(SCALES, times, strict=True)]
     total = row("all, summed", *np.sum(times, 0))
     head = ["| scale | resize, then crop (ms) | crop first (ms) | ratio |", "|---|---|---|---|"]
-    sys.stdout.write("\n".join([*head, *rows, total, "", machine(), ""]))
+    styles = ["| style | the original's way (ms) | `atrous` (ms) | ratio |", "|---|---|---|---|"]
+    styles += [row(f"`{style}`", *measure_style(sample, style)) for style in PUBLISHED]
+    sys.stdout.write("\n".join([*head, *rows, total, "", *styles, "", machine(), ""]))
 
 
 if __name__ == "__main__":

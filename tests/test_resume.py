@@ -60,6 +60,10 @@ def test_a_learning_rate_that_follows_the_number_of_steps_is_told() -> None:
     for settings in (("optim.schedule=constant",), ("optim.schedule=step",), (*poly, "optim.decay_steps=8")):
         old, new = (with_schedule(*settings, steps=steps) for steps in (10, 20))
         assert changed_learning_rate(old, new, done=5) == []
+    warm = (*poly, "optim.warmup_steps=4", "optim.warmup_lr=0.01")
+    assert changed_learning_rate(with_schedule(*warm, steps=10), with_schedule(*warm, steps=20), done=2) == [
+        "the learning rate (optim.schedule=poly) follows train.steps: at step 6 it is 0.0938, not 0.0833"
+    ]  # all steps so far, and the next ones, belong to the warm-up of both
     assert changed_learning_rate(with_schedule(*poly, steps=20), with_schedule(*poly, steps=10), done=10) == []
 
 

@@ -23,6 +23,7 @@ from atrous.data.image_files import (
     read_masks,
     turned,
 )
+from atrous.data.instances import count_pairs
 from atrous.data.label_space import NOT_COUNTED, LabelSpace
 from atrous.data.naming import class_of_value, ignored_values, luma
 from atrous.data.pairing import LOSSY_SUFFIXES, Pair
@@ -296,12 +297,21 @@ def _instance_facts(read: Content, space: LabelSpace) -> InstanceFacts | None:
     """Of the things of a label whose codes are classes."""
     if read.instance is None or read.codes is None or read.codes.is_colored:
         return None
-    classes = class_of_value(space)
-    pairs = np.unique(np.stack([read.instance, read.codes.values]).reshape(2, -1).astype(np.int64), axis=1)
-    of_class = [(number, classes.get(value, space.ignore)) for number, value in pairs.T.tolist() if number]
-    labels = {number: {label for one, label in of_class if one == number} for number, _ in of_class}
-    labels = {number: own - {space.ignore, NOT_COUNTED} for number, own in labels.items()}
-    things = {number: own for number, own in labels.items() if own & set(space.things)}
+    pairs = count_pairs(read.instance.astype(np.int32), _labels(read.codes.values, space))[0].tolist()
+    classes: dict[int, set[int]] = {}
+    for pair in pairs:
+        if pair >> 8 and pair & 255 != NOT_COUNTED:
+            classes.setdefault(pair >> 8, set()).add(pair & 255)
+    things = {number: own for number, own in classes.items() if own & set(space.things)}
     crossing = tuple(number for number, own in things.items() if len(own) > 1)
     box = box_of(read.instance == crossing[0]) if crossing else None
     return InstanceFacts(crossing, box, max(things, default=0))
+
+
+def _labels(values: LabelMap, space: LabelSpace) -> NDArray[np.uint8]:
+    """Codes as classes; ignored ones, and those that are none, as NOT_COUNTED."""
+    labels = np.full(values.shape, NOT_COUNTED, np.uint8)
+    for code, index in class_of_value(space).items():
+        if index < space.num_classes and index != space.ignore:
+            labels[values == code] = index
+    return labels

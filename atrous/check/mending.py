@@ -21,7 +21,7 @@ from rich.console import Console
 from atrous.check.evidence import Evidence
 from atrous.check.facts import Content, Facts, content
 from atrous.check.looks import size_mismatch
-from atrous.check.regions import Mask, blocks, climbing, snapped
+from atrous.check.regions import SPECK, Mask, climbing, dilated, interior, region_numbers, snapped
 from atrous.check.sources import AllSplits
 from atrous.check.verdicts import Verdict
 from atrous.data.contract import DataConfig
@@ -212,6 +212,8 @@ def mended_labels(codes: Codes, verdict: Verdict, space: LabelSpace) -> NDArray[
     values = codes.values.astype(np.int64)
     if verdict.is_smoothed:
         values = snapped(values, _levels(codes), _sure(codes, list(verdict.classes)))
+        numbers, sizes = region_numbers(values)
+        values = snapped(values, _levels(codes), sizes[numbers] > SPECK)  # what compression has left
     labels = np.full(values.shape, space.ignore if space.ignore <= 255 else NOT_A_CLASS, np.uint8)
     for code, index in verdict.classes.items():
         labels[values == code] = min(index, 255)
@@ -226,9 +228,9 @@ def _levels(codes: Codes) -> NDArray[np.int64]:  # [H, W, K]
 
 
 def _sure(codes: Codes, solid: Sequence[int]) -> Mask:
-    """The pixels whose code is one that was drawn, and that don't lie on a slope between two others."""
+    """The pixels whose code is one that was drawn; beside a slope between others, only those in a square of 3 x 3."""
     slope = codes.values if not codes.is_colored else _levels(codes).sum(axis=-1)
-    return np.isin(codes.values, solid) & ~(climbing(slope) & ~blocks(codes.values))
+    return np.isin(codes.values, solid) & (~dilated(climbing(slope)) | dilated(interior(codes.values)))
 
 
 # ---- beside the images

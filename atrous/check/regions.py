@@ -177,12 +177,8 @@ def _neighbours() -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
     ]
 
 
-def blocks(values: NDArray[Any]) -> Mask:
-    """The pixels of squares of 2 x 2 equal ones."""
-    corner = (values[:-1, :-1] == values[1:, 1:]) & (values[:-1, 1:] == values[1:, :-1])
-    corner &= values[:-1, :-1] == values[:-1, 1:]
-    mask = np.zeros(values.shape, bool)
-    first, last = slice(None, -1), slice(1, None)
-    for rows, columns in ((first, first), (first, last), (last, first), (last, last)):
-        mask[rows, columns] |= corner
-    return mask
+def dilated(mask: Mask) -> Mask:
+    """With the eight neighbours of each pixel."""
+    padded = np.pad(mask, 1)
+    rows = padded[:-2] | padded[1:-1] | padded[2:]
+    return np.asarray(rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:])

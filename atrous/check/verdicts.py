@@ -72,7 +72,7 @@ def _by_itself(
     if label.is_colored and colors:
         return _of_known_colors(codes, meaning, kinds)
     if label.is_colored:
-        return _of_unknown_colors(index, codes, space, (*kinds, "rgb-labels"))
+        return _of_unknown_colors(index, codes, space, kinds if label.is_lossy else (*kinds, "rgb-labels"))
     by_color = _by_palette(label, codes, space)
     if by_color is not None:
         return Verdict((*kinds, "palette-order"), by_color, "its indices aren't the numbers of the classes")

@@ -16,7 +16,7 @@ from atrous.data.transforms import BINOMIAL, LUMA, AugmentConfig
 from atrous.types import Batch, Sample
 
 REACH = 3  # standard deviations that a gaussian kernel extends to
-BITS = 0xFFFFFFFF
+POSITIVE = 0x7FFFFFFF
 GREY: list[float] = LUMA.tolist()
 
 
@@ -111,18 +111,20 @@ def hue_matrices(turns: Tensor) -> Tensor:
 
 def noise(pixels: Tensor, seed: Tensor) -> Tensor:
     """Normal numbers for each value of [B, 3, H, W], from its place and the image's seed [B] alone (Box and Muller)."""
-    number = torch.arange(pixels[0].numel(), device=pixels.device).reshape(pixels.shape[1:])
-    start = mixed(seed.long())[:, None, None, None]
-    first = mixed(start + 2 * number)
-    second = mixed(start + 2 * number + 1)
-    radius = (-2 * ((first.float() + 1) / 2**32).log()).sqrt()
-    return radius * (second.float() * (2 * math.pi / 2**32)).cos()
+    number = 2 * torch.arange(pixels[0].numel(), dtype=torch.int32, device=pixels.device).reshape(pixels.shape[1:])
+    start = mixed((seed.long() - 2**31).int())[:, None, None, None]
+    radius = (-2 * uniform(mixed(start + number)).log()).sqrt()
+    return radius * (2 * math.pi * uniform(mixed(start + number + 1))).cos()
+
+
+def uniform(bits: Tensor) -> Tensor:
+    """Numbers above 0, up to 1, of 31 bits of each int32."""
+    return ((bits & POSITIVE).float() + 1) / 2**31
 
 
 def mixed(bits: Tensor) -> Tensor:
-    """int64 to 32 bits that look random: the finaliser of MurmurHash3 (Appleby, 2011)."""
-    bits = bits & BITS
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        bits = bits ^ (bits >> shift)
-        bits = (bits * factor) & BITS
-    return bits ^ (bits >> 16)
+    """int32 that look random: the finaliser of MurmurHash3 (Appleby, 2011); products keep their lowest 32 bits."""
+    for shift, factor in ((16, 0x85EBCA6B - 2**32), (13, 0xC2B2AE35 - 2**32)):
+        bits = bits ^ (bits >> shift & 2 ** (32 - shift) - 1)
+        bits = bits * factor
+    return bits ^ (bits >> 16 & 0xFFFF)

@@ -175,7 +175,7 @@ def _records(
         of_image[_id(row, "annotation", "image_id")].append(row)
     if strange := sorted(of_image.keys() - {row["id"] for row in images}):
         raise DataError(f"annotations of images that it doesn't list: image_id {listing(strange)}")
-    if crowds := [row.get("iscrowd") for row in annotations if row.get("iscrowd", 0) not in (0, 1)]:
+    if crowds := [row["iscrowd"] for row in annotations if row.get("iscrowd", 0) not in (0, 1)]:
         raise DataError(f"annotation: iscrowd must be 0 or 1, got {str(crowds[0])[:40]!r}")
     used = {_id(row, "annotation", "category_id") for row in annotations}
     if strange := sorted(used - set(classes)):

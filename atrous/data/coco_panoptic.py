@@ -262,7 +262,8 @@ def _first_document(config: Config) -> Path:
     """The JSON of the training split or, where only the other one is there, of that for validation."""
     documents = _documents(require_root(config))
     path = _of_split(documents, config.train) or _of_split(documents, config.val)
-    return path or _document(config, config.train)
+    only = next(iter(documents.values())) if len(documents) == 1 else None
+    return path or only or _document(config, config.train)
 
 
 def _space(config: Config, annotations: Annotations) -> LabelSpace:

@@ -168,6 +168,17 @@ def jpeg_label(root: Path) -> None:
     path.unlink()
 
 
+def webp_label(root: Path) -> None:
+    PIL.Image.fromarray(read(label(root))).save(label(root).with_suffix(".webp"), lossless=True)
+    label(root).unlink()
+
+
+def all_jpeg(root: Path) -> None:
+    for path in labels(root):
+        PIL.Image.fromarray(read(path)).save(path.with_suffix(".jpg"), quality=90)
+        path.unlink()
+
+
 def jpeg_history(root: Path) -> None:
     """Labels that were JPEG once, and are PNG now."""
     change_all(root, lambda pixels: pixels * 100)
@@ -325,6 +336,8 @@ BREAKERS = [
     Breaker("anti-aliased", anti_aliased, {"smoothed-labels"}),
     Breaker("smoothed within the classes", smoothed_classes, {"smoothed-labels"}, is_mended=False),
     Breaker("JPEG label", jpeg_label, {"smoothed-labels"}),
+    Breaker("JPEG labels", all_jpeg, {"smoothed-labels"}),
+    Breaker("WebP label", webp_label, {"smoothed-labels"}),
     Breaker("JPEG once", jpeg_history, {"smoothed-labels"}),
     Breaker(
         "void class",

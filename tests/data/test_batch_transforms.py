@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from atrous.data.batch_transforms import kernels, noise, varied, vary, vary_sample
+from atrous.data.batch_transforms import kernels, mixed, noise, varied, vary, vary_sample
 from atrous.data.loader import Stream, training_batches
 from atrous.data.transforms import BINOMIAL, AugmentConfig, augment, choose, variation_of
 from atrous.types import Batch, Sample
@@ -169,6 +169,20 @@ def test_noise_is_normal_and_differs_between_colours_and_places() -> None:
     assert float((channels - torch.eye(3)).abs().max()) < 0.05
     neighbours = torch.corrcoef(torch.stack([grain[0, :, :-1].flatten(), grain[0, :, 1:].flatten()]))
     assert abs(float(neighbours[0, 1])) < 0.05
+
+
+def test_bits_are_mixed_as_published() -> None:
+    """fmix32 of MurmurHash3, in Python's whole numbers."""
+
+    def published(bits: int) -> int:
+        bits = (bits ^ bits >> 16) * 0x85EBCA6B % 2**32
+        bits = (bits ^ bits >> 13) * 0xC2B2AE35 % 2**32
+        return bits ^ bits >> 16
+
+    values = [0, 1, 2, 12345, 2**31 - 1, 2**31, 2**32 - 1]
+    signed = torch.tensor([value - 2**32 if value >= 2**31 else value for value in values], dtype=torch.int32)
+    assert [value % 2**32 for value in mixed(signed).tolist()] == [published(value) for value in values]
+    assert published(1) == 0x514E28B7
 
 
 def test_kernels_have_the_sum_one_and_their_width() -> None:

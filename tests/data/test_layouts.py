@@ -26,7 +26,7 @@ NUMBERED = {
 
 
 def test_every_format_that_reads_files_is_tested_here() -> None:
-    assert {*LAYOUTS, "synthetic"} == set(atrous.data.FORMATS)
+    assert {*LAYOUTS, "synthetic", "mix"} == set(atrous.data.FORMATS)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from atrous.data import originals
+from atrous.data.strips import Strips, checksums
 from atrous.data.transforms import (
     STYLES,
     AugmentConfig,
@@ -369,21 +370,18 @@ def test_an_unlabelled_sample_is_varied_as_well() -> None:
         np.testing.assert_array_equal(bare.image, noise_image(20, 30))
 
 
-class Late:
-    """Stands for an array whose pixels are read where it is sliced by rows and columns, as those of shards are."""
-
-    def __init__(self, pixels: Array) -> None:
-        self.pixels, self.shape, self.ndim, self.dtype = pixels, pixels.shape, pixels.ndim, pixels.dtype
-
-    def __getitem__(self, place: tuple[slice, slice]) -> Array:
-        rows, columns = place
-        return self.pixels[rows, columns]
+def stored(pixels: Array, path: Path) -> Any:  # noqa: ANN401 - it stands for an array
+    """The pixels in a file, read where they are sliced, as those of shards are."""
+    path.write_bytes(pixels.tobytes())
+    return Strips(path, path.name, 0, pixels.shape, pixels.dtype, tuple(checksums(pixels)))
 
 
 @pytest.mark.parametrize("style", [name for name, _ in WHOLE])
-def test_pixels_that_are_not_read_yet_are_varied_alike(style: Style) -> None:
+def test_pixels_that_are_not_read_yet_are_varied_alike(style: Style, tmp_path: Path) -> None:
     sample = noise_sample(30, 40)
-    late: Any = sample._replace(image=Late(sample.image), semantic=Late(known(sample.semantic)))  # type: ignore[arg-type]
+    late = sample._replace(
+        image=stored(sample.image, tmp_path / "image"), semantic=stored(known(sample.semantic), tmp_path / "labels")
+    )
     out, expected = (
         augment(each, config_of(style), np.random.default_rng(1), fill=FILL, ignore=IGNORE) for each in (late, sample)
     )
