@@ -303,7 +303,7 @@ def test_folders_that_are_taken_or_unknown_are_refused(
     assert "is not empty: it holds notes.txt" in failure(capsys, "pack", folder, *call, tmp_path / "out")
     assert "no such folder" in failure(capsys, "pack", tmp_path / "nowhere", *call, tmp_path / "b")
     (tmp_path / "empty").mkdir()
-    assert "is of no layout that is recognised" in failure(capsys, "pack", tmp_path / "empty", *call, tmp_path / "b")
+    assert "has no layout that is known" in failure(capsys, "pack", tmp_path / "empty", *call, tmp_path / "b")
     packed(folder, tmp_path / "c")
     assert "holds another packed dataset" in failure(capsys, "pack", folder, "--quality", "9", *call, tmp_path / "c")
     shard = tmp_path / "c" / "train-000000.tar"

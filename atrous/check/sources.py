@@ -77,7 +77,7 @@ def open_splits(config: DataConfig) -> tuple[list[Split], dict[str, str]]:
     """
     splits, errors = _opened(config, (config.train, config.val))
     others = [name for error in errors.values() if isinstance(error, NoSplitError) for name in error.splits]
-    if not splits and others:
+    if not splits and not {"train", "val"} & config.model_fields_set and others:
         splits, errors = _opened(config, others)
     if not any(len(split.samples) for split in splits):
         raise next(iter(errors.values()), DataError(f"{config.root} has no images with labels{_reasons(splits)}"))
