@@ -48,6 +48,10 @@ def missing_split(evidence: Evidence) -> Seen:
     return Seen([Item(text, split) for split, text in evidence.missing.items()])
 
 
+def unnamed(evidence: Evidence) -> Seen:
+    return Seen([Item(evidence.unnamed)] if evidence.unnamed else [])
+
+
 def hidden(evidence: Evidence) -> Seen:
     return Seen([Item(str(path), name=path.name, path=path) for path in evidence.hidden])
 
