@@ -126,7 +126,8 @@ def _text(kind: str, one: Facts, verdict: Verdict) -> str:
 def _codes(one: Facts) -> str:
     assert one.label is not None
     how = "stored as JPEG or WebP, with " if one.label.is_lossy else ""
-    return f"{how}{one.label.num_codes} different values, {100 * one.label.smoothness:.0f} % of the edges climb"
+    share = f"{100 * one.label.smoothness:.0f} %"
+    return f"{how}{one.label.num_codes} different values; {share} of the edges pass through a value in between"
 
 
 UNKNOWN = {  # mends where nobody knows what the codes were meant to be
