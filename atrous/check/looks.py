@@ -51,6 +51,10 @@ def missing_split(evidence: Evidence) -> Seen:
     return Seen(items, mend="" if is_absent else "correct what the message names; only then its images are checked")
 
 
+def unnamed(evidence: Evidence) -> Seen:
+    return Seen([Item(evidence.unnamed)] if evidence.unnamed else [])
+
+
 def hidden(evidence: Evidence) -> Seen:
     return Seen([Item(str(path), name=path.name, path=path) for path in evidence.hidden])
 

@@ -192,7 +192,7 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
     root = require_root(config)
     path, space = _document(config, split), label_space(config)
     annotations = panoptic_json.read(path)
-    image_folder = _image_folder(config, root, path, list(annotations.images.values()))
+    image_folder = _image_folder(config, root, path, annotations)
     images = images_by_stem(image_folder, "images")
     names = {file: _name(image or file, images) for file, image in annotations.images.items()}
     pairs = panoptic_json.pairs_of(annotations, path.with_suffix(""), names, images, image_folder)
@@ -230,16 +230,16 @@ def _of_split(documents: Mapping[str, Path], split: str) -> Path | None:
     return documents.get(composed(split), of_years[0] if len(of_years) == 1 else None)
 
 
-def _image_folder(config: Config, root: Path, document: Path, files: Sequence[str]) -> Path:
-    """The one called like the split, or else the only one that has one of the first images."""
+def _image_folder(config: Config, root: Path, document: Path, annotations: Annotations) -> Path:
+    """The folder of the split's name, or else the only one that has the first image."""
     if config.images is not None:
         return require_folder(root / config.images, "data.images")
     name = document.stem.removeprefix(PREFIX)
     folders = [root / name, root / "images" / name, root / "images"]
     if folder := next((folder for folder in folders if folder.is_dir()), None):
         return folder
-    first = [file for file in files if file][:20]
-    holders = [root / name for name in subfolders(root) if any((root / name / file).is_file() for file in first)]
+    first = PurePosixPath(next(iter(annotations.images.values()), "")).name
+    holders = [root / one for one in subfolders(root) if first and (root / one / first).is_file()]
     if len(holders) == 1:
         return holders[0]
     tried = " and ".join(map(str, folders[:2]))

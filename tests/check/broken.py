@@ -325,6 +325,7 @@ BREAKERS = [
     Breaker("EXIF of the label", lambda root: turn(label(root), 3), {"exif-rotation"}),
     Breaker("no label", lambda root: label(root).unlink(), {"images-without-label"}),
     Breaker("no image", lambda root: image(root).unlink(), {"labels-without-image"}),
+    Breaker("no names", lambda root: (root / "classes.yaml").unlink(), {"no-names"}),
     Breaker("same stem", same_stem, {"ambiguous-names"}, is_mended=False),
     Breaker("value outside", lambda root: change(label(root), painted(MANY, 77)), {"values-outside"}),
     Breaker(

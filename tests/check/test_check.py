@@ -77,8 +77,8 @@ def test_what_cannot_be_read_exits_with_2_in_one_line(
 
 def test_a_folder_without_names_is_told_what_to_write(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "classes.yaml").unlink()
-    assert cli.run(["check", str(root), "data.format=folder", "--workers", "0"]) == 2
-    assert "write a classes.yaml with the lines" in capsys.readouterr().err
+    assert cli.run(["check", str(root), "data.format=folder", "--workers", "0"]) == 1
+    assert "write a classes.yaml" in capsys.readouterr().out
 
 
 # ---- what is written
@@ -366,4 +366,29 @@ def test_no_pair_at_all_is_an_error_in_one_line(root: Path) -> None:
     for path in broken.labels(root):
         path.unlink()
     with pytest.raises(DataError, match="without a label"):
+        check(str(root), console=QUIET)
+
+
+@pytest.mark.parametrize(("values", "names"), [((0, 3, 255), {"no-names"}), ((0, 255), {"no-names", "binary-masks"})])
+def test_data_without_names_are_checked_by_the_values_in_their_labels(
+    tmp_path: Path, values: tuple[int, ...], names: set[str]
+) -> None:
+    root = write_clean(tmp_path / "data")
+    (root / "classes.yaml").unlink()
+    rng = np.random.default_rng(0)
+    for path in (root / "masks").rglob("*.png"):
+        height, width = np.array(PIL.Image.open(path)).shape
+        blocks = np.array(values, np.uint8)[rng.integers(0, len(values), (-(-height // 16), -(-width // 16)))]
+        PIL.Image.fromarray(np.kron(blocks, np.ones((16, 16), np.uint8))[:height, :width]).save(path)
+    checkup = check(str(root), console=QUIET)
+    assert {finding.name for finding in checkup.findings} == names
+    assert not checkup.is_clean
+
+
+def test_labels_of_colours_without_names_can_t_be_checked(tmp_path: Path) -> None:
+    root = write_clean(tmp_path / "data")
+    (root / "classes.yaml").unlink()
+    for path in (root / "masks").rglob("*.png"):
+        PIL.Image.open(path).convert("RGB").save(path)
+    with pytest.raises(DataError, match=r"write a classes\.yaml with the lines"):
         check(str(root), console=QUIET)
