@@ -85,7 +85,7 @@ def gather(
     everything = _read(samples, space, workers, console)
     split_of = tuple(split.name for split in splits for _ in range(len(split.samples)))
     first = splits[0].samples
-    judged = verdicts(everything, space, colors_of(first))
+    judged = verdicts(everything, split_of, space, colors_of(first))
     hidden, strays = unread_files(splits)
     return Evidence(
         facts=everything,

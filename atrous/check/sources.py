@@ -160,11 +160,16 @@ def _each_once(samples: Sequence[Sample]) -> Sequence[Sample]:
 def unread_files(splits: Sequence[Split]) -> tuple[list[Path], list[Path]]:
     """Files beside the images and labels: those of systems, and others, unless there is one for nearly each image."""
     pairs = [pair for split in splits for pair in pairs_of(split.samples)]
-    folders = dict.fromkeys(path.parent for pair in pairs for path in pair[1:] if path is not None)
+    images = (path for pair in pairs for path in (pair.image, *pair.label_files) if _is_image(path))
+    folders = dict.fromkeys(path.parent for path in images)
     files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
     hidden = [path for path in files if path.name.startswith(".") or path.name.lower() in SYSTEM_FILES]
-    rest = [path for path in files if path not in set(hidden) and not path.name.lower().endswith(IMAGE_SUFFIXES)]
+    rest = [path for path in files if path not in set(hidden) and not _is_image(path)]
     known = {path for pair in pairs for path in (pair.image, *pair.label_files)}
     strays = [path for path in rest if path not in known]
     numbers = {suffix: sum(path.suffix == suffix for path in strays) for suffix in {path.suffix for path in strays}}
     return hidden, [path for path in strays if numbers[path.suffix] < COMPANIONS * len(pairs)]
+
+
+def _is_image(path: Path) -> bool:
+    return path.name.lower().endswith(IMAGE_SUFFIXES)

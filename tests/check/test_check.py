@@ -233,6 +233,48 @@ def test_a_list_is_checked_whatever_is_wrong_with_it(root: Path, tmp_path: Path,
     assert names(tmp_path / "mended") == set()
 
 
+# ---- files of outlines
+
+
+def cvat_of(root: Path, *names: str) -> Path:
+    """The images of the clean data set, with a rectangle on each; those named `names` come last."""
+    rows = [f"train/{broken.name(index)}.png" for index in range(8)]
+    box = '<box label="car" xtl="20" ytl="20" xbr="60" ybr="50"/>'
+    images = [
+        f'<image id="{number}" name="{name}" width="96" height="64">{box}</image>'
+        for number, name in enumerate([*rows, *names])
+    ]
+    head = "<meta><task><labels><label><name>car</name></label></labels></task></meta>"
+    path = root.with_name("outlines") / "train.xml"
+    shutil.copytree(root / "images", path.parent / "images")
+    path.write_text(f"<annotations>{head}{''.join(images)}</annotations>")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "finding"),
+    [
+        ("train/aaa.png", "repeated-names"),
+        ("train/zzz.png", "listed-files-missing"),
+        ("../../etc/passwd.png", "listed-files-missing"),
+        ("/etc/passwd", "listed-files-missing"),
+    ],
+)
+def test_outlines_are_checked_whatever_their_file_lists(root: Path, tmp_path: Path, name: str, finding: str) -> None:
+    path = cvat_of(root, name)
+    checkup = check(str(path.parent), ["data.val=train"], fix=tmp_path / "mended", console=QUIET)
+    assert {finding.name for finding in checkup.findings} == {finding}
+    assert checkup.images == {"train": 8}
+    assert not list((tmp_path / "mended").rglob("passwd*"))
+
+
+def test_a_damaged_file_of_outlines_is_named(root: Path) -> None:
+    path = cvat_of(root)
+    path.write_text(path.read_text()[:-40])
+    with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: not XML"):
+        check(str(path.parent), console=QUIET)
+
+
 # ---- things
 
 
