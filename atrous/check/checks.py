@@ -328,6 +328,20 @@ CHECKS = (
     ),
     # instances
     Check(
+        "missing-instances",
+        "Images without an instance map, though others have one",
+        "warning",
+        looks.without_instances,
+        "add the maps; a panoptic training refuses such images",
+    ),
+    Check(
+        "unnumbered-things",
+        "Instance maps in which no thing has a number",
+        "error",
+        looks.unnumbered,
+        "number the things of each image 1, 2, 3, ..., or remove the instance maps",
+    ),
+    Check(
         "crossing-instances",
         "Instances that lie in several classes",
         "error",
@@ -337,7 +351,7 @@ CHECKS = (
     ),
     Check(
         "too-many-instances",
-        "More instances of a class than the panoptic divisor allows",
+        "Numbers of things above what the panoptic divisor allows",
         "error",
         looks.too_many_instances,
         "number the things of an image 1, 2, 3, ...; --fix leaves such images out",

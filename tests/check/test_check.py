@@ -307,6 +307,26 @@ def test_instances_that_cross_classes_or_are_too_many_are_named(root: Path) -> N
     assert found["crossing-instances"][0].name == "aaa" and found["too-many-instances"][0].name == "bbb"
 
 
+def test_missing_instance_maps_are_named_where_others_have_one(root: Path) -> None:
+    with_things(root)
+    (root / "instances" / "train" / "aaa.png").unlink()
+    (finding,) = check(str(root), console=QUIET).findings
+    assert (finding.name, finding.severity) == ("missing-instances", "warning")
+    assert [(item.name, item.text) for item in finding.items] == [("aaa", "no instance map")]
+    shutil.rmtree(root / "instances")  # a data set for semantic models
+    assert check(str(root), console=QUIET).findings == []
+
+
+def test_a_split_without_a_numbered_thing_is_named(root: Path) -> None:
+    with_things(root)
+    for path in (root / "instances" / "val").iterdir():
+        save(path, read(path) * 0)
+    (finding,) = check(str(root), console=QUIET).findings
+    assert (finding.name, finding.severity) == ("unnumbered-things", "error")
+    (item,) = finding.items
+    assert item.split == "val" and item.text.endswith(" pixels of car are 0 in the instance maps")
+
+
 # ---- from Python
 
 
