@@ -45,6 +45,14 @@ CHECKS = (
         "make it, or name another one: data.train=..., data.val=...",
     ),
     Check(
+        "no-names",
+        "Classes without names",
+        "error",
+        looks.unnamed,
+        "write their names into a file, as it says, in place of class_0, ...; --fix writes the file with these",
+        True,
+    ),
+    Check(
         "images-without-label",
         "Images without a label",
         "error",

@@ -17,6 +17,8 @@ from atrous.terminal import printable
 FORMAT = 1  # of the JSON
 ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 
+TEXT = 100  # characters of a line in the table, also where there is no terminal
+
 
 class Finding(NamedTuple):
     """One row of the result. `items` are the images, files or classes that it is about."""
@@ -112,7 +114,7 @@ def print_checkup(checkup: Checkup, console: Console) -> None:
     if checkup.findings:
         table = Table("finding", "", show_lines=True)
         table.columns[1].overflow = "fold"
-        table.add_column("example and mend", overflow="fold", ratio=1)
+        table.add_column("example and mend", overflow="fold", max_width=TEXT)
         table.columns[1].header, table.columns[1].justify = "number", "right"
         for finding in checkup.findings:
             head = f"{finding.severity}\n{finding.name}"

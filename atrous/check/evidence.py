@@ -46,6 +46,7 @@ class Evidence(NamedTuple):
     alike: Sequence[Alike] = ()
     complaints: Sequence[tuple[str, Complaint]] = ()  # with their split
     missing: Mapping[str, str] = {}  # why a split can't be listed
+    unnamed: str = ""  # what to write if nothing names the classes
     hidden: Sequence[Path] = ()  # files among the images and labels that systems have made
     strays: Sequence[Path] = ()  # other files among them
     crop: Size | None = None  # of the training; None: not known

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from atrous.check.evidence import Evidence, Item, Seen
 from atrous.check.facts import Facts, Kind
+from atrous.check.verdicts import Verdict
 from atrous.data.survey import Survey, absent_classes, monotony
 from atrous.errors import listing
 from atrous.losses import median_frequency_weights
@@ -45,7 +46,13 @@ def complaints(kind: str, evidence: Evidence) -> Seen:
 
 
 def missing_split(evidence: Evidence) -> Seen:
-    return Seen([Item(text, split) for split, text in evidence.missing.items()])
+    items = [Item(text, split) for split, text in evidence.missing.items()]
+    is_absent = all(text.startswith("no split ") for text in evidence.missing.values())
+    return Seen(items, mend="" if is_absent else "correct what the message names; only then its images are checked")
+
+
+def unnamed(evidence: Evidence) -> Seen:
+    return Seen([Item(evidence.unnamed)] if evidence.unnamed else [])
 
 
 def hidden(evidence: Evidence) -> Seen:
@@ -105,7 +112,7 @@ def _turn(one: Facts) -> str:
 
 def verdicts(kind: str, evidence: Evidence) -> Seen:
     items = [
-        evidence.item(index, verdict.text or _codes(one), box=one.label.wrong_box if one.label else None)
+        evidence.item(index, _text(kind, one, verdict), box=one.label.wrong_box if one.label else None)
         for index, (one, verdict) in enumerate(zip(evidence.facts, evidence.verdicts, strict=True))
         if kind in verdict.kinds
     ]
@@ -113,10 +120,18 @@ def verdicts(kind: str, evidence: Evidence) -> Seen:
     return Seen(items, mend="" if is_known or kind not in UNKNOWN else UNKNOWN[kind])
 
 
+def _text(kind: str, one: Facts, verdict: Verdict) -> str:
+    """What is wrong with one label, of what may be several things."""
+    if kind == "smoothed-labels":
+        return _codes(one)
+    return "it is RGB" if kind == "rgb-labels" and (len(verdict.kinds) > 1 or not verdict.text) else verdict.text
+
+
 def _codes(one: Facts) -> str:
     assert one.label is not None
     how = "stored as JPEG or WebP, with " if one.label.is_lossy else ""
-    return f"{how}{one.label.num_codes} different values, {100 * one.label.smoothness:.0f} % of the edges climb"
+    share = f"{100 * one.label.smoothness:.0f} %"
+    return f"{how}{one.label.num_codes} different values; {share} of the edges pass through a value in between"
 
 
 UNKNOWN = {  # mends where nobody knows what the codes were meant to be
@@ -243,12 +258,16 @@ def _is_across(evidence: Evidence, first: int, second: int) -> bool:
 def _likeness(evidence: Evidence, first: int, second: int) -> str:
     one, other = evidence.facts[first].label, evidence.facts[second].label
     same = one is None or other is None or one.size != other.size or one.counts == other.counts
-    return f"as {evidence.split_of[first]}/{evidence.facts[first].name}{'' if same else ', but its label differs'}"
+    return f"as {_place(evidence, first)}{'' if same else ', but its label differs'}"
+
+
+def _place(evidence: Evidence, number: int) -> str:
+    return f"{evidence.split_of[number]}/{evidence.facts[number].name}"
 
 
 def frames(evidence: Evidence) -> Seen:
     pairs = [pair for pair in evidence.alike if pair.likeness == "frames"]
-    items = [evidence.item(pair.second, _likeness(evidence, *pair[:2]), other=pair.first) for pair in pairs]
+    items = [evidence.item(pair.second, f"as {_place(evidence, pair.first)}", other=pair.first) for pair in pairs]
     return Seen(items, "warning" if any(_is_across(evidence, *pair[:2]) for pair in pairs) else None)
 
 

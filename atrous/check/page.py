@@ -30,7 +30,7 @@ SMALLEST = 24  # pixels of an enlargement's content
 SMALL = 0.2  # the share of the picture's side up to which a region is enlarged
 LEAST_MARK = 12  # pixels of a marked region on the picture
 UNKNOWN = (255, 0, 200)  # the colour of codes that are no class
-MARKS = ((0, 0, 0), (255, 235, 59), (255, 235, 59), (0, 0, 0))  # colours of a frame, from outside
+MARKS = (*[(0, 0, 0)] * 2, *[(255, 235, 59)] * 4, *[(0, 0, 0)] * 2)  # colours of a frame, from outside
 WORDS: Mapping[Severity, str] = {"error": "fault", "warning": "warning", "note": "note"}  # of the style sheet
 
 

@@ -14,7 +14,7 @@ from atrous.check.checkup import Checkup, findings, print_checkup
 from atrous.check.evidence import Evidence
 from atrous.check.facts import Facts, colors_of, facts, space_of_codes
 from atrous.check.likeness import alike
-from atrous.check.sources import AllSplits, Source, Split, open_source, open_splits, unread_files
+from atrous.check.sources import AllSplits, Source, Split, open_source, open_splits, unread_files, with_names
 from atrous.check.verdicts import Verdict, verdicts
 from atrous.data import survey
 from atrous.data.label_space import LabelSpace
@@ -47,9 +47,10 @@ def check(
     experiment = open_source(source, overrides)
     if fix is not None:
         mending.require_new(fix, experiment.config.data)
-    config, splits, missing = open_splits(experiment.config.data)
+    named, unnamed = with_names(experiment.config.data)
+    config, splits, missing = open_splits(named)
     space = space_of_codes(splits[0].samples, data.label_space(config))
-    evidence = gather(splits, missing, space, experiment, workers, console)
+    evidence = gather(splits, missing, space, experiment, workers, console)._replace(unnamed=unnamed)
     settings = config.model_dump(mode="json", exclude_none=True)
     images = {split.name: len(split.samples) for split in splits}
     checkup = Checkup(settings, images, findings(evidence, ignore), space, evidence.surveys)
@@ -84,7 +85,7 @@ def gather(
     everything = _read(samples, space, workers, console)
     split_of = tuple(split.name for split in splits for _ in range(len(split.samples)))
     first = splits[0].samples
-    judged = verdicts(everything, space, colors_of(first))
+    judged = verdicts(everything, split_of, space, colors_of(first))
     hidden, strays = unread_files(splits)
     return Evidence(
         facts=everything,

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -9,8 +10,8 @@ from typing import NamedTuple
 from atrous import config as configs
 from atrous import data
 from atrous.config import Config
-from atrous.data.contract import DataConfig, NoSplitError
-from atrous.data.image_files import ImageFiles
+from atrous.data.contract import DataConfig, NoNamesError, NoSplitError
+from atrous.data.image_files import ImageFiles, count_codes, read_label
 from atrous.data.inventory import pairs_of
 from atrous.data.pairing import IMAGE_SUFFIXES, Complaint, complaints
 from atrous.errors import AtrousError, DataError, text_of
@@ -18,6 +19,7 @@ from atrous.files import user_path
 from atrous.types import Sample, Size
 
 RECIPE = "folder/deeplab_v3plus"  # of which only the data and the crop are read
+VOID = 255  # the value of ignored pixels, if nothing says otherwise
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", "icon\r", "ehthumbs.db"}
 COMPANIONS = 0.5  # files of one suffix, per image, that belong to a data set although they are no images
 
@@ -70,6 +72,36 @@ def open_source(source: str, overrides: Sequence[str]) -> Source:
 def _root(folder: Path, overrides: Sequence[str]) -> Path:
     roots = [text.partition("=")[2] for text in overrides if text.startswith("data.root=")]
     return Path(roots[-1]) if roots else folder
+
+
+# ---- classes
+
+
+def with_names(config: DataConfig) -> tuple[DataConfig, str]:
+    """The config, and what is wrong if nothing names the classes: then each value in the labels is one.
+
+    Raises the error itself where the labels have no values, such as those of colours.
+    """
+    try:
+        data.label_space(config)
+    except NoNamesError as error:
+        numbered = config.model_copy(update={"names": {value: f"class_{value}" for value in range(VOID)}})
+        values = sorted(_values(open_splits(numbered).splits))
+        if not values:
+            raise
+        names = {value: f"class_{value}" for value in (range(2) if values == [0, VOID] else values) if value != VOID}
+        return config.model_copy(update={"names": names}), str(error)
+    return config, ""
+
+
+def _values(splits: Sequence[Split]) -> set[int]:
+    """What the pixels of the labels hold, without colours and what can't be read."""
+    values: set[int] = set()
+    labels = [pair.label for split in splits for pair in pairs_of(split.samples)]
+    for label in filter(None, labels):
+        with suppress(AtrousError, OSError):  # a finding of its own
+            values.update(code for code in count_codes(read_label(label)) if isinstance(code, int))
+    return values
 
 
 # ---- splits
@@ -128,11 +160,16 @@ def _each_once(samples: Sequence[Sample]) -> Sequence[Sample]:
 def unread_files(splits: Sequence[Split]) -> tuple[list[Path], list[Path]]:
     """Files beside the images and labels: those of systems, and others, unless there is one for nearly each image."""
     pairs = [pair for split in splits for pair in pairs_of(split.samples)]
-    folders = dict.fromkeys(path.parent for pair in pairs for path in pair[1:] if path is not None)
+    images = (path for pair in pairs for path in (pair.image, *pair.label_files) if _is_image(path))
+    folders = dict.fromkeys(path.parent for path in images)
     files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
     hidden = [path for path in files if path.name.startswith(".") or path.name.lower() in SYSTEM_FILES]
-    rest = [path for path in files if path not in set(hidden) and not path.name.lower().endswith(IMAGE_SUFFIXES)]
+    rest = [path for path in files if path not in set(hidden) and not _is_image(path)]
     known = {path for pair in pairs for path in (pair.image, *pair.label_files)}
     strays = [path for path in rest if path not in known]
     numbers = {suffix: sum(path.suffix == suffix for path in strays) for suffix in {path.suffix for path in strays}}
     return hidden, [path for path in strays if numbers[path.suffix] < COMPANIONS * len(pairs)]
+
+
+def _is_image(path: Path) -> bool:
+    return path.name.lower().endswith(IMAGE_SUFFIXES)

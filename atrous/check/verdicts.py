@@ -12,9 +12,11 @@ from atrous.types import Color
 
 SMOOTH = 0.1  # more than labels that people draw, less than resized or compressed ones: see `smoothness`
 SCATTERED = 0.3  # the share of wrong pixels that lie within an area of their value, below which they are debris
+SHIFT = 8  # of a colour's values in JPEG files: rounding shifts whole areas by 2, a low quality by more
 NUM_DEBRIS = 3  # different values that debris has, at least
 SOLID, SOLID_UNKNOWN = 0.2, 0.02  # shares that make a value of a smoothed label real: of its own pixels, of all
 VOID_COLORS: tuple[Color, ...] = ((224, 224, 192),)  # the borders of PASCAL VOC
+FEWEST = 3  # labels of a split that are judged apart from the others
 MOSTLY = 0.4  # the share of ignored pixels beside which a background without pixels is suspicious
 
 
@@ -42,7 +44,9 @@ class Values(NamedTuple):
         return set(self.value_of.values())
 
 
-def verdicts(facts: Sequence[Facts], space: LabelSpace, colors: Mapping[Color, int] | None) -> list[Verdict]:
+def verdicts(
+    facts: Sequence[Facts], split_of: Sequence[str], space: LabelSpace, colors: Mapping[Color, int] | None
+) -> list[Verdict]:
     """One for each label; () for images without one."""
     result = [Verdict() for _ in facts]
     numbers: list[Values] = []
@@ -54,7 +58,8 @@ def verdicts(facts: Sequence[Facts], space: LabelSpace, colors: Mapping[Color, i
             else:
                 result[index] = verdict
     labels = {one.number: facts[one.number].label for one in numbers}
-    for index, verdict in _together(numbers, {i: label for i, label in labels.items() if label}, space).items():
+    known = {index: label for index, label in labels.items() if label}
+    for index, verdict in _together(numbers, known, split_of, space).items():
         result[index] = verdict
     return result
 
@@ -95,11 +100,22 @@ def solid_codes(label: LabelFacts, meaning: Meaning) -> list[int]:
 
 
 def _of_known_colors(codes: Sequence[int], meaning: Meaning, kinds: tuple[str, ...]) -> Verdict:
-    wrong = [code for code in codes if code not in meaning]
+    classes = {code: meaning.get(code, _class_of_near(code, meaning) if kinds else None) for code in codes}
+    wrong = [code for code, index in classes.items() if index is None]
     if wrong:
         names = listing(unpack(code) for code in wrong)
         return Verdict((*kinds, "values-outside"), None, f"{names}: not the colour of a class")
-    return Verdict(kinds, {code: meaning[code] for code in codes})
+    return Verdict(kinds, {code: index for code, index in classes.items() if index is not None})
+
+
+def _class_of_near(code: int, meaning: Meaning) -> int | None:
+    """Of a colour that compression has changed a little, if a single known one is that near."""
+    near = {index for known, index in meaning.items() if _distance(code, known) <= SHIFT}
+    return near.pop() if len(near) == 1 else None
+
+
+def _distance(code: int, other: int) -> int:
+    return max(abs(one - two) for one, two in zip(unpack(code), unpack(other), strict=True))
 
 
 def _of_unknown_colors(index: int, codes: Sequence[int], space: LabelSpace, kinds: tuple[str, ...]) -> Verdict | Values:
@@ -134,12 +150,14 @@ def _by_palette(label: LabelFacts, codes: Sequence[int], space: LabelSpace) -> M
 # ---- the labels beside one another
 
 
-def _together(numbers: Sequence[Values], labels: Mapping[int, LabelFacts], space: LabelSpace) -> dict[int, Verdict]:
+def _together(
+    numbers: Sequence[Values], labels: Mapping[int, LabelFacts], split_of: Sequence[str], space: LabelSpace
+) -> dict[int, Verdict]:
     meaning = class_of_value(space)
     binary = _binary(numbers, labels, space)
     rest = [one for one in numbers if one.number not in binary]
     wrong = [one for one in rest if one.all - meaning.keys()]
-    shifted = {} if wrong else _wrapped(rest, labels, space)
+    shifted = {} if wrong else _wrapped(rest, labels, split_of, space)
     mistaken = _mistaken(rest, wrong, space) if wrong else shifted
     right = {one.number: Verdict(one.kinds, _composed(one, meaning)) for one in numbers}
     return right | binary | mistaken
@@ -228,17 +246,39 @@ def _shifted(values: Sequence[int], step: int, meaning: Meaning, space: LabelSpa
     return classes if classes.keys() >= moved.keys() else None
 
 
-def _wrapped(rest: Sequence[Values], labels: Mapping[int, LabelFacts], space: LabelSpace) -> dict[int, Verdict]:
-    """Labels from which one was subtracted, so that the background became 255, which is ignored."""
-    last, is_plain = space.num_classes - 1, not space.raw_ids and space.ignore == 255
-    has_background = "".join(filter(str.isalpha, space.names[0].lower())) in BACKGROUND
-    if not (rest and is_plain and has_background) or any(last in one.all for one in rest):
+def _wrapped(
+    rest: Sequence[Values], labels: Mapping[int, LabelFacts], split_of: Sequence[str], space: LabelSpace
+) -> dict[int, Verdict]:
+    """Labels from which one was subtracted, so that the background became 255, which is ignored: all, or a split's."""
+    is_plain = not space.raw_ids and space.ignore == 255
+    if not is_plain or "".join(filter(str.isalpha, space.names[0].lower())) not in BACKGROUND:
         return {}
-    ignored = sum(
-        labels[one.number].counts.get(code, 0) for one in rest for code, v in one.value_of.items() if v == 255
-    )
-    if ignored < MOSTLY * sum(labels[one.number].num_pixels for one in rest):
-        return {}
+    if _is_wrapped(rest, labels, space):
+        return {one.number: _unwrapped(one, space) for one in rest}
+    verdicts: dict[int, Verdict] = {}
+    for split in dict.fromkeys(split_of):
+        own = [one for one in rest if split_of[one.number] == split]
+        others = [one for one in rest if split_of[one.number] != split]
+        is_other = _share_ignored(others, labels) < MOSTLY / 4
+        if len(own) >= FEWEST and is_other and _is_wrapped(own, labels, space):
+            verdicts |= {one.number: _unwrapped(one, space) for one in own}
+    return verdicts
+
+
+def _is_wrapped(some: Sequence[Values], labels: Mapping[int, LabelFacts], space: LabelSpace) -> bool:
+    has_last = any(space.num_classes - 1 in one.all for one in some)
+    is_labelled = sum(bool(one.all - {255}) for one in some) > len(some) / 2
+    return is_labelled and not has_last and _share_ignored(some, labels) >= MOSTLY
+
+
+def _share_ignored(some: Sequence[Values], labels: Mapping[int, LabelFacts]) -> float:
+    """The share of the pixels whose value is 255."""
+    number = sum(labels[one.number].counts.get(code, 0) for one in some for code, v in one.value_of.items() if v == 255)
+    return number / max(sum(labels[one.number].num_pixels for one in some), 1)
+
+
+def _unwrapped(one: Values, space: LabelSpace) -> Verdict:
+    last = space.num_classes - 1
     classes = {255: 0} | {index: index + 1 for index in range(last)}
     text = f"its values are one too small: {space.names[last]} never occurs, and most pixels are ignored"
-    return {one.number: Verdict((*one.kinds, "off-by-one"), _composed(one, classes), text) for one in rest}
+    return Verdict((*one.kinds, "off-by-one"), _composed(one, classes), text)

@@ -1,7 +1,7 @@
 """Datasets by their layout: a row of FORMATS is a file, or a folder, next to this one."""
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol, Union, runtime_checkable
@@ -31,7 +31,7 @@ from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.merging import Merger, merged, merger
 from atrous.data.naming import one_line, with_things
-from atrous.errors import AtrousError, ConfigError, DataError, listing, warn_once
+from atrous.errors import AtrousError, ConfigError, DataError, listing, text_of, warn_once
 from atrous.files import require_folder, subfolders, user_path
 from atrous.types import Sample
 
@@ -174,12 +174,33 @@ def _mixed(config: mix.Config, split: str) -> mix.Mix:
     own_splits = {
         name: {config.train: part.train, config.val: part.val}.get(split, split) for name, part in parts.items()
     }
-    read = {name: merged(samples(part, own_splits[name]), mergers[name]) for name, part in parts.items()}
+    read = {}
+    for name, part in parts.items():
+        with _naming_part(name):
+            read[name] = merged(samples(part, own_splits[name]), mergers[name])
     return mix.Mix(read, mix.weights_of(config, {name: len(part) for name, part in read.items()}))
 
 
 def _common(config: mix.Config) -> tuple[LabelSpace, Mapping[str, Merger]]:
-    return mix.common_space({name: label_space(part) for name, part in _parts(config).items()}, config)
+    spaces = {}
+    for name, part in _parts(config).items():
+        with _naming_part(name):
+            spaces[name] = label_space(part)
+    return mix.common_space(spaces, config)
+
+
+@contextmanager
+def _naming_part(name: str) -> Iterator[None]:
+    """Errors say whose settings they are about."""
+    try:
+        yield
+    except NoSplitError:
+        raise
+    except (AtrousError, OSError) as error:
+        text = text_of(error)
+        setting = f".{text.removeprefix('data.')}" if text.startswith("data.") else f": {text}"
+        kind = ConfigError if isinstance(error, ConfigError) else DataError
+        raise kind(f"data.parts.{name}{setting}") from error
 
 
 def _parts(config: mix.Config) -> dict[str, DataConfig]:
@@ -191,7 +212,8 @@ def _parts(config: mix.Config) -> dict[str, DataConfig]:
 def _part(name: str, settings: Mapping[str, object]) -> DataConfig:
     own = {key: value for key, value in settings.items() if key != mix.WEIGHT}
     is_auto = own.get("format", "auto") == "auto" and bool(own.get("root"))
-    kind = FORMATS.get(recognised(Path(str(own["root"]))) if is_auto else str(own.get("format")))
+    with _naming_part(name):
+        kind = FORMATS.get(recognised(Path(str(own["root"]))) if is_auto else str(own.get("format")))
     if kind is None or kind.config is mix.Config:
         known = listing((name for name in FORMATS if name != "mix"), 40)
         raise ConfigError(f"data.parts.{name}.format={own.get('format')}: expected one of {known}")

@@ -16,7 +16,7 @@ from atrous.data.image_files import Drawing, Drawn
 from atrous.data.instances import runs_of
 from atrous.data.label_space import BACKGROUND, LabelSpace
 from atrous.data.naming import named_space, names_by_value, nearest_name, with_things
-from atrous.data.pairing import Pair
+from atrous.data.pairing import Pair, complain, refuse
 from atrous.data.polygons import Shape, paint, require_pixels
 from atrous.errors import DataError, listing, warn_once
 from atrous.files import composed
@@ -24,6 +24,7 @@ from atrous.types import Color, Size
 
 T = TypeVar("T")
 
+ABSENT = "absent"
 LONGEST = 1000  # characters of a file's name
 WINDOW = 2**18  # bytes at the beginning and at the end of a file that tell what it is
 
@@ -103,19 +104,29 @@ def listed_pairs(
     Raises DataError for absent images, or leaves them out and says so if data.on_error tells to; `advice` mends that.
     """
     repeated = [name for name, count in Counter(map(stem_of, file_names)).items() if count > 1]
-    if repeated or not file_names:
-        raise DataError(f"{path} lists {f'twice ({len(repeated)}): {listing(repeated)}' if repeated else 'no image'}")
-    try:
-        files = {stem_of(name): locate(name) for name in file_names}
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
-    absent = [name for name, file in files.items() if file is None]
+    if not file_names:
+        raise DataError(f"{path} lists no image")
+    refuse("repeated-names", repeated, f"{path} lists twice")
+    files = {stem_of(name): _placed(name, locate, path) for name in file_names}
+    absent = [name for name, place in files.items() if place == ABSENT]
     complaint = f"images that {path} lists are absent ({len(absent)} of {len(files)}): {listing(absent)}"
-    if absent and (config.on_error != "skip" or len(absent) == len(files)):
-        raise DataError(f"{complaint}; {advice}, or set data.on_error=skip to leave them out")
-    if absent:
+    error = DataError(f"{complaint}; {advice}, or set data.on_error=skip to leave them out")
+    if absent and len(absent) == len(files):
+        raise error
+    if absent and config.on_error == "skip":
         warn_once(f"absent {path}", f"{complaint}; they are left out")
-    return [Pair(name, file, path, path) for name, file in files.items() if file is not None]
+    elif absent:
+        complain("listed-files-missing", absent, error)
+    return [Pair(name, place, path, path) for name, place in files.items() if isinstance(place, Path)]
+
+
+def _placed(name: str, locate: Callable[[str], Path | None], path: Path) -> Path | str:
+    """Where an image lies, or why it can't be read."""
+    try:
+        return locate(name) or ABSENT
+    except DataError as error:
+        complain("listed-files-missing", [stem_of(name)], DataError(f"{path}: {error}"))
+        return "refused"
 
 
 def located(root: Path, folders: Iterable[Path], file_name: object) -> Path | None:

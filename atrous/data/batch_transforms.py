@@ -68,7 +68,8 @@ def kernels(sigma: Tensor, config: AugmentConfig) -> Tensor:
     if is_binomial:
         weights = repeated(BINOMIAL, sigma)
     weights = torch.where(sigma[:, None] > 0, weights, places == 0)
-    return (weights / weights.sum(1, keepdim=True)).float()
+    total = sum(weights.unbind(1), start=torch.zeros_like(sigma))  # in this order, whatever else is in the batch
+    return (weights / total[:, None]).float()
 
 
 def repeated(values: Sequence[float], like: Tensor) -> Tensor:
@@ -87,7 +88,9 @@ def recolored(
     pixels: Tensor, mean: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor
 ) -> Tensor:
     """`transforms.jitter_colors` with a matrix for each image."""
-    matrix = (brightness * contrast)[:, None, None] * hue_matrices(hue) @ saturation_matrices(saturation)
+    left, right = hue_matrices(hue), saturation_matrices(saturation)
+    parts = (left[:, :, k, None] * right[:, None, k] for k in range(3))
+    matrix = sum(parts, start=torch.zeros_like(left)) * (brightness * contrast)[:, None, None]
     matrix = matrix.float()[..., None, None]  # [B, 3, 3, 1, 1]
     shift = (mean * brightness * (1 - contrast)).float()[:, None, None]
     rows = [sum((matrix[:, row, k] * pixels[:, k] for k in range(3)), start=shift) for row in range(3)]

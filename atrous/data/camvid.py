@@ -96,7 +96,7 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
 
 def is_root(config: Config, folder: Path) -> bool:
     names = subfolders(folder)
-    return any(f"{name}annot" in names for name in names) or _is_original(folder)
+    return any(name.endswith("annot") for name in names) or _is_original(folder)
 
 
 def label_space(config: Config) -> LabelSpace:

@@ -65,6 +65,7 @@ CITYSCAPES = LabelSpace(
 )
 PHOTOS = "leftImg8bit"
 TRAIN_IDS = "_trainId"  # how the JSON ends whose categories are the classes
+PREFIX = "cityscapes_panoptic_"  # of the JSON of a split
 FOLDERS = {"fine": "gtFine", "coarse": "gtCoarse"}
 
 
@@ -110,8 +111,8 @@ class _Part(NamedTuple):
 def _part(config: Config, split: str, annotations: str) -> _Part:
     root = require_root(config)
     photos = require_folder(root / PHOTOS, PHOTOS)
-    require_split(config, split, subfolders(photos), photos / split)
-    images = _by_name(photos / split, f"_{PHOTOS}.png")
+    folder = _photos_of(config, split, photos, root / annotations)
+    images = _by_name(folder, f"_{PHOTOS}.png")
     labels = root / annotations / split
     instances = _files(labels, f"_{annotations}_instanceIds.png")
     document = _document(root / annotations, split)
@@ -119,16 +120,27 @@ def _part(config: Config, split: str, annotations: str) -> _Part:
     if is_panoptic is None:
         is_panoptic = document.exists() and not (instances and _files(labels, f"_{annotations}_labelIds.png"))
     if is_panoptic:
-        return _annotated(document, images, photos / split)
+        return _annotated(document, images, folder)
     require_folder(labels, "labels")
     masks = _by_name(labels, f"_{annotations}_labelIds.png")
-    pairs = pair_by_name(images, photos / split, masks, labels)
+    pairs = pair_by_name(images, folder, masks, labels)
     return _Part([pair._replace(instance=instances.get(pair.name)) for pair in pairs], labels)
+
+
+def _photos_of(config: Config, split: str, photos: Path, annotations: Path) -> Path:
+    """The folder of a split's photos: all photos belong to the split of the JSON if they lie in no folders."""
+    splits = subfolders(photos)
+    if splits:
+        require_split(config, split, splits, photos / split)
+        return photos / split
+    documents = (path.stem.removeprefix(PREFIX) for path in annotations.glob(f"{PREFIX}*.json"))
+    require_split(config, split, {name.removesuffix(TRAIN_IDS) for name in documents}, photos / split)
+    return photos
 
 
 def _document(folder: Path, split: str) -> Path:
     """The JSON with raw ids, if there is one, or else that with train ids."""
-    path = folder / f"cityscapes_panoptic_{split}.json"
+    path = folder / f"{PREFIX}{split}.json"
     other = path.with_stem(path.stem + TRAIN_IDS)
     return path if path.exists() or not other.exists() else other
 
@@ -164,7 +176,9 @@ def _by_name(folder: Path, suffix: str) -> dict[str, Path]:
 
 
 def _files(folder: Path, suffix: str) -> dict[str, Path]:
-    files = [path for path in sorted(folder.glob(f"*/*{suffix}")) if not path.name.startswith(".")]
+    """In the folders of cities, or in the folder itself."""
+    paths = sorted(folder.glob(f"*/*{suffix}")) or sorted(folder.glob(f"*{suffix}"))
+    files = [path for path in paths if not path.name.startswith(".")]
     return {path.name.removesuffix(suffix): path for path in files}
 
 

@@ -9,6 +9,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,7 @@ from atrous.data.annotations import (
     class_of,
     drawing,
     ends_of,
+    existing,
     listed_pairs,
     located,
     outline_space,
@@ -67,14 +69,9 @@ class Annotations(NamedTuple):
 def samples(config: Config, split: str) -> Sequence[Sample]:
     """The images that the file of the split lists, in its order."""
     root = require_root(config)
-    files = _files(root)
-    require_split(config, split, files, root / "annotations" / f"instances_{split}.json")
-    path = files[composed(split)]
+    path = _file(config, root, split)
     content, space = _content(path), label_space(config)
-    try:
-        folder = _image_folder(config, root, path, split, content.records)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+    folder = _image_folder(config, root, path, split, content.records)
     names = [record.file_name for record in content.records]
     advice = f"they were looked for in {folder}; set data.images to the folder below {root} that has them"
     pairs = listed_pairs(config, path, names, partial(located, root, [folder]), advice)
@@ -94,6 +91,17 @@ def is_root(config: Config, folder: Path) -> bool:
 
 
 # ---- files
+
+
+def _file(config: Config, root: Path, split: str) -> Path:
+    """That of a split. Raises DataError for none, and for one that is too damaged to be recognised."""
+    files = _files(root)
+    expected = [root / folder / name for folder in FOLDERS for name in (f"instances_{split}.json", f"{split}.json")]
+    if composed(split) not in files:
+        for path in filter(existing, expected):
+            _content(path)
+    require_split(config, split, files, expected[-2])
+    return files[composed(split)]
 
 
 def _files(root: Path) -> dict[str, Path]:
@@ -195,9 +203,15 @@ def _image_folder(config: Config, root: Path, path: Path, split: str, records: S
     year = SMALL.sub("", path.stem)
     names = (split, year, *IMAGE_FOLDERS, *(f"{folder}/{name}" for folder in IMAGE_FOLDERS for name in (split, year)))
     for folder in (path.parent, root, *(root / name for name in names)):
-        if any(located(root, [folder], record.file_name) for record in records[:20]):
+        if any(_is_in(folder, root, record) for record in records[:20]):
             return folder
     return root
+
+
+def _is_in(folder: Path, root: Path, record: Record) -> bool:
+    with suppress(DataError):  # it is told of when the image is listed
+        return located(root, [folder], record.file_name) is not None
+    return False
 
 
 # ---- objects

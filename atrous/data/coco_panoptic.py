@@ -18,7 +18,7 @@ from atrous.data.naming import named_space, remapped
 from atrous.data.pairing import images_by_stem
 from atrous.data.panoptic_json import Annotations, read_segments
 from atrous.errors import DataError
-from atrous.files import composed, require_folder
+from atrous.files import composed, require_folder, subfolders
 from atrous.types import Color, Sample
 
 
@@ -191,7 +191,8 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
     """The images that the JSON of a split annotates, in its order."""
     root = require_root(config)
     path, space = _document(config, split), label_space(config)
-    annotations, image_folder = panoptic_json.read(path), _image_folder(config, root, path)
+    annotations = panoptic_json.read(path)
+    image_folder = _image_folder(config, root, path, annotations)
     images = images_by_stem(image_folder, "images")
     names = {file: _name(image or file, images) for file, image in annotations.images.items()}
     pairs = panoptic_json.pairs_of(annotations, path.with_suffix(""), names, images, image_folder)
@@ -229,13 +230,18 @@ def _of_split(documents: Mapping[str, Path], split: str) -> Path | None:
     return documents.get(composed(split), of_years[0] if len(of_years) == 1 else None)
 
 
-def _image_folder(config: Config, root: Path, document: Path) -> Path:
+def _image_folder(config: Config, root: Path, document: Path, annotations: Annotations) -> Path:
+    """The folder of the split's name, or else the only one that has the first image."""
     if config.images is not None:
         return require_folder(root / config.images, "data.images")
     name = document.stem.removeprefix(PREFIX)
     folders = [root / name, root / "images" / name, root / "images"]
     if folder := next((folder for folder in folders if folder.is_dir()), None):
         return folder
+    first = PurePosixPath(next(iter(annotations.images.values()), "")).name
+    holders = [root / one for one in subfolders(root) if first and (root / one / first).is_file()]
+    if len(holders) == 1:
+        return holders[0]
     tried = " and ".join(map(str, folders[:2]))
     raise FileNotFoundError(f"no images of {document}: {tried} do not exist; set data.images to their folder in {root}")
 

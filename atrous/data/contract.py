@@ -85,6 +85,10 @@ class NoSplitError(DataError):
         self.splits = splits
 
 
+class NoNamesError(DataError):
+    """Nothing says what the label values of a dataset mean."""
+
+
 def require_split(config: DataConfig, split: str, splits: Collection[str], path: Path) -> None:
     """Refuse a split that is not among `splits`; `path` is the file or folder where it should be."""
     if composed(split) not in map(composed, splits):

@@ -118,7 +118,7 @@ def _files(root: Path) -> dict[str, Path]:
 
 def _is_annotations(path: Path) -> bool:
     text = ends_of(path)
-    return "</annotations>" in text and ("<image " in text or "<track " in text or "<meta>" in text)
+    return "annotations>" in text and ("<image " in text or "<track " in text or "<meta>" in text)
 
 
 def _parts(root: Path) -> dict[str, Part]:

@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import Field, StrictInt, TypeAdapter, ValidationError
 
 from atrous.data.color_map import color_map_in, is_void, read_color_map
-from atrous.data.contract import SYNONYMS, DataConfig, Layout, require_root, require_split
+from atrous.data.contract import SYNONYMS, DataConfig, Layout, NoNamesError, require_root, require_split
 from atrous.data.image_files import Drawing, ImageFiles, count_codes, read_instances, read_label
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.data.naming import class_of_value, named_space, naming_error, one_line, with_things
@@ -266,7 +266,7 @@ def _classes(config: Config) -> tuple[LabelSpace, dict[Color, int]]:
     ignore = file.ignore if config.ignore is None else config.ignore
     source = path if config.names is None else None
     if names is None:
-        raise DataError(_how_to_name(path, _preview(config)))
+        raise NoNamesError(_how_to_name(path, _preview(config)))
     by_value = dict(names.items() if isinstance(names, dict) else enumerate(names))
     colors = _colors_by_name(config.colors or file.colors, list(by_value.values()), source)
     space = named_space(by_value, ignore, source, colors)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from atrous.data.contract import DataConfig, Layout, require_root
+from atrous.data.contract import DataConfig, Layout, NoNamesError, require_root
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import named_space, names_by_value, with_things
@@ -100,7 +100,7 @@ def _names_file(config: Config, root: Path) -> Path | None:
     if len(files) == 1:
         return files[0]
     problem = f"several *{NAMES}: {listing(path.name for path in files)}" if files else f"no *{NAMES}"
-    raise DataError(
+    raise NoNamesError(
         f"{root} has {problem}; set data.names_path to a file with one class name per line, or data.names=[road, ...]"
     )
 

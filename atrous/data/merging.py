@@ -88,7 +88,7 @@ def _place(name: str, space: LabelSpace) -> int:
 
 def merged(samples: Sequence[Sample], one: Merger) -> "ImageFiles | Merged":
     if isinstance(samples, ImageFiles):
-        return samples.drawn_by(Redrawn(samples.read, one.table), one.space)
+        return samples.drawn_by(Redrawn(samples.read, one), one.space)
     return Merged(samples, one)
 
 
@@ -102,11 +102,19 @@ class Redrawn(NamedTuple):
     """A reader of labels with new numbers."""
 
     read: Reader
-    table: NDArray[np.uint8]
+    one: Merger
 
     def __call__(self, pair: Pair, /) -> Drawing:
-        drawing = self.read(pair)
-        return drawing._replace(semantic=drawing.semantic._replace(values=self.table[drawing.semantic.values]))
+        semantic, instance = self.read(pair)
+        semantic = semantic._replace(values=self.one.table[semantic.values])
+        if instance is not None and instance.values.shape == semantic.values.shape:
+            instance = instance._replace(values=instance.values * _is_thing(semantic.values, self.one.space))
+        return Drawing(semantic, instance)
+
+
+def _is_thing(semantic: NDArray[np.uint8], space: LabelSpace) -> NDArray[np.int32]:  # [H, W] 0 or 1
+    """Things that were merged with stuff have no number any more."""
+    return np.isin(np.arange(256), space.things).astype(np.int32)[semantic]
 
 
 class Merged(Sequence[Sample]):
@@ -145,5 +153,5 @@ class Merged(Sequence[Sample]):
         semantic = self.one.table[sample.semantic]
         if sample.instance is None:
             return sample._replace(semantic=semantic)
-        is_thing = np.isin(semantic, self.one.space.things)
-        return sample._replace(semantic=semantic, instance=sample.instance * is_thing)
+        numbers = sample.instance * _is_thing(semantic, self.one.space)
+        return sample._replace(semantic=semantic, instance=numbers)

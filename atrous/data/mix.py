@@ -27,6 +27,7 @@ from atrous.errors import ConfigError, listing
 from atrous.types import Sample
 
 WEIGHT = "weight"
+MAX_WEIGHT = 1_000_000
 
 
 class Config(DataConfig):
@@ -159,8 +160,10 @@ def _weight(name: str, value: object) -> float:
         weight = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else 0.0
     except ValueError:
         weight = 0.0
-    if not 0 < weight < 1e6:
-        raise ConfigError(f"data.parts.{name}.weight: expected a number above 0 (for all parts, or none), got {value}")
+    if value is None:
+        raise ConfigError(f"data.parts.{name}.weight is missing: give all parts a weight, or none")
+    if not 0 < weight <= MAX_WEIGHT:
+        raise ConfigError(f"data.parts.{name}.weight: expected a number above 0, up to {MAX_WEIGHT:,}, got {value}")
     return weight
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from atrous.data.image_files import Drawing, Drawn
 from atrous.data.instances import runs_of
 from atrous.data.label_space import LabelSpace
-from atrous.data.pairing import Pair
+from atrous.data.pairing import Pair, refuse
 from atrous.data.pixels import Codes, read_label
 from atrous.errors import DataError, listing
 from atrous.files import composed, require_folder
@@ -334,12 +334,13 @@ def pairs_of(
     path, files = annotations.path, _files_in(require_folder(folder, f"the PNGs of {annotations.path.name}"))
     if not annotations.ends:
         raise DataError(f"{path} annotates no image")
-    if missing := [file for file in annotations.ends if file not in files]:
-        raise DataError(f"{path} names PNGs that are not in {folder} ({len(missing)}): {listing(missing)}")
-    if missing := [name for name in names.values() if name not in images]:
-        raise DataError(f"{path} names images that are not in {image_folder} ({len(missing)}): {listing(missing)}")
+    unlabelled = [file for file in annotations.ends if file not in files]
+    refuse("images-without-label", unlabelled, f"{path} names PNGs that are not in {folder}")
+    missing = [name for name in names.values() if name not in images]
+    refuse("listed-files-missing", missing, f"{path} names images that are not in {image_folder}")
     _require_distinct([names[file] for file in annotations.ends], path, "annotations of the same image")
-    return [Pair(names[file], images[names[file]], files[file], files[file]) for file in annotations.ends]
+    usable = [file for file in annotations.ends if file in files and names[file] in images]
+    return [Pair(names[file], images[names[file]], files[file], files[file]) for file in usable]
 
 
 def _files_in(folder: Path) -> dict[str, Path]:

@@ -191,6 +191,24 @@ VOC = np.array([(0, 0, 0), (128, 0, 0), (0, 128, 0)], np.uint8)
 COLORS = np.array([(0, 0, 0), (128, 64, 128), (0, 0, 142)], np.uint8)
 
 
+def named_colors(root: Path) -> None:
+    """Labels in the colours that classes.yaml names."""
+    change_all(root, lambda pixels: COLORS[pixels])
+    (root / "classes.yaml").write_text(f"names: [{', '.join(NAMES)}]\ncolors: {COLORS.tolist()}\n")
+
+
+def jpeg_colors(root: Path, quality: int = 95) -> None:
+    """JPEG shifts even the middle of an area by a level."""
+    named_colors(root)
+    for path in labels(root):
+        save(path, compressed(path, quality))
+
+
+def one_less_in(root: Path, split: str) -> None:
+    for path in sorted((root / "masks" / split).iterdir()):
+        change(path, lambda pixels: pixels - 1)
+
+
 def rgb(root: Path) -> None:
     colors = COLORS.tolist()
     change_all(root, lambda pixels: COLORS[pixels])
@@ -292,6 +310,11 @@ class Breaker(NamedTuple):
     is_mended: bool = True  # by --fix
 
 
+def ignore_split(root: Path) -> None:
+    for index in range(4):
+        change(label(root, index, "val"), lambda pixels: np.full_like(pixels, 255))
+
+
 MANY = (slice(0, 5), slice(0, 5))
 BREAKERS = [
     Breaker("truncated image", lambda root: truncate(image(root)), {"unreadable-files"}),
@@ -307,6 +330,7 @@ BREAKERS = [
     Breaker("EXIF of the label", lambda root: turn(label(root), 3), {"exif-rotation"}),
     Breaker("no label", lambda root: label(root).unlink(), {"images-without-label"}),
     Breaker("no image", lambda root: image(root).unlink(), {"labels-without-image"}),
+    Breaker("no names", lambda root: (root / "classes.yaml").unlink(), {"no-names"}),
     Breaker("same stem", same_stem, {"ambiguous-names"}, is_mended=False),
     Breaker("value outside", lambda root: change(label(root), painted(MANY, 77)), {"values-outside"}),
     Breaker(
@@ -326,6 +350,20 @@ BREAKERS = [
     Breaker("one more", lambda root: change_all(root, lambda pixels: pixels + 1), {"off-by-one"}),
     Breaker("one more in one", lambda root: change(label(root), lambda pixels: pixels + 1), {"off-by-one"}),
     Breaker("one less", lambda root: change_all(root, lambda pixels: pixels - 1), {"off-by-one"}),
+    Breaker("one less in a split", lambda root: one_less_in(root, "val"), {"off-by-one"}),
+    Breaker(
+        "a split ignored",
+        ignore_split,
+        {"ignored-labels"},
+        is_mended=False,
+    ),
+    Breaker(
+        "RGBA",
+        lambda root: change_all(root, lambda pixels: np.dstack([pixels] * 3 + [pixels * 0 + 255])),
+        {"rgb-labels"},
+    ),
+    Breaker("JPEG of named colours", jpeg_colors, {"smoothed-labels"}),
+    Breaker("rough JPEG of named colours", lambda root: jpeg_colors(root, 75), {"smoothed-labels"}),
     Breaker("rgb", lambda root: change_all(root, lambda pixels: np.stack([pixels] * 3, -1)), {"rgb-labels"}),
     Breaker("VOC's colours", lambda root: change_all(root, lambda pixels: VOC[pixels]), {"rgb-labels"}),
     Breaker(

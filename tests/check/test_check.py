@@ -77,8 +77,8 @@ def test_what_cannot_be_read_exits_with_2_in_one_line(
 
 def test_a_folder_without_names_is_told_what_to_write(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "classes.yaml").unlink()
-    assert cli.run(["check", str(root), "data.format=folder", "--workers", "0"]) == 2
-    assert "write a classes.yaml with the lines" in capsys.readouterr().err
+    assert cli.run(["check", str(root), "data.format=folder", "--workers", "0"]) == 1
+    assert "write a classes.yaml" in capsys.readouterr().out
 
 
 # ---- what is written
@@ -233,6 +233,48 @@ def test_a_list_is_checked_whatever_is_wrong_with_it(root: Path, tmp_path: Path,
     assert names(tmp_path / "mended") == set()
 
 
+# ---- files of outlines
+
+
+def cvat_of(root: Path, *names: str) -> Path:
+    """The images of the clean data set, with a rectangle on each; those named `names` come last."""
+    rows = [f"train/{broken.name(index)}.png" for index in range(8)]
+    box = '<box label="car" xtl="20" ytl="20" xbr="60" ybr="50"/>'
+    images = [
+        f'<image id="{number}" name="{name}" width="96" height="64">{box}</image>'
+        for number, name in enumerate([*rows, *names])
+    ]
+    head = "<meta><task><labels><label><name>car</name></label></labels></task></meta>"
+    path = root.with_name("outlines") / "train.xml"
+    shutil.copytree(root / "images", path.parent / "images")
+    path.write_text(f"<annotations>{head}{''.join(images)}</annotations>")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "finding"),
+    [
+        ("train/aaa.png", "repeated-names"),
+        ("train/zzz.png", "listed-files-missing"),
+        ("../../etc/passwd.png", "listed-files-missing"),
+        ("/etc/passwd", "listed-files-missing"),
+    ],
+)
+def test_outlines_are_checked_whatever_their_file_lists(root: Path, tmp_path: Path, name: str, finding: str) -> None:
+    path = cvat_of(root, name)
+    checkup = check(str(path.parent), ["data.val=train"], fix=tmp_path / "mended", console=QUIET)
+    assert {finding.name for finding in checkup.findings} == {finding}
+    assert checkup.images == {"train": 8}
+    assert not list((tmp_path / "mended").rglob("passwd*"))
+
+
+def test_a_damaged_file_of_outlines_is_named(root: Path) -> None:
+    path = cvat_of(root)
+    path.write_text(path.read_text()[:-40])
+    with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: not XML"):
+        check(str(path.parent), console=QUIET)
+
+
 # ---- things
 
 
@@ -344,4 +386,29 @@ def test_no_pair_at_all_is_an_error_in_one_line(root: Path) -> None:
     for path in broken.labels(root):
         path.unlink()
     with pytest.raises(DataError, match="without a label"):
+        check(str(root), console=QUIET)
+
+
+@pytest.mark.parametrize(("values", "names"), [((0, 3, 255), {"no-names"}), ((0, 255), {"no-names", "binary-masks"})])
+def test_data_without_names_are_checked_by_the_values_in_their_labels(
+    tmp_path: Path, values: tuple[int, ...], names: set[str]
+) -> None:
+    root = write_clean(tmp_path / "data")
+    (root / "classes.yaml").unlink()
+    rng = np.random.default_rng(0)
+    for path in (root / "masks").rglob("*.png"):
+        height, width = np.array(PIL.Image.open(path)).shape
+        blocks = np.array(values, np.uint8)[rng.integers(0, len(values), (-(-height // 16), -(-width // 16)))]
+        PIL.Image.fromarray(np.kron(blocks, np.ones((16, 16), np.uint8))[:height, :width]).save(path)
+    checkup = check(str(root), console=QUIET)
+    assert {finding.name for finding in checkup.findings} == names
+    assert not checkup.is_clean
+
+
+def test_labels_of_colours_without_names_can_t_be_checked(tmp_path: Path) -> None:
+    root = write_clean(tmp_path / "data")
+    (root / "classes.yaml").unlink()
+    for path in (root / "masks").rglob("*.png"):
+        PIL.Image.open(path).convert("RGB").save(path)
+    with pytest.raises(DataError, match=r"write a classes\.yaml with the lines"):
         check(str(root), console=QUIET)

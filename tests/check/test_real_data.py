@@ -29,7 +29,8 @@ def checked(name: str, *overrides: str) -> Checkup:
         ("VOCdevkit", []),
         ("PennFudanPed", []),
         ("ade20k_samples", []),
-        ("coco_panoptic_samples", ["data.images=input_images"]),
+        ("coco_panoptic_samples", []),
+        ("deeplab2_testdata/data", []),
         ("coco_stuff_samples", [COCO_STUFF]),
         ("labelme_examples/semantic_segmentation", []),
         ("labelme_examples/semantic_segmentation/data_annotated", []),
@@ -43,6 +44,12 @@ def test_good_data_have_no_finding_but_notes(name: str, overrides: list[str]) ->
     checkup = checked(name, *overrides)
     assert checkup.is_clean, [(finding.name, finding.example) for finding in checkup.findings]
     assert {finding.name for finding in checkup.findings} <= NOTES
+
+
+def test_labels_without_names_are_checked_by_their_values() -> None:
+    findings = {finding.name: finding for finding in checked("coco_stuff_samples").findings}
+    assert findings.keys() - NOTES == {"no-names"}
+    assert "write a classes.yaml with the lines `names: {0: class_0, 2: class_2" in findings["no-names"].example
 
 
 def test_cityscapes_lacks_the_images_that_it_lacks() -> None:

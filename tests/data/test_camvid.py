@@ -8,7 +8,7 @@ import pytest
 import atrous.data
 from atrous.data import camvid
 from tests.conftest import SHARED
-from tests.data.conftest import complaint, names, row, save, semantic, write
+from tests.data.conftest import complaint, names, save, semantic, write
 
 CAMVID = SHARED / "data" / "camvid"
 
@@ -68,8 +68,3 @@ def test_the_original_may_have_a_table_of_its_own(tmp_path: Path) -> None:
     write(tmp_path / "label_colors.txt", "128 128 128 Sky\n128 64 Road\n")
     path = tmp_path / "label_colors.txt"
     assert complaint(config).startswith(f"{path}, line 2 is not a class and its colour: '128 64 Road'")
-
-
-def test_other_folders_that_end_alike_are_not_camvid(tmp_path: Path) -> None:
-    save(tmp_path / "myannot" / "a.png", row(0, 1))
-    assert "is not a dataset of data.format=camvid" in complaint(camvid.Config(root=tmp_path))

@@ -1,6 +1,7 @@
 """COCO's panoptic format: its own samples if they are beside the repository, small ones for all that may be wrong."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,8 @@ def test_files_may_lie_in_the_root_and_images_in_images(tmp_path: Path) -> None:
     assert names(config) == ["a", "b"]
     (tmp_path / "images" / "train2017").rename(tmp_path / "photos")
     (tmp_path / "images").rmdir()
+    assert names(config) == ["a", "b"]  # the only folder that has them
+    shutil.copytree(tmp_path / "photos", tmp_path / "copies")
     text = complaint(config, error=FileNotFoundError)
     assert text.endswith(f"{tmp_path}/images/train2017 do not exist; set data.images to their folder in {tmp_path}")
     assert names(config.model_copy(update={"images": "photos"})) == ["a", "b"]

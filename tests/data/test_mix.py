@@ -13,7 +13,7 @@ from atrous.data.inventory import inventory
 from atrous.data.loader import Augmented, order_of
 from atrous.data.mix import Mix, shares_of
 from atrous.data.overlap import shared_images
-from atrous.errors import AtrousWarning, ConfigError
+from atrous.errors import AtrousError, AtrousWarning, ConfigError
 from atrous.types import Sample
 from tests.data.conftest import complaint, names, save, semantic, write, write_folder
 
@@ -122,10 +122,12 @@ def test_validation_may_be_on_some_parts(tmp_path: Path) -> None:
         ({"b": {"root": "B", "format": "vco"}}, "data.parts.b.format=vco: expected one of ade20k, camvid"),
         ({"b": {"root": "B", "format": "mix"}}, "data.parts.b.format=mix: expected one of"),
         ({"b": {"root": "B", "format": "folder", "nmaes": []}}, "data.parts.b: nmaes: Extra inputs are not permitted"),
+        ({"b": {"root": "/absent"}}, "data.parts.b.root: no such folder: /absent"),
         ({"b": {}}, "data.parts.b.format=None: expected one of"),
-        ({"b": {"weight": 0}}, "data.parts.b.weight: expected a number above 0 (for all parts, or none), got 0"),
+        ({"b": {"weight": 0}}, "data.parts.b.weight: expected a number above 0, up to 1,000,000, got 0"),
+        ({"b": {"weight": 1e300}}, "data.parts.b.weight: expected a number above 0, up to 1,000,000, got 1e+300"),
         ({"b": {"weight": True}}, "data.parts.b.weight: expected a number above 0"),
-        ({"a": {"weight": 1}}, "data.parts.b.weight: expected a number above 0 (for all parts, or none), got None"),
+        ({"a": {"weight": 1}}, "data.parts.b.weight is missing: give all parts a weight, or none"),
     ],
 )
 def test_wrong_parts_are_refused(change: dict[str, dict[str, object]], text: str, tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_wrong_parts_are_refused(change: dict[str, dict[str, object]], text: str
         parts[name] = {**parts[name], **settings} if "weight" in settings else settings
     if "weight" in str(change) and "a" not in change:
         parts["a"]["weight"] = 1
-    assert complaint(mix.Config(parts=parts), error=ConfigError).startswith(text)
+    assert complaint(mix.Config(parts=parts), error=AtrousError).startswith(text)
 
 
 def test_a_part_without_a_format_is_recognised(tmp_path: Path) -> None:
