@@ -328,6 +328,13 @@ CHECKS = (
     ),
     # instances
     Check(
+        "images-without-instances",
+        "Images without an instance map, among others that have one",
+        "warning",
+        looks.images_without_instances,
+        "add the maps: panoptic models need them; semantic ones don't read them",
+    ),
+    Check(
         "crossing-instances",
         "Instances that lie in several classes",
         "error",

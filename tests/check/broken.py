@@ -209,6 +209,11 @@ def one_less_in(root: Path, split: str) -> None:
         change(path, lambda pixels: pixels - 1)
 
 
+def split_ignored(root: Path) -> None:
+    for path in sorted((root / "masks" / "val").iterdir()):
+        change(path, lambda pixels: np.full_like(pixels, 255))
+
+
 def rgb(root: Path) -> None:
     colors = COLORS.tolist()
     change_all(root, lambda pixels: COLORS[pixels])
@@ -233,6 +238,23 @@ def grey_palette(root: Path) -> None:
     """VOC's colours, converted to grey."""
     lumas = np.array([0, 38, 75], np.uint8)  # of black, (128, 0, 0), (0, 128, 0)
     change_all(root, lambda pixels: lumas[pixels])
+
+
+def many_classes_grey(root: Path) -> None:
+    """Of VOC's 21 colours some have the same grey; those of classes 7, 14, and of the border haven't."""
+    greys = np.array([0, 128, 109], np.uint8)
+    (root / "classes.yaml").write_text(f"names: [{', '.join(f'class {index}' for index in range(21))}]\n")
+    change_all(root, lambda pixels: painted((slice(0, 3), slice(0, 9)), 220)(greys[pixels]))
+
+
+def doubtful_greys(root: Path) -> None:
+    many_classes_grey(root)
+    change_all(root, lambda pixels: np.where(pixels == 109, 38, pixels).astype(np.uint8))
+
+
+def one_white(root: Path) -> None:
+    """A mask of 0 and 255 among labels of three classes."""
+    change(label(root), lambda pixels: (pixels > 0).astype(np.uint8) * 255)
 
 
 def absent(root: Path) -> None:
@@ -348,7 +370,7 @@ BREAKERS = [
     Breaker("one less in a split", lambda root: one_less_in(root, "val"), {"off-by-one"}),
     Breaker(
         "a split ignored",
-        lambda root: [change(label(root, index, "val"), lambda pixels: pixels * 0 + 255) for index in range(4)],
+        split_ignored,
         {"ignored-labels"},
         is_mended=False,
     ),
@@ -366,6 +388,9 @@ BREAKERS = [
     ),
     Breaker("renumbered palette", palette_quantized, {"palette-order"}),
     Breaker("grey palette", grey_palette, {"grey-palette"}),
+    Breaker("greys of 21 classes", many_classes_grey, {"grey-palette"}, is_mended=False),
+    Breaker("greys of several classes", doubtful_greys, {"grey-palette"}, is_mended=False),
+    Breaker("one binary of three classes", one_white, {"binary-masks"}),
     Breaker("anti-aliased", anti_aliased, {"smoothed-labels"}),
     Breaker("smoothed within the classes", smoothed_classes, {"smoothed-labels"}, is_mended=False),
     Breaker("JPEG label", jpeg_label, {"smoothed-labels"}),

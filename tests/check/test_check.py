@@ -209,6 +209,25 @@ def test_names_of_a_list_stay_within_the_copy(root: Path, tmp_path: Path) -> Non
     assert names(tmp_path / "deep" / "mended") == set()
 
 
+def test_greys_become_the_classes_of_their_colours(root: Path, tmp_path: Path) -> None:
+    before = read(label(root))
+    broken.many_classes_grey(root)
+    check(str(root), fix=tmp_path / "mended", console=QUIET)
+    mended = read(tmp_path / "mended" / "masks" / "train" / "aaa.png")
+    expected = np.array([0, 7, 14])[before]
+    expected[0:3, 0:9] = 255  # the grey of VOC's borders
+    assert (mended == expected).all()
+
+
+@pytest.mark.parametrize("quality", [95, 75])
+def test_colours_that_jpeg_shifted_become_their_classes(root: Path, tmp_path: Path, quality: int) -> None:
+    before = {path.relative_to(root): read(path) for path in broken.labels(root)}
+    broken.jpeg_colors(root, quality)
+    check(str(root), fix=tmp_path / "mended", console=QUIET)
+    for path, labels in before.items():
+        assert (read(tmp_path / "mended" / path) != labels).mean() < 0.005, path
+
+
 # ---- lists
 
 
@@ -291,6 +310,38 @@ def test_instances_are_checked_and_copied(root: Path, tmp_path: Path) -> None:
     copied = read(tmp_path / "mended" / "instances" / "train" / "aaa.png")
     assert (copied == read(root / "instances" / "train" / "aaa.png")).all()
     assert names(tmp_path / "mended") == set()
+
+
+def test_instance_maps_that_are_missing_or_of_another_size_are_named(root: Path) -> None:
+    with_things(root)
+    maps = sorted((root / "instances" / "train").iterdir())
+    maps[0].unlink()
+    save(maps[1], read(maps[1])[:-4].copy())
+    findings = {finding.name: finding for finding in check(str(root), console=QUIET).findings}
+    assert {name: [item.name for item in finding.items] for name, finding in findings.items()} == {
+        "images-without-instances": ["aaa"],
+        "size-mismatch": ["bbb"],
+    }
+    assert findings["size-mismatch"].items[0].text == "image 96 x 64, instance map 96 x 60 (width x height)"
+
+
+def test_values_that_a_layout_refuses_by_itself_are_named(tmp_path: Path) -> None:
+    """Layouts that read a label with its instance ids, as that of Cityscapes."""
+    root = tmp_path / "cityscapes"
+    for index, value in enumerate((7, 77)):
+        for folder, kind in (
+            ("leftImg8bit", "leftImg8bit"),
+            ("gtFine", "gtFine_labelIds"),
+            ("gtFine", "gtFine_instanceIds"),
+        ):
+            pixels = (
+                broken.photo(index, broken.scene(index))
+                if folder == "leftImg8bit"
+                else np.full((64, 96), value, np.uint8)
+            )
+            save(root / folder / "train" / "a" / f"a_00000{index}_000019_{kind}.png", pixels)
+    findings = {finding.name: finding for finding in check(str(root), ["data.val=train"], console=QUIET).findings}
+    assert "value 77" in findings["values-outside"].items[0].text
 
 
 def test_instances_that_cross_classes_or_are_too_many_are_named(root: Path) -> None:
