@@ -144,7 +144,7 @@ def run(
             problems += filter(None, [part.problem])
             used.add(part.file)
             advance(1)
-    for line in [*strangers(annotations, used), *problems]:
+    for line in [*renamed_categories(annotations, truth), *strangers(annotations, used), *problems]:
         say(line, console)
     figures = report(total, measures, truth.space)
     missed = f" ({len(problems)} without a usable prediction: their segments are missed)" if problems else ""
@@ -336,7 +336,22 @@ def strangers(predictions: Annotations, used: Collection[str | None]) -> Iterato
     """What is said of predictions for images that the truth doesn't have."""
     unknown = [predictions.ids[file] for file in predictions.ends if file not in used]
     if unknown:
-        yield f"{predictions.path}: {len(unknown)} of images that the truth lacks, left out: {listing(unknown)}"
+        yield (
+            f"{predictions.path}: predictions for images that the truth lacks ({len(unknown)}), left out: "
+            f"{listing(unknown)}"
+        )
+
+
+def renamed_categories(predictions: Annotations, truth: Truth) -> Iterator[str]:
+    """What is said of categories that the predictions call otherwise than the truth: its numbers count, not names."""
+    names = {number: name for name, number in truth.categories.items()}
+    others = [
+        f"{number} is {names[number]} in the truth, but {category.name} in the predictions"
+        for number, category in predictions.categories.items()
+        if names.get(number, category.name) != category.name
+    ]
+    if others:
+        yield f"{predictions.path}: categories are told by their ids alone, but their names differ: {listing(others)}"
 
 
 def label_space(truth: Annotations) -> LabelSpace:

@@ -75,6 +75,8 @@ def _whole_number(text: str) -> int:
 
 def kind_of(value: object) -> str:
     """What a value is, in an error: `got a list`."""
+    if value is None:
+        return "nothing"
     return next((name for kind, name in KINDS.items() if isinstance(value, kind)), type(value).__name__)
 
 

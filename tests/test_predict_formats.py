@@ -197,7 +197,7 @@ WRONG = {  # model, more arguments: a part of the answer
     ("city", "--format", "voc"): "--format voc: the model's classes aren't those of PASCAL VOC: they lack background",
     ("city", "--format", "coco_panoptic"): "they lack airplane, boat",
     ("coco", "--format", "cityscapes_instance"): "they lack rider (1 of 8) and have airplane",
-    ("city", "--format", "cityscapes_panoptic"): "no image of Cityscapes, where a file is called as frankfurt_000000",
+    ("city", "--format", "cityscapes_panoptic"): "not named as an image of Cityscapes, such as frankfurt_000000",
     ("coco", "--format", "coco_panoptic", "format.splitt=val"): "format.splitt: unknown key; it has format.split and",
     ("coco", "--format", "coco_panoptic", "format.split=a/b"): "format.split: 'a/b' can't be a part of a file's name",
     ("coco", "--format", "coco_panoptic", "train.steps=1"): "train: only settings of evaluate and decode apply",

@@ -120,7 +120,15 @@ FAULTS: dict[str, tuple[Callable[[Tree, Path], object], str]] = {
     "no list": (lambda tree, folder: tree["annotations"][1].update(segments_info=None), "must be a list"),
     "a score in words": (
         lambda tree, folder: tree["annotations"][1]["segments_info"][0].update(score="high"),
-        "score must be a number, got 'high'",
+        "segment .: score must be a number, got 'high'",
+    ),
+    "a score without end": (
+        lambda tree, folder: tree["annotations"][1]["segments_info"][0].update(score=10**290),
+        "segment .: score must be a number, got 1000000000000000000000000000000000000000\\.\\.\\.$",
+    ),
+    "an infinite score": (
+        lambda tree, folder: tree["annotations"][1]["segments_info"][0].update(score=float("inf")),
+        "segment .: score must be a number, got inf",
     ),
     "one channel": (
         lambda tree, folder: Image.new("L", (4, 1)).save(folder / "2.png"),
@@ -157,6 +165,11 @@ REFUSED: dict[str, tuple[str, Callable[[Tree], object], str]] = {
         lambda tree: tree["annotations"][0]["segments_info"][1].update(area=7),
         r"9 \(6 in the PNG, 7 in the JSON\)",
     ),
+    "a thing in words": (
+        "truth",
+        lambda tree: tree["categories"][0].update(isthing="0"),
+        "truth.json: category .*: isthing must be 0 or 1, got '0'",
+    ),
     "a category name twice": (
         "truth",
         lambda tree: tree["categories"][0].update(name="sky"),
@@ -181,7 +194,31 @@ def test_predictions_of_other_images_are_left_out_and_named(
     evaluation = scoring.run(predictions, scoring.read_truth(truth), console=Console(width=200, soft_wrap=True))
     assert evaluation.figures.scores["pq"] == expected
     assert evaluation.skipped == []
-    assert "1 of images that the truth lacks, left out: other" in capsys.readouterr().out
+    assert "predictions for images that the truth lacks (1), left out: other" in capsys.readouterr().out
+
+
+def test_categories_that_are_called_otherwise_are_named(
+    predictions: Path, truth: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    categories = json.loads(truth.read_text())["categories"]
+    change(predictions, lambda tree: tree.update(categories=categories))
+    console = Console(width=300, soft_wrap=True)
+    scoring.run(predictions, scoring.read_truth(truth), console=console)
+    assert "names differ" not in capsys.readouterr().out
+    first, second = categories[:2]
+    swapped = [{**first, "name": second["name"]}, {**second, "name": first["name"]}, *categories[2:]]
+    change(predictions, lambda tree: tree.update(categories=swapped))
+    scoring.run(predictions, scoring.read_truth(truth), console=console)
+    assert (
+        f"their names differ: {first['id']} is {first['name']} in the truth, but {second['name']} in the predictions, "
+        f"{second['id']} is {second['name']} in the truth, but {first['name']} in the predictions"
+    ) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("score", [None, float("nan")])
+def test_a_segment_may_be_without_a_score(score: float | None, predictions: Path, truth: Path) -> None:
+    change(predictions, lambda tree: tree["annotations"][1]["segments_info"][0].update(score=score))
+    assert run(predictions, truth).skipped == []
 
 
 def test_the_last_crowd_of_a_class_excuses_as_in_the_original(tmp_path: Path) -> None:

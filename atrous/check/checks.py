@@ -328,11 +328,18 @@ CHECKS = (
     ),
     # instances
     Check(
-        "images-without-instances",
-        "Images without an instance map, among others that have one",
+        "missing-instances",
+        "Images without an instance map, though others have one",
         "warning",
-        looks.images_without_instances,
-        "add the maps: panoptic models need them; semantic ones don't read them",
+        looks.without_instances,
+        "add the maps; a panoptic training refuses such images",
+    ),
+    Check(
+        "unnumbered-things",
+        "Instance maps in which no thing has a number",
+        "error",
+        looks.unnumbered,
+        "number the things of each image 1, 2, 3, ..., or remove the instance maps",
     ),
     Check(
         "crossing-instances",
@@ -344,7 +351,7 @@ CHECKS = (
     ),
     Check(
         "too-many-instances",
-        "More instances of a class than the panoptic divisor allows",
+        "Numbers of things above what the panoptic divisor allows",
         "error",
         looks.too_many_instances,
         "number the things of an image 1, 2, 3, ...; --fix leaves such images out",

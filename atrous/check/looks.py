@@ -337,15 +337,6 @@ def _against_crop(evidence: Evidence, is_odd: Callable[[int, int], bool]) -> See
 # ---- instances
 
 
-def images_without_instances(evidence: Evidence) -> Seen:
-    """Where others have a map; a data set without any is one for semantic models."""
-    pairs = {index: one.pair for index, one in enumerate(evidence.facts) if one.pair is not None}
-    bare = [index for index, pair in pairs.items() if pair.instance is None]
-    if not evidence.space.things or len(bare) == len(pairs):
-        return Seen()
-    return Seen([evidence.item(index, "no file tells its things apart") for index in bare])
-
-
 def crossing_instances(evidence: Evidence) -> Seen:
     return Seen(
         [
@@ -355,6 +346,26 @@ def crossing_instances(evidence: Evidence) -> Seen:
             for box in [one.instances.crossing_box]
         ]
     )
+
+
+def without_instances(evidence: Evidence) -> Seen:
+    """Images that a panoptic training would refuse, in a data set that tells things apart."""
+    pairs = {index: one.pair for index, one in enumerate(evidence.facts) if one.pair is not None and one.pair.label}
+    missing = [index for index, pair in pairs.items() if pair.instance is None]
+    if not evidence.space.things or len(missing) == len(pairs):
+        return Seen()
+    return Seen([evidence.item(index, "no instance map") for index in missing])
+
+
+def unnumbered(evidence: Evidence) -> Seen:
+    items = []
+    for split, survey in evidence.surveys.items():
+        facts = [evidence.facts[index].instances for index in evidence.usable(split)]
+        pixels = sum(survey.pixels[label] for label in evidence.space.things)
+        if facts and pixels and all(one is not None and not one.largest for one in facts):
+            names = listing((evidence.space.names[label] for label in evidence.space.things), NUM_LISTED)
+            items.append(Item(f"all {pixels} pixels of {names} are 0 in the instance maps", split))
+    return Seen(items)
 
 
 def too_many_instances(evidence: Evidence) -> Seen:

@@ -8,8 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from atrous.data.contract import DataConfig, require_split
 from atrous.data.image_files import Drawing, Drawn
+from atrous.data.instances import runs_of
 from atrous.data.label_space import BACKGROUND, LabelSpace
 from atrous.data.naming import named_space, names_by_value, nearest_name, with_things
 from atrous.data.pairing import Pair, complain, refuse
@@ -72,7 +76,16 @@ def drawing(shapes: Iterable[Shape], size: Size, space: LabelSpace, path: Path) 
     """What an image of `size` has drawn on it; the file `path` says so."""
     background = next(index for index, name in enumerate(space.names) if is_background(name))
     semantic, instance = paint(shapes, require_pixels(size), background)
+    if instance.max(initial=0) >= space.panoptic_divisor:
+        instance = _visible(instance)
     return Drawing(Drawn(semantic, path), Drawn(instance, path))
+
+
+def _visible(instance: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Numbered without gaps, in their order: objects that others cover need no number."""
+    runs = runs_of(instance)
+    numbers, places = np.unique(np.append(0, runs.values), return_inverse=True)
+    return np.repeat(np.arange(len(numbers), dtype=np.int32)[places[1:]], runs.lengths).reshape(instance.shape)
 
 
 # ---- images

@@ -149,9 +149,22 @@ def _annotated(path: Path, images: Mapping[str, Path], photos: Path) -> _Part:
     """The photos, all of which the JSON annotates. A PNG is called ulm_000000_000019_gtFine_panoptic.png."""
     annotations, folder = panoptic_json.read(path), path.with_suffix("")
     names = {file: re.sub(r"(_gt[A-Z][a-z]+_panoptic)?\.png$", "", file) for file in annotations.ends}
+    _require_own_categories(annotations)
     if missing := sorted(set(images) - set(names.values())):
         raise DataError(f"images in {photos} without an annotation in {path} ({len(missing)}): {listing(missing)}")
     return _Part(panoptic_json.pairs_of(annotations, folder, names, images, photos), folder, annotations)
+
+
+def _require_own_categories(annotations: Annotations) -> None:
+    """Refuse numbers that stand for other classes, as train ids do in a file that isn't called so."""
+    path, is_numbered = annotations.path, annotations.path.stem.endswith(TRAIN_IDS)
+    names = {RAW_IDS[row.raw_id] if is_numbered else row.raw_id: name for name, row in CLASSES.items()}
+    for number, category in annotations.categories.items():
+        if names.get(number, category.name) != category.name:
+            raise DataError(
+                f"{path}: category {number} is {category.name}, but {names[number]} in Cityscapes"
+                f"{'' if is_numbered else f'; a file with train ids must be called {path.stem}{TRAIN_IDS}.json'}"
+            )
 
 
 def _by_name(folder: Path, suffix: str) -> dict[str, Path]:

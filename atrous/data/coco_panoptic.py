@@ -288,15 +288,19 @@ def _space(config: Config, annotations: Annotations) -> LabelSpace:
 def _classes(config: Config, annotations: Annotations, space: LabelSpace) -> dict[int, int]:
     """The class of each category. Raises DataError where another split's JSON knows a category otherwise."""
     first = panoptic_json.read(_first_document(config))
-    names, other_names = ({number: row.name for number, row in one.categories.items()} for one in (annotations, first))
-    different = [number for number, name in names.items() if other_names.get(number, "missing") != name]
-    if names and other_names and different:
+    own, other = ({number: _words(row) for number, row in one.categories.items()} for one in (annotations, first))
+    different = [number for number, words in own.items() if other.get(number) != words]
+    if own and other and different:
         number = different[0]
         raise DataError(
-            f"{annotations.path}: category {number} is {names[number]}, but {other_names.get(number, 'missing')} in "
+            f"{annotations.path}: category {number} is {own[number]}, but {other.get(number, 'missing')} in "
             f"{first.path}; the splits must have the same categories"
         )
-    return {number: index for number, index in space.raw_ids if number in (other_names or IDS)}
+    return {number: index for number, index in space.raw_ids if number in (other or IDS)}
+
+
+def _words(category: panoptic_json.Category) -> str:
+    return f"{category.name} ({'things' if category.is_thing else 'stuff'})"
 
 
 LAYOUT = Layout(

@@ -17,6 +17,7 @@ from atrous.data.pixels import Picture, read_picture, stored, upright
 from atrous.data.pixels import read_image as read_image
 from atrous.data.pixels import read_label as read_label
 from atrous.errors import DataError, listing, warn_once
+from atrous.files import composed
 from atrous.types import NO_IMAGE, Color, Image, Sample
 
 Code: TypeAlias = int | Color  # what a pixel of a label file holds: a value or a colour
@@ -125,7 +126,8 @@ class ImageFiles(Sequence[Sample]):
             return Sample(pair.name, image, semantic.values)
         if image.size:
             _require_same_size(image, pair.image, instance, "instance map")
-        numbers = things_alone(instance.values, semantic.values, self.space, instance.path)
+        source = f"{instance.path}{'' if _is_own(instance.path, pair) else f': image {pair.name}'}"
+        numbers = things_alone(instance.values, semantic.values, self.space, source)
         return Sample(pair.name, image, semantic.values, numbers)
 
 
@@ -142,6 +144,12 @@ def read_instances(path: Path) -> Drawn:
         raise DataError(f"{path}: an instance map in JPEG or WebP, which change its numbers; save it as PNG")
     codes = read_label(path)
     return Drawn(numbers_of(codes, path), path, codes.orientation)
+
+
+def _is_own(path: Path, pair: Pair) -> bool:
+    """Whether a file is that of one image, and called so."""
+    rest = composed(path.name).removeprefix(pair.name.rpartition("/")[2])
+    return rest != composed(path.name) and not rest[:1].isalnum()
 
 
 def _lie(drawn: Drawn) -> tuple[tuple[int, ...], int]:

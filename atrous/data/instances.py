@@ -29,24 +29,36 @@ def numbers_of(codes: Codes, path: Path) -> NDArray[np.int32]:
 
 
 def things_alone(
-    instance: NDArray[np.int32], semantic: NDArray[np.uint8], space: LabelSpace, path: Path
+    instance: NDArray[np.int32], semantic: NDArray[np.uint8], space: LabelSpace, source: str
 ) -> NDArray[np.int32]:
     """The numbers on pixels of thing classes, 0 elsewhere: numbers of stuff and of ignored pixels have no meaning.
 
-    Raises DataError for a thing whose pixels have two classes, or a number that the panoptic divisor has no room for.
+    Raises DataError, beginning with `source`, for a thing whose pixels have two classes, or a number that the panoptic
+    divisor has no room for.
     """
     runs = _runs_of_pairs(instance, semantic)
     pairs, pixels = _counted(runs)
     is_numbered = (pairs >> 8 > 0) & (pairs & 255 != space.ignore)
-    _require_one_class(pairs[is_numbered], pixels[is_numbered], space, path)
+    _require_one_class(pairs[is_numbered], pixels[is_numbered], space, source)
     numbers = (runs.values >> 8).astype(np.int32) * _is_thing(space.things)[runs.values & 255]
-    largest = int(numbers.max(initial=0))
-    if largest >= space.panoptic_divisor:
-        raise DataError(
-            f"{path}: a thing has the number {largest}, but they may be 1..{space.panoptic_divisor - 1} (the panoptic "
-            f"divisor is {space.panoptic_divisor}); number the things of an image 1, 2, 3, ..."
-        )
+    _require_room(numbers, space, source)
     return np.repeat(numbers, runs.lengths).reshape(instance.shape)
+
+
+def _require_room(numbers: NDArray[np.int32], space: LabelSpace, source: str) -> None:
+    room, largest = space.panoptic_divisor - 1, int(numbers.max(initial=0))
+    if largest <= room:
+        return
+    count = np.count_nonzero(np.unique(numbers))
+    if count > room:
+        raise DataError(
+            f"{source}: {count} things in an image, but there may be {room} (the panoptic divisor is {room + 1}); cut "
+            "the image into parts"
+        )
+    raise DataError(
+        f"{source}: a thing has the number {largest}, but they may be 1..{room} (the panoptic divisor is {room + 1}); "
+        "number the things of an image 1, 2, 3, ..."
+    )
 
 
 @lru_cache(maxsize=8)
@@ -56,30 +68,30 @@ def _is_thing(things: Collection[int]) -> NDArray[np.int32]:  # [256] 0 or 1, by
     return mask
 
 
-def _require_one_class(pairs: NDArray[Any], pixels: NDArray[Any], space: LabelSpace, path: Path) -> None:
+def _require_one_class(pairs: NDArray[Any], pixels: NDArray[Any], space: LabelSpace, source: str) -> None:
     """Refuse a number that a class of things shares with another class, be it of stuff; say if stuff has numbers."""
     is_of_things = _is_thing(space.things)[pairs & 255] > 0
     of_things = np.unique(pairs[is_of_things] >> 8)
     numbers, counts = np.unique(pairs >> 8, return_counts=True)
     wrong = np.intersect1d(numbers[counts > 1], of_things)
     if not wrong.size:
-        _warn_of_stuff(pairs[~is_of_things], space, path)
+        _warn_of_stuff(pairs[~is_of_things], space, source)
         return
     rows = [(int(pair & 255), int(count)) for pair, count in zip(pairs, pixels, strict=True) if pair >> 8 == wrong[0]]
     classes = listing(f"{_name(label, space)} ({count} pixel{'s'[: count - 1]})" for label, count in rows)
     others = f"; so have {wrong.size - 1} more of its things" if wrong.size > 1 else ""
     raise DataError(
-        f"{path}: thing {wrong[0]} has pixels of {len(rows)} classes, but a thing has one: {classes}{others}"
+        f"{source}: thing {wrong[0]} has pixels of {len(rows)} classes, but a thing has one: {classes}{others}"
     )
 
 
-def _warn_of_stuff(pairs: NDArray[Any], space: LabelSpace, path: Path) -> None:
+def _warn_of_stuff(pairs: NDArray[Any], space: LabelSpace, source: str) -> None:
     """Some programs number stuff as well; but it may also be that a thing is missing in the mask."""
     if pairs.size:
         classes = listing(_name(label, space) for label in np.unique(pairs & 255).tolist())
         warn_once(
             "numbers of stuff",
-            f"{path}: number {listing(np.unique(pairs >> 8))} has pixels of {classes} alone, and so counts for "
+            f"{source}: number {listing(np.unique(pairs >> 8))} has pixels of {classes} alone, and so counts for "
             "nothing: a thing is of a class of things",
         )
 

@@ -6,10 +6,10 @@ apart: its pixels have a class, and no number.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,13 @@ from atrous.errors import DataError, listing
 from atrous.files import composed, require_folder
 from atrous.trees import TreeError, kind_of, read_json
 
+T = TypeVar("T")
+
 VOID = 0  # the id of no segment
 MAX_ID = 2**24 - 1
 MAX_CATEGORY = 2**31 - 1
+LARGEST_SCORE = 1e30  # that 32 bits hold
+LONGEST_SHOWN = 40  # characters of a value in an error
 ID, CATEGORY, AREA, CROWD = range(4)  # columns of a row
 UNSAID = -1  # the area of a segment for which the JSON has none
 
@@ -58,6 +62,8 @@ class Segments(NamedTuple):
 
 def read(path: Path) -> Annotations:
     """Raises DataError for what isn't such a file. Segments that can't be used are told when their image is read."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
     return _read(path, path.stat().st_mtime_ns)
 
 
@@ -88,8 +94,8 @@ def annotations_of(tree: Any, path: Path, *, lists_images: bool = True) -> Annot
     problems: dict[str, str] = {}
     for file, entry in zip(files, entries, strict=True):
         try:
-            segments = [_row(segment) for segment in _segments(entry)]
-            certain = [_score(segment) for segment in _segments(entry)]
+            segments = [_named(_row, segment) for segment in _segments(entry)]
+            certain = [_named(_score, segment) for segment in _segments(entry)]
             _require_distinct([str(row[ID]) for row in segments], None, "segments with the same id")
         except DataError as error:
             problems[file], segments, certain = str(error), [], []
@@ -106,17 +112,18 @@ def annotations_of(tree: Any, path: Path, *, lists_images: bool = True) -> Annot
 
 
 def _list(tree: object, key: str, path: Path) -> list[Any]:
-    values = tree.get(key) if isinstance(tree, dict) else None
+    if not isinstance(tree, dict):
+        raise DataError(f"{path}: not COCO's panoptic JSON: a mapping with {key!r} was expected, got {kind_of(tree)}")
+    values = tree.get(key)
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        what = "nothing" if values is None else kind_of(values)
-        raise DataError(f"{path}: not COCO's panoptic JSON: {key!r} must be a list of mappings, got {what}")
+        raise DataError(f"{path}: not COCO's panoptic JSON: {key!r} must be a list of mappings, got {kind_of(values)}")
     return values
 
 
 def _text(entry: Mapping[str, Any], key: str, path: Path) -> str:
     value = entry.get(key)
     if not isinstance(value, str) or not value:
-        raise DataError(f"{path}: an entry has no {key!r}: {str(entry)[:80]}")
+        raise _wrong(entry, key, "text", path)
     return value
 
 
@@ -124,8 +131,13 @@ def _key(entry: Mapping[str, Any], key: str, path: Path) -> str:
     """An id, of which some programs write numbers and others texts."""
     value = entry.get(key)
     if not isinstance(value, str | int) or isinstance(value, bool):
-        raise DataError(f"{path}: an entry has no {key!r}: {str(entry)[:80]}")
+        raise _wrong(entry, key, "a whole number or text", path)
     return str(value)
+
+
+def _wrong(entry: Mapping[str, Any], key: str, expected: str, path: Path) -> DataError:
+    complaint = f"has no {key!r}" if entry.get(key) is None else f"has under {key!r} what isn't {expected}"
+    return DataError(f"{path}: an entry {complaint}: {str(entry)[:80]}")
 
 
 def _require_distinct(values: Sequence[str], path: Path | None, complaint: str) -> None:
@@ -171,7 +183,15 @@ def _category(entry: Mapping[str, Any], path: Path) -> Category:
     color = entry.get("color")
     is_color = isinstance(color, list) and len(color) == 3 and all(value in range(256) for value in color)
     red, green, blue = color if is_color and color is not None else (0, 0, 0)
-    return Category(_text(entry, "name", path), bool(entry.get("isthing", 0)), (red, green, blue) if is_color else None)
+    return Category(_text(entry, "name", path), _is_thing(entry, path), (red, green, blue) if is_color else None)
+
+
+def _is_thing(entry: Mapping[str, Any], path: Path) -> bool:
+    """Texts are refused: "0" would be a thing."""
+    value = entry.get("isthing", 0)
+    if isinstance(value, str | float) or value not in (0, 1):
+        raise DataError(f"{path}: category {entry['name']}: isthing must be 0 or 1, got {_shown(value)}")
+    return bool(value)
 
 
 def _segments(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -179,6 +199,14 @@ def _segments(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     if not isinstance(segments, list) or not all(isinstance(segment, dict) for segment in segments):
         raise DataError(f"segments_info must be a list of mappings, got {kind_of(segments)}")
     yield from segments
+
+
+def _named(read: Callable[[Mapping[str, Any]], T], segment: Mapping[str, Any]) -> T:
+    """Raises DataError with the id of the segment."""
+    try:
+        return read(segment)
+    except DataError as error:
+        raise DataError(f"segment {_shown(segment.get('id'))}: {error}") from None
 
 
 def _row(segment: Mapping[str, Any]) -> tuple[int, int, int, int]:
@@ -189,20 +217,27 @@ def _row(segment: Mapping[str, Any]) -> tuple[int, int, int, int]:
 
 
 def _score(segment: Mapping[str, Any]) -> float:
-    """NaN where it has none."""
-    value = segment.get("score", math.nan)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"score must be a number, got {value!r}")
+    """NaN where it has none, as some programs write of stuff."""
+    value = segment.get("score")
+    if value is None or value != value:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LARGEST_SCORE:
+        raise DataError(f"score must be a number, got {_shown(value)}")
     return float(value)
 
 
 def _number(entry: Mapping[str, Any], key: str, largest: int, smallest: int = 0) -> int:
     value = entry.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
-        raise DataError(f"{key} must be a whole number, got {value!r}")
+        raise DataError(f"{key} must be a whole number, got {_shown(value)}")
     if not smallest <= value <= largest:
-        raise DataError(f"{key} must be in {smallest}..{largest}, got {value}")
+        raise DataError(f"{key} must be in {smallest}..{largest}, got {_shown(value)}")
     return int(value)
+
+
+def _shown(value: object) -> str:
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
 # ---- an image

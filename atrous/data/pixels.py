@@ -126,7 +126,7 @@ def _require_photo(image: PIL.Image.Image) -> None:
 
 def _require_codes(image: PIL.Image.Image) -> None:
     if image.mode not in _INDEX_MODES + _COLOR_MODES:
-        raise DataError(f"an image of mode {image.mode} cannot hold class indices; save it as PNG with one channel")
+        raise DataError(f"an image of mode {image.mode} cannot hold whole numbers; save it as PNG with one channel")
 
 
 def _converted(image: PIL.Image.Image) -> PIL.Image.Image:

@@ -1,5 +1,6 @@
 """What the label maps of a split hold: read once before the first step, without their images."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -219,8 +220,8 @@ def remarks(survey: Survey, space: LabelSpace, split: Split) -> list[str]:
     if survey.crowd_pixels:
         share = 100 * survey.crowd_pixels / sum(survey.pixels[label] for label in space.things)
         lines.append(
-            f"{share:.2g} % of the pixels of {_names_of_things(space)}, in {_masks(survey.masks_with_crowds)}, have no "
-            "number: they are crowds, which count for no thing"
+            f"{percent(share)} of the pixels of {_names_of_things(space)}, in {_masks(survey.masks_with_crowds)}, have "
+            "no number: they are crowds, which count for no thing"
         )
     if survey.problems:
         number = f"{len(survey.problems)} of {survey.num_images} masks"
@@ -248,6 +249,11 @@ def _absence(survey: Survey, space: LabelSpace) -> str:
 
 def _names_of_things(space: LabelSpace) -> str:
     return listing((space.names[index] for index in space.things), NUM_LISTED)
+
+
+def percent(share: float) -> str:
+    """With two digits; 99.7 isn't all."""
+    return f"{share:.2g} %" if share < 99.5 else f"{math.floor(10 * share) / 10:g} %"
 
 
 def absent_classes(survey: Survey, space: LabelSpace) -> list[str]:
@@ -278,7 +284,7 @@ def _share_ignored(survey: Survey, space: LabelSpace) -> str:
         return ""
     share = 100 * survey.ignored / survey.num_pixels
     value = listing(ignored_values(space))
-    return f" ({share:.2g} % of the pixels, in {_masks(survey.masks_ignored)}, have the ignored value {value})"
+    return f" ({percent(share)} of the pixels, in {_masks(survey.masks_ignored)}, have the ignored value {value})"
 
 
 def _advice(survey: Survey, space: LabelSpace, split: Split) -> str:

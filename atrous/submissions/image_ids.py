@@ -70,10 +70,10 @@ def identifier_of(path: Path, form: Format, image_list: ImageList | None = None)
     own = form.identify(path.stem)
     if image_list is None:
         if own is None:
-            advice = (
-                f"a file is called as {form.example}; for other names, give the list of images as --images-json FILE"
+            raise ConfigError(
+                f"{path}: not named as an image of {form.benchmark}, such as {form.example}; for other names, give the "
+                "official list of images: --images-json FILE"
             )
-            raise ConfigError(f"{path}: no image of {form.benchmark}, where {advice}")
         return own
     listed = _of_path(path, image_list.by_stem.get(path.stem, ())) or image_list.images.get(own or "")
     if listed is None:

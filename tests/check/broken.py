@@ -209,11 +209,6 @@ def one_less_in(root: Path, split: str) -> None:
         change(path, lambda pixels: pixels - 1)
 
 
-def split_ignored(root: Path) -> None:
-    for path in sorted((root / "masks" / "val").iterdir()):
-        change(path, lambda pixels: np.full_like(pixels, 255))
-
-
 def rgb(root: Path) -> None:
     colors = COLORS.tolist()
     change_all(root, lambda pixels: COLORS[pixels])
@@ -332,6 +327,11 @@ class Breaker(NamedTuple):
     is_mended: bool = True  # by --fix
 
 
+def ignore_split(root: Path) -> None:
+    for index in range(4):
+        change(label(root, index, "val"), lambda pixels: np.full_like(pixels, 255))
+
+
 MANY = (slice(0, 5), slice(0, 5))
 BREAKERS = [
     Breaker("truncated image", lambda root: truncate(image(root)), {"unreadable-files"}),
@@ -370,7 +370,7 @@ BREAKERS = [
     Breaker("one less in a split", lambda root: one_less_in(root, "val"), {"off-by-one"}),
     Breaker(
         "a split ignored",
-        split_ignored,
+        ignore_split,
         {"ignored-labels"},
         is_mended=False,
     ),

@@ -319,7 +319,7 @@ def test_instance_maps_that_are_missing_or_of_another_size_are_named(root: Path)
     save(maps[1], read(maps[1])[:-4].copy())
     findings = {finding.name: finding for finding in check(str(root), console=QUIET).findings}
     assert {name: [item.name for item in finding.items] for name, finding in findings.items()} == {
-        "images-without-instances": ["aaa"],
+        "missing-instances": ["aaa"],
         "size-mismatch": ["bbb"],
     }
     assert findings["size-mismatch"].items[0].text == "image 96 x 64, instance map 96 x 60 (width x height)"
@@ -356,6 +356,26 @@ def test_instances_that_cross_classes_or_are_too_many_are_named(root: Path) -> N
     found = {finding.name: finding.items for finding in checkup.findings}
     assert set(found) == {"crossing-instances", "too-many-instances"}
     assert found["crossing-instances"][0].name == "aaa" and found["too-many-instances"][0].name == "bbb"
+
+
+def test_missing_instance_maps_are_named_where_others_have_one(root: Path) -> None:
+    with_things(root)
+    (root / "instances" / "train" / "aaa.png").unlink()
+    (finding,) = check(str(root), console=QUIET).findings
+    assert (finding.name, finding.severity) == ("missing-instances", "warning")
+    assert [(item.name, item.text) for item in finding.items] == [("aaa", "no instance map")]
+    shutil.rmtree(root / "instances")  # a data set for semantic models
+    assert check(str(root), console=QUIET).findings == []
+
+
+def test_a_split_without_a_numbered_thing_is_named(root: Path) -> None:
+    with_things(root)
+    for path in (root / "instances" / "val").iterdir():
+        save(path, read(path) * 0)
+    (finding,) = check(str(root), console=QUIET).findings
+    assert (finding.name, finding.severity) == ("unnumbered-things", "error")
+    (item,) = finding.items
+    assert item.split == "val" and item.text.endswith(" pixels of car are 0 in the instance maps")
 
 
 # ---- from Python

@@ -1,7 +1,7 @@
 """Cityscapes: real files if they are beside the repository, synthetic ones for raw ids, coarse labels and gaps."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -368,3 +368,23 @@ def test_panoptic_images_that_do_not_fit_are_refused(wrong: str, tmp_path: Path)
     change(document)
     path.write_text(json.dumps(document))
     assert text.format(root=tmp_path, path=path) in complaint(config)
+
+
+@pytest.mark.parametrize("ending", ["", "_trainId"])
+def test_categories_of_the_other_numbering_are_refused(ending: str, tmp_path: Path) -> None:
+    config = write_instances(tmp_path).model_copy(update={"panoptic": True})
+    create_panoptic_images(tmp_path, "train", train_ids=bool(ending))
+    path = tmp_path / f"gtFine/cityscapes_panoptic_train{ending}.json"
+    ids = {"": RAW_CLASSES, "_trainId": range(19)}
+    document = json.loads(path.read_text())
+
+    def named(numbers: Sequence[int]) -> Config:
+        rows = [{"id": number, "name": name} for number, name in zip(numbers, CITYSCAPES.names, strict=True)]
+        path.write_text(json.dumps({**document, "categories": rows}))
+        return config
+
+    assert maps(named(ids[ending])) == (CLASSES, NUMBERS)
+    text = complaint(named(ids["_trainId" if not ending else ""]))
+    number, own, other = (7, "traffic sign", "road") if not ending else (7, "road", "traffic sign")
+    assert text.startswith(f"{path}: category {number} is {own}, but {other} in Cityscapes")
+    assert text.endswith("must be called cityscapes_panoptic_train_trainId.json") == (not ending)

@@ -205,3 +205,30 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "annotations" / "instances_train2017.json"
     path.write_text(path.read_text()[:-1])
     assert complaint(config).startswith(f"{path}: not JSON")
+
+
+def test_objects_that_others_cover_need_no_number(tmp_path: Path) -> None:
+    rows = [coco_annotation(number, [SQUARE]) for number in range(1, 1102)]
+    below = coco_annotation(9999, [[8, 5, 11, 5, 11, 7, 8, 7]])
+    sample = read(tmp_path, below, *rows)
+    assert sample.instance is not None
+    assert np.unique(sample.instance).tolist() == [0, 1, 2]
+    assert (sample.instance[1, 2], sample.instance[5, 8]) == (2, 1)  # in their order
+
+
+def test_more_objects_than_there_is_room_for_are_refused_with_the_image(tmp_path: Path) -> None:
+    height, width = 40, 30
+    places = [divmod(number, width) for number in range(1100)]
+    rows = [
+        coco_annotation(number, [[x, y, x + 1, y, x + 1, y + 1, x, y + 1]]) for number, (y, x) in enumerate(places, 1)
+    ]
+    tree = coco_tree(*rows)
+    tree["images"][0].update(height=height, width=width)
+    config = write_coco(tmp_path, tree)
+    for path in tmp_path.rglob("*.png"):
+        save(path, np.zeros((height, width, 3), np.uint8))
+    (sample,) = atrous.data.samples(config, "train", ("semantic",))
+    assert (semantic(sample) == CAR).sum() == 1100  # a semantic model needs no numbers
+    text = complaint(config)
+    assert text.startswith(f"{tmp_path / 'annotations'}/instances_train2017.json: image a: 1100 things in an image")
+    assert "there may be 999" in text

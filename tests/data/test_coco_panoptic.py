@@ -184,9 +184,12 @@ def test_a_categorys_name_must_be_the_same_in_all_splits(tmp_path: Path) -> None
     write_coco_panoptic(tmp_path, "val2017")
     path = tmp_path / "annotations" / "panoptic_val2017.json"
     path.write_text(path.read_text().replace('"car"', '"bus"'))
-    assert f"{path}: category {CAR} is bus, but car in " in complaint(config, "val")
+    assert f"{path}: category {CAR} is bus (things), but car (things) in " in complaint(config, "val")
     path.write_text(path.read_text().replace(f'"id": {CAR}, "name": "bus"', '"id": 4, "name": "bus"'))
-    assert f"{path}: category 4 is bus, but missing in " in complaint(config, "val")
+    assert f"{path}: category 4 is bus (things), but missing in " in complaint(config, "val")
+    write_coco_panoptic(tmp_path, "val2017")
+    path.write_text(path.read_text().replace('"isthing": 1', '"isthing": 0'))
+    assert f"{path}: category {CAR} is car (stuff), but car (things) in " in complaint(config, "val")
 
 
 # ---- what can't be used
@@ -223,23 +226,23 @@ WRONG: dict[str, tuple[Change, str]] = {  # a change of the JSON, and the end of
     ),
     "an id too large": (
         lambda document: segments(document)[0].update(id=2**24),
-        f"{LABEL}: id must be in 1..16777215, got 16777216",
+        f"{LABEL}: segment 16777216: id must be in 1..16777215, got 16777216",
     ),
     "an id that is void's": (
         lambda document: segments(document)[0].update(id=0),
-        f"{LABEL}: id must be in 1..16777215, got 0",
+        f"{LABEL}: segment 0: id must be in 1..16777215, got 0",
     ),
     "an id that is no number": (
         lambda document: segments(document)[0].update(id="5"),
-        f"{LABEL}: id must be a whole number, got '5'",
+        f"{LABEL}: segment '5': id must be a whole number, got '5'",
     ),
     "an area that is no number": (
         lambda document: segments(document)[0].update(area=None),
-        f"{LABEL}: area must be a whole number, got None",
+        f"{LABEL}: segment 70000: area must be a whole number, got nothing",
     ),
     "a crowd that is neither": (
         lambda document: segments(document)[1].update(iscrowd=2),
-        f"{LABEL}: iscrowd must be in 0..1, got 2",
+        f"{LABEL}: segment 5: iscrowd must be in 0..1, got 2",
     ),
     "no list of segments": (
         lambda document: entry(document, segments_info={"5": 3}),
@@ -299,6 +302,21 @@ DAMAGED: dict[str, tuple[Change, str]] = {
         lambda document: document["categories"][0].update(id="7"),
         "categories: id must be a whole number, got '7'",
     ),
+    "a category whose name is no text": (
+        lambda document: document["categories"][0].update(name=7),
+        "an entry has under 'name' what isn't text: {'id'",
+    ),
+    "an image_id that is no id": (
+        lambda document: document["annotations"][0].update(image_id=1.5),
+        "an entry has under 'image_id' what isn't a whole number or text: ",
+    ),
+    **{
+        f"isthing {value!r}": (
+            lambda document, value=value: document["categories"][1].update(isthing=value),  # type: ignore[misc]
+            f"category car: isthing must be 0 or 1, got {said}",
+        )
+        for value, said in (("0", "'0'"), ("false", "'false'"), (2, "2"), (None, "nothing"), ([], "[]"))
+    },
     "one category": (lambda document: document["categories"].pop(), "expected at least two classes, got one (road)"),
     "categories of one name": (
         lambda document: document["categories"][0].update(name="car"),
@@ -351,7 +369,7 @@ def test_more_things_than_the_divisor_has_room_for_are_refused(tmp_path: Path) -
     config = changed(tmp_path, change)
     save_segments(tmp_path / "annotations" / "panoptic_train2017" / "a.png", [list(range(1, count + 1))])
     save(tmp_path / "train2017" / "a.jpg", np.zeros((1, count, 3), np.uint8))
-    assert "a thing has the number 260, but they may be 1..255" in complaint(config)
+    assert "260 things in an image, but there may be 255" in complaint(config)
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:

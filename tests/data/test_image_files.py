@@ -126,7 +126,7 @@ def test_too_few_names_do_not_ignore_the_other_values(tmp_path: Path) -> None:
 
 def test_modes_that_hold_no_indices_are_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.tif", np.zeros((2, 2), np.float32))
-    assert f"cannot read label {path}: an image of mode F cannot hold class indices" in refusal(path, TWO)
+    assert f"cannot read label {path}: an image of mode F cannot hold whole numbers" in refusal(path, TWO)
 
 
 # RGB masks

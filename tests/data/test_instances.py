@@ -37,7 +37,7 @@ def nothing_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def things(semantic: list[int], instance: list[int], space: LabelSpace = SPACE) -> list[int]:
-    numbers = things_alone(np.array([instance], np.int32), np.array([semantic], np.uint8), space, PATH)
+    numbers = things_alone(np.array([instance], np.int32), np.array([semantic], np.uint8), space, str(PATH))
     assert numbers.dtype == np.int32
     return list(map(int, numbers[0]))
 
@@ -85,6 +85,13 @@ def test_numbers_stay_below_the_divisor() -> None:
     assert things([1, 2], [1, 9]) == [1, 9]
     text = refusal([1, 2], [1, 10])
     assert text.startswith("a.png: a thing has the number 10, but they may be 1..9 (the panoptic divisor is 10)")
+
+
+def test_more_things_than_there_is_room_for_are_counted() -> None:
+    numbers = list(range(1, 13))
+    assert refusal([1] * 12, numbers) == (
+        "a.png: 12 things in an image, but there may be 9 (the panoptic divisor is 10); cut the image into parts"
+    )
 
 
 def test_a_map_without_things_is_one(tmp_path: Path) -> None:

@@ -238,3 +238,11 @@ def test_what_a_run_keeps_is_read_back_for_the_same_data() -> None:
     damaged: tuple[object, ...] = (None, [], {}, {**tree, "classes": {"sky": 1}}, {**tree, "ignored": "many"})
     for other in damaged:
         assert survey.from_tree(other, SPACE, 3) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(100, "100 %"), (99.96, "99.9 %"), (99.5, "99.5 %"), (99.4, "99 %"), (6.25, "6.2 %"), (0.0123, "0.012 %")],
+)
+def test_shares_are_short_and_all_is_all(share: float, text: str) -> None:
+    assert survey.percent(share) == text

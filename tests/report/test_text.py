@@ -45,6 +45,11 @@ def test_lists_are_sentences() -> None:
     assert text.listed(letters) == "a, b, c, d and 4 more"
 
 
+def test_a_phrase_is_capitalized_unless_its_first_word_is_a_name() -> None:
+    words = ["pixel accuracy", "mIoU", "mIoU of the merged map", "AP50", "PQ of things", "boundary PQ"]
+    assert [text.capitalized(one) for one in words] == ["Pixel accuracy", *words[1:5], "Boundary PQ"]
+
+
 def test_plurals() -> None:
     assert [text.plural(count, "image") for count in (0, 1, 2000)] == ["0 images", "1 image", "2,000 images"]
     assert text.plural(2, "class", "classes") == "2 classes"
