@@ -31,6 +31,7 @@ from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.merging import Merger, merged, merger
 from atrous.data.naming import one_line, with_things
+from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.errors import AtrousError, ConfigError, DataError, listing, text_of, warn_once
 from atrous.files import require_folder, subfolders, user_path
 from atrous.types import Sample
@@ -157,7 +158,9 @@ def formats_of(root: Path) -> Sequence[str]:
 
 def _content(root: Path) -> str:
     names = subfolders(root)
-    return f"the folders {listing(names)}" if names else "no folders"
+    number = sum(path.name.lower().endswith(IMAGE_SUFFIXES) for path in root.iterdir())
+    images = f"{number} image{'s'[: number != 1]} in no folder of images or of labels" if number else ""
+    return " and ".join(filter(None, (f"the folders {listing(names)}" if names else "no folders", images)))
 
 
 def _defaults(layout: Layout) -> DataConfig:

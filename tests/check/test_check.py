@@ -52,7 +52,9 @@ def test_findings_exit_with_1_and_notes_with_0(root: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "no such recipe or YAML file"),
+        (["nowhere"], "no such folder, recipe or YAML file: nowhere"),
+        (["{archive}"], r"data\.tar\.gz is an archive: unpack it, and name the folder"),
+        (["{flat}"], "it holds no folders and 1 image in no folder of images or of labels"),
         (["{empty}"], "no layout that is known|its layout is none that is known"),
         (["{root}", "data.trian=a"], "data.trian"),
         (["{root}", "--ignore", "nothing"], "--ignore nothing: no such finding"),
@@ -65,11 +67,14 @@ def test_findings_exit_with_1_and_notes_with_0(root: Path, capsys: pytest.Captur
 def test_what_cannot_be_read_exits_with_2_in_one_line(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    (tmp_path / "empty").mkdir()
+    places = {name: tmp_path / name for name in ("empty", "flat", "data.tar.gz")}
+    for folder in (places["empty"], places["flat"]):
+        folder.mkdir()
+    save(places["flat"] / "a.png", np.zeros((4, 4), np.uint8))
+    places["data.tar.gz"].write_bytes(b"anything")
+    names = {"root": root, "archive": places["data.tar.gz"], **places}
     before = sorted(tmp_path.rglob("*"))
-    assert (
-        cli.run(["check", *(word.format(root=root, empty=tmp_path / "empty") for word in words), "--workers", "0"]) == 2
-    )
+    assert cli.run(["check", *(word.format(**names) for word in words), "--workers", "0"]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
