@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol, Union, runtime_checkable
@@ -220,6 +221,7 @@ def _part(name: str, settings: Mapping[str, object]) -> DataConfig:
     if kind is None or kind.config is mix.Config:
         known = listing((name for name in FORMATS if name != "mix"), 40)
         raise ConfigError(f"data.parts.{name}.format={own.get('format')}: expected one of {known}")
+    _require_settings(name, own, kind.config)
     try:
         part = kind.config.model_validate({**own, "format": kind.config.model_fields["format"].default})
     except ValidationError as error:
@@ -228,6 +230,16 @@ def _part(name: str, settings: Mapping[str, object]) -> DataConfig:
         text = f"data.parts.{name}: {description(part)}"
         warn_once(text, text)
     return part
+
+
+def _require_settings(part: str, settings: Collection[str], kind: type[DataConfig]) -> None:
+    fields = tuple(kind.model_fields)
+    for name in settings:
+        if name not in fields:
+            nearest = get_close_matches(name, fields, 1)
+            meant = f"did you mean {nearest[0]}?" if nearest else f"its settings are {listing(fields, 30)}"
+            layout = kind.model_fields["format"].default
+            raise ConfigError(f"data.parts.{part}.{name}: data.format={layout} has no such setting; {meant}")
 
 
 # ---- data.format=auto
