@@ -61,6 +61,9 @@ class Options(Settings):
     num_shards: Annotated[int, Field(ge=1, le=99_999)] = 10
 
 
+OTHERS = {"shards": ("style", "num_shards"), "tfrecord": ("shard_size",)}  # options that aren't of what is written
+
+
 def checked_options(**options: Any) -> Options:  # noqa: ANN401
     """Raises ConfigError, with the name of the option."""
     try:
@@ -169,6 +172,9 @@ def planned(config: DataConfig, options: Options, names: Sequence[str] = ()) -> 
     """Refuses options that contradict one another, before anything is read."""
     if options.for_crops and (options.quality or options.to != "shards"):
         raise ConfigError("--for-crops keeps the pixels of shards as they are: it goes with neither --quality nor --to")
+    for name in OTHERS[options.to]:
+        if getattr(options, name) != Options.model_fields[name].default:
+            raise ConfigError(f"--{name.replace('_', '-')}: --to {options.to} has no such option")
     space = data.label_space(config)
     splits = {name: data.samples(config, name) for name in names or dict.fromkeys((config.train, config.val))}
     for name, samples in splits.items():

@@ -86,6 +86,7 @@ class Facts(NamedTuple):
     image: ImageFacts | None = None
     label: LabelFacts | None = None
     instances: InstanceFacts | None = None
+    map_size: Size | None = None  # of the map of instances, in its file
 
 
 class Content(NamedTuple):
@@ -98,6 +99,7 @@ class Content(NamedTuple):
     label_header: Header | None = None
     label_size: Size = (0, 0)  # in the file
     instance: LabelMap | None = None
+    map_size: Size | None = None  # in its file
     problems: tuple[Problem, ...] = ()
 
 
@@ -135,6 +137,7 @@ def _of_files(samples: ImageFiles, index: int) -> Content:
         label_header=label.header,
         label_size=(0, 0) if label.drawn is None else label.drawn.values.shape,
         instance=None if semantic is None or things is None or things.shape != semantic.shape else things,
+        map_size=None if label.things is None else label.things.values.shape,
         problems=(*problems, *label.problems),
     )
 
@@ -227,6 +230,7 @@ def facts(samples: Sequence[Sample], space: LabelSpace, index: int) -> Facts:
         image=None if read.pixels is None else _image_facts(read.pixels, read.header),
         label=None if read.codes is None else _label_facts(read, space, colors_of(samples), pair),
         instances=_instance_facts(read, space),
+        map_size=read.map_size,
     )
 
 

@@ -8,6 +8,7 @@ from atrous.check.verdicts import Verdict
 from atrous.data.survey import Survey, absent_classes, monotony
 from atrous.errors import listing
 from atrous.losses import median_frequency_weights
+from atrous.types import Size
 
 NUM_LISTED = 12  # classes that a line names
 FEW = 0.2  # the share of images up to which those unlike the others are a mistake rather than the way of the data set
@@ -67,11 +68,19 @@ def strays(evidence: Evidence) -> Seen:
 
 
 def _sizes(one: Facts) -> str:
-    """What is wrong with the sizes of an image and its label; "" if nothing."""
-    if one.image is None or one.label is None or one.label.size in (one.image.size, one.image.stored):
+    """What is wrong with the sizes of an image and what belongs to it; "" if nothing."""
+    if one.image is None:
         return ""
-    (height, width), (label_height, label_width) = one.image.size, one.label.size
-    return f"image {width} x {height}, label {label_width} x {label_height} (width x height)"
+    own = (one.image.size, one.image.stored)
+    if one.label is not None and one.label.size not in own:
+        return f"image {_size(one.image.size)}, label {_size(one.label.size)} (width x height)"
+    if one.map_size is not None and one.map_size not in own:
+        return f"image {_size(one.image.size)}, instance map {_size(one.map_size)} (width x height)"
+    return ""
+
+
+def _size(size: Size) -> str:
+    return f"{size[1]} x {size[0]}"
 
 
 def size_mismatch(evidence: Evidence) -> Seen:
@@ -117,7 +126,8 @@ def verdicts(kind: str, evidence: Evidence) -> Seen:
         if kind in verdict.kinds
     ]
     is_known = all(evidence.verdicts[item.image].classes is not None for item in items if item.image is not None)
-    return Seen(items, mend="" if is_known or kind not in UNKNOWN else UNKNOWN[kind])
+    refused = problems(kind, evidence).items  # by a layout that reads labels itself
+    return Seen([*items, *refused], mend="" if is_known or kind not in UNKNOWN else UNKNOWN[kind])
 
 
 def _text(kind: str, one: Facts, verdict: Verdict) -> str:
@@ -136,6 +146,7 @@ def _codes(one: Facts) -> str:
 
 UNKNOWN = {  # mends where nobody knows what the codes were meant to be
     "rgb-labels": "give each class its colour in classes.yaml, as in colors: {person: [192, 0, 0]}",
+    "grey-palette": "read the indices of the palette: export the labels anew, and don't convert them to grey",
     "binary-masks": "name the class that 255 stands for, as in data.names={0: background, 255: person}",
 }
 

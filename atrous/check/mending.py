@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from atrous.check.evidence import Evidence
-from atrous.check.facts import Content, Facts, content
+from atrous.check.facts import Content, Facts, Meaning, content
 from atrous.check.looks import size_mismatch
 from atrous.check.regions import SPECK, Mask, climbing, dilated, interior, region_numbers, snapped
 from atrous.check.sources import AllSplits
 from atrous.check.verdicts import Verdict
 from atrous.data.contract import DataConfig
+from atrous.data.image_files import unpack
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import read_each
 from atrous.data.pairing import IMAGE_SUFFIXES
@@ -33,10 +34,11 @@ from atrous.errors import ConfigError, DataError
 from atrous.files import prepare_output, user_path, write_atomically
 from atrous.progress import counting
 from atrous.trees import to_yaml
-from atrous.types import Color
+from atrous.types import Color, LabelMap
 
 NAMES = ("train", "val")  # of the copy's splits
 RECORD = "mended.json"  # what was changed, and what was left out
+NOISE = 40  # of each of a colour's values: JPEG adds more at edges only
 NOT_A_CLASS = 255  # written where a code has no meaning, before such labels are refused
 UNREAD = "it can't be used"
 
@@ -209,6 +211,8 @@ def _save(pixels: NDArray[np.uint8], path: Path) -> None:
 def mended_labels(codes: Codes, verdict: Verdict, space: LabelSpace) -> NDArray[np.uint8]:  # [H, W]
     """The numbers of the classes. Pixels between two labels get the nearest one beside them."""
     assert verdict.classes is not None
+    if verdict.is_smoothed and codes.is_colored:
+        codes = codes._replace(values=_without_noise(codes, verdict.classes))
     values = codes.values.astype(np.int64)
     if verdict.is_smoothed:
         values = snapped(values, _levels(codes), _sure(codes, list(verdict.classes)))
@@ -218,6 +222,17 @@ def mended_labels(codes: Codes, verdict: Verdict, space: LabelSpace) -> NDArray[
     for code, index in verdict.classes.items():
         labels[values == code] = min(index, 255)
     return labels
+
+
+def _without_noise(codes: Codes, classes: Meaning) -> LabelMap:
+    """Colours that differ from that of a class no more than JPEG's noise does become one colour of that class."""
+    values, levels = codes.values.astype(np.int64), _levels(codes)
+    code_of = {index: code for code, index in reversed(list(classes.items()))}
+    distance = np.full(values.shape, NOISE + 1)
+    for code, index in classes.items():
+        away = abs(levels - np.array(unpack(code))).max(axis=-1)
+        values[away < distance], distance = code_of[index], np.minimum(distance, away)
+    return values
 
 
 def _levels(codes: Codes) -> NDArray[np.int64]:  # [H, W, K]

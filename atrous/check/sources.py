@@ -16,11 +16,13 @@ from atrous.data.inventory import pairs_of
 from atrous.data.pairing import IMAGE_SUFFIXES, Complaint, complaints
 from atrous.errors import AtrousError, DataError, text_of
 from atrous.files import user_path
+from atrous.recipes import hint, recipes
 from atrous.types import Sample, Size
 
 RECIPE = "folder/deeplab_v3plus"  # of which only the data and the crop are read
 VOID = 255  # the value of ignored pixels, if nothing says otherwise
 SYSTEM_FILES = {"thumbs.db", "desktop.ini", "icon\r", "ehthumbs.db"}
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 COMPANIONS = 0.5  # files of one suffix, per image, that belong to a data set although they are no images
 
 
@@ -58,6 +60,7 @@ class AllSplits(Sequence[Sample]):
 def open_source(source: str, overrides: Sequence[str]) -> Source:
     """Raises AtrousError or OSError in one line, as for a training."""
     folder = user_path(source)
+    _require_data(folder, source)
     if not folder.is_dir() or (folder / "config.yaml").is_file():
         config = configs.load(str(folder / "config.yaml") if folder.is_dir() else source, overrides)
         return Source(config, config.augment.crop)
@@ -67,6 +70,14 @@ def open_source(source: str, overrides: Sequence[str]) -> Source:
     config = configs.load(RECIPE, settings)
     is_set = any(text.startswith("augment.crop=") for text in overrides)
     return Source(config, config.augment.crop if is_set else None)
+
+
+def _require_data(path: Path, source: str) -> None:
+    """Refuse what is neither a folder nor a recipe."""
+    if path.is_file() and path.name.lower().endswith(ARCHIVES):
+        raise DataError(f"{path} is an archive: unpack it, and name the folder")
+    if not path.exists() and source not in recipes():
+        raise FileNotFoundError(f"no such folder, recipe or YAML file: {source}{hint(source)}")
 
 
 def _root(folder: Path, overrides: Sequence[str]) -> Path:

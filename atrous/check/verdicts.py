@@ -6,7 +6,7 @@ from typing import NamedTuple
 from atrous.check.facts import Facts, LabelFacts, Meaning, meaning_of
 from atrous.data.image_files import unpack
 from atrous.data.label_space import BACKGROUND, LabelSpace
-from atrous.data.naming import class_of_value, ignored_values, naming_advice, numbering_mistake
+from atrous.data.naming import class_of_value, ignored_values, luma, naming_advice, numbering_mistake
 from atrous.errors import listing
 from atrous.types import Color
 
@@ -17,6 +17,7 @@ NUM_DEBRIS = 3  # different values that debris has, at least
 SOLID, SOLID_UNKNOWN = 0.2, 0.02  # shares that make a value of a smoothed label real: of its own pixels, of all
 VOID_COLORS: tuple[Color, ...] = ((224, 224, 192),)  # the borders of PASCAL VOC
 FEWEST = 3  # labels of a split that are judged apart from the others
+DOUBTFUL = -1  # in place of a class: VOC's aeroplane and potted plant become the same grey
 MOSTLY = 0.4  # the share of ignored pixels beside which a background without pixels is suspicious
 
 
@@ -105,7 +106,8 @@ def _of_known_colors(codes: Sequence[int], meaning: Meaning, kinds: tuple[str, .
     if wrong:
         names = listing(unpack(code) for code in wrong)
         return Verdict((*kinds, "values-outside"), None, f"{names}: not the colour of a class")
-    return Verdict(kinds, {code: index for code, index in classes.items() if index is not None})
+    own = {code: index for code, index in classes.items() if index is not None}
+    return Verdict(kinds, {**meaning, **own} if kinds else own)  # compression may leave no pixel of a colour as it was
 
 
 def _class_of_near(code: int, meaning: Meaning) -> int | None:
@@ -168,17 +170,17 @@ def _composed(one: Values, meaning: Meaning) -> dict[int, int]:
 
 
 def _binary(numbers: Sequence[Values], labels: Mapping[int, LabelFacts], space: LabelSpace) -> dict[int, Verdict]:
-    """Labels of 0 and 255 where 255 is ignored; of two classes, unless 255 occurs beside the class 1."""
+    """Labels of 0 and 255 where 255 is ignored, unless 255 occurs beside other classes, too."""
     values = set().union(*(one.all for one in numbers)) if numbers else set()
     if space.raw_ids or space.ignore != 255 or 255 not in values:
         return {}
     white = [one for one in numbers if 255 in one.all]
-    is_all = values == {0, 255}
-    if not is_all and (space.num_classes > 2 or any(one.all - {0, 255} for one in white)):
+    is_all, is_pair = values == {0, 255}, space.num_classes == 2
+    if not is_all and any(one.all - {0, 255} or not (is_pair or 0 in one.all) for one in white):
         return {}
     if not any(_is_area(one, labels[one.number]) for one in white):
         return {}
-    classes = {0: 0, 255: 1} if space.num_classes == 2 else None
+    classes = {0: 0, 255: 1} if is_pair else None
     text = "its values are 0 and 255, and 255 is ignored"
     return {
         one.number: Verdict((*one.kinds, "binary-masks"), classes and _composed(one, classes), text) for one in white
@@ -211,13 +213,18 @@ def _verdict(one: Values, mistake: tuple[str, Meaning] | None, space: LabelSpace
     if mistake is None:
         return Verdict((*one.kinds, "values-outside"), None, text + naming_advice(one.all, space))
     kind, classes = mistake
-    return Verdict((*one.kinds, kind), _composed(one, classes), f"its values are {listing(sorted(one.all), 20)}")
+    text = f"its values are {listing(sorted(one.all), 20)}"
+    if doubtful := [value for value in sorted(one.all) if classes.get(value) == DOUBTFUL]:
+        return Verdict((*one.kinds, kind), None, f"{text}; several classes have the grey {listing(doubtful)}")
+    return Verdict((*one.kinds, kind), _composed(one, classes), text)
 
 
 def _mistake(values: Iterable[int], space: LabelSpace) -> tuple[str, Meaning] | None:
     """The name of a mistake, and the class that each value was meant to be."""
     ordered = sorted(values)
     ignored = dict.fromkeys(ignored_values(space), space.ignore)
+    if greys := _greys(ordered, space):
+        return "grey-palette", ignored | greys
     mistake = None if space.raw_ids else numbering_mistake(ordered, space)
     if mistake is not None:
         return mistake.kind, ignored | {value: index for index, value in enumerate(mistake.values)}
@@ -227,6 +234,18 @@ def _mistake(values: Iterable[int], space: LabelSpace) -> tuple[str, Meaning] | 
         if classes is not None:
             return "off-by-one", classes
     return None
+
+
+def _greys(values: Sequence[int], space: LabelSpace) -> dict[int, int]:
+    """The class of each grey that the colours of the classes become; {} if these aren't the values."""
+    numbers = range(space.num_classes)
+    if space.raw_ids or all(value in numbers or value == space.ignore for value in values):
+        return {}
+    classes: dict[int, int] = {}
+    for color, index in class_of_color(space).items():
+        grey = luma(color)
+        classes[grey] = index if classes.get(grey, index) == index else DOUBTFUL
+    return classes if set(values) <= {*classes, space.ignore} else {}
 
 
 def _shifted(values: Sequence[int], step: int, meaning: Meaning, space: LabelSpace) -> Meaning | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol, Union, runtime_checkable
@@ -31,6 +32,7 @@ from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.merging import Merger, merged, merger
 from atrous.data.naming import one_line, with_things
+from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.errors import AtrousError, ConfigError, DataError, listing, text_of, warn_once
 from atrous.files import require_folder, subfolders, user_path
 from atrous.types import Sample
@@ -157,7 +159,9 @@ def formats_of(root: Path) -> Sequence[str]:
 
 def _content(root: Path) -> str:
     names = subfolders(root)
-    return f"the folders {listing(names)}" if names else "no folders"
+    number = sum(path.name.lower().endswith(IMAGE_SUFFIXES) for path in root.iterdir())
+    images = f"{number} image{'s'[: number != 1]} in no folder of images or of labels" if number else ""
+    return " and ".join(filter(None, (f"the folders {listing(names)}" if names else "no folders", images)))
 
 
 def _defaults(layout: Layout) -> DataConfig:
@@ -217,6 +221,7 @@ def _part(name: str, settings: Mapping[str, object]) -> DataConfig:
     if kind is None or kind.config is mix.Config:
         known = listing((name for name in FORMATS if name != "mix"), 40)
         raise ConfigError(f"data.parts.{name}.format={own.get('format')}: expected one of {known}")
+    _require_settings(name, own, kind.config)
     try:
         part = kind.config.model_validate({**own, "format": kind.config.model_fields["format"].default})
     except ValidationError as error:
@@ -225,6 +230,16 @@ def _part(name: str, settings: Mapping[str, object]) -> DataConfig:
         text = f"data.parts.{name}: {description(part)}"
         warn_once(text, text)
     return part
+
+
+def _require_settings(part: str, settings: Collection[str], kind: type[DataConfig]) -> None:
+    fields = tuple(kind.model_fields)
+    for name in settings:
+        if name not in fields:
+            nearest = get_close_matches(name, fields, 1)
+            meant = f"did you mean {nearest[0]}?" if nearest else f"its settings are {listing(fields, 30)}"
+            layout = kind.model_fields["format"].default
+            raise ConfigError(f"data.parts.{part}.{name}: data.format={layout} has no such setting; {meant}")
 
 
 # ---- data.format=auto

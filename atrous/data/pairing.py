@@ -197,7 +197,7 @@ def pair_listed(names: Sequence[str], images: Path, labels: Path, source: Path) 
     refuse("repeated-names", repeated, f"names in {source} that are repeated")
     missing = [name for name in names if name not in image_files]
     refuse("listed-files-missing", missing, f"names in {source} without an image in {images}")
-    bare = [name for name in names if name not in label_files]
+    bare = [name for name in names if name in image_files and name not in label_files]
     refuse("images-without-label", bare, f"names in {source} without a label in {labels}")
     if not names:
         raise DataError(f"{source} lists no image")

@@ -69,5 +69,5 @@ def listed(names: Sequence[str], limit: int = NUM_NAMED) -> str:
 
 
 def capitalized(text: str) -> str:
-    """Only the first letter changes, and only in a phrase: `pixel accuracy`, but not `mIoU of things`."""
+    """Only the first letter changes, and only in a phrase: `pixel accuracy`, but not `mIoU` or `mIoU of things`."""
     return text[:1].upper() + text[1:] if text.partition(" ")[0].islower() and " " in text else text

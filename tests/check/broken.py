@@ -235,6 +235,23 @@ def grey_palette(root: Path) -> None:
     change_all(root, lambda pixels: lumas[pixels])
 
 
+def many_classes_grey(root: Path) -> None:
+    """Of VOC's 21 colours some have the same grey; those of classes 7, 14, and of the border haven't."""
+    greys = np.array([0, 128, 109], np.uint8)
+    (root / "classes.yaml").write_text(f"names: [{', '.join(f'class {index}' for index in range(21))}]\n")
+    change_all(root, lambda pixels: painted((slice(0, 3), slice(0, 9)), 220)(greys[pixels]))
+
+
+def doubtful_greys(root: Path) -> None:
+    many_classes_grey(root)
+    change_all(root, lambda pixels: np.where(pixels == 109, 38, pixels).astype(np.uint8))
+
+
+def one_white(root: Path) -> None:
+    """A mask of 0 and 255 among labels of three classes."""
+    change(label(root), lambda pixels: (pixels > 0).astype(np.uint8) * 255)
+
+
 def absent(root: Path) -> None:
     for index in range(NUMBERS["val"]):
         change(label(root, index, "val"), lambda pixels: np.where(pixels == 2, 1, pixels).astype(np.uint8))
@@ -371,6 +388,9 @@ BREAKERS = [
     ),
     Breaker("renumbered palette", palette_quantized, {"palette-order"}),
     Breaker("grey palette", grey_palette, {"grey-palette"}),
+    Breaker("greys of 21 classes", many_classes_grey, {"grey-palette"}, is_mended=False),
+    Breaker("greys of several classes", doubtful_greys, {"grey-palette"}, is_mended=False),
+    Breaker("one binary of three classes", one_white, {"binary-masks"}),
     Breaker("anti-aliased", anti_aliased, {"smoothed-labels"}),
     Breaker("smoothed within the classes", smoothed_classes, {"smoothed-labels"}, is_mended=False),
     Breaker("JPEG label", jpeg_label, {"smoothed-labels"}),

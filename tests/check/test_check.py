@@ -52,7 +52,9 @@ def test_findings_exit_with_1_and_notes_with_0(root: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["nowhere"], "no such recipe or YAML file"),
+        (["nowhere"], "no such folder, recipe or YAML file: nowhere"),
+        (["{archive}"], r"data\.tar\.gz is an archive: unpack it, and name the folder"),
+        (["{flat}"], "it holds no folders and 1 image in no folder of images or of labels"),
         (["{empty}"], "no layout that is known|its layout is none that is known"),
         (["{root}", "data.trian=a"], "data.trian"),
         (["{root}", "--ignore", "nothing"], "--ignore nothing: no such finding"),
@@ -65,11 +67,14 @@ def test_findings_exit_with_1_and_notes_with_0(root: Path, capsys: pytest.Captur
 def test_what_cannot_be_read_exits_with_2_in_one_line(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    (tmp_path / "empty").mkdir()
+    places = {name: tmp_path / name for name in ("empty", "flat", "data.tar.gz")}
+    for folder in (places["empty"], places["flat"]):
+        folder.mkdir()
+    save(places["flat"] / "a.png", np.zeros((4, 4), np.uint8))
+    places["data.tar.gz"].write_bytes(b"anything")
+    names = {"root": root, "archive": places["data.tar.gz"], **places}
     before = sorted(tmp_path.rglob("*"))
-    assert (
-        cli.run(["check", *(word.format(root=root, empty=tmp_path / "empty") for word in words), "--workers", "0"]) == 2
-    )
+    assert cli.run(["check", *(word.format(**names) for word in words), "--workers", "0"]) == 2
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
@@ -209,6 +214,25 @@ def test_names_of_a_list_stay_within_the_copy(root: Path, tmp_path: Path) -> Non
     assert names(tmp_path / "deep" / "mended") == set()
 
 
+def test_greys_become_the_classes_of_their_colours(root: Path, tmp_path: Path) -> None:
+    before = read(label(root))
+    broken.many_classes_grey(root)
+    check(str(root), fix=tmp_path / "mended", console=QUIET)
+    mended = read(tmp_path / "mended" / "masks" / "train" / "aaa.png")
+    expected = np.array([0, 7, 14])[before]
+    expected[0:3, 0:9] = 255  # the grey of VOC's borders
+    assert (mended == expected).all()
+
+
+@pytest.mark.parametrize("quality", [95, 75])
+def test_colours_that_jpeg_shifted_become_their_classes(root: Path, tmp_path: Path, quality: int) -> None:
+    before = {path.relative_to(root): read(path) for path in broken.labels(root)}
+    broken.jpeg_colors(root, quality)
+    check(str(root), fix=tmp_path / "mended", console=QUIET)
+    for path, labels in before.items():
+        assert (read(tmp_path / "mended" / path) != labels).mean() < 0.005, path
+
+
 # ---- lists
 
 
@@ -291,6 +315,38 @@ def test_instances_are_checked_and_copied(root: Path, tmp_path: Path) -> None:
     copied = read(tmp_path / "mended" / "instances" / "train" / "aaa.png")
     assert (copied == read(root / "instances" / "train" / "aaa.png")).all()
     assert names(tmp_path / "mended") == set()
+
+
+def test_instance_maps_that_are_missing_or_of_another_size_are_named(root: Path) -> None:
+    with_things(root)
+    maps = sorted((root / "instances" / "train").iterdir())
+    maps[0].unlink()
+    save(maps[1], read(maps[1])[:-4].copy())
+    findings = {finding.name: finding for finding in check(str(root), console=QUIET).findings}
+    assert {name: [item.name for item in finding.items] for name, finding in findings.items()} == {
+        "missing-instances": ["aaa"],
+        "size-mismatch": ["bbb"],
+    }
+    assert findings["size-mismatch"].items[0].text == "image 96 x 64, instance map 96 x 60 (width x height)"
+
+
+def test_values_that_a_layout_refuses_by_itself_are_named(tmp_path: Path) -> None:
+    """Layouts that read a label with its instance ids, as that of Cityscapes."""
+    root = tmp_path / "cityscapes"
+    for index, value in enumerate((7, 77)):
+        for folder, kind in (
+            ("leftImg8bit", "leftImg8bit"),
+            ("gtFine", "gtFine_labelIds"),
+            ("gtFine", "gtFine_instanceIds"),
+        ):
+            pixels = (
+                broken.photo(index, broken.scene(index))
+                if folder == "leftImg8bit"
+                else np.full((64, 96), value, np.uint8)
+            )
+            save(root / folder / "train" / "a" / f"a_00000{index}_000019_{kind}.png", pixels)
+    findings = {finding.name: finding for finding in check(str(root), ["data.val=train"], console=QUIET).findings}
+    assert "value 77" in findings["values-outside"].items[0].text
 
 
 def test_instances_that_cross_classes_or_are_too_many_are_named(root: Path) -> None:

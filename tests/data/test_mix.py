@@ -121,7 +121,10 @@ def test_validation_may_be_on_some_parts(tmp_path: Path) -> None:
         ),
         ({"b": {"root": "B", "format": "vco"}}, "data.parts.b.format=vco: expected one of ade20k, camvid"),
         ({"b": {"root": "B", "format": "mix"}}, "data.parts.b.format=mix: expected one of"),
-        ({"b": {"root": "B", "format": "folder", "nmaes": []}}, "data.parts.b: nmaes: Extra inputs are not permitted"),
+        (
+            {"b": {"root": "B", "format": "folder", "nmaes": []}},
+            "data.parts.b.nmaes: data.format=folder has no such setting; did you mean names?",
+        ),
         ({"b": {"root": "/absent"}}, "data.parts.b.root: no such folder: /absent"),
         ({"b": {}}, "data.parts.b.format=None: expected one of"),
         ({"b": {"weight": 0}}, "data.parts.b.weight: expected a number above 0, up to 1,000,000, got 0"),
