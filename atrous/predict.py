@@ -279,6 +279,7 @@ def with_settings(model: Segmenter, overrides: Sequence[str], source: str) -> Se
     others = sorted(tree.keys() - sections.keys())
     if others:
         reason = "only settings of evaluate and decode apply to a prediction, such as evaluate.flip=true"
+        reason = "settings of a benchmark's format need --format NAME" if others[0] == "format" else reason
         raise ConfigError(f"{others[0]}: {reason}")
     for name, section in sections.items():
         try:

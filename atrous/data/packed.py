@@ -75,6 +75,8 @@ def read_index(folder: Path) -> Index:
     path = folder / INDEX
     try:
         return Index.model_validate(parse_json(decoded(path.read_bytes())))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} does not exist: {folder} holds nothing that `atrous pack` finished") from error
     except TreeError as error:
         raise DataError(f"{path}: {error}") from error
     except ValidationError as error:

@@ -270,7 +270,7 @@ def test_a_generator_is_read_one_by_one(tmp_path: Path) -> None:
             "a second prediction of image 000000000001",
         ),
         ([("1", coco()), ("2", city())], "coco_panoptic", {}, "2: a prediction of other classes than the first"),
-        ({"street.jpg": coco()}, "coco_panoptic", {}, r"^street\.jpg: no image of COCO panoptic"),
+        ({"street.jpg": coco()}, "coco_panoptic", {}, r"^street\.jpg: not named as an image of COCO panoptic"),
     ],
 )
 def test_what_is_refused_leaves_nothing_behind(

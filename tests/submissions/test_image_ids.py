@@ -46,7 +46,8 @@ def test_the_example_of_a_format_is_one_of_its_images(name: str) -> None:
 
 def test_a_file_without_an_identifier_is_named() -> None:
     with pytest.raises(
-        ConfigError, match=r"^photos/a\.jpg: no image of COCO panoptic, .* 000000142238\.jpg; .*--images-json"
+        ConfigError,
+        match=r"^photos/a\.jpg: not named as an image of COCO panoptic, .* 000000142238\.jpg; .*--images-json",
     ):
         identified([Path("photos/1.jpg"), Path("photos/a.jpg")], COCO)
 
