@@ -24,7 +24,7 @@ from atrous.data.color_map import color_map_in, is_void, read_color_map
 from atrous.data.contract import SYNONYMS, DataConfig, Layout, NoNamesError, require_root, require_split
 from atrous.data.image_files import Drawing, ImageFiles, count_codes, read_instances, read_label
 from atrous.data.label_space import LabelSpace, numbered_names
-from atrous.data.naming import class_of_value, named_space, naming_error, with_things
+from atrous.data.naming import class_of_value, named_space, naming_error, one_line, with_things
 from atrous.data.pairing import Pair, images_by_stem, labels_by_stem, pair_folders, refuse_polygons, with_instances
 from atrous.errors import AtrousError, DataError, listing
 from atrous.files import on_disk, require_folder, subfolders, user_path
