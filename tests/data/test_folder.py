@@ -191,7 +191,7 @@ MALFORMED = [
     ),
     ("names: [a]", "expected at least two classes, got one (a)"),
     ("names: [a, a]", "a is repeated"),
-    ("names: [a, b]\nignore: none", "ignore must be a whole number: Input should be a valid integer"),
+    ("names: [a, b]\nignore: none", "ignore must be a whole number, got 'none'"),
     ("names: [a, b]\nignore: true", "ignore must be a whole number"),
     ("names: [a, b]\nignore: [255]", "ignore must be a whole number"),
     ("names: [a, b]\nignore: -1", "a label value must be in 0..65535, got -1"),
