@@ -1,12 +1,15 @@
 """Files that are either complete or absent: they are written under another name, then renamed."""
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 import unicodedata
 from pathlib import Path
 
 LONG_NAME = 100  # bytes; a temporary name of more might not be allowed where the name itself is (255 bytes, or 143)
+KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
 
 
@@ -40,6 +43,15 @@ def composed(name: str) -> str:
 def is_not_data(name: str) -> bool:
     """Whether a file or folder is hidden, or is one that systems make beside the data."""
     return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+def require_regular(path: Path) -> None:
+    """Refuse what isn't a file, after links: to open a pipe would wait for its other end. Raises OSError."""
+    kind = stat.S_IFMT(path.stat().st_mode)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if kind != stat.S_IFREG:
+        raise OSError(errno.EINVAL, f"it is {KINDS.get(kind, 'no regular file')}, not a file", str(path))
 
 
 def subfolders(folder: Path) -> list[str]:

@@ -24,6 +24,8 @@ from yaml import (
 )
 from yaml.reader import Reader
 
+from atrous.files import require_regular
+
 MAX_BYTES = 2**20  # of YAML
 MAX_VALUES = 50_000  # of a YAML file, with those that aliases repeat
 MAX_DEPTH = 32
@@ -249,6 +251,7 @@ def to_yaml(tree: Any) -> str:  # noqa: ANN401 - any YAML value
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
     """The tree in a file. Raises OSError, or TreeError as `parse_json` does."""
+    require_regular(path)
     return parse_json(decoded(path.read_bytes()))
 
 
@@ -284,6 +287,7 @@ def read_xml(path: Path) -> Element:
 
     A few lines of such definitions may stand for gigabytes, or for another file; no program for labels writes them.
     """
+    require_regular(path)
     text = decoded(path.read_bytes())
     if definition := re.search(r"<!(DOCTYPE|ENTITY)", text):
         line = text.count("\n", 0, definition.start()) + 1

@@ -19,7 +19,7 @@ from atrous.data.naming import named_space, names_by_value, nearest_name, with_t
 from atrous.data.pairing import Pair, complain, refuse
 from atrous.data.polygons import Shape, paint, require_pixels
 from atrous.errors import DataError, listing, warn_once
-from atrous.files import composed
+from atrous.files import composed, require_regular
 from atrous.types import Color, Size
 
 T = TypeVar("T")
@@ -32,6 +32,7 @@ WINDOW = 2**18  # bytes at the beginning and at the end of a file that tell what
 def ends_of(path: Path) -> str:
     """The beginning and the end of a file, which may be large; "" if it can't be read."""
     try:
+        require_regular(path)
         with path.open("rb") as file:
             head = file.read(WINDOW)
             file.seek(max(WINDOW, os.fstat(file.fileno()).st_size - WINDOW))

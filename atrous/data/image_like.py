@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor
 
-from atrous.data.pillow import require_regular
 from atrous.data.pixels import as_rgb
 from atrous.data.pixels import read_image as read_file
 from atrous.errors import DataError
-from atrous.files import user_path
+from atrous.files import require_regular, user_path
 from atrous.types import Image
 
 ImageLike: TypeAlias = (

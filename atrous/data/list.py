@@ -17,7 +17,7 @@ from atrous.data.label_space import LabelSpace
 from atrous.data.naming import named_space, names_by_value, with_things
 from atrous.data.pairing import LOSSY_SUFFIXES, Pair, complain
 from atrous.errors import DataError, listing
-from atrous.files import composed, on_disk, user_path
+from atrous.files import composed, on_disk, require_regular, user_path
 from atrous.types import Color, Sample
 
 NAMES, COLORS = "_names.txt", "_colors.txt"
@@ -81,6 +81,7 @@ def is_root(folder: Path) -> bool:
 
 def _is_list(root: Path, path: Path) -> bool:
     with suppress(DataError, OSError):
+        require_regular(path)
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             entry = _entry(path, _Line(1, file.readline(MOST_CHARACTERS).strip()))
         return (root / entry.image).is_file() and (root / entry.label).is_file()

@@ -12,7 +12,8 @@ from atrous.data.contract import DataConfig, require_root
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import one_line, renamed, with_things
 from atrous.errors import ConfigError, DataError, listing
-from atrous.trees import TreeError, decoded, parse_json
+from atrous.files import require_regular
+from atrous.trees import TreeError, read_json
 
 INDEX = "index.json"
 Kind = Literal["shards", "tfrecord"]
@@ -65,8 +66,10 @@ class Index(Row):
 
 def is_packed(folder: Path, kind: Kind) -> bool:
     """Whether the folder holds what `atrous pack` has written, of this kind: reading it tells if it is damaged."""
-    with contextlib.suppress(OSError), (folder / INDEX).open("rb") as file:
-        return re.match(rb'\s*{\s*"format"\s*:\s*"%s"' % kind.encode(), file.read(100)) is not None
+    with contextlib.suppress(OSError):
+        require_regular(folder / INDEX)
+        with (folder / INDEX).open("rb") as file:
+            return re.match(rb'\s*{\s*"format"\s*:\s*"%s"' % kind.encode(), file.read(100)) is not None
     return False
 
 
@@ -74,7 +77,7 @@ def read_index(folder: Path) -> Index:
     """Raises DataError for one that is damaged, FileNotFoundError if there is none."""
     path = folder / INDEX
     try:
-        return Index.model_validate(parse_json(decoded(path.read_bytes())))
+        return Index.model_validate(read_json(path))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} does not exist: {folder} holds nothing that `atrous pack` finished") from error
     except TreeError as error:

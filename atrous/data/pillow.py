@@ -1,10 +1,8 @@
 """Opens image files with Pillow: its limits set, its gaps closed, its complaints made lines that name the file."""
 
-import errno
 import logging
 import os
 import re
-import stat
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ import PIL.Image
 from PIL import TiffImagePlugin
 
 from atrous.errors import ConfigError, DataError
+from atrous.files import require_regular
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs is in our complaint too
 
@@ -24,8 +23,6 @@ _WHITE_IS_ZERO, _SIGNED, _IS_NO_PAGE = 0, 2, 0b101  # a smaller copy, or a trans
 _SAMPLE_FORMATS = {1: "whole numbers", 2: "signed numbers", 3: "floats"}
 _PARTS = {"TIFF": "pages", "GIF": "frames", "PNG": "frames", "WEBP": "frames", "AVIF": "frames"}  # not MPO: photos
 _ADVICE = {"pages": "save each page as a file of its own", "frames": "save the frame that you mean as a PNG"}
-_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
-
 # Pillow keeps the high byte of colours with 16 bits. Told the other byte order, it takes the low one: mode and raw
 # mode, by the raw mode of the high bytes.
 _NATIVE, _SWAPPED = ("L", "B") if sys.byteorder == "little" else ("B", "L")
@@ -87,15 +84,6 @@ def name_of(source: Path | BinaryIO) -> str:
         return str(source)
     name = getattr(source, "name", None)
     return name if isinstance(name, str) else f"in memory ({type(source).__name__})"
-
-
-def require_regular(path: Path) -> None:
-    """Refuse what isn't a file, after links: to open a pipe would wait for its other end. Raises OSError."""
-    kind = stat.S_IFMT(path.stat().st_mode)
-    if kind == stat.S_IFDIR:
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if kind != stat.S_IFREG:
-        raise OSError(errno.EINVAL, f"it is {_KINDS.get(kind, 'no regular file')}, not a file", str(path))
 
 
 def _load(file: BinaryIO, name: str, check: Callable[[PIL.Image.Image], object]) -> Loaded:

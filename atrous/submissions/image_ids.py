@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import PIL.Image
 
-from atrous.data.pillow import orientation_of, require_regular
+from atrous.data.pillow import orientation_of
 from atrous.errors import ConfigError, DataError
 from atrous.submissions.contract import Format
 from atrous.trees import TreeError, read_json
@@ -31,7 +31,6 @@ class ImageList(NamedTuple):
 def read_list(path: Path, form: Format) -> ImageList:
     """A JSON with `images`, as COCO's image_info_test-dev2017.json. Raises OSError, or DataError with the path."""
     try:
-        require_regular(path)
         tree = read_json(path)
     except OSError as error:
         raise OSError(error.errno, f"cannot read the list of images {path}: {error.strerror}") from error

@@ -1,5 +1,6 @@
 """data.format=auto: what folders are taken for, and what is said."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,3 +118,29 @@ def test_a_folder_above_or_below_is_pointed_to(tmp_path: Path) -> None:
             atrous.data.recognised(folder)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         atrous.data.recognised(tmp_path / "nowhere")
+
+
+PIPES = ("a.json", "instances_train.json", "panoptic_train.json", "annotations.xml", "index.json", "train.txt")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_no_dataset(tmp_path: Path) -> None:
+    """To open one would wait for its other end, in the folder itself and in those around it."""
+    for place in (tmp_path, tmp_path / "below"):
+        place.mkdir(exist_ok=True)
+        for name in PIPES:
+            os.mkfifo(place / name)
+    with pytest.raises((DataError, OSError)) as caught:
+        layout = atrous.data.recognised(tmp_path)
+        atrous.data.samples(atrous.data.FORMATS[layout].config(format=layout, root=tmp_path), "train")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("layout", [name for name, row in atrous.data.FORMATS.items() if row.is_root])
+def test_no_layout_waits_for_a_pipe(tmp_path: Path, layout: str) -> None:
+    for name in PIPES:
+        os.mkfifo(tmp_path / name)
+    row = atrous.data.FORMATS[layout]
+    assert row.is_root is not None
+    assert row.is_root(row.config(format=layout, root=tmp_path), tmp_path) in (True, False)
