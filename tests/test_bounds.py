@@ -147,7 +147,7 @@ HOLES: list[tuple[str, Any, str]] = [
     ("training.data.root", "a\0b", r"root is a\x00b, which is not text"),
     ("results", [1], "results is a list, not a mapping"),
     ("results", 5, "results is a number, not a mapping"),
-    ("origin", None, "origin is NoneType, not a mapping"),
+    ("origin", None, "origin is nothing, not a mapping"),
     ("decode", {"x" * 10**5: 1}, "decode"),
 ]
 

@@ -235,7 +235,7 @@ def model_of_two_classes(folder: Path) -> Path:
 
 REFUSED = (
     (["model.output_stride=8"], "model: only settings of data, evaluate and decode apply here"),
-    (["data.format=camvid", "data.root=nowhere"], "is 8, but the label space has 11 classes"),
+    (["data.format=ade20k", "data.root=nowhere"], "is 8, but the label space has 150 classes"),
     (["data.names=sky,building,road,pavement,tree,pole,car,person"], "class 4 is 'vegetation' in {path} but 'tree'"),
     (["data.val=nowhere"], "nowhere"),
     (["evaluate.scales=[]"], "evaluate.scales"),

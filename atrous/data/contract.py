@@ -28,6 +28,8 @@ MOST = 200  # folders below it
 Names = (
     Annotated[dict[int, str], Field(max_length=MAX_CLASSES)] | Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES)]
 )
+Value = Annotated[int, Field(ge=0, le=2**16 - 1)]  # in a label file
+Merged = Annotated[tuple[str | Value, ...], Field(max_length=MAX_CLASSES)] | str | Value
 
 
 class DataConfig(Settings):
@@ -45,7 +47,7 @@ class DataConfig(Settings):
     """Class names, as a list or {label value: name}; none: as the layout defines them."""
     things: Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES)] | None = None
     """Names of the classes whose objects are counted, for panoptic models; none: as the layout defines them."""
-    map: Annotated[dict[str, tuple[str | int, ...] | str | int], Field(max_length=MAX_CLASSES)] | None = None
+    map: Annotated[dict[str, Merged], Field(max_length=MAX_CLASSES)] | None = None
     """Several classes as one: {new name: [names or label values]}; the others stay. None: no class changes."""
     ignore: int | None = None
     """Label value that counts neither in the loss nor in a score; none: as the layout defines it."""

@@ -36,7 +36,7 @@ class Config(DataConfig):
     format: Literal["mix"] = "mix"
     parts: Annotated[dict[str, dict[str, Any]], Field(max_length=100, default_factory=dict)]
     """The settings of each dataset by a name of your own, with its `weight`, if the parts have one."""
-    validate_on: tuple[str, ...] | None = None
+    validate_on: Annotated[tuple[str, ...], Field(max_length=100)] | None = None
     """The names of the datasets to validate on; none: all."""
 
 
