@@ -112,7 +112,7 @@ class Measured(NamedTuple):
 
 
 def is_stored(path: Path) -> bool:
-    """Whether a path holds predictions: a JSON file, told by its content, or a folder that `atrous predict` wrote."""
+    """Whether a path holds predictions: a .json file with JSON in it, or a folder that `atrous predict` wrote."""
     if path.is_dir():
         return (path / PNGS).is_dir() and (path / SEGMENTS).is_dir()
     if path.suffix.lower() != ".json" or not path.is_file():

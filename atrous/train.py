@@ -206,7 +206,7 @@ def in_steps(config: Config, world: World) -> Config:
     """The config with its length in steps; the images are counted only where it is given in epochs."""
     if config.train.epochs is None:
         return config
-    num_images = len(data.samples(config.data, config.data.train))
+    num_images = len(splits_of(config)[0])
     return configs.in_steps(config, num_images, images_of_step(config.train, world))
 
 
@@ -638,9 +638,9 @@ def validate(
     run_folder.log(
         run, {"step": at.step, "scores": figures.to_tree()["scores"], "classes": figures.table.first_column()}
     )
-    if score > at.best and run.is_writer:
-        candidate.with_header(results={"step": at.step, **evaluation.to_tree()}).save(run.best)
     is_better = score > at.best
+    if is_better and run.is_writer:
+        candidate.with_header(results={"step": at.step, **evaluation.to_tree()}).save(run.best)
     at = at._replace(validation=at.step, best=max(at.best, score), stale=0 if is_better else at.stale + 1)
     run_folder.write_state(run, snapshot(learner, at))
     return at
