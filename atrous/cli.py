@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from atrous import __version__
-from atrous.errors import AtrousError, AtrousWarning, ConfigError, DataError, ProcessDied, out_of_memory, text_of
+from atrous.errors import (
+    AtrousError,
+    AtrousWarning,
+    ConfigError,
+    DataError,
+    ProcessDied,
+    listing,
+    out_of_memory,
+    text_of,
+)
 from atrous.interrupt import Interrupted, StopFlag, ignore_signals, stop_signals
 from atrous.terminal import printable
 
@@ -204,16 +213,29 @@ def check(
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
     """Read every image and label, and say what is wrong. Exit code 0: nothing, or only notes; 1: findings."""
-    from atrous.check.run import check
+    from atrous.check.run import check, check_each
+    from atrous.check.sources import sources_in
 
+    settings, ignored = overrides or [], ignore or []
     pages = (json or (out and out / "check.json"), html or (out and out / "check.html"))
+    sources = sources_in(data, settings)
+    if len(sources) > 1 and (fix or any(pages)):
+        raise ConfigError(
+            f"{data} holds {len(sources)} datasets: name one of them for --json, --html, --out or --fix: "
+            f"{listing(sources)}"
+        )
     for path in filter(None, pages):
         _require_writable(path)
-    checkup = check(
-        data, overrides or [], json_path=pages[0], page_path=pages[1], fix=fix, ignore=ignore or [], workers=workers
-    )
-    if not checkup.is_clean:
-        raise typer.Exit(1)
+    if fix is None and not any(pages) and sources != [data]:
+        checkups = check_each(sources, settings, ignore=ignored, workers=workers)
+        code = 2 if None in checkups else int(not all(one and one.is_clean for one in checkups))
+    else:
+        checkup = check(
+            sources[0], settings, json_path=pages[0], page_path=pages[1], fix=fix, ignore=ignored, workers=workers
+        )
+        code = int(not checkup.is_clean)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command(short_help="measure a model on labelled images")

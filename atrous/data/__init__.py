@@ -260,6 +260,14 @@ def recognised(root: Path) -> str:
     raise DataError(f"data.root: {root} has no layout that is known (see docs/data.md, Layouts){advice}")
 
 
+def datasets_below(root: Path) -> Sequence[Path]:
+    """The datasets in a folder that is none itself, nor may be; those inside others left out."""
+    if _likely(root):
+        return []
+    near = near_roots(root, lambda folder: len(_likely(folder)) == 1, below_first=True)
+    return [folder for folder in near if folder.is_relative_to(root)]
+
+
 def _likely(root: Path) -> Sequence[str]:
     """The layouts that a folder may have. What reads like `folder` and like another is the other, unless it says so."""
     names = formats_of(root)

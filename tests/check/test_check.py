@@ -468,3 +468,42 @@ def test_labels_of_colours_without_names_can_t_be_checked(tmp_path: Path) -> Non
         PIL.Image.open(path).convert("RGB").save(path)
     with pytest.raises(DataError, match=r"write a classes\.yaml with the lines"):
         check(str(root), console=QUIET)
+
+
+# ---- a folder of datasets
+
+
+def test_the_datasets_in_a_folder_are_checked_one_after_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (write_clean(tmp_path / "all" / name) for name in ("one", "other"))
+    assert cli.run(["check", str(tmp_path / "all"), "--workers", "0"]) == 0
+    output = capsys.readouterr().out
+    assert output.index(str(one)) < output.index(str(other)) and output.count("nothing found") == 2
+    change(label(one), painted(broken.MANY, 77))
+    assert cli.run(["check", str(tmp_path / "all"), "--workers", "0"]) == 1
+    output = capsys.readouterr().out
+    assert "values-outside" in output and output.count("nothing found") == 1
+
+
+def test_a_dataset_that_cannot_be_read_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (write_clean(tmp_path / "all" / name) for name in ("one", "other"))
+    (one / "classes.yaml").write_text("names: [")
+    assert cli.run(["check", str(tmp_path / "all"), "--workers", "0"]) == 2
+    output = capsys.readouterr()
+    assert (
+        "can't be checked" in output.out + output.err and "nothing found" in output.out[output.out.index(str(other)) :]
+    )
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--out", "--fix"])
+def test_files_are_written_for_one_dataset_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    one, other = (write_clean(tmp_path / "all" / name) for name in ("one", "other"))
+    assert cli.run(["check", str(tmp_path / "all"), option, str(tmp_path / "written"), "--workers", "0"]) == 2
+    error = capsys.readouterr().err
+    assert f"holds 2 datasets: name one of them for --json, --html, --out or --fix: {one}, {other}" in error
+    assert not (tmp_path / "written").exists()
