@@ -74,7 +74,7 @@ def check_each(
     workers: int = 0,
     console: Console | None = None,
 ) -> list[Checkup | None]:
-    """Check several folders, one after another, and print the findings; None for one that can't be read, which is said."""
+    """Check several folders, one after another, and print the findings; None for one that can't be read."""
     console = console or terminal.console()
     checkups: list[Checkup | None] = []
     for source in sources:

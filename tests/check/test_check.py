@@ -17,6 +17,7 @@ from atrous.check.run import check
 from atrous.errors import AtrousError, ConfigError, DataError
 from tests.check import broken
 from tests.check.broken import change, image, label, painted, read, save, write_clean
+from tests.data.conftest import ROAD, write_coco, write_coco_panoptic
 from tests.runs import QUIET
 
 
@@ -297,6 +298,61 @@ def test_a_damaged_file_of_outlines_is_named(root: Path) -> None:
     path.write_text(path.read_text()[:-40])
     with pytest.raises(DataError, match=rf"^{re.escape(str(path))}: not XML"):
         check(str(path.parent), console=QUIET)
+
+
+# ---- ids of COCO's files
+
+
+def changed_ids(path: Path, **changes: object) -> None:
+    """A row that ends each list, made of the first one and the changes; its place is told by the list's name."""
+    tree = json.loads(path.read_text())
+    for key, new in changes.items():
+        tree[key].append({**tree[key][0], **(new if isinstance(new, dict) else {})})
+    path.write_text(json.dumps(tree))
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding", "items"),
+    [
+        ({"images": {}}, "repeated-ids", {"1"}),
+        ({"images": {"file_name": "b.png"}}, "repeated-ids", {"1"}),
+        ({"annotations": {}}, "repeated-ids", {"1"}),
+        ({"categories": {"name": "lorry"}}, "repeated-ids", {"7"}),
+        ({"annotations": {"id": 5, "image_id": 9}}, "unlisted-ids", {"image_id 9"}),
+        ({"annotations": {"id": 5, "category_id": 9}}, "unlisted-ids", {"category_id 9"}),
+    ],
+)
+def test_ids_of_coco_instances_that_leave_open_what_is_meant_are_findings(
+    tmp_path: Path, changes: dict[str, object], finding: str, items: set[str]
+) -> None:
+    write_coco(tmp_path)
+    changed_ids(tmp_path / "annotations" / "instances_train2017.json", **changes)
+    checkup = check(str(tmp_path), ["data.val=train"], console=QUIET)
+    by_name = {one.name: {item.name for item in one.items} for one in checkup.findings}
+    assert by_name[finding] == items and {"repeated-ids", "unlisted-ids"} & by_name.keys() == {finding}
+    assert not checkup.is_clean and checkup.images == {"train": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding", "items"),
+    [
+        ({"images": {}}, "repeated-ids", {"0"}),
+        ({"annotations": {}}, "repeated-ids", {"0", "a.png"}),
+        ({"annotations": {"file_name": "b.png"}}, "repeated-ids", {"0", "b.png"}),
+        ({"categories": {}}, "repeated-ids", {str(ROAD)}),
+        ({"annotations": {"file_name": "c.png", "image_id": 9}}, "unlisted-ids", {"9"}),
+        ({"images": {"id": 5, "file_name": "c.jpg"}}, "images-without-label", {"c.jpg"}),
+    ],
+)
+def test_ids_of_coco_panoptic_that_leave_open_what_is_meant_are_findings(
+    tmp_path: Path, changes: dict[str, object], finding: str, items: set[str]
+) -> None:
+    write_coco_panoptic(tmp_path)
+    changed_ids(tmp_path / "annotations" / "panoptic_train2017.json", **changes)
+    checkup = check(str(tmp_path), ["data.val=train"], console=QUIET)
+    by_name = {one.name: {item.name for item in one.items} for one in checkup.findings}
+    assert by_name[finding] == items
+    assert not checkup.is_clean and checkup.images == {"train": 2}
 
 
 # ---- things
