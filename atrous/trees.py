@@ -259,7 +259,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
 def parse_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
     """Raises TreeError for what is not JSON, has a key twice, is nested too deep, or has numbers too large."""
     try:
-        tree = json.loads(text, object_pairs_hook=_mapping)
+        tree = json.loads(text, object_pairs_hook=_with_each_key_once)
     except RecursionError:
         raise TreeError(f"more than {MAX_DEPTH} levels of nesting") from None
     except TreeError:
@@ -270,7 +270,7 @@ def parse_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
     return tree
 
 
-def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)

@@ -68,9 +68,10 @@ def test_findings_exit_with_1_and_notes_with_0(root: Path, capsys: pytest.Captur
 def test_what_cannot_be_read_exits_with_2_in_one_line(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    places = {name: tmp_path / name for name in ("empty", "flat", "data.tar.gz")}
+    deep = tmp_path / "a" / "b" / "c"  # folders of other tests must not be what is meant
+    places = {name: deep / name for name in ("empty", "flat", "data.tar.gz")}
     for folder in (places["empty"], places["flat"]):
-        folder.mkdir()
+        folder.mkdir(parents=True)
     save(places["flat"] / "a.png", np.zeros((4, 4), np.uint8))
     places["data.tar.gz"].write_bytes(b"anything")
     names = {"root": root, "archive": places["data.tar.gz"], **places}
