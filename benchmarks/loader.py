@@ -56,7 +56,7 @@ Job = Callable[[int], object]  # the number of an image -> its crop
 def albumentations_job(dataset: str, reading: str, files: Sequence[tuple[str, str]]) -> Job:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     import albumentations as A  # type: ignore[import-not-found]
-    import cv2  # type: ignore[import-not-found]
+    import cv2
 
     cv2.setNumThreads(0)
     crop = DATA[dataset].crop
@@ -75,7 +75,8 @@ def albumentations_job(dataset: str, reading: str, files: Sequence[tuple[str, st
 
     def read(number: int) -> tuple[Any, Any]:
         image, label = files[number % len(files)]
-        pixels = cv2.cvtColor(cv2.imread(image), cv2.COLOR_BGR2RGB)
+        pixels: Any = cv2.imread(image)
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
         return pixels, cv2.LUT(_indices(label), table)
 
     decoded = [read(number) for number in range(4)] if reading == "transforms" else []
