@@ -38,7 +38,7 @@ from atrous.data.label_space import LabelSpace
 from atrous.data.loader import Augment, Augmented, Read, Stream, missing_fields, training_batches
 from atrous.data.overlap import shared_images
 from atrous.data.survey import Split, Survey
-from atrous.data.transforms import augment
+from atrous.data.transforms import augment, require_packages
 from atrous.data.workers import require_guarded_script
 from atrous.distributed import World
 from atrous.environment import environment
@@ -218,6 +218,7 @@ def splits_of(config: Config) -> tuple[Sequence[Sample], Sequence[Sample]]:
 
 def trainable(config: Config, world: World) -> tuple[LabelSpace, tuple[Sequence[Sample], Sequence[Sample]]]:
     """The classes and the splits of the data. What would fail, or be silently wrong, after hours is refused now."""
+    require_packages(config.augment)
     space, splits = data.label_space(config.data), splits_of(config)
     distributed.require_same(repr(settings_of_all(config)), "the settings")
     distributed.require_same(" and ".join(str(len(samples)) for samples in splits), "the numbers of images")
@@ -866,6 +867,7 @@ def show_augmentation(config: Config, path: Path, *, number: int = NUM_SHOWN, co
     """
     path = user_path(path)
     require_picture(path)
+    require_packages(config.augment)
     console, task = console or terminal.console(), TASKS[task_of(config.model)]
     space, samples = data.label_space(config.data), data.samples(config.data, config.data.train)
     evaluate.require_fields(samples, task, config)
