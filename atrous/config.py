@@ -63,8 +63,8 @@ class TrainConfig(Settings):
     """Weight of the newest batch in the statistics of batch norms; none: each layer's own."""
     init: str | None = None
     """Begin with the weights of this model file, or of anything that `atrous convert` reads."""
-    reuse: Literal["all", "all_but_logits", "backbone"] = "all"
-    """Which weights of `init` to take; all_but_logits where the classes differ."""
+    reuse: Literal["all", "all_but_logits", "backbone", "matching"] = "all"
+    """Which weights of `init` to take; all_but_logits where the classes differ, matching for whatever fits."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of averaged weights, which are then evaluated and saved, such as 0.999; none: no averaging."""
     save_every: Count = 500

@@ -22,8 +22,8 @@ from atrous import (
     model_file,
     models,
     optim,
+    pretrained,
     report,
-    reuse,
     run_folder,
     segmenter,
     terminal,
@@ -136,6 +136,8 @@ def train(
         # The data, and what its labels mean.
         space, splits = trainable(config, world)
         opening, source = compared(opening, run, space, splits, is_accepted=accept_changed_data)
+        # The network, new or as it was saved; the model to validate and save; the objective to minimise.
+        learner, reused = build(config, space, splits[0], source, world, console, is_new=opening.state is None)
         surveys = surveys_of(
             run,
             config,
@@ -147,9 +149,6 @@ def train(
             stop,
             is_old=opening.state is not None and not accept_changed_data,
         )
-
-        # The network, new or as it was saved; the model to validate and save; the objective to minimise.
-        learner, reused = build(config, space, source, world, is_new=opening.state is None)
         at = restore(opening.state, learner, run)
         candidate = segmenter_of(learner, config, space)
         objective = objective_of(learner.model, config, space, surveys.get("train"), world)
@@ -338,13 +337,20 @@ def stored_space(state: State, run: RunFolder) -> LabelSpace | None:
 
 
 def build(
-    config: Config, space: LabelSpace, source: Source, world: World, *, is_new: bool
+    config: Config,
+    space: LabelSpace,
+    samples: Sequence[Sample],
+    source: Source,
+    world: World,
+    console: Console,
+    *,
+    is_new: bool,
 ) -> tuple[Learner, Reused | None]:
-    """The network with its initial weights; a resumed run does not read those of `train.init` again."""
+    """The network with its initial weights; a resumed run does not read those that it began with again."""
     settings = config.train
     torch.manual_seed(settings.seed)
     model = models.build(config.model, space.num_classes).to(world.device)
-    reused = reuse.reuse(model, settings.init, settings.reuse) if settings.init is not None and is_new else None
+    reused = pretrained.begin(model, config, samples, console) if is_new else None
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optim.build(model, config.optim, model.logit_modules)
     averaged = copy.deepcopy(model) if settings.ema else None

@@ -1,8 +1,8 @@
 """What a backbone is: normalised images in, named feature maps out; and what all configs share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any, ClassVar, get_args
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple, get_args
 
 from torch import Tensor, nn
 
@@ -13,6 +13,23 @@ from atrous.types import RGB
 # The stride of each feature map on the image, unless the output stride is smaller.
 STRIDES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32, "low_level": 4, "low_level_8": 8, "low_level_16": 16}
 OUTPUT_STRIDES = (8, 16, 32)
+
+
+class Pretrained(NamedTuple):
+    """Weights of a backbone by the names of its own state, and what their images were normalised with, in 0..255."""
+
+    weights: Mapping[str, Tensor]
+    mean: RGB
+    std: RGB
+
+
+class ImageNet(NamedTuple):
+    """Where the weights of a backbone that were trained on ImageNet come from: `source` or `load`, or nowhere."""
+
+    source: str | None = None  # anything that `atrous convert` reads, such as zoo:NAME
+    load: Callable[[], Pretrained] | None = None  # of another package, which fetches and keeps them itself
+    name: str = ""  # what `load` reads, for people
+    advice: str = ""  # where there are none: with which settings of this network there would be
 
 
 class BackboneConfig(Settings):
@@ -27,6 +44,11 @@ class BackboneConfig(Settings):
     def output_strides(self) -> tuple[int, ...]:
         """The possible output strides."""
         return OUTPUT_STRIDES
+
+    @property
+    def imagenet(self) -> ImageNet:
+        """Where `model.pretrained=imagenet` takes the weights of this network from."""
+        return ImageNet()
 
     @property
     def head_activation(self) -> Activation:

@@ -26,7 +26,7 @@ SourceLike: TypeAlias = str | Path | Arrays  # a path, `zoo:NAME`, or arrays by 
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 PYTORCH = (".pth", ".pt", ".pth.tar")
-ZOO, ZOO_SYSTEM = "zoo:", "tf_deeplab"
+ZOO = "zoo:"
 CHECKPOINT = re.compile(r"\.index$|\.data-\d+-of-\d+$")
 KINDS = ("a checkpoint's prefix, .index or folder", "a frozen graph (.pb)", ".tflite", *PYTORCH, *ARCHIVES, "zoo:NAME")
 ARRAYS = "the arrays"  # their label in messages
@@ -51,10 +51,10 @@ def open_source(source: SourceLike, system: str | None, options: OptionTree, con
 
 def _from_zoo(name: str, system: str | None, options: OptionTree, console: Console | None) -> Source:
     model = zoo.find(name)
-    if system not in (None, ZOO_SYSTEM):
-        raise ConfigError(f"system={system}: all models of the zoo are of {ZOO_SYSTEM}")
+    if system not in (None, model.system):
+        raise ConfigError(f"system={system}: {name} of the zoo is of {model.system}")
     archive = zoo.fetch(model.name, progress=console)
-    return Source(read(archive), ZOO_SYSTEM, {**model.options, **options})
+    return Source(read(archive), model.system, {**model.options, **options})
 
 
 def _checked_arrays(source: Arrays) -> Arrays:

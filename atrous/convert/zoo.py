@@ -1,6 +1,7 @@
-"""The released models of TensorFlow DeepLab: their archives, their published results, and the flags they need."""
+"""Released models: those of TensorFlow DeepLab with their published results and flags, and weights for ImageNet."""
 
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from atrous.errors import ConfigError
 from atrous.files import user_path
 
 BASE_URL = "http://download.tensorflow.org/models/"  # as published; https may not exist
+SLIM_URL = "https://storage.googleapis.com/mobilenet_v2/checkpoints/"  # TF-slim's MobileNetV2
 
 Option = bool | float | str | tuple[int, ...]
 
@@ -33,13 +35,21 @@ class ZooModel(NamedTuple):
     """One archive. `options` are the flags that its weights don't show, for the first result."""
 
     name: str
-    archive: str  # the file's name, without .tar.gz
+    archive: str  # the file's name, without its suffix
     megabytes: float | None  # as published
     dataset: str
     trained_on: tuple[str, ...]
     options: dict[str, Option]
     results: tuple[Result, ...] = ()
     note: str = ""
+    base_url: str = BASE_URL
+    suffix: str = ".tar.gz"
+    system: str = "tf_deeplab"  # a row of SYSTEMS
+    sha256: str = ""  # of the file, or its beginning, where it was published
+
+    @property
+    def file(self) -> str:
+        return f"{self.archive}{self.suffix}"
 
 
 TO_1_25 = (0.75, 1.0, 1.25)
@@ -325,6 +335,19 @@ MODELS: tuple[ZooModel, ...] = (
         ("ImageNet",),
         {**IMAGENET, "model_variant": "resnet_v1_101_beta", **BETA_GRID},
     ),
+    *(
+        ZooModel(
+            f"mobilenet_v2_{width}_imagenet",
+            f"mobilenet_v2_{width}_224",
+            None,
+            "imagenet",
+            ("ImageNet",),
+            {**IMAGENET, "model_variant": "mobilenet_v2", "depth_multiplier": width, "divisible_by": 8},
+            base_url=SLIM_URL,
+            suffix=".tgz",
+        )
+        for width in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+    ),
 )
 ZOO: dict[str, ZooModel] = {model.name: model for model in MODELS}
 
@@ -341,8 +364,8 @@ def fetch(
     ConversionError for an archive that doesn't match its recorded hash, and OSError as `download` does.
     """
     model = find(name)
-    base = base_url or os.environ.get("ATROUS_ZOO") or BASE_URL
-    path = (cache or cache_folder()) / f"{model.archive}.tar.gz"
+    base = base_url or os.environ.get("ATROUS_ZOO") or model.base_url
+    path = (cache or cache_folder()) / model.file
     download(f"{base.rstrip('/')}/{path.name}", path, progress)
     return path
 
@@ -352,7 +375,7 @@ def find(name: str) -> ZooModel:
     if name in ZOO:
         return ZOO[name]
     names = {alias.lower(): model.name for model in MODELS for alias in (model.archive, model.name)}
-    close = get_close_matches(name.lower().removesuffix(".tar.gz"), names, n=3, cutoff=0.5)
+    close = get_close_matches(re.sub(r"\.(tar\.gz|tgz)$", "", name.lower()), names, n=3, cutoff=0.5)
     nearest = list(dict.fromkeys(names[alias] for alias in close)) or list(ZOO)
     kind = "nearest" if close else "known"
     raise ConfigError(f"no model of the zoo is called {name!r}; {kind}: {', '.join(nearest)}")
