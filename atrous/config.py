@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from atrous import other_words, trees
-from atrous.backbones import BACKBONES, BackboneConfig
+from atrous.backbones import BACKBONES, PREFIXES, BackboneConfig
 from atrous.data import FORMATS, AnyDataConfig, description, recognised
 from atrous.data.transforms import AugmentConfig
 from atrous.errors import ConfigError, warn_once
@@ -42,6 +42,17 @@ KINDS: dict[str, tuple[str, Mapping[str, type[Settings]]]] = {
     "model.backbone": ("name", {name: backbone.Config for name, backbone in BACKBONES.items()}),
     "data": ("format", {name: layout.config for name, layout in FORMATS.items()}),
 }
+PREFIXED: dict[str, Mapping[str, type[Settings]]] = {  # further kinds, by how their names begin, such as timm:resnet50
+    "model.backbone": {prefix: backbone.Config for prefix, backbone in PREFIXES.items()},
+}
+
+
+def kind_named(section: str, name: object) -> type[Settings] | None:
+    """The settings of a section of this kind; None if there is no such kind."""
+    if section not in KINDS or not isinstance(name, str):
+        return None
+    others = PREFIXED.get(section, {}).items()
+    return KINDS[section][1].get(name) or next((kind for prefix, kind in others if name.startswith(prefix)), None)
 
 
 class TrainConfig(Settings):
@@ -323,11 +334,12 @@ def _flow_mapping(text: str) -> Any:  # noqa: ANN401 - any YAML value
 
 
 def _of_kind(section: str, old: Tree, new: Tree) -> Tree:
-    key, kinds = KINDS.get(section, ("", {}))
-    kind = new.get(key)
-    if kind == old.get(key) or not isinstance(kind, str) or kind not in kinds:
+    key, _ = KINDS.get(section, ("", {}))
+    name = new.get(key)
+    kind = kind_named(section, name)
+    if kind is None or name == old.get(key):
         return old
-    return {name: value for name, value in old.items() if name in kinds[kind].model_fields}
+    return {field: value for field, value in old.items() if field in kind.model_fields}
 
 
 def in_steps(config: Config, num_images: int, images_per_step: int) -> Config:
@@ -546,9 +558,9 @@ def _keys_within(section: str, field: FieldInfo, part: Any) -> Iterator[str]:  #
 
 
 def _kind_of(section: str, field: FieldInfo, part: Any) -> type[Settings] | None:  # noqa: ANN401 - any YAML value
-    key, kinds = KINDS[section]
+    key, _ = KINDS[section]
     default = field.default.name if isinstance(field.default, BackboneConfig) else ""
-    return kinds.get(str(part.get(key, default) if isinstance(part, dict) else part or default))
+    return kind_named(section, str(part.get(key, default) if isinstance(part, dict) else part or default))
 
 
 def nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from atrous.config import KINDS, Config, kinds_of_task, nearest
+from atrous.config import KINDS, PREFIXED, Config, kinds_of_task, nearest
 from atrous.errors import ConfigError
 from atrous.settings import MAX_COUNT, Settings, members
 from atrous.tasks import TASKS
@@ -66,7 +66,7 @@ def sections() -> dict[str, Kinds]:
 
 def _kinds_of_section(name: str) -> Kinds:
     if name in KINDS:
-        return tuple(KINDS[name][1].values())
+        return tuple(dict.fromkeys([*KINDS[name][1].values(), *PREFIXED.get(name, {}).values()]))
     by_task = (kinds_of_task(task) for task in TASKS)
     return tuple(kinds[name] for kinds in by_task if name in kinds)
 

@@ -45,6 +45,7 @@ from atrous.environment import environment
 from atrous.errors import AtrousError, ConfigError, DataError, ModelFileError, ProcessDied, listing
 from atrous.files import prepare_output, user_path, write_atomically
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
+from atrous.layers.synchronized import synchronized
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
 from atrous.progress import Progress, say
@@ -363,8 +364,7 @@ def spread(model: Model, config: Config, world: World) -> nn.Module:
     if world.size == 1:
         return model
     if world.device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        return Parallel(model, device_ids=[world.device.index])
+        return Parallel(synchronized(model), device_ids=[world.device.index])
     return Parallel(model)
 
 

@@ -1,7 +1,9 @@
 """What several tests share: a model small enough to train in a second, a finished run of it, datasets on disk."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,11 +58,30 @@ TINY = (
 settings.register_profile("atrous", deadline=None)
 settings.load_profile("atrous")
 
+OPERATORS = torch.library.Library("torchvision", "FRAGMENT")  # a definition lives as long as this
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """A second thread costs the tests' small tensors more than it saves, and on one thread sums are reproducible."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def timm() -> Any:  # noqa: ANN401 - a module that need not be installed
+    """timm, also beside a torchvision whose compiled part doesn't load: timm needs no more than its operators' names."""
+    return imported_timm()
+
+
+def imported_timm() -> Any:  # noqa: ANN401
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for operator in ("nms", "qnms"):
+            OPERATORS.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    except ImportError:
+        pass
+    return pytest.importorskip("timm", reason="timm is not installed: pip install '.[timm]'")
 
 
 @pytest.fixture

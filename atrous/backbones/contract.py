@@ -35,6 +35,8 @@ class ImageNet(NamedTuple):
 class BackboneConfig(Settings):
     """The settings that all backbones share; a family narrows `name` to its networks and adds its own."""
 
+    prefix: ClassVar[str] = ""  # of a family without a table: what the names of its networks begin with
+
     name: str
     """The network; `atrous recipes --settings model.backbone` lists them all."""
     bounded: bool = False
