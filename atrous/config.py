@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -72,7 +72,7 @@ class TrainConfig(Settings):
     """frozen: keep the statistics of the batch norms, for small batches; scales and shifts still learn."""
     batch_norm_momentum: float | None = Field(None, gt=0, le=1)
     """Weight of the newest batch in the statistics of batch norms; none: each layer's own."""
-    init: str | None = None
+    init: Annotated[str, Field(min_length=1)] | None = None
     """Begin with the weights of this model file, or of anything that `atrous convert` reads."""
     reuse: Literal["all", "all_but_logits", "backbone", "matching"] = "all"
     """Which weights of `init` to take; all_but_logits where the classes differ, matching for whatever fits."""
@@ -95,6 +95,10 @@ class TrainConfig(Settings):
 
 
 ALTERNATIVES = {"train.steps": "epochs", "train.epochs": "steps"}  # the field that each one takes the place of
+BEGINNINGS = {  # the same for fields of two sections: what a training begins with
+    ("train", "init"): (("model", "pretrained"),),
+    ("model", "pretrained"): (("train", "init"), ("train", "reuse")),
+}
 
 
 class Config(Settings):
@@ -121,6 +125,17 @@ class Config(Settings):
     @classmethod
     def _of_the_task(cls, settings: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any YAML value
         return section_of_task(settings, info)
+
+    @field_validator("train")
+    @classmethod
+    def _begins_with_one(cls, settings: TrainConfig, info: ValidationInfo) -> TrainConfig:
+        model = info.data.get("model")
+        if settings.init is not None and model is not None and model.pretrained is not None:
+            raise ValueError(
+                f"init={settings.init} and model.pretrained={model.pretrained} both say what the training begins with; "
+                "set one of them"
+            )
+        return settings
 
 
 def section_of_task(settings: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any YAML value
@@ -303,7 +318,7 @@ def merge(below: Tree, above: Tree, section: str = "") -> Tree:
 
     A mapping whose keys are numbers, such as class names, is a single value.
     """
-    merged = dict(below)
+    merged = dict(below) if section else _without_replaced(below, above)
     above = above if section else _recognised(below, above)
     for key, value in above.items():
         place = f"{section}.{key}" if section else key
@@ -313,6 +328,18 @@ def merge(below: Tree, above: Tree, section: str = "") -> Tree:
         is_section = _is_section(old) and _is_section(new)
         merged[key] = merge(_of_kind(place, old, new), new, place) if is_section else value
     return merged
+
+
+def _without_replaced(below: Tree, above: Tree) -> Tree:
+    """`below` without the source of initial weights in whose place `above` sets another."""
+    tree = dict(below)
+    for (section, key), replaced in BEGINNINGS.items():
+        settings = above.get(section)
+        if isinstance(settings, dict) and settings.get(key) not in (None, "none"):
+            for other, name in replaced:
+                old = tree.get(other)
+                tree |= {other: {k: v for k, v in old.items() if k != name}} if isinstance(old, dict) else {}
+    return tree
 
 
 def _is_section(value: Any) -> bool:  # noqa: ANN401 - any YAML value
@@ -400,6 +427,7 @@ EXPLANATIONS = {  # pydantic's type of an error -> what is expected
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
     "string_type": "must be text",
+    "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
     "string_unicode": "must be text of whole characters",
     "invalid_key": "a key must be a name",

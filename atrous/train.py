@@ -447,7 +447,7 @@ def introduce(
     console.print(f"{config.data.format}: {len(samples)} images to learn from, {len(val_samples)} to validate on")
     console.print(f"{start}: {config.train.steps} steps of {images} images, {epochs:.1f} epochs")
     if reused is not None:
-        console.print(reused.describe())
+        pretrained.say_beginning(reused, config, samples, console)
         run_folder.write_reused(run, reused.to_tree())
 
 

@@ -25,12 +25,14 @@ from tests.runs import QUIET
 SHARED = Path(__file__).parents[2] / "shared"
 RECIPE = "synthetic/deeplab_v3plus_tiny"
 SMALL_MODEL = (  # of a DeepLab v3+ with MobileNetV2
+    "model.pretrained=none",
     "model.backbone.depth_multiplier=0.1",
     "model.aspp.channels=8",
     "model.decoder.channels=8",
     "model.decoder.low_level_channels=4",
 )
 SMALL_PANOPTIC = (  # of a Panoptic-DeepLab
+    "model.pretrained=none",
     "model.backbone=resnet_tiny",
     *(
         f"model.{branch}.{name}=8"

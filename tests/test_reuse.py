@@ -3,7 +3,7 @@
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -307,7 +307,7 @@ def test_a_run_can_be_initialised_from_another(finished: RunFolder, tiny: Tiny, 
     expected = atrous.load(finished.best).model.state_dict()
     for name, tensor in atrous.load(second.last).model.state_dict().items():
         torch.testing.assert_close(tensor, expected[name], atol=1e-6, rtol=0, msg=name)
-    assert not finished.reused.exists()
+    assert json.loads(finished.reused.read_text())["source"] == "", "it began with random weights"
 
 
 def test_averaged_weights_are_initialised_from_them_too(tiny: Tiny, street: str, tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_the_command_line(street: str, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 WRONG_SETTINGS = (
-    (("train.reuse=some",), "train.reuse=some: must be 'all', 'all_but_logits' or 'backbone'"),
+    (("train.reuse=some",), "train.reuse=some: must be 'all', 'all_but_logits', 'backbone' or 'matching'"),
     (("train.init=/nowhere/m.safetensors",), "no such model file: /nowhere/m.safetensors"),
     (("train.init=/nowhere/model.ckpt",), "/nowhere/model.ckpt"),
     (("train.init={street}", "model.backbone.depth_multiplier=0.2"), "the backbones differ"),

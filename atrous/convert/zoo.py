@@ -45,7 +45,6 @@ class ZooModel(NamedTuple):
     base_url: str = BASE_URL
     suffix: str = ".tar.gz"
     system: str = "tf_deeplab"  # a row of SYSTEMS
-    sha256: str = ""  # of the file, or its beginning, where it was published
 
     @property
     def file(self) -> str:
@@ -375,7 +374,7 @@ def find(name: str) -> ZooModel:
     if name in ZOO:
         return ZOO[name]
     names = {alias.lower(): model.name for model in MODELS for alias in (model.archive, model.name)}
-    close = get_close_matches(re.sub(r"\.(tar\.gz|tgz)$", "", name.lower()), names, n=3, cutoff=0.5)
+    close = get_close_matches(re.sub(r"\.(tar\.gz|tgz)$", "", name.lower()), names, n=6, cutoff=0.5)
     nearest = list(dict.fromkeys(names[alias] for alias in close)) or list(ZOO)
     kind = "nearest" if close else "known"
     raise ConfigError(f"no model of the zoo is called {name!r}; {kind}: {', '.join(nearest)}")

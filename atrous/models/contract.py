@@ -19,6 +19,7 @@ from atrous.settings import MAX_CLASSES, Scales, Settings, Side
 from atrous.types import RGB, Facts, Outputs
 
 Size = tuple[Side, Side]  # height, width
+PRETRAINED = {"none": None, "imagenet": "imagenet", "false": None, "true": "imagenet"}  # words for what isn't a file
 
 
 class ModelConfig(Settings):
@@ -33,12 +34,12 @@ class ModelConfig(Settings):
     num_classes: int | None = Field(default=None, ge=2, le=MAX_CLASSES)
     """Classes that the network tells apart; none: as many as the data has."""
     pretrained: Annotated[str, Field(min_length=1)] | None = None
-    """Weights that the backbone of a new training begins with: imagenet, or a file as in train.init; none: random."""
+    """What the backbone of a new training begins with: imagenet, or a file as in train.init; none: random weights."""
 
     @field_validator("pretrained", mode="before")
     @classmethod
-    def _none_in_a_word(cls, value: Any) -> Any:  # noqa: ANN401 - any YAML value
-        return None if value == "none" else value
+    def _in_a_word(cls, value: Any) -> Any:  # noqa: ANN401 - any YAML value
+        return PRETRAINED.get(value.lower(), value) if isinstance(value, str) else value
 
     @property
     def architecture(self) -> Self:

@@ -89,11 +89,13 @@ def size(parameters: int) -> str:
 
 
 def initial_weights(config: Config, training: Training) -> str:
-    if config.train.init is None:
+    source = config.train.init or config.model.pretrained
+    if source is None:
         return f"random, seed {config.train.seed}"
-    part = config.train.reuse.replace("_", " ")
+    part = "backbone" if config.train.init is None else config.train.reuse.replace("_", " ")
     some = f": {count(training.num_reused)} weights, {count(training.num_random)} random" if training.source else ""
-    return f"{training.source or config.train.init} ({part}{some})"
+    word = f"{source}, " if source == "imagenet" and training.source else ""
+    return f"{word}{training.source or source} ({part}{some})"
 
 
 def images(facts: RunFacts) -> str:
