@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
-from pydantic import BeforeValidator, Discriminator, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import Discriminator, PlainValidator, SerializeAsAny, TypeAdapter
 
 from atrous.backbones.contract import Backbone, BackboneConfig, read_name
 from atrous.backbones.icnet import ICNetBackbone
@@ -42,13 +42,6 @@ def family_of(name: str) -> type[Backbone] | None:
     return BACKBONES.get(name) or next((family for prefix, family in PREFIXES.items() if name.startswith(prefix)), None)
 
 
-def _read_config(settings: Any, handler: ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401 - any YAML value
-    """The rows are told apart by their names, of which pydantic has a table; others by their prefix."""
-    name = settings.get("name") if isinstance(settings, dict) else getattr(settings, "name", None)
-    family = None if name in BACKBONES else family_of(str(name))
-    return family.Config.model_validate(settings) if family else handler(settings)
-
-
 if TYPE_CHECKING:
     AnyBackboneConfig = BackboneConfig
 else:
@@ -57,10 +50,18 @@ else:
         Discriminator("name"),
     ]
     Others = Union[tuple(family.Config for family in PREFIXES.values())]  # noqa: UP007 - built from the table
+    ROWS = TypeAdapter(Configs)
+
+    def _read_config(settings: Any) -> BackboneConfig:  # noqa: ANN401 - any YAML value
+        """Rows are told apart by their names, of which pydantic has a table; other networks by their prefix."""
+        settings = read_name(settings)
+        name = settings.get("name") if isinstance(settings, dict) else getattr(settings, "name", None)
+        family = None if name in BACKBONES else family_of(str(name))
+        return family.Config.model_validate(settings) if family else ROWS.validate_python(settings)
+
     AnyBackboneConfig = Annotated[
-        SerializeAsAny[Configs],
-        WrapValidator(_read_config),
-        BeforeValidator(read_name, json_schema_input_type=Literal[tuple(BACKBONES)] | Configs | str | Others),
+        SerializeAsAny[Configs | Others],
+        PlainValidator(_read_config, json_schema_input_type=Literal[tuple(BACKBONES)] | Configs | str | Others),
     ]
 
 

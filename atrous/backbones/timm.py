@@ -255,12 +255,12 @@ def _arguments(name: str, drop_path: float | None) -> Mapping[str, Any]:
     """What timm needs to be told. Raises ConfigError for a network without maps, or with none to drop."""
     try:
         network = _sketched(name, {})
-        strides = _strides(network)
+        strides = [level["reduction"] for level in _feature_info(network).info]
     except (*UNSUPPORTED, AttributeError) as error:
         raise ConfigError(f"{name} has no feature maps: {_line(error)}") from error
-    indices = {stride: index for index, stride in enumerate(strides)}  # the last of each
+    indices = {stride: index for index, stride in enumerate(strides)}  # the last map of each stride
     if 16 not in indices or 32 not in indices:
-        known = ", ".join(map(str, strides))
+        known = ", ".join(map(str, dict.fromkeys(strides)))
         raise ConfigError(f"{name} has feature maps at strides {known}; a backbone needs them at 16 and 32")
     arguments: dict[str, Any] = {"out_indices": tuple(index for stride, index in indices.items() if stride in STAGES)}
     if any(getattr(module, "strict_img_size", False) for module in network.modules()):
