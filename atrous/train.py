@@ -130,8 +130,8 @@ def train(
     # One process, or one of many: only the first writes and prints.
     require_guarded_script()
     world = distributed.join(device)
-    config = in_steps(config, world)
-    run, settings, console = RunFolder(user_path(out), world.rank == 0), config.train, console_of(world, console)
+    run, console = RunFolder(user_path(out), world.rank == 0), console_of(world, console)
+    config, settings = settled(config, world, console)
 
     with stop_signals(stop) as stop, run_folder.opened(run, config, world, resume=resume) as opening:
         # The data, and what its labels mean.
@@ -200,6 +200,17 @@ def console_of(world: World, console: Console | None) -> Console:
     console = console or terminal.console()
     console.quiet = console.quiet or world.rank > 0
     return console
+
+
+def settled(config: Config, world: World, console: Console) -> tuple[Config, TrainConfig]:
+    """With what the data decides: a share to validate on where there is no split, and epochs as steps."""
+    data_config = data.with_validation(config.data)
+    if data_config.val_share is not None:
+        say(f"no images of a split {data_config.val!r}: {data.share_of(data_config)}", console)
+    elif config.data.val_share is not None:
+        say(f"data.val_share is not used: there is a split {data_config.val!r}", console)
+    config = in_steps(config.model_copy(update={"data": data_config}), world)
+    return config, config.train
 
 
 def in_steps(config: Config, world: World) -> Config:

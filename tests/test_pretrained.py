@@ -24,6 +24,7 @@ from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.errors import AtrousError, ConfigError, ModelFileError
 from atrous.models import MODELS, Model, build
 from atrous.reuse import Donor, copied
+from atrous.run_folder import RunFolder
 from tests.conftest import SHARED, SMALL_MODEL
 from tests.convert.readers.writers import write_checkpoint
 from tests.reference.tf_deeplab import checkpoint
@@ -92,7 +93,7 @@ def test_a_recipe_for_a_folder_begins_with_imagenet(folder_data: Path, cache: Pa
     assert config.model.pretrained == "imagenet"
     text = shown(config, tmp_path / "run")
     assert "initialised from zoo:mobilenet_v2_0.35_imagenet" in text and "random: aspp, decoder, classify" in text
-    state = weights(train.RunFolder(tmp_path / "run"))
+    state = weights(RunFolder(tmp_path / "run"))
     for name, tensor in donor.backbone.state_dict().items():
         torch.testing.assert_close(state[f"backbone.{name}"], tensor, atol=1e-6, rtol=0, msg=name)
     assert json.loads((tmp_path / "run" / "reused.json").read_text())["source"] == "zoo:mobilenet_v2_0.35_imagenet"

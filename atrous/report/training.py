@@ -70,7 +70,7 @@ def what_was_trained(config: Config, training: Training) -> dict[str, str]:
     facts, train = training.facts, config.train
     lines = {
         "initial weights": initial_weights(config, training),
-        "images": images(facts) if facts else "",
+        "images": images(facts, config) if facts else "",
         "length": length(config, training),
         "time": time(facts) if facts and facts.started else "",
         "speed": speed(training.history),
@@ -98,8 +98,10 @@ def initial_weights(config: Config, training: Training) -> str:
     return f"{word}{training.source or source} ({part}{some})"
 
 
-def images(facts: RunFacts) -> str:
-    return f"{count(facts.train_images)} for training, {count(facts.val_images)} for validation"
+def images(facts: RunFacts, config: Config) -> str:
+    share = config.data.val_share
+    aside = "" if share is None else f", set aside from the split {config.data.train} (data.val_share={share:g})"
+    return f"{count(facts.train_images)} for training, {count(facts.val_images)} for validation{aside}"
 
 
 def length(config: Config, training: Training) -> str:
