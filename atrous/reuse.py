@@ -8,6 +8,7 @@ from rich.console import Console
 from torch import Tensor
 
 from atrous import segmenter
+from atrous.convert.readers.safetensors import is_foreign
 from atrous.convert.recalibrate import misleads_training, recalibrate
 from atrous.convert.run import conversion
 from atrous.errors import ModelFileError, listing
@@ -91,7 +92,7 @@ def copied(model: Model, donor: Donor, part: Part) -> Reused:
 
 def _opened(source: str, console: Console | None) -> Segmenter:
     path = user_path(source)
-    is_ours = path.suffix == ".safetensors" or RunFolder(path).best.is_file()
+    is_ours = (path.suffix == ".safetensors" and not is_foreign(path)) or RunFolder(path).best.is_file()
     return segmenter.load(path) if is_ours else conversion(source, console=console).segmenter
 
 

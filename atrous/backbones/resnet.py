@@ -136,11 +136,11 @@ class Row(NamedTuple):
 RESNETS = {
     "resnet_tiny": Row(Basic, (1, 1, 1, 1), TORCHVISION, width=8),  # for tests
     "resnet_small": Row(Basic, (2, 2, 1, 1), TORCHVISION, width=24),  # learns simple scenes in minutes on a CPU
-    "resnet18": Row(Basic, (2, 2, 2, 2), TORCHVISION),
-    "resnet34": Row(Basic, (3, 4, 6, 3), TORCHVISION),
-    "resnet50": Row(Bottleneck, (3, 4, 6, 3), TORCHVISION),
-    "resnet101": Row(Bottleneck, (3, 4, 23, 3), TORCHVISION),
-    "resnet152": Row(Bottleneck, (3, 8, 36, 3), TORCHVISION),
+    "resnet18": Row(Basic, (2, 2, 2, 2), TORCHVISION, imagenet="zoo:resnet18_imagenet"),
+    "resnet34": Row(Basic, (3, 4, 6, 3), TORCHVISION, imagenet="zoo:resnet34_imagenet"),
+    "resnet50": Row(Bottleneck, (3, 4, 6, 3), TORCHVISION, imagenet="zoo:resnet50_imagenet"),
+    "resnet101": Row(Bottleneck, (3, 4, 23, 3), TORCHVISION, imagenet="zoo:resnet101_imagenet"),
+    "resnet152": Row(Bottleneck, (3, 8, 36, 3), TORCHVISION, imagenet="zoo:resnet152_imagenet"),
     "resnet50c": Row(Bottleneck, (3, 4, 6, 3), TORCHVISION, deep_stem=(32, 32, 64)),
     "resnet101c": Row(Bottleneck, (3, 4, 23, 3), TORCHVISION, deep_stem=(32, 32, 64)),
     "resnet50s": Row(Bottleneck, (3, 4, 6, 3), SEMSEG, deep_stem=(64, 64, 128)),

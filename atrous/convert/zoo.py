@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from atrous.convert.download import download
-from atrous.errors import ConfigError
+from atrous.convert.download import download, forget
+from atrous.errors import ConfigError, ConversionError
 from atrous.files import user_path
 
 BASE_URL = "http://download.tensorflow.org/models/"  # as published; https may not exist
+TORCHVISION_URL = "https://download.pytorch.org/models/"
 SLIM_URL = "https://storage.googleapis.com/mobilenet_v2/checkpoints/"  # TF-slim's MobileNetV2
 
 Option = bool | float | str | tuple[int, ...]
@@ -45,6 +46,7 @@ class ZooModel(NamedTuple):
     base_url: str = BASE_URL
     suffix: str = ".tar.gz"
     system: str = "tf_deeplab"  # a row of SYSTEMS
+    sha256: str = ""  # how that of the file begins, where its name says it
 
     @property
     def file(self) -> str:
@@ -94,6 +96,13 @@ EIGHT_BIT = "trained with rounding to 8 bits, which the result includes; convert
 SIMULATED = "seconds: on a simulated Edge TPU of a Pixel 4"
 LEAKED = "trained on the images of val: a score on them means nothing"
 
+TORCHVISION = (  # its IMAGENET1K_V1: network, how the file's SHA-256 begins, megabytes
+    ("resnet18", "f37072fd", 45),
+    ("resnet34", "b627a593", 83),
+    ("resnet50", "0676ba61", 98),
+    ("resnet101", "63fe2227", 171),
+    ("resnet152", "394f9c45", 230),
+)
 MODELS: tuple[ZooModel, ...] = (
     ZooModel(
         "mobilenetv2_dm05_coco_voc_trainaug",
@@ -347,6 +356,21 @@ MODELS: tuple[ZooModel, ...] = (
         )
         for width in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
     ),
+    *(
+        ZooModel(
+            f"{network}_imagenet",
+            f"{network}-{sha256}",
+            megabytes,
+            "imagenet",
+            ("ImageNet",),
+            {"model": network},
+            base_url=TORCHVISION_URL,
+            suffix=".pth",
+            system="torchvision",
+            sha256=sha256,
+        )
+        for network, sha256, megabytes in TORCHVISION
+    ),
 )
 ZOO: dict[str, ZooModel] = {model.name: model for model in MODELS}
 
@@ -365,7 +389,10 @@ def fetch(
     model = find(name)
     base = base_url or os.environ.get("ATROUS_ZOO") or model.base_url
     path = (cache or cache_folder()) / model.file
-    download(f"{base.rstrip('/')}/{path.name}", path, progress)
+    digest = download(f"{base.rstrip('/')}/{path.name}", path, progress)
+    if not digest.startswith(model.sha256):
+        forget(path)
+        raise ConversionError(f"{path}: has SHA-256 {digest}, where {model.sha256}... was published: it was deleted")
     return path
 
 
@@ -374,7 +401,7 @@ def find(name: str) -> ZooModel:
     if name in ZOO:
         return ZOO[name]
     names = {alias.lower(): model.name for model in MODELS for alias in (model.archive, model.name)}
-    close = get_close_matches(re.sub(r"\.(tar\.gz|tgz)$", "", name.lower()), names, n=6, cutoff=0.5)
+    close = get_close_matches(re.sub(r"\.(tar\.gz|tgz|pth)$", "", name.lower()), names, n=6, cutoff=0.5)
     nearest = list(dict.fromkeys(names[alias] for alias in close)) or list(ZOO)
     kind = "nearest" if close else "known"
     raise ConfigError(f"no model of the zoo is called {name!r}; {kind}: {', '.join(nearest)}")
