@@ -7,11 +7,13 @@ from rich.console import Console
 from torch import Tensor
 
 from atrous.backbones import BACKBONES, BackboneConfig
-from atrous.backbones.contract import ImageNet
+from atrous.backbones.contract import ImageNet, Pretrained
 from atrous.config import Config
 from atrous.convert import zoo
-from atrous.convert.sources import ZOO
+from atrous.convert.readers.safetensors import is_foreign
+from atrous.convert.sources import PYTORCH, ZOO
 from atrous.errors import ConfigError, DataError, listing, text_of
+from atrous.files import user_path
 from atrous.models import Model
 from atrous.progress import say
 from atrous.reuse import Donor, Reused, copied, reuse
@@ -38,7 +40,7 @@ def begin(model: Model, config: Config, samples: Sequence[Sample], console: Cons
     if source == IMAGENET:
         return _from_imagenet(model, config.model.backbone, images, console)
     if source is not None:
-        return _from_file(model, source, images, console)
+        return _from_file(model, config.model.backbone, source, images, console)
     return Reused("", [], list(model.state_dict()), [])
 
 
@@ -54,7 +56,13 @@ def say_beginning(reused: Reused, config: Config, samples: Sequence[Sample], con
     say(f"{reused.describe()}{advice}", console)
 
 
-def _from_file(model: Model, source: str, images: Callable[[], Iterable[Image]], console: Console) -> Reused:
+def _from_file(
+    model: Model, config: BackboneConfig, source: str, images: Callable[[], Iterable[Image]], console: Console
+) -> Reused:
+    path = user_path(source)
+    if (path.is_file() and path.name.endswith(PYTORCH)) or is_foreign(path):
+        if weights := config.read(path):
+            return copied(model, Donor(source, f"model.pretrained={source}", _state(weights)), "backbone")
     try:
         return reuse(model, source, "backbone", images, setting="model.pretrained", console=console)
     except FileNotFoundError as error:
@@ -86,12 +94,10 @@ def _from_imagenet(
         if origin.source is not None:
             return reuse(model, origin.source, "backbone", images, setting=SETTING, console=console)
         assert origin.load is not None
-        weights, mean, std = origin.load()
+        weights = origin.load()
     except OSError as error:
         raise OSError(f"{SETTING}: {text_of(error)}; {_choices(origin)}") from error
-    state = {f"backbone.{name}": tensor for name, tensor in weights.items()}
-    state |= {"shift": _channels(mean), "scale": _channels(std)}
-    return copied(model, Donor(origin.name, SETTING, state), "backbone")
+    return copied(model, Donor(origin.name, SETTING, _state(weights)), "backbone")
 
 
 def _choices(origin: ImageNet) -> str:
@@ -100,6 +106,12 @@ def _choices(origin: ImageNet) -> str:
         return f"fetch it on another machine, or set {OTHERWISE}"
     file = zoo.find(origin.source.removeprefix(ZOO)).file
     return f"fetch {file} on another machine and put it into {zoo.cache_folder()} (ATROUS_CACHE), or set {OTHERWISE}"
+
+
+def _state(pretrained: Pretrained) -> dict[str, Tensor]:
+    """By the names in a model."""
+    state = {f"backbone.{name}": tensor for name, tensor in pretrained.weights.items()}
+    return state | {"shift": _channels(pretrained.mean), "scale": _channels(pretrained.std)}
 
 
 def _channels(color: RGB) -> Tensor:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, get_args
 
 from torch import Tensor, nn
@@ -51,6 +52,10 @@ class BackboneConfig(Settings):
     def imagenet(self) -> ImageNet:
         """Where `model.pretrained=imagenet` takes the weights of this network from."""
         return ImageNet()
+
+    def read(self, path: Path) -> Pretrained | None:
+        """The weights in a file of the program that the network is from; None: `atrous convert` reads these."""
+        return None
 
     @property
     def head_activation(self) -> Activation:

@@ -9,6 +9,7 @@ import importlib
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache, partial
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -79,6 +80,10 @@ class Timm(Backbone):
             network = self.name.removeprefix(PREFIX).partition(".")[0]
             return ImageNet(load=partial(published, self.name), name=f"timm's {network}.{tag}".removesuffix("."))
 
+        def read(self, path: Path) -> Pretrained:
+            overlay = {"file": str(path), "hf_hub_id": None, "url": None}
+            return _weights(self.name, {"pretrained": True, "pretrained_cfg_overlay": overlay}, f"the weights in {path}")
+
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)
         self.use = use(config.name, output_stride, config.drop_path)
@@ -144,12 +149,10 @@ def require_known(name: str) -> None:
         raise ConfigError(f"{PREFIX}{name[:60]}: timm {timm.__version__} has no such weights of {network}; tags: {shown}")
 
 
-def _created(name: str, arguments: Mapping[str, Any], *, pretrained: bool = False) -> nn.Module:
+def _created(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own ways, which users of ours can't change
-        network: nn.Module = package().create_model(
-            name.removeprefix(PREFIX), pretrained=pretrained, features_only=True, **arguments
-        )
+        network: nn.Module = package().create_model(name.removeprefix(PREFIX), features_only=True, **arguments)
     return network
 
 
@@ -183,31 +186,30 @@ def published_tag(name: str) -> str | None:
 
 
 def published(name: str) -> Pretrained:
-    """What timm fetches and keeps. Raises ConfigError if it can't, or if a weight stays random."""
+    """What timm fetches and keeps. Raises OSError if it can't, and ConfigError if a weight stays random."""
+    return _weights(name, {"pretrained": True}, "timm's weights")
+
+
+def _weights(name: str, arguments: Mapping[str, Any], what: str) -> Pretrained:
     try:
-        network, fresh = (_seeded(name, pretrained=pretrained) for pretrained in (True, False))
+        network, fresh = (_seeded(name, choice) for choice in (arguments, {}))
     except Exception as error:  # of the network, the hub's client, PyTorch, or a damaged file
-        raise ConfigError(_advice(name, error)) from error
+        raise OSError(f"timm can't load {what} into {name.removeprefix(PREFIX)}: {_line(error)}") from error
     random = [key for key, tensor in network.named_parameters() if _is_random(tensor, fresh.get_parameter(key))]
     if random:
-        raise ConfigError(f"{name}: timm's weights lack {listing(random)}, which stay random: choose another tag")
+        raise ConfigError(f"{name}: {what} lack {listing(random)}: they are another network's")
     state = {f"network.{key}": tensor for key, tensor in network.state_dict().items()}
     return Pretrained(state, _color(network, "mean"), _color(network, "std"))
 
 
-def _seeded(name: str, *, pretrained: bool) -> nn.Module:
+def _seeded(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return _created(name, _arguments(name, None), pretrained=pretrained)
+        return _created(name, {**_arguments(name, None), **arguments})
 
 
 def _is_random(tensor: Tensor, fresh: Tensor) -> bool:
     return tensor.unique().numel() > 1 and torch.equal(tensor, fresh)
-
-
-def _advice(name: str, error: Exception) -> str:
-    choices = "connect, set model.pretrained=FILE, or model.pretrained=none for random weights"
-    return f"model.pretrained=imagenet: timm can't load {name.removeprefix(PREFIX)}: {_line(error)}; {choices}"
 
 
 # ---- how to use a network

@@ -10,17 +10,19 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
+from safetensors.torch import save_file
 from torch import nn
 
 from atrous import config as configs
-from atrous import models, optim, segmenter, train
+from atrous import models, optim, pretrained, segmenter, train
 from atrous.backbones import AnyBackboneConfig, Backbone, BackboneConfig, build_backbone
 from atrous.backbones import timm as timms
 from atrous.config import Config, load, override
 from atrous.errors import ConfigError, ModelFileError
 from atrous.layers.synchronized import synchronized
+from atrous.reuse import Reused
 from tests.conftest import RECIPE, TINY, noise
-from tests.runs import QUIET
+from tests.runs import QUIET, assert_same
 
 pytestmark = pytest.mark.usefixtures("timm")
 
@@ -331,6 +333,97 @@ def test_weights_are_shared_at_another_output_stride() -> None:
     assert dense.model.get_parameter("backbone.network.conv1.weight") is one.model.get_parameter(
         "backbone.network.conv1.weight"
     )
+
+
+# ---- pretrained weights
+
+
+NETWORK = "timm:test_resnet"  # timm's own for tests
+
+
+def classifier(timm: Any, seed: int = 3) -> nn.Module:  # noqa: ANN401
+    torch.manual_seed(seed)
+    network: nn.Module = timm.create_model("test_resnet")
+    for name, tensor in network.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            tensor.uniform_(0.5, 1.5)
+    return network
+
+
+def beginning(*overrides: str, backbone: str = NETWORK) -> tuple[models.Model, Reused]:
+    options = [option for option in TINY if "depth_multiplier" not in option]
+    config = override(load(RECIPE, options), [f"model.backbone={backbone}", *overrides], RECIPE)
+    model = models.build(config.model, 6)
+    return model, pretrained.begin(model, config, [], QUIET)
+
+
+def assert_taken(model: models.Model, network: nn.Module) -> None:
+    own, theirs = network_of(model.backbone).state_dict(), network.state_dict()
+    assert own.keys() <= theirs.keys()
+    assert_same(own, {name: theirs[name] for name in own})
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_of_a_file_of_timm_are_taken(suffix: str, timm: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    network, path = classifier(timm), tmp_path / f"model{suffix}"
+    save_file(network.state_dict(), path) if suffix == ".safetensors" else torch.save(network.state_dict(), path)
+    model, reused = beginning(f"model.pretrained={path}")
+    assert_taken(model, network)
+    assert reused.source == str(path)
+    assert {name.partition(".")[0] for name in reused.fresh} == {"aspp", "decoder", "classify"}
+    assert model.shift.flatten().tolist() == pytest.approx([127.5] * 3)
+
+
+def test_weights_of_our_own_file_are_taken_too(tmp_path: Path) -> None:
+    donor = segmenter.create("deeplab_v3", backbone=NETWORK, num_classes=2, output_stride=32)
+    donor.save(tmp_path / "ours.safetensors")
+    model, _ = beginning(f"model.pretrained={tmp_path / 'ours.safetensors'}")
+    assert_same(model.backbone.state_dict(), donor.model.backbone.state_dict())
+
+
+def test_a_file_of_another_network_is_refused(timm: Any, tmp_path: Path) -> None:  # noqa: ANN401
+    path = tmp_path / "model.safetensors"
+    save_file(classifier(timm).state_dict(), path)
+    with pytest.raises((OSError, ConfigError)) as error:
+        beginning(f"model.pretrained={path}", backbone="timm:resnet18")
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    some = {name: tensor for name, tensor in classifier(timm).state_dict().items() if "layer2" not in name}
+    save_file(some, path)
+    with pytest.raises(ConfigError, match="lack .*layer2.*another network"):
+        beginning(f"model.pretrained={path}")
+
+
+def test_imagenet_is_timms_own_loading_from_its_cache(
+    timm: Any,  # noqa: ANN401
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    network, tag = classifier(timm), timm.get_pretrained_cfg("test_resnet").tag
+    folder = tmp_path / f"models--timm--test_resnet.{tag}"
+    (folder / "snapshots" / "0").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0")
+    save_file(network.state_dict(), folder / "snapshots" / "0" / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model, reused = beginning("model.pretrained=imagenet")
+    assert_taken(model, network)
+    assert reused.source == f"timm's test_resnet.{tag}"
+
+
+def test_without_a_network_the_choices_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match=r"model\.pretrained=imagenet: timm can't load") as error:
+        beginning("model.pretrained=imagenet")
+    assert "test_resnet" in str(error.value) and "model.pretrained=none" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_without_published_weights_is_said() -> None:
+    with pytest.raises(ConfigError, match="timm publishes none of this network"):
+        beginning("model.pretrained=imagenet", backbone="timm:cs3darknet_s")
 
 
 # ---- decay and synchronised norms

@@ -30,13 +30,13 @@ SAME_IN_TIMM = "the same network without this difference is model.backbone=timm:
 OTHERS = {  # a weight that shows a classifier of torchvision or timm which is not one of ours: how they differ
     "features.0.0.weight": (
         "a MobileNet or EfficientNet of torchvision: paddings, epsilon and colours differ from those of TensorFlow, "
-        f"which ours have; {SAME_IN_TIMM}mobilenetv2_100 or mobilenetv3_large_100"
+        f"which ours have; {SAME_IN_TIMM}mobilenetv2_100 or timm:mobilenetv3_large_100"
     ),
     "conv_stem.weight": (
         "a MobileNet or EfficientNet of timm: paddings, epsilon and colours differ from those of TensorFlow, which ours "
-        f"have; {SAME_IN_TIMM}mobilenetv2_100 or mobilenetv3_large_100"
+        f"have; {SAME_IN_TIMM}mobilenetv2_100 or timm:mobilenetv3_large_100"
     ),
-    "block12.rep.4.conv1.weight": (
+    "block12.skip.weight": (
         "the Xception of Keras and Cadene: its units, depths and paddings differ from DeepLab's Xceptions; "
         "model.backbone=timm:xception65 is nearest to these"
     ),
