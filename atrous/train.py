@@ -22,8 +22,8 @@ from atrous import (
     model_file,
     models,
     optim,
+    pretrained,
     report,
-    reuse,
     run_folder,
     segmenter,
     terminal,
@@ -45,6 +45,7 @@ from atrous.environment import environment
 from atrous.errors import AtrousError, ConfigError, DataError, ModelFileError, ProcessDied, listing
 from atrous.files import prepare_output, user_path, write_atomically
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
+from atrous.layers.synchronized import synchronized
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
 from atrous.progress import Progress, say
@@ -129,13 +130,15 @@ def train(
     # One process, or one of many: only the first writes and prints.
     require_guarded_script()
     world = distributed.join(device)
-    config = in_steps(config, world)
-    run, settings, console = RunFolder(user_path(out), world.rank == 0), config.train, console_of(world, console)
+    run, console = RunFolder(user_path(out), world.rank == 0), console_of(world, console)
+    config, settings = settled(config, world, console)
 
     with stop_signals(stop) as stop, run_folder.opened(run, config, world, resume=resume) as opening:
         # The data, and what its labels mean.
         space, splits = trainable(config, world)
         opening, source = compared(opening, run, space, splits, is_accepted=accept_changed_data)
+        # The network, new or as it was saved; the model to validate and save; the objective to minimise.
+        learner, reused = build(config, space, splits[0], source, world, console, is_new=opening.state is None)
         surveys = surveys_of(
             run,
             config,
@@ -147,9 +150,6 @@ def train(
             stop,
             is_old=opening.state is not None and not accept_changed_data,
         )
-
-        # The network, new or as it was saved; the model to validate and save; the objective to minimise.
-        learner, reused = build(config, space, source, world, is_new=opening.state is None)
         at = restore(opening.state, learner, run)
         candidate = segmenter_of(learner, config, space)
         objective = objective_of(learner.model, config, space, surveys.get("train"), world)
@@ -200,6 +200,17 @@ def console_of(world: World, console: Console | None) -> Console:
     console = console or terminal.console()
     console.quiet = console.quiet or world.rank > 0
     return console
+
+
+def settled(config: Config, world: World, console: Console) -> tuple[Config, TrainConfig]:
+    """With what the data decides: a share to validate on where there is no split, and epochs as steps."""
+    data_config = data.with_validation(config.data)
+    if data_config.val_share is not None:
+        say(f"no images of a split {data_config.val!r}: {data.share_of(data_config)}", console)
+    elif config.data.val_share is not None:
+        say(f"data.val_share is not used: there is a split {data_config.val!r}", console)
+    config = in_steps(config.model_copy(update={"data": data_config}), world)
+    return config, config.train
 
 
 def in_steps(config: Config, world: World) -> Config:
@@ -339,13 +350,20 @@ def stored_space(state: State, run: RunFolder) -> LabelSpace | None:
 
 
 def build(
-    config: Config, space: LabelSpace, source: Source, world: World, *, is_new: bool
+    config: Config,
+    space: LabelSpace,
+    samples: Sequence[Sample],
+    source: Source,
+    world: World,
+    console: Console,
+    *,
+    is_new: bool,
 ) -> tuple[Learner, Reused | None]:
-    """The network with its initial weights; a resumed run does not read those of `train.init` again."""
+    """The network with its initial weights; a resumed run does not read those that it began with again."""
     settings = config.train
     torch.manual_seed(settings.seed)
     model = models.build(config.model, space.num_classes).to(world.device)
-    reused = reuse.reuse(model, settings.init, settings.reuse) if settings.init is not None and is_new else None
+    reused = pretrained.begin(model, config, samples, console) if is_new else None
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = optim.build(model, config.optim, model.logit_modules)
     averaged = copy.deepcopy(model) if settings.ema else None
@@ -358,8 +376,7 @@ def spread(model: Model, config: Config, world: World) -> nn.Module:
     if world.size == 1:
         return model
     if world.device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        return Parallel(model, device_ids=[world.device.index])
+        return Parallel(synchronized(model), device_ids=[world.device.index])
     return Parallel(model)
 
 
@@ -442,7 +459,7 @@ def introduce(
     console.print(f"{config.data.format}: {len(samples)} images to learn from, {len(val_samples)} to validate on")
     console.print(f"{start}: {config.train.steps} steps of {images} images, {epochs:.1f} epochs")
     if reused is not None:
-        console.print(reused.describe())
+        pretrained.say_beginning(reused, config, samples, console)
         run_folder.write_reused(run, reused.to_tree())
 
 

@@ -40,6 +40,11 @@ def has_folded_norms(model: nn.Module) -> bool:
     return bool(_folded(model))
 
 
+def misleads_training(model: nn.Module) -> bool:
+    """Whether weights expect batch norms without statistics; those of a new network don't expect anything yet."""
+    return any(bool(norm.bias.any()) for norm in _folded(model))
+
+
 def _folded(model: nn.Module) -> list[nn.BatchNorm2d]:
     return [norm for norm in model.modules() if isinstance(norm, nn.BatchNorm2d) and _is_plain(norm)]
 

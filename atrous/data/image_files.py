@@ -123,6 +123,13 @@ class ImageFiles(Sequence[Sample]):
         pairs = [pair if pair.instance is None else pair._replace(instance=None) for pair in self.pairs]
         return self.with_pairs(pairs)
 
+    @property
+    def names(self) -> list[str]:
+        return [pair.name for pair in self.pairs]
+
+    def chosen(self, places: Sequence[int]) -> "ImageFiles":
+        return self.with_pairs([self.pairs[place] for place in places])
+
     def drawn_by(self, read: Reader, space: LabelSpace, read_late: Reader | None = None) -> "ImageFiles":
         """The same images with other labels."""
         return ImageFiles(self.pairs, space, read=read, open_image=self.open_image, read_late=read_late)

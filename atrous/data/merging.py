@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from atrous.data.dividing import Divisible
 from atrous.data.image_files import Drawing, ImageFiles, Reader
 from atrous.data.inventory import Inventory, inventory
 from atrous.data.label_space import NOT_COUNTED, LabelSpace
@@ -151,6 +152,14 @@ class Merged(Sequence[Sample]):
 
     def inventory(self) -> Inventory:
         return inventory(self.samples)
+
+    @property
+    def names(self) -> Sequence[str]:
+        return self.samples.names if isinstance(self.samples, Divisible) else []
+
+    def chosen(self, places: Sequence[int]) -> "Merged":
+        assert isinstance(self.samples, Divisible)
+        return Merged(self.samples.chosen(places), self.one)
 
     def _changed(self, sample: Sample) -> Sample:
         if sample.semantic is None:

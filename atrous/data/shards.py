@@ -132,6 +132,14 @@ class Shards(Sequence[Sample]):
         """In which order an epoch reads the samples."""
         return buffered_order(seed, epoch, self.sizes, self.buffer)
 
+    @property
+    def names(self) -> list[str]:
+        return [entry.name for entry in self.entries]
+
+    def chosen(self, places: Sequence[int]) -> "Shards":
+        ends = np.searchsorted(places, np.cumsum((0, *self.sizes)))  # how many of each shard's are chosen
+        return Shards([self.entries[place] for place in places], tuple(np.diff(ends).tolist()), self.buffer)
+
     def inventory(self) -> dict[str, list[int]]:
         """The sizes of each sample's files."""
         return {entry.name: [member.size for member in entry.files.values()] for entry in self.entries}

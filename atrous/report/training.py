@@ -70,7 +70,7 @@ def what_was_trained(config: Config, training: Training) -> dict[str, str]:
     facts, train = training.facts, config.train
     lines = {
         "initial weights": initial_weights(config, training),
-        "images": images(facts) if facts else "",
+        "images": images(facts, config) if facts else "",
         "length": length(config, training),
         "time": time(facts) if facts and facts.started else "",
         "speed": speed(training.history),
@@ -89,15 +89,19 @@ def size(parameters: int) -> str:
 
 
 def initial_weights(config: Config, training: Training) -> str:
-    if config.train.init is None:
+    source = config.train.init or config.model.pretrained
+    if source is None:
         return f"random, seed {config.train.seed}"
-    part = config.train.reuse.replace("_", " ")
+    part = "backbone" if config.train.init is None else config.train.reuse.replace("_", " ")
     some = f": {count(training.num_reused)} weights, {count(training.num_random)} random" if training.source else ""
-    return f"{training.source or config.train.init} ({part}{some})"
+    word = f"{source}, " if source == "imagenet" and training.source else ""
+    return f"{word}{training.source or source} ({part}{some})"
 
 
-def images(facts: RunFacts) -> str:
-    return f"{count(facts.train_images)} for training, {count(facts.val_images)} for validation"
+def images(facts: RunFacts, config: Config) -> str:
+    share = config.data.val_share
+    aside = "" if share is None else f", set aside from the split {config.data.train} (data.val_share={share:g})"
+    return f"{count(facts.train_images)} for training, {count(facts.val_images)} for validation{aside}"
 
 
 def length(config: Config, training: Training) -> str:
