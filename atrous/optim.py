@@ -70,7 +70,7 @@ class OptimConfig(Settings):
     warmup_lr: NonNegativeFloat = 1e-4
     """Learning rate at the start of the warm-up."""
     schedule_start: Literal["warmed_up", "first_step"] = "warmed_up"  # first_step: deeplab2
-    """Whence the schedule counts its steps: the end of the warm-up, or the first step of all."""
+    """Where the schedule begins: at the end of the warm-up, or at the first step of all."""
 
     @model_validator(mode="after")
     def _milestones_are_in_order(self) -> "OptimConfig":
@@ -188,7 +188,7 @@ def _is_decayed(module: nn.Module, name: str, config: OptimConfig) -> bool:
 def build(model: nn.Module, config: OptimConfig, logit_modules: Collection[str]) -> torch.optim.Optimizer:
     groups = parameter_groups(model, config, logit_modules)
     if config.name != "sgd":
-        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.name]
+        kind: type[torch.optim.Adam] = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
         return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps)
     return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
 

@@ -25,6 +25,8 @@ ACCEPTED = MOVED | {  # settings that a resumed run may change
     "train.eval_every",  # how often the best model is looked for
     "train.patience",  # how soon it ends
     "train.log_every",
+    "train.tensorboard",
+    "train.profile_steps",
 }
 Source = Mapping[str, str]  # what a run learns from, as its state keeps it: JSON of its classes and its files
 NUM_NAMED = 3  # files, in an error
