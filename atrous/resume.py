@@ -74,6 +74,15 @@ def changed_learning_rate(stored: Config, config: Config, done: int) -> list[str
     return [line if was_same else f"{line}, and the result is not that of {new} steps without a break"]
 
 
+def changed_drop_path(stored: Config, config: Config) -> list[str]:
+    """What another number of steps does to the paths that are still to be dropped."""
+    share = configs.to_tree(config)["model"]["backbone"].get("drop_path")
+    if not share or stored.train.steps == config.train.steps:
+        return []
+    setting = f"model.backbone.drop_path={share}"
+    return [f"the share of dropped paths ({setting}) rises until the last step, and so follows train.steps"]
+
+
 # ---- classes
 
 

@@ -28,7 +28,14 @@ from atrous.distributed import World
 from atrous.errors import ConfigError, ModelFileError, listing
 from atrous.files import prepare_output, write_atomically
 from atrous.models.format_1 import upgraded_row
-from atrous.resume import ACCEPTED, MOVED, changed_learning_rate, require_accepted, require_steps
+from atrous.resume import (
+    ACCEPTED,
+    MOVED,
+    changed_drop_path,
+    changed_learning_rate,
+    require_accepted,
+    require_steps,
+)
 
 State = dict[str, Any]  # of a training between two steps: tensors, numbers and text only
 Resume: TypeAlias = bool | Literal["or_start"]
@@ -209,7 +216,8 @@ def resumed(run: RunFolder, config: Config) -> Opened:
         return Opened(None, tuple(changes), (f"{run.path}: nothing was saved yet, so the run starts from step 0",))
     state = load_state(run)
     require_steps(state["step"], config, run.path)
-    remarks = [*changed_learning_rate(stored, config, state["step"]), *_lost_best(run, state)]
+    remarks = [*changed_learning_rate(stored, config, state["step"]), *changed_drop_path(stored, config)]
+    remarks += _lost_best(run, state)
     state = without_lost_best(run, state)
     remarks += drop_rows_after(run.metrics, state["step"], state["measured"])
     return Opened(state, tuple(changes), tuple(remarks))

@@ -844,7 +844,8 @@ def finish(
     report.print_evaluation(evaluation, console)
     if at.step < settings.steps:
         reason = f"train.patience: {at.stale} validations without a better score"
-        say(f"ended early, after step {at.step} of {settings.steps} ({reason})", console)
+        more = "train.patience=none with --resume does the rest"
+        say(f"ended early, after step {at.step} of {settings.steps} ({reason}); {more}", console)
     console.print(f"best model: {run.best} (step {best.results['step']})\nreport: {run.report}")
 
 

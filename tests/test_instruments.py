@@ -1,6 +1,7 @@
 """TensorBoard's events, read back by its own reader, and the profile of a few steps."""
 
 import gzip
+import importlib.util
 import io
 import json
 import shutil
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image as PILImage
 from rich.console import Console
 
 from atrous import cli, event_file, instruments, run_folder, train
 from atrous.config import override
+from atrous.distributed import World
 from atrous.errors import ConfigError
 from atrous.event_file import EventFile
 from atrous.interrupt import Interrupted
@@ -43,22 +46,28 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return train.train(tiny_config(*WITH_EVENTS), tmp_path_factory.mktemp("events") / "run", console=QUIET)
 
 
-def expected(run: RunFolder, key: str) -> list[tuple[int, float]]:
-    return [(row["step"], pytest.approx(row[key], rel=1e-6)) for row in losses(run)]
+def rows_of(run: RunFolder) -> dict[str, list[tuple[int, float]]]:
+    """The metrics by TensorBoard's tags."""
+    figures = [(row["step"], "train", {**row, "step": None}) for row in losses(run)]
+    figures += [(row["step"], "validation", row["scores"]) for row in validations(run)]
+    figures += [(row["step"], "classes", row["classes"]) for row in validations(run)]
+    tags: dict[str, list[tuple[int, float]]] = {}
+    for step, group, values in figures:
+        for name, value in values.items():
+            if value is not None:
+                tags.setdefault(f"{group}/{name}", []).append((step, value))
+    return tags
 
 
 def assert_whole(run: RunFolder) -> None:
     """Every row of the metrics is there, once."""
-    for key in ("loss", "learning_rate", "images_per_second"):
-        assert series(run.events, f"train/{key}") == expected(run, key)
-    rows = validations(run)
-    for name in rows[0]["scores"]:
-        values = [(row["step"], pytest.approx(row["scores"][name], rel=1e-6)) for row in rows]
-        assert series(run.events, f"validation/{name}") == values
-    for name in rows[0]["classes"]:
-        values = [(row["step"], row["classes"][name]) for row in rows if row["classes"][name] is not None]
-        shown = series(run.events, f"classes/{name}") if values else []
-        assert shown == [(step, pytest.approx(value, rel=1e-6)) for step, value in values]
+    tags = rows_of(run)
+    assert {"train/loss", "train/learning_rate", "train/images_per_second", "validation/miou"} < tags.keys()
+    assert set(read(run.events).Tags()["scalars"]) == tags.keys()
+    for tag, values in tags.items():
+        shown = series(run.events, tag)
+        assert [step for step, _ in shown] == [step for step, _ in values], tag
+        assert [value for _, value in shown] == pytest.approx([value for _, value in values], rel=1e-6), tag
 
 
 def test_tensorboard_shows_what_the_metrics_hold(run: RunFolder) -> None:
@@ -220,7 +229,7 @@ def test_a_run_that_breaks_before_its_first_save_leaves_no_events(
 
 def test_only_the_first_process_has_instruments(tmp_path: Path) -> None:
     settings = tiny_config(*WITH_EVENTS, "train.profile_steps=1,2").train
-    world = train.World(1, 2, train.torch.device("cpu"))
+    world = World(1, 2, torch.device("cpu"))
     run = RunFolder(tmp_path, is_writer=False)
     with instruments.opened(run, settings, world, QUIET, done=0, is_due=False) as tools:
         tools.log({"step": 1, "loss": 1.0})
@@ -233,9 +242,9 @@ def test_a_missing_package_is_a_line_before_the_first_step(
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "tensorboard"]:
         monkeypatch.delitem(sys.modules, name)
-    real = event_file.importlib.util.find_spec
+    real = importlib.util.find_spec
     monkeypatch.setattr(
-        event_file.importlib.util, "find_spec", lambda name, *rest: None if name == "tensorboard" else real(name, *rest)
+        importlib.util, "find_spec", lambda name, *rest: None if name == "tensorboard" else real(name, *rest)
     )
     words = ["train", RECIPE, "train.tensorboard=true", "--out", str(tmp_path / "run"), "--workers", "0"]
     assert cli.run(words) == 2

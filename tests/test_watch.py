@@ -183,7 +183,7 @@ def test_a_run_is_complete_when_it_ended_early_and_not_when_it_was_stopped(
     stopped.config.write_text(to_yaml(tiny_config("train.steps=9", "train.eval_every=2")))
     is_complete, _ = watched(monkeypatch, stopped.path, timeout=0.2)
     assert not is_complete
-    settings = ("optim.lr=1e-12", "train.eval_every=1", "train.patience=1", "train.steps=9")
+    settings = ("optim.lr=1e-12", "train.batch_norm=frozen", "train.eval_every=1", "train.patience=1", "train.steps=9")
     run = train.train(tiny_config(*settings), tmp_path / "run", console=QUIET)
     assert len(validations(run)) < 9
     assert watched(monkeypatch, run.path, timeout=100)[0]
