@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from atrous import cli
+from atrous import cli, other_words
 from atrous import config as configs
 from atrous.config import Config
 from atrous.errors import ConfigError
@@ -160,6 +160,18 @@ def test_every_setting_that_is_named_takes_the_value_that_is_shown(span: str) ->
         assert any(
             span in configs.known_keys(configs.to_tree(context(number))) or "cell" in span for number in (0, 1, 3)
         )
+
+
+def test_the_words_of_the_originals_that_are_answered_mean_what_the_page_says() -> None:
+    """A row's first setting is in the answer to its flag, as far as there is an answer."""
+    answered = 0
+    for one, ours, _ in rows(PAGE.read_text(encoding="utf-8")):
+        for name in re.findall(rf"`({NAME})`", one):
+            answer, settings = other_words.meaning(name), re.findall(rf"`({SETTING})=", ours)
+            if answer and settings and name != "dataset":  # in other programs that is a folder
+                assert any(setting in answer for setting in settings), (name, answer, settings)
+                answered += 1
+    assert answered > 80
 
 
 def test_settings_that_are_not_there_are_not_accepted() -> None:
