@@ -254,12 +254,25 @@ def evaluate(
         Path | None,
         typer.Option(help="what stored predictions are compared with: COCO's panoptic JSON", show_default=False),
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="evaluate each new model of a training as it appears, until its end")
+    ] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(min=0, help="with --watch: seconds without a new model after which it ends", show_default=False),
+    ] = None,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
     """Measure a model on labelled images, or stored predictions: overall scores and a table by class."""
     from atrous import evaluate, scoring
 
+    chosen = None if metrics is None else metrics.replace(",", " ").split()
+    if watch:
+        _watch(model, overrides or [], timeout, chosen, device, workers, json or report or truth)
+        return
+    if timeout is not None:
+        raise ConfigError("--timeout says how long --watch waits; it needs --watch")
     for path in filter(None, (json, report)):
         _require_writable(path)
     evaluation = evaluate.run(
@@ -270,10 +283,30 @@ def evaluate(
         report_size=report_size,
         device=device,
         workers=workers,
-        metrics=None if metrics is None else metrics.replace(",", " ").split(),
+        metrics=chosen,
         truth=truth,
     )
     if evaluation.skipped and (truth is not None or scoring.is_stored(model)):
+        raise typer.Exit(1)
+
+
+def _watch(
+    path: Path,
+    overrides: list[str],
+    timeout: float | None,
+    metrics: list[str] | None,
+    device: str | None,
+    workers: int,
+    other: Path | None,
+) -> None:
+    from atrous import watch
+
+    if other is not None:
+        raise ConfigError(
+            "--watch adds a line for each model to the run's watched.jsonl; --json, --report and --truth are of a "
+            "single evaluation"
+        )
+    if not watch.run(path, overrides, timeout=timeout, metrics=metrics, device=device, workers=workers):
         raise typer.Exit(1)
 
 

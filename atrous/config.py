@@ -80,12 +80,24 @@ class TrainConfig(Settings):
     """Decay of averaged weights, which are then evaluated and saved, such as 0.999; none: no averaging."""
     save_every: Count = 500
     """Steps between two saves: what a kill can lose at most."""
-    eval_every: Count = 1000
-    """Steps between two validations."""
+    eval_every: Count | None = 1000
+    """Steps between two validations; none: only after the last step, as where `atrous evaluate --watch` runs."""
     patience: Count | None = None
     """Validations without a better score after which the training ends early; none: all steps are done."""
     log_every: Count = 10
     """Steps between two lines of progress."""
+    tensorboard: bool = False
+    """Also write TensorBoard's event files into the run's folder; needs the extra tensorboard."""
+    profile_steps: tuple[Count, Count] | None = None
+    """First and last step that PyTorch's profiler records, such as 10,15; none: it doesn't run."""
+
+    @model_validator(mode="after")
+    def _steps_are_in_order(self) -> "TrainConfig":
+        if self.profile_steps is not None and self.profile_steps[0] > self.profile_steps[1]:
+            raise ValueError(f"profile_steps={list(self.profile_steps)}: the last one comes before the first one")
+        if self.patience is not None and self.eval_every is None:
+            raise ValueError(f"patience={self.patience} needs eval_every: it counts validations")
+        return self
 
     @model_validator(mode="after")
     def _reuse_needs_init(self) -> "TrainConfig":

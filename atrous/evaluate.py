@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -108,17 +108,9 @@ def run(
     path = user_path(path)
     original = segmenter.load(path)
     original.task.measuring(metrics)  # refuses others
-    config = settings(original, overrides, str(path))
-    space = data.label_space(config.data)
-    require_same_classes(original.label_space, space, path)
-    samples = data.samples(config.data, config.data.val, original.task.needs)
-    skip_errors = config.data.on_error == "skip"
-    split = Split(config.data.val, samples)
-    survey_of(original.task, split, space, world, workers=workers, skip_errors=skip_errors, console=console)
-    require_fields(samples, original.task, config)
-    model = original.with_inference(config.evaluate).with_header(label_space=space, decode=config.decode)
-    model = model.to(world.device)
-    evaluation = measure(model, samples, config, world, workers, metrics, console)
+    model, samples, evaluation = measured(
+        original, overrides, path, world, workers=workers, metrics=metrics, console=console
+    )
     if world.rank == 0:
         if json_path is not None:
             write_atomically(user_path(json_path), json.dumps(evaluation.to_tree(), indent=1) + "\n")
@@ -129,6 +121,37 @@ def run(
             )
         report.print_evaluation(evaluation, console)
     return evaluation
+
+
+class Measured(NamedTuple):
+    model: Segmenter
+    samples: Sequence[Sample]
+    evaluation: Evaluation
+
+
+def measured(
+    original: Segmenter,
+    overrides: Sequence[str],
+    path: Path,
+    world: World,
+    *,
+    workers: int,
+    metrics: Sequence[str] | None,
+    console: Console,
+    is_known: bool = False,
+) -> Measured:
+    """Evaluate the model in the file `path`. Its data's labels are looked at first, unless they are known."""
+    config = settings(original, overrides, str(path))
+    space = data.label_space(config.data)
+    require_same_classes(original.label_space, space, path)
+    samples = data.samples(config.data, config.data.val, original.task.needs)
+    skip_errors, split = config.data.on_error == "skip", Split(config.data.val, samples)
+    if not is_known:
+        survey_of(original.task, split, space, world, workers=workers, skip_errors=skip_errors, console=console)
+    require_fields(samples, original.task, config)
+    model = original.with_inference(config.evaluate).with_header(label_space=space, decode=config.decode)
+    model = model.to(world.device)
+    return Measured(model, samples, measure(model, samples, config, world, workers, metrics, console))
 
 
 def score(

@@ -35,6 +35,17 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             temporary.unlink()
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file. One that a kill has cut off stays one of its own. Raises OSError."""
+    with path.open("ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        is_cut = file.read(1) not in (b"", b"\n")
+        file.write((b"\n" if is_cut else b"") + line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def composed(name: str) -> str:
     """The name with an é of one character, not of two: systems write either, and people see no difference (NFC)."""
     return unicodedata.normalize("NFC", name)

@@ -84,11 +84,12 @@ class Progress:
         if self.num_skipped > NUM_NAMED:
             self._print(f"skipped: {self.num_skipped} unreadable images in total")
 
-    def step(self, step: int, images: int) -> None:
-        """Count a finished step, without any figure that would have to wait for the device."""
+    def step(self, step: int, images: int) -> int:
+        """Count a finished step, without any figure that would have to wait for the device; returns its number."""
         self.images += images
         self.images_of_step = images
         self.bar.update(self.task, completed=step)
+        return step
 
     def log(self, step: int, terms: dict[str, float], learning_rate: float) -> dict[str, Any]:
         """Show the figures of a step, and return the row that is logged."""

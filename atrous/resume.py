@@ -25,6 +25,8 @@ ACCEPTED = MOVED | {  # settings that a resumed run may change
     "train.eval_every",  # how often the best model is looked for
     "train.patience",  # how soon it ends
     "train.log_every",
+    "train.tensorboard",
+    "train.profile_steps",
 }
 Source = Mapping[str, str]  # what a run learns from, as its state keeps it: JSON of its classes and its files
 NUM_NAMED = 3  # files, in an error
@@ -70,6 +72,15 @@ def changed_learning_rate(stored: Config, config: Config, done: int) -> list[str
     line += f"{new_rates[at]:.3g}, not {old_rates[at]:.3g}"
     was_same = different[0] == at  # until now, as in a warm-up
     return [line if was_same else f"{line}, and the result is not that of {new} steps without a break"]
+
+
+def changed_drop_path(stored: Config, config: Config) -> list[str]:
+    """What another number of steps does to the paths that are still to be dropped."""
+    share = configs.to_tree(config)["model"]["backbone"].get("drop_path")
+    if not share or stored.train.steps == config.train.steps:
+        return []
+    setting = f"model.backbone.drop_path={share}"
+    return [f"the share of dropped paths ({setting}) rises until the last step, and so follows train.steps"]
 
 
 # ---- classes

@@ -28,7 +28,14 @@ from atrous.distributed import World
 from atrous.errors import ConfigError, ModelFileError, listing
 from atrous.files import prepare_output, write_atomically
 from atrous.models.format_1 import upgraded_row
-from atrous.resume import ACCEPTED, MOVED, changed_learning_rate, require_accepted, require_steps
+from atrous.resume import (
+    ACCEPTED,
+    MOVED,
+    changed_drop_path,
+    changed_learning_rate,
+    require_accepted,
+    require_steps,
+)
 
 State = dict[str, Any]  # of a training between two steps: tensors, numbers and text only
 Resume: TypeAlias = bool | Literal["or_start"]
@@ -97,6 +104,30 @@ class RunFolder(NamedTuple):
         return self.path / "changes.jsonl"
 
     @property
+    def trace(self) -> Path:
+        """What PyTorch's profiler recorded, and below the largest costs in it; absent if it did not run."""
+        return self.path / "trace.json.gz"
+
+    @property
+    def profile(self) -> Path:
+        return self.path / "profile.txt"
+
+    @property
+    def events(self) -> Path:
+        """The folder of TensorBoard's event files; absent if there are none."""
+        return self.path / "tensorboard"
+
+    @property
+    def watched(self) -> Path:
+        """What `atrous evaluate --watch` has measured: a line for each model. The training doesn't write it."""
+        return self.path / "watched.jsonl"
+
+    @property
+    def best_watched(self) -> Path:
+        """The best model of these, where the training validates only at its end."""
+        return self.path / "best_watched.safetensors"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that trains. It stays when that process ends."""
         return self.path / "state" / "lock"
@@ -108,8 +139,16 @@ class RunFolder(NamedTuple):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        models, extras = (self.best, self.last), (self.data, self.facts, self.reused, self.changes)
+        models, extras = (
+            (self.best, self.last),
+            (self.data, self.facts, self.reused, self.changes, self.trace, self.profile),
+        )
         return self.config, self.metrics, *models, self.report, *extras, self.state
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The innermost first."""
+        return self.state.parent, self.events, self.path
 
     @property
     def marks(self) -> tuple[Path, ...]:
@@ -177,7 +216,8 @@ def resumed(run: RunFolder, config: Config) -> Opened:
         return Opened(None, tuple(changes), (f"{run.path}: nothing was saved yet, so the run starts from step 0",))
     state = load_state(run)
     require_steps(state["step"], config, run.path)
-    remarks = [*changed_learning_rate(stored, config, state["step"]), *_lost_best(run, state)]
+    remarks = [*changed_learning_rate(stored, config, state["step"]), *changed_drop_path(stored, config)]
+    remarks += _lost_best(run, state)
     state = without_lost_best(run, state)
     remarks += drop_rows_after(run.metrics, state["step"], state["measured"])
     return Opened(state, tuple(changes), tuple(remarks))
@@ -245,8 +285,8 @@ def locked(run: RunFolder) -> Iterator[None]:
     if not run.is_writer:
         yield
         return
-    new = [path for path in (*run.files, *run.marks) if not path.exists()]
-    new_folders = [path for path in (run.state.parent, run.path, *run.path.parents) if not path.exists()]
+    old = [*_event_files(run), *(path for path in (*run.files, *run.marks) if path.exists())]
+    new_folders = [path for path in (*run.folders, *run.path.parents) if not path.exists()]
     prepare_output(run.path)
     prepare_output(run.state.parent)
     lock = FileLock(run.lock)
@@ -260,6 +300,7 @@ def locked(run: RunFolder) -> Iterator[None]:
         yield
     except BaseException:
         if not run.is_saved:
+            new = {*run.files, *run.marks, *_event_files(run)}.difference(old)
             _remove(new, new_folders)
         raise
     finally:
@@ -284,7 +325,11 @@ def remove_leftovers(run: RunFolder) -> None:
 def remove(run: RunFolder) -> None:
     """Delete a run's own files, and the folders if nothing else is in them. Raises ConfigError if it is running."""
     with locked(run):
-        _remove((*run.files, *run.marks), (run.state.parent, run.path))
+        _remove((*run.files, *run.marks, run.watched, run.best_watched, *_event_files(run)), run.folders)
+
+
+def _event_files(run: RunFolder) -> list[Path]:
+    return list(run.events.glob("events.out.tfevents.*"))
 
 
 def _remove(files: Iterable[Path], folders: Iterable[Path]) -> None:
@@ -403,15 +448,16 @@ def write_state(run: RunFolder, state: State) -> None:
 # ---- metrics
 
 
-def log(run: RunFolder, row: Mapping[str, Any]) -> None:
-    """Add a row to the run's metrics."""
+def log(run: RunFolder, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add a row to the run's metrics; returns it."""
     if not run.is_writer:
-        return
+        return row
     try:
         with run.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     except OSError as error:
         raise OSError(error.errno, f"cannot write {run.metrics}: {error.strerror}") from error
+    return row
 
 
 def flush(path: Path) -> None:

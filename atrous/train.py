@@ -19,6 +19,7 @@ from atrous import (
     data,
     distributed,
     evaluate,
+    instruments,
     model_file,
     models,
     optim,
@@ -44,6 +45,7 @@ from atrous.distributed import World
 from atrous.environment import environment
 from atrous.errors import AtrousError, ConfigError, DataError, ModelFileError, ProcessDied, listing
 from atrous.files import prepare_output, user_path, write_atomically
+from atrous.instruments import Instruments
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
 from atrous.layers.synchronized import synchronized
 from atrous.model_file import require_same_classes
@@ -164,10 +166,11 @@ def train(
             contextlib.closing(batches),
             Progress(console, settings.steps, at.step) as progress,
             timed(run, facts_of(learner.model, config, splits, world), at.step, settings.steps) as note,
+            instruments.opened(run, settings, world, console, done=at.step, is_due=is_due(at, settings)) as tools,
         ):
             while is_due(at, settings) or not is_over(at, settings):
                 if is_due(at, settings):
-                    at = validate(run, learner, candidate, splits[1], at, world, workers, progress, stop)
+                    at = validate(run, learner, candidate, splits[1], at, world, workers, progress, tools, stop)
                     continue
                 with saved_if_others_die(run, learner, candidate, at, losses, settings, stop):
                     passes = load(batches, objective, config, world, progress, stop)
@@ -181,9 +184,9 @@ def train(
                 update(learner, config, at.step)
                 at = advanced(at, settings, world)
 
-                progress.step(at.step, images_of_step(settings, world))
+                tools.advance(progress.step(at.step, images_of_step(settings, world)))
                 if at.step % settings.log_every == 0 or at.step == settings.steps:
-                    run_folder.log(run, progress.log(at.step, mean_terms(losses, world), learning_rate))
+                    tools.log(run_folder.log(run, progress.log(at.step, mean_terms(losses, world), learning_rate)))
                     losses.clear()
                 if at.step % settings.save_every == 0 or is_due(at, settings):
                     save(run, learner, candidate, at, losses, world)
@@ -230,6 +233,7 @@ def splits_of(config: Config) -> tuple[Sequence[Sample], Sequence[Sample]]:
 def trainable(config: Config, world: World) -> tuple[LabelSpace, tuple[Sequence[Sample], Sequence[Sample]]]:
     """The classes and the splits of the data. What would fail, or be silently wrong, after hours is refused now."""
     require_packages(config.augment)
+    instruments.require(config.train)
     space, splits = data.label_space(config.data), splits_of(config)
     distributed.require_same(repr(settings_of_all(config)), "the settings")
     distributed.require_same(" and ".join(str(len(samples)) for samples in splits), "the numbers of images")
@@ -479,7 +483,8 @@ def facts_of(model: Model, config: Config, splits: tuple[Sequence[Sample], Seque
 
 def is_due(at: Standing, settings: TrainConfig) -> bool:
     """Whether a validation is due at this step and has not been done."""
-    return at.step > at.validation and (at.step % settings.eval_every == 0 or at.step == settings.steps)
+    is_whole = settings.eval_every is not None and at.step % settings.eval_every == 0
+    return at.step > at.validation and (is_whole or at.step == settings.steps)
 
 
 def is_over(at: Standing, settings: TrainConfig) -> bool:
@@ -644,6 +649,7 @@ def validate(
     world: World,
     workers: int,
     progress: Progress,
+    tools: Instruments,
     stop: StopFlag,
 ) -> Standing:
     """Measure on the validation split, and save how far the training has come, and the model if it is the best."""
@@ -653,9 +659,9 @@ def validate(
     figures, headline = evaluation.figures, evaluation.figures.headline
     score = figures.scores[headline]
     progress.validated(at.step, figures.titles[headline], score)
-    run_folder.log(
-        run, {"step": at.step, "scores": figures.to_tree()["scores"], "classes": figures.table.first_column()}
-    )
+    row = {"step": at.step, "scores": figures.to_tree()["scores"], "classes": figures.table.first_column()}
+    tools.log(run_folder.log(run, row))
+    tools.show(at.step, candidate, samples, evaluation)
     is_better = score > at.best
     if is_better and run.is_writer:
         candidate.with_header(results={"step": at.step, **evaluation.to_tree()}).save(run.best)
@@ -699,7 +705,12 @@ def save(
 def write(run: RunFolder, learner: Learner, candidate: Segmenter, at: Standing) -> None:
     run_folder.write_state(run, snapshot(learner, at))
     if run.is_writer:
-        candidate.save(run.last)
+        newest(candidate, at).save(run.last)
+
+
+def newest(candidate: Segmenter, at: Standing) -> Segmenter:
+    """The model with the step that it is of, which tells one save from another on any machine."""
+    return candidate.with_header(results={"step": at.step})
 
 
 def snapshot(learner: Learner, at: Standing) -> State:
@@ -743,8 +754,8 @@ def bring_up_to_date(
         return
     if any(opening.state.get(key) != text for key, text in learner.source.items()):
         run_folder.write_state(run, snapshot(learner, at))
-    if not is_saved_as(candidate, run.last):
-        candidate.save(run.last)
+    if not is_saved_as(newest(candidate, at), run.last):
+        newest(candidate, at).save(run.last)
     require_readable(run.best)
 
 
@@ -851,7 +862,8 @@ def finish(
     report.print_evaluation(evaluation, console)
     if at.step < settings.steps:
         reason = f"train.patience: {at.stale} validations without a better score"
-        say(f"ended early, after step {at.step} of {settings.steps} ({reason})", console)
+        more = "train.patience=none with --resume does the rest"
+        say(f"ended early, after step {at.step} of {settings.steps} ({reason}); {more}", console)
     console.print(f"best model: {run.best} (step {best.results['step']})\nreport: {run.report}")
 
 

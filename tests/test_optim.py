@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from atrous import optim
+from atrous.backbones import BACKBONES, build_backbone
+from atrous.models.deeplab_v3plus import DeepLabV3Plus
 from atrous.models.lraspp import LRASPP
 from atrous.optim import OptimConfig, learning_rate, parameter_groups
 from tests.reference.tensorflow_deeplab import FIGURES
@@ -36,6 +39,38 @@ def test_linear_warmup_meets_the_schedule() -> None:
     config = OptimConfig(lr=1.0, warmup_steps=10, warmup_lr=0.0, schedule="constant")
     learning_rates = [learning_rate(config, step, 100) for step in range(12)]
     assert learning_rates == pytest.approx([step / 10 for step in range(10)] + [1.0, 1.0])
+
+
+def test_multi_step_falls_at_each_milestone() -> None:
+    config = OptimConfig(schedule="multi_step", lr=8.0, step_factor=0.5, milestones=(3, 5, 6))
+    learning_rates = [learning_rate(config, step, 100) for step in range(8)]
+    assert learning_rates == [8, 8, 8, 4, 4, 2, 1, 1]
+
+
+def test_milestones_that_make_no_schedule_are_refused() -> None:
+    for settings, words in (
+        ({"schedule": "multi_step"}, "needs milestones"),
+        ({"schedule": "multi_step", "milestones": (5, 3)}, r"milestones=\[5, 3\]: each must be later"),
+        ({"milestones": (3, 3)}, "each must be later"),
+        ({"milestones": (0,)}, "greater than 0"),
+    ):
+        with pytest.raises(ValidationError, match=words):
+            OptimConfig.model_validate(settings)
+    assert (
+        OptimConfig(milestones=(3, 5)).schedule == "poly"
+    )  # as a recipe's own settings stay when its schedule changes
+
+
+def test_the_schedule_of_deeplab2_counts_the_warm_up() -> None:
+    """lr (1 - t / T) ** 0.9 at the global step t, after a linear warm-up from 0: a small jump at its end."""
+    settings = {"lr": 1.0, "warmup_steps": 20, "warmup_lr": 0.0}
+    ours = OptimConfig(**settings)
+    deeplab2 = OptimConfig(**settings, schedule_start="first_step")
+    for step in (0, 10, 19):
+        assert learning_rate(deeplab2, step, 100) == learning_rate(ours, step, 100) == pytest.approx(step / 20)
+    for step in (20, 50, 99):
+        assert learning_rate(deeplab2, step, 100) == pytest.approx((1 - step / 100) ** 0.9)
+        assert learning_rate(ours, step, 100) == pytest.approx((1 - (step - 20) / 80) ** 0.9)
 
 
 # ---- parameter groups
@@ -111,6 +146,36 @@ def test_the_last_layer_is_what_computes_a_models_logits() -> None:
     assert not fast & slow
 
 
+def test_earlier_units_of_the_backbone_learn_more_slowly() -> None:
+    """A stem and 16 bottlenecks: the last one has the factor 0.9, the stem 0.9 ** 17, and the heads have none."""
+    with torch.device("meta"):
+        model = DeepLabV3Plus(DeepLabV3Plus.Config.model_validate({"backbone": "resnet50"}), 3)
+    groups = groups_by_name(model, OptimConfig(layer_decay=0.9, head_lr=2, bias_lr=3), model.logit_modules)
+    for name, factor in {
+        "backbone.c5.2.conv3.conv.weight": 0.9,
+        "backbone.c5.1.conv1.conv.weight": 0.9**2,
+        "backbone.c5.0.conv1.conv.weight": 0.9**3,
+        "backbone.c4.5.conv1.conv.weight": 0.9**4,
+        "backbone.c2.0.conv1.conv.weight": 0.9**16,
+        "backbone.stem.0.conv.weight": 0.9**17,
+        "aspp.projection.conv.weight": 2.0,
+        "classify.bias": 6.0,
+    }.items():
+        assert groups[name]["lr_factor"] == pytest.approx(factor), name
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_has_units_and_all_its_parameters_are_in_one(name: str) -> None:
+    config = BACKBONES[name].Config.model_validate({"name": name})
+    with torch.device("meta"):
+        backbone = build_backbone(config, config.output_strides[-1])
+    units = optim.units_of(backbone)
+    assert len(units) > 2
+    parameters = [parameter for unit in units for parameter in unit.parameters()]
+    assert len(parameters) == len(list(backbone.parameters()))
+    assert [len(one.shape) for one in parameters[:1]] == [4]  # a convolution of the stem comes first
+
+
 # ---- updates
 
 
@@ -133,7 +198,7 @@ def test_a_factor_on_the_learning_rate_is_one_on_the_gradient() -> None:
 
 
 def test_the_learning_rate_reaches_each_group_by_its_factor() -> None:
-    for name, kind in (("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)):
+    for name, kind in (("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)):
         optimizer = optim.build(Net(), OptimConfig.model_validate({"name": name, "head_lr": 10}), LOGITS)
         assert isinstance(optimizer, kind)
         optim.set_learning_rate(optimizer, 0.5)
@@ -150,6 +215,18 @@ def test_sgd_is_the_originals_momentum() -> None:
         weight.grad = torch.ones(1)
         optimizer.step()
     assert weight.item() == pytest.approx(-0.1 * (1 + 1.9 + 2.71))
+
+
+def test_adam_is_the_originals() -> None:
+    """The decay is part of the gradient, so that the first step has the length lr, whatever the decay; eps counts."""
+    for eps, expected in ((1e-8, -0.1), (1.0, -0.1 * 2 / 3)):
+        module = nn.Module()
+        module.weight = nn.Parameter(torch.full((1, 1, 1, 1), 2.0))
+        config = OptimConfig(name="adam", lr=0.1, weight_decay=0.5, eps=eps)
+        optimizer = optim.build(module, config, LOGITS)
+        module.weight.grad = torch.full_like(module.weight, 1.0)  # 2 with its decay
+        optimizer.step()
+        assert module.weight.item() - 2.0 == pytest.approx(expected, abs=1e-5)
 
 
 def optimizer_of(name: str, width: int = 2) -> torch.optim.Optimizer:

@@ -84,6 +84,7 @@ def test_every_recipe_has_a_row_of_the_original() -> None:
 def test_settings_are_those_of_the_original(name: str) -> None:
     config = recipe(name)
     loss, decode = config.loss.model_dump(), config.decode.model_dump()
+    assert (config.optim.eps, config.optim.schedule_start) == (1e-7, "first_step")
     assert ROWS[name] == (
         config.model.output_stride,
         config.optim.lr,

@@ -1,17 +1,23 @@
 """What may change between two parts of a run, and how each change is told."""
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import atrous
+from atrous import cli, run_folder, train
 from atrous import config as configs
 from atrous.config import Config
 from atrous.data.inventory import Inventory
 from atrous.data.label_space import LabelSpace
 from atrous.errors import ConfigError, DataError
+from atrous.interrupt import Interrupted
 from atrous.resume import (
     ACCEPTED,
+    changed_drop_path,
     changed_learning_rate,
     data_changes,
     require_accepted,
@@ -19,7 +25,9 @@ from atrous.resume import (
     require_same_data,
     source_of,
 )
+from atrous.run_folder import RunFolder
 from tests.conftest import tiny_config
+from tests.runs import QUIET, assert_same, copied, losses, stop_after, validations
 
 SPACE = LabelSpace(names=("road", "car", "sky"), colors=((1, 1, 1), (2, 2, 2), (3, 3, 3)), things=(1,))
 RUN = Path("runs/mine")
@@ -65,6 +73,91 @@ def test_a_learning_rate_that_follows_the_number_of_steps_is_told() -> None:
         "the learning rate (optim.schedule=poly) follows train.steps: at step 6 it is 0.0938, not 0.0833"
     ]  # all steps so far, and the next ones, belong to the warm-up of both
     assert changed_learning_rate(with_schedule(*poly, steps=20), with_schedule(*poly, steps=10), done=10) == []
+
+
+def test_dropped_paths_that_follow_the_number_of_steps_are_told() -> None:
+    drops = ("model.backbone=pnasnet", "model.backbone.drop_path=0.2")
+    old, new = (tiny_config(*drops, f"train.steps={steps}") for steps in (4, 8))
+    (line,) = changed_drop_path(old, new)
+    assert line.startswith("the share of dropped paths (model.backbone.drop_path=0.2) rises until the last step")
+    assert changed_drop_path(old, old) == []
+    assert changed_drop_path(tiny_config(), tiny_config("train.steps=8")) == []
+
+
+# ---- more steps, end to end
+
+CONSTANT = ("optim.schedule=constant", "train.ema=0.9", "train.eval_every=10", "train.save_every=7", "augment.blur=0.5")
+
+
+def more(run: RunFolder, *overrides: str) -> tuple[int, str]:
+    """Resume a run as people do, from its own config; the exit code, and what was printed."""
+    output = io.StringIO()
+    words = ["train", str(run.config), "--out", str(run.path), "--resume", "--workers", "0", "--device", "cpu"]
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        code = cli.run([*words, *overrides])
+    return code, " ".join(output.getvalue().split())
+
+
+@pytest.mark.slow
+def test_twenty_steps_and_twenty_more_are_forty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit for bit, whether the run was finished or stopped in its middle; weights, averages, optimizer and rows."""
+    whole = train.train(tiny_config("train.steps=40", *CONSTANT), tmp_path / "whole", console=QUIET)
+    run = train.train(tiny_config("train.steps=20", *CONSTANT), tmp_path / "run", console=QUIET)
+    report = run.report.read_bytes()
+    code, printed = more(run, "train.steps=40")
+    assert code == 0 and "train.steps is now 40, not 20" in printed and "learning rate" not in printed
+    assert run.report.read_bytes() != report
+    stop_after(14, monkeypatch)
+    stopped = RunFolder(tmp_path / "stopped")
+    with pytest.raises(Interrupted):
+        train.train(tiny_config("train.steps=20", *CONSTANT), stopped.path, console=QUIET)
+    monkeypatch.undo()
+    assert more(stopped, "train.steps=40")[0] == 0
+    for other in (run, stopped):
+        one, two = (run_folder.read_state(folder.state) for folder in (whole, other))
+        for part in ("model", "averaged"):
+            assert_same(one[part], two[part])
+        assert_same(atrous.load(whole.best).model.state_dict(), atrous.load(other.best).model.state_dict())
+        assert {key: one[key] for key in ("step", "taken", "best")} == {
+            key: two[key] for key in ("step", "taken", "best")
+        }
+        rows = [
+            [(row["step"], row["loss"], row["learning_rate"]) for row in losses(folder)] for folder in (whole, other)
+        ]
+        assert rows[0] == rows[1] and len(rows[0]) == 40
+        assert [row["scores"] for row in validations(whole)] == [row["scores"] for row in validations(other)]
+        assert len(other.changes.read_text().splitlines()) == 1
+
+
+def test_a_finished_run_takes_more_of_each_kind(finished: RunFolder, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run")
+    code, printed = more(run, "train.epochs=1")  # 12 images, 2 a step
+    assert code == 0 and "train.steps is now 6, not 4" in printed
+    assert "the learning rate (optim.schedule=cosine) follows train.steps: at step 5 it is" in printed
+    assert [row["step"] for row in losses(run)] == [1, 2, 3, 4, 5, 6]
+    code, printed = more(run, "train.steps=8", "train.eval_every=none")
+    assert code == 0 and "train.eval_every is now None, not 2" in printed
+    assert [row["step"] for row in validations(run)] == [2, 4, 6, 8]
+    code, printed = more(run, "train.epochs=1")
+    assert code == 2 and "train.steps is 6, but the run in" in printed and "has done 8 steps" in printed
+    code, printed = more(run, "train.steps=9", "train.patience=2")
+    assert code == 2 and "patience=2 needs eval_every" in printed
+    code, printed = more(run, "train.steps=9", "optim.lr=0.1")
+    assert code == 2 and "optim.lr is 0.1 here but" in printed
+    assert [row["step"] for row in losses(run)][-1] == 8
+
+
+def test_a_run_that_ended_early_goes_on_without_patience(tmp_path: Path) -> None:
+    settings = ("optim.lr=1e-12", "train.batch_norm=frozen", "train.eval_every=1", "train.steps=6", "train.patience=1")
+    run = train.train(tiny_config(*settings), tmp_path / "run", console=QUIET)
+    done = losses(run)[-1]["step"]
+    assert done < 6
+    code, printed = more(run, "train.steps=7")
+    assert code == 0 and f"ended early, after step {done} of 7" in printed
+    assert "train.patience=none with --resume does the rest" in printed
+    code, printed = more(run, "train.patience=none")
+    assert code == 0 and "ended early" not in printed
+    assert losses(run)[-1]["step"] == 7
 
 
 # ---- classes
