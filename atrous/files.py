@@ -35,6 +35,30 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             temporary.unlink()
 
 
+def keep(path: Path, copy: Path) -> None:
+    """Let `copy` be what `path` is, if it is there, before that is replaced. It takes no time where there are links."""
+    if not path.exists():
+        return
+    temporary = _beside(copy)
+    try:
+        os.link(path, temporary)
+        temporary.replace(copy)
+    except OSError:  # a file system without hard links
+        write_atomically(copy, path.read_bytes())
+    finally:
+        temporary.unlink(missing_ok=True)  # where both were one file, nothing was renamed
+
+
+def sync_folder(folder: Path) -> None:
+    """Let what was renamed in the folder outlive a power cut, where the system can do that."""
+    with contextlib.suppress(OSError):
+        file = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
 def composed(name: str) -> str:
     """The name with an é of one character, not of two: systems write either, and people see no difference (NFC)."""
     return unicodedata.normalize("NFC", name)
