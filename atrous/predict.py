@@ -53,10 +53,10 @@ LESS_MEMORY = {  # by evaluate.mode
 
 class Summary(NamedTuple):
     images: int  # that are predicted
-    earlier: int  # that were predicted before, by the same model in the same way
     failures: tuple[str, ...]  # a line for each image or folder that could not be read, predicted or written
     folders: tuple[Path, ...]  # that results were written to
     files: tuple[Path, ...]  # of the last image
+    earlier: int = 0  # images that were predicted before, by the same model in the same way
 
     def describe(self) -> str:
         places = ", ".join(map(str, self.files if self.images == 1 else self.folders))
@@ -198,7 +198,7 @@ def predict_images(
         raise Interrupted(f"interrupted; {earlier + done} of {total} images are done", number) from None
     except OSError as error:
         raise OSError(error.errno, f"{text_of(error)}; {earlier + done} of {total} images are done") from error
-    return Summary(done, earlier, tuple(failures), tuple(folders), tuple(files))
+    return Summary(done, tuple(failures), tuple(folders), tuple(files), earlier)
 
 
 def images_left(images: Sequence[NamedImage], job: Job, console: Console) -> Sequence[NamedImage]:

@@ -248,16 +248,9 @@ def test_states_that_are_damaged_foreign_or_incomplete_are_one_line(finished: Ru
 
 def test_the_save_before_a_damaged_one_takes_its_place(finished: RunFolder, tmp_path: Path) -> None:
     whole, before = finished.state.read_bytes(), run_folder.read_state(finished.previous)
-    for number, spoil in enumerate(
-        (
-            lambda path: path.write_bytes(whole[: len(whole) // 3]),
-            lambda path: path.write_bytes(bytes(len(whole))),
-            lambda path: path.write_bytes(b""),
-            lambda path: path.unlink(),
-        )
-    ):
+    for number, content in enumerate((whole[: len(whole) // 3], bytes(len(whole)), b"", None)):
         run, console = copied(finished, tmp_path / str(number)), Console(width=400)
-        spoil(run.state)
+        run.state.unlink() if content is None else run.state.write_bytes(content)
         with console.capture() as capture:
             train.train(tiny_config(*FINISHED), run.path, resume=True, console=console)
         told = f"; the run goes on from the save before it, of step {before['step']}\n"

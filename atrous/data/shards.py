@@ -242,7 +242,7 @@ def _image(file: NamedBytes) -> Image:
         read_head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, is_transposed, dtype = read_head(file)
     except ValueError as error:
-        raise DataError(f"{file.name}: not an array of NumPy, or cut off: {one_line(error)}") from error
+        raise DataError(f"{file.name}: not an array of NumPy, or cut off: {error}") from error
     if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or is_transposed:
         raise DataError(f"{file.name}: not an image: that is an array [H, W, 3] of uint8 in RGB, by rows")
     pixels = np.frombuffer(file.read(), np.uint8)

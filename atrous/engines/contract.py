@@ -1,6 +1,6 @@
 """What an engine is: it spreads the images of a prediction over processes. A file here, and a row in ENGINES."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,5 +29,5 @@ class Work(NamedTuple):
 class Engine(NamedTuple):
     """A row of ENGINES."""
 
-    run: Callable[[Work], Iterator[tuple[NamedImage, Outcome]]]  # in any order; an OSError ends it
+    run: Callable[[Work], Generator[tuple[NamedImage, Outcome]]]  # in any order; an OSError ends it
     is_here: bool  # whether all is done in this process

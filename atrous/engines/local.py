@@ -1,12 +1,12 @@
 """One image after another, in this process."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from atrous.data.finding import NamedImage
 from atrous.engines.contract import Engine, Outcome, Work
 
 
-def run(work: Work) -> Iterator[tuple[NamedImage, Outcome]]:
+def run(work: Work) -> Generator[tuple[NamedImage, Outcome]]:
     for image in work.images:
         yield image, work.predict(image)
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ QUIET = {  # what Ray would send home, start or say
 }
 
 
-def run(work: Work) -> Iterator[tuple[NamedImage, Outcome]]:
+def run(work: Work) -> Generator[tuple[NamedImage, Outcome]]:
     """Raises ConfigError for a device or a cluster that isn't there, and ProcessDied if the cluster is lost."""
     kind = device_kind(work.device)
     if not work.images:
@@ -136,7 +136,7 @@ def told(ray: Any) -> Iterator[None]:  # noqa: ANN401 - Ray's module
 class Slots(NamedTuple):
     """How many processes there may be, and what each needs."""
 
-    count: int
+    number: int
     device: str
 
     @property
@@ -154,10 +154,10 @@ def slots_of(resources: dict[str, float], kind: str | None) -> Slots:
 
 def outcomes(ray: Any, work: Work, slots: Slots) -> Iterator[tuple[NamedImage, Outcome]]:  # noqa: ANN401 - Ray's module
     images = dict(enumerate(work.images))
-    size = max(1, min(TOGETHER, len(images) // (ROUNDS * slots.count)))
+    size = max(1, min(TOGETHER, len(images) // (ROUNDS * slots.number)))
     number_of_blocks = math.ceil(len(images) / size)
     rows = [{"number": number, "image": pickle.dumps(absolute(image))} for number, image in images.items()]
-    processes = min(slots.count, number_of_blocks)
+    processes = min(slots.number, number_of_blocks)
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=processes, initial_size=processes)
     be_quiet(ray)
     predictions = ray.data.from_items(rows, override_num_blocks=number_of_blocks).map_batches(

@@ -13,7 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pytest
@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 300.0  # seconds, on a busy machine
 SLOW = ("evaluate.scales=0.75,1,1.25,1.5", "evaluate.flip=true")
 NUM_IMAGES = 40
+Nodes: TypeAlias = Any  # of Ray: its Cluster
 IMAGE = NamedImage(Path("a.png"), Path("a"))
 
 
@@ -139,7 +140,7 @@ def cluster() -> Iterator[Any]:
         nodes.shutdown()
 
 
-def start(cluster: Any, *arguments: str | Path) -> "subprocess.Popen[str]":
+def start(cluster: Nodes, *arguments: str | Path) -> "subprocess.Popen[str]":
     words = [sys.executable, "-m", "atrous", "predict", *map(str, arguments), *SLOW, "--engine", "ray"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -174,7 +175,7 @@ def wait_until(is_so: Callable[[], bool], process: "subprocess.Popen[str]") -> N
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_machine_that_dies_half_way_changes_nothing(cluster: Any, place: Place, tmp_path: Path) -> None:
+def test_a_machine_that_dies_half_way_changes_nothing(cluster: Nodes, place: Place, tmp_path: Path) -> None:
     (place.images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
     node = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
     process = start(cluster, place.model, place.images, "--out", tmp_path / "out")
@@ -202,7 +203,7 @@ def test_a_machine_that_dies_half_way_changes_nothing(cluster: Any, place: Place
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_ctrl_c_ends_it_and_the_next_one_goes_on(cluster: Any, place: Place, tmp_path: Path) -> None:
+def test_ctrl_c_ends_it_and_the_next_one_goes_on(cluster: Nodes, place: Place, tmp_path: Path) -> None:
     first = start(cluster, place.model, place.images, "--out", tmp_path / "out")
     wait_until(lambda: sum(map(len, rows(tmp_path / "out").values())) > 4, first)
     first.send_signal(signal.SIGINT)
@@ -243,7 +244,7 @@ def predict_poison(address: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_an_image_that_no_process_survives_is_named_and_the_others_are_done(cluster: Any) -> None:
+def test_an_image_that_no_process_survives_is_named_and_the_others_are_done(cluster: Nodes) -> None:
     call = f"from tests.engines.test_ray import predict_poison; predict_poison({cluster.address!r})"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
