@@ -210,10 +210,9 @@ def images_left(images: Sequence[NamedImage], job: Job, console: Console) -> Seq
     reader.update()
     left = [image for image in images if not reader.files_of(image, job.folders)]
     if len(left) < len(images):
-        number = (
-            f"{len(images) - len(left)} of {len(images)} images are done already, by this model with these settings"
-        )
-        say_line(f"{number}: to predict them again, name another folder, or remove {job.log.folder}", console)
+        number = f"{len(images) - len(left)} of {len(images)} images"
+        advice = f"to predict them again, name another folder, or remove {job.log.folder}"
+        say_line(f"done already, by this model with these settings: {number}; {advice}", console)
     return left
 
 

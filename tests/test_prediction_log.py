@@ -140,6 +140,6 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
             )
     assert summary.describe() == "nothing was left to do"
     assert capture.get() == (
-        "1 of 1 images are done already, by this model with these settings: to predict them again, name another "
+        "done already, by this model with these settings: 1 of 1 images; to predict them again, name another "
         f"folder, or remove {tmp_path / 'out' / '.atrous'}\n"
     )

@@ -33,6 +33,7 @@ QUIET = {  # what Ray would send home, start or say
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # lines about tasks that are tried again
 }
 
 

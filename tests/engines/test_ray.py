@@ -3,6 +3,7 @@
 One cluster of two nodes serves all tests that need one; predictions are processes of their own, as people start them.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -18,12 +19,13 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import pytest
 
-from atrous import predict, segmenter
+from atrous import cli, predict, segmenter
 from atrous.data.finding import NamedImage
+from atrous.data.voc import VOC
 from atrous.engines import ray as engine
 from atrous.engines.contract import Outcome, Predict, Work
 from atrous.errors import AtrousWarning, ConfigError
-from tests.conftest import save
+from tests.conftest import noise, save
 from tests.runs import QUIET
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +143,7 @@ def cluster() -> Iterator[Any]:
 
 
 def start(cluster: Nodes, *arguments: str | Path) -> "subprocess.Popen[str]":
-    words = [sys.executable, "-m", "atrous", "predict", *map(str, arguments), *SLOW, "--engine", "ray"]
+    words = [sys.executable, "-m", "atrous", "predict", *map(str, arguments), "--engine", "ray"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*words, "--address", cluster.address],
@@ -178,7 +180,7 @@ def wait_until(is_so: Callable[[], bool], process: "subprocess.Popen[str]") -> N
 def test_a_machine_that_dies_half_way_changes_nothing(cluster: Nodes, place: Place, tmp_path: Path) -> None:
     (place.images / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
     node = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
-    process = start(cluster, place.model, place.images, "--out", tmp_path / "out")
+    process = start(cluster, place.model, place.images, *SLOW, "--out", tmp_path / "out")
     wait_until(lambda: [len(names) > 1 for names in rows(tmp_path / "out").values()] == [True, True], process)
     cluster.remove_node(node, allow_graceful=False)
     at_death = sum(map(len, rows(tmp_path / "out").values()))
@@ -194,17 +196,17 @@ def test_a_machine_that_dies_half_way_changes_nothing(cluster: Nodes, place: Pla
     assert set(counts.values()) == {1}
 
     (place.images / "broken.png").unlink()
-    again = start(cluster, place.model, place.images, "--out", tmp_path / "out")
+    again = start(cluster, place.model, place.images, *SLOW, "--out", tmp_path / "out")
     out, errors = again.communicate(timeout=PATIENCE)
     assert (again.returncode, errors) == (0, "")
-    assert f"{NUM_IMAGES} of {NUM_IMAGES} images are done already" in " ".join(out.split())
+    assert f"with these settings: {NUM_IMAGES} of {NUM_IMAGES} images; to predict" in out
     assert out.splitlines()[-1] == "nothing was left to do"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ctrl_c_ends_it_and_the_next_one_goes_on(cluster: Nodes, place: Place, tmp_path: Path) -> None:
-    first = start(cluster, place.model, place.images, "--out", tmp_path / "out")
+    first = start(cluster, place.model, place.images, *SLOW, "--out", tmp_path / "out")
     wait_until(lambda: sum(map(len, rows(tmp_path / "out").values())) > 4, first)
     first.send_signal(signal.SIGINT)
     _, errors = first.communicate(timeout=PATIENCE)
@@ -215,13 +217,29 @@ def test_ctrl_c_ends_it_and_the_next_one_goes_on(cluster: Nodes, place: Place, t
     done = {name for names in rows(tmp_path / "out").values() for name in names}
     assert 4 < len(done) < NUM_IMAGES
 
-    second = start(cluster, place.model, place.images, "--out", tmp_path / "out")
+    second = start(cluster, place.model, place.images, *SLOW, "--out", tmp_path / "out")
     _, errors = second.communicate(timeout=PATIENCE)
     assert second.returncode == 0, errors
     assert results(tmp_path / "out") == results(place.expected)
     for name in done:
         path = tmp_path / "out" / "masks" / f"{name}.png"
         assert path.stat().st_mtime_ns == times[path], name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_an_archive_is_that_of_the_local_engine(cluster: Nodes, tmp_path: Path) -> None:
+    for number in range(4):
+        save(tmp_path / "images" / f"2008_00000{number}.png", noise(40 + number))
+    segmenter.create("deeplab_v3", label_space=VOC, output_stride=32).save(tmp_path / "model.safetensors")
+    words = [str(tmp_path / "images"), "--format", "voc", "--overlays", "--out"]
+    assert cli.run(["predict", str(tmp_path / "model.safetensors"), *words, str(tmp_path / "local")]) == 0
+    process = start(cluster, tmp_path / "model.safetensors", *words, tmp_path / "ray")
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors) == (0, "")
+    expected = results(tmp_path / "local")
+    assert len(expected) == 9  # four masks and overlays, and the archive
+    assert results(tmp_path / "ray") == expected
 
 
 def poisoned(device: str) -> Predict:
@@ -254,6 +272,44 @@ def test_an_image_that_no_process_survives_is_named_and_the_others_are_done(clus
     failures = json.loads(done.stdout.splitlines()[-1])
     assert [failures[name] for name in ("a", "b", "c")] == ["", "", ""]
     assert failures["poison"].endswith(f"poison.png: {engine.DEADLY}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_cluster_of_its_own_ends_with_a_prediction_that_is_stopped(place: Place, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    words = [sys.executable, "-m", "atrous", "predict", place.model, place.images, *SLOW, "--out", tmp_path / "out"]
+    mark = str(tmp_path)  # in the environment of all that it starts
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MARK_OF_THIS_TEST": mark}
+    environment.pop("RAY_ADDRESS", None)
+    process = subprocess.Popen(
+        [*map(str, words), "--engine", "ray"],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    wait_until(lambda: sum(map(len, rows(tmp_path / "out").values())) > 1, process)
+    assert len(living(mark)) > 3
+    process.send_signal(signal.SIGTERM)
+    out, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143
+    assert errors.splitlines()[-1].startswith("atrous: interrupted; ")
+    assert "raylet" not in out
+    end = time.monotonic() + PATIENCE
+    while living(mark) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert living(mark) == []
+
+
+def living(mark: str) -> list[str]:
+    """The command lines of processes whose environment holds the text."""
+    lines = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in (folder / "environ").read_bytes():
+                lines.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return lines
 
 
 @pytest.mark.slow
