@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import stat
 import unicodedata
 from pathlib import Path
@@ -33,6 +34,15 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     finally:
         with contextlib.suppress(OSError):  # it was renamed, or never created
             temporary.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a process that was killed has half written of files that others have written since."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for name in [entry.name for entry in entries]:
+            leftover = re.fullmatch(r"\.(.+)\.\d+", name)  # as `_beside` names it
+            if leftover and (folder / leftover[1]).is_file():
+                (folder / name).unlink(missing_ok=True)
 
 
 def keep(path: Path, copy: Path) -> None:

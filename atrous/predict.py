@@ -24,7 +24,7 @@ from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.engines import ENGINES, Engine, Outcome, Work
 from atrous.engines.contract import Predict
 from atrous.errors import ConfigError, DataError, ModelFileError, listing, out_of_memory, text_of
-from atrous.files import composed, prepare_output, user_path, write_atomically
+from atrous.files import composed, prepare_output, remove_leftovers, user_path, write_atomically
 from atrous.inference import InferenceConfig
 from atrous.interrupt import Interrupted
 from atrous.model_file import CONVERTIBLE
@@ -174,7 +174,7 @@ def predict_images(
     failures, total = found.problems, len(found.images)
     images = images_left(found.images, job, console)
     earlier, done = total - len(images), 0
-    folders: dict[Path, None] = {}
+    folders, places = dict[Path, None](), set[Path]()
     files: Mapping[Path, Path] = {}
     for failure in failures:
         say(failure)
@@ -192,12 +192,15 @@ def predict_images(
                 receive(image, outcome)
                 files = outcome.files
                 folders |= dict.fromkeys(files.values())
+                places |= {file.parent for file in files}
                 done += 1
     except (KeyboardInterrupt, Interrupted) as end:
         number = end.number if isinstance(end, Interrupted) else signal.SIGINT
         raise Interrupted(f"interrupted; {earlier + done} of {total} images are done", number) from None
     except OSError as error:
         raise OSError(error.errno, f"{text_of(error)}; {earlier + done} of {total} images are done") from error
+    for folder in places:
+        remove_leftovers(folder)
     return Summary(done, tuple(failures), tuple(folders), tuple(files), earlier)
 
 

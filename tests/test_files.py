@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from atrous.files import keep, on_disk, prepare_output, require_folder, user_path, write_atomically
+from atrous.files import keep, on_disk, prepare_output, remove_leftovers, require_folder, user_path, write_atomically
 
 
 @contextmanager
@@ -29,6 +29,14 @@ def test_writing_makes_folders_and_replaces_files(tmp_path: Path) -> None:
     write_atomically(path, b"two")
     assert path.read_text() == "two"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_where_the_file_is_whole(tmp_path: Path) -> None:
+    for name in ("a.png", ".a.png.12", ".b.png.12", ".a.png.x", ".a.png", "c.12", ".png"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", ".b.png.12", ".a.png.x", ".a.png", "c.12", ".png"}
+    remove_leftovers(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("has_links", [True, False])

@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 import signal
+import socket
 import sys
 import threading
 import warnings
@@ -21,10 +22,13 @@ from typing import Any, NamedTuple
 
 from atrous.data.finding import NamedImage
 from atrous.engines.contract import Engine, Outcome, Predict, Work
-from atrous.errors import AtrousWarning, ConfigError, ProcessDied
+from atrous.errors import AtrousWarning, ConfigError, ProcessDied, text_of
 
 MISSING = '--engine ray needs Ray: pip install "atrous[ray]"'
 LOCAL = "local"  # an address: a cluster of this machine, for this call
+AUTO = "auto"  # an address: the cluster that this machine belongs to
+MAX_PORT = 65535
+PATIENCE = 20.0  # seconds, for a machine to answer
 TOGETHER = 16  # images, at most, that a process takes at once, and works on again if it dies
 ROUNDS = 4  # at least, in which a process gets images: so all end at about the same time
 ATTEMPTS = 3  # at an image, if the process that predicts it dies
@@ -89,8 +93,8 @@ def imported() -> Any:  # noqa: ANN401 - Ray's module
 
 
 def contact(ray: Any, address: str) -> None:  # noqa: ANN401 - Ray's module
-    if "://" in address:
-        raise ConfigError(f"--address {address}: Ray's client can't do this; start it on a machine of the cluster")
+    if address not in (LOCAL, AUTO):
+        require_answer(address)
     options = {"include_dashboard": False} if address == LOCAL else {}
     try:
         with silent():
@@ -98,6 +102,19 @@ def contact(ray: Any, address: str) -> None:  # noqa: ANN401 - Ray's module
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"--address {address}: no Ray cluster answers there: {reason}") from error
+
+
+def require_answer(address: str) -> None:
+    """Ray itself tries for minutes."""
+    if "://" in address:
+        raise ConfigError(f"--address {address}: Ray's client can't do this; start it on a machine of the cluster")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > MAX_PORT:
+        raise ConfigError(f"--address {address}: expected HOST:PORT of a Ray cluster, or {AUTO}, or {LOCAL}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
+    except OSError as error:
+        raise ConfigError(f"--address {address}: no Ray cluster answers there: {text_of(error)}") from error
 
 
 @contextlib.contextmanager

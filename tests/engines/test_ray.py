@@ -6,6 +6,7 @@ One cluster of two nodes serves all tests that need one; predictions are process
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,8 +73,17 @@ def test_devices_and_addresses_that_are_not_there_are_refused() -> None:
         engine.device_kind("cuda:1")
     with pytest.raises(ConfigError, match="--device cuda: the Ray cluster has no GPU"):
         engine.slots_of({"CPU": 8.0}, "cuda")
-    with pytest.raises(ConfigError, match=r"--address ray://head:10001: Ray's client can't do this"):
-        engine.contact(None, "ray://head:10001")
+    for address, reason in (
+        ("ray://head:10001", "Ray's client can't do this"),
+        ("head", "expected HOST:PORT of a Ray cluster, or auto, or local"),
+        ("head:six", "expected HOST:PORT"),
+        ("head:99999", "expected HOST:PORT"),
+        (":6379", "expected HOST:PORT"),
+        ("127.0.0.1:1", "no Ray cluster answers there: Connection refused"),
+        ("[::1]:1", "no Ray cluster answers there: "),
+    ):
+        with pytest.raises(ConfigError, match=f"--address {re.escape(address)}: {reason}"):
+            engine.contact(None, address)
 
 
 def test_what_a_process_returns_raises_and_warns_of_arrives() -> None:
@@ -310,22 +320,3 @@ def living(mark: str) -> list[str]:
             if mark.encode() in (folder / "environ").read_bytes():
                 lines.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
     return lines
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_cluster_that_does_not_answer_is_one_line(place: Place, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed")
-    words = [sys.executable, "-m", "atrous", "predict", place.model, place.images, "--out", tmp_path / "out"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*map(str, words), "--engine", "ray", "--address", "127.0.0.1:1"],
-        env=environment,
-        text=True,
-        capture_output=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("atrous: ") == 1
-    assert "--address 127.0.0.1:1: no Ray cluster answers there" in done.stderr
