@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import glob
+import hashlib
 import os
 import shlex
 import shutil
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from atrous import config as configs
-from atrous import distributed, prediction_log, segmenter, terminal
+from atrous import distributed, model_file, prediction_log, segmenter, terminal
 from atrous.data import finding, image_shards
 from atrous.data.finding import Found, NamedImage, Skipped
 from atrous.data.pairing import IMAGE_SUFFIXES
@@ -156,9 +157,11 @@ def place_of(name: str, device: str | None, address: str | None) -> Place:
 
 
 def maker_of(path: Path, model: Segmenter, *, legend: bool) -> str:
-    """What decides the content of the files: not which of them are written."""
-    settings = model.inference.model_dump(mode="json"), model.header.decode.model_dump(mode="json")
-    return prediction_log.maker_of(model_in(path), settings=settings, legend=legend, atrous=version("atrous"))
+    """What decides the content of the files: not which of them are written, nor what the model's file is called."""
+    file = model_in(path)
+    weights = model_file.read_metadata(file).get("checksum") or hashlib.sha256(file.read_bytes()).hexdigest()
+    header = model.header.to_metadata()  # with the settings of this prediction
+    return prediction_log.maker_of(weights=weights, header=header, legend=legend, atrous=version("atrous"))
 
 
 def predict_images(
@@ -171,37 +174,61 @@ def predict_images(
     receive: Callable[[NamedImage, Outcome], object] = lambda image, outcome: None,
 ) -> Summary:
     """Predict all images. Raises Interrupted, or OSError if nothing more can be written; both say how far."""
-    failures, total = found.problems, len(found.images)
     images = images_left(found.images, job, console)
-    earlier, done = total - len(images), 0
-    folders, places = dict[Path, None](), set[Path]()
-    files: Mapping[Path, Path] = {}
-    for failure in failures:
-        say(failure)
+    done = Done(len(found.images), len(found.images) - len(images))
+    for failure in found.problems:
+        done.fail(failure, say)
     work = Work(images, predictor(job, model), partial(load_predictor, job), place.device, place.address)
-    try:
-        with (
-            contextlib.closing(place.engine.run(work)) as outcomes,
-            contextlib.closing(tracked(outcomes, len(images), "predicting", console)) as pairs,
-        ):
-            for image, outcome in pairs:
-                if outcome.failure:
-                    failures.append(outcome.failure)
-                    say(outcome.failure)
-                    continue
+    with (
+        done.told(),
+        contextlib.closing(place.engine.run(work)) as outcomes,
+        contextlib.closing(tracked(outcomes, len(images), "predicting", console)) as pairs,
+    ):
+        for image, outcome in pairs:
+            if outcome.failure:
+                done.fail(outcome.failure, say)
+            else:
                 receive(image, outcome)
-                files = outcome.files
-                folders |= dict.fromkeys(files.values())
-                places |= {file.parent for file in files}
-                done += 1
-    except (KeyboardInterrupt, Interrupted) as end:
-        number = end.number if isinstance(end, Interrupted) else signal.SIGINT
-        raise Interrupted(f"interrupted; {earlier + done} of {total} images are done", number) from None
-    except OSError as error:
-        raise OSError(error.errno, f"{text_of(error)}; {earlier + done} of {total} images are done") from error
-    for folder in places:
-        remove_leftovers(folder)
-    return Summary(done, tuple(failures), tuple(folders), tuple(files), earlier)
+                done.add(outcome.files)
+    return done.summary()
+
+
+class Done:
+    """What has come of the images so far."""
+
+    def __init__(self, total: int, earlier: int) -> None:
+        self.total, self.earlier, self.number = total, earlier, 0
+        self.failures: list[str] = []
+        self.files: Mapping[Path, Path] = {}
+        self.folders, self.places = dict[Path, None](), set[Path]()
+
+    def fail(self, failure: str, say: Callable[[str], object]) -> None:
+        self.failures.append(failure)
+        say(failure)
+
+    def add(self, files: Mapping[Path, Path]) -> None:
+        self.number, self.files = self.number + 1, files
+        self.folders |= dict.fromkeys(files.values())
+        self.places |= {file.parent for file in files}
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Let what ends the prediction say how far it came."""
+        try:
+            yield
+        except (KeyboardInterrupt, Interrupted) as end:
+            number = end.number if isinstance(end, Interrupted) else signal.SIGINT
+            raise Interrupted(f"interrupted; {self}", number) from None
+        except OSError as error:
+            raise OSError(error.errno, f"{text_of(error)}; {self}") from error
+
+    def __str__(self) -> str:
+        return f"{self.earlier + self.number} of {self.total} images are done"
+
+    def summary(self) -> Summary:
+        for place in self.places:
+            remove_leftovers(place)
+        return Summary(self.number, tuple(self.failures), tuple(self.folders), tuple(self.files), self.earlier)
 
 
 def images_left(images: Sequence[NamedImage], job: Job, console: Console) -> Sequence[NamedImage]:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -105,7 +106,7 @@ def test_a_prediction_goes_on_where_it_stopped(tmp_path: Path) -> None:
         segmenter.create("deeplab_v3", num_classes=3, output_stride=32, seed=seed).save(path)
     out, sources = tmp_path / "out", [str(tmp_path / "images")]
 
-    def predicted(model: Path, *settings: str, **options: bool) -> tuple[int, int]:
+    def predicted(model: Path, *settings: str, **options: Any) -> tuple[int, int]:  # noqa: ANN401
         summary = predict.run(model, sources, out, settings, console=QUIET, **options)
         return summary.images, summary.earlier
 
