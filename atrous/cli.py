@@ -91,6 +91,12 @@ def _recipe_names(incomplete: str) -> list[str]:
     return [name for name in recipes() if name.startswith(incomplete)]
 
 
+def _engine_names(incomplete: str = "") -> list[str]:
+    """A file for each. For the shell's completion and the help."""
+    files = (Path(__file__).parent / "engines").glob("[a-z]*.py")
+    return sorted(path.stem for path in files if path.stem != "contract" and path.stem.startswith(incomplete))
+
+
 def _format_names(incomplete: str = "") -> list[str]:
     """Of official formats: a file for each. For the shell's completion and the help."""
     files = (Path(__file__).parent / "submissions" / "formats").glob("[a-z]*.py")
@@ -356,6 +362,19 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="also write class probabilities (.npz)")
     ] = False,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help=f"where to compute: {' or '.join(_engine_names())} (many machines)", autocompletion=_engine_names
+        ),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="with --engine ray: of the cluster, such as auto [default: RAY_ADDRESS, or this machine alone]",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Segment images of any size: writes palette masks and overlays."""
@@ -377,6 +396,8 @@ def predict(
             probabilities=probabilities,
             legend=legend,
             device=device,
+            engine=engine,
+            address=address,
             say=lambda text: _say(text, 1),
         )
     else:
@@ -389,12 +410,14 @@ def predict(
             images_json=images_json,
             wanted=predict.Wanted(bool(overlays), probabilities, legend, results=False),
             device=device,
+            engine=engine,
+            address=address,
             say=lambda text: _say(text, 1),
         )
-    if summary.images:
+    if summary.images or summary.earlier:
         typer.echo(summary.describe())
     if summary.failures:
-        total = summary.images + len(summary.failures)
+        total = summary.images + summary.earlier + len(summary.failures)
         raise typer.Exit(_say(f"{len(summary.failures)} of {total} failed, each named above", 1) if total > 1 else 1)
 
 

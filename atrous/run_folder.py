@@ -26,7 +26,7 @@ from atrous import distributed
 from atrous.config import Config
 from atrous.distributed import World
 from atrous.errors import ConfigError, ModelFileError, listing
-from atrous.files import prepare_output, write_atomically
+from atrous.files import keep, prepare_output, sync_folder, write_atomically
 from atrous.models.format_1 import upgraded_row
 from atrous.resume import (
     ACCEPTED,
@@ -54,7 +54,7 @@ NUM_NEAREST = 3  # runs that are suggested
 
 
 class RunFolder(NamedTuple):
-    """Paths of a run's files; `state` alone is enough to resume."""
+    """Paths of a run's files; `state` alone, or else `previous`, is enough to resume."""
 
     path: Path
     is_writer: bool = True
@@ -78,6 +78,11 @@ class RunFolder(NamedTuple):
     @property
     def state(self) -> Path:
         return self.path / "state" / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The state before the last one, for a disk that loses or damages that."""
+        return self.path / "state" / "previous.pt"
 
     @property
     def report(self) -> Path:
@@ -143,7 +148,11 @@ class RunFolder(NamedTuple):
             (self.best, self.last),
             (self.data, self.facts, self.reused, self.changes, self.trace, self.profile),
         )
-        return self.config, self.metrics, *models, self.report, *extras, self.state
+        return self.config, self.metrics, *models, self.report, *extras, *self.states
+
+    @property
+    def states(self) -> tuple[Path, Path]:
+        return self.state, self.previous
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -157,7 +166,7 @@ class RunFolder(NamedTuple):
     @property
     def is_saved(self) -> bool:
         """Whether it holds something that could be lost."""
-        return self.state.exists() or self.best.exists() or self.last.exists()
+        return any(path.exists() for path in (*self.states, self.best, self.last))
 
     @property
     def has_begun(self) -> bool:
@@ -189,7 +198,7 @@ def opened(run: RunFolder, config: Config, world: World, *, resume: Resume) -> I
         if run.is_writer:
             opening = resumed(run, config) if resume and run.has_begun else begin(run, config)
         is_resumed = distributed.from_first(opening.state is not None, world.device)
-        yield Opened(without_lost_best(run, load_state(run))) if is_resumed and not run.is_writer else opening
+        yield Opened(without_lost_best(run, read_state(run.state))) if is_resumed and not run.is_writer else opening
 
 
 def begin(run: RunFolder, config: Config) -> Opened:
@@ -205,8 +214,8 @@ def begin(run: RunFolder, config: Config) -> Opened:
 
 def resumed(run: RunFolder, config: Config) -> Opened:
     """The state to resume from, none if nothing is saved yet. Raises ConfigError if the run has another config."""
-    for path in (run.config, run.state):
-        if run.is_saved and not path.exists():
+    for path, copies in ((run.config, [run.config]), (run.state, run.states)):
+        if run.is_saved and not any(copy.exists() for copy in copies):
             missing = path.relative_to(run.path)
             raise ModelFileError(f"--resume: {run.path} holds models, but {missing} is missing{_way_out(run)}")
     stored = configs.load(str(run.config))
@@ -214,9 +223,9 @@ def resumed(run: RunFolder, config: Config) -> Opened:
     if not run.is_saved:
         run.metrics.unlink(missing_ok=True)
         return Opened(None, tuple(changes), (f"{run.path}: nothing was saved yet, so the run starts from step 0",))
-    state = load_state(run)
+    state, damage = recovered_state(run)
     require_steps(state["step"], config, run.path)
-    remarks = [*changed_learning_rate(stored, config, state["step"]), *changed_drop_path(stored, config)]
+    remarks = [*damage, *changed_learning_rate(stored, config, state["step"]), *changed_drop_path(stored, config)]
     remarks += _lost_best(run, state)
     state = without_lost_best(run, state)
     remarks += drop_rows_after(run.metrics, state["step"], state["measured"])
@@ -344,17 +353,30 @@ def _remove(files: Iterable[Path], folders: Iterable[Path]) -> None:
 # ---- states
 
 
-def load_state(run: RunFolder) -> State:
-    """The state to resume from. Raises ModelFileError with what can still be done."""
+def recovered_state(run: RunFolder) -> tuple[State, list[str]]:
+    """The state to resume from. One that is damaged or missing is replaced by the one before it, which is said.
+
+    Raises ModelFileError, with what can still be done, if that can't be read either.
+    """
     try:
-        return read_state(run.state)
+        return read_state(run.state), []
     except ModelFileError as error:
-        raise ModelFileError(f"{error}{_way_out(run)}") from error
+        damage = str(error)
+    try:
+        state = read_state(run.previous)
+    except ModelFileError as error:
+        also = f", and {run.previous.name} can't be read either" if run.previous.exists() else ""
+        raise ModelFileError(f"{damage}{also}{_way_out(run)}") from error
+    write_atomically(run.state, run.previous.read_bytes())
+    return state, [f"{damage}; the run goes on from the save before it, of step {state['step']}"]
 
 
 def _way_out(run: RunFolder) -> str:
+    """How to go on without a state."""
     models = [path for path in (run.last, run.best) if path.exists()]
-    return f"; another run can start from its weights: train.init={models[0]}" if models else ""
+    if models:
+        return f"; another run can start from its weights: train.init={models[0]}"
+    return f"; no model is saved either: delete {run.state.parent}, and the run starts from step 0"
 
 
 def without_lost_best(run: RunFolder, state: State) -> State:
@@ -429,7 +451,10 @@ def _not_finite(tree: object, place: str = "") -> Iterator[str]:
 
 
 def write_state(run: RunFolder, state: State) -> None:
-    """Raises FloatingPointError, and leaves the last state as it is, for weights that could not be resumed from."""
+    """Save, and keep the state before. At each moment one of the two is whole.
+
+    Raises FloatingPointError, and leaves the last state as it is, for weights that could not be resumed from.
+    """
     if not run.is_writer:
         return
     broken = next(_not_finite(state), None)
@@ -442,7 +467,9 @@ def write_state(run: RunFolder, state: State) -> None:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     buffer.write(CHECKSUM + hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
+    keep(run.state, run.previous)
     write_atomically(run.state, buffer.getvalue())
+    sync_folder(run.state.parent)
 
 
 # ---- metrics

@@ -49,6 +49,7 @@ NOT_RUN = {  # a part of the command: why it is only checked
     "VOCdevkit": "needs PASCAL VOC",
     "train RECIPE": "stands for any recipe",
     "torchrun ": "starts many processes",
+    "--engine ray": "starts many processes; tests/engines runs it",
     "--truth ": "needs predictions in COCO's format",
     "predictions.json": "needs predictions in COCO's format",
 }

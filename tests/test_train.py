@@ -582,8 +582,8 @@ def test_a_training_ends_early_without_a_better_score_and_goes_on_when_told(tmp_
     assert "3 of 5 steps" in run.report.read_text()
 
     train.train(tiny_config(*settings, "train.patience=2"), run.path, resume=True, console=QUIET)
-    assert run_folder.load_state(run)["step"] == 3
+    assert run_folder.read_state(run.state)["step"] == 3
     train.train(tiny_config(*settings), run.path, resume=True, console=QUIET)
-    assert run_folder.load_state(run)["step"] == 5
+    assert run_folder.read_state(run.state)["step"] == 5
     whole = train.train(tiny_config(*settings), tmp_path / "whole", console=QUIET)
     assert_same(weights(run), weights(whole))
