@@ -47,15 +47,13 @@ def spread(model: Model, averaged: Model | None, way: Way, world: World) -> nn.M
     return share_out(model, mesh)
 
 
-def share_out(model: Model, mesh: DeviceMesh, *, smallest: int = SMALLEST_UNIT) -> Model:
-    """Share out the weights of the model, in place, unit by unit. Units of fewer parameters than `smallest` are
-    borrowed together, for the whole pass.
-    """
+def share_out(model: Model, mesh: DeviceMesh) -> Model:
+    """Share out the weights of the model, in place, unit by unit; small units are borrowed together."""
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload] # what FSDP can cut
-    for unit in units(model):
-        if sum(parameter.numel() for parameter in unit.parameters()) >= smallest:
-            fully_shard(unit, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    large = [unit for unit in units(model) if sum(one.numel() for one in unit.parameters()) >= SMALLEST_UNIT]
+    for module in (*large, model):
+        module.register_forward_hook(_without_views)
+        fully_shard(module, mesh=mesh)
     model.register_forward_pre_hook(_channels_last)
     return model
 
@@ -78,6 +76,18 @@ def _channels_last(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor
     """Borrowed weights lie channel by channel; the layers follow their input."""
     images, *rest = inputs
     return (images.contiguous(memory_format=torch.channels_last), *rest)
+
+
+def _without_views(module: nn.Module, inputs: object, output: Any) -> Any:  # noqa: ANN401 - whatever a module returns
+    """Hooks on the output let weights be borrowed again; an operation in place would strip a view of them."""
+    if isinstance(output, Tensor):
+        return output.clone() if output._base is not None else output
+    if isinstance(output, dict):
+        return {name: _without_views(module, inputs, value) for name, value in output.items()}
+    if isinstance(output, tuple):
+        values = [_without_views(module, inputs, value) for value in output]
+        return output._make(values) if hasattr(output, "_make") else tuple(values)
+    return output
 
 
 def is_shared_out(model: nn.Module) -> bool:
