@@ -456,6 +456,8 @@ def introduce(
     console.print(f"{config.model.name}, {config.model.backbone.name}: {parameters / 1e6:.2f} M parameters, {where}")
     console.print(f"{config.data.format}: {len(samples)} images to learn from, {len(val_samples)} to validate on")
     console.print(f"{start}: {config.train.steps} steps of {images} images, {epochs:.1f} epochs")
+    if world.size > len(samples):
+        say(f"{world.size} processes, but only {len(samples)} images: a step has the same ones several times", console)
     if reused is not None:
         console.print(reused.describe())
         run_folder.write_reused(run, reused.to_tree())

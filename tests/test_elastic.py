@@ -99,5 +99,6 @@ def test_a_rank_that_is_killed_within_a_step_costs_nothing_but_time(
     assert_same(states[0]["model"], states[1]["model"])
     if states[0]["averaged"] is not None:
         assert_same(states[0]["averaged"], states[1]["averaged"])
-    assert [row["step"] for row in losses(run)] == list(range(1, STEPS + 1))
-    assert run_folder.read_rows(run.metrics) == run_folder.read_rows(whole.metrics)
+    rows = [[(row["step"], row["loss"]) for row in losses(one)] for one in (whole, run)]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == STEPS

@@ -182,7 +182,7 @@ def test_a_step_may_be_cut_otherwise_if_it_keeps_its_images() -> None:
     for images in (6, 0):
         config = tiny_config("train.batch=4")
         accepted = accepted_changes(stored, config, images, world(1))
-        with pytest.raises(ConfigError, match="train.batch is 4 here but 2 in runs/mine"):
+        with pytest.raises(ConfigError, match=r"train\.batch is 4 here but 2 in runs/mine"):
             require_accepted(stored, config, accepted, "--resume", RUN)
 
 
