@@ -66,6 +66,8 @@ class TrainConfig(Settings):
     """Passes whose gradients are summed into one update: a larger batch without more memory."""
     seed: Seed = 0
     """Starting point of everything random: equal seeds give equal trainings."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """With many processes, ddp: each holds all weights; fsdp: they share them out, which needs less memory on each."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the passes; bf16 is faster and needs less memory on recent GPUs."""
     batch_norm: Literal["tuned", "frozen"] = "tuned"

@@ -104,7 +104,7 @@ def _measured(donor: Segmenter, images: Callable[[], Iterable[Image]], settings:
     if not views:
         advice = "convert it with --recalibrate IMAGES first"
         raise ModelFileError(f"{settings}: its batch norms are folded, which would mislead a training; {advice}")
-    recalibrate(donor.model, donor.inference, views)
+    recalibrate(donor.model, donor.inference, views, lambda image: image)
     return len(views)
 
 

@@ -30,8 +30,11 @@ from atrous.files import keep, prepare_output, sync_folder, write_atomically
 from atrous.models.format_1 import upgraded_row
 from atrous.resume import (
     ACCEPTED,
+    BATCH,
     MOVED,
+    accepted_changes,
     changed_drop_path,
+    changed_images,
     changed_learning_rate,
     require_accepted,
     require_steps,
@@ -196,9 +199,9 @@ def opened(run: RunFolder, config: Config, world: World, *, resume: Resume) -> I
     with locked(run):
         opening = Opened()
         if run.is_writer:
-            opening = resumed(run, config) if resume and run.has_begun else begin(run, config)
-        is_resumed = distributed.from_first(opening.state is not None, world.device)
-        yield Opened(without_lost_best(run, read_state(run.state))) if is_resumed and not run.is_writer else opening
+            opening = resumed(run, config, world) if resume and run.has_begun else begin(run, config)
+        state = distributed.tree_from_first(opening.state, world.device)
+        yield opening if run.is_writer else Opened(state)
 
 
 def begin(run: RunFolder, config: Config) -> Opened:
@@ -212,24 +215,43 @@ def begin(run: RunFolder, config: Config) -> Opened:
     return Opened()
 
 
-def resumed(run: RunFolder, config: Config) -> Opened:
+def resumed(run: RunFolder, config: Config, world: World) -> Opened:
     """The state to resume from, none if nothing is saved yet. Raises ConfigError if the run has another config."""
     for path, copies in ((run.config, [run.config]), (run.state, run.states)):
         if run.is_saved and not any(copy.exists() for copy in copies):
             missing = path.relative_to(run.path)
             raise ModelFileError(f"--resume: {run.path} holds models, but {missing} is missing{_way_out(run)}")
     stored = configs.load(str(run.config))
-    changes = require_accepted(stored, config, ACCEPTED, "--resume", run.config)
-    if not run.is_saved:
+    state, damage = recovered_state(run) if run.is_saved else (None, [])
+    images = 0 if state is None else state.get("images", step_so_far(run).images)
+    accepted = ACCEPTED | BATCH if state is None else accepted_changes(stored, config, images, world)
+    changes = require_accepted(stored, config, accepted, "--resume", run.config)
+    if state is None:
         run.metrics.unlink(missing_ok=True)
         return Opened(None, tuple(changes), (f"{run.path}: nothing was saved yet, so the run starts from step 0",))
-    state, damage = recovered_state(run)
     require_steps(state["step"], config, run.path)
-    remarks = [*damage, *changed_learning_rate(stored, config, state["step"]), *changed_drop_path(stored, config)]
+    remarks = [*damage, *changed_images(config, images, world)]
+    remarks += [*changed_learning_rate(stored, config, state["step"]), *changed_drop_path(stored, config)]
     remarks += _lost_best(run, state)
     state = without_lost_best(run, state)
     remarks += drop_rows_after(run.metrics, state["step"], state["measured"])
     return Opened(state, tuple(changes), tuple(remarks))
+
+
+class Step(NamedTuple):
+    """Of the run so far; 0: unknown."""
+
+    images: int = 0  # by all processes
+    processes: int = 0
+
+
+def step_so_far(run: RunFolder) -> Step:
+    """From the facts that the run keeps."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
+        tree = json.loads(run.facts.read_text(encoding="utf-8"))
+        values = [tree.get(name) for name in ("images_per_step", "processes")]
+        return Step(*values) if all(type(value) is int and value > 0 for value in values) else Step()
+    return Step()
 
 
 def require_run(run: RunFolder) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from atrous import config as configs
 from atrous import (
@@ -23,6 +22,7 @@ from atrous import (
     model_file,
     models,
     optim,
+    parallel,
     pretrained,
     report,
     run_folder,
@@ -47,13 +47,12 @@ from atrous.errors import AtrousError, ConfigError, DataError, ModelFileError, P
 from atrous.files import prepare_output, user_path, write_atomically
 from atrous.instruments import Instruments
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
-from atrous.layers.synchronized import synchronized
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
 from atrous.progress import Progress, say
 from atrous.report import Evaluation
 from atrous.report.facts import RunFacts, timed
-from atrous.resume import Source, require_same_data, source_of
+from atrous.resume import Source, fitting, images_of_step, require_same_data, source_of
 from atrous.resume import require_same_classes as require_classes_of_run
 from atrous.reuse import Reused
 from atrous.run_folder import Opened, Resume, RunFolder, State
@@ -78,13 +77,6 @@ NUM_SHOWN, SHOWN_IN_A_ROW = 12, 6  # samples in the picture of the augmentation,
 STANDING_KEYS = ("step", "taken", "measured", "best", "stale")  # of a saved state, in the order of the fields
 
 
-class Parallel(DistributedDataParallel):
-    """Without the message that sends all buffers at each step: only validations read them, and they copy rank 0's."""
-
-    def will_sync_module_buffers(self) -> bool:
-        return False
-
-
 class Learner(NamedTuple):
     """Everything that an update changes, and what it learns from."""
 
@@ -93,6 +85,8 @@ class Learner(NamedTuple):
     optimizer: torch.optim.Optimizer
     parallel: nn.Module  # the model, spread over the processes
     source: Source  # classes and files, as the state keeps them
+    whole: Model | None = None  # to validate and save, where the processes share the weights out
+    images: int = 1  # of a step, by all processes
 
 
 class Pass(NamedTuple):
@@ -133,7 +127,7 @@ def train(
     require_guarded_script()
     world = distributed.join(device)
     run, console = RunFolder(user_path(out), world.rank == 0), console_of(world, console)
-    config, settings = settled(config, world, console)
+    config, settings = fitted(settled(config, console), run, world, resume, console)
 
     with stop_signals(stop) as stop, run_folder.opened(run, config, world, resume=resume) as opening:
         # The data, and what its labels mean.
@@ -205,15 +199,40 @@ def console_of(world: World, console: Console | None) -> Console:
     return console
 
 
-def settled(config: Config, world: World, console: Console) -> tuple[Config, TrainConfig]:
-    """With what the data decides: a share to validate on where there is no split, and epochs as steps."""
+def settled(config: Config, console: Console) -> Config:
+    """With a share to validate on where there is no split for it."""
     data_config = data.with_validation(config.data)
     if data_config.val_share is not None:
         say(f"no images of a split {data_config.val!r}: {data.share_of(data_config)}", console)
     elif config.data.val_share is not None:
         say(f"data.val_share is not used: there is a split {data_config.val!r}", console)
-    config = in_steps(config.model_copy(update={"data": data_config}), world)
-    return config, config.train
+    return config.model_copy(update={"data": data_config})
+
+
+def fitted(
+    config: Config, run: RunFolder, world: World, resume: Resume, console: Console
+) -> tuple[Config, TrainConfig]:
+    """The config with its length in steps, and its section `train`. A step has as many images as in the run so far, if
+    this number of processes can have them.
+
+    Raises ConfigError if `torchrun` would start the run again, but may not resume it.
+    """
+    restarts = distributed.restarts()
+    if restarts.most and not resume:
+        raise ConfigError(
+            f"torchrun --max-restarts={restarts.most} runs this command again when a process dies: add "
+            "--resume-or-start, so that it goes on from the last save"
+        )
+    images, processes = distributed.tree_from_first(
+        list(run_folder.step_so_far(run) if resume else (0, 0)), world.device
+    )
+    is_many = world.size > 1 or processes > 1
+    fit = fitting(config, images, world) if is_many else config
+    if fit != config:
+        cut = f"{world.size} x train.batch={fit.train.batch} x train.accumulate={fit.train.accumulate}"
+        say(f"a step keeps its {images} images: {cut}, not train.accumulate={config.train.accumulate}", console)
+    fit = in_steps(fit, world)
+    return fit, fit.train
 
 
 def in_steps(config: Config, world: World) -> Config:
@@ -369,19 +388,13 @@ def build(
     model = models.build(config.model, space.num_classes).to(world.device)
     reused = pretrained.begin(model, config, samples, console) if is_new else None
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = optim.build(model, config.optim, model.logit_modules)
     averaged = copy.deepcopy(model) if settings.ema else None
-    return Learner(model, averaged, optimizer, spread(model, config, world), source), reused
-
-
-def spread(model: Model, config: Config, world: World) -> nn.Module:
-    """Set the batch norms, and spread the model over the processes; the parameters stay those of `model`."""
+    is_shared_out = settings.parallel == "fsdp" and world.size > 1
+    whole = copy.deepcopy(model).cpu() if is_shared_out else None
     set_batch_norm(model, config)
-    if world.size == 1:
-        return model
-    if world.device.type == "cuda":
-        return Parallel(synchronized(model), device_ids=[world.device.index])
-    return Parallel(model)
+    spread = parallel.spread(model, averaged, settings.parallel, world)
+    optimizer = optim.build(model, config.optim, model.logit_modules)
+    return Learner(model, averaged, optimizer, spread, source, whole, images_of_step(settings, world)), reused
 
 
 def set_batch_norm(model: nn.Module, config: Config) -> None:
@@ -395,7 +408,7 @@ def set_batch_norm(model: nn.Module, config: Config) -> None:
 
 def segmenter_of(learner: Learner, config: Config, space: LabelSpace) -> Segmenter:
     """The model to validate and save: the averaged weights if there are any."""
-    model = learner.averaged or learner.model
+    model = learner.whole or learner.averaged or learner.model
     return segmenter.of_model(model, space, inference=config.evaluate, decode=config.decode, training=config)
 
 
@@ -457,11 +470,15 @@ def introduce(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     images = images_of_step(config.train, world)
     start = f"resuming after step {at.step}" if at.step else "starting"
+    restarts = distributed.restarts()
+    start = f"restarted by torchrun ({restarts.number} of {restarts.most}), {start}" if restarts.number else start
     epochs = config.train.steps * images / len(samples)
     where = f"{world.device}" if world.size == 1 else f"{world.size} x {world.device.type}"
     console.print(f"{config.model.name}, {config.model.backbone.name}: {parameters / 1e6:.2f} M parameters, {where}")
     console.print(f"{config.data.format}: {len(samples)} images to learn from, {len(val_samples)} to validate on")
     console.print(f"{start}: {config.train.steps} steps of {images} images, {epochs:.1f} epochs")
+    if world.size > len(samples):
+        say(f"{world.size} processes, but only {len(samples)} images: a step has the same ones several times", console)
     if reused is not None:
         pretrained.say_beginning(reused, config, samples, console)
         run_folder.write_reused(run, reused.to_tree())
@@ -490,10 +507,6 @@ def is_due(at: Standing, settings: TrainConfig) -> bool:
 def is_over(at: Standing, settings: TrainConfig) -> bool:
     """Whether all steps are done, or the score has not improved for too long."""
     return at.step >= settings.steps or (settings.patience is not None and at.stale >= settings.patience)
-
-
-def images_of_step(settings: TrainConfig, world: World) -> int:
-    return settings.batch * settings.accumulate * world.size
 
 
 def advanced(at: Standing, settings: TrainConfig, world: World) -> Standing:
@@ -550,7 +563,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 def add_gradients(
-    parallel: nn.Module,
+    network: nn.Module,
     objective: Objective,
     passes: Sequence[Pass],
     counts: Tensor | None,
@@ -563,25 +576,18 @@ def add_gradients(
     With `counts`, each loss is divided by a count of the whole update, so that every item weighs the same wherever it
     is computed. Without them (the hardest pixels), each pass has its own mean.
     """
-    # DDP averages the gradients of the processes, hence the factor.
+    # DDP and FSDP average the gradients of the processes, hence the factor.
     factor = 1 / settings.accumulate if counts is None else world.size
     losses = []
     for number, (batch, targets) in enumerate(passes, start=1):
-        with gradients_summed(parallel, is_last=number == len(passes)):
+        with parallel.gradients_summed(network, is_last=number == len(passes)):
             with torch.autocast(world.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                outputs = parallel(batch.images)
+                outputs = network(batch.images)
             terms = objective.terms(outputs, targets, counts, step)
             (torch.stack(list(terms.values())).sum() * factor).backward()  # type: ignore[no-untyped-call]
         details = {name: term.detach() for name, term in terms.items()}
         losses.append(Losses(step + 1, batch.names, details, factor))
     return losses
-
-
-def gradients_summed(parallel: nn.Module, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
-    """Let the processes exchange gradients only in the last pass of an update."""
-    if isinstance(parallel, DistributedDataParallel) and not is_last:
-        return parallel.no_sync()
-    return contextlib.nullcontext()
 
 
 def update(learner: Learner, config: Config, step: int) -> None:
@@ -654,6 +660,7 @@ def validate(
 ) -> Standing:
     """Measure on the validation split, and save how far the training has come, and the model if it is the best."""
     progress.validating()
+    gather_weights(learner)
     with resumable(run, "while validating", stop), stop.at_once():
         evaluation = measure(candidate, samples, world, workers, stop)
     figures, headline = evaluation.figures, evaluation.figures.headline
@@ -678,6 +685,7 @@ def measure(
     stop: StopFlag,
 ) -> Evaluation:
     """On the validation split. Raises Interrupted if `stop` is set meanwhile, also by another thread."""
+    candidate = candidate.to(world.device)
     assert candidate.training is not None
     distributed.copy_buffers_from_first(candidate.model)
     return evaluate.evaluate(
@@ -704,6 +712,7 @@ def save(
 
 def write(run: RunFolder, learner: Learner, candidate: Segmenter, at: Standing) -> None:
     run_folder.write_state(run, snapshot(learner, at))
+    gather_weights(learner)
     if run.is_writer:
         newest(candidate, at).save(run.last)
 
@@ -713,14 +722,23 @@ def newest(candidate: Segmenter, at: Standing) -> Segmenter:
     return candidate.with_header(results={"step": at.step})
 
 
+def gather_weights(learner: Learner) -> None:
+    """Let each process have all weights that are validated and saved."""
+    if learner.whole is not None:
+        parallel.copy_whole(learner.averaged or learner.model, learner.whole)
+
+
 def snapshot(learner: Learner, at: Standing) -> State:
-    return {
+    """Whole, whoever holds the weights: any number of processes can go on from it. Rank 0 writes it."""
+    state = {
         **learner.source,
         **dict(zip(STANDING_KEYS, at, strict=True)),
+        "images": learner.images,
         "model": learner.model.state_dict(),
         "averaged": None if learner.averaged is None else learner.averaged.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
     }
+    return state if learner.whole is None else parallel.whole(state, is_wanted=distributed.is_first())
 
 
 def restore(state: State | None, learner: Learner, run: RunFolder) -> Standing:
@@ -730,10 +748,10 @@ def restore(state: State | None, learner: Learner, run: RunFolder) -> Standing:
     for model, weights in ((learner.model, state["model"]), (learner.averaged, state.get("averaged") or {})):
         if model is not None:
             require_same_weights(model.state_dict(), weights, run.state)
-            model.load_state_dict(weights)
+            parallel.load_whole(model, weights)
     if not optim.is_state_of(learner.optimizer, state["optimizer"]):
         raise ModelFileError(f"{run.state}: the optimizer is not that of the run: the state is of another training")
-    learner.optimizer.load_state_dict(state["optimizer"])
+    learner.optimizer.load_state_dict(parallel.parts_of_optimizer(state["optimizer"], learner.optimizer))
     return Standing(*(state.get(key, default) for key, default in zip(STANDING_KEYS, Standing(), strict=True)))
 
 
@@ -750,10 +768,12 @@ def bring_up_to_date(
     for line in (*opening.remarks, *opening.changes):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     run_folder.write_changes(run, config, opening.changes, at.step)
+    if opening.state is not None:
+        gather_weights(learner)
     if opening.state is None or not run.is_writer:
         return
     if any(opening.state.get(key) != text for key, text in learner.source.items()):
-        run_folder.write_state(run, snapshot(learner, at))
+        run_folder.write_state(run, {**opening.state, **learner.source})
     if not is_saved_as(newest(candidate, at), run.last):
         newest(candidate, at).save(run.last)
     require_readable(run.best)
@@ -797,7 +817,8 @@ def saved_if_others_die(
         if not isinstance(error, ProcessDied) and not distributed.is_lost_peer(error):
             raise
         told = str(error) if isinstance(error, ProcessDied) else distributed.LOST_PEER
-        if not run.is_writer or first_broken(losses) is not None or not (at.step or stop.is_set()):
+        is_complete = run.is_writer and learner.whole is None  # else it holds a part of the weights
+        if not is_complete or first_broken(losses) is not None or not (at.step or stop.is_set()):
             raise ProcessDied(told) from error
         write(run, learner, candidate, at)
         if stop.is_set():  # the others ended by the same signal

@@ -348,7 +348,7 @@ def test_a_run_whose_config_has_flat_model_settings_is_resumed(finished: RunFold
         assert opening.state is not None
         assert opening.state["step"] == 4
     with pytest.raises(ConfigError, match=r"--resume: model\.backbone\.depth_multiplier is 0\.2 here but 0\.1"):
-        run_folder.resumed(run, tiny_config(*FINISHED, "model.backbone.depth_multiplier=0.2"))
+        run_folder.resumed(run, tiny_config(*FINISHED, "model.backbone.depth_multiplier=0.2"), ALONE)
 
 
 def test_half_written_files_of_a_killed_process_are_removed(finished: RunFolder, tmp_path: Path) -> None:

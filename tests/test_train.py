@@ -19,7 +19,7 @@ from torch import Tensor, distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import atrous
-from atrous import data, evaluate, run_folder, train
+from atrous import data, evaluate, parallel, run_folder, train
 from atrous.config import Config, load, override, to_yaml
 from atrous.data.survey import Mask
 from atrous.distributed import World
@@ -207,9 +207,9 @@ def test_processes_exchange_one_message_a_step_besides_gradients(
 
 def test_buffers_are_not_sent_at_each_step(group: World, tiny: Tiny) -> None:
     """PyTorch would send them before each pass; `copy_buffers_from_first` does where they are read."""
-    parallel = train.spread(atrous.create(tiny().model, num_classes=8).model, tiny(), group)
-    assert isinstance(parallel, train.Parallel)
-    assert not parallel.will_sync_module_buffers()
+    network = parallel.spread(atrous.create(tiny().model, num_classes=8).model, None, "ddp", group)
+    assert isinstance(network, parallel.Replicated)
+    assert not network.will_sync_module_buffers()
 
 
 # ---- what is logged, and when

@@ -82,7 +82,9 @@ class Timm(Backbone):
 
         def read(self, path: Path) -> Pretrained:
             overlay = {"file": str(path), "hf_hub_id": None, "url": None}
-            return _weights(self.name, {"pretrained": True, "pretrained_cfg_overlay": overlay}, f"the weights in {path}")
+            return _weights(
+                self.name, {"pretrained": True, "pretrained_cfg_overlay": overlay}, f"the weights in {path}"
+            )
 
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)
@@ -146,7 +148,9 @@ def require_known(name: str) -> None:
     tags = [one.partition(".")[2] for one in timm.list_models(f"{network}.*", pretrained=True)]
     if tag and tag not in tags:
         shown = ", ".join(tags[:NUM_LISTED]) or "none"
-        raise ConfigError(f"{PREFIX}{name[:60]}: timm {timm.__version__} has no such weights of {network}; tags: {shown}")
+        raise ConfigError(
+            f"{PREFIX}{name[:60]}: timm {timm.__version__} has no such weights of {network}; tags: {shown}"
+        )
 
 
 def _created(name: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -75,7 +75,9 @@ def network_of(backbone: Backbone) -> nn.Module:
 # ---- what holds for each family
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in WORKS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in WORKS]
+)
 def test_a_family_has_its_maps_for_any_size_of_image(name: str) -> None:
     strides, multiple = WORKS[name]
     config = read(f"timm:{name}")
@@ -93,7 +95,9 @@ def test_a_family_has_its_maps_for_any_size_of_image(name: str) -> None:
     assert all(x.isfinite().all() for x in features.values())
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in WORKS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in WORKS]
+)
 def test_its_maps_are_timms_own(name: str, timm: Any) -> None:  # noqa: ANN401
     size = timms._own_size(network_of(built(name)))
     backbone = built(name).eval()
@@ -108,7 +112,9 @@ def test_its_maps_are_timms_own(name: str, timm: Any) -> None:  # noqa: ANN401
             torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-5, msg=tap)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in WORKS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in WORKS]
+)
 def test_it_trains_is_copied_and_is_rebuilt_without_memory(name: str) -> None:
     backbone = built(name)
     features = backbone(torch.randn(2, 3, 65, 65))

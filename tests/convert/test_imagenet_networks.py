@@ -126,4 +126,3 @@ def test_torchvisions_networks_of_another_layout_say_why(name: str, torchvision:
     arrays = {key: torch.zeros(()).expand(shape).numpy() for key, shape in shapes.items()}
     with pytest.raises(ConversionError, match="differ"):
         convert(arrays)
-

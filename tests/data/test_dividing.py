@@ -242,5 +242,5 @@ def test_epochs_are_of_the_images_that_are_left(tmp_path: Path) -> None:
     root = write_photos(tmp_path / "data")
     to_learn, _ = divided(folder.Config(root=root))
     config = load("folder/deeplab_v3plus", [*QUICK, f"data.root={root}", "train.epochs=1", "train.batch=1"])
-    settled = train.settled(config, World(0, 1, torch.device("cpu")), QUIET)[0]
+    settled = train.in_steps(train.settled(config, QUIET), World(0, 1, torch.device("cpu")))
     assert settled.train.steps == len(to_learn)

@@ -41,8 +41,7 @@ OTHERS = {  # a weight that shows a classifier of torchvision or timm which is n
         "model.backbone=timm:xception65 is nearest to these"
     ),
     "features.28.weight": (
-        "a VGG: its pools and its classifier differ from those of DeepLab's vgg16; "
-        f"{SAME_IN_TIMM}vgg16"
+        f"a VGG: its pools and its classifier differ from those of DeepLab's vgg16; {SAME_IN_TIMM}vgg16"
     ),
 }
 
