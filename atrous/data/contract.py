@@ -54,7 +54,7 @@ class DataConfig(Settings):
     on_error: Literal["stop", "skip"] = "stop"
     """An unreadable file stops the run, or is skipped, reported and counted."""
     val_share: float | None = Field(None, gt=0, lt=1)
-    """Share of the training images to validate on where there is no split `val`; none: 0.1 where `train` is alone."""
+    """Share of the training images that validate where there is no `val`; none: 0.1 without other splits."""
     val_seed: Seed = 0
     """Another one sets other images aside."""
 

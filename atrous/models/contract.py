@@ -34,7 +34,7 @@ class ModelConfig(Settings):
     num_classes: int | None = Field(default=None, ge=2, le=MAX_CLASSES)
     """Classes that the network tells apart; none: as many as the data has."""
     pretrained: Annotated[str, Field(min_length=1)] | None = None
-    """What the backbone of a new training begins with: imagenet, or a file as in train.init; none: random weights."""
+    """What a training's backbone begins with: imagenet, or a file as in train.init; none: random."""
 
     @field_validator("pretrained", mode="before")
     @classmethod
