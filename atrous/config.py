@@ -57,6 +57,8 @@ class TrainConfig(Settings):
     """Starting point of everything random: equal seeds give equal trainings."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the passes; bf16 is faster and needs less memory on recent GPUs."""
+    activation_checkpointing: bool = False
+    """Compute the backbone's activations again in the backward pass: less memory, more time, the same numbers."""
     batch_norm: Literal["tuned", "frozen"] = "tuned"
     """frozen: keep the statistics of the batch norms, for small batches; scales and shifts still learn."""
     batch_norm_momentum: float | None = Field(None, gt=0, le=1)

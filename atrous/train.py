@@ -45,6 +45,7 @@ from atrous.environment import environment
 from atrous.errors import AtrousError, ConfigError, DataError, ModelFileError, ProcessDied, listing
 from atrous.files import prepare_output, user_path, write_atomically
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
+from atrous.layers.recompute import recompute
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
 from atrous.progress import Progress, say
@@ -352,8 +353,9 @@ def build(
 
 
 def spread(model: Model, config: Config, world: World) -> nn.Module:
-    """Set the batch norms, and spread the model over the processes; the parameters stay those of `model`."""
+    """Set how the model trains, and spread it over the processes; the parameters stay those of `model`."""
     set_batch_norm(model, config)
+    recompute(model.backbone.parts() if config.train.activation_checkpointing else ())
     if world.size == 1:
         return model
     if world.device.type == "cuda":
