@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from atrous import __version__
-from atrous.errors import AtrousError, AtrousWarning, ConfigError, DataError, ProcessDied, out_of_memory, text_of
+from atrous.errors import (
+    LESS_MEMORY,
+    AtrousError,
+    AtrousWarning,
+    ConfigError,
+    DataError,
+    OutOfMemory,
+    ProcessDied,
+    out_of_memory,
+    text_of,
+)
 from atrous.interrupt import Interrupted, StopFlag, ignore_signals, stop_signals
 from atrous.terminal import printable
 
@@ -502,13 +512,6 @@ def _with_home(text: str) -> str:
     return str(user_path(text)) if text.startswith("~") else text
 
 
-LESS_MEMORY = {
-    "GPU": "a training needs less with a smaller train.batch or augment.crop, a prediction with evaluate.mode=sliding",
-    "CPU": "a training needs less with a smaller train.batch or augment.crop and with fewer --workers, a prediction "
-    "with evaluate.mode=sliding",
-}
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code. A signal ends it in one line, whatever a library made of it on the way."""
     words = _rephrased(sys.argv[1:] if arguments is None else arguments)
@@ -539,7 +542,7 @@ def _explain(error: Exception, words: Sequence[str], stop: StopFlag) -> int:
     """Print what went wrong, in one line if the user or the machine is the cause; returns the exit code."""
     if os.environ.get("ATROUS_DEBUG"):
         raise error
-    if isinstance(error, FloatingPointError | ProcessDied):
+    if isinstance(error, FloatingPointError | ProcessDied | OutOfMemory):
         return _say(str(error), 1)
     if isinstance(error, BrokenPipeError):  # `atrous recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

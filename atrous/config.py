@@ -44,6 +44,9 @@ KINDS: dict[str, tuple[str, Mapping[str, type[Settings]]]] = {
 }
 
 
+AUTO = "auto"  # train.batch and train.micro_batch: as many images as fit the memory
+
+
 class TrainConfig(Settings):
     steps: Count = 30_000
     """Updates of the weights in the whole training."""
@@ -53,6 +56,8 @@ class TrainConfig(Settings):
     """Images that one process takes in one pass; fewer need less memory."""
     accumulate: Count = 1
     """Passes whose gradients are summed into one update: a larger batch without more memory."""
+    micro_batch: Count | Literal["auto"] | None = None
+    """Images that go through the network at once, where a whole `batch` doesn't fit; auto: as many as fit."""
     seed: Seed = 0
     """Starting point of everything random: equal seeds give equal trainings."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -77,6 +82,19 @@ class TrainConfig(Settings):
     """Validations without a better score after which the training ends early; none: all steps are done."""
     log_every: Count = 10
     """Steps between two lines of progress."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _automatic_batch(cls, settings: Any) -> Any:  # noqa: ANN401 - any YAML value
+        """`batch: auto` leaves the number of images as it is, and finds how many go through the network at once."""
+        if not isinstance(settings, dict) or settings.get("batch") != AUTO:
+            return settings
+        return {"micro_batch": AUTO, **{name: value for name, value in settings.items() if name != "batch"}}
+
+    @property
+    def parts(self) -> int:
+        """Passes that a batch is computed in."""
+        return 1 if self.micro_batch in (None, AUTO) else -(-self.batch // int(self.micro_batch))
 
     @model_validator(mode="after")
     def _reuse_needs_init(self) -> "TrainConfig":
@@ -299,6 +317,8 @@ def merge(below: Tree, above: Tree, section: str = "") -> Tree:
     for key, value in above.items():
         place = f"{section}.{key}" if section else key
         old, new = _as_section(place, merged.get(key)), _as_section(place, value)
+        if (place, value) == ("train.batch", AUTO):  # the number below stays that of the images
+            key, value, new = "micro_batch", AUTO, AUTO
         if place in ALTERNATIVES and value is not None:
             merged.pop(ALTERNATIVES[place], None)
         is_section = _is_section(old) and _is_section(new)

@@ -25,6 +25,7 @@ ACCEPTED = MOVED | {  # settings that a resumed run may change
     "train.eval_every",  # how often the best model is looked for
     "train.patience",  # how soon it ends
     "train.log_every",
+    "train.micro_batch",  # the update sees the same images; tuned batch norms see fewer at once, which is said
     "train.activation_checkpointing",  # memory and time, no number
 }
 Source = Mapping[str, str]  # what a run learns from, as its state keeps it: JSON of its classes and its files

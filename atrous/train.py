@@ -22,6 +22,8 @@ from atrous import (
     model_file,
     models,
     optim,
+    out_of_memory,
+    plan,
     report,
     reuse,
     run_folder,
@@ -48,6 +50,7 @@ from atrous.interrupt import Interrupted, StopFlag, stop_signals
 from atrous.layers.recompute import recompute
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
+from atrous.out_of_memory import NoMemory, smallest_pass, stepped_down
 from atrous.progress import Progress, say
 from atrous.report import Evaluation
 from atrous.report.facts import RunFacts, timed
@@ -130,8 +133,9 @@ def train(
     # One process, or one of many: only the first writes and prints.
     require_guarded_script()
     world = distributed.join(device)
-    config = in_steps(config, world)
-    run, settings, console = RunFolder(user_path(out), world.rank == 0), config.train, console_of(world, console)
+    run, console = RunFolder(user_path(out), world.rank == 0), console_of(world, console)
+    config = fitted(in_steps(config, world), run, world, console, is_resumed=bool(resume))
+    settings = config.train
 
     with stop_signals(stop) as stop, run_folder.opened(run, config, world, resume=resume) as opening:
         # The data, and what its labels mean.
@@ -178,8 +182,9 @@ def train(
                     raise stopped(run, at, settings, stop)
 
                 learning_rate = set_schedules(learner, config, at.step, world)
-                losses += add_gradients(learner.parallel, objective, passes, counts, settings, at.step, world)
-                update(learner, config, at.step)
+                config, candidate = learn(
+                    learner, objective, passes, counts, losses, at, config, candidate, run, world, progress
+                )
                 at = advanced(at, settings, world)
 
                 progress.step(at.step, images_of_step(settings, world))
@@ -211,6 +216,15 @@ def in_steps(config: Config, world: World) -> Config:
     return configs.in_steps(config, num_images, images_of_step(config.train, world))
 
 
+def fitted(config: Config, run: RunFolder, world: World, console: Console, *, is_resumed: bool) -> Config:
+    """The config with the number of images that go through the network at once, where the memory or the run says it."""
+    if is_resumed:
+        config = out_of_memory.as_stored(config, run, console)
+    if config.train.micro_batch != configs.AUTO or (run.is_saved and not is_resumed):  # which is refused
+        return config
+    return plan.fitted(config, world, console)
+
+
 def splits_of(config: Config) -> tuple[Sequence[Sample], Sequence[Sample]]:
     """The samples to learn from, and those to validate on."""
     needs = TASKS[task_of(config.model)].needs
@@ -224,11 +238,12 @@ def trainable(config: Config, world: World) -> tuple[LabelSpace, tuple[Sequence[
     distributed.require_same(" and ".join(str(len(samples)) for samples in splits), "the numbers of images")
     if config.model.num_classes is not None:
         require_same_classes(config.model.num_classes, space, "model.num_classes")
-    is_synchronized = world.size > 1 and world.device.type == "cuda"
-    if config.train.batch == 1 and config.train.batch_norm == "tuned" and not is_synchronized:
+    if config.train.batch // config.train.parts < smallest_pass(config.train, world):
+        key = "batch" if config.train.batch == 1 else "micro_batch"
+        what = "" if key == "batch" else f" and train.batch={config.train.batch}, which leaves a pass with one image"
         raise ConfigError(
-            "train.batch=1 with train.batch_norm=tuned: image pooling leaves one value per channel, which has no "
-            "variance; set train.batch=2 or more, or train.batch_norm=frozen"
+            f"train.{key}={getattr(config.train, key)} with train.batch_norm=tuned{what}: image pooling leaves one "
+            f"value per channel, which has no variance; set train.{key} higher, or train.batch_norm=frozen"
         )
     return space, splits
 
@@ -528,6 +543,34 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
+def learn(
+    learner: Learner,
+    objective: Objective,
+    passes: Sequence[Pass],
+    counts: Tensor | None,
+    losses: list[Losses],
+    at: Standing,
+    config: Config,
+    candidate: Segmenter,
+    run: RunFolder,
+    world: World,
+    progress: Progress,
+) -> tuple[Config, Segmenter]:
+    """Do one update and add its losses. What holds from now on has smaller passes if the memory ran out."""
+    while True:
+        compute = partial(add_gradients, learner.parallel, objective, passes, counts, config.train, at.step, world)
+        result = out_of_memory.attempted(compute, learner.model, world)
+        if not isinstance(result, NoMemory):
+            break
+        is_mean = counts is None
+        config = stepped_down(config, result, at.step, run, world, progress.console, is_mean_of_pass=is_mean)
+        candidate = candidate.with_header(training=config)
+        seed_step(config.train.seed, at.step, world.rank)
+    losses += result
+    update(learner, config, at.step)
+    return config, candidate
+
+
 def add_gradients(
     parallel: nn.Module,
     objective: Objective,
@@ -542,11 +585,13 @@ def add_gradients(
     With `counts`, each loss is divided by a count of the whole update, so that every item weighs the same wherever it
     is computed. Without them (the hardest pixels), each pass has its own mean.
     """
-    # DDP averages the gradients of the processes, hence the factor.
-    factor = 1 / settings.accumulate if counts is None else world.size
-    losses = []
+    passes, losses = [part for one in passes for part in smaller(one, objective, settings.parts)], []
+    num_images = sum(len(batch.names) for batch, _ in passes)
     for number, (batch, targets) in enumerate(passes, start=1):
-        with gradients_summed(parallel, is_last=number == len(passes)):
+        # The gradients of the processes are averaged, hence the factor.
+        factor = len(batch.names) / num_images if counts is None else world.size
+        is_sent = number == len(passes) and not out_of_memory.are_gradients_sent_last(world)
+        with gradients_summed(parallel, is_last=is_sent):
             with torch.autocast(world.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 outputs = parallel(batch.images)
             terms = objective.terms(outputs, targets, counts, step)
@@ -554,6 +599,13 @@ def add_gradients(
         details = {name: term.detach() for name, term in terms.items()}
         losses.append(Losses(step + 1, batch.names, details, factor))
     return losses
+
+
+def smaller(one: Pass, objective: Objective, parts: int) -> list[Pass]:
+    """The pass in parts, which need less memory."""
+    if parts == 1:
+        return [one]
+    return [Pass(batch, objective.targets(batch)) for batch in one.batch.split(parts)]
 
 
 def gradients_summed(parallel: nn.Module, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
@@ -632,7 +684,8 @@ def validate(
 ) -> Standing:
     """Measure on the validation split, and save how far the training has come, and the model if it is the best."""
     progress.validating()
-    with resumable(run, "while validating", stop), stop.at_once():
+    advice = f"in {run.config}; the training is saved; {how_to_resume(run)}"
+    with resumable(run, "while validating", stop), stop.at_once(), out_of_memory.told_while_validating(advice):
         evaluation = measure(candidate, samples, world, workers, stop)
     figures, headline = evaluation.figures, evaluation.figures.headline
     score = figures.scores[headline]
