@@ -395,10 +395,14 @@ def write_state(run: RunFolder, state: State) -> None:
             "optim.warmup_steps, optim.clip_norm or train.precision=fp32"
         )
     flush(run.metrics)
+    write_atomically(run.state, serialized(state))
+
+
+def serialized(state: State) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     buffer.write(CHECKSUM + hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
-    write_atomically(run.state, buffer.getvalue())
+    return buffer.getvalue()
 
 
 # ---- metrics

@@ -15,6 +15,7 @@ import atrous
 from atrous import cli, run_folder, train
 from atrous.config import Config, load, to_yaml
 from atrous.errors import ConfigError, OutOfMemory
+from atrous.models import Model
 from atrous.run_folder import RunFolder
 from atrous.types import Batch
 from tests.conftest import tiny_config
@@ -28,9 +29,9 @@ ERRORS = (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
 def fail_at(monkeypatch: pytest.MonkeyPatch, limit: int, error: BaseException, first: int = 1) -> list[int]:
     """From pass number `first` on, fail for more than `limit` images; returns the sizes of all passes, as they come."""
     sizes: list[int] = []
-    real = train.models.Model.features
+    real = Model.features
 
-    def features(self: train.models.Model, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    def features(self: Model, images: torch.Tensor) -> dict[str, torch.Tensor]:
         if not torch.is_grad_enabled():
             return real(self, images)
         sizes.append(len(images))
@@ -39,7 +40,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, limit: int, error: BaseException, f
             raise error
         return found
 
-    monkeypatch.setattr(train.models.Model, "features", features)
+    monkeypatch.setattr(Model, "features", features)
     return sizes
 
 
@@ -121,7 +122,7 @@ def test_memory_that_runs_out_in_the_backward_pass_counts_too(
 
     def change(number: int, terms: Terms) -> Terms:
         if number == 2:
-            next(iter(terms.values())).register_hook(fail)
+            next(iter(terms.values())).register_hook(fail)  # type: ignore[no-untyped-call]
         return terms
 
     def fail(gradient: torch.Tensor) -> None:
