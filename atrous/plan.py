@@ -19,7 +19,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-import atrous
 from atrous import config as configs
 from atrous import data, distributed, terminal, verb_module
 from atrous.config import Config
@@ -243,7 +242,7 @@ def measure(config: Config, space: LabelSpace, device: torch.device, images: Seq
 def surroundings() -> dict[str, str]:
     """The environment of a process that belongs to no group, and imports this package."""
     own = {name: value for name, value in os.environ.items() if not PROCESS_GROUP.fullmatch(name)}
-    folder = str(Path(atrous.__file__).parents[1])
+    folder = str(Path(__file__).parents[1])
     return {**own, "PYTHONPATH": os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))}
 
 
