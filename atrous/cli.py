@@ -15,10 +15,12 @@ import typer
 
 from atrous import __version__
 from atrous.errors import (
+    LESS_MEMORY,
     AtrousError,
     AtrousWarning,
     ConfigError,
     DataError,
+    OutOfMemory,
     ProcessDied,
     listing,
     out_of_memory,
@@ -55,6 +57,7 @@ def main_options(
     \b
     atrous demo                                              everything once, on synthetic scenes
     atrous check MYDATA                                      what is wrong with images and labels
+    atrous plan folder/deeplab_v3plus data.root=MYDATA       what fits the memory, and how fast it is
     atrous train folder/deeplab_v3plus data.root=MYDATA --out runs/mine
     atrous evaluate runs/mine                                scores of the best model
     atrous predict runs/mine photos/ --out predicted         masks and overlays
@@ -189,6 +192,43 @@ def default_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
     if resume and not is_recipe and path.name == "config.yaml":
         return path.parent
     return Path("runs") / (source if is_recipe else path.stem)
+
+
+@app.command(short_help="what fits the memory, and how fast it is")
+def plan(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="the name of a recipe (see `atrous recipes`) or a YAML file",
+            show_default=False,
+            autocompletion=_recipe_names,
+        ),
+    ],
+    overrides: Overrides = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="what the training may take, such as 8GiB [default: what is free]", show_default=False),
+    ] = None,
+    tries: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--try",
+            metavar="SETTINGS",
+            help='a further variation, such as --try "model.backbone=resnet50 augment.crop=385,385"',
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
+    device: Device = None,
+) -> None:
+    """Measure steps of a recipe and of variations of it: memory, time, what fits. Exit code 1: nothing does."""
+    from atrous import plan
+
+    if json is not None:
+        _require_writable(json)
+    result = plan.run(recipe, overrides or [], memory=memory, device=device, json_path=json, tries=tries or [])
+    if result.recommended is None:
+        raise typer.Exit(1)
 
 
 @app.command(short_help="find what is wrong with images and labels, and mend it")
@@ -580,13 +620,6 @@ def _with_home(text: str) -> str:
     return str(user_path(text)) if text.startswith("~") else text
 
 
-LESS_MEMORY = {
-    "GPU": "a training needs less with a smaller train.batch or augment.crop, a prediction with evaluate.mode=sliding",
-    "CPU": "a training needs less with a smaller train.batch or augment.crop and with fewer --workers, a prediction "
-    "with evaluate.mode=sliding",
-}
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code. A signal ends it in one line, whatever a library made of it on the way."""
     words = _rephrased(sys.argv[1:] if arguments is None else arguments)
@@ -617,7 +650,7 @@ def _explain(error: Exception, words: Sequence[str], stop: StopFlag) -> int:
     """Print what went wrong, in one line if the user or the machine is the cause; returns the exit code."""
     if os.environ.get("ATROUS_DEBUG"):
         raise error
-    if isinstance(error, FloatingPointError | ProcessDied):
+    if isinstance(error, FloatingPointError | ProcessDied | OutOfMemory):
         return _say(str(error), 1)
     if isinstance(error, BrokenPipeError):  # `atrous recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -55,6 +55,9 @@ def kind_named(section: str, name: object) -> type[Settings] | None:
     return KINDS[section][1].get(name) or next((kind for prefix, kind in others if name.startswith(prefix)), None)
 
 
+AUTO = "auto"  # train.batch and train.micro_batch: as many images as fit the memory
+
+
 class TrainConfig(Settings):
     steps: Count = 30_000
     """Updates of the weights in the whole training."""
@@ -64,12 +67,16 @@ class TrainConfig(Settings):
     """Images that one process takes in one pass; fewer need less memory."""
     accumulate: Count = 1
     """Passes whose gradients are summed into one update: a larger batch without more memory."""
+    micro_batch: Count | Literal["auto"] | None = None
+    """Images that go through the network at once, where a whole `batch` doesn't fit; auto: as many as fit."""
     seed: Seed = 0
     """Starting point of everything random: equal seeds give equal trainings."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """With many processes, ddp: each holds all weights; fsdp: they share them out, which needs less memory on each."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the passes; bf16 is faster and needs less memory on recent GPUs."""
+    activation_checkpointing: bool = False
+    """Compute the backbone's activations again in the backward pass: less memory, more time, the same numbers."""
     batch_norm: Literal["tuned", "frozen"] = "tuned"
     """frozen: keep the statistics of the batch norms, for small batches; scales and shifts still learn."""
     batch_norm_momentum: float | None = Field(None, gt=0, le=1)
@@ -100,6 +107,19 @@ class TrainConfig(Settings):
         if self.patience is not None and self.eval_every is None:
             raise ValueError(f"patience={self.patience} needs eval_every: it counts validations")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _automatic_batch(cls, settings: Any) -> Any:  # noqa: ANN401 - any YAML value
+        """`batch: auto` leaves the number of images as it is, and finds how many go through the network at once."""
+        if not isinstance(settings, dict) or settings.get("batch") != AUTO:
+            return settings
+        return {"micro_batch": AUTO, **{name: value for name, value in settings.items() if name != "batch"}}
+
+    @property
+    def parts(self) -> int:
+        """Passes that a batch is computed in."""
+        return 1 if self.micro_batch in (None, AUTO) else -(-self.batch // int(self.micro_batch))
 
     @model_validator(mode="after")
     def _reuse_needs_init(self) -> "TrainConfig":
@@ -337,6 +357,8 @@ def merge(below: Tree, above: Tree, section: str = "") -> Tree:
     for key, value in above.items():
         place = f"{section}.{key}" if section else key
         old, new = _as_section(place, merged.get(key)), _as_section(place, value)
+        if (place, value) == ("train.batch", AUTO):  # the number below stays that of the images
+            key, value, new = "micro_batch", AUTO, AUTO
         if place in ALTERNATIVES and value is not None:
             merged.pop(ALTERNATIVES[place], None)
         is_section = _is_section(old) and _is_section(new)

@@ -39,7 +39,7 @@ def spread(model: Model, averaged: Model | None, way: Way, world: World) -> nn.M
     if world.size == 1:
         return model
     if world.device.type == "cuda":
-        model = synchronized(model)
+        synchronized(model)  # in place: the model itself is no batch norm
     if way == "ddp":
         return Replicated(model, device_ids=[world.device.index] if world.device.type == "cuda" else None)
     mesh = init_device_mesh(world.device.type, (world.size,))

@@ -29,6 +29,8 @@ ACCEPTED = MOVED | {  # settings that a resumed run may change
     "train.tensorboard",
     "train.profile_steps",
     "train.parallel",  # where the weights lie
+    "train.micro_batch",  # the update sees the same images; tuned batch norms see fewer at once, which is said
+    "train.activation_checkpointing",  # memory and time, no number
 }
 BATCH = frozenset({"train.batch", "train.accumulate"})  # how the images of a step are cut; their number is compared
 Source = Mapping[str, str]  # what a run learns from, as its state keeps it: JSON of its classes and its files

@@ -52,7 +52,7 @@ PARTS = {  # of a state
 }
 FOREIGN = "it is cut off, damaged or of another program"
 END_OF_ARCHIVE = b"PK\5\6"
-KINDS = {"loss": float | int, "scores": dict, "classes": dict}  # of values in a row of metrics
+KINDS = {"loss": float | int, "scores": dict, "classes": dict, "micro_batch": int}  # of values in a row of metrics
 NUM_NEAREST = 3  # runs that are suggested
 
 
@@ -286,8 +286,9 @@ def containing(path: Path) -> RunFolder | None:
 
 
 def require_same(run: RunFolder, config: Config, what: str) -> None:
-    """Refuse an experiment that differs from the folder's, except that its data may have moved."""
-    require_accepted(configs.load(str(run.config)), config, MOVED, what, run.config)
+    """Refuse an experiment that differs from the folder's, except that its data or the machine may be another."""
+    accepted = MOVED | {"train.micro_batch", "train.activation_checkpointing"}
+    require_accepted(configs.load(str(run.config)), config, accepted, what, run.config)
 
 
 def write_config(run: RunFolder, config: Config) -> None:
@@ -486,12 +487,17 @@ def write_state(run: RunFolder, state: State) -> None:
             "optim.warmup_steps, optim.clip_norm or train.precision=fp32"
         )
     flush(run.metrics)
+    content = serialized(state)
+    keep(run.state, run.previous)
+    write_atomically(run.state, content)
+    sync_folder(run.state.parent)
+
+
+def serialized(state: State) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     buffer.write(CHECKSUM + hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
-    keep(run.state, run.previous)
-    write_atomically(run.state, buffer.getvalue())
-    sync_folder(run.state.parent)
+    return buffer.getvalue()
 
 
 # ---- metrics
@@ -519,7 +525,7 @@ def flush(path: Path) -> None:
 class Lines(NamedTuple):
     """The content of a file of metrics."""
 
-    rows: list[dict[str, Any]]  # one for each step, and one for each validation: the last one
+    rows: list[dict[str, Any]]  # of each step and of each validation the last one; and where the memory ran out
     broken: list[int]  # numbers of lines with anything else
 
 
@@ -529,12 +535,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_lines(path: Path) -> Lines:
-    rows: dict[tuple[int, bool], dict[str, Any]] = {}
+    rows: dict[tuple[int, bool, int | None], dict[str, Any]] = {}
     broken: list[int] = []
     for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else (), start=1):
         pieces = [piece for piece in re.split(rb'(?=\{"step":)', line) if piece.strip()]  # of rows run together
         good = [row for piece in pieces if (row := _row(piece)) is not None]
-        places = [(row["step"], "loss" in row) for row in good]
+        places = [(row["step"], "loss" in row, row.get("micro_batch")) for row in good]
         if len(good) < len(pieces) or not rows.keys().isdisjoint(places):
             broken.append(number)
         rows.update(zip(places, good, strict=True))
@@ -560,7 +566,7 @@ def drop_rows_after(path: Path, step: int, validation: int) -> list[str]:
     """
     rows, broken = _read_lines(path)
     if path.exists():
-        rows = [row for row in rows if row["step"] <= (step if "loss" in row else validation)]
+        rows = [row for row in rows if "micro_batch" in row or row["step"] <= (step if "loss" in row else validation)]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
     lines = f"line{'s'[: len(broken) - 1]} {listing(broken, limit=10)}"
     return [f"{path}: what is damaged or repeated in {lines} is left out"] if broken else []

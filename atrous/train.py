@@ -22,7 +22,9 @@ from atrous import (
     model_file,
     models,
     optim,
+    out_of_memory,
     parallel,
+    plan,
     pretrained,
     report,
     run_folder,
@@ -47,8 +49,10 @@ from atrous.errors import AtrousError, ConfigError, DataError, ModelFileError, P
 from atrous.files import prepare_output, user_path, write_atomically
 from atrous.instruments import Instruments
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
+from atrous.layers.recompute import recompute
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
+from atrous.out_of_memory import NoMemory, smallest_pass, stepped_down
 from atrous.progress import Progress, say
 from atrous.report import Evaluation
 from atrous.report.facts import RunFacts, timed
@@ -174,8 +178,9 @@ def train(
                     raise stopped(run, at, settings, stop)
 
                 learning_rate = set_schedules(learner, config, at.step, world)
-                losses += add_gradients(learner.parallel, objective, passes, counts, settings, at.step, world)
-                update(learner, config, at.step)
+                config, candidate = learn(
+                    learner, objective, passes, counts, losses, at, config, candidate, run, world, progress
+                )
                 at = advanced(at, settings, world)
 
                 tools.advance(progress.step(at.step, images_of_step(settings, world)))
@@ -231,7 +236,7 @@ def fitted(
     if fit != config:
         cut = f"{world.size} x train.batch={fit.train.batch} x train.accumulate={fit.train.accumulate}"
         say(f"a step keeps its {images} images: {cut}, not train.accumulate={config.train.accumulate}", console)
-    fit = in_steps(fit, world)
+    fit = in_memory(in_steps(fit, world), run, world, console, is_resumed=bool(resume))
     return fit, fit.train
 
 
@@ -241,6 +246,15 @@ def in_steps(config: Config, world: World) -> Config:
         return config
     num_images = len(splits_of(config)[0])
     return configs.in_steps(config, num_images, images_of_step(config.train, world))
+
+
+def in_memory(config: Config, run: RunFolder, world: World, console: Console, *, is_resumed: bool) -> Config:
+    """The config with the number of images that go through the network at once, where the memory or the run says it."""
+    if is_resumed:
+        config = out_of_memory.as_stored(config, run, console)
+    if config.train.micro_batch != configs.AUTO or (run.is_saved and not is_resumed):  # which is refused
+        return config
+    return plan.fitted(config, world, console)
 
 
 def splits_of(config: Config) -> tuple[Sequence[Sample], Sequence[Sample]]:
@@ -258,11 +272,12 @@ def trainable(config: Config, world: World) -> tuple[LabelSpace, tuple[Sequence[
     distributed.require_same(" and ".join(str(len(samples)) for samples in splits), "the numbers of images")
     if config.model.num_classes is not None:
         require_same_classes(config.model.num_classes, space, "model.num_classes")
-    is_synchronized = world.size > 1 and world.device.type == "cuda"
-    if config.train.batch == 1 and config.train.batch_norm == "tuned" and not is_synchronized:
+    if config.train.batch // config.train.parts < smallest_pass(config.train, world):
+        key = "batch" if config.train.batch == 1 else "micro_batch"
+        what = "" if key == "batch" else f" and train.batch={config.train.batch}, which leaves a pass with one image"
         raise ConfigError(
-            "train.batch=1 with train.batch_norm=tuned: image pooling leaves one value per channel, which has no "
-            "variance; set train.batch=2 or more, or train.batch_norm=frozen"
+            f"train.{key}={getattr(config.train, key)} with train.batch_norm=tuned{what}: image pooling leaves one "
+            f"value per channel, which has no variance; set train.{key} higher, or train.batch_norm=frozen"
         )
     return space, splits
 
@@ -392,6 +407,7 @@ def build(
     is_shared_out = settings.parallel == "fsdp" and world.size > 1
     whole = copy.deepcopy(model).cpu() if is_shared_out else None
     set_batch_norm(model, config)
+    recompute(model.backbone.parts() if settings.activation_checkpointing else ())
     spread = parallel.spread(model, averaged, settings.parallel, world)
     optimizer = optim.build(model, config.optim, model.logit_modules)
     return Learner(model, averaged, optimizer, spread, source, whole, images_of_step(settings, world)), reused
@@ -562,6 +578,34 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
+def learn(
+    learner: Learner,
+    objective: Objective,
+    passes: Sequence[Pass],
+    counts: Tensor | None,
+    losses: list[Losses],
+    at: Standing,
+    config: Config,
+    candidate: Segmenter,
+    run: RunFolder,
+    world: World,
+    progress: Progress,
+) -> tuple[Config, Segmenter]:
+    """Do one update and add its losses. What holds from now on has smaller passes if the memory ran out."""
+    while True:
+        compute = partial(add_gradients, learner.parallel, objective, passes, counts, config.train, at.step, world)
+        result = out_of_memory.attempted(compute, learner.model, config.train, world)
+        if not isinstance(result, NoMemory):
+            break
+        is_mean = counts is None
+        config = stepped_down(config, result, at.step, run, world, progress.console, is_mean_of_pass=is_mean)
+        candidate = candidate.with_header(training=config)
+        seed_step(config.train.seed, at.step, world.rank)
+    losses += result
+    update(learner, config, at.step)
+    return config, candidate
+
+
 def add_gradients(
     network: nn.Module,
     objective: Objective,
@@ -576,11 +620,13 @@ def add_gradients(
     With `counts`, each loss is divided by a count of the whole update, so that every item weighs the same wherever it
     is computed. Without them (the hardest pixels), each pass has its own mean.
     """
-    # DDP and FSDP average the gradients of the processes, hence the factor.
-    factor = 1 / settings.accumulate if counts is None else world.size
-    losses = []
+    passes, losses = [part for one in passes for part in smaller(one, objective, settings.parts)], []
+    num_images = sum(len(batch.names) for batch, _ in passes)
     for number, (batch, targets) in enumerate(passes, start=1):
-        with parallel.gradients_summed(network, is_last=number == len(passes)):
+        # The gradients of the processes are averaged, hence the factor.
+        factor = len(batch.names) / num_images if counts is None else world.size
+        is_sent = number == len(passes) and not out_of_memory.are_gradients_sent_last(settings, world)
+        with parallel.gradients_summed(network, is_last=is_sent):
             with torch.autocast(world.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 outputs = network(batch.images)
             terms = objective.terms(outputs, targets, counts, step)
@@ -588,6 +634,13 @@ def add_gradients(
         details = {name: term.detach() for name, term in terms.items()}
         losses.append(Losses(step + 1, batch.names, details, factor))
     return losses
+
+
+def smaller(one: Pass, objective: Objective, parts: int) -> list[Pass]:
+    """The pass in parts, which need less memory."""
+    if parts == 1:
+        return [one]
+    return [Pass(batch, objective.targets(batch)) for batch in one.batch.split(parts)]
 
 
 def update(learner: Learner, config: Config, step: int) -> None:
@@ -660,8 +713,9 @@ def validate(
 ) -> Standing:
     """Measure on the validation split, and save how far the training has come, and the model if it is the best."""
     progress.validating()
+    advice = f"in {run.config}; the training is saved; {how_to_resume(run)}"
     gather_weights(learner)
-    with resumable(run, "while validating", stop), stop.at_once():
+    with resumable(run, "while validating", stop), stop.at_once(), out_of_memory.told_while_validating(advice):
         evaluation = measure(candidate, samples, world, workers, stop)
     figures, headline = evaluation.figures, evaluation.figures.headline
     score = figures.scores[headline]

@@ -176,10 +176,13 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     distributed.destroy_process_group()
 
 
-def test_processes_exchange_one_message_a_step_besides_gradients(
+def test_processes_exchange_two_messages_a_step(
     group: World, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counts and stop flags go together. A logged step has two more: whether losses are finite, and their mean."""
+    """Counts and stop flags go together, and so do gradients and whether all have theirs.
+
+    A logged step has two more: whether losses are finite, and their mean.
+    """
     messages: list[str] = []
     steps: list[int] = []
 
@@ -201,7 +204,7 @@ def test_processes_exchange_one_message_a_step_besides_gradients(
     change_losses(monkeypatch, note_step)
     config = tiny("train.steps=5", "train.log_every=4", "train.eval_every=5", "train.save_every=5")
     train.train(config, tmp_path / "run", console=QUIET)
-    assert list(np.diff(steps)) == [1, 1, 1, 3]
+    assert list(np.diff(steps)) == [2, 2, 2, 4]
     assert set(messages[steps[0] : steps[-1]]) == {"all_reduce"}
 
 

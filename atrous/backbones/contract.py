@@ -1,7 +1,7 @@
 """What a backbone is: normalised images in, named feature maps out; and what all configs share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, get_args
 
@@ -87,6 +87,24 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:  # [B, 3, H, W], (RGB - mean) / std
         ...
+
+    def parts(self) -> Iterator[nn.Module]:
+        """The parts that can be recomputed in the backward pass, each from its inputs: units, cells, the stem."""
+        for child in self.children():
+            yield from _parts_of(child)
+
+
+def _parts_of(module: nn.Module) -> Iterator[nn.Module]:
+    """A list's units; a sequence of bare layers is one unit, since a layer may overwrite the output of the one before.
+
+    A bare layer keeps little more than its input.
+    """
+    children = list(module.children())
+    is_list = isinstance(module, nn.ModuleList | nn.ModuleDict | nn.Sequential)
+    if is_list and all(any(child.children()) for child in children):
+        yield from children
+    elif children:
+        yield module
 
 
 def read_name(settings: Any) -> Any:  # noqa: ANN401 - any YAML value

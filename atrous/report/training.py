@@ -75,6 +75,7 @@ def what_was_trained(config: Config, training: Training) -> dict[str, str]:
         "time": time(facts) if facts and facts.started else "",
         "speed": speed(training.history),
         "batch": batch(config, facts),
+        "out of memory": out_of_memory(training.history),
         "crop": " x ".join(map(str, config.augment.crop)),
         "learning rate": f"{config.optim.lr:g}, {config.optim.name}, {config.optim.schedule}",
         "precision": f"{train.precision}, averaged weights" if train.ema else train.precision,
@@ -136,4 +137,11 @@ def batch(config: Config, facts: RunFacts | None) -> str:
         str(settings.batch),
     ]
     total = plural(settings.batch * settings.accumulate * processes, "image")
-    return f"{total} ({' x '.join(parts)})" if len(parts) > 1 else total
+    line = f"{total} ({' x '.join(parts)})" if len(parts) > 1 else total
+    return f"{line}, {-(-settings.batch // settings.parts)} at a time" if settings.parts > 1 else line
+
+
+def out_of_memory(history: Sequence[Row]) -> str:
+    """Where the run went on with fewer images in a pass."""
+    rows = [row for row in history if type(row.get("micro_batch")) is int]
+    return "; ".join(f"at step {row['step'] + 1}: from there on passes of {row['micro_batch']}" for row in rows)
