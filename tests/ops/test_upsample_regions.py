@@ -1,6 +1,5 @@
 """Dice and Lovasz losses: the tiled ones against the plain ones, against their definitions, and by hand."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise, product
@@ -221,4 +220,3 @@ def test_training_on_either_finds_the_labels(loss: Loss) -> None:
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert float(value.detach()) < 0.2
-
