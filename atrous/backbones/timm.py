@@ -82,7 +82,9 @@ class Timm(Backbone):
 
         def read(self, path: Path) -> Pretrained:
             overlay = {"file": str(path), "hf_hub_id": None, "url": None}
-            return _weights(self.name, {"pretrained": True, "pretrained_cfg_overlay": overlay}, f"the weights in {path}")
+            return _weights(
+                self.name, {"pretrained": True, "pretrained_cfg_overlay": overlay}, f"the weights in {path}"
+            )
 
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)
@@ -146,7 +148,9 @@ def require_known(name: str) -> None:
     tags = [one.partition(".")[2] for one in timm.list_models(f"{network}.*", pretrained=True)]
     if tag and tag not in tags:
         shown = ", ".join(tags[:NUM_LISTED]) or "none"
-        raise ConfigError(f"{PREFIX}{name[:60]}: timm {timm.__version__} has no such weights of {network}; tags: {shown}")
+        raise ConfigError(
+            f"{PREFIX}{name[:60]}: timm {timm.__version__} has no such weights of {network}; tags: {shown}"
+        )
 
 
 def _created(name: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -164,7 +168,10 @@ def _built(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         network = _created(name, arguments)
     constants = {id(tensor) for tensor in _constants(network)}
-    return network._apply(lambda tensor: tensor if id(tensor) in constants else tensor.to("meta"))
+    placed: nn.Module = network._apply(  # type: ignore[no-untyped-call]
+        lambda tensor: tensor if id(tensor) in constants else tensor.to("meta")
+    )
+    return placed
 
 
 def _constants(network: nn.Module) -> list[Tensor]:
@@ -209,7 +216,7 @@ def _seeded(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 
 def _is_random(tensor: Tensor, fresh: Tensor) -> bool:
-    return tensor.unique().numel() > 1 and torch.equal(tensor, fresh)
+    return bool((tensor != tensor.flatten()[0]).any()) and torch.equal(tensor, fresh)
 
 
 # ---- how to use a network

@@ -30,7 +30,15 @@ PYTORCH = (".pth", ".pt", ".pth.tar")
 SAFETENSORS = ".safetensors"
 ZOO = "zoo:"
 CHECKPOINT = re.compile(r"\.index$|\.data-\d+-of-\d+$")
-KINDS = ("a checkpoint's prefix, .index or folder", "a frozen graph (.pb)", ".tflite", *PYTORCH, SAFETENSORS, *ARCHIVES, "zoo:NAME")
+KINDS = (
+    "a checkpoint's prefix, .index or folder",
+    "a frozen graph (.pb)",
+    ".tflite",
+    *PYTORCH,
+    SAFETENSORS,
+    *ARCHIVES,
+    "zoo:NAME",
+)
 ARRAYS = "the arrays"  # their label in messages
 
 

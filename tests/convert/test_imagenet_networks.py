@@ -82,7 +82,7 @@ def test_timms_resnets_number_for_number(name: str, timm: Any, tmp_path: Path) -
     network = seeded(timm.create_model(name))
     save_file(network.state_dict(), tmp_path / "model.safetensors", {"format": "pt"})
     assert_equal(network, tmp_path / "model.safetensors", name)
-    cfg = network.pretrained_cfg
+    cfg: Any = network.pretrained_cfg
     assert [round(255 * value, 3) for value in (*cfg["mean"], *cfg["std"])] == [*MEAN, *STD]
 
 
@@ -126,4 +126,3 @@ def test_torchvisions_networks_of_another_layout_say_why(name: str, torchvision:
     arrays = {key: torch.zeros(()).expand(shape).numpy() for key, shape in shapes.items()}
     with pytest.raises(ConversionError, match="differ"):
         convert(arrays)
-

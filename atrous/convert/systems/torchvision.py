@@ -33,16 +33,15 @@ OTHERS = {  # a weight that shows a classifier of torchvision or timm which is n
         f"which ours have; {SAME_IN_TIMM}mobilenetv2_100 or timm:mobilenetv3_large_100"
     ),
     "conv_stem.weight": (
-        "a MobileNet or EfficientNet of timm: paddings, epsilon and colours differ from those of TensorFlow, which ours "
-        f"have; {SAME_IN_TIMM}mobilenetv2_100 or timm:mobilenetv3_large_100"
+        "a MobileNet or EfficientNet of timm: paddings, epsilon and colours differ from those of TensorFlow, which "
+        f"ours have; {SAME_IN_TIMM}mobilenetv2_100 or timm:mobilenetv3_large_100"
     ),
     "block12.skip.weight": (
         "the Xception of Keras and Cadene: its units, depths and paddings differ from DeepLab's Xceptions; "
         "model.backbone=timm:xception65 is nearest to these"
     ),
     "features.28.weight": (
-        "a VGG: its pools and its classifier differ from those of DeepLab's vgg16; "
-        f"{SAME_IN_TIMM}vgg16"
+        f"a VGG: its pools and its classifier differ from those of DeepLab's vgg16; {SAME_IN_TIMM}vgg16"
     ),
 }
 
