@@ -437,8 +437,8 @@ def test_a_network_without_published_weights_is_said() -> None:
 
 def _decayed(backbone: str, **settings: bool) -> set[str]:
     model = segmenter.create("deeplab_v3", backbone=backbone, num_classes=2, output_stride=32).model
-    groups = optim.parameter_groups(model, optim.OptimConfig(weight_decay=0.1, **settings), model.logit_modules)  # type: ignore[arg-type]
-    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    groups = optim.parameter_groups(model, optim.OptimConfig(weight_decay=0.1, **settings), model.logit_modules)
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}  # type: ignore[attr-defined]
     return {name.removeprefix("backbone.network.") for name, p in model.named_parameters() if id(p) in decayed}
 
 
