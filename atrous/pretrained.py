@@ -60,9 +60,9 @@ def _from_file(
     model: Model, config: BackboneConfig, source: str, images: Callable[[], Iterable[Image]], console: Console
 ) -> Reused:
     path = user_path(source)
-    if (path.is_file() and path.name.endswith(PYTORCH)) or is_foreign(path):
-        if weights := config.read(path):
-            return copied(model, Donor(source, f"model.pretrained={source}", _state(weights)), "backbone")
+    is_other = (path.is_file() and path.name.endswith(PYTORCH)) or is_foreign(path)
+    if is_other and (weights := config.read(path)):
+        return copied(model, Donor(source, f"model.pretrained={source}", _state(weights)), "backbone")
     try:
         return reuse(model, source, "backbone", images, setting="model.pretrained", console=console)
     except FileNotFoundError as error:

@@ -60,7 +60,7 @@ TINY = (
 settings.register_profile("atrous", deadline=None)
 settings.load_profile("atrous")
 
-OPERATORS = torch.library.Library("torchvision", "FRAGMENT")  # a definition lives as long as this
+OPERATORS: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # a definition lives as long as this
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,7 +71,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def timm() -> Any:  # noqa: ANN401 - a module that need not be installed
-    """timm, also beside a torchvision whose compiled part doesn't load: timm needs no more than its operators' names."""
+    """timm, also beside a torchvision whose compiled part doesn't load: timm only needs its operators' names."""
     return imported_timm()
 
 

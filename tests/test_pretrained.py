@@ -1,5 +1,6 @@
 """What a training begins with: ImageNet's weights by one word, a file, or random weights; and what is said of it."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -27,6 +28,7 @@ from atrous.reuse import Donor, copied
 from atrous.run_folder import RunFolder
 from tests.conftest import SHARED, SMALL_MODEL
 from tests.convert.readers.writers import write_checkpoint
+from tests.reference import torchvision
 from tests.reference.tf_deeplab import checkpoint
 from tests.runs import QUIET, weights
 
@@ -143,7 +145,7 @@ def test_offline_one_line_names_the_choices(
     [
         ({"name": "mobilenet_v2", "depth_multiplier": 0.6}, ("depth_multiplier 0.35, 0.5", "divisible_by=8")),
         ({"name": "mobilenet_v2", "depth_multiplier": 0.5}, ("divisible_by=8",)),
-        ({"name": "resnet18"}, ("resnet18", "xception_65", "mobilenet_v2")),
+        ({"name": "resnet50s"}, ("resnet50s", "xception_65", "mobilenet_v2", "resnet18")),
         ({"name": "mobilenet_v3_large_seg"}, ("mobilenet_v3_large_seg", "resnet_v1_50_beta")),
     ],
 )
@@ -161,13 +163,41 @@ def test_every_row_names_a_model_of_the_zoo_with_its_own_shapes() -> None:
         origin = family.Config.model_validate({"name": name}).imagenet
         if origin.source is not None and origin.source.startswith("zoo:"):
             sources.append(zoo.find(origin.source.removeprefix("zoo:")))
-            assert sources[-1].options["model_variant"] == name and sources[-1].dataset == "imagenet"
-    assert len(sources) >= 6
+            options = sources[-1].options
+            assert options.get("model_variant", options.get("model")) == name and sources[-1].dataset == "imagenet"
+    assert len(sources) >= 11
     widths = [model for model in zoo.MODELS if model.base_url == zoo.SLIM_URL]
     for model in widths:
         width = model.options["depth_multiplier"]
         config = MobileNetV2.Config.model_validate({"depth_multiplier": width, "divisible_by": 8})
         assert config.imagenet.source == f"zoo:{model.name}"
+
+
+def test_a_resnet_begins_with_torchvisions_file(
+    folder_data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another file under its name is refused: torchvision's names say how the hash begins."""
+    settings = ("model.backbone=resnet18", "model.pretrained=imagenet", "model.aspp.channels=8")
+    config = load("folder/deeplab_v3plus", [*settings, *QUICK, *UNMOVED, f"data.root={folder_data}"])
+    path, donor = cache / "resnet18-f37072fd.pth", classifier_of("resnet18")
+    torch.save(donor, path)
+    with pytest.raises(AtrousError, match=r"resnet18-f37072fd\.pth: has SHA-256 .* f37072fd\.\.\. was published"):
+        train.train(config, tmp_path / "run", device="cpu", console=QUIET)
+    assert list(cache.glob("resnet18*.pth*")) == []
+    torch.save(donor, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    monkeypatch.setitem(zoo.ZOO, "resnet18_imagenet", zoo.find("resnet18_imagenet")._replace(sha256=digest))
+    run = train.train(config, tmp_path / "run", device="cpu", console=QUIET)
+    state = weights(run)
+    assert torch.equal(state["backbone.c5.1.conv2.norm.running_var"], donor["layer4.1.bn2.running_var"])
+    torch.testing.assert_close(state["backbone.stem.0.conv.weight"], donor["conv1.weight"], atol=1e-6, rtol=0)
+    assert state["shift"].flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
+
+
+def classifier_of(network: str) -> dict[str, torch.Tensor]:
+    """Seeded weights under torchvision's names."""
+    arrays = torchvision.random_weights(torchvision.classifier(network))
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def test_a_damaged_archive_is_refused(folder_data: Path, cache: Path, tmp_path: Path) -> None:

@@ -168,7 +168,10 @@ def _built(name: str, arguments: Mapping[str, Any]) -> nn.Module:
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         network = _created(name, arguments)
     constants = {id(tensor) for tensor in _constants(network)}
-    return network._apply(lambda tensor: tensor if id(tensor) in constants else tensor.to("meta"))
+    placed: nn.Module = network._apply(  # type: ignore[no-untyped-call]
+        lambda tensor: tensor if id(tensor) in constants else tensor.to("meta")
+    )
+    return placed
 
 
 def _constants(network: nn.Module) -> list[Tensor]:
@@ -213,7 +216,7 @@ def _seeded(name: str, arguments: Mapping[str, Any]) -> nn.Module:
 
 
 def _is_random(tensor: Tensor, fresh: Tensor) -> bool:
-    return tensor.unique().numel() > 1 and torch.equal(tensor, fresh)
+    return bool((tensor != tensor.flatten()[0]).any()) and torch.equal(tensor, fresh)
 
 
 # ---- how to use a network

@@ -1,6 +1,6 @@
 """docs/model_zoo.md, written from the zoo's table: `python -m atrous.convert.zoo_page > docs/model_zoo.md`."""
 
-from atrous.convert.zoo import BASE_URL, MODELS, SLIM_URL, Option, Result, ZooModel
+from atrous.convert.zoo import BASE_URL, MODELS, SLIM_URL, TORCHVISION_URL, Option, Result, ZooModel
 
 TITLES = {
     "pascal_voc_seg": "PASCAL VOC 2012: 21 classes",
@@ -46,7 +46,8 @@ any.
 
 ## Where the archives come from, and how to verify them
 
-- The address is `{BASE_URL}ARCHIVE.tar.gz`, for TF-slim's MobileNetV2 `{SLIM_URL}ARCHIVE.tgz`;
+- The address is `{BASE_URL}ARCHIVE.tar.gz`, for TF-slim's MobileNetV2 `{SLIM_URL}ARCHIVE.tgz`,
+  for torchvision's ResNets `{TORCHVISION_URL}ARCHIVE.pth`, whose names say how their SHA-256 begins;
   archives are cached in `~/.cache/atrous`.
   `ATROUS_ZOO` sets the address of a mirror, `ATROUS_CACHE` another folder. On a machine without a network, put the
   archive into that folder by hand.

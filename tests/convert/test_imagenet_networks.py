@@ -82,7 +82,7 @@ def test_timms_resnets_number_for_number(name: str, timm: Any, tmp_path: Path) -
     network = seeded(timm.create_model(name))
     save_file(network.state_dict(), tmp_path / "model.safetensors", {"format": "pt"})
     assert_equal(network, tmp_path / "model.safetensors", name)
-    cfg = network.pretrained_cfg
+    cfg: Any = network.pretrained_cfg
     assert [round(255 * value, 3) for value in (*cfg["mean"], *cfg["std"])] == [*MEAN, *STD]
 
 

@@ -33,8 +33,8 @@ OTHERS = {  # a weight that shows a classifier of torchvision or timm which is n
         f"which ours have; {SAME_IN_TIMM}mobilenetv2_100 or timm:mobilenetv3_large_100"
     ),
     "conv_stem.weight": (
-        "a MobileNet or EfficientNet of timm: paddings, epsilon and colours differ from those of TensorFlow, which ours "
-        f"have; {SAME_IN_TIMM}mobilenetv2_100 or timm:mobilenetv3_large_100"
+        "a MobileNet or EfficientNet of timm: paddings, epsilon and colours differ from those of TensorFlow, which "
+        f"ours have; {SAME_IN_TIMM}mobilenetv2_100 or timm:mobilenetv3_large_100"
     ),
     "block12.skip.weight": (
         "the Xception of Keras and Cadene: its units, depths and paddings differ from DeepLab's Xceptions; "
