@@ -143,7 +143,8 @@ def run(
     budget = free_memory(place) if memory is None else parsed_memory(memory)
     variations = [*standard(config, source), *asked_for(config, tries, source)]
     space, remark = space_of(config)
-    say(remark, console) if remark else None
+    if remark:
+        say(remark, console)
     rows = []
     with counting("measuring", len(variations), console) as advance:
         for one, changed in variations:

@@ -713,9 +713,8 @@ def validate(
 ) -> Standing:
     """Measure on the validation split, and save how far the training has come, and the model if it is the best."""
     progress.validating()
-    advice = f"in {run.config}; the training is saved; {how_to_resume(run)}"
     gather_weights(learner)
-    with resumable(run, "while validating", stop), stop.at_once(), out_of_memory.told_while_validating(advice):
+    with resumable(run, "while validating", stop), stop.at_once():
         evaluation = measure(candidate, samples, world, workers, stop)
     figures, headline = evaluation.figures, evaluation.figures.headline
     score = figures.scores[headline]
@@ -883,7 +882,8 @@ def saved_if_others_die(
 @contextlib.contextmanager
 def resumable(run: RunFolder, when: str, stop: StopFlag) -> Iterator[None]:
     """Where everything is saved, say so if a signal or the death of another process ends it."""
-    with ends_told(when, f"the training is saved; {how_to_resume(run)}", stop):
+    advice = f"the training is saved; {how_to_resume(run)}"
+    with ends_told(when, advice, stop), out_of_memory.told_while_validating(f"in {run.config}; {advice}"):
         yield
 
 
