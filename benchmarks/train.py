@@ -8,6 +8,7 @@ python benchmarks/train.py PEERS [--rounds 5] [--device cuda]
 """
 
 import datetime
+import importlib
 import json
 import os
 import platform
@@ -41,11 +42,13 @@ class Network(NamedTuple):
 
 NETWORKS = {
     "resnet50": Network(
-        "DeepLab v3+ ResNet-50", "smp", 512, "folder/deeplab_v3plus", ("model.backbone=resnet50", "optim.clip_norm=null")
+        "DeepLab v3+ ResNet-50",
+        "smp",
+        512,
+        "folder/deeplab_v3plus",
+        ("model.backbone=resnet50", "optim.clip_norm=null"),
     ),
-    "mobilenet_v2": Network(
-        "DeepLab v3+ MobileNetV2", "smp", 512, "folder/deeplab_v3plus", ("optim.clip_norm=null",)
-    ),
+    "mobilenet_v2": Network("DeepLab v3+ MobileNetV2", "smp", 512, "folder/deeplab_v3plus", ("optim.clip_norm=null",)),
     "pspnet50": Network("PSPNet-50", "semseg", 473, "voc/pspnet50", ()),
 }
 
@@ -60,7 +63,7 @@ class Case(NamedTuple):
     is_compiled: bool
 
 
-class Figures(NamedTuple):  # of the median step
+class Figures(NamedTuple):
     seconds: float  # of a step, by the clock
     core_seconds: float  # of all threads
     mebibytes: float  # at most, PyTorch itself included on a CPU
@@ -151,24 +154,19 @@ def compiled(model: nn.Module, case: Case) -> Any:  # noqa: ANN401
 
 
 def declare_vision_operators() -> None:
-    """torchvision, which timm imports, asks for them even where its compiled part doesn't load."""
-    if find_operator("torchvision::nms"):
-        return
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    KEPT.append(library)
-
-
-KEPT: list[torch.library.Library] = []  # a library that nobody holds is undone
-
-
-def find_operator(name: str) -> bool:
+    """timm imports torchvision, which asks for operators of its own even where its compiled part doesn't load."""
     try:
-        import torchvision  # noqa: F401
-    except (ImportError, RuntimeError):
-        return False
-    return bool(torch._C._dispatch_has_kernel(name))
+        importlib.import_module("torchvision")
+    except ImportError:
+        return
+    except RuntimeError:  # operator torchvision::nms does not exist
+        library: Any = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        KEPT.append(library)
+
+
+KEPT: list[Any] = []  # a library that nobody holds is undone
 
 
 # ---- a process that measures
@@ -227,9 +225,10 @@ def row(case: Case, ours: list[Figures], theirs: list[Figures]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-HEAD = """\
-| network | classes | precision | peer | its s | our s | ratio | its core s | our core s | ratio | its MiB | our MiB | ratio |
-|---|--:|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"""
+COLUMNS = ("s", "core s", "MiB")
+HEAD = f"""\
+| network | classes | precision | peer | {" | ".join(f"its {one} | our {one} | ratio" for one in COLUMNS)} |
+|---|--:|---|---{"|--:" * 3 * len(COLUMNS)}|"""
 
 
 def machine(device: str) -> str:

@@ -3,19 +3,50 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
+from torch.autograd.function import Function
 from torch.nn import functional as F
 
 Padding = Literal["same", "symmetric"]  # TensorFlow's, which depends on the input's size | the same on each side
 Rate = int | tuple[int, int]  # for both axes | (height, width)
 Activation = Literal["relu", "relu6", "clip6", "hard_swish", "leaky_relu", "none"]
 
+
+class _Clip(Function):
+    """In place. Its slope follows from its result, which the next convolution keeps anyway; PyTorch's own hardtanh
+    keeps a copy of its input, a quarter of all that a MobileNet keeps for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:  # noqa: ANN401
+        ctx.mark_dirty(x)
+        F.hardtanh_(x, low, high)
+        ctx.save_for_backward(x)
+        ctx.limits = low, high
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        (result,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(gradient, result, *ctx.limits), None, None
+
+
+class Clip(nn.Hardtanh):
+    """Values within the limits; in place, it keeps less for the backward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        is_learning = self.inplace and self.training and torch.is_grad_enabled() and x.requires_grad
+        if not is_learning or torch.compiler.is_compiling():
+            return super().forward(x)
+        return cast(Tensor, _Clip.apply(x, self.min_val, self.max_val))  # type: ignore[no-untyped-call]
+
+
 ACTIVATIONS: dict[Activation, Callable[..., nn.Module]] = {
     "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "clip6": partial(nn.Hardtanh, -6.0, 6.0),
+    "relu6": partial(Clip, 0.0, 6.0),
+    "clip6": partial(Clip, -6.0, 6.0),
     "hard_swish": nn.Hardswish,
     "leaky_relu": partial(nn.LeakyReLU, 0.01),
 }

@@ -2,9 +2,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd import gradcheck
 
-from atrous.layers.conv import Activation, ConvNorm, Norm, Padding, SeparableConv, classifier, same_padding
+from atrous.layers.conv import Activation, Clip, ConvNorm, Norm, Padding, SeparableConv, classifier, same_padding
 from tests.reference.padding import same_sums
 
 
@@ -62,6 +63,51 @@ def test_activations(act: Activation, low: float, high: float) -> None:
     conv = _weights_one(ConvNorm(1, 1, norm=Norm(eps=0.0), act=act))
     y = conv(torch.tensor([-50.0, 50.0]).view(1, 1, 1, 2))
     assert y.flatten().tolist() == [low, high]
+
+
+LIMITS = torch.tensor([-7.0, -6.0, -1e-6, 0.0, 1e-6, 3.0, 6.0, 7.0, float("nan")])
+
+
+@pytest.mark.parametrize("low", [0.0, -6.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_clip_in_place_has_the_values_and_the_slope_of_pytorchs_own(low: float, dtype: torch.dtype) -> None:
+    results = []
+    for clip in (Clip(low, 6.0, inplace=True), nn.Hardtanh(low, 6.0)):
+        x = LIMITS.to(dtype, copy=True).requires_grad_()
+        y = clip(x * 1)
+        y.backward(torch.arange(1, 10).to(dtype))
+        assert x.grad is not None
+        results.append((y.detach(), x.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_clip_in_place_keeps_nothing_but_its_result() -> None:
+    kept = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor.data_ptr())
+        return tensor
+
+    x = torch.randn(2, 3, 4, 4, requires_grad=True) * 1
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = Clip(0.0, 6.0, inplace=True)(x)
+    assert kept == [y.data_ptr()]
+
+
+@pytest.mark.parametrize("act", ["relu6", "clip6"])
+def test_the_gradient_of_a_clipped_convolution_is_the_numerical_one(act: Activation) -> None:
+    torch.manual_seed(0)
+    layer = ConvNorm(2, 3, 3, norm=Norm(), act=act).double()
+    assert gradcheck(layer, torch.randn(2, 2, 4, 4, dtype=torch.float64, requires_grad=True))
+
+
+def test_without_a_gradient_a_clip_is_pytorchs_own() -> None:
+    x = torch.tensor([-7.0, 7.0])
+    assert Clip(0.0, 6.0, inplace=True)(x) is x
+    assert x.tolist() == [0, 6]
+    exported = torch.export.export(Clip(0.0, 6.0, inplace=True), (torch.randn(3),))
+    assert "hardtanh" in str(exported.graph)
 
 
 def test_norm_carries_its_numbers_into_every_batch_norm() -> None:
