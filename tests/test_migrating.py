@@ -36,7 +36,7 @@ SECTIONS = {  # of the specification: of the page
     "## 3.3": "### eval.py",
     "## 3.4": "### vis.py",
 }
-AMBIGUOUS = ("dataset", "atrous_rates")  # a folder in other programs; of another model in deeplab2
+AMBIGUOUS = ("dataset", "atrous_rates", "weight")  # other programs mean a folder, another model, a file
 needs_specs = pytest.mark.skipif(not SPECS.exists(), reason="the specifications of the originals are not here")
 
 
