@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from atrous import convert as convert
     from atrous import evaluate as evaluate
     from atrous import pack as pack
+    from atrous import plan as plan
     from atrous import train as train
     from atrous.config import Config as Config
     from atrous.data.label_space import LabelSpace as LabelSpace
@@ -27,7 +28,7 @@ _FACE = {
     "LabelSpace": "atrous.data.label_space",
     "write_official": "atrous.submissions",
 }
-_VERBS = ("check", "convert", "evaluate", "pack", "train")  # files that can be called
+_VERBS = ("check", "convert", "evaluate", "pack", "plan", "train")  # files that can be called
 __all__ = [
     "Config",
     "LabelSpace",
@@ -39,6 +40,7 @@ __all__ = [
     "evaluate",
     "load",
     "pack",
+    "plan",
     "train",
     "write_official",
 ]

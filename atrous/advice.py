@@ -7,6 +7,7 @@ from atrous.other_words import meaning
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {  # the settings that a verb takes
     "train": ("model", "data", "augment", "loss", "optim", "train", "evaluate", "decode"),
+    "plan": ("model", "data", "augment", "loss", "optim", "train", "evaluate", "decode"),
     "evaluate": ("data", "evaluate", "decode"),
     "predict": ("evaluate", "decode"),
 }

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from atrous import __version__
-from atrous.errors import AtrousError, AtrousWarning, ConfigError, DataError, ProcessDied, out_of_memory, text_of
+from atrous.errors import (
+    LESS_MEMORY,
+    AtrousError,
+    AtrousWarning,
+    ConfigError,
+    DataError,
+    OutOfMemory,
+    ProcessDied,
+    listing,
+    out_of_memory,
+    text_of,
+)
 from atrous.interrupt import Interrupted, StopFlag, ignore_signals, stop_signals
 from atrous.terminal import printable
 
@@ -46,6 +57,7 @@ def main_options(
     \b
     atrous demo                                              everything once, on synthetic scenes
     atrous check MYDATA                                      what is wrong with images and labels
+    atrous plan folder/deeplab_v3plus data.root=MYDATA       what fits the memory, and how fast it is
     atrous train folder/deeplab_v3plus data.root=MYDATA --out runs/mine
     atrous evaluate runs/mine                                scores of the best model
     atrous predict runs/mine photos/ --out predicted         masks and overlays
@@ -80,6 +92,12 @@ def _recipe_names(incomplete: str) -> list[str]:
     from atrous.recipes import recipes
 
     return [name for name in recipes() if name.startswith(incomplete)]
+
+
+def _engine_names(incomplete: str = "") -> list[str]:
+    """A file for each. For the shell's completion and the help."""
+    files = (Path(__file__).parent / "engines").glob("[a-z]*.py")
+    return sorted(path.stem for path in files if path.stem != "contract" and path.stem.startswith(incomplete))
 
 
 def _format_names(incomplete: str = "") -> list[str]:
@@ -176,6 +194,43 @@ def default_folder(source: str, *, is_recipe: bool, resume: bool) -> Path:
     return Path("runs") / (source if is_recipe else path.stem)
 
 
+@app.command(short_help="what fits the memory, and how fast it is")
+def plan(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="the name of a recipe (see `atrous recipes`) or a YAML file",
+            show_default=False,
+            autocompletion=_recipe_names,
+        ),
+    ],
+    overrides: Overrides = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="what the training may take, such as 8GiB [default: what is free]", show_default=False),
+    ] = None,
+    tries: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--try",
+            metavar="SETTINGS",
+            help='a further variation, such as --try "model.backbone=resnet50 augment.crop=385,385"',
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
+    device: Device = None,
+) -> None:
+    """Measure steps of a recipe and of variations of it: memory, time, what fits. Exit code 1: nothing does."""
+    from atrous import plan
+
+    if json is not None:
+        _require_writable(json)
+    result = plan.run(recipe, overrides or [], memory=memory, device=device, json_path=json, tries=tries or [])
+    if result.recommended is None:
+        raise typer.Exit(1)
+
+
 @app.command(short_help="find what is wrong with images and labels, and mend it")
 def check(
     data: Annotated[
@@ -204,16 +259,29 @@ def check(
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
     """Read every image and label, and say what is wrong. Exit code 0: nothing, or only notes; 1: findings."""
-    from atrous.check.run import check
+    from atrous.check.run import check, check_each
+    from atrous.check.sources import sources_in
 
+    settings, ignored = overrides or [], ignore or []
     pages = (json or (out and out / "check.json"), html or (out and out / "check.html"))
+    sources = sources_in(data, settings)
+    if len(sources) > 1 and (fix or any(pages)):
+        raise ConfigError(
+            f"{data} holds {len(sources)} datasets: name one of them for --json, --html, --out or --fix: "
+            f"{listing(sources)}"
+        )
     for path in filter(None, pages):
         _require_writable(path)
-    checkup = check(
-        data, overrides or [], json_path=pages[0], page_path=pages[1], fix=fix, ignore=ignore or [], workers=workers
-    )
-    if not checkup.is_clean:
-        raise typer.Exit(1)
+    if fix is None and not any(pages) and sources != [data]:
+        checkups = check_each(sources, settings, ignore=ignored, workers=workers)
+        code = 2 if None in checkups else int(not all(one and one.is_clean for one in checkups))
+    else:
+        checkup = check(
+            sources[0], settings, json_path=pages[0], page_path=pages[1], fix=fix, ignore=ignored, workers=workers
+        )
+        code = int(not checkup.is_clean)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command(short_help="measure a model on labelled images")
@@ -334,6 +402,19 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="also write class probabilities (.npz)")
     ] = False,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help=f"where to compute: {' or '.join(_engine_names())} (many machines)", autocompletion=_engine_names
+        ),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="with --engine ray: of the cluster, such as auto [default: RAY_ADDRESS, or this machine alone]",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Segment images of any size: writes palette masks and overlays."""
@@ -355,6 +436,8 @@ def predict(
             probabilities=probabilities,
             legend=legend,
             device=device,
+            engine=engine,
+            address=address,
             say=lambda text: _say(text, 1),
         )
     else:
@@ -367,12 +450,14 @@ def predict(
             images_json=images_json,
             wanted=predict.Wanted(bool(overlays), probabilities, legend, results=False),
             device=device,
+            engine=engine,
+            address=address,
             say=lambda text: _say(text, 1),
         )
-    if summary.images:
+    if summary.images or summary.earlier:
         typer.echo(summary.describe())
     if summary.failures:
-        total = summary.images + len(summary.failures)
+        total = summary.images + summary.earlier + len(summary.failures)
         raise typer.Exit(_say(f"{len(summary.failures)} of {total} failed, each named above", 1) if total > 1 else 1)
 
 
@@ -535,13 +620,6 @@ def _with_home(text: str) -> str:
     return str(user_path(text)) if text.startswith("~") else text
 
 
-LESS_MEMORY = {
-    "GPU": "a training needs less with a smaller train.batch or augment.crop, a prediction with evaluate.mode=sliding",
-    "CPU": "a training needs less with a smaller train.batch or augment.crop and with fewer --workers, a prediction "
-    "with evaluate.mode=sliding",
-}
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; returns the exit code. A signal ends it in one line, whatever a library made of it on the way."""
     words = _rephrased(sys.argv[1:] if arguments is None else arguments)
@@ -572,7 +650,7 @@ def _explain(error: Exception, words: Sequence[str], stop: StopFlag) -> int:
     """Print what went wrong, in one line if the user or the machine is the cause; returns the exit code."""
     if os.environ.get("ATROUS_DEBUG"):
         raise error
-    if isinstance(error, FloatingPointError | ProcessDied):
+    if isinstance(error, FloatingPointError | ProcessDied | OutOfMemory):
         return _say(str(error), 1)
     if isinstance(error, BrokenPipeError):  # `atrous recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

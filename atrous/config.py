@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from atrous import other_words, trees
-from atrous.backbones import BACKBONES, BackboneConfig
+from atrous.backbones import BACKBONES, PREFIXES, BackboneConfig
 from atrous.data import FORMATS, AnyDataConfig, description, recognised
 from atrous.data.transforms import AugmentConfig
 from atrous.errors import ConfigError, warn_once
@@ -42,6 +42,20 @@ KINDS: dict[str, tuple[str, Mapping[str, type[Settings]]]] = {
     "model.backbone": ("name", {name: backbone.Config for name, backbone in BACKBONES.items()}),
     "data": ("format", {name: layout.config for name, layout in FORMATS.items()}),
 }
+PREFIXED: dict[str, Mapping[str, type[Settings]]] = {  # further kinds, by how their names begin, such as timm:resnet50
+    "model.backbone": {prefix: backbone.Config for prefix, backbone in PREFIXES.items()},
+}
+
+
+def kind_named(section: str, name: object) -> type[Settings] | None:
+    """The settings of a section of this kind; None if there is no such kind."""
+    if section not in KINDS or not isinstance(name, str):
+        return None
+    others = PREFIXED.get(section, {}).items()
+    return KINDS[section][1].get(name) or next((kind for prefix, kind in others if name.startswith(prefix)), None)
+
+
+AUTO = "auto"  # train.batch and train.micro_batch: as many images as fit the memory
 
 
 class TrainConfig(Settings):
@@ -53,18 +67,24 @@ class TrainConfig(Settings):
     """Images that one process takes in one pass; fewer need less memory."""
     accumulate: Count = 1
     """Passes whose gradients are summed into one update: a larger batch without more memory."""
+    micro_batch: Count | Literal["auto"] | None = None
+    """Images that go through the network at once, where a whole `batch` doesn't fit; auto: as many as fit."""
     seed: Seed = 0
     """Starting point of everything random: equal seeds give equal trainings."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """With many processes, ddp: each holds all weights; fsdp: they share them out, which needs less memory on each."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the passes; bf16 is faster and needs less memory on recent GPUs."""
+    activation_checkpointing: bool = False
+    """Compute the backbone's activations again in the backward pass: less memory, more time, the same numbers."""
     batch_norm: Literal["tuned", "frozen"] = "tuned"
     """frozen: keep the statistics of the batch norms, for small batches; scales and shifts still learn."""
     batch_norm_momentum: float | None = Field(None, gt=0, le=1)
     """Weight of the newest batch in the statistics of batch norms; none: each layer's own."""
-    init: str | None = None
+    init: Annotated[str, Field(min_length=1)] | None = None
     """Begin with the weights of this model file, or of anything that `atrous convert` reads."""
-    reuse: Literal["all", "all_but_logits", "backbone"] = "all"
-    """Which weights of `init` to take; all_but_logits where the classes differ."""
+    reuse: Literal["all", "all_but_logits", "backbone", "matching"] = "all"
+    """Which weights of `init` to take; all_but_logits where the classes differ, matching for whatever fits."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of averaged weights, which are then evaluated and saved, such as 0.999; none: no averaging."""
     save_every: Count = 500
@@ -88,6 +108,19 @@ class TrainConfig(Settings):
             raise ValueError(f"patience={self.patience} needs eval_every: it counts validations")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _automatic_batch(cls, settings: Any) -> Any:  # noqa: ANN401 - any YAML value
+        """`batch: auto` leaves the number of images as it is, and finds how many go through the network at once."""
+        if not isinstance(settings, dict) or settings.get("batch") != AUTO:
+            return settings
+        return {"micro_batch": AUTO, **{name: value for name, value in settings.items() if name != "batch"}}
+
+    @property
+    def parts(self) -> int:
+        """Passes that a batch is computed in."""
+        return 1 if self.micro_batch in (None, AUTO) else -(-self.batch // int(self.micro_batch))
+
     @model_validator(mode="after")
     def _reuse_needs_init(self) -> "TrainConfig":
         if self.reuse != "all" and self.init is None:
@@ -96,6 +129,10 @@ class TrainConfig(Settings):
 
 
 ALTERNATIVES = {"train.steps": "epochs", "train.epochs": "steps"}  # the field that each one takes the place of
+BEGINNINGS = {  # the same for fields of two sections: what a training begins with
+    ("train", "init"): (("model", "pretrained"),),
+    ("model", "pretrained"): (("train", "init"), ("train", "reuse")),
+}
 
 
 class Config(Settings):
@@ -122,6 +159,17 @@ class Config(Settings):
     @classmethod
     def _of_the_task(cls, settings: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any YAML value
         return section_of_task(settings, info)
+
+    @field_validator("train")
+    @classmethod
+    def _begins_with_one(cls, settings: TrainConfig, info: ValidationInfo) -> TrainConfig:
+        model = info.data.get("model")
+        if settings.init is not None and model is not None and model.pretrained is not None:
+            raise ValueError(
+                f"init={settings.init} and model.pretrained={model.pretrained} both say what the training begins with; "
+                "set one of them"
+            )
+        return settings
 
 
 def section_of_task(settings: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any YAML value
@@ -304,16 +352,30 @@ def merge(below: Tree, above: Tree, section: str = "") -> Tree:
 
     A mapping whose keys are numbers, such as class names, is a single value.
     """
-    merged = dict(below)
+    merged = dict(below) if section else _without_replaced(below, above)
     above = above if section else _recognised(below, above)
     for key, value in above.items():
         place = f"{section}.{key}" if section else key
         old, new = _as_section(place, merged.get(key)), _as_section(place, value)
+        if (place, value) == ("train.batch", AUTO):  # the number below stays that of the images
+            key, value, new = "micro_batch", AUTO, AUTO
         if place in ALTERNATIVES and value is not None:
             merged.pop(ALTERNATIVES[place], None)
         is_section = _is_section(old) and _is_section(new)
         merged[key] = merge(_of_kind(place, old, new), new, place) if is_section else value
     return merged
+
+
+def _without_replaced(below: Tree, above: Tree) -> Tree:
+    """`below` without the source of initial weights in whose place `above` sets another."""
+    tree = dict(below)
+    for (section, key), replaced in BEGINNINGS.items():
+        settings = above.get(section)
+        if isinstance(settings, dict) and settings.get(key) not in (None, "none"):
+            for other, name in replaced:
+                old = tree.get(other)
+                tree |= {other: {k: v for k, v in old.items() if k != name}} if isinstance(old, dict) else {}
+    return tree
 
 
 def _is_section(value: Any) -> bool:  # noqa: ANN401 - any YAML value
@@ -335,11 +397,12 @@ def _flow_mapping(text: str) -> Any:  # noqa: ANN401 - any YAML value
 
 
 def _of_kind(section: str, old: Tree, new: Tree) -> Tree:
-    key, kinds = KINDS.get(section, ("", {}))
-    kind = new.get(key)
-    if kind == old.get(key) or not isinstance(kind, str) or kind not in kinds:
+    key, _ = KINDS.get(section, ("", {}))
+    name = new.get(key)
+    kind = kind_named(section, name)
+    if kind is None or name == old.get(key):
         return old
-    return {name: value for name, value in old.items() if name in kinds[kind].model_fields}
+    return {field: value for field, value in old.items() if field in kind.model_fields}
 
 
 def in_steps(config: Config, num_images: int, images_per_step: int) -> Config:
@@ -400,6 +463,7 @@ EXPLANATIONS = {  # pydantic's type of an error -> what is expected
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
     "string_type": "must be text",
+    "string_too_short": "must not be empty",
     "string_too_long": "must have at most {max_length} characters",
     "string_unicode": "must be text of whole characters",
     "invalid_key": "a key must be a name",
@@ -558,9 +622,9 @@ def _keys_within(section: str, field: FieldInfo, part: Any) -> Iterator[str]:  #
 
 
 def _kind_of(section: str, field: FieldInfo, part: Any) -> type[Settings] | None:  # noqa: ANN401 - any YAML value
-    key, kinds = KINDS[section]
+    key, _ = KINDS[section]
     default = field.default.name if isinstance(field.default, BackboneConfig) else ""
-    return kinds.get(str(part.get(key, default) if isinstance(part, dict) else part or default))
+    return kind_named(section, str(part.get(key, default) if isinstance(part, dict) else part or default))
 
 
 def nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:

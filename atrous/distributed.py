@@ -2,7 +2,8 @@
 
 import os
 import re
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -26,6 +27,20 @@ class World(NamedTuple):
     device: torch.device
 
 
+class Restarts(NamedTuple):
+    """How often `torchrun` has started the processes again, and how often it may."""
+
+    number: int
+    most: int
+
+
+class _Outline(NamedTuple):
+    """What a tensor looks like."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
 def join(device: str | None = None) -> World:
     """Enter the process group that `torchrun` describes in the environment, or be the only process.
 
@@ -45,6 +60,11 @@ def _number(name: str, default: int) -> int:
     if not text.isdecimal():
         raise ConfigError(f"the environment variable {name} is {text!r}, not a number; torchrun sets it")
     return int(text)
+
+
+def restarts() -> Restarts:
+    """(0, 0) for processes that nobody restarts."""
+    return Restarts(*(_number(f"TORCHELASTIC_{name}", 0) for name in ("RESTART_COUNT", "MAX_RESTARTS")))
 
 
 def _enter(backend: str, rank: int, size: int) -> None:
@@ -118,6 +138,42 @@ def from_first(flag: bool, device: torch.device) -> bool:
     if distributed.is_initialized():
         distributed.broadcast(value, 0)
     return bool(value)
+
+
+def is_first() -> bool:
+    """Whether this is rank 0, or the only process."""
+    return not distributed.is_initialized() or distributed.get_rank() == 0
+
+
+def tree_from_first(tree: Any, device: torch.device) -> Any:  # noqa: ANN401 - any state dict
+    """Rank 0's tree of dicts and lists, with its tensors on the CPU. What the others pass doesn't matter.
+
+    Tensors are sent one by one: together they could be more than a GPU, through which NCCL sends them, has room for.
+    """
+    if not distributed.is_initialized():
+        return tree
+    outline = [mapped(tree, lambda tensor: _Outline(tuple(tensor.shape), tensor.dtype)) if is_first() else None]
+    distributed.broadcast_object_list(outline, 0)
+
+    def sent(tensor: Tensor) -> Tensor:
+        distributed.broadcast(tensor.to(device).contiguous(), 0)
+        return tensor
+
+    def received(outline: _Outline) -> Tensor:
+        tensor = torch.empty(outline.shape, dtype=outline.dtype, device=device)
+        distributed.broadcast(tensor, 0)
+        return tensor.cpu()
+
+    return mapped(tree, sent) if is_first() else mapped(outline[0], received, _Outline)
+
+
+def mapped(tree: Any, change: Callable[[Any], Any], kind: type = Tensor) -> Any:  # noqa: ANN401 - any state dict
+    """The tree with `change` applied to its leaves of this kind, in its order."""
+    if isinstance(tree, kind):
+        return change(tree)
+    if isinstance(tree, dict):
+        return {key: mapped(value, change, kind) for key, value in tree.items()}
+    return [mapped(value, change, kind) for value in tree] if isinstance(tree, list) else tree
 
 
 def copy_buffers_from_first(module: nn.Module) -> None:

@@ -12,6 +12,12 @@ from typing import Literal
 NO_MEMORY = re.compile(  # in what PyTorch raises as a RuntimeError
     r"out of memory|can't allocate memory|not enough memory|Cannot allocate memory|bad_alloc|STATUS_ALLOC_FAILED"
 )
+LESS_MEMORY = {  # what to do if it runs out, by whose it is
+    "GPU": "a training needs less with train.batch=auto, train.activation_checkpointing=true or a smaller augment.crop "
+    "(`atrous plan` shows what fits), a prediction with evaluate.mode=sliding",
+    "CPU": "a training needs less with train.batch=auto, train.activation_checkpointing=true or a smaller augment.crop "
+    "(`atrous plan` shows what fits) and with fewer --workers, a prediction with evaluate.mode=sliding",
+}
 
 
 class AtrousError(ValueError):
@@ -44,6 +50,10 @@ class DamagedError(ConversionError):
 
 class ProcessDied(RuntimeError):  # noqa: N818 - as FloatingPointError, the failure of a run, not of its user
     """Another process that this one needs ended, or can't be reached. One line, exit code 1."""
+
+
+class OutOfMemory(RuntimeError):  # noqa: N818 - as FloatingPointError, the failure of a run, not of its user
+    """The memory does not suffice, and what would need less is said. One line, exit code 1."""
 
 
 _warned: set[str] = set()

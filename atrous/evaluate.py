@@ -1,11 +1,12 @@
 """`atrous evaluate`: a model against labelled images; every figure with the protocol that it was measured with."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
+from torch import Tensor
 
 from atrous import config as configs
 from atrous import data, distributed, model_file, report, scoring, segmenter, terminal, verb_module
@@ -46,27 +47,48 @@ def evaluate(
     """
     task, space = model.task.measuring(metrics), model.label_space
     total: dict[str, Any] = {}
-    images: list[ImageScore] = []
-    skipped: list[str] = []
+    seen: list[Seen] = []
     for index, read in whole_samples(
         samples, workers=workers, rank=world.rank, processes=world.size, skip_errors=skip_errors
     ):
-        skipped += read.problems
         if read.sample is None:
+            seen.append(Seen(index, read.problems))
             continue
         statistics = task.statistics(model.decode(read.sample.image), read.sample, space)
-        total = summed([total, statistics])
-        figures = task.report(statistics, space)
-        images.append(report.image_score(index, read.sample.name, figures))
+        counts, others = divided(statistics)
+        total = summed([part for part in (total, counts) if part])
+        score = report.image_score(index, read.sample.name, task.report(statistics, space))
+        seen.append(Seen(index, read.problems, score, others))
         if advance is not None:
             advance(world.size)
     totals = [part for part in distributed.gather([total]) if part]
-    images, skipped = distributed.gather(images), distributed.gather(skipped)
-    if not totals:
+    seen = sorted(distributed.gather(seen), key=lambda one: one.place)
+    images, skipped = [one.score for one in seen if one.score], [line for one in seen for line in one.problems]
+    if not images:
         raise DataError(f"{data_name}: none of {len(samples)} images could be read, so there is nothing to measure")
-    figures = task.report(summed(totals), space)
+    figures = task.report({**summed(totals), **summed([one.others for one in seen if one.others])}, space)
     lines = protocol(model, figures, len(images), len(skipped), data_name)
     return Evaluation(figures, images, skipped, lines, environment(world.device))
+
+
+class Seen(NamedTuple):
+    """What an image adds."""
+
+    place: int
+    problems: tuple[str, ...]
+    score: ImageScore | None = None
+    others: Mapping[str, Any] = {}  # statistics that aren't whole numbers
+
+
+def divided(statistics: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Counts, whose sum is exact, and the rest, which is added in the order of the images: so the figures are the same
+    however many processes share the images.
+    """
+    counts, others = dict[str, Any](), dict[str, Any]()
+    for name, value in statistics.items():
+        is_count = isinstance(value, Tensor) and not value.is_floating_point()
+        (counts if is_count else others)[name] = value
+    return counts, others
 
 
 def protocol(model: Segmenter, figures: Figures, images: int, skipped: int, data_name: str) -> dict[str, str]:

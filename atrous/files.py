@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import stat
 import unicodedata
 from pathlib import Path
@@ -44,6 +45,39 @@ def append_line(path: Path, line: str) -> None:
         file.write((b"\n" if is_cut else b"") + line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a process that was killed has half written of files that others have written since."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for name in [entry.name for entry in entries]:
+            leftover = re.fullmatch(r"\.(.+)\.\d+", name)  # as `_beside` names it
+            if leftover and (folder / leftover[1]).is_file():
+                (folder / name).unlink(missing_ok=True)
+
+
+def keep(path: Path, copy: Path) -> None:
+    """Let `copy` be what `path` is, if it is there, before that is replaced. It takes no time where there are links."""
+    if not path.exists():
+        return
+    temporary = _beside(copy)
+    try:
+        os.link(path, temporary)
+        temporary.replace(copy)
+    except OSError:  # a file system without hard links
+        write_atomically(copy, path.read_bytes())
+    finally:
+        temporary.unlink(missing_ok=True)  # where both were one file, nothing was renamed
+
+
+def sync_folder(folder: Path) -> None:
+    """Let what was renamed in the folder outlive a power cut, where the system can do that."""
+    with contextlib.suppress(OSError):
+        file = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
 
 
 def composed(name: str) -> str:

@@ -16,6 +16,8 @@ OWN_SETTINGS = {"momentum", "betas"}  # one kind of optimiser has one of them
 
 Milestones = Annotated[tuple[Count, ...], Field(max_length=1000)]
 
+POSITIONS = ("pos_embed", "bias_table")  # how timm calls them
+
 
 class OptimConfig(Settings):
     name: Literal["sgd", "adamw", "adam"] = "sgd"
@@ -33,7 +35,7 @@ class OptimConfig(Settings):
     weight_decay: NonNegativeFloat = 4e-5
     """Pull of the weights towards 0; more against overfitting."""
     decay_norms: bool = False  # semseg decays these and the next two
-    """Also decay the scales and shifts of normalisations."""
+    """Also decay the scales and shifts of normalisations, and other scales of channels in a backbone."""
     decay_biases: bool = False
     """Also decay the biases of convolutions, by `weight_decay`."""
     decay_depthwise: bool = False  # TF DeepLab decays none of the three
@@ -137,7 +139,8 @@ def parameter_groups(model: nn.Module, config: OptimConfig, logit_modules: Colle
             if parameter.requires_grad:
                 factor = _factor(config, part == "backbone", part in logit_modules, _is_bias(module, name))
                 factor *= depths.get(parameter, 1.0)
-                decay = config.weight_decay if _is_decayed(module, name, config) else 0.0
+                is_decayed = _is_decayed(module, name, config, in_backbone=part == "backbone")
+                decay = config.weight_decay if is_decayed else 0.0
                 groups.setdefault((factor, decay), []).append(parameter)
     return [
         {"params": params, "lr": config.lr * factor, "lr_factor": factor, "weight_decay": decay}
@@ -176,8 +179,13 @@ def _is_bias(module: nn.Module, name: str) -> bool:
     return name == "bias" and not _is_norm(module)
 
 
-def _is_decayed(module: nn.Module, name: str, config: OptimConfig) -> bool:
-    if _is_norm(module):
+def _is_scale(module: nn.Module, name: str) -> bool:
+    """What timm's networks have beside norms: factors of channels, and tables of positions, which follow the norms."""
+    return name != "bias" and (module.get_parameter(name).ndim <= 1 or name.endswith(POSITIONS))
+
+
+def _is_decayed(module: nn.Module, name: str, config: OptimConfig, *, in_backbone: bool) -> bool:
+    if _is_norm(module) or (in_backbone and _is_scale(module, name)):
         return config.decay_norms
     if name == "bias":
         return config.decay_biases

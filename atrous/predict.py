@@ -3,12 +3,14 @@
 import contextlib
 import errno
 import glob
+import hashlib
 import os
 import shlex
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,20 +18,24 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from atrous import config as configs
-from atrous import distributed, segmenter, terminal
-from atrous.data import finding
+from atrous import distributed, model_file, prediction_log, segmenter, terminal
+from atrous.data import finding, image_shards
 from atrous.data.finding import Found, NamedImage, Skipped
 from atrous.data.pairing import IMAGE_SUFFIXES
+from atrous.engines import ENGINES, Engine, Outcome, Work
+from atrous.engines.contract import Predict
 from atrous.errors import ConfigError, DataError, ModelFileError, listing, out_of_memory, text_of
-from atrous.files import composed, prepare_output, user_path, write_atomically
+from atrous.files import composed, prepare_output, remove_leftovers, user_path, write_atomically
 from atrous.inference import InferenceConfig
 from atrous.interrupt import Interrupted
 from atrous.model_file import CONVERTIBLE
 from atrous.prediction import OVERLAYS, PROBABILITIES, Prediction
 from atrous.prediction_folder import record, recorded_folders
+from atrous.prediction_log import Log, Reader
+from atrous.progress import say as say_line
 from atrous.progress import tracked
 from atrous.run_folder import RunFolder
-from atrous.segmenter import Segmenter
+from atrous.segmenter import Segmenter, model_in
 from atrous.settings import Settings
 from atrous.submissions import answers, drafts, image_ids
 from atrous.submissions.drafts import Draft
@@ -51,10 +57,12 @@ class Summary(NamedTuple):
     failures: tuple[str, ...]  # a line for each image or folder that could not be read, predicted or written
     folders: tuple[Path, ...]  # that results were written to
     files: tuple[Path, ...]  # of the last image
+    earlier: int = 0  # images that were predicted before, by the same model in the same way
 
     def describe(self) -> str:
         places = ", ".join(map(str, self.files if self.images == 1 else self.folders))
-        return f"{'1 image' if self.images == 1 else f'{self.images} images'}: {places}"
+        images = f"{'1 image' if self.images == 1 else f'{self.images} images'}: {places}"
+        return images if self.images or not self.earlier else "nothing was left to do"
 
 
 class Wanted(NamedTuple):
@@ -72,7 +80,18 @@ class Wanted(NamedTuple):
 
 
 ALONE = Wanted(overlays=False, results=False)  # nothing besides what a server takes
-Write = Callable[[Prediction, NamedImage], Mapping[Path, Path]]  # writes the files of an image; each with its folder
+Write = Callable[[Prediction, NamedImage], Outcome]  # writes the files of an image
+
+
+class Job(NamedTuple):
+    """All that a process on any machine needs to predict images."""
+
+    model: Path
+    overrides: tuple[str, ...]
+    wanted: Wanted
+    write: Write
+    log: Log | None = None  # None: the images are worked on as a whole, or not at all
+    folders: tuple[str, ...] = ()  # of results, which an image that is done has files in
 
 
 def run(
@@ -85,74 +104,202 @@ def run(
     probabilities: bool = False,
     legend: bool = False,
     device: str | None = None,
+    engine: str = "local",
+    address: str | None = None,
     console: Console | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> Summary:
     """Write the results of each image, such as `masks/NAME.png`, and overlays and probabilities on request.
 
-    `say` is called with a line for each image that fails, at once; the others are predicted.
+    `say` is called with a line for each image that fails, at once; the others are predicted. Images whose results are
+    there already, by the same model in the same way, are left as they are. `engine` is a row of ENGINES, and `address`
+    that of its machines.
     """
-    console = console or terminal.console()
-    path, out = user_path(path), user_path(out)
+    console, place = console or terminal.console(), place_of(engine, device, address)
+    path, out = user_path(path), place.folder(out)
     wanted = Wanted(overlays, probabilities, legend)
     model = segmenter.load(path)
-    found = find_images(sources)
+    found = find_images(sources, with_shards=True)
     require_own_names(found.images)
-    model = with_settings(model, overrides, str(path))
-    model = model.to(distributed.choose_device(device))
-    prepare(out, found.images, path, model, wanted.folders(model.task))
+    model = place.of(with_settings(model, overrides, str(path)))
+    folders = tuple(wanted.folders(model.task))
+    prepare(out, found.images, path, model, folders)
+    log = Log(out, maker_of(path, model, legend=legend))
     for note in notes(found):
         console.print(note, soft_wrap=True)
-    predict = partial(predict_image, model, partial(write_results, out, wanted), wanted)
-    return predict_images(found, predict, console, say)
+    job = Job(path.absolute(), tuple(overrides), wanted, partial(write_results, out, wanted), log, folders)
+    return predict_images(found, job, model, place, console, say)
+
+
+class Place(NamedTuple):
+    """Where the images are worked on."""
+
+    engine: Engine
+    device: str | None
+    address: str | None
+
+    def folder(self, path: Path) -> Path:
+        """The output folder, for any process."""
+        return user_path(path) if self.engine.is_here else user_path(path).absolute()
+
+    def of(self, model: Segmenter) -> Segmenter:
+        """The model, on the device if that is this machine's."""
+        return model.to(distributed.choose_device(self.device)) if self.engine.is_here else model
+
+
+def place_of(name: str, device: str | None, address: str | None) -> Place:
+    """Raises ConfigError for an engine that there isn't, and for an address that it has no use for."""
+    if name not in ENGINES:
+        raise ConfigError(f"--engine {name}: no such engine{configs.nearest(name, ENGINES)}")
+    if address is not None and ENGINES[name].is_here:
+        raise ConfigError(f"--address {address} is that of a cluster; it needs --engine ray")
+    return Place(ENGINES[name], device, address)
+
+
+def maker_of(path: Path, model: Segmenter, *, legend: bool) -> str:
+    """What decides the content of the files: not which of them are written, nor what the model's file is called."""
+    file = model_in(path)
+    weights = model_file.read_metadata(file).get("checksum") or hashlib.sha256(file.read_bytes()).hexdigest()
+    header = model.header.to_metadata()  # with the settings of this prediction
+    return prediction_log.maker_of(weights=weights, header=header, legend=legend, atrous=version("atrous"))
 
 
 def predict_images(
     found: Found,
-    predict: Callable[[NamedImage], Mapping[Path, Path]],
+    job: Job,
+    model: Segmenter,
+    place: Place,
     console: Console,
     say: Callable[[str], object],
+    receive: Callable[[NamedImage, Outcome], object] = lambda image, outcome: None,
 ) -> Summary:
-    """Predict image after image. Raises Interrupted, or OSError if nothing more can be written; both say how far."""
-    failures, done = found.problems, 0
-    folders: dict[Path, None] = {}
-    files: Mapping[Path, Path] = {}
-    for failure in failures:
+    """Predict all images. Raises Interrupted, or OSError if nothing more can be written; both say how far."""
+    images = images_left(found.images, job, console)
+    done = Done(len(found.images), len(found.images) - len(images))
+    for failure in found.problems:
+        done.fail(failure, say)
+    work = Work(images, predictor(job, model), partial(load_predictor, job), place.device, place.address)
+    with (
+        done.told(),
+        contextlib.closing(place.engine.run(work)) as outcomes,
+        contextlib.closing(tracked(outcomes, len(images), "predicting", console)) as pairs,
+    ):
+        for image, outcome in pairs:
+            if outcome.failure:
+                done.fail(outcome.failure, say)
+            else:
+                receive(image, outcome)
+                done.add(outcome.files)
+    return done.summary()
+
+
+class Done:
+    """What has come of the images so far."""
+
+    def __init__(self, total: int, earlier: int) -> None:
+        self.total, self.earlier, self.number = total, earlier, 0
+        self.failures: list[str] = []
+        self.files: Mapping[Path, Path] = {}
+        self.folders, self.places = dict[Path, None](), set[Path]()
+
+    def fail(self, failure: str, say: Callable[[str], object]) -> None:
+        self.failures.append(failure)
         say(failure)
+
+    def add(self, files: Mapping[Path, Path]) -> None:
+        self.number, self.files = self.number + 1, files
+        self.folders |= dict.fromkeys(files.values())
+        self.places |= {file.parent for file in files}
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Let what ends the prediction say how far it came."""
+        try:
+            yield
+        except (KeyboardInterrupt, Interrupted) as end:
+            number = end.number if isinstance(end, Interrupted) else signal.SIGINT
+            raise Interrupted(f"interrupted; {self}", number) from None
+        except OSError as error:
+            raise OSError(error.errno, f"{text_of(error)}; {self}") from error
+
+    def __str__(self) -> str:
+        return f"{self.earlier + self.number} of {self.total} images are done"
+
+    def summary(self) -> Summary:
+        for place in self.places:
+            remove_leftovers(place)
+        return Summary(self.number, tuple(self.failures), tuple(self.folders), tuple(self.files), self.earlier)
+
+
+def images_left(images: Sequence[NamedImage], job: Job, console: Console) -> Sequence[NamedImage]:
+    """The images without results, which is said; from now on this model's results are those in the folder."""
+    if job.log is None:
+        return images
+    prediction_log.begin(job.log)
+    reader = Reader(job.log)
+    reader.update()
+    left = [image for image in images if not reader.files_of(image, job.folders)]
+    if len(left) < len(images):
+        number = f"{len(images) - len(left)} of {len(images)} images"
+        advice = f"to predict them again, name another folder, or remove {job.log.folder}"
+        say_line(f"done already, by this model with these settings: {number}; {advice}", console)
+    return left
+
+
+# ---- one image
+
+
+def predictor(job: Job, model: Segmenter, reader: Reader | None = None) -> Predict:
+    """`reader` knows of the results of other processes, which die before they can tell."""
+    return partial(outcome_of, job, model, reader)
+
+
+def load_predictor(job: Job, device: str) -> Predict:
+    """The same in another process, which shares the disk. Raises what `run` does."""
+    model = with_settings(segmenter.load(job.model), job.overrides, str(job.model))
+    if job.log is not None and job.log.maker != maker_of(job.model, model, legend=job.wanted.legend):
+        raise ModelFileError(f"{job.model}: the file has changed since the prediction was started; start it again")
+    model = model.to(distributed.choose_device(device))
+    return predictor(job, model, None if job.log is None else Reader(job.log))
+
+
+def outcome_of(job: Job, model: Segmenter, reader: Reader | None, image: NamedImage) -> Outcome:
+    """Write the files of one image, unless they are there. Raises OSError for what is wrong with the output."""
+    files = files_there(job, reader, image)
+    if files:
+        return Outcome(files)
     try:
-        with contextlib.closing(tracked(found.images, "predicting", console)) as jobs:
-            for job in jobs:
-                try:
-                    files = predict(job)
-                except DataError as error:
-                    failures.append(text_of(error))
-                    say(failures[-1])
-                    continue
-                folders |= dict.fromkeys(files.values())
-                done += 1
-    except (KeyboardInterrupt, Interrupted) as end:
-        number = end.number if isinstance(end, Interrupted) else signal.SIGINT
-        raise Interrupted(f"interrupted; {done} of {len(found.images)} images are done", number) from None
-    except OSError as error:
-        raise OSError(error.errno, f"{text_of(error)}; {done} of {len(found.images)} images are done") from error
-    return Summary(done, tuple(failures), tuple(folders), tuple(files))
+        outcome = predict_image(model, job.write, job.wanted, image)
+    except DataError as error:
+        return Outcome(failure=text_of(error))
+    if job.log is not None:
+        prediction_log.add(job.log, image, outcome.files)
+    return outcome
 
 
-def predict_image(model: Segmenter, write: Write, wanted: Wanted, job: NamedImage) -> Mapping[Path, Path]:
-    """Write the files of one image; returns them, each with its folder.
+def files_there(job: Job, reader: Reader | None, image: NamedImage) -> dict[Path, Path]:
+    if reader is None or job.log is None:
+        return {}
+    reader.update()
+    out = job.log.out
+    return {file: out / file.relative_to(out).parts[0] for file in reader.files_of(image, job.folders)}
+
+
+def predict_image(model: Segmenter, write: Write, wanted: Wanted, image: NamedImage) -> Outcome:
+    """Write the files of one image.
 
     Raises DataError with the path for what is wrong with this image, and OSError for what is wrong with the output.
     """
-    with named(job.path, model.inference):
-        image = read(job.path)
+    with named(image.path, model.inference):
+        pixels = read(image)
         try:
-            prediction = model.predict(image, probabilities=wanted.probabilities)
+            prediction = model.predict(pixels, probabilities=wanted.probabilities)
         except DataError as error:
-            raise DataError(f"{job.path}: {error}") from error
-        return write(prediction, job)
+            raise DataError(f"{image.path}: {error}") from error
+        return write(prediction, image)
 
 
-def write_results(out: Path, wanted: Wanted, prediction: Prediction, job: NamedImage) -> Mapping[Path, Path]:
+def write_results(out: Path, wanted: Wanted, prediction: Prediction, job: NamedImage) -> Outcome:
     contents = prediction.files(**wanted._asdict())
     files = {out / folder / f"{job.name}{suffix}": out / folder for folder, suffix in contents}
     try:
@@ -164,12 +311,12 @@ def write_results(out: Path, wanted: Wanted, prediction: Prediction, job: NamedI
                 prepare_output(folder)
             raise DataError(f"{job.path}: {text_of(error)}") from error
         raise
-    return files
+    return Outcome(files)
 
 
-def read(path: Path) -> Image:
+def read(image: NamedImage) -> Image:
     try:
-        return segmenter.read_image(path)
+        return segmenter.read_image(image.path) if image.entry is None else image_shards.read(image.entry)
     except OSError as error:
         raise DataError(text_of(error)) from error
 
@@ -202,6 +349,8 @@ def submit(
     images_json: Path | None = None,
     wanted: Wanted = ALONE,
     device: str | None = None,
+    engine: str = "local",
+    address: str | None = None,
     console: Console | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> Summary:
@@ -209,23 +358,26 @@ def submit(
 
     `name` is a row of SUBMISSIONS, `images_json` the benchmark's list of images; all else is as in `run`.
     """
-    console = console or terminal.console()
-    path, out = user_path(path), user_path(out)
+    console, place = console or terminal.console(), place_of(engine, device, address)
+    path, out = user_path(path), place.folder(out)
     form = drafts.format_named(name)
     image_list = None if images_json is None else image_ids.read_list(user_path(images_json), form)
     own = [text for text in overrides if text.startswith("format.")]
     model = with_settings(segmenter.load(path), [text for text in overrides if text not in own], str(path))
     entry = drafts.entry_of(name, model.task, model.label_space, configs.parse_overrides(own).get("format", {}))
-    found = find_images(sources)
-    ids = image_ids.identified((image.path for image in found.images), form, image_list)
-    model = model.to(distributed.choose_device(device))
+    found = find_images(sources, with_shards=True)
+    ids = image_ids.identified((image.path.absolute() for image in found.images), form, image_list)
+    model = place.of(model)
     drafts.require_replaceable(out, entry)
     prepare(out, found.images, path, model, [name, *wanted.folders(model.task)])
     for note in notes(found):
         console.print(note, soft_wrap=True)
     with drafts.drafted(entry, out) as draft:
         write = partial(write_entry, draft, ids, image_list, partial(write_results, out, wanted))
-        summary = predict_images(found, partial(predict_image, model, write, wanted), console, say)
+        settings = tuple(text for text in overrides if text not in own)
+        job = Job(path.absolute(), settings, wanted, write)
+        receive = partial(receive_entry, draft, ids)
+        summary = predict_images(found, job, model, place, console, say, receive)
         if not summary.images:
             return summary
         archive = drafts.publish(draft)
@@ -241,15 +393,26 @@ def write_entry(
     write: Write,
     prediction: Prediction,
     job: NamedImage,
-) -> Mapping[Path, Path]:
+) -> Outcome:
     """The part of one image, and what is written besides. Official labels are those of the pixels as stored."""
-    identifier, orientation = ids[job.path], image_ids.orientation_in(job.path)
+    identifier, orientation = ids[job.path.absolute()], orientation_of(job)
     labels = answers.as_stored(prediction.labels, orientation)
     try:
         drafts.add(draft, identifier, labels, image_ids.size_of(identifier, image_list))
     except DataError as error:
         raise DataError(f"{job.path}: {error}") from error
-    return write(prediction, job)
+    return write(prediction, job)._replace(row=draft.rows[identifier])
+
+
+def receive_entry(draft: Draft, ids: Mapping[Path, str], image: NamedImage, outcome: Outcome) -> None:
+    """Add what another process knows of an image, whose files it has written."""
+    draft.rows[ids[image.path.absolute()]] = outcome.row
+
+
+def orientation_of(image: NamedImage) -> int:
+    """1 for pixels without a file of their own."""
+    file = image.path if image.entry is None else image_shards.file_of(image.entry)
+    return 1 if file is None else image_ids.orientation_in(file)
 
 
 # ---- arguments
@@ -293,11 +456,21 @@ def with_settings(model: Segmenter, overrides: Sequence[str], source: str) -> Se
 # ---- images
 
 
-def find_images(sources: Sequence[str]) -> Found:
+def find_images(sources: Sequence[str], *, with_shards: bool = False) -> Found:
     """Files, folders and patterns as images. Results of earlier predictions are left out, also if named themselves.
 
-    Raises FileNotFoundError for a source without an image.
+    `with_shards`: also those in tars, and in what `atrous pack` has written. Raises FileNotFoundError for a source
+    without an image.
     """
+    shards = {source: part for source in sources if with_shards and (part := image_shards.shards_of(source))}
+    tars = dict.fromkeys(shard for part in shards.values() for shard in part)
+    items = [item for shard in tars for item in image_shards.images_in(shard)]
+    found = find_files([source for source in sources if source not in shards])
+    images = [item for item in items if isinstance(item, NamedImage)]
+    return Found([*found.images, *images], [*found.skipped, *(item for item in items if isinstance(item, Skipped))])
+
+
+def find_files(sources: Sequence[str]) -> Found:
     recorded = cache(recorded_folders)
     found = finding.find(sources, lambda folder: folder.name in recorded(folder.parent) or _looks_written(folder))
 
@@ -339,7 +512,7 @@ def notes(found: Found) -> list[str]:
 def require_own_names(images: Sequence[NamedImage]) -> None:
     """Refuse images whose results would overwrite one another's."""
     owners: dict[Path, Path] = {}
-    for image, name, _ in images:
+    for image, name, *_ in images:
         if (other := owners.setdefault(name, image)) != image:
             raise ConfigError(f"{image} and {other} would both be written as {name}; predict them separately")
 

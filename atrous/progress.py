@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -132,10 +132,10 @@ def _smooth(old: float | None, new: float) -> float:
     return new if old is None else old + SMOOTHING * (new - old)
 
 
-def tracked(items: Sequence[T], what: str, console: Console) -> Generator[T]:
+def tracked(items: Iterable[T], total: int, what: str, console: Console) -> Generator[T]:
     """The items, with a bar in a terminal that ends with them, and a line now and then in a log file."""
     columns = (TextColumn(what), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
-    is_shown = console.is_terminal and len(items) > 1
+    is_shown = console.is_terminal and total > 1
     last_line = time.perf_counter()
     with Bar(
         *columns,
@@ -145,10 +145,10 @@ def tracked(items: Sequence[T], what: str, console: Console) -> Generator[T]:
         transient=True,
         redirect_stderr=sys.stderr.isatty(),  # a log of errors stays one
     ) as bar:
-        task = bar.add_task(what, total=len(items))
+        task = bar.add_task(what, total=total)
         for index, item in enumerate(items):
             if not console.is_terminal and time.perf_counter() - last_line > LINE_EVERY:
                 last_line = time.perf_counter()
-                console.print(f"{what} {index}/{len(items)}", markup=False, highlight=False)
+                console.print(f"{what} {index}/{total}", markup=False, highlight=False)
             yield item
             bar.advance(task)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from atrous.config import KINDS, Config, kinds_of_task, nearest
+from atrous.config import KINDS, PREFIXED, Config, kinds_of_task, nearest
 from atrous.errors import ConfigError
 from atrous.settings import MAX_COUNT, Settings, members
 from atrous.tasks import TASKS
@@ -66,7 +66,7 @@ def sections() -> dict[str, Kinds]:
 
 def _kinds_of_section(name: str) -> Kinds:
     if name in KINDS:
-        return tuple(KINDS[name][1].values())
+        return tuple(dict.fromkeys([*KINDS[name][1].values(), *PREFIXED.get(name, {}).values()]))
     by_task = (kinds_of_task(task) for task in TASKS)
     return tuple(kinds[name] for kinds in by_task if name in kinds)
 
@@ -93,22 +93,24 @@ def groups() -> list[Group]:
 def _groups_of(section: str, kinds: Kinds) -> Iterator[Group]:
     key, by_name = KINDS.get(section, ("", {}))
     tables = {kind: {row.key: row for row in rows_of(section, kind)} for kind in kinds}
-    first, *others = tables.values()
-    shared = tuple(row for key, row in first.items() if all(table.get(key) == row for table in others))
+    first, *rest = tables.values()
+    shared = tuple(row for key, row in first.items() if all(table.get(key) == row for table in rest))
     if by_name:
         choice = first[f"{section}.{key}"]
-        shared = (choice._replace(default=None, values=", ".join(by_name)), *shared)
+        others = [f"{prefix}NAME" for prefix in PREFIXED.get(section, {})]
+        shared = (choice._replace(default=None, values=", ".join([*by_name, *others])), *shared)
     yield Group(section, (), shared)
     for kind, table in tables.items():
         own = tuple(row for row in table.values() if row not in shared and row.key != f"{section}.{key}")
         if own:
-            yield Group(section, _names_of(kind, key), own)
+            yield Group(section, _names_of(section, kind, key), own)
 
 
-def _names_of(kind: type[Settings], key: str) -> tuple[str, ...]:
+def _names_of(section: str, kind: type[Settings], key: str) -> tuple[str, ...]:
     """The kind's names, such as `resnet50`; for a kind without, the tasks that it belongs to."""
+    prefixes = tuple(f"{prefix}NAME" for prefix, other in PREFIXED.get(section, {}).items() if other is kind)
     if key:
-        return get_args(kind.model_fields[key].annotation)
+        return prefixes or get_args(kind.model_fields[key].annotation)
     return tuple(task for task in TASKS if kind in kinds_of_task(task).values())
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from atrous import config as configs
 from atrous import optim
-from atrous.config import Config
+from atrous.config import Config, TrainConfig
 from atrous.data.inventory import Inventory
 from atrous.data.label_space import LabelSpace
+from atrous.distributed import World
 from atrous.errors import ConfigError, DataError, listing
 
 MOVED = frozenset(
@@ -27,7 +28,11 @@ ACCEPTED = MOVED | {  # settings that a resumed run may change
     "train.log_every",
     "train.tensorboard",
     "train.profile_steps",
+    "train.parallel",  # where the weights lie
+    "train.micro_batch",  # the update sees the same images; tuned batch norms see fewer at once, which is said
+    "train.activation_checkpointing",  # memory and time, no number
 }
+BATCH = frozenset({"train.batch", "train.accumulate"})  # how the images of a step are cut; their number is compared
 Source = Mapping[str, str]  # what a run learns from, as its state keeps it: JSON of its classes and its files
 NUM_NAMED = 3  # files, in an error
 
@@ -81,6 +86,47 @@ def changed_drop_path(stored: Config, config: Config) -> list[str]:
         return []
     setting = f"model.backbone.drop_path={share}"
     return [f"the share of dropped paths ({setting}) rises until the last step, and so follows train.steps"]
+
+
+# ---- processes
+
+
+def images_of_step(settings: TrainConfig, world: World) -> int:
+    return settings.batch * settings.accumulate * world.size
+
+
+def fitting(config: Config, images: int, world: World) -> Config:
+    """The config with as many passes as a step of `images` needs, if a whole number of passes has them; 0: unknown."""
+    number, rest = divmod(images, config.train.batch * world.size)
+    if rest or not number:
+        return config
+    return config.model_copy(update={"train": config.train.model_copy(update={"accumulate": number})})
+
+
+def accepted_changes(stored: Config, config: Config, images: int, world: World) -> frozenset[str]:
+    """The settings that may change: how a step of `images` is cut, too, if it keeps that number.
+
+    With other processes it may not be possible to keep it; then the learning rate may follow.
+    """
+    if not images:
+        return ACCEPTED
+    if images_of_step(config.train, world) == images:
+        return ACCEPTED | BATCH
+    is_cut_alike = all(getattr(stored.train, name) == getattr(config.train, name) for name in ("batch", "accumulate"))
+    return ACCEPTED | ({"optim.lr"} if is_cut_alike else frozenset())
+
+
+def changed_images(config: Config, images: int, world: World) -> list[str]:
+    """What another number of images in a step means; 0: unknown."""
+    now = images_of_step(config.train, world)
+    if images in (0, now):
+        return []
+    learning_rate = config.optim.lr * now / images
+    return [
+        f"a step has {now} images, not {images} as so far, because {world.size} processes of {config.train.batch} take "
+        f"part: the result is not that of a run without a break; by the linear rule optim.lr={learning_rate:.3g} suits "
+        f"{now} images as optim.lr={config.optim.lr:.3g} does {images}"
+    ]
 
 
 # ---- classes

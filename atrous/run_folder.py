@@ -26,12 +26,15 @@ from atrous import distributed
 from atrous.config import Config
 from atrous.distributed import World
 from atrous.errors import ConfigError, ModelFileError, listing
-from atrous.files import prepare_output, write_atomically
+from atrous.files import keep, prepare_output, sync_folder, write_atomically
 from atrous.models.format_1 import upgraded_row
 from atrous.resume import (
     ACCEPTED,
+    BATCH,
     MOVED,
+    accepted_changes,
     changed_drop_path,
+    changed_images,
     changed_learning_rate,
     require_accepted,
     require_steps,
@@ -49,12 +52,12 @@ PARTS = {  # of a state
 }
 FOREIGN = "it is cut off, damaged or of another program"
 END_OF_ARCHIVE = b"PK\5\6"
-KINDS = {"loss": float | int, "scores": dict, "classes": dict}  # of values in a row of metrics
+KINDS = {"loss": float | int, "scores": dict, "classes": dict, "micro_batch": int}  # of values in a row of metrics
 NUM_NEAREST = 3  # runs that are suggested
 
 
 class RunFolder(NamedTuple):
-    """Paths of a run's files; `state` alone is enough to resume."""
+    """Paths of a run's files; `state` alone, or else `previous`, is enough to resume."""
 
     path: Path
     is_writer: bool = True
@@ -78,6 +81,11 @@ class RunFolder(NamedTuple):
     @property
     def state(self) -> Path:
         return self.path / "state" / "last.pt"
+
+    @property
+    def previous(self) -> Path:
+        """The state before the last one, for a disk that loses or damages that."""
+        return self.path / "state" / "previous.pt"
 
     @property
     def report(self) -> Path:
@@ -143,7 +151,11 @@ class RunFolder(NamedTuple):
             (self.best, self.last),
             (self.data, self.facts, self.reused, self.changes, self.trace, self.profile),
         )
-        return self.config, self.metrics, *models, self.report, *extras, self.state
+        return self.config, self.metrics, *models, self.report, *extras, *self.states
+
+    @property
+    def states(self) -> tuple[Path, Path]:
+        return self.state, self.previous
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -157,7 +169,7 @@ class RunFolder(NamedTuple):
     @property
     def is_saved(self) -> bool:
         """Whether it holds something that could be lost."""
-        return self.state.exists() or self.best.exists() or self.last.exists()
+        return any(path.exists() for path in (*self.states, self.best, self.last))
 
     @property
     def has_begun(self) -> bool:
@@ -187,9 +199,9 @@ def opened(run: RunFolder, config: Config, world: World, *, resume: Resume) -> I
     with locked(run):
         opening = Opened()
         if run.is_writer:
-            opening = resumed(run, config) if resume and run.has_begun else begin(run, config)
-        is_resumed = distributed.from_first(opening.state is not None, world.device)
-        yield Opened(without_lost_best(run, load_state(run))) if is_resumed and not run.is_writer else opening
+            opening = resumed(run, config, world) if resume and run.has_begun else begin(run, config)
+        state = distributed.tree_from_first(opening.state, world.device)
+        yield opening if run.is_writer else Opened(state)
 
 
 def begin(run: RunFolder, config: Config) -> Opened:
@@ -203,24 +215,43 @@ def begin(run: RunFolder, config: Config) -> Opened:
     return Opened()
 
 
-def resumed(run: RunFolder, config: Config) -> Opened:
+def resumed(run: RunFolder, config: Config, world: World) -> Opened:
     """The state to resume from, none if nothing is saved yet. Raises ConfigError if the run has another config."""
-    for path in (run.config, run.state):
-        if run.is_saved and not path.exists():
+    for path, copies in ((run.config, [run.config]), (run.state, run.states)):
+        if run.is_saved and not any(copy.exists() for copy in copies):
             missing = path.relative_to(run.path)
             raise ModelFileError(f"--resume: {run.path} holds models, but {missing} is missing{_way_out(run)}")
     stored = configs.load(str(run.config))
-    changes = require_accepted(stored, config, ACCEPTED, "--resume", run.config)
-    if not run.is_saved:
+    state, damage = recovered_state(run) if run.is_saved else (None, [])
+    images = 0 if state is None else state.get("images", step_so_far(run).images)
+    accepted = ACCEPTED | BATCH if state is None else accepted_changes(stored, config, images, world)
+    changes = require_accepted(stored, config, accepted, "--resume", run.config)
+    if state is None:
         run.metrics.unlink(missing_ok=True)
         return Opened(None, tuple(changes), (f"{run.path}: nothing was saved yet, so the run starts from step 0",))
-    state = load_state(run)
     require_steps(state["step"], config, run.path)
-    remarks = [*changed_learning_rate(stored, config, state["step"]), *changed_drop_path(stored, config)]
+    remarks = [*damage, *changed_images(config, images, world)]
+    remarks += [*changed_learning_rate(stored, config, state["step"]), *changed_drop_path(stored, config)]
     remarks += _lost_best(run, state)
     state = without_lost_best(run, state)
     remarks += drop_rows_after(run.metrics, state["step"], state["measured"])
     return Opened(state, tuple(changes), tuple(remarks))
+
+
+class Step(NamedTuple):
+    """Of the run so far; 0: unknown."""
+
+    images: int = 0  # by all processes
+    processes: int = 0
+
+
+def step_so_far(run: RunFolder) -> Step:
+    """From the facts that the run keeps."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
+        tree = json.loads(run.facts.read_text(encoding="utf-8"))
+        values = [tree.get(name) for name in ("images_per_step", "processes")]
+        return Step(*values) if all(type(value) is int and value > 0 for value in values) else Step()
+    return Step()
 
 
 def require_run(run: RunFolder) -> None:
@@ -255,8 +286,9 @@ def containing(path: Path) -> RunFolder | None:
 
 
 def require_same(run: RunFolder, config: Config, what: str) -> None:
-    """Refuse an experiment that differs from the folder's, except that its data may have moved."""
-    require_accepted(configs.load(str(run.config)), config, MOVED, what, run.config)
+    """Refuse an experiment that differs from the folder's, except that its data or the machine may be another."""
+    accepted = MOVED | {"train.micro_batch", "train.activation_checkpointing"}
+    require_accepted(configs.load(str(run.config)), config, accepted, what, run.config)
 
 
 def write_config(run: RunFolder, config: Config) -> None:
@@ -344,17 +376,30 @@ def _remove(files: Iterable[Path], folders: Iterable[Path]) -> None:
 # ---- states
 
 
-def load_state(run: RunFolder) -> State:
-    """The state to resume from. Raises ModelFileError with what can still be done."""
+def recovered_state(run: RunFolder) -> tuple[State, list[str]]:
+    """The state to resume from. One that is damaged or missing is replaced by the one before it, which is said.
+
+    Raises ModelFileError, with what can still be done, if that can't be read either.
+    """
     try:
-        return read_state(run.state)
+        return read_state(run.state), []
     except ModelFileError as error:
-        raise ModelFileError(f"{error}{_way_out(run)}") from error
+        damage = str(error)
+    try:
+        state = read_state(run.previous)
+    except ModelFileError as error:
+        also = f", and {run.previous.name} can't be read either" if run.previous.exists() else ""
+        raise ModelFileError(f"{damage}{also}{_way_out(run)}") from error
+    write_atomically(run.state, run.previous.read_bytes())
+    return state, [f"{damage}; the run goes on from the save before it, of step {state['step']}"]
 
 
 def _way_out(run: RunFolder) -> str:
+    """How to go on without a state."""
     models = [path for path in (run.last, run.best) if path.exists()]
-    return f"; another run can start from its weights: train.init={models[0]}" if models else ""
+    if models:
+        return f"; another run can start from its weights: train.init={models[0]}"
+    return f"; no model is saved either: delete {run.state.parent}, and the run starts from step 0"
 
 
 def without_lost_best(run: RunFolder, state: State) -> State:
@@ -429,7 +474,10 @@ def _not_finite(tree: object, place: str = "") -> Iterator[str]:
 
 
 def write_state(run: RunFolder, state: State) -> None:
-    """Raises FloatingPointError, and leaves the last state as it is, for weights that could not be resumed from."""
+    """Save, and keep the state before. At each moment one of the two is whole.
+
+    Raises FloatingPointError, and leaves the last state as it is, for weights that could not be resumed from.
+    """
     if not run.is_writer:
         return
     broken = next(_not_finite(state), None)
@@ -439,10 +487,17 @@ def write_state(run: RunFolder, state: State) -> None:
             "optim.warmup_steps, optim.clip_norm or train.precision=fp32"
         )
     flush(run.metrics)
+    content = serialized(state)
+    keep(run.state, run.previous)
+    write_atomically(run.state, content)
+    sync_folder(run.state.parent)
+
+
+def serialized(state: State) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     buffer.write(CHECKSUM + hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
-    write_atomically(run.state, buffer.getvalue())
+    return buffer.getvalue()
 
 
 # ---- metrics
@@ -470,7 +525,7 @@ def flush(path: Path) -> None:
 class Lines(NamedTuple):
     """The content of a file of metrics."""
 
-    rows: list[dict[str, Any]]  # one for each step, and one for each validation: the last one
+    rows: list[dict[str, Any]]  # of each step and of each validation the last one; and where the memory ran out
     broken: list[int]  # numbers of lines with anything else
 
 
@@ -480,12 +535,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_lines(path: Path) -> Lines:
-    rows: dict[tuple[int, bool], dict[str, Any]] = {}
+    rows: dict[tuple[int, bool, int | None], dict[str, Any]] = {}
     broken: list[int] = []
     for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else (), start=1):
         pieces = [piece for piece in re.split(rb'(?=\{"step":)', line) if piece.strip()]  # of rows run together
         good = [row for piece in pieces if (row := _row(piece)) is not None]
-        places = [(row["step"], "loss" in row) for row in good]
+        places = [(row["step"], "loss" in row, row.get("micro_batch")) for row in good]
         if len(good) < len(pieces) or not rows.keys().isdisjoint(places):
             broken.append(number)
         rows.update(zip(places, good, strict=True))
@@ -511,7 +566,7 @@ def drop_rows_after(path: Path, step: int, validation: int) -> list[str]:
     """
     rows, broken = _read_lines(path)
     if path.exists():
-        rows = [row for row in rows if row["step"] <= (step if "loss" in row else validation)]
+        rows = [row for row in rows if "micro_batch" in row or row["step"] <= (step if "loss" in row else validation)]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
     lines = f"line{'s'[: len(broken) - 1]} {listing(broken, limit=10)}"
     return [f"{path}: what is damaged or repeated in {lines} is left out"] if broken else []

@@ -131,6 +131,7 @@ class Segmenter:
         model.load_state_dict(self.model.state_dict(keep_vars=True), assign=True)
         inference = self.inference.model_copy(update={"output_stride": None})
         header = self.header.model_copy(update={"model": config, "inference": inference})
+        model = model.to(model.shift.device)  # what no file holds, such as tables of positions, is not there yet
         return replace(self, network=model.train(self.model.training), header=header)
 
     def with_inference(self, inference: InferenceConfig) -> "Segmenter":

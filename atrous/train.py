@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from atrous import config as configs
 from atrous import (
@@ -23,8 +22,11 @@ from atrous import (
     model_file,
     models,
     optim,
+    out_of_memory,
+    parallel,
+    plan,
+    pretrained,
     report,
-    reuse,
     run_folder,
     segmenter,
     terminal,
@@ -39,7 +41,7 @@ from atrous.data.label_space import LabelSpace
 from atrous.data.loader import Augment, Augmented, Read, Stream, missing_fields, training_batches
 from atrous.data.overlap import shared_images
 from atrous.data.survey import Split, Survey
-from atrous.data.transforms import augment
+from atrous.data.transforms import augment, require_packages
 from atrous.data.workers import require_guarded_script
 from atrous.distributed import World
 from atrous.environment import environment
@@ -47,12 +49,14 @@ from atrous.errors import AtrousError, ConfigError, DataError, ModelFileError, P
 from atrous.files import prepare_output, user_path, write_atomically
 from atrous.instruments import Instruments
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
+from atrous.layers.recompute import recompute
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
+from atrous.out_of_memory import NoMemory, smallest_pass, stepped_down
 from atrous.progress import Progress, say
 from atrous.report import Evaluation
 from atrous.report.facts import RunFacts, timed
-from atrous.resume import Source, require_same_data, source_of
+from atrous.resume import Source, fitting, images_of_step, require_same_data, source_of
 from atrous.resume import require_same_classes as require_classes_of_run
 from atrous.reuse import Reused
 from atrous.run_folder import Opened, Resume, RunFolder, State
@@ -77,13 +81,6 @@ NUM_SHOWN, SHOWN_IN_A_ROW = 12, 6  # samples in the picture of the augmentation,
 STANDING_KEYS = ("step", "taken", "measured", "best", "stale")  # of a saved state, in the order of the fields
 
 
-class Parallel(DistributedDataParallel):
-    """Without the message that sends all buffers at each step: only validations read them, and they copy rank 0's."""
-
-    def will_sync_module_buffers(self) -> bool:
-        return False
-
-
 class Learner(NamedTuple):
     """Everything that an update changes, and what it learns from."""
 
@@ -92,6 +89,8 @@ class Learner(NamedTuple):
     optimizer: torch.optim.Optimizer
     parallel: nn.Module  # the model, spread over the processes
     source: Source  # classes and files, as the state keeps them
+    whole: Model | None = None  # to validate and save, where the processes share the weights out
+    images: int = 1  # of a step, by all processes
 
 
 class Pass(NamedTuple):
@@ -131,13 +130,15 @@ def train(
     # One process, or one of many: only the first writes and prints.
     require_guarded_script()
     world = distributed.join(device)
-    config = in_steps(config, world)
-    run, settings, console = RunFolder(user_path(out), world.rank == 0), config.train, console_of(world, console)
+    run, console = RunFolder(user_path(out), world.rank == 0), console_of(world, console)
+    config, settings = fitted(settled(config, console), run, world, resume, console)
 
     with stop_signals(stop) as stop, run_folder.opened(run, config, world, resume=resume) as opening:
         # The data, and what its labels mean.
         space, splits = trainable(config, world)
         opening, source = compared(opening, run, space, splits, is_accepted=accept_changed_data)
+        # The network, new or as it was saved; the model to validate and save; the objective to minimise.
+        learner, reused = build(config, space, splits[0], source, world, console, is_new=opening.state is None)
         surveys = surveys_of(
             run,
             config,
@@ -149,9 +150,6 @@ def train(
             stop,
             is_old=opening.state is not None and not accept_changed_data,
         )
-
-        # The network, new or as it was saved; the model to validate and save; the objective to minimise.
-        learner, reused = build(config, space, source, world, is_new=opening.state is None)
         at = restore(opening.state, learner, run)
         candidate = segmenter_of(learner, config, space)
         objective = objective_of(learner.model, config, space, surveys.get("train"), world)
@@ -180,8 +178,9 @@ def train(
                     raise stopped(run, at, settings, stop)
 
                 learning_rate = set_schedules(learner, config, at.step, world)
-                losses += add_gradients(learner.parallel, objective, passes, counts, settings, at.step, world)
-                update(learner, config, at.step)
+                config, candidate = learn(
+                    learner, objective, passes, counts, losses, at, config, candidate, run, world, progress
+                )
                 at = advanced(at, settings, world)
 
                 tools.advance(progress.step(at.step, images_of_step(settings, world)))
@@ -205,12 +204,57 @@ def console_of(world: World, console: Console | None) -> Console:
     return console
 
 
+def settled(config: Config, console: Console) -> Config:
+    """With a share to validate on where there is no split for it."""
+    data_config = data.with_validation(config.data)
+    if data_config.val_share is not None:
+        say(f"no images of a split {data_config.val!r}: {data.share_of(data_config)}", console)
+    elif config.data.val_share is not None:
+        say(f"data.val_share is not used: there is a split {data_config.val!r}", console)
+    return config.model_copy(update={"data": data_config})
+
+
+def fitted(
+    config: Config, run: RunFolder, world: World, resume: Resume, console: Console
+) -> tuple[Config, TrainConfig]:
+    """The config with its length in steps, and its section `train`. A step has as many images as in the run so far, if
+    this number of processes can have them.
+
+    Raises ConfigError if `torchrun` would start the run again, but may not resume it.
+    """
+    restarts = distributed.restarts()
+    if restarts.most and not resume:
+        raise ConfigError(
+            f"torchrun --max-restarts={restarts.most} runs this command again when a process dies: add "
+            "--resume-or-start, so that it goes on from the last save"
+        )
+    images, processes = distributed.tree_from_first(
+        list(run_folder.step_so_far(run) if resume else (0, 0)), world.device
+    )
+    is_many = world.size > 1 or processes > 1
+    fit = fitting(config, images, world) if is_many else config
+    if fit != config:
+        cut = f"{world.size} x train.batch={fit.train.batch} x train.accumulate={fit.train.accumulate}"
+        say(f"a step keeps its {images} images: {cut}, not train.accumulate={config.train.accumulate}", console)
+    fit = in_memory(in_steps(fit, world), run, world, console, is_resumed=bool(resume))
+    return fit, fit.train
+
+
 def in_steps(config: Config, world: World) -> Config:
     """The config with its length in steps; the images are counted only where it is given in epochs."""
     if config.train.epochs is None:
         return config
     num_images = len(splits_of(config)[0])
     return configs.in_steps(config, num_images, images_of_step(config.train, world))
+
+
+def in_memory(config: Config, run: RunFolder, world: World, console: Console, *, is_resumed: bool) -> Config:
+    """The config with the number of images that go through the network at once, where the memory or the run says it."""
+    if is_resumed:
+        config = out_of_memory.as_stored(config, run, console)
+    if config.train.micro_batch != configs.AUTO or (run.is_saved and not is_resumed):  # which is refused
+        return config
+    return plan.fitted(config, world, console)
 
 
 def splits_of(config: Config) -> tuple[Sequence[Sample], Sequence[Sample]]:
@@ -221,17 +265,19 @@ def splits_of(config: Config) -> tuple[Sequence[Sample], Sequence[Sample]]:
 
 def trainable(config: Config, world: World) -> tuple[LabelSpace, tuple[Sequence[Sample], Sequence[Sample]]]:
     """The classes and the splits of the data. What would fail, or be silently wrong, after hours is refused now."""
+    require_packages(config.augment)
     instruments.require(config.train)
     space, splits = data.label_space(config.data), splits_of(config)
     distributed.require_same(repr(settings_of_all(config)), "the settings")
     distributed.require_same(" and ".join(str(len(samples)) for samples in splits), "the numbers of images")
     if config.model.num_classes is not None:
         require_same_classes(config.model.num_classes, space, "model.num_classes")
-    is_synchronized = world.size > 1 and world.device.type == "cuda"
-    if config.train.batch == 1 and config.train.batch_norm == "tuned" and not is_synchronized:
+    if config.train.batch // config.train.parts < smallest_pass(config.train, world):
+        key = "batch" if config.train.batch == 1 else "micro_batch"
+        what = "" if key == "batch" else f" and train.batch={config.train.batch}, which leaves a pass with one image"
         raise ConfigError(
-            "train.batch=1 with train.batch_norm=tuned: image pooling leaves one value per channel, which has no "
-            "variance; set train.batch=2 or more, or train.batch_norm=frozen"
+            f"train.{key}={getattr(config.train, key)} with train.batch_norm=tuned{what}: image pooling leaves one "
+            f"value per channel, which has no variance; set train.{key} higher, or train.batch_norm=frozen"
         )
     return space, splits
 
@@ -342,28 +388,29 @@ def stored_space(state: State, run: RunFolder) -> LabelSpace | None:
 
 
 def build(
-    config: Config, space: LabelSpace, source: Source, world: World, *, is_new: bool
+    config: Config,
+    space: LabelSpace,
+    samples: Sequence[Sample],
+    source: Source,
+    world: World,
+    console: Console,
+    *,
+    is_new: bool,
 ) -> tuple[Learner, Reused | None]:
-    """The network with its initial weights; a resumed run does not read those of `train.init` again."""
+    """The network with its initial weights; a resumed run does not read those that it began with again."""
     settings = config.train
     torch.manual_seed(settings.seed)
     model = models.build(config.model, space.num_classes).to(world.device)
-    reused = reuse.reuse(model, settings.init, settings.reuse) if settings.init is not None and is_new else None
+    reused = pretrained.begin(model, config, samples, console) if is_new else None
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = optim.build(model, config.optim, model.logit_modules)
     averaged = copy.deepcopy(model) if settings.ema else None
-    return Learner(model, averaged, optimizer, spread(model, config, world), source), reused
-
-
-def spread(model: Model, config: Config, world: World) -> nn.Module:
-    """Set the batch norms, and spread the model over the processes; the parameters stay those of `model`."""
+    is_shared_out = settings.parallel == "fsdp" and world.size > 1
+    whole = copy.deepcopy(model).cpu() if is_shared_out else None
     set_batch_norm(model, config)
-    if world.size == 1:
-        return model
-    if world.device.type == "cuda":
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        return Parallel(model, device_ids=[world.device.index])
-    return Parallel(model)
+    recompute(model.backbone.parts() if settings.activation_checkpointing else ())
+    spread = parallel.spread(model, averaged, settings.parallel, world)
+    optimizer = optim.build(model, config.optim, model.logit_modules)
+    return Learner(model, averaged, optimizer, spread, source, whole, images_of_step(settings, world)), reused
 
 
 def set_batch_norm(model: nn.Module, config: Config) -> None:
@@ -377,7 +424,7 @@ def set_batch_norm(model: nn.Module, config: Config) -> None:
 
 def segmenter_of(learner: Learner, config: Config, space: LabelSpace) -> Segmenter:
     """The model to validate and save: the averaged weights if there are any."""
-    model = learner.averaged or learner.model
+    model = learner.whole or learner.averaged or learner.model
     return segmenter.of_model(model, space, inference=config.evaluate, decode=config.decode, training=config)
 
 
@@ -439,13 +486,17 @@ def introduce(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     images = images_of_step(config.train, world)
     start = f"resuming after step {at.step}" if at.step else "starting"
+    restarts = distributed.restarts()
+    start = f"restarted by torchrun ({restarts.number} of {restarts.most}), {start}" if restarts.number else start
     epochs = config.train.steps * images / len(samples)
     where = f"{world.device}" if world.size == 1 else f"{world.size} x {world.device.type}"
     console.print(f"{config.model.name}, {config.model.backbone.name}: {parameters / 1e6:.2f} M parameters, {where}")
     console.print(f"{config.data.format}: {len(samples)} images to learn from, {len(val_samples)} to validate on")
     console.print(f"{start}: {config.train.steps} steps of {images} images, {epochs:.1f} epochs")
+    if world.size > len(samples):
+        say(f"{world.size} processes, but only {len(samples)} images: a step has the same ones several times", console)
     if reused is not None:
-        console.print(reused.describe())
+        pretrained.say_beginning(reused, config, samples, console)
         run_folder.write_reused(run, reused.to_tree())
 
 
@@ -472,10 +523,6 @@ def is_due(at: Standing, settings: TrainConfig) -> bool:
 def is_over(at: Standing, settings: TrainConfig) -> bool:
     """Whether all steps are done, or the score has not improved for too long."""
     return at.step >= settings.steps or (settings.patience is not None and at.stale >= settings.patience)
-
-
-def images_of_step(settings: TrainConfig, world: World) -> int:
-    return settings.batch * settings.accumulate * world.size
 
 
 def advanced(at: Standing, settings: TrainConfig, world: World) -> Standing:
@@ -531,8 +578,36 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
 
 
+def learn(
+    learner: Learner,
+    objective: Objective,
+    passes: Sequence[Pass],
+    counts: Tensor | None,
+    losses: list[Losses],
+    at: Standing,
+    config: Config,
+    candidate: Segmenter,
+    run: RunFolder,
+    world: World,
+    progress: Progress,
+) -> tuple[Config, Segmenter]:
+    """Do one update and add its losses. What holds from now on has smaller passes if the memory ran out."""
+    while True:
+        compute = partial(add_gradients, learner.parallel, objective, passes, counts, config.train, at.step, world)
+        result = out_of_memory.attempted(compute, learner.model, config.train, world)
+        if not isinstance(result, NoMemory):
+            break
+        is_mean = counts is None
+        config = stepped_down(config, result, at.step, run, world, progress.console, is_mean_of_pass=is_mean)
+        candidate = candidate.with_header(training=config)
+        seed_step(config.train.seed, at.step, world.rank)
+    losses += result
+    update(learner, config, at.step)
+    return config, candidate
+
+
 def add_gradients(
-    parallel: nn.Module,
+    network: nn.Module,
     objective: Objective,
     passes: Sequence[Pass],
     counts: Tensor | None,
@@ -545,13 +620,15 @@ def add_gradients(
     With `counts`, each loss is divided by a count of the whole update, so that every item weighs the same wherever it
     is computed. Without them (the hardest pixels), each pass has its own mean.
     """
-    # DDP averages the gradients of the processes, hence the factor.
-    factor = 1 / settings.accumulate if counts is None else world.size
-    losses = []
+    passes, losses = [part for one in passes for part in smaller(one, objective, settings.parts)], []
+    num_images = sum(len(batch.names) for batch, _ in passes)
     for number, (batch, targets) in enumerate(passes, start=1):
-        with gradients_summed(parallel, is_last=number == len(passes)):
+        # The gradients of the processes are averaged, hence the factor.
+        factor = len(batch.names) / num_images if counts is None else world.size
+        is_sent = number == len(passes) and not out_of_memory.are_gradients_sent_last(settings, world)
+        with parallel.gradients_summed(network, is_last=is_sent):
             with torch.autocast(world.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                outputs = parallel(batch.images)
+                outputs = network(batch.images)
             terms = objective.terms(outputs, targets, counts, step)
             (torch.stack(list(terms.values())).sum() * factor).backward()  # type: ignore[no-untyped-call]
         details = {name: term.detach() for name, term in terms.items()}
@@ -559,11 +636,11 @@ def add_gradients(
     return losses
 
 
-def gradients_summed(parallel: nn.Module, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
-    """Let the processes exchange gradients only in the last pass of an update."""
-    if isinstance(parallel, DistributedDataParallel) and not is_last:
-        return parallel.no_sync()
-    return contextlib.nullcontext()
+def smaller(one: Pass, objective: Objective, parts: int) -> list[Pass]:
+    """The pass in parts, which need less memory."""
+    if parts == 1:
+        return [one]
+    return [Pass(batch, objective.targets(batch)) for batch in one.batch.split(parts)]
 
 
 def update(learner: Learner, config: Config, step: int) -> None:
@@ -636,7 +713,9 @@ def validate(
 ) -> Standing:
     """Measure on the validation split, and save how far the training has come, and the model if it is the best."""
     progress.validating()
-    with resumable(run, "while validating", stop), stop.at_once():
+    advice = f"in {run.config}; the training is saved; {how_to_resume(run)}"
+    gather_weights(learner)
+    with resumable(run, "while validating", stop), stop.at_once(), out_of_memory.told_while_validating(advice):
         evaluation = measure(candidate, samples, world, workers, stop)
     figures, headline = evaluation.figures, evaluation.figures.headline
     score = figures.scores[headline]
@@ -660,6 +739,7 @@ def measure(
     stop: StopFlag,
 ) -> Evaluation:
     """On the validation split. Raises Interrupted if `stop` is set meanwhile, also by another thread."""
+    candidate = candidate.to(world.device)
     assert candidate.training is not None
     distributed.copy_buffers_from_first(candidate.model)
     return evaluate.evaluate(
@@ -686,6 +766,7 @@ def save(
 
 def write(run: RunFolder, learner: Learner, candidate: Segmenter, at: Standing) -> None:
     run_folder.write_state(run, snapshot(learner, at))
+    gather_weights(learner)
     if run.is_writer:
         newest(candidate, at).save(run.last)
 
@@ -695,14 +776,23 @@ def newest(candidate: Segmenter, at: Standing) -> Segmenter:
     return candidate.with_header(results={"step": at.step})
 
 
+def gather_weights(learner: Learner) -> None:
+    """Let each process have all weights that are validated and saved."""
+    if learner.whole is not None:
+        parallel.copy_whole(learner.averaged or learner.model, learner.whole)
+
+
 def snapshot(learner: Learner, at: Standing) -> State:
-    return {
+    """Whole, whoever holds the weights: any number of processes can go on from it. Rank 0 writes it."""
+    state = {
         **learner.source,
         **dict(zip(STANDING_KEYS, at, strict=True)),
+        "images": learner.images,
         "model": learner.model.state_dict(),
         "averaged": None if learner.averaged is None else learner.averaged.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
     }
+    return state if learner.whole is None else parallel.whole(state, is_wanted=distributed.is_first())
 
 
 def restore(state: State | None, learner: Learner, run: RunFolder) -> Standing:
@@ -712,10 +802,10 @@ def restore(state: State | None, learner: Learner, run: RunFolder) -> Standing:
     for model, weights in ((learner.model, state["model"]), (learner.averaged, state.get("averaged") or {})):
         if model is not None:
             require_same_weights(model.state_dict(), weights, run.state)
-            model.load_state_dict(weights)
+            parallel.load_whole(model, weights)
     if not optim.is_state_of(learner.optimizer, state["optimizer"]):
         raise ModelFileError(f"{run.state}: the optimizer is not that of the run: the state is of another training")
-    learner.optimizer.load_state_dict(state["optimizer"])
+    learner.optimizer.load_state_dict(parallel.parts_of_optimizer(state["optimizer"], learner.optimizer))
     return Standing(*(state.get(key, default) for key, default in zip(STANDING_KEYS, Standing(), strict=True)))
 
 
@@ -732,10 +822,12 @@ def bring_up_to_date(
     for line in (*opening.remarks, *opening.changes):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     run_folder.write_changes(run, config, opening.changes, at.step)
+    if opening.state is not None:
+        gather_weights(learner)
     if opening.state is None or not run.is_writer:
         return
     if any(opening.state.get(key) != text for key, text in learner.source.items()):
-        run_folder.write_state(run, snapshot(learner, at))
+        run_folder.write_state(run, {**opening.state, **learner.source})
     if not is_saved_as(newest(candidate, at), run.last):
         newest(candidate, at).save(run.last)
     require_readable(run.best)
@@ -779,7 +871,8 @@ def saved_if_others_die(
         if not isinstance(error, ProcessDied) and not distributed.is_lost_peer(error):
             raise
         told = str(error) if isinstance(error, ProcessDied) else distributed.LOST_PEER
-        if not run.is_writer or first_broken(losses) is not None or not (at.step or stop.is_set()):
+        is_complete = run.is_writer and learner.whole is None  # else it holds a part of the weights
+        if not is_complete or first_broken(losses) is not None or not (at.step or stop.is_set()):
             raise ProcessDied(told) from error
         write(run, learner, candidate, at)
         if stop.is_set():  # the others ended by the same signal
@@ -878,6 +971,7 @@ def show_augmentation(config: Config, path: Path, *, number: int = NUM_SHOWN, co
     """
     path = user_path(path)
     require_picture(path)
+    require_packages(config.augment)
     console, task = console or terminal.console(), TASKS[task_of(config.model)]
     space, samples = data.label_space(config.data), data.samples(config.data, config.data.train)
     evaluate.require_fields(samples, task, config)

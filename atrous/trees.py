@@ -7,6 +7,7 @@ A key that is given twice, nesting without end and values that multiply by alias
 import codecs
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -256,15 +257,25 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def parse_json(text: str) -> Any:  # noqa: ANN401 - any JSON value
-    """Raises TreeError for what is not JSON, is nested too deep, or has numbers too large for anything."""
+    """Raises TreeError for what is not JSON, has a key twice, is nested too deep, or has numbers too large."""
     try:
-        tree = json.loads(text)
+        tree = json.loads(text, object_pairs_hook=_with_each_key_once)
     except RecursionError:
         raise TreeError(f"more than {MAX_DEPTH} levels of nesting") from None
+    except TreeError:
+        raise
     except ValueError as error:  # also for numbers of thousands of digits
         raise TreeError(f"not JSON: {error}") from None
     _require_bounded(tree, len(text))
     return tree
+
+
+def _with_each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise TreeError(f"{repeated!r} is given twice")
+    return mapping
 
 
 def _require_bounded(tree: Any, max_values: int) -> None:  # noqa: ANN401 - any YAML or JSON value

@@ -5,6 +5,7 @@ network's own output grid. Coordinates are (y, x), sizes (height, width), images
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -52,6 +53,16 @@ class Batch(NamedTuple):
         images = self.images.to(device, memory_format=torch.channels_last, non_blocking=True)
         labels = (self.semantic, self.instance, self.category, self.variation)
         return Batch(self.names, images, *(x if x is None else x.to(device, non_blocking=True) for x in labels))
+
+    def split(self, parts: int) -> "list[Batch]":
+        """The batch in parts whose numbers of images differ by one at most."""
+        number = len(self.names)
+        bounds = [number * part // parts for part in range(parts + 1)]
+        return [self._part(slice(start, end)) for start, end in pairwise(bounds)]
+
+    def _part(self, images: slice) -> "Batch":
+        labels = (self.semantic, self.instance, self.category, self.variation)
+        return Batch(self.names[images], self.images[images], *(x if x is None else x[images] for x in labels))
 
 
 NO_MAP = torch.empty(0)

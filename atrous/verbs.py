@@ -1,4 +1,4 @@
-"""Verbs of the command line as functions: `atrous.train(...)`, and likewise `convert`, `evaluate` and `pack`.
+"""Verbs of the command line as functions: `atrous.train(...)`, and likewise `convert`, `evaluate`, `pack` and `plan`.
 
 They take what the verbs take. A setting is a keyword with its value as Python has it: `**{"train.steps": 300}`, or
 `train={"steps": 300}` for a whole section.
@@ -23,6 +23,8 @@ from atrous.evaluate import run as run_evaluation
 from atrous.files import user_path
 from atrous.pack import checked_options
 from atrous.pack import run as run_packing
+from atrous.plan import Plan
+from atrous.plan import run as run_plan
 from atrous.report import Evaluation
 from atrous.run_folder import RunFolder
 from atrous.segmenter import Segmenter
@@ -51,6 +53,31 @@ def train(
     experiment = config.load(source, [*overrides(settings)])
     place = folder if out is None else user_path(out)
     return run_training(experiment, place, resume=resume, device=_name(device), workers=workers, console=console)
+
+
+def plan(
+    recipe: AnyPath,
+    *,
+    memory: str | None = None,
+    tries: Sequence[str] = (),
+    json: AnyPath | None = None,
+    device: Device = None,
+    console: Console | None = None,
+    **settings: Any,  # noqa: ANN401 - any value of a setting
+) -> Plan:
+    """What fits `memory`, such as "8GiB", or what the device has free: its `rows`, the best first. Raises as `train`.
+
+    `tries` are further variations, such as "model.backbone=resnet50"; `json` is a file to write.
+    """
+    return run_plan(
+        _expanded(recipe),
+        [*overrides(settings)],
+        memory=memory,
+        device=_name(device),
+        json_path=None if json is None else user_path(json),
+        tries=tries,
+        console=console,
+    )
 
 
 def evaluate(

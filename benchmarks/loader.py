@@ -1,6 +1,6 @@
 """Decoding and augmenting of one core, against Albumentations: from files, from shards, and the transforms alone.
 
-pip install albumentations==2.0.8 into a virtual environment of its own, then:
+pip install albumentations==2.0.8 into a virtual environment of its own, and 'atrous[opencv]' into this one, then:
 python benchmarks/loader.py CITYSCAPES VOCDEVKIT OTHER_PYTHON [ROUNDS]. It takes about two minutes a round.
 """
 
@@ -35,17 +35,12 @@ class Data(NamedTuple):
 
 DATA = {"cityscapes": Data(769, "PNG", 1), "voc": Data(513, "JPEG", 5)}
 PEER = "albumentations"
+RESAMPLINGS = {"atrous": "exact", "atrous fast": "fast", "atrous opencv": "opencv"}
 ROWS = (  # what is read; by whom
-    ("transforms", PEER),
-    ("transforms", "atrous"),
-    ("transforms", "atrous fast"),
-    ("files", PEER),
-    ("files", "atrous"),
-    ("files", "atrous fast"),
-    ("shards", "atrous"),
-    ("shards", "atrous fast"),
-    ("shards for crops", "atrous"),
-    ("shards for crops", "atrous fast"),
+    *(("transforms", who) for who in (PEER, *RESAMPLINGS)),
+    *(("files", who) for who in (PEER, *RESAMPLINGS)),
+    *(("shards", who) for who in RESAMPLINGS),
+    *(("shards for crops", who) for who in RESAMPLINGS),
 )
 Job = Callable[[int], object]  # the number of an image -> its crop
 
@@ -56,7 +51,7 @@ Job = Callable[[int], object]  # the number of an image -> its crop
 def albumentations_job(dataset: str, reading: str, files: Sequence[tuple[str, str]]) -> Job:
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     import albumentations as A  # type: ignore[import-not-found]
-    import cv2  # type: ignore[import-not-found]
+    import cv2
 
     cv2.setNumThreads(0)
     crop = DATA[dataset].crop
@@ -75,7 +70,8 @@ def albumentations_job(dataset: str, reading: str, files: Sequence[tuple[str, st
 
     def read(number: int) -> tuple[Any, Any]:
         image, label = files[number % len(files)]
-        pixels = cv2.cvtColor(cv2.imread(image), cv2.COLOR_BGR2RGB)
+        pixels: Any = cv2.imread(image)
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
         return pixels, cv2.LUT(_indices(label), table)
 
     decoded = [read(number) for number in range(4)] if reading == "transforms" else []
@@ -98,7 +94,7 @@ def _indices(label: str) -> Any:  # noqa: ANN401
 # ---- Atrous
 
 
-def atrous_job(dataset: str, reading: str, place: str, is_fast: bool) -> Job:
+def atrous_job(dataset: str, reading: str, place: str, resampling: str) -> Job:
     import torch
 
     from atrous.data.transforms import AugmentConfig, augment
@@ -106,7 +102,7 @@ def atrous_job(dataset: str, reading: str, place: str, is_fast: bool) -> Job:
     torch.set_num_threads(1)
     crop = DATA[dataset].crop
     settings = {"crop": (crop, crop), "min_scale": SCALES[0], "max_scale": SCALES[1], "scale_step": 0}
-    config = AugmentConfig.model_validate(settings | {"resampling": "fast" if is_fast else "exact"})
+    config = AugmentConfig.model_validate(settings | {"resampling": resampling})
     samples: Any = samples_of(dataset, reading, place)
     read = getattr(samples, "late", samples.__getitem__)
     decoded = [samples[number] for number in range(4)] if reading == "transforms" else []
@@ -135,7 +131,7 @@ def measure(dataset: str, reading: str, who: str, place: str, files: list[tuple[
     job = (
         albumentations_job(dataset, reading, files)
         if who == PEER
-        else atrous_job(dataset, reading, place, who.endswith("fast"))
+        else atrous_job(dataset, reading, place, RESAMPLINGS[who])
     )
     count = IMAGES * DATA[dataset].repeats
     for number in range(WARM_UP):

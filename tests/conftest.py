@@ -1,7 +1,9 @@
 """What several tests share: a model small enough to train in a second, a finished run of it, datasets on disk."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,12 +25,14 @@ from tests.runs import QUIET
 SHARED = Path(__file__).parents[2] / "shared"
 RECIPE = "synthetic/deeplab_v3plus_tiny"
 SMALL_MODEL = (  # of a DeepLab v3+ with MobileNetV2
+    "model.pretrained=none",
     "model.backbone.depth_multiplier=0.1",
     "model.aspp.channels=8",
     "model.decoder.channels=8",
     "model.decoder.low_level_channels=4",
 )
 SMALL_PANOPTIC = (  # of a Panoptic-DeepLab
+    "model.pretrained=none",
     "model.backbone=resnet_tiny",
     *(
         f"model.{branch}.{name}=8"
@@ -56,11 +60,30 @@ TINY = (
 settings.register_profile("atrous", deadline=None)
 settings.load_profile("atrous")
 
+OPERATORS = torch.library.Library("torchvision", "FRAGMENT")  # a definition lives as long as this
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """A second thread costs the tests' small tensors more than it saves, and on one thread sums are reproducible."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def timm() -> Any:  # noqa: ANN401 - a module that need not be installed
+    """timm, also beside a torchvision whose compiled part doesn't load: timm needs no more than its operators' names."""
+    return imported_timm()
+
+
+def imported_timm() -> Any:  # noqa: ANN401
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError:
+        for operator in ("nms", "qnms"):
+            OPERATORS.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    except ImportError:
+        pass
+    return pytest.importorskip("timm", reason="timm is not installed: pip install '.[timm]'")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from atrous import config
-from atrous.backbones import BACKBONES
+from atrous.backbones import BACKBONES, PREFIXES
 from atrous.config import Config, TrainConfig, differences, load, merge, parse_overrides, recipes, schema, to_yaml
 from atrous.errors import ConfigError
 from atrous.models import MODELS
@@ -341,8 +341,10 @@ def test_the_schema_takes_a_backbone_by_name_or_with_its_settings() -> None:
     tree = schema()
     configs = {part["properties"].get("name", {}).get("const"): part for part in tree["$defs"].values()}
     for name in MODELS.keys() - {"deeplab_v1"}:  # which has one backbone
-        by_name, by_settings = configs[name]["properties"]["backbone"]["anyOf"]
+        by_name, by_settings, text, *others = configs[name]["properties"]["backbone"]["anyOf"]
         assert by_name["enum"] == list(BACKBONES)
+        assert text == {"type": "string"}  # such as timm:resnet18
+        assert len(others) == len(PREFIXES) == 1
         assert by_settings["discriminator"]["mapping"].keys() == BACKBONES.keys()
 
 

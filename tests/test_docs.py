@@ -44,11 +44,13 @@ QUICK_PANOPTIC = (*SMALL_PANOPTIC, *SMALL_RUN, *QUICK["evaluate"])  # to train
 NOT_RUN = {  # a part of the command: why it is only checked
     "convert ": "needs weights of other people",
     "atrous demo": "takes minutes; tests/test_demo.py runs it",
+    "atrous plan": "measures for minutes; tests/test_plan.py runs it",
     "NAME.safetensors": "needs a download",
     "=imagenet.safetensors": "needs weights of other people",
     "VOCdevkit": "needs PASCAL VOC",
     "train RECIPE": "stands for any recipe",
     "torchrun ": "starts many processes",
+    "--engine ray": "starts many processes; tests/engines runs it",
     "--truth ": "needs predictions in COCO's format",
     "predictions.json": "needs predictions in COCO's format",
 }
@@ -193,7 +195,7 @@ def check_settings(verb: str, *words: str) -> None:
     context = group.commands[verb].make_context(verb, list(words))  # type: ignore[attr-defined]
     settings = context.params.get("overrides") or []
     source = context.params.get("recipe", RECIPE)
-    if verb in ("train", "evaluate"):
+    if verb in ("train", "evaluate", "plan"):
         configs.load(STAND_INS.get(source, source), [*settings])
 
 

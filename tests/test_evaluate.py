@@ -11,6 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from atrous import config as configs
 from atrous import data, evaluate, report, segmenter
 from atrous.distributed import World
 from atrous.errors import AtrousError, ConfigError, DataError
@@ -19,7 +20,8 @@ from atrous.segmenter import Segmenter
 from atrous.tasks import TASKS
 from atrous.tasks.contract import joined
 from atrous.types import Sample
-from tests.conftest import save, spread_classes, tiny_config
+from tests.conftest import SMALL_PANOPTIC, save, spread_classes, tiny_config
+from tests.processes import answers_of
 from tests.runs import QUIET, folder_config
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -127,7 +129,34 @@ def test_processes_share_the_images_and_each_has_the_figures_of_all(
     totals = [half.figures.confusion for half in halves]
     assert totals[0] is not None and totals[1] is not None and evaluation.figures.confusion is not None
     assert np.array_equal(totals[0] + totals[1], evaluation.figures.confusion)
-    assert len(parts) == 2 * 3
+    assert len(parts) == 2 * 2
+
+
+def panoptic_evaluation(world: World) -> dict[str, Any]:
+    """Every figure of a small panoptic network, also those that are sums of fractions."""
+    config = configs.load("synthetic/panoptic_demo", [*SMALL_PANOPTIC, "data.size=64,96", "data.num_val=5"])
+    model = segmenter.create(config.model, label_space=data.label_space(config.data))
+    images = data.samples(config.data, config.data.val)
+    evaluation = evaluate.evaluate(model, images, world=world, data_name="x", metrics=["all"])
+    names = [(image.sample, image.name) for image in evaluation.images]
+    return {**evaluation.figures.to_tree(), "images": names, "protocol": evaluation.protocol}
+
+
+@pytest.mark.slow
+def test_figures_have_the_same_bits_however_many_processes_share_the_images(tmp_path: Path) -> None:
+    """One of six processes has no image at all."""
+    alone = json.dumps(panoptic_evaluation(World(0, 1, torch.device("cpu"))))
+    for size in (2, 3, 4, 6):
+        answers = answers_of(size, tmp_path, panoptic_evaluation)
+        assert [json.dumps(one) for one in answers] == [alone] * size
+
+
+def test_fractions_are_added_in_the_order_of_the_images() -> None:
+    """Whole numbers are exact in any order, and added at once."""
+    whole, fraction = torch.tensor([2, 3]), torch.tensor([0.1], dtype=torch.float64)
+    counts, others = evaluate.divided({"miou": whole, "pq": fraction, "ap": ["a"]})
+    assert counts == {"miou": whole}
+    assert others == {"pq": fraction, "ap": ["a"]}
 
 
 def test_the_protocol_can_be_changed_and_is_reported(model: Path, evaluation: Evaluation) -> None:

@@ -1,5 +1,7 @@
 """Files are complete or absent, whatever goes wrong."""
 
+import errno
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from atrous.files import on_disk, prepare_output, require_folder, user_path, write_atomically
+from atrous.files import keep, on_disk, prepare_output, remove_leftovers, require_folder, user_path, write_atomically
 
 
 @contextmanager
@@ -27,6 +29,34 @@ def test_writing_makes_folders_and_replaces_files(tmp_path: Path) -> None:
     write_atomically(path, b"two")
     assert path.read_text() == "two"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed_where_the_file_is_whole(tmp_path: Path) -> None:
+    for name in ("a.png", ".a.png.12", ".b.png.12", ".a.png.x", ".a.png", "c.12", ".png"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", ".b.png.12", ".a.png.x", ".a.png", "c.12", ".png"}
+    remove_leftovers(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_what_is_replaced_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool) -> None:
+    def refuse(old: Path, new: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    path, copy = tmp_path / "last", tmp_path / "previous"
+    keep(path, copy)
+    assert not copy.exists()
+    for text in ("one", "two"):
+        write_atomically(path, text)
+        for _ in range(2):  # a kill came before the next write
+            keep(path, copy)
+            assert (path.read_text(), copy.read_text()) == (text, text)
+    write_atomically(path, "three")
+    assert (path.read_text(), copy.read_text()) == ("three", "two")
+    assert sorted(tmp_path.iterdir()) == [path, copy]
 
 
 def test_names_as_long_as_a_disk_allows(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import atrous
 from atrous import cli, run_folder, train
@@ -13,13 +14,17 @@ from atrous import config as configs
 from atrous.config import Config
 from atrous.data.inventory import Inventory
 from atrous.data.label_space import LabelSpace
+from atrous.distributed import World
 from atrous.errors import ConfigError, DataError
 from atrous.interrupt import Interrupted
 from atrous.resume import (
     ACCEPTED,
+    accepted_changes,
     changed_drop_path,
+    changed_images,
     changed_learning_rate,
     data_changes,
+    fitting,
     require_accepted,
     require_same_classes,
     require_same_data,
@@ -233,3 +238,55 @@ def test_a_large_data_set_is_compared_quickly() -> None:
     old, new = ({f"{prefix}{number}": [number, 1] for number in range(100_000)} for prefix in "ab")
     changes = data_changes(source_of(SPACE, {"train": old}), source_of(SPACE, {"train": new}))
     assert changes[0].startswith("train: 100000 renamed (")
+
+
+# ---- processes
+
+
+def world(size: int) -> World:
+    return World(0, size, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "size", "images", "expected"),
+    [
+        (2, 1, 2, 8, 2),  # of four processes, two are left
+        (2, 4, 4, 8, 1),  # of one that accumulated, there are four
+        (2, 1, 8, 8, 1),  # too many for 8 images: 16
+        (2, 1, 3, 8, 1),
+        (2, 1, 4, 0, 1),  # unknown
+    ],
+)
+def test_a_step_keeps_its_images_where_that_is_possible(
+    batch: int, accumulate: int, size: int, images: int, expected: int
+) -> None:
+    config = tiny_config(f"train.batch={batch}", f"train.accumulate={accumulate}")
+    assert fitting(config, images, world(size)).train.accumulate == expected
+
+
+def test_a_step_may_be_cut_otherwise_if_it_keeps_its_images() -> None:
+    stored = tiny_config("train.batch=2")  # by three processes
+    for settings, size in ((("train.batch=6",), 1), (("train.batch=1", "train.accumulate=3"), 2)):
+        config = tiny_config(*settings, "train.parallel=fsdp")
+        accepted = accepted_changes(stored, config, 6, world(size))
+        changes = require_accepted(stored, config, accepted, "--resume", RUN)
+        assert "train.parallel is now fsdp, not ddp" in changes
+        assert changed_images(config, 6, world(size)) == []
+    for images in (6, 0):
+        config = tiny_config("train.batch=4")
+        accepted = accepted_changes(stored, config, images, world(1))
+        with pytest.raises(ConfigError, match=r"train\.batch is 4 here but 2 in runs/mine"):
+            require_accepted(stored, config, accepted, "--resume", RUN)
+
+
+def test_a_step_that_cannot_keep_its_images_is_told_and_the_learning_rate_may_follow() -> None:
+    stored = tiny_config("train.batch=2", "optim.lr=0.02")
+    assert changed_images(stored, 8, world(3)) == [
+        "a step has 6 images, not 8 as so far, because 3 processes of 2 take part: the result is not that of a run "
+        "without a break; by the linear rule optim.lr=0.015 suits 6 images as optim.lr=0.02 does 8"
+    ]
+    slower = tiny_config("train.batch=2", "optim.lr=0.015")
+    accepted = accepted_changes(stored, slower, 8, world(3))
+    assert require_accepted(stored, slower, accepted, "--resume", RUN) == ["optim.lr is now 0.015, not 0.02"]
+    with pytest.raises(ConfigError, match=r"optim\.lr is 0\.015 here but 0\.02"):
+        require_accepted(stored, slower, accepted_changes(stored, slower, 8, world(4)), "--resume", RUN)

@@ -198,6 +198,7 @@ def test_a_folder_that_is_not_a_whole_run_is_refused(finished: RunFolder, tmp_pa
         run_folder.write_state(run, {**whole, "optimizer": optimizer})
         refused(r"last\.pt: the optimizer is not that of the run", ModelFileError)
     run.state.unlink()
+    run.previous.unlink()
     refused(r"holds models, but state/last\.pt is missing; another run can start .*train\.init=.*last", ModelFileError)
 
 
@@ -230,10 +231,11 @@ def damaged_states(state: bytes, folder: Path) -> Iterator[tuple[bytes, str]]:
 def test_states_that_are_damaged_foreign_or_incomplete_are_one_line(finished: RunFolder, tmp_path: Path) -> None:
     run = copied(finished, tmp_path / "run")
     whole = run_folder.read_state(run.state)
+    run.previous.unlink()
     for content, reason in damaged_states(run.state.read_bytes(), tmp_path):
         run.state.write_bytes(content)
         with pytest.raises(ModelFileError, match=rf"{run.state}: .*{reason}") as error:
-            run_folder.load_state(run)
+            run_folder.recovered_state(run)
         assert str(error.value).endswith(f"; another run can start from its weights: train.init={run.last}")
         assert "\n" not in str(error.value)
     for key in run_folder.PARTS:
@@ -242,6 +244,46 @@ def test_states_that_are_damaged_foreign_or_incomplete_are_one_line(finished: Ru
             run_folder.write_state(run, state)
             with pytest.raises(ModelFileError, match=f"not the state of a training: .*: {key}$"):
                 run_folder.read_state(run.state)
+
+
+def test_the_save_before_a_damaged_one_takes_its_place(finished: RunFolder, tmp_path: Path) -> None:
+    whole, before = finished.state.read_bytes(), run_folder.read_state(finished.previous)
+    for number, content in enumerate((whole[: len(whole) // 3], bytes(len(whole)), b"", None)):
+        run, console = copied(finished, tmp_path / str(number)), Console(width=400)
+        run.state.unlink() if content is None else run.state.write_bytes(content)
+        with console.capture() as capture:
+            train.train(tiny_config(*FINISHED), run.path, resume=True, console=console)
+        told = f"; the run goes on from the save before it, of step {before['step']}\n"
+        assert capture.get().count(told) == 1
+        assert f"{run.state}: not a complete training state" in capture.get()
+        assert_same(weights(run), weights(finished))
+        assert [row["scores"] for row in validations(run)] == [row["scores"] for row in validations(finished)]
+
+
+def test_without_a_whole_save_a_line_says_how_to_go_on(finished: RunFolder, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run")
+    for state in run.states:
+        state.write_bytes(b"")
+    with pytest.raises(ModelFileError, match=rf"and previous.pt can't be read either; .* train.init={run.last}$"):
+        run_folder.recovered_state(run)
+    run.last.unlink()
+    run.best.unlink()
+    with pytest.raises(ModelFileError, match=rf"delete {run.state.parent}, and the run starts from step 0$"):
+        run_folder.recovered_state(run)
+    shutil.rmtree(run.state.parent)
+    train.train(tiny_config(*FINISHED), run.path, resume=True, console=QUIET)
+    assert_same(weights(run), weights(finished))
+
+
+def test_the_state_before_a_damaged_one_outlives_the_next_save(finished: RunFolder, tmp_path: Path) -> None:
+    """A save that fails after a damaged one leaves a whole state, too."""
+    run = copied(finished, tmp_path / "run")
+    run.state.write_bytes(b"half")
+    state, _ = run_folder.recovered_state(run)
+    with full_disk(1000), pytest.raises(OSError, match=r"cannot write .*last\.pt"):
+        run_folder.write_state(run, state)
+    for path in run.states:
+        assert_same(run_folder.read_state(path)["model"], state["model"])
 
 
 def test_each_flipped_bit_of_a_state_is_told(finished: RunFolder, tmp_path: Path) -> None:
@@ -306,7 +348,7 @@ def test_a_run_whose_config_has_flat_model_settings_is_resumed(finished: RunFold
         assert opening.state is not None
         assert opening.state["step"] == 4
     with pytest.raises(ConfigError, match=r"--resume: model\.backbone\.depth_multiplier is 0\.2 here but 0\.1"):
-        run_folder.resumed(run, tiny_config(*FINISHED, "model.backbone.depth_multiplier=0.2"))
+        run_folder.resumed(run, tiny_config(*FINISHED, "model.backbone.depth_multiplier=0.2"), ALONE)
 
 
 def test_half_written_files_of_a_killed_process_are_removed(finished: RunFolder, tmp_path: Path) -> None:

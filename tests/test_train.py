@@ -19,7 +19,7 @@ from torch import Tensor, distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import atrous
-from atrous import data, evaluate, run_folder, train
+from atrous import data, evaluate, parallel, run_folder, train
 from atrous.config import Config, load, override, to_yaml
 from atrous.data.survey import Mask
 from atrous.distributed import World
@@ -176,10 +176,13 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     distributed.destroy_process_group()
 
 
-def test_processes_exchange_one_message_a_step_besides_gradients(
+def test_processes_exchange_two_messages_a_step(
     group: World, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counts and stop flags go together. A logged step has two more: whether losses are finite, and their mean."""
+    """Counts and stop flags go together, and so do gradients and whether all have theirs.
+
+    A logged step has two more: whether losses are finite, and their mean.
+    """
     messages: list[str] = []
     steps: list[int] = []
 
@@ -201,15 +204,15 @@ def test_processes_exchange_one_message_a_step_besides_gradients(
     change_losses(monkeypatch, note_step)
     config = tiny("train.steps=5", "train.log_every=4", "train.eval_every=5", "train.save_every=5")
     train.train(config, tmp_path / "run", console=QUIET)
-    assert list(np.diff(steps)) == [1, 1, 1, 3]
+    assert list(np.diff(steps)) == [2, 2, 2, 4]
     assert set(messages[steps[0] : steps[-1]]) == {"all_reduce"}
 
 
 def test_buffers_are_not_sent_at_each_step(group: World, tiny: Tiny) -> None:
     """PyTorch would send them before each pass; `copy_buffers_from_first` does where they are read."""
-    parallel = train.spread(atrous.create(tiny().model, num_classes=8).model, tiny(), group)
-    assert isinstance(parallel, train.Parallel)
-    assert not parallel.will_sync_module_buffers()
+    network = parallel.spread(atrous.create(tiny().model, num_classes=8).model, None, "ddp", group)
+    assert isinstance(network, parallel.Replicated)
+    assert not network.will_sync_module_buffers()
 
 
 # ---- what is logged, and when
@@ -582,8 +585,8 @@ def test_a_training_ends_early_without_a_better_score_and_goes_on_when_told(tmp_
     assert "3 of 5 steps" in run.report.read_text()
 
     train.train(tiny_config(*settings, "train.patience=2"), run.path, resume=True, console=QUIET)
-    assert run_folder.load_state(run)["step"] == 3
+    assert run_folder.read_state(run.state)["step"] == 3
     train.train(tiny_config(*settings), run.path, resume=True, console=QUIET)
-    assert run_folder.load_state(run)["step"] == 5
+    assert run_folder.read_state(run.state)["step"] == 5
     whole = train.train(tiny_config(*settings), tmp_path / "whole", console=QUIET)
     assert_same(weights(run), weights(whole))

@@ -122,6 +122,7 @@ def test_a_tree_survives_yaml_and_readers_of_yaml_1_1_agree(tree: Any) -> None: 
         ("9" * 5000, "not JSON: "),
         ("{", "not JSON: "),
         ("", "not JSON: "),
+        ('{"a": 1, "b": {"c": 2, "c": 2}}', "'c' is given twice"),
     ],
 )
 def test_json_is_bounded_too(text: str, reason: str) -> None:

@@ -1,8 +1,9 @@
 """What a backbone is: normalised images in, named feature maps out; and what all configs share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any, ClassVar, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, get_args
 
 from torch import Tensor, nn
 
@@ -15,8 +16,27 @@ STRIDES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32, "low_level": 4, "low_l
 OUTPUT_STRIDES = (8, 16, 32)
 
 
+class Pretrained(NamedTuple):
+    """Weights of a backbone by the names of its own state, and what their images were normalised with, in 0..255."""
+
+    weights: Mapping[str, Tensor]
+    mean: RGB
+    std: RGB
+
+
+class ImageNet(NamedTuple):
+    """Where the weights of a backbone that were trained on ImageNet come from: `source` or `load`, or nowhere."""
+
+    source: str | None = None  # anything that `atrous convert` reads, such as zoo:NAME
+    load: Callable[[], Pretrained] | None = None  # of another package, which fetches and keeps them itself
+    name: str = ""  # what `load` reads, for people
+    advice: str = ""  # where there are none: with which settings of this network there would be
+
+
 class BackboneConfig(Settings):
     """The settings that all backbones share; a family narrows `name` to its networks and adds its own."""
+
+    prefix: ClassVar[str] = ""  # of a family without a table: what the names of its networks begin with
 
     name: str
     """The network; `atrous recipes --settings model.backbone` lists them all."""
@@ -27,6 +47,15 @@ class BackboneConfig(Settings):
     def output_strides(self) -> tuple[int, ...]:
         """The possible output strides."""
         return OUTPUT_STRIDES
+
+    @property
+    def imagenet(self) -> ImageNet:
+        """Where `model.pretrained=imagenet` takes the weights of this network from."""
+        return ImageNet()
+
+    def read(self, path: Path) -> Pretrained | None:
+        """The weights in a file of the program that the network is from; None: `atrous convert` reads these."""
+        return None
 
     @property
     def head_activation(self) -> Activation:
@@ -58,6 +87,24 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:  # [B, 3, H, W], (RGB - mean) / std
         ...
+
+    def parts(self) -> Iterator[nn.Module]:
+        """The parts that can be recomputed in the backward pass, each from its inputs: units, cells, the stem."""
+        for child in self.children():
+            yield from _parts_of(child)
+
+
+def _parts_of(module: nn.Module) -> Iterator[nn.Module]:
+    """A list's units; a sequence of bare layers is one unit, since a layer may overwrite the output of the one before.
+
+    A bare layer keeps little more than its input.
+    """
+    children = list(module.children())
+    is_list = isinstance(module, nn.ModuleList | nn.ModuleDict | nn.Sequential)
+    if is_list and all(any(child.children()) for child in children):
+        yield from children
+    elif children:
+        yield module
 
 
 def read_name(settings: Any) -> Any:  # noqa: ANN401 - any YAML value

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 from torch import Tensor, nn
 
-from atrous.backbones.contract import Backbone, BackboneConfig, strides_at
+from atrous.backbones.contract import Backbone, BackboneConfig, ImageNet, strides_at
 from atrous.backbones.rates import strides_to_rates
 from atrous.layers.conv import SLIM_NORM, ConvNorm
 from atrous.layers.inverted_residual import InvertedResidual, round_channels
@@ -39,6 +39,9 @@ TAPS = {
 }  # their expanded features, after the depthwise convolution
 
 
+IMAGENET = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # depth multipliers of TF-slim's weights, whose widths are multiples of 8
+
+
 class MobileNetV2(Backbone):
     """Decoders at stride 4, 8 and 16 tap the expanded features of the last block at that stride."""
 
@@ -52,14 +55,25 @@ class MobileNetV2(Backbone):
         divisible_by: Channels | None = None  # as in TF DeepLab
         """What all widths are a multiple of; none: 8 at full width, else 1."""
 
+        @property
+        def divisor(self) -> int:
+            """DeepLab's own rule for the widths; slim's is 8 for all."""
+            return self.divisible_by or (8 if self.depth_multiplier == 1 else 1)
+
+        @property
+        def imagenet(self) -> ImageNet:
+            if self.depth_multiplier in IMAGENET and self.divisor == 8:
+                return ImageNet(f"zoo:mobilenet_v2_{self.depth_multiplier}_imagenet")
+            widths = ", ".join(map(str, IMAGENET))
+            return ImageNet(advice=f"there are some for depth_multiplier {widths}, with divisible_by=8")
+
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)
         width = config.depth_multiplier
-        divisor = config.divisible_by or (8 if width == 1 else 1)  # DeepLab's own rule; slim's is 8 for all
         rows = [row for row in ROWS for _ in range(row.repeats)]
         strides = [row.stride if unit == 0 else 1 for row in ROWS for unit in range(row.repeats)]
         widths = [STEM, *(row.channels for row in rows)]
-        stem, *outs = (round_channels(channels * width, divisor) for channels in widths)
+        stem, *outs = (round_channels(channels * width, config.divisor) for channels in widths)
         inps = [stem, *outs[:-1]]
         wides = [
             inp if row.expansion == 1 else round_channels(inp * row.expansion, 8)

@@ -8,7 +8,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atrous.backbones.contract import Backbone, BackboneConfig, require_grid, strides_at
+from atrous.backbones.contract import Backbone, BackboneConfig, ImageNet, require_grid, strides_at
 from atrous.backbones.rates import AtrousRule, Placement, strides_to_rates
 from atrous.layers.conv import TORCH_NORM, ConvNorm, Norm, Padding
 from atrous.settings import Rates
@@ -130,16 +130,17 @@ class Row(NamedTuple):
     program: Program
     width: int = 64  # of the stem and of the 3x3 in c2; each stage doubles it
     deep_stem: tuple[int, ...] = ()  # channels of the 3x3 instead of the stem's 7x7; (): a 7x7
+    imagenet: str | None = None  # where weights for ImageNet are, as `atrous convert` reads them
 
 
 RESNETS = {
     "resnet_tiny": Row(Basic, (1, 1, 1, 1), TORCHVISION, width=8),  # for tests
     "resnet_small": Row(Basic, (2, 2, 1, 1), TORCHVISION, width=24),  # learns simple scenes in minutes on a CPU
-    "resnet18": Row(Basic, (2, 2, 2, 2), TORCHVISION),
-    "resnet34": Row(Basic, (3, 4, 6, 3), TORCHVISION),
-    "resnet50": Row(Bottleneck, (3, 4, 6, 3), TORCHVISION),
-    "resnet101": Row(Bottleneck, (3, 4, 23, 3), TORCHVISION),
-    "resnet152": Row(Bottleneck, (3, 8, 36, 3), TORCHVISION),
+    "resnet18": Row(Basic, (2, 2, 2, 2), TORCHVISION, imagenet="zoo:resnet18_imagenet"),
+    "resnet34": Row(Basic, (3, 4, 6, 3), TORCHVISION, imagenet="zoo:resnet34_imagenet"),
+    "resnet50": Row(Bottleneck, (3, 4, 6, 3), TORCHVISION, imagenet="zoo:resnet50_imagenet"),
+    "resnet101": Row(Bottleneck, (3, 4, 23, 3), TORCHVISION, imagenet="zoo:resnet101_imagenet"),
+    "resnet152": Row(Bottleneck, (3, 8, 36, 3), TORCHVISION, imagenet="zoo:resnet152_imagenet"),
     "resnet50c": Row(Bottleneck, (3, 4, 6, 3), TORCHVISION, deep_stem=(32, 32, 64)),
     "resnet101c": Row(Bottleneck, (3, 4, 23, 3), TORCHVISION, deep_stem=(32, 32, 64)),
     "resnet50s": Row(Bottleneck, (3, 4, 6, 3), SEMSEG, deep_stem=(64, 64, 128)),
@@ -149,8 +150,12 @@ RESNETS = {
     "resnet_v1_50": Row(Bottleneck, (3, 4, 6, 3), TENSORFLOW),
     "resnet_v1_101": Row(Bottleneck, (3, 4, 23, 3), TENSORFLOW),
     "resnet_v1_18_beta": Row(Lite, (2, 2, 2, 2), TENSORFLOW_BETA, deep_stem=(16, 16, 32)),
-    "resnet_v1_50_beta": Row(Bottleneck, (3, 4, 6, 3), TENSORFLOW_BETA, deep_stem=(64, 64, 128)),
-    "resnet_v1_101_beta": Row(Bottleneck, (3, 4, 23, 3), TENSORFLOW_BETA, deep_stem=(64, 64, 128)),
+    "resnet_v1_50_beta": Row(
+        Bottleneck, (3, 4, 6, 3), TENSORFLOW_BETA, deep_stem=(64, 64, 128), imagenet="zoo:resnet_v1_50_beta_imagenet"
+    ),
+    "resnet_v1_101_beta": Row(
+        Bottleneck, (3, 4, 23, 3), TENSORFLOW_BETA, deep_stem=(64, 64, 128), imagenet="zoo:resnet_v1_101_beta_imagenet"
+    ),
     "resnet50_d2": Row(Bottleneck, (3, 4, 6, 3), DEEPLAB2),
     "resnet50_beta_d2": Row(Bottleneck, (3, 4, 6, 3), DEEPLAB2, deep_stem=(64, 64, 128)),
 }
@@ -172,6 +177,10 @@ class ResNet(Backbone):
         name: Name
         multi_grid: Rates | None = None  # arXiv:1706.05587, 3.2.1
         """A factor on the rates of each unit of the last stage, such as [1, 2, 4]; none: all 1."""
+
+        @property
+        def imagenet(self) -> ImageNet:
+            return ImageNet(RESNETS[self.name].imagenet)
 
         @model_validator(mode="after")
         def _grid_has_a_factor_for_each_unit(self) -> "ResNet.Config":

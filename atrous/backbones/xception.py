@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from atrous.backbones.contract import Backbone, BackboneConfig, require_grid, strides_at
+from atrous.backbones.contract import Backbone, BackboneConfig, ImageNet, require_grid, strides_at
 from atrous.backbones.rates import Placement, strides_to_rates
 from atrous.layers.conv import ACTIVATIONS, SLIM_NORM, Activation, ConvNorm, Padding, SeparableConv
 from atrous.settings import Rates
@@ -97,6 +97,10 @@ class Xception(Backbone):
         name: Name
         multi_grid: Rates | None = None  # arXiv:1706.05587, 3.2.1
         """Factors on the last three atrous rates, such as [1, 2, 4]; none: all 1."""
+
+        @property
+        def imagenet(self) -> ImageNet:
+            return ImageNet(f"zoo:{self.name}_imagenet")
 
         @model_validator(mode="after")
         def _grid_has_a_factor_for_each_convolution(self) -> "Xception.Config":

@@ -77,6 +77,22 @@ CHECKS = (
         True,
     ),
     Check(
+        "repeated-ids",
+        "Ids that a file of annotations uses twice",
+        "error",
+        partial(looks.complaints, "repeated-ids"),
+        "give each its own id; until then nobody knows what belongs to it",
+        False,
+    ),
+    Check(
+        "unlisted-ids",
+        "Annotations of images or categories that the file doesn't list",
+        "error",
+        partial(looks.complaints, "unlisted-ids"),
+        "list the images and categories, or remove the annotations",
+        False,
+    ),
+    Check(
         "repeated-names",
         "Names that a list has twice",
         "error",

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from atrous import data, terminal
 from atrous.check import mending, page
@@ -20,7 +21,7 @@ from atrous.data import survey
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import read_each
 from atrous.data.survey import Mask, Survey
-from atrous.errors import ConfigError, listing
+from atrous.errors import AtrousError, ConfigError, listing, text_of
 from atrous.files import write_atomically
 from atrous.progress import counting, say
 
@@ -63,6 +64,28 @@ def check(
     if fix is not None:
         say(mending.write(fix, evidence, samples, workers, console), console)
     return checkup
+
+
+def check_each(
+    sources: Sequence[str],
+    overrides: Sequence[str] = (),
+    *,
+    ignore: Sequence[str] = (),
+    workers: int = 0,
+    console: Console | None = None,
+) -> list[Checkup | None]:
+    """Check several folders, one after another, and print the findings; None for one that can't be read."""
+    console = console or terminal.console()
+    checkups: list[Checkup | None] = []
+    for source in sources:
+        console.print(f"[bold]{escape(source)}[/bold]", soft_wrap=True)
+        try:
+            checkups.append(check(source, overrides, ignore=ignore, workers=workers, console=console))
+        except (AtrousError, OSError) as error:
+            say(f"can't be checked: {text_of(error)}", console)
+            checkups.append(None)
+        console.print()
+    return checkups
 
 
 def _require_known(names: Sequence[str]) -> None:

@@ -72,6 +72,15 @@ def open_source(source: str, overrides: Sequence[str]) -> Source:
     return Source(config, config.augment.crop if is_set else None)
 
 
+def sources_in(source: str, overrides: Sequence[str]) -> list[str]:
+    """The datasets in a folder that is none itself; otherwise `source` alone, whatever it is."""
+    folder = user_path(source)
+    is_told = any(text.startswith(("data.root=", "data.format=")) and text != "data.format=auto" for text in overrides)
+    if is_told or not folder.is_dir() or (folder / "config.yaml").is_file():
+        return [source]
+    return [str(path) for path in data.datasets_below(folder)] or [source]
+
+
 def _require_data(path: Path, source: str) -> None:
     """Refuse what is neither a folder nor a recipe."""
     if path.is_file() and path.name.lower().endswith(ARCHIVES):

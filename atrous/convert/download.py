@@ -113,6 +113,12 @@ def recall(path: Path) -> Record:
         raise ConversionError(f"{_record(path)}: damaged; delete it to record the hash again") from error
 
 
+def forget(path: Path) -> None:
+    """Delete a file that turned out to be another one, and its record."""
+    for file in (path, _record(path)):
+        file.unlink(missing_ok=True)
+
+
 def _record(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 

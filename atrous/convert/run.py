@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from atrous import terminal
+from atrous import distributed, terminal
 from atrous.convert.conversion import Conversion, convert_weights
 from atrous.convert.recalibrate import has_folded_norms, recalibrate
 from atrous.convert.sources import SourceLike, open_source
@@ -57,15 +57,17 @@ def run(
 ) -> Conversion:
     """Convert, print what was used and what was assumed, and write one model file.
 
-    With `images`, folded batch norms are measured on them: see `recalibrate`. Raises as `convert` does.
+    With `images`, folded batch norms are measured on them: see `recalibrate`. The processes that `torchrun` has started
+    share them; the first one writes and prints. Raises as `convert` does.
     """
-    console = console or terminal.console()
-    out = user_path(out)
+    console, out, world = console or terminal.console(), user_path(out), distributed.join("cpu")
+    console.quiet = console.quiet or world.rank > 0
     _require_writable(out)
     result = conversion(source, system=system, options=parse_options(options), console=console)
     if images:
-        recalibrate(result.segmenter.model, result.segmenter.inference, map(read_image, images))
-    result.segmenter.save(out)
+        recalibrate(result.segmenter.model, result.segmenter.inference, images, read_image, world)
+    if world.rank == 0:
+        result.segmenter.save(out)
     console.print(summary(result, len(images)))
     console.print(f"wrote {out}")
     return result

@@ -15,6 +15,7 @@ from atrous.convert.readers.archive import extract, find_model
 from atrous.convert.readers.checkpoint import OBJECT_SUFFIX, read_checkpoint
 from atrous.convert.readers.frozen_graph import read_graph
 from atrous.convert.readers.pth import read_pth, without_wrapper
+from atrous.convert.readers.safetensors import read_safetensors
 from atrous.convert.readers.tflite import read_tflite
 from atrous.convert.system import ForeignWeights, OptionTree
 from atrous.convert.systems.tf_deeplab.frozen import from_graph
@@ -26,9 +27,18 @@ SourceLike: TypeAlias = str | Path | Arrays  # a path, `zoo:NAME`, or arrays by 
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 PYTORCH = (".pth", ".pt", ".pth.tar")
-ZOO, ZOO_SYSTEM = "zoo:", "tf_deeplab"
+SAFETENSORS = ".safetensors"
+ZOO = "zoo:"
 CHECKPOINT = re.compile(r"\.index$|\.data-\d+-of-\d+$")
-KINDS = ("a checkpoint's prefix, .index or folder", "a frozen graph (.pb)", ".tflite", *PYTORCH, *ARCHIVES, "zoo:NAME")
+KINDS = (
+    "a checkpoint's prefix, .index or folder",
+    "a frozen graph (.pb)",
+    ".tflite",
+    *PYTORCH,
+    SAFETENSORS,
+    *ARCHIVES,
+    "zoo:NAME",
+)
 ARRAYS = "the arrays"  # their label in messages
 
 
@@ -51,10 +61,10 @@ def open_source(source: SourceLike, system: str | None, options: OptionTree, con
 
 def _from_zoo(name: str, system: str | None, options: OptionTree, console: Console | None) -> Source:
     model = zoo.find(name)
-    if system not in (None, ZOO_SYSTEM):
-        raise ConfigError(f"system={system}: all models of the zoo are of {ZOO_SYSTEM}")
+    if system not in (None, model.system):
+        raise ConfigError(f"system={system}: {name} of the zoo is of {model.system}")
     archive = zoo.fetch(model.name, progress=console)
-    return Source(read(archive), ZOO_SYSTEM, {**model.options, **options})
+    return Source(read(archive), model.system, {**model.options, **options})
 
 
 def _checked_arrays(source: Arrays) -> Arrays:
@@ -106,6 +116,10 @@ def _read_pth(path: Path, label: str) -> ForeignWeights:
     return ForeignWeights(label, read_pth(path))
 
 
+def _read_safetensors(path: Path, label: str) -> ForeignWeights:
+    return ForeignWeights(label, read_safetensors(path))
+
+
 def _read_checkpoint(path: Path, label: str) -> ForeignWeights:
     if path.is_file() and not CHECKPOINT.search(path.name):
         raise ConversionError(f"{path}: not a kind of file that can be converted; known: {', '.join(KINDS)}")
@@ -116,4 +130,5 @@ READERS: dict[tuple[str, ...], Callable[[Path, str], ForeignWeights]] = {  # by 
     (".pb",): _read_graph,
     (".tflite",): _read_tflite,
     PYTORCH: _read_pth,
+    (SAFETENSORS,): _read_safetensors,
 }

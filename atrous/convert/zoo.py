@@ -1,17 +1,20 @@
-"""The released models of TensorFlow DeepLab: their archives, their published results, and the flags they need."""
+"""Released models: those of TensorFlow DeepLab with their published results and flags, and weights for ImageNet."""
 
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
 
-from atrous.convert.download import download
-from atrous.errors import ConfigError
+from atrous.convert.download import download, forget
+from atrous.errors import ConfigError, ConversionError
 from atrous.files import user_path
 
 BASE_URL = "http://download.tensorflow.org/models/"  # as published; https may not exist
+TORCHVISION_URL = "https://download.pytorch.org/models/"
+SLIM_URL = "https://storage.googleapis.com/mobilenet_v2/checkpoints/"  # TF-slim's MobileNetV2
 
 Option = bool | float | str | tuple[int, ...]
 
@@ -33,13 +36,21 @@ class ZooModel(NamedTuple):
     """One archive. `options` are the flags that its weights don't show, for the first result."""
 
     name: str
-    archive: str  # the file's name, without .tar.gz
+    archive: str  # the file's name, without its suffix
     megabytes: float | None  # as published
     dataset: str
     trained_on: tuple[str, ...]
     options: dict[str, Option]
     results: tuple[Result, ...] = ()
     note: str = ""
+    base_url: str = BASE_URL
+    suffix: str = ".tar.gz"
+    system: str = "tf_deeplab"  # a row of SYSTEMS
+    sha256: str = ""  # how that of the file begins, where its name says it
+
+    @property
+    def file(self) -> str:
+        return f"{self.archive}{self.suffix}"
 
 
 TO_1_25 = (0.75, 1.0, 1.25)
@@ -85,6 +96,13 @@ EIGHT_BIT = "trained with rounding to 8 bits, which the result includes; convert
 SIMULATED = "seconds: on a simulated Edge TPU of a Pixel 4"
 LEAKED = "trained on the images of val: a score on them means nothing"
 
+TORCHVISION = (  # its IMAGENET1K_V1: network, how the file's SHA-256 begins, megabytes
+    ("resnet18", "f37072fd", 45),
+    ("resnet34", "b627a593", 83),
+    ("resnet50", "0676ba61", 98),
+    ("resnet101", "63fe2227", 171),
+    ("resnet152", "394f9c45", 230),
+)
 MODELS: tuple[ZooModel, ...] = (
     ZooModel(
         "mobilenetv2_dm05_coco_voc_trainaug",
@@ -325,6 +343,34 @@ MODELS: tuple[ZooModel, ...] = (
         ("ImageNet",),
         {**IMAGENET, "model_variant": "resnet_v1_101_beta", **BETA_GRID},
     ),
+    *(
+        ZooModel(
+            f"mobilenet_v2_{width}_imagenet",
+            f"mobilenet_v2_{width}_224",
+            None,
+            "imagenet",
+            ("ImageNet",),
+            {**IMAGENET, "model_variant": "mobilenet_v2", "depth_multiplier": width, "divisible_by": 8},
+            base_url=SLIM_URL,
+            suffix=".tgz",
+        )
+        for width in (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+    ),
+    *(
+        ZooModel(
+            f"{network}_imagenet",
+            f"{network}-{sha256}",
+            megabytes,
+            "imagenet",
+            ("ImageNet",),
+            {"model": network},
+            base_url=TORCHVISION_URL,
+            suffix=".pth",
+            system="torchvision",
+            sha256=sha256,
+        )
+        for network, sha256, megabytes in TORCHVISION
+    ),
 )
 ZOO: dict[str, ZooModel] = {model.name: model for model in MODELS}
 
@@ -341,9 +387,12 @@ def fetch(
     ConversionError for an archive that doesn't match its recorded hash, and OSError as `download` does.
     """
     model = find(name)
-    base = base_url or os.environ.get("ATROUS_ZOO") or BASE_URL
-    path = (cache or cache_folder()) / f"{model.archive}.tar.gz"
-    download(f"{base.rstrip('/')}/{path.name}", path, progress)
+    base = base_url or os.environ.get("ATROUS_ZOO") or model.base_url
+    path = (cache or cache_folder()) / model.file
+    digest = download(f"{base.rstrip('/')}/{path.name}", path, progress)
+    if not digest.startswith(model.sha256):
+        forget(path)
+        raise ConversionError(f"{path}: has SHA-256 {digest}, where {model.sha256}... was published: it was deleted")
     return path
 
 
@@ -352,7 +401,7 @@ def find(name: str) -> ZooModel:
     if name in ZOO:
         return ZOO[name]
     names = {alias.lower(): model.name for model in MODELS for alias in (model.archive, model.name)}
-    close = get_close_matches(name.lower().removesuffix(".tar.gz"), names, n=3, cutoff=0.5)
+    close = get_close_matches(re.sub(r"\.(tar\.gz|tgz|pth)$", "", name.lower()), names, n=6, cutoff=0.5)
     nearest = list(dict.fromkeys(names[alias] for alias in close)) or list(ZOO)
     kind = "nearest" if close else "known"
     raise ConfigError(f"no model of the zoo is called {name!r}; {kind}: {', '.join(nearest)}")

@@ -1,6 +1,6 @@
 """docs/model_zoo.md, written from the zoo's table: `python -m atrous.convert.zoo_page > docs/model_zoo.md`."""
 
-from atrous.convert.zoo import BASE_URL, MODELS, Option, Result, ZooModel
+from atrous.convert.zoo import BASE_URL, MODELS, SLIM_URL, Option, Result, ZooModel
 
 TITLES = {
     "pascal_voc_seg": "PASCAL VOC 2012: 21 classes",
@@ -32,11 +32,12 @@ atrous evaluate NAME.safetensors data.format=voc data.root=VOCdevkit \\
     evaluate.output_stride=8 evaluate.scales=0.5,0.75,1,1.25,1.5,1.75 evaluate.flip=true
 ```
 
-The weights at the end of this page, trained on ImageNet and COCO, are meant to initialise a training:
+The weights at the end of this page, trained on ImageNet and COCO, are meant to initialise a training. Those for
+ImageNet need one word, which finds the row of the backbone; for others, `train.init` names the row:
 
 ```
-atrous convert zoo:xception_65_imagenet --out xception_65.safetensors
-atrous train RECIPE model.backbone=xception_65 train.init=xception_65.safetensors train.reuse=backbone
+atrous train RECIPE model.backbone=xception_65 model.pretrained=imagenet
+atrous train RECIPE model.backbone=xception_65 train.init=zoo:xception_65_imagenet_coco train.reuse=backbone
 ```
 
 mIoU and pixel accuracy are in percent, multiply-adds in billions per image, times in seconds per image on a CPU
@@ -45,12 +46,13 @@ any.
 
 ## Where the archives come from, and how to verify them
 
-- The address is `{BASE_URL}ARCHIVE.tar.gz`; archives are cached in `~/.cache/atrous`.
+- The address is `{BASE_URL}ARCHIVE.tar.gz`, for TF-slim's MobileNetV2 `{SLIM_URL}ARCHIVE.tgz`;
+  archives are cached in `~/.cache/atrous`.
   `ATROUS_ZOO` sets the address of a mirror, `ATROUS_CACHE` another folder. On a machine without a network, put the
   archive into that folder by hand.
-- The address is http, not https, and no hashes were published, so nobody can verify the first download. Its SHA-256 is
-  printed, and recorded in a JSON file next to the archive; from then on, other bytes under the same name are refused.
-  Compare the printed hash with what others got.
+- The first address is http, not https, and no hashes were published, so nobody can verify the first download. Its
+  SHA-256 is printed, and recorded in a JSON file next to the archive; from then on, other bytes under the same name are
+  refused. Compare the printed hash with what others got.
 - After an interruption, the same command resumes the download.
 - Nothing in an archive is run or unpickled.
 
@@ -64,7 +66,8 @@ CLOSING = """\
 ## What was not released
 
 The original released no segmentation weights of its ResNets, none of its searched networks (Auto-DeepLab, PNASNet), and
-none with panoptic heads. For MobileNetV2's initial weights it refers to TF-slim.
+none with panoptic heads. For MobileNetV2's initial weights it refers to TF-slim, whose archives are above; of its
+MobileNetV3 for segmentation, whose last stage is halved, no weights for ImageNet were released.
 """
 
 

@@ -28,11 +28,12 @@ from atrous.data import (
 )
 from atrous.data import list as list_files
 from atrous.data.contract import DataConfig, Layout, NoSplitError, near_roots, require_root
+from atrous.data.dividing import DEFAULT_SHARE, Divisible, divided
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.merging import Merger, merged, merger
 from atrous.data.naming import one_line, with_things
-from atrous.data.pairing import IMAGE_SUFFIXES
+from atrous.data.pairing import IMAGE_SUFFIXES, NoImagesError
 from atrous.errors import AtrousError, ConfigError, DataError, listing, text_of, warn_once
 from atrous.files import require_folder, subfolders, user_path
 from atrous.types import Sample
@@ -77,9 +78,61 @@ class MayHaveThings(Protocol):
 def samples(config: DataConfig, split: str, needs: Collection[str] | None = None) -> Sequence[Sample]:
     """One split: its files are listed now, and read when a sample is requested.
 
-    `needs` are the fields of a Sample that a task uses; files for others aren't read. None: all that there are. Raises
-    ConfigError, DataError or OSError in one line; so does reading a sample.
+    `needs` are the fields of a Sample that a task uses; files for others aren't read. None: all that there are. Where
+    there is no split to validate on, data.val_share makes it from the one to learn from. Raises ConfigError, DataError
+    or OSError in one line; so does reading a sample.
     """
+    if split not in (config.train, config.val) or not _is_divided(config):
+        return _of_layout(config, split, needs)
+    to_learn, to_validate = divided(_of_layout(config, config.train, needs), config)
+    return to_validate if split == config.val else to_learn
+
+
+def with_validation(config: DataConfig) -> DataConfig:
+    """The config with a share of the training images to validate on, where the dataset has no split but that one.
+
+    Without a share where there is a split `val`: then nothing is set aside.
+    """
+    plain = config.model_copy(update={"val_share": None})
+    others = _splits_without_validation(plain)
+    if others is None or _is_named(config):
+        return plain
+    is_alone = config.val_share is None and set(others) <= {config.train}
+    return config.model_copy(update={"val_share": DEFAULT_SHARE}) if is_alone else config
+
+
+def share_of(config: DataConfig) -> str:
+    """In words: which images of the training split are set aside."""
+    to_learn, to_validate = (samples(config, split) for split in (config.train, config.val))
+    names = listing(to_validate.names, 3) if isinstance(to_validate, Divisible) else ""
+    which = f" ({names})" if names else ""
+    number, total = len(to_validate), len(to_learn) + len(to_validate)
+    setting = f"data.val_share={config.val_share:g}, data.val_seed={config.val_seed}"
+    return f"{number} of {total} images of {config.train!r} are set aside to validate on{which}; {setting}"
+
+
+def _is_divided(config: DataConfig) -> bool:
+    """Whether the images to validate on are some of the training split."""
+    return config.val_share is not None and not _is_named(config) and _splits_without_validation(config) is not None
+
+
+def _is_named(config: DataConfig) -> bool:
+    """Whether the user has chosen a split to validate on."""
+    return bool(config.val != type(config).model_fields["val"].default)
+
+
+def _splits_without_validation(config: DataConfig) -> Collection[str] | None:
+    """The other splits of a dataset that has none to validate on, or an empty one; None: it has one."""
+    try:
+        return None if len(_of_layout(config, config.val, None)) else (config.train,)
+    except NoSplitError as error:
+        return error.splits
+    except NoImagesError:
+        return (config.train,)
+
+
+def _of_layout(config: DataConfig, split: str, needs: Collection[str] | None) -> Sequence[Sample]:
+    """A split as the dataset itself has it."""
     _require_layout(config)
     split_samples = _mapped(config, FORMATS[config.format].samples(_unmapped(config), split))
     if needs is None or not isinstance(split_samples, MayHaveThings):
@@ -198,7 +251,7 @@ def _naming_part(name: str) -> Iterator[None]:
     """Errors say whose settings they are about."""
     try:
         yield
-    except NoSplitError:
+    except (NoSplitError, NoImagesError):
         raise
     except (AtrousError, OSError) as error:
         text = text_of(error)
@@ -210,7 +263,9 @@ def _naming_part(name: str) -> Iterator[None]:
 def _parts(config: mix.Config) -> dict[str, DataConfig]:
     """Raises ConfigError for settings of a part that are wrong."""
     mix.require_parts(config)
-    return {name: _part(name, settings) for name, settings in config.parts.items()}
+    parts = {name: _part(name, settings) for name, settings in config.parts.items()}
+    share = {"val_share": config.val_share, "val_seed": config.val_seed}
+    return {name: part if part.val_share else part.model_copy(update=share) for name, part in parts.items()}
 
 
 def _part(name: str, settings: Mapping[str, object]) -> DataConfig:
@@ -258,6 +313,14 @@ def recognised(root: Path) -> str:
         f"; set {' or '.join(f'data.root={path}' for path in near[:3])}" if near else f"; it holds {_content(root)}"
     )
     raise DataError(f"data.root: {root} has no layout that is known (see docs/data.md, Layouts){advice}")
+
+
+def datasets_below(root: Path) -> Sequence[Path]:
+    """The datasets in a folder that is none itself, nor may be; those inside others left out."""
+    if _likely(root):
+        return []
+    near = near_roots(root, lambda folder: len(_likely(folder)) == 1, below_first=True)
+    return [folder for folder in near if folder.is_relative_to(root)]
 
 
 def _likely(root: Path) -> Sequence[str]:

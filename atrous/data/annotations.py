@@ -16,7 +16,7 @@ from atrous.data.image_files import Drawing, Drawn
 from atrous.data.instances import runs_of
 from atrous.data.label_space import BACKGROUND, LabelSpace
 from atrous.data.naming import named_space, names_by_value, nearest_name, with_things
-from atrous.data.pairing import Pair, complain, refuse
+from atrous.data.pairing import NoImagesError, Pair, complain, refuse
 from atrous.data.polygons import Shape, paint, require_pixels
 from atrous.errors import DataError, listing, warn_once
 from atrous.files import composed, require_regular
@@ -106,7 +106,7 @@ def listed_pairs(
     """
     repeated = [name for name, count in Counter(map(stem_of, file_names)).items() if count > 1]
     if not file_names:
-        raise DataError(f"{path} lists no image")
+        raise NoImagesError(f"{path} lists no image")
     refuse("repeated-names", repeated, f"{path} lists twice")
     files = {stem_of(name): _placed(name, locate, path) for name in file_names}
     absent = [name for name, place in files.items() if place == ABSENT]

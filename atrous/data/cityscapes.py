@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from atrous.data import panoptic_json
 from atrous.data.contract import DataConfig, Layout, require_root, require_split
-from atrous.data.image_files import Drawing, Drawn, ImageFiles, decode, read_instances
+from atrous.data.image_files import Drawing, Drawn, ImageFiles, decode, late_masks, read_instances
 from atrous.data.instances import count_pairs, runs_of
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import class_of_value, remapped
@@ -86,7 +86,12 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
     parts = [_part(config, part, annotations) for part in split.split("+")]
     documents = {part.folder: part.document for part in parts if part.document is not None}
     pairs = [pair for part in parts for pair in part.pairs]
-    return ImageFiles(pairs, space, read=partial(_read, space=space, documents=documents))
+    return ImageFiles(
+        pairs,
+        space,
+        read=partial(_read, space=space, documents=documents),
+        read_late=None if documents else partial(late_masks, space=space),
+    )
 
 
 def is_root(config: Config, folder: Path) -> bool:

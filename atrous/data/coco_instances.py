@@ -29,7 +29,7 @@ from atrous.data.annotations import (
 from atrous.data.contract import SYNONYMS, DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import Drawing, ImageFiles
 from atrous.data.label_space import LabelSpace
-from atrous.data.pairing import Pair
+from atrous.data.pairing import Complaint, Pair, complain
 from atrous.data.polygons import Region, Shape, as_points
 from atrous.errors import DataError, listing
 from atrous.files import composed, subfolders
@@ -40,6 +40,7 @@ MOST = 50  # files of a folder that are looked at: where there are more, each is
 FOLDERS = (".", "annotations")  # besides those of splits
 SPLITS = (*SYNONYMS, *(name for names in SYNONYMS.values() for name in names))
 IMAGE_FOLDERS = ("images", "JPEGImages", "data")
+WORDS = ("image", "annotation", "category")  # what a row of each list is
 SMALL = re.compile(r"^instances?_|(?:^_)?annotations(?:\.coco)?$|_annotations(?:\.coco)?$|\.coco$")  # around a split
 
 
@@ -64,6 +65,15 @@ class Annotations(NamedTuple):
 
     classes: Mapping[int, str]  # by the id of their category
     records: tuple[Record, ...]
+    problems: tuple[Complaint, ...] = ()  # ids that leave open what is meant
+
+
+class Lists(NamedTuple):
+    """The rows of a file."""
+
+    images: list[dict[str, Any]]
+    annotations: list[dict[str, Any]]
+    categories: list[dict[str, Any]]
 
 
 def samples(config: Config, split: str) -> Sequence[Sample]:
@@ -71,6 +81,8 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
     root = require_root(config)
     path = _file(config, root, split)
     content, space = _content(path), label_space(config)
+    for problem in content.problems:
+        complain(problem.kind, problem.names, DataError(problem.text))
     folder = _image_folder(config, root, path, split, content.records)
     names = [record.file_name for record in content.records]
     advice = f"they were looked for in {folder}; set data.images to the folder below {root} that has them"
@@ -133,20 +145,23 @@ def _content(path: Path) -> Annotations:
 
 @lru_cache(maxsize=2)
 def _read_file(path: Path, changed: int) -> Annotations:
-    """Raises DataError for what is no such file, and for ids that are used twice or stand for nothing."""
+    """Raises DataError for what is no such file; ids that are used twice or stand for nothing are problems."""
     try:
-        tree = read_json(path)
-        keys = ("images", "annotations", "categories")
-        if not isinstance(tree, dict) or not all(isinstance(tree.get(key), list) for key in keys):
-            raise DataError("not a file of COCO instances: it needs the lists images, annotations and categories")
-        images, annotations, categories = ([_row(row, key[:-1]) for row in tree[key]] for key in keys)
-        classes = {_id(row, "category"): _text(row, "category", "name") for row in categories}
-        _require_unique([_id(row, "category") for row in categories], "category")
-        _require_unique([_id(row, "image") for row in images], "image")
-        _require_unique([row["id"] for row in annotations if row.get("id") is not None], "annotation")
-        return Annotations(dict(sorted(classes.items())), tuple(_records(images, annotations, classes)))
+        lists = _lists(read_json(path))
+        classes = {_id(row, "category"): _text(row, "category", "name") for row in reversed(lists.categories)}
+        problems = tuple(_problems(lists, classes, path))
+        return Annotations(dict(sorted(classes.items())), tuple(_records(lists, classes)), problems)
     except (DataError, TreeError) as error:
         raise DataError(f"{path}: {error}") from None
+
+
+def _lists(tree: object) -> Lists:
+    if not isinstance(tree, dict) or not all(isinstance(tree.get(key), list) for key in Lists._fields):
+        raise DataError("not a file of COCO instances: it needs the lists images, annotations and categories")
+    images, annotations, categories = (
+        [_row(row, what) for row in tree[key]] for key, what in zip(Lists._fields, WORDS, strict=True)
+    )
+    return Lists(images, annotations, categories)
 
 
 def _row(row: object, what: str) -> dict[str, Any]:
@@ -169,28 +184,36 @@ def _text(row: Mapping[str, Any], what: str, key: str) -> str:
     return value
 
 
-def _require_unique(ids: Sequence[object], what: str) -> None:
-    repeated = [one for one, count in Counter(map(str, ids)).items() if count > 1]
-    if repeated:
-        raise DataError(f"ids used by more than one {what} ({len(repeated)}): {listing(repeated)}")
+def _problems(lists: Lists, classes: Mapping[int, str], path: Path) -> Iterator[Complaint]:
+    """Ids that are used twice, so that nobody knows what is meant, and ids that stand for nothing."""
+    for rows, what in zip(lists, WORDS, strict=True):
+        counts = Counter(str(row["id"]) for row in rows if row.get("id") is not None)
+        if repeated := [one for one, count in counts.items() if count > 1]:
+            yield _problem("repeated-ids", repeated, f"{path}: ids used by more than one {what}")
+    for key, known in (("image_id", {_id(row, "image") for row in lists.images}), ("category_id", classes.keys())):
+        if strange := sorted({_id(row, "annotation", key) for row in lists.annotations} - known):
+            what = {"image_id": "images", "category_id": "categories"}[key]
+            names = [f"{key} {one}" for one in strange]
+            yield _problem("unlisted-ids", names, f"{path}: annotations of {what} that it doesn't list")
 
 
-def _records(
-    images: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]], classes: Mapping[int, str]
-) -> Iterator[Record]:
-    of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for row in annotations:
-        of_image[_id(row, "annotation", "image_id")].append(row)
-    if strange := sorted(of_image.keys() - {row["id"] for row in images}):
-        raise DataError(f"annotations of images that it doesn't list: image_id {listing(strange)}")
-    if crowds := [row["iscrowd"] for row in annotations if row.get("iscrowd", 0) not in (0, 1)]:
+def _problem(kind: str, names: Sequence[str], text: str) -> Complaint:
+    return Complaint(kind, tuple(names), f"{text} ({len(names)}): {listing(names)}")
+
+
+def _records(lists: Lists, classes: Mapping[int, str]) -> Iterator[Record]:
+    """Of an id that is used twice, the first image."""
+    if crowds := [row["iscrowd"] for row in lists.annotations if row.get("iscrowd", 0) not in (0, 1)]:
         raise DataError(f"annotation: iscrowd must be 0 or 1, got {str(crowds[0])[:40]!r}")
-    used = {_id(row, "annotation", "category_id") for row in annotations}
-    if strange := sorted(used - set(classes)):
-        raise DataError(f"annotations of categories that it doesn't list: category_id {listing(strange)}")
-    for row in images:
-        size = _id(row, "image", "height"), _id(row, "image", "width")
-        yield Record(_text(row, "image", "file_name"), size, json.dumps(of_image[row["id"]]).encode())
+    of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in lists.annotations:
+        if row["category_id"] in classes:
+            of_image[row["image_id"]].append(row)
+    first = {_id(row, "image"): row for row in reversed(lists.images)}
+    for row in lists.images:
+        if first[row["id"]] is row:
+            size = _id(row, "image", "height"), _id(row, "image", "width")
+            yield Record(_text(row, "image", "file_name"), size, json.dumps(of_image[row["id"]]).encode())
 
 
 # ---- images

@@ -261,7 +261,7 @@ def _forms(path: PurePosixPath) -> tuple[str, str]:
 
 def label_space(config: Config) -> LabelSpace:
     """COCO's or, of data in the same format, the categories in the JSON of the training split."""
-    return _space(config, panoptic_json.read(_first_document(config)))
+    return _space(config, panoptic_json.content(_first_document(config)))
 
 
 def _first_document(config: Config) -> Path:
@@ -287,7 +287,7 @@ def _space(config: Config, annotations: Annotations) -> LabelSpace:
 
 def _classes(config: Config, annotations: Annotations, space: LabelSpace) -> dict[int, int]:
     """The class of each category. Raises DataError where another split's JSON knows a category otherwise."""
-    first = panoptic_json.read(_first_document(config))
+    first = panoptic_json.content(_first_document(config))
     own, other = ({number: _words(row) for number, row in one.categories.items()} for one in (annotations, first))
     different = [number for number, words in own.items() if other.get(number) != words]
     if own and other and different:

@@ -20,7 +20,7 @@ from atrous.data.label_space import LabelSpace
 from atrous.data.pixels import read_image as read_image  # for layouts that live in other packages
 from atrous.errors import ConfigError, DataError
 from atrous.files import composed, require_folder, subfolders, user_path
-from atrous.settings import MAX_CLASSES, Settings
+from atrous.settings import MAX_CLASSES, Seed, Settings
 from atrous.types import Sample
 
 ABOVE = 3  # folders above data.root that are looked at, if it doesn't hold a dataset
@@ -53,6 +53,10 @@ class DataConfig(Settings):
     """Label value that counts neither in the loss nor in a score; none: as the layout defines it."""
     on_error: Literal["stop", "skip"] = "stop"
     """An unreadable file stops the run, or is skipped, reported and counted."""
+    val_share: float | None = Field(None, gt=0, lt=1)
+    """Share of the training images that validate where there is no `val`; none: 0.1 without other splits."""
+    val_seed: Seed = 0
+    """Another one sets other images aside."""
 
 
 class Layout(NamedTuple):
@@ -87,6 +91,10 @@ class NoSplitError(DataError):
         self.splits = splits
 
 
+class NoSplitFileError(NoSplitError, FileNotFoundError):
+    """The file that would list a split does not exist."""
+
+
 class NoNamesError(DataError):
     """Nothing says what the label values of a dataset mean."""
 
@@ -110,14 +118,16 @@ def _split_advice(config: DataConfig, split: str, splits: Collection[str]) -> st
     """The split that is probably meant, or how to make one."""
     setting, kind = ("data.train", "train") if split == config.train else ("data.val", "val")
     likely = [name for name in (kind, *SYNONYMS[kind]) if name in splits] or get_close_matches(split, splits, 1)
+    is_default = split == type(config).model_fields["val"].default
+    share = f", or data.val_share=0.1 to set a tenth of {config.train!r} aside"
     if likely:
-        return f"; set {setting}={likely[0]}"
+        return f"; set {setting}={likely[0]}{share if kind == 'val' and is_default and config.train in splits else ''}"
     if not splits:
         return "; move the images, and their labels, into folders of splits (see docs/data.md, Splits)"
     if kind == "val" and config.train in splits:
         return (
-            f"; set some images of {config.train!r} aside, with their labels, to validate on (see docs/data.md, "
-            f"Splits), or set data.val={config.train} to see no more than how well it has learnt them"
+            f"; set data.val_share=0.1 to set a tenth of {config.train!r} aside to validate on (see docs/data.md, "
+            f"Splits), or data.val={config.train} to see no more than how well it has learnt them"
         )
     return ""
 

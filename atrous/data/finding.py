@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from atrous.data.pairing import IMAGE_SUFFIXES
+from atrous.data.shards import Entry
 from atrous.errors import listing
 from atrous.files import composed, is_not_data, on_disk, user_path
 
@@ -20,6 +21,7 @@ class NamedImage(NamedTuple):
     path: Path
     name: Path  # relative to the folder, or to the fixed part of the pattern, that it was found in; without suffix
     is_link: bool = False  # or below a linked folder
+    entry: Entry | None = None  # of a tar, if it is in one; `path` then only names it
 
 
 class Skipped(NamedTuple):

@@ -1,15 +1,17 @@
 """Images with labels of the same size, read from files, checked and decoded."""
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias, overload
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atrous.data.instances import numbers_of, things_alone
 from atrous.data.label_space import LabelSpace
+from atrous.data.late import late_image, late_label
 from atrous.data.naming import class_of_value, ignored_values
 from atrous.data.pairing import LOSSY_SUFFIXES, Pair
 from atrous.data.pixels import Codes as Codes
@@ -60,7 +62,8 @@ class ImageFiles(Sequence[Sample]):
 
     `read` reads the labels of a pair; None: `read_masks`, where `colors` maps the colours in RGB masks to classes.
     Raises DataError, in one line with the file's path, for a file that can't be decoded, sizes that differ, a value
-    that is not a class, or a thing of two classes. `open_image` reads images that aren't files of their own.
+    that is not a class, or a thing of two classes. `open_image` reads images that aren't files of their own,
+    `read_late` labels without things, maybe where they are sliced; None: `read` or, without that, `late_masks`.
     """
 
     def __init__(
@@ -70,9 +73,11 @@ class ImageFiles(Sequence[Sample]):
         colors: Mapping[Color, int] | None = None,
         read: Reader | None = None,
         open_image: Callable[[Path], Picture] = read_picture,
+        read_late: Reader | None = None,
     ) -> None:
         self.pairs, self.space, self.open_image = pairs, space, open_image
         self.read = read or partial(read_masks, space=space, colors=colors)
+        self.read_late = read_late or read or partial(late_masks, space=space, colors=colors)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -92,6 +97,17 @@ class ImageFiles(Sequence[Sample]):
         drawing = Drawing(turned(semantic, picture, pair.image), instance and turned(instance, picture, pair.image))
         return self._sample(pair, picture.pixels, drawing)
 
+    def late(self, index: int) -> Sample:
+        """The sample whose pixels are decoded only where they are sliced, if its files allow that (`PngRows`)."""
+        pair = self.pairs[index]
+        pixels = late_image(pair.image) if self.open_image is read_picture else None
+        if pixels is None:
+            return self[index]
+        image = cast("Image", pixels)  # transforms ask of it what an array has, too
+        if not pair.label_files:
+            return Sample(pair.name, image)
+        return self._sample(pair, image, self._read(pair) if pair.instance else self.read_late(pair))
+
     def labels(self, index: int) -> Sample:
         """The sample with an empty image: only label files are read, unless just the image can tell how they lie."""
         pair = self.pairs[index]
@@ -107,12 +123,19 @@ class ImageFiles(Sequence[Sample]):
         pairs = [pair if pair.instance is None else pair._replace(instance=None) for pair in self.pairs]
         return self.with_pairs(pairs)
 
-    def drawn_by(self, read: Reader, space: LabelSpace) -> "ImageFiles":
+    @property
+    def names(self) -> list[str]:
+        return [pair.name for pair in self.pairs]
+
+    def chosen(self, places: Sequence[int]) -> "ImageFiles":
+        return self.with_pairs([self.pairs[place] for place in places])
+
+    def drawn_by(self, read: Reader, space: LabelSpace, read_late: Reader | None = None) -> "ImageFiles":
         """The same images with other labels."""
-        return ImageFiles(self.pairs, space, read=read, open_image=self.open_image)
+        return ImageFiles(self.pairs, space, read=read, open_image=self.open_image, read_late=read_late)
 
     def with_pairs(self, pairs: Sequence[Pair]) -> "ImageFiles":
-        return ImageFiles(pairs, self.space, read=self.read, open_image=self.open_image)
+        return ImageFiles(pairs, self.space, read=self.read, open_image=self.open_image, read_late=self.read_late)
 
     def _read(self, pair: Pair) -> Drawing:
         drawing = self.read(pair)
@@ -137,6 +160,35 @@ def read_masks(pair: Pair, *, space: LabelSpace, colors: Mapping[Color, int] | N
     codes = read_label(pair.label)
     semantic = Drawn(decode(codes, pair.label, space, colors), pair.label, codes.orientation)
     return Drawing(semantic, None if pair.instance is None else read_instances(pair.instance))
+
+
+_RIGHT: set[tuple[object, ...]] = set()  # label files that this process has read, and all of whose values are classes
+_MOST = 2**18
+
+
+def late_masks(pair: Pair, *, space: LabelSpace, colors: Mapping[Color, int] | None = None) -> Drawing:
+    """Like `read_masks`, of a pair without instances; decoded where it is sliced, once all of the file was right.
+
+    So that a value that is no class is found in the first epoch, wherever it lies.
+    """
+    assert pair.label is not None
+    path = pair.label
+    file = _version(path), space.raw_ids, space.num_classes, space.ignore, tuple((colors or {}).items())
+    rows = late_label(path, partial(decode, path=path, space=space, colors=colors)) if file in _RIGHT else None
+    if rows is not None:
+        return Drawing(Drawn(cast("NDArray[Any]", rows), path))
+    drawing = read_masks(pair, space=space, colors=colors)
+    if len(_RIGHT) < _MOST:
+        _RIGHT.add(file)
+    return drawing
+
+
+def _version(path: Path) -> tuple[Path, int, int]:
+    """What changes with the content of a file; where there is none, to read it will say so."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        return path, status.st_mtime_ns, status.st_size
+    return path, 0, 0
 
 
 def read_instances(path: Path) -> Drawn:

@@ -24,7 +24,7 @@ from atrous.data.label_space import LabelSpace
 from atrous.data.pairing import IMAGE_SUFFIXES, Pair, files_below
 from atrous.data.pixels import Picture, read_picture
 from atrous.data.polygons import Mask, Region, Shape, as_points
-from atrous.errors import DataError, warn_once
+from atrous.errors import DataError, listing, warn_once
 from atrous.files import composed, require_folder, subfolders, user_path
 from atrous.trees import TreeError, parse_json, read_json
 from atrous.types import Sample, Size
@@ -50,6 +50,7 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
     if not files:
         raise DataError(f"no JSON file of labelme in {folder}, or below it")
     pairs = [_pair(root, folder, path) for path in files]
+    _say_unlabelled(folder, pairs)
     return ImageFiles(pairs, space := label_space(config), read=partial(_read, space=space), open_image=_open)
 
 
@@ -62,6 +63,15 @@ def label_space(config: Config) -> LabelSpace:
 
 def is_root(config: Config, folder: Path) -> bool:
     return any(_is_annotation(folder / path) for path in _some_files(folder))
+
+
+def _say_unlabelled(folder: Path, pairs: Sequence[Pair]) -> None:
+    """Say which images nobody has labelled yet."""
+    used = {pair.image for pair in pairs}
+    rest = [path for path in files_below(folder, IMAGE_SUFFIXES) if folder / path not in used]
+    if rest:
+        text = f"{folder}: images without a JSON file are left out ({len(rest)} of {len(rest) + len(pairs)}): "
+        warn_once(f"unlabelled {folder}", text + listing(rest))
 
 
 # ---- files

@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from atrous.data.contract import DataConfig, Layout, NoNamesError, require_root
+from atrous.data.contract import DataConfig, Layout, NoNamesError, NoSplitFileError, require_root
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.naming import named_space, names_by_value, with_things
-from atrous.data.pairing import LOSSY_SUFFIXES, Pair, complain
+from atrous.data.pairing import LOSSY_SUFFIXES, NoImagesError, Pair, complain
 from atrous.errors import DataError, listing
 from atrous.files import composed, on_disk, require_regular, user_path
 from atrous.types import Color, Sample
@@ -156,14 +156,15 @@ def _list_file(root: Path, split: str) -> Path:
         return _find(root, Path(split), "list of images and labels")
     except FileNotFoundError as error:
         files = sorted(path for pattern in ("*.txt", "*/*.txt") for path in root.glob(pattern))
-        lists = listing(path.relative_to(root) for path in files if not path.name.endswith((NAMES, COLORS)))
-        raise FileNotFoundError(f"{error}; set data.train and data.val; lists: {lists or 'none'}") from None
+        lists = [str(path.relative_to(root)) for path in files if not path.name.endswith((NAMES, COLORS))]
+        text = f"{error}; set data.train and data.val; lists: {listing(lists) or 'none'}"
+        raise NoSplitFileError(text, lists) from None
 
 
 def _pairs(path: Path, root: Path) -> list[Pair]:
     entries = [_entry(path, line) for line in _lines(path) if line.text]
     if not entries:
-        raise DataError(f"{path} is empty; expected lines such as `images/a.jpg labels/a.png`")
+        raise NoImagesError(f"{path} is empty; expected lines such as `images/a.jpg labels/a.png`")
     entries = _each_once(path, entries)
     files = _located(path, root, entries)
     names = _sample_names(entries)

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from atrous.data.dividing import Divisible
 from atrous.data.image_files import Drawing, ImageFiles, Reader
 from atrous.data.inventory import Inventory, inventory
 from atrous.data.label_space import NOT_COUNTED, LabelSpace
-from atrous.data.loader import order_of
+from atrous.data.late import renumbered
+from atrous.data.loader import Late, order_of
 from atrous.data.naming import class_of_value, nearest_name, one_line
 from atrous.data.pairing import Pair
 from atrous.data.survey import labels_of
@@ -88,7 +90,7 @@ def _place(name: str, space: LabelSpace) -> int:
 
 def merged(samples: Sequence[Sample], one: Merger) -> "ImageFiles | Merged":
     if isinstance(samples, ImageFiles):
-        return samples.drawn_by(Redrawn(samples.read, one), one.space)
+        return samples.drawn_by(Redrawn(samples.read, one), one.space, Redrawn(samples.read_late, one))
     return Merged(samples, one)
 
 
@@ -106,7 +108,7 @@ class Redrawn(NamedTuple):
 
     def __call__(self, pair: Pair, /) -> Drawing:
         semantic, instance = self.read(pair)
-        semantic = semantic._replace(values=self.one.table[semantic.values])
+        semantic = semantic._replace(values=renumbered(semantic.values, self.one.table))
         if instance is not None and instance.values.shape == semantic.values.shape:
             instance = instance._replace(values=instance.values * _is_thing(semantic.values, self.one.space))
         return Drawing(semantic, instance)
@@ -135,6 +137,10 @@ class Merged(Sequence[Sample]):
             return Merged(self.samples[index], self.one)
         return self._changed(self.samples[index])
 
+    def late(self, index: int) -> Sample:
+        """The sample whose pixels are read only where they are sliced, if these samples can do that."""
+        return self._changed(self.samples.late(index) if isinstance(self.samples, Late) else self.samples[index])
+
     def labels(self, index: int) -> Sample:
         return self._changed(labels_of(self.samples, index))
 
@@ -147,11 +153,19 @@ class Merged(Sequence[Sample]):
     def inventory(self) -> Inventory:
         return inventory(self.samples)
 
+    @property
+    def names(self) -> Sequence[str]:
+        return self.samples.names if isinstance(self.samples, Divisible) else []
+
+    def chosen(self, places: Sequence[int]) -> "Merged":
+        assert isinstance(self.samples, Divisible)
+        return Merged(self.samples.chosen(places), self.one)
+
     def _changed(self, sample: Sample) -> Sample:
         if sample.semantic is None:
             return sample
-        semantic = self.one.table[sample.semantic]
         if sample.instance is None:
-            return sample._replace(semantic=semantic)
-        numbers = sample.instance * _is_thing(semantic, self.one.space)
+            return sample._replace(semantic=renumbered(sample.semantic, self.one.table))
+        semantic = self.one.table[sample.semantic[:, :]]
+        numbers = sample.instance[:, :] * _is_thing(semantic, self.one.space)
         return sample._replace(semantic=semantic, instance=numbers)

@@ -17,7 +17,7 @@ from pydantic import Field
 from atrous.data.contract import DataConfig
 from atrous.data.inventory import Inventory, inventory
 from atrous.data.label_space import LabelSpace
-from atrous.data.loader import order_of
+from atrous.data.loader import Late, order_of
 from atrous.data.merging import Merger, merger
 from atrous.data.naming import renamed, with_things
 from atrous.data.overlap import Paired
@@ -63,6 +63,11 @@ class Mix(Sequence[Sample]):
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
+
+    def late(self, index: int) -> Sample:
+        """The sample whose pixels are read only where they are sliced, of a part that can do that."""
+        name, part, place = self._place(index)
+        return _named(part.late(place) if isinstance(part, Late) else part[place], name)
 
     def labels(self, index: int) -> Sample:
         name, part, place = self._place(index)

@@ -117,11 +117,16 @@ def _refuse_twins(names: Collection[str], folder: Path) -> None:
 # ---- pairing
 
 
+class NoImagesError(DataError):
+    """A folder or a list of images is there, and is empty."""
+
+
 def pair_folders(images: Path, labels: Path) -> list[Pair]:
     """The images in and below a folder with their labels. Raises DataError unless all have one another."""
     image_files = images_by_stem(images, "images")
     if not image_files:
-        raise DataError(f"no image in {images}, or below it: the suffix must be one of {', '.join(IMAGE_SUFFIXES)}")
+        kind = DataError if any(files_below(images, ("",))) else NoImagesError
+        raise kind(f"no image in {images}, or below it: the suffix must be one of {', '.join(IMAGE_SUFFIXES)}")
     label_files = labels_by_stem(labels, "labels")
     if not label_files:
         refuse_polygons(labels)
@@ -200,7 +205,7 @@ def pair_listed(names: Sequence[str], images: Path, labels: Path, source: Path) 
     bare = [name for name in names if name in image_files and name not in label_files]
     refuse("images-without-label", bare, f"names in {source} without a label in {labels}")
     if not names:
-        raise DataError(f"{source} lists no image")
+        raise NoImagesError(f"{source} lists no image")
     usable = dict.fromkeys(name for name in names if name in image_files and name in label_files)
     return [Pair(name, image_files[name], label_files[name]) for name in usable]
 

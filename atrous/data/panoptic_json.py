@@ -6,7 +6,7 @@ apart: its pixels have a class, and no number.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from atrous.data.image_files import Drawing, Drawn
 from atrous.data.instances import runs_of
 from atrous.data.label_space import LabelSpace
-from atrous.data.pairing import Pair, refuse
+from atrous.data.pairing import Complaint, Pair, complain, refuse
 from atrous.data.pixels import Codes, read_label
 from atrous.errors import DataError, listing
 from atrous.files import composed, require_folder
@@ -31,6 +31,7 @@ MAX_CATEGORY = 2**31 - 1
 LARGEST_SCORE = 1e30  # that 32 bits hold
 LONGEST_SHOWN = 40  # characters of a value in an error
 ID, CATEGORY, AREA, CROWD = range(4)  # columns of a row
+BARE = "images without an annotation"
 UNSAID = -1  # the area of a segment for which the JSON has none
 
 
@@ -51,6 +52,7 @@ class Annotations(NamedTuple):
     problems: Mapping[str, str]  # what is wrong with the entry of a PNG
     ids: Mapping[str, str]  # the image_id of each PNG
     scores: NDArray[np.float32]  # [S] how certain a predicted segment is; NaN where the JSON has none
+    complaints: tuple[Complaint, ...] = ()  # ids that leave open what is meant
 
 
 class Segments(NamedTuple):
@@ -62,6 +64,11 @@ class Segments(NamedTuple):
 
 def read(path: Path) -> Annotations:
     """Raises DataError for what isn't such a file. Segments that can't be used are told when their image is read."""
+    return _complained(content(path))
+
+
+def content(path: Path) -> Annotations:
+    """The same, whatever is wrong with ids."""
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     return _read(path, path.stat().st_mtime_ns)
@@ -69,7 +76,13 @@ def read(path: Path) -> Annotations:
 
 @lru_cache(maxsize=2)  # for the label space, and for the samples
 def _read(path: Path, changed: int) -> Annotations:
-    return annotations_of(tree_of(path), path)
+    return _annotations(tree_of(path), path, lists_images=True)
+
+
+def _complained(annotations: Annotations) -> Annotations:
+    for kind, names, text in annotations.complaints:
+        complain(kind, names, DataError(text))
+    return annotations
 
 
 def tree_of(path: Path) -> Any:  # noqa: ANN401 - any JSON value
@@ -82,30 +95,96 @@ def tree_of(path: Path) -> Any:  # noqa: ANN401 - any JSON value
 
 def annotations_of(tree: Any, path: Path, *, lists_images: bool = True) -> Annotations:  # noqa: ANN401 - any JSON value
     """The content of a JSON, called `path` in errors. Predictions may lack images, so their list isn't looked at."""
-    entries = _list(tree, "annotations", path)
-    files = [composed(_text(entry, "file_name", path)) for entry in entries]
-    _require_distinct(files, path, "annotations of the same PNG")
-    ids = [_key(entry, "image_id", path) for entry in entries]
-    _require_distinct(ids, path, "annotations with the same image_id")
-    images = _images(tree if lists_images else {}, entries, path)
+    return _complained(_annotations(tree, path, lists_images=lists_images))
+
+
+def _annotations(tree: Any, path: Path, *, lists_images: bool) -> Annotations:  # noqa: ANN401 - any JSON value
+    entries = [_entry(entry, path) for entry in _list(tree, "annotations", path)]
+    images = _images(tree, path) if lists_images else None
+    categories = _list(tree, "categories", path) if "categories" in tree else []
+    complaints = tuple(_complaints(entries, images, categories, path))
+    image_of = dict(reversed(images or []))
+    usable = [entry for entry in _first_of_each(entries) if images is None or entry.image_id in image_of]
     scores: list[float] = []
     rows: list[tuple[int, int, int, int]] = []
     ends: dict[str, tuple[int, int]] = {}
     problems: dict[str, str] = {}
-    for file, entry in zip(files, entries, strict=True):
+    for entry in usable:
         try:
-            segments = [_named(_row, segment) for segment in _segments(entry)]
-            certain = [_named(_score, segment) for segment in _segments(entry)]
+            segments = [_named(_row, segment) for segment in _segments(entry.tree)]
+            certain = [_named(_score, segment) for segment in _segments(entry.tree)]
             _require_distinct([str(row[ID]) for row in segments], None, "segments with the same id")
         except DataError as error:
-            problems[file], segments, certain = str(error), [], []
-        ends[file] = (len(rows), len(rows) + len(segments))
+            problems[entry.file], segments, certain = str(error), [], []
+        ends[entry.file] = (len(rows), len(rows) + len(segments))
         rows += segments
         scores += certain
-    by_file = (dict(zip(files, values, strict=True)) for values in (images, ids))
-    table, certainty = np.array(rows, np.int32).reshape(-1, 4), np.array(scores, np.float32)
-    image_files, image_ids = by_file
-    return Annotations(path, _categories(tree, path), image_files, table, ends, problems, image_ids, certainty)
+    return Annotations(
+        path,
+        _categories(categories, path),
+        {entry.file: image_of.get(entry.image_id, "") for entry in usable},
+        np.array(rows, np.int32).reshape(-1, 4),
+        ends,
+        problems,
+        {entry.file: entry.image_id for entry in usable},
+        np.array(scores, np.float32),
+        complaints,
+    )
+
+
+# ---- what ids stand for
+
+
+class Entry(NamedTuple):
+    """An annotation."""
+
+    file: str  # of its PNG
+    image_id: str
+    tree: Mapping[str, Any]
+
+
+def _entry(tree: Mapping[str, Any], path: Path) -> Entry:
+    return Entry(composed(_text(tree, "file_name", path)), _key(tree, "image_id", path), tree)
+
+
+def _images(tree: Mapping[str, Any], path: Path) -> list[tuple[str, str]] | None:
+    """The id and the file of each image; None where the JSON lists none, as deeplab2's."""
+    if "images" not in tree:
+        return None
+    return [(_key(row, "id", path), _text(row, "file_name", path)) for row in _list(tree, "images", path)]
+
+
+def _first_of_each(entries: Sequence[Entry]) -> list[Entry]:
+    """Without those whose PNG or image has been annotated already."""
+    by_file = {entry.file: entry for entry in reversed(entries)}
+    by_id = {entry.image_id: entry for entry in reversed(entries)}
+    return [entry for entry in entries if by_file[entry.file] is entry and by_id[entry.image_id] is entry]
+
+
+def _complaints(
+    entries: Sequence[Entry],
+    images: Sequence[tuple[str, str]] | None,
+    categories: Sequence[Mapping[str, Any]],
+    path: Path,
+) -> Iterator[Complaint]:
+    """Ids that are used twice, so that nobody knows what is meant, and ids that stand for nothing."""
+    ids, annotated = [one for one, _ in images or []], dict.fromkeys(entry.image_id for entry in entries)
+    listed = annotated.keys() if images is None else set(ids)
+    kinds = (
+        ("repeated-ids", _repeated(entry.file for entry in entries), "annotations of the same PNG"),
+        ("repeated-ids", _repeated(entry.image_id for entry in entries), "annotations with the same image_id"),
+        ("repeated-ids", _repeated(ids), "images with the same id"),
+        ("repeated-ids", _repeated(_key(row, "id", path) for row in categories), "categories with the same id"),
+        ("unlisted-ids", [one for one in annotated if one not in listed], "annotations of images that it doesn't list"),
+        ("images-without-label", [file for one, file in images or [] if one not in annotated], BARE),
+    )
+    for kind, names, what in kinds:
+        if names:
+            yield Complaint(kind, tuple(names), f"{path}: {what} ({len(names)}): {listing(names)}")
+
+
+def _repeated(values: Iterable[str]) -> list[str]:
+    return [value for value, count in Counter(values).items() if count > 1]
 
 
 # ---- the JSON
@@ -141,35 +220,17 @@ def _wrong(entry: Mapping[str, Any], key: str, expected: str, path: Path) -> Dat
 
 
 def _require_distinct(values: Sequence[str], path: Path | None, complaint: str) -> None:
-    repeated = [value for value, count in Counter(values).items() if count > 1]
-    if repeated:
+    if repeated := _repeated(values):
         where = "" if path is None else f"{path}: "
         raise DataError(f"{where}{complaint} ({len(repeated)}): {listing(repeated)}")
 
 
-def _images(tree: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], path: Path) -> list[str]:
-    """The file of each entry's image; "" for all where the JSON lists no images, as deeplab2's."""
-    if "images" not in tree:
-        return [""] * len(entries)
-    images = _list(tree, "images", path)
-    ids = [_key(image, "id", path) for image in images]
-    _require_distinct(ids, path, "images with the same id")
-    files = dict(zip(ids, (_text(image, "file_name", path) for image in images), strict=True))
-    annotated = [_key(entry, "image_id", path) for entry in entries]
-    known = set(annotated)
-    if unknown := [one for one in annotated if one not in files]:
-        raise DataError(f"{path}: annotations of images that it doesn't list ({len(unknown)}): {listing(unknown)}")
-    if bare := [files[one] for one in ids if one not in known]:
-        raise DataError(f"{path}: images without an annotation ({len(bare)}): {listing(bare)}")
-    return [files[one] for one in annotated]
-
-
-def _categories(tree: Mapping[str, Any], path: Path) -> dict[int, Category]:
-    if "categories" not in tree:
-        return {}
-    entries = _list(tree, "categories", path)
-    _require_distinct([_key(entry, "id", path) for entry in entries], path, "categories with the same id")
-    return {_category_id(entry, path): _category(entry, path) for entry in entries}
+def _categories(entries: Sequence[Mapping[str, Any]], path: Path) -> dict[int, Category]:
+    """By id; the first of those that share one."""
+    categories: dict[int, Category] = {}
+    for entry in entries:
+        categories.setdefault(_category_id(entry, path), _category(entry, path))
+    return categories
 
 
 def _category_id(entry: Mapping[str, Any], path: Path) -> int:

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import PIL.Image
 from PIL import TiffImagePlugin
@@ -15,6 +15,8 @@ from atrous.errors import ConfigError, DataError
 from atrous.files import require_regular
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs is in our complaint too
+
+Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
 
 LIMIT = "ATROUS_MAX_PIXELS"  # the environment variable
 ORIENTATION, NEW_SUBFILE_TYPE = 0x0112, 254  # tags of EXIF and TIFF
@@ -64,15 +66,20 @@ def header(path: Path) -> Header:
         return Header(image.mode, is_deep, orientation_of(image), palette)
 
 
-def load(source: Path | BinaryIO, what: str, check: Callable[[PIL.Image.Image], object]) -> Loaded:
-    """Decode a file and `check` the picture; whatever either raises becomes a DataError of one line with the name."""
+def load(
+    source: Path | BinaryIO, what: str, check: Callable[[PIL.Image.Image], object], box: Box | None = None
+) -> Loaded:
+    """Decode a file and `check` the picture; whatever either raises becomes a DataError of one line with the name.
+
+    `box` is the only part that is wanted, of a PNG whose rows follow one another at 8 bits or fewer (`data.png`).
+    """
     name = name_of(source)
     try:
         if not isinstance(source, Path):
-            return _load(source, name, check)
+            return _load(source, name, check, box)
         require_regular(source)
         with source.open("rb") as file:
-            return _load(file, name, check)
+            return _load(file, name, check, box)
     except (MemoryError, ConfigError):
         raise
     except Exception as error:  # Pillow raises almost anything for a damaged file
@@ -86,7 +93,7 @@ def name_of(source: Path | BinaryIO) -> str:
     return name if isinstance(name, str) else f"in memory ({type(source).__name__})"
 
 
-def _load(file: BinaryIO, name: str, check: Callable[[PIL.Image.Image], object]) -> Loaded:
+def _load(file: BinaryIO, name: str, check: Callable[[PIL.Image.Image], object], box: Box | None = None) -> Loaded:
     limit = _set_limit()
     with PIL.Image.open(file) as image:
         if limit is not None and image.width * image.height > limit:
@@ -95,8 +102,12 @@ def _load(file: BinaryIO, name: str, check: Callable[[PIL.Image.Image], object])
         tags = getattr(image, "tag_v2", {})  # of a TIFF
         _require_colors(tags)
         raw_mode, largest, left_out = _raw_mode(image), _largest(tags), list(tags.get(_EXTRA, ())).count(0)
+        if box is not None:
+            _keep_rows(image, box[3])
         image.load()
         check(image)
+    if box is not None:
+        return Loaded(image.crop(box), name)
     is_deep_color = ";16" in raw_mode and not image.mode.startswith("I")
     low = None
     if is_deep_color and max(high for _, high in _color_extrema(image)) < 64:  # fewer than 15 of the 16 bits
@@ -104,6 +115,13 @@ def _load(file: BinaryIO, name: str, check: Callable[[PIL.Image.Image], object])
     is_deep = is_deep_color or image.mode.startswith("I")
     bits = _significant_bits(file) if is_deep and image.format == "PNG" else None
     return Loaded(image, name, orientation_of(image), is_deep_color, low, bits, largest, left_out)
+
+
+def _keep_rows(image: PIL.Image.Image, count: int) -> None:
+    """Only the first rows: as soon as it has them, Pillow's decoder stops."""
+    size = (image.width, count)
+    image._size = size
+    image.tile = [(tile[0], (0, 0, *size), *tile[2:]) for tile in image.tile]  # type: ignore[attr-defined]
 
 
 # ---- sizes

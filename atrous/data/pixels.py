@@ -10,7 +10,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from atrous.data import pillow
-from atrous.data.pillow import Loaded
+from atrous.data.pillow import Box, Loaded
 from atrous.errors import DataError, warn_once
 from atrous.types import Image
 
@@ -58,17 +58,17 @@ class NamedBytes(BytesIO):
         self.name = name
 
 
-def read_image(source: str | Path | BinaryIO) -> Image:  # [H, W, 3]
+def read_image(source: str | Path | BinaryIO, box: Box | None = None) -> Image:  # [H, W, 3]
     """A photo of any mode as RGB, turned upright as its EXIF orientation says. Raises DataError with the path.
 
-    Pixels of more than 8 bits are scaled by the bits that they use, which is said once.
+    Pixels of more than 8 bits are scaled by the bits that they use, which is said once. `box`: as of `pillow.load`.
     """
-    return read_picture(source).pixels
+    return read_picture(source, box).pixels
 
 
-def read_picture(source: str | Path | BinaryIO) -> Picture:
+def read_picture(source: str | Path | BinaryIO, box: Box | None = None) -> Picture:
     file = Path(source) if isinstance(source, str) else source
-    loaded = pillow.load(file, "image", _require_photo)
+    loaded = pillow.load(file, "image", _require_photo, box)
     if loaded.num_left_out:
         warn_once("bands", f"{loaded.name}: what it holds besides colours is left out (bands: {loaded.num_left_out})")
     return Picture(_as_array(loaded), loaded.orientation)
@@ -86,9 +86,12 @@ def as_rgb(image: PIL.Image.Image) -> Image:  # [H, W, 3]
     return _as_array(Loaded(image, "the image", pillow.orientation_of(image)))
 
 
-def read_label(source: Path | BinaryIO) -> Codes:
-    """For a palette image, the indices, not the colours, except of a GIF. Raises DataError with the path."""
-    loaded = pillow.load(source, "label", _require_codes)
+def read_label(source: Path | BinaryIO, box: Box | None = None) -> Codes:
+    """For a palette image, the indices, not the colours, except of a GIF. Raises DataError with the path.
+
+    `box`: as of `pillow.load`.
+    """
+    loaded = pillow.load(source, "label", _require_codes, box)
     if loaded.image.format == "GIF":
         loaded = loaded._replace(image=_without_palette(loaded.image))
     if loaded.is_deep_color:

@@ -132,6 +132,14 @@ class Shards(Sequence[Sample]):
         """In which order an epoch reads the samples."""
         return buffered_order(seed, epoch, self.sizes, self.buffer)
 
+    @property
+    def names(self) -> list[str]:
+        return [entry.name for entry in self.entries]
+
+    def chosen(self, places: Sequence[int]) -> "Shards":
+        ends = np.searchsorted(places, np.cumsum((0, *self.sizes)))  # how many of each shard's are chosen
+        return Shards([self.entries[place] for place in places], tuple(np.diff(ends).tolist()), self.buffer)
+
     def inventory(self) -> dict[str, list[int]]:
         """The sizes of each sample's files."""
         return {entry.name: [member.size for member in entry.files.values()] for entry in self.entries}
@@ -156,15 +164,21 @@ def _listed(path: Path, shard: Shard) -> list[Entry]:
     size = path.stat().st_size
     if size != shard.bytes:
         raise DataError(f"it has {size} bytes, but {shard.bytes} when it was packed; copy it again")
+    files = files_in(path)
+    if len(files) != shard.samples:
+        raise DataError(f"it has {len(files)} samples, but {shard.samples} when it was packed; copy it again")
+    return [Entry(name_of(key), path, rests) for key, rests in files.items()]
+
+
+def files_in(path: Path) -> dict[str, dict[str, Member]]:
+    """The files in a tar, by key and by what follows. Raises DataError and DamagedError."""
     files: dict[str, dict[str, Member]] = {}
     for name, member in tar.members(path):
         key, rest = split_name(name)
         if rest in files.setdefault(key, {}):
             raise DataError(f"{tar.quoted(name)} occurs twice")
         files[key][rest] = member
-    if len(files) != shard.samples:
-        raise DataError(f"it has {len(files)} samples, but {shard.samples} when it was packed; copy it again")
-    return [Entry(name_of(key), path, rests) for key, rests in files.items()]
+    return files
 
 
 def key_of(name: str) -> str:
@@ -213,19 +227,51 @@ def _facts(entry: Entry) -> Facts:
     if FACTS not in entry.files:
         raise DataError(f"{entry.shard}: {entry.name} has no {FACTS} file")
     try:
-        return _FACTS.validate_json(_content(entry, FACTS))
+        return _FACTS.validate_json(content(entry, FACTS))
     except ValidationError as error:
         raise DataError(f"{entry.shard}: {entry.name}.{FACTS} is damaged: {one_line(error)}") from error
 
 
-def _content(entry: Entry, rest: str) -> bytes:
+def image_of(entry: Entry, rest: str) -> Image:
+    """The image alone: checked by the facts beside it, which only what `atrous pack` has written has."""
+    try:
+        facts = _facts(entry)
+    except DataError:
+        return _image(_file(entry, rest, content(entry, rest)))
+    pixels: Image = _checked(_pixels(entry, facts, rest, np.uint8, (3,)), entry, facts, rest)[:, :]
+    return pixels
+
+
+def _image(file: NamedBytes) -> Image:
+    if not file.name.endswith(".npy"):
+        return read_image(file)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_head = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, is_transposed, dtype = read_head(file)
+    except ValueError as error:
+        raise DataError(f"{file.name}: not an array of NumPy, or cut off: {error}") from error
+    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or is_transposed:
+        raise DataError(f"{file.name}: not an image: that is an array [H, W, 3] of uint8 in RGB, by rows")
+    pixels = np.frombuffer(file.read(), np.uint8)
+    if pixels.size != np.prod(shape):
+        raise DataError(f"{file.name} is cut off")
+    return pixels.reshape(shape)
+
+
+def _file(entry: Entry, rest: str, content: bytes) -> NamedBytes:
+    return NamedBytes(content, f"{entry.shard}: {entry.name}.{rest}")
+
+
+def content(entry: Entry, rest: str) -> bytes:
+    """What is in one of its files."""
     member = entry.files[rest]
     with entry.shard.open("rb", buffering=0) as file:
         file.seek(member.start)
-        content = file.read(member.size)
-    if len(content) != member.size:
+        stored = file.read(member.size)
+    if len(stored) != member.size:
         raise DataError(f"{entry.shard}: {entry.name}.{rest} is cut off")
-    return content
+    return stored
 
 
 def _pixels(
@@ -235,10 +281,9 @@ def _pixels(
     if rest.endswith("npy"):
         shape = (facts.height, facts.width, *bands)
         return strips_of(entry.shard, f"{entry.name}.{rest}", entry.files[rest], shape, dtype, sums)
-    content = _content(entry, rest)
-    if [zlib.crc32(content)] != sums:
-        raise DataError(f"{entry.shard}: {entry.name}.{rest} is damaged: its checksum is wrong")
-    file = NamedBytes(content, f"{entry.shard}: {entry.name}.{rest}")
+    file = _file(entry, rest, content(entry, rest))
+    if [zlib.crc32(file.getbuffer())] != sums:
+        raise DataError(f"{file.name} is damaged: its checksum is wrong")
     return read_image(file) if bands else read_label(file).values.astype(dtype)
 
 

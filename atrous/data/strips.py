@@ -72,8 +72,11 @@ class Strips:
 
 def whole(sample: Sample) -> Sample:
     """The sample with all of its pixels read."""
-    arrays: dict[str, Any] = {
-        field: value[:, :] for field, value in sample._asdict().items() if isinstance(value, Strips)
+    maps: dict[str, Any] = {"image": sample.image, "semantic": sample.semantic, "instance": sample.instance}
+    arrays = {
+        field: pixels[:, :]
+        for field, pixels in maps.items()
+        if pixels is not None and not isinstance(pixels, np.ndarray)  # but what stands for one
     }
     return sample._replace(**arrays)
 

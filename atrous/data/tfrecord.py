@@ -121,6 +121,14 @@ class Records(Sequence[Sample]):
         """The same records for a task that doesn't tell things apart."""
         return Records(self.places, self.space, self.divisor, has_things=False)
 
+    @property
+    def names(self) -> list[str]:
+        return [_default_name(place) for place in self.places]
+
+    def chosen(self, places: Sequence[int]) -> "Records":
+        chosen = [self.places[place] for place in places]
+        return Records(chosen, self.space, self.divisor, has_things=self.has_things)
+
     def inventory(self) -> dict[str, list[int]]:
         """The sizes of the records."""
         return {_default_name(place): [place.extent.size] for place in self.places}

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from atrous.errors import ConfigError
-from atrous.ops import resize_nearest, upsample_cross_entropy
+from atrous.ops import resize_nearest, upsample_cross_entropy, upsample_dice, upsample_lovasz
 from atrous.settings import MAX_CLASSES, MAX_COUNT, Settings
 from atrous.types import Outputs
 
@@ -20,7 +20,6 @@ HEAD_WEIGHTS = {  # of the papers; a head that is not listed has weight 1
     "cascade_1": 0.4,
     "presence": 0.2,  # which classes an image contains: the SE-loss of EncNet (arXiv:1803.08904)
 }
-
 
 ClassWeights = Annotated[tuple[NonNegativeFloat, ...], Field(max_length=MAX_CLASSES)] | Literal["counts"]
 
@@ -36,6 +35,22 @@ class LossConfig(Settings):
     """Steps over which that share falls from 1 to `hard_pixels`."""
     weights: dict[str, NonNegativeFloat] = Field({}, max_length=64)  # of the others: HEAD_WEIGHTS
     """Weights of the heads that only training has, such as {auxiliary: 0.4}."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each label that is spread over all classes."""
+    focal: float = Field(0.0, ge=0, le=100)  # arXiv:1708.02002
+    """Exponent of 1 - p, p the label's probability, which multiplies a pixel's cross entropy; 0: no such factor."""
+    cross_entropy: NonNegativeFloat = 1.0
+    """Weight of the cross entropy of the main logits."""
+    dice: NonNegativeFloat = 0.0
+    """Weight of the Dice loss of the main logits."""
+    lovasz: NonNegativeFloat = 0.0  # arXiv:1705.08790
+    """Weight of the Lovasz-softmax loss of the main logits."""
+
+    @model_validator(mode="after")
+    def _require_a_term(self) -> Self:
+        if not self.cross_entropy + self.dice + self.lovasz:
+            raise ValueError("cross_entropy, dice and lovasz are all 0: nothing would be learnt; set one above 0")
+        return self
 
 
 def require_heads(config: LossConfig, heads: Sequence[str]) -> None:
@@ -52,6 +67,14 @@ def _suggestion(name: str, heads: Sequence[str]) -> str:
     return f"it has {', '.join(heads)}" if heads else "it has none"
 
 
+class Truth(NamedTuple):
+    """What logits are compared with."""
+
+    labels: Tensor  # [B, H, W]
+    pixel_weights: Tensor | None  # [B, H, W]
+    normalizer: Tensor | None
+
+
 def semantic_loss(
     outputs: Outputs,
     labels: Tensor,  # [B, H, W]
@@ -64,30 +87,45 @@ def semantic_loss(
     normalizer: Tensor | None = None,
     align_corners: bool = True,
 ) -> dict[str, Tensor]:
-    """The terms whose sum is minimised, by head. `normalizer` replaces the number of pixels that divides each sum."""
+    """The terms whose sum is minimised: of each head, and "dice" and "lovasz" of the main logits.
+
+    `normalizer` replaces the number of pixels that divides each sum.
+    """
+    options: dict[str, Any] = {"ignore": ignore, "class_weights": class_weights, "align_corners": align_corners}
+    truth = Truth(labels, pixel_weights, normalizer)
     terms: dict[str, Tensor] = {}
     for name, logits in {"semantic": outputs.semantic, **outputs.heads}.items():
-        factor = 1.0 if name == "semantic" else head_weight(config, name)
+        factor = config.cross_entropy if name == "semantic" else head_weight(config, name)
         if factor == 0:
             continue
         if name == "presence":
             terms[name] = factor * presence_loss(logits, labels, ignore=ignore, normalizer=normalizer)
             continue
-        targets, divisor, weights = labels, normalizer, pixel_weights
-        if config.labels == "grid":
-            targets, divisor = _at_grid(labels, logits, ignore, normalizer)
-            weights = None if weights is None else resize_nearest(weights, logits.shape[-2:])
         terms[name] = factor * upsample_cross_entropy(
             logits,
-            targets,
-            ignore=ignore,
-            class_weights=class_weights,
-            pixel_weights=weights,
+            **_compared(truth, logits, config, ignore)._asdict(),
+            label_smoothing=config.label_smoothing,
+            focal=config.focal,
             hard_pixels=hard_pixels,
-            align_corners=align_corners,
-            normalizer=divisor,
+            **options,
         )
+    for name, (factor, loss) in {
+        "dice": (config.dice, upsample_dice),
+        "lovasz": (config.lovasz, upsample_lovasz),
+    }.items():
+        if factor > 0:
+            compared = _compared(truth, outputs.semantic, config, ignore)._asdict()
+            terms[name] = factor * loss(outputs.semantic, **compared, **options)
     return terms
+
+
+def _compared(truth: Truth, logits: Tensor, config: LossConfig, ignore: int) -> Truth:
+    """At the image's size, or on the logits' own grid."""
+    if config.labels == "image":
+        return truth
+    labels, normalizer = _at_grid(truth.labels, logits, ignore, truth.normalizer)
+    weights = truth.pixel_weights
+    return Truth(labels, None if weights is None else resize_nearest(weights, logits.shape[-2:]), normalizer)
 
 
 def head_weight(config: LossConfig, name: str) -> float:

@@ -2,10 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from atrous.backbones import AnyBackboneConfig, BackboneConfig, build_backbone
@@ -19,6 +19,7 @@ from atrous.settings import MAX_CLASSES, Scales, Settings, Side
 from atrous.types import RGB, Facts, Outputs
 
 Size = tuple[Side, Side]  # height, width
+PRETRAINED = {"none": None, "imagenet": "imagenet", "false": None, "true": "imagenet"}  # words for what isn't a file
 
 
 class ModelConfig(Settings):
@@ -32,6 +33,18 @@ class ModelConfig(Settings):
     """Pixels per cell of the backbone's last map: smaller is finer, slower, needs more memory."""
     num_classes: int | None = Field(default=None, ge=2, le=MAX_CLASSES)
     """Classes that the network tells apart; none: as many as the data has."""
+    pretrained: Annotated[str, Field(min_length=1)] | None = None
+    """What a training's backbone begins with: imagenet, or a file as in train.init; none: random."""
+
+    @field_validator("pretrained", mode="before")
+    @classmethod
+    def _in_a_word(cls, value: Any) -> Any:  # noqa: ANN401 - any YAML value
+        return PRETRAINED.get(value.lower(), value) if isinstance(value, str) else value
+
+    @property
+    def architecture(self) -> Self:
+        """Without what only the start of a training reads: a model and its file hold this."""
+        return self if self.pretrained is None else self.model_copy(update={"pretrained": None})
 
     @model_validator(mode="before")
     @classmethod
@@ -115,7 +128,7 @@ class Model(nn.Module, ABC):
         super().__init__()
         if num_classes < 2:
             raise ConfigError(f"num_classes must be at least 2, got {num_classes}: a model chooses between classes")
-        self.config = config
+        self.config = config.architecture
         self.num_classes = num_classes
         self.backbone = build_backbone(config.backbone, config.output_stride)
         self.register_buffer("shift", torch.tensor(self.backbone.mean).view(3, 1, 1))

@@ -18,6 +18,8 @@ from atrous.ops.upsample import (
     upsample_cross_entropy,
     upsample_cross_entropy_reference,
 )
+from atrous.ops.upsample_dice import upsample_dice, upsample_dice_reference
+from atrous.ops.upsample_lovasz import upsample_lovasz, upsample_lovasz_reference
 
 __all__ = [
     "Direction",
@@ -43,4 +45,8 @@ __all__ = [
     "upsample_argmax_reference",
     "upsample_cross_entropy",
     "upsample_cross_entropy_reference",
+    "upsample_dice",
+    "upsample_dice_reference",
+    "upsample_lovasz",
+    "upsample_lovasz_reference",
 ]

@@ -1,89 +1,39 @@
 """Logits upsampled to the size of the image and consumed at once, so that [B, C, H, W] is never in memory.
 
-Bilinear upsampling is two small matrix products, over columns and over rows, and its adjoint the same two transposed. A
-tile of the large map is computed, reduced while it is in the cache to the result (losses and their gradient, or
-classes), and discarded. The products obey `torch.set_float32_matmul_precision`.
+A tile of the large map is computed, reduced while it is in the cache to the result (losses and their gradient, or
+classes), and discarded. On CUDA, where Triton is installed, kernels of its own do the same pixel by pixel.
 """
 
 import math
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+import warnings
+from collections.abc import Callable
 from functools import cache, partial
-from itertools import pairwise, product
-from threading import Barrier
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional as F
 
-CPU_TILE_BYTES = 1 << 20  # fits a core's own cache
-GPU_TILE_BYTES = 256 << 20  # enough to keep the device busy
-TILE_COLUMNS = 128  # at least, if the map is that wide: long rows for the vector units
-SMALLEST_DIVISOR = 1e-5  # as in the original: the loss of no pixels is 0
-UNCOUNTED = -100  # PyTorch's default for ignored targets
-
-T = TypeVar("T")
-
-
-class Band(NamedTuple):
-    """Neighbouring rows (or columns) of the large map, and those of the small map from which they are interpolated."""
-
-    large: slice
-    small: slice
-    mix: Tensor  # [large, small] weights; each row sums to one
+from atrous.ops.problem import (
+    UNCOUNTED,
+    PixelLosses,
+    Problem,
+    Sum,
+    divisor_of,
+    full_precision,
+    mean_of,
+    require_fit,
+    resize,
+    targets_of,
+)
+from atrous.ops.tiles import Tile, each_tile, fold_tile, tiles_of, upsample_tile
 
 
-class Tile(NamedTuple):
-    image: int
-    rows: Band
-    columns: Band
+class Kernels(NamedTuple):
+    """One implementation of both."""
 
-    @property
-    def small(self) -> tuple[int, slice, slice, slice]:
-        """Its index into [B, C, h, w]."""
-        return self.image, slice(None), self.rows.small, self.columns.small
-
-    @property
-    def large(self) -> tuple[int, slice, slice]:
-        """Its index into [B, H, W]."""
-        return self.image, self.rows.large, self.columns.large
-
-
-class Problem(NamedTuple):
-    """The arguments that all tiles share."""
-
-    logits: Tensor  # [B, C, h, w], in the precision of the computation
-    labels: Tensor  # [B, H, W]
-    ignore: int
-    weights: Tensor | None  # [C]
-    pixel_weights: Tensor | None  # [B, H, W]
-    align_corners: bool
-
-
-class Losses(NamedTuple):
-    """Of a tile, or of all: each pixel's weighted cross entropy, and the gradient of their sum."""
-
-    pixels: Tensor  # [rows, columns], or [B, H, W]
-    num_counted: Tensor  # [] pixels that count
-    slope: Tensor | None  # [C, h', w'], or [B, C, h, w]; None: not needed
-
-
-class _KnownGradient(Function):
-    """A scalar whose gradient was computed along with its value."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, loss: Tensor, slope: Tensor, divisor: Tensor) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(slope, divisor)
-        return loss.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
-        slope, divisor = ctx.saved_tensors
-        return slope * (upstream / divisor), None, None, None  # autograd casts to the type of the logits
+    losses: Callable[[Problem, Tensor | None, bool], PixelLosses]
+    argmax: Callable[[Tensor, Tensor, bool], None]
 
 
 def upsample_cross_entropy(
@@ -93,6 +43,8 @@ def upsample_cross_entropy(
     ignore: int = 255,
     class_weights: Tensor | None = None,  # [C]
     pixel_weights: Tensor | None = None,  # [B, H, W]
+    label_smoothing: float = 0.0,  # the share of a label that is spread over all classes
+    focal: float = 0.0,  # the exponent
     hard_pixels: float = 1.0,  # the share of pixels that counts
     align_corners: bool = True,
     normalizer: Tensor | float | None = None,
@@ -100,25 +52,19 @@ def upsample_cross_entropy(
     """TensorFlow DeepLab's loss at the size of the labels: the sum of the weighted cross entropies of all pixels that
     count, divided by the number of these pixels, not by their weights.
 
+    `label_smoothing` compares with 1 - label_smoothing of the label and label_smoothing / C of every class. `focal`
+    multiplies a pixel's loss by (1 - its label's probability) ** focal (arXiv:1708.02002). The weight of a label's
+    class multiplies all of the pixel's loss, as in TensorFlow.
     With `hard_pixels` below one, only the int(hard_pixels * B * H * W) hardest pixels count, and the divisor is the
     number of those whose loss isn't zero (hard example mining). `normalizer` replaces the divisor, for sums over
     processes and accumulated steps. A label outside 0..C-1 is ignored, too; reading the data refuses it. Computed and
     returned in float32 (float64 for float64), for finite logits; differentiable once, with respect to the logits only.
-    Raises ValueError for shapes that don't fit and for `hard_pixels` outside (0, 1].
+    Raises ValueError for shapes that don't fit and for shares and exponents outside their range.
     """
-    _require_fit(logits, labels, class_weights, hard_pixels)
-    needs_slope = torch.is_grad_enabled() and logits.requires_grad
-    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-        small = logits.detach().to(_precision(logits))
-        weights = None if class_weights is None else class_weights.to(small)
-        pixel_weights = None if pixel_weights is None else pixel_weights.to(small)
-        problem = Problem(small, labels, ignore, weights, pixel_weights, align_corners)
-        is_all = hard_pixels == 1
-        sums = _sum_all(problem, needs_slope) if is_all else _sum_hardest(problem, hard_pixels, needs_slope)
-        total, count, slope = sums
-        divisor = _divisor(count if normalizer is None else normalizer, small)
-        loss = total / divisor
-    return loss if slope is None else cast(Tensor, _KnownGradient.apply(logits, loss, slope, divisor))  # type: ignore[no-untyped-call]
+    require_fit(logits, labels, class_weights, pixel_weights)
+    _require_range(label_smoothing, focal, hard_pixels)
+    problem = Problem(logits, labels, ignore, class_weights, pixel_weights, align_corners, label_smoothing, focal)
+    return mean_of(_sum_all if hard_pixels == 1 else partial(_sum_hardest, hard_pixels), problem, normalizer)
 
 
 def upsample_cross_entropy_reference(
@@ -128,22 +74,28 @@ def upsample_cross_entropy_reference(
     ignore: int = 255,
     class_weights: Tensor | None = None,  # [C]
     pixel_weights: Tensor | None = None,  # [B, H, W]
+    label_smoothing: float = 0.0,  # the share of a label that is spread over all classes
+    focal: float = 0.0,  # the exponent
     hard_pixels: float = 1.0,  # the share of pixels that counts
     align_corners: bool = True,
     normalizer: Tensor | float | None = None,
 ) -> Tensor:
     """The plain version of `upsample_cross_entropy`, with all of [B, C, H, W] in memory."""
-    _require_fit(logits, labels, class_weights, hard_pixels)
-    full = _resize(logits.to(_precision(logits)), (labels.shape[1], labels.shape[2]), align_corners)
-    target = _target(labels, logits.shape[1], ignore)
-    weight = None if class_weights is None else class_weights.to(full)
-    losses = F.cross_entropy(full, target, weight, reduction="none", ignore_index=UNCOUNTED)  # [B, H, W]
+    require_fit(logits, labels, class_weights, pixel_weights)
+    _require_range(label_smoothing, focal, hard_pixels)
+    full = resize(logits.to(full_precision(logits)), (labels.shape[1], labels.shape[2]), align_corners)
+    target = targets_of(labels, logits.shape[1], ignore)
+    cross_entropy = partial(F.cross_entropy, full, target, reduction="none", ignore_index=UNCOUNTED)
+    losses = cross_entropy(label_smoothing=label_smoothing)  # [B, H, W]
+    if focal:
+        losses = losses * (1 - cross_entropy().neg().exp()).clamp_min(torch.finfo(full.dtype).eps) ** focal
+    losses = losses if class_weights is None else losses * class_weights.to(full)[target.clamp(min=0)]
     losses = losses if pixel_weights is None else losses * pixel_weights
     count = (target != UNCOUNTED).sum()
     if hard_pixels < 1:
         losses = losses.flatten().topk(int(hard_pixels * target.numel())).values
         count = (losses != 0).sum()
-    return losses.sum() / _divisor(count if normalizer is None else normalizer, full)
+    return losses.sum() / divisor_of(count if normalizer is None else normalizer, full)
 
 
 def upsample_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: bool = True) -> Tensor:
@@ -151,171 +103,158 @@ def upsample_argmax(logits: Tensor, size: tuple[int, int], *, align_corners: boo
 
     Of equal logits the lowest class wins. `logits` [B, C, h, w] must be finite. Computed in float32 or float64.
     """
-    batch, num_classes = logits.shape[:2]
-    classes = torch.empty((batch, *size), dtype=_class_type(num_classes), device=logits.device)
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
-        small = logits.detach().to(_precision(logits))
-        rank = torch.arange(num_classes - 1, -1, -1).to(small)[:, None]  # [C, 1]
-        tiles = _tiles(small, size, align_corners)
-        for tile, piece in zip(tiles, _each(partial(_tile_argmax, small, rank), tiles), strict=True):
-            classes[tile.large] = piece
+        small = logits.detach().to(full_precision(logits))
+        classes = torch.empty((len(small), *size), dtype=_class_type(small.shape[1]), device=small.device)
+        kernels_for(small.device).argmax(small, classes, align_corners)
     return classes
 
 
 def upsample_argmax_reference(logits: Tensor, size: tuple[int, int], *, align_corners: bool = True) -> Tensor:
     """The plain version of `upsample_argmax`, with all of [B, C, H, W] in memory."""
-    full = _resize(logits.to(_precision(logits)), size, align_corners)
+    full = resize(logits.to(full_precision(logits)), size, align_corners)
     return full.argmax(1).to(_class_type(logits.shape[1]))
 
 
-def _sum_all(problem: Problem, needs_slope: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The sum of all losses, the number of pixels that count, and the slope if it is needed."""
+def _sum_all(problem: Problem, needs_slope: bool) -> Sum:
+    """The sum of all losses, and the number of pixels that count."""
     losses = _losses(problem, None, needs_slope)
-    return losses.pixels.sum(), losses.num_counted, losses.slope
+    return Sum(losses.pixels.sum(), losses.num_counted, losses.slope)
 
 
-def _sum_hardest(problem: Problem, hard_pixels: float, needs_slope: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+def _sum_hardest(hard_pixels: float, problem: Problem, needs_slope: bool) -> Sum:
     """The sum of the hardest pixels' losses, how many of them aren't zero, and the slope, from a second pass."""
     pixels = _losses(problem, None, False).pixels
     values, index = pixels.flatten().topk(int(hard_pixels * pixels.numel()), sorted=False)
     factor = torch.zeros_like(pixels).flatten().index_fill_(0, index, 1).view_as(pixels)
-    return values.sum(), (values != 0).sum(), _losses(problem, factor, True).slope if needs_slope else None
+    return Sum(values.sum(), (values != 0).sum(), _losses(problem, factor, True).slope if needs_slope else None)
 
 
-def _losses(problem: Problem, factor: Tensor | None, needs_slope: bool) -> Losses:
+def _losses(problem: Problem, factor: Tensor | None, needs_slope: bool) -> PixelLosses:
     """The losses of all pixels, times `factor` [B, H, W]."""
+    return kernels_for(problem.logits.device).losses(problem, factor, needs_slope)
+
+
+# ---- which implementation
+
+
+def kernels_for(device: torch.device) -> Kernels:
+    """Triton's on CUDA, where it is installed and agrees with the tiles; the tiles elsewhere."""
+    return _kernels_of_gpu(device) if device.type == "cuda" else TILED
+
+
+@cache
+def _kernels_of_gpu(device: torch.device) -> Kernels:
+    """PyTorch's CUDA wheels bring Triton, but a driver, a compiler or an old device can keep it from working."""
+    try:
+        from atrous.ops import upsample_triton
+    except ImportError:
+        return TILED
+    kernels = Kernels(upsample_triton.losses, upsample_triton.argmax)
+    fault = _fault(kernels, device)
+    if fault is None:
+        return kernels
+    warnings.warn(f"Triton's kernels are not used on {device}, which takes longer: {fault}", stacklevel=2)
+    return TILED
+
+
+def _fault(kernels: Kernels, device: torch.device) -> str | None:
+    """Why the kernels can't be used; found on a small problem, since silent differences are the worst fault."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 21, 5, 6, generator=generator).to(device)
+    labels = torch.randint(0, 21, (2, 17, 19), generator=generator).to(device)
+    problem = Problem(logits, labels, 3, None, None, True)
+    try:
+        ours, tiled = kernels.losses(problem, None, True), tiled_losses(problem, None, True)
+        classes = [torch.empty(labels.shape, dtype=torch.uint8, device=device) for _ in range(2)]
+        kernels.argmax(logits, classes[0], True)
+        tiled_argmax(logits, classes[1], True)
+    except Exception as error:  # of the compiler, the driver or the device: each has its own
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    pairs = ((one, other) for one, other in zip(ours, tiled, strict=True) if one is not None and other is not None)
+    is_same = all(torch.allclose(one.double(), other.double(), rtol=1e-2, atol=1e-2) for one, other in pairs)
+    is_near = is_same and bool((classes[0] == classes[1]).double().mean() > 0.98)  # products may be in TF32
+    return None if is_near else "their results differ from the plain ones"
+
+
+# ---- by tiles
+
+
+def tiled_losses(problem: Problem, factor: Tensor | None, needs_slope: bool) -> PixelLosses:
     small, labels = problem.logits, problem.labels
-    tiles = _tiles(small, (labels.shape[1], labels.shape[2]), problem.align_corners)
+    tiles = tiles_of(small, problem.size, problem.align_corners)
     pixels = torch.empty(labels.shape, dtype=small.dtype, device=small.device)
     slope = torch.zeros_like(small)
     counts = []
-    for tile, part in zip(tiles, _each(partial(_tile_losses, problem, factor, needs_slope), tiles), strict=True):
+    for tile, part in zip(tiles, each_tile(partial(_tile_losses, problem, factor, needs_slope), tiles), strict=True):
         pixels[tile.large] = part.pixels
         counts.append(part.num_counted)
         if part.slope is not None:
             slope[tile.small] += part.slope
-    return Losses(pixels, torch.stack(counts).sum(), slope if needs_slope else None)
+    return PixelLosses(pixels, torch.stack(counts).sum(), slope if needs_slope else None)
 
 
-def _tile_losses(problem: Problem, factor: Tensor | None, needs_slope: bool, tile: Tile) -> Losses:
-    target = _target(problem.labels[tile.large], problem.logits.shape[1], problem.ignore)[:, None]  # [rows, 1, columns]
+def _tile_losses(problem: Problem, factor: Tensor | None, needs_slope: bool, tile: Tile) -> PixelLosses:
+    num_classes = problem.logits.shape[1]
+    target = targets_of(problem.labels[tile.large], num_classes, problem.ignore)[:, None]  # [rows, 1, columns]
     is_counted, label = target != UNCOUNTED, target.clamp(min=0)
     weight = is_counted if problem.weights is None else problem.weights[label] * is_counted
     for factors in (problem.pixel_weights, factor):
         weight = weight if factors is None else weight * factors[tile.large][:, None]
-    scores = _upsample(problem.logits, tile)
+    scores = upsample_tile(problem.logits, tile)
     scores -= scores.amax(1, keepdim=True)
     target_scores = scores.gather(1, label)
+    smoothing = problem.label_smoothing
+    aim = (1 - smoothing) * target_scores + smoothing * scores.mean(1, keepdim=True) if smoothing else target_scores
     total = scores.exp_().sum(1, keepdim=True)
-    pixels = ((total.log() - target_scores) * weight)[:, 0]
+    log_total = total.log()
+    losses = log_total - aim
+    factor_, pull = _focus(losses, log_total - target_scores, problem.focal) if problem.focal else (1.0, 0.0)
+    on_all, on_label = weight * (factor_ + pull), weight * ((1 - smoothing) * factor_ + pull)
+    pixels = (losses * factor_ * weight)[:, 0]
     if not needs_slope:
-        return Losses(pixels, is_counted.sum(), None)
-    scores.mul_(weight / total).scatter_add_(1, label, -weight.to(scores))
-    return Losses(pixels, is_counted.sum(), _fold(scores, tile))
+        return PixelLosses(pixels, is_counted.sum(), None)
+    scores.mul_(on_all / total).scatter_add_(1, label, -on_label.to(scores))
+    if smoothing:
+        scores -= (on_all - on_label) / num_classes
+    return PixelLosses(pixels, is_counted.sum(), fold_tile(scores, tile))
+
+
+def _focus(losses: Tensor, label_losses: Tensor, focal: float) -> tuple[Tensor, Tensor]:
+    """The focal factor of each pixel, and what its own slope adds: `losses` times the factor's slope in -log p."""
+    doubt = torch.expm1(-label_losses).neg_()  # 1 - p
+    smallest = torch.finfo(doubt.dtype).eps
+    is_moving, doubt = doubt > smallest, doubt.clamp_min(smallest)  # as the reference clamps
+    slope = focal * doubt ** (focal - 1) * torch.exp(-label_losses)
+    return doubt**focal, losses * slope * is_moving
+
+
+def tiled_argmax(small: Tensor, classes: Tensor, align_corners: bool) -> None:
+    """Fill `classes` [B, H, W]."""
+    rank = torch.arange(small.shape[1] - 1, -1, -1).to(small)[:, None]  # [C, 1]
+    tiles = tiles_of(small, (classes.shape[1], classes.shape[2]), align_corners)
+    for tile, piece in zip(tiles, each_tile(partial(_tile_argmax, small, rank), tiles), strict=True):
+        classes[tile.large] = piece
 
 
 def _tile_argmax(small: Tensor, rank: Tensor, tile: Tile) -> Tensor:
     """The winner by its rank from the last: many times faster than `argmax`, as classes are not adjacent in memory."""
-    scores = _upsample(small, tile)
+    scores = upsample_tile(small, tile)
     best = scores.eq_(scores.amax(1, keepdim=True)).mul_(rank).amax(1)
     return (len(rank) - 1 - best).to(_class_type(len(rank)))
-
-
-def _each(function: Callable[[Tile], T], tiles: list[Tile]) -> Iterable[T]:
-    """`function` of every tile, in order. On a CPU each thread has its own tile: threads that share one mostly wait."""
-    threads = torch.get_num_threads()
-    if tiles[0].rows.mix.device.type != "cpu" or threads == 1:
-        return map(function, tiles)
-    return _workers(threads, os.getpid()).map(function, tiles)
-
-
-@cache
-def _workers(count: int, process: int) -> ThreadPoolExecutor:
-    """`count` threads that each compute alone. Cached for each process, since a fork does not copy threads."""
-    pool = ThreadPoolExecutor(count, "upsample", initializer=_compute_alone)
-    together = Barrier(count)
-    list(pool.map(lambda _: together.wait(), range(count)))  # every thread has started
-    torch.set_num_threads(count)  # each thread has its own setting, but new threads inherit the latest
-    return pool
-
-
-def _compute_alone() -> None:
-    torch.set_num_threads(1)
-    torch.get_num_threads()  # a thread inherits at its first query or operation; after this one it won't
-
-
-def _upsample(small: Tensor, tile: Tile) -> Tensor:
-    """The tile of the large map: [rows, C, columns], so that every step has long vectors."""
-    patch = small[tile.small].transpose(0, 1)  # [h', C, w']
-    wide = patch @ tile.columns.mix.T  # [h', C, columns]
-    return (tile.rows.mix @ wide.flatten(1)).view(-1, *wide.shape[1:])
-
-
-def _fold(gradient: Tensor, tile: Tile) -> Tensor:
-    """The adjoint of `_upsample`: [C, h', w']."""
-    wide = (tile.rows.mix.T @ gradient.flatten(1)).view(-1, *gradient.shape[1:])  # [h', C, columns]
-    return (wide @ tile.columns.mix).transpose(0, 1)
-
-
-def _tiles(small: Tensor, size: tuple[int, int], align_corners: bool) -> list[Tile]:
-    """The large map in pieces of about the best size for the device."""
-    batch, num_classes, *grid = small.shape
-    budget = CPU_TILE_BYTES if small.device.type == "cpu" else GPU_TILE_BYTES
-    pixels = budget // (num_classes * small.element_size())
-    columns = min(size[1], max(TILE_COLUMNS, math.isqrt(pixels)))
-    lengths = (max(1, pixels // columns), columns)
-    rows, columns_ = (_bands(*axis, align_corners, small) for axis in zip(grid, size, lengths, strict=True))
-    return [Tile(*parts) for parts in product(range(batch), rows, columns_)]
-
-
-def _bands(small: int, large: int, longest: int, align_corners: bool, like: Tensor) -> list[Band]:
-    """One axis in pieces of about equal length, at most `longest`."""
-    count = math.ceil(large / longest)
-    edges = [round(large * number / count) for number in range(count + 1)]
-    return [_band(small, large, slice(*ends), align_corners, like) for ends in pairwise(edges)]
-
-
-def _band(small: int, large: int, piece: slice, align_corners: bool, like: Tensor) -> Band:
-    step = (small - 1) / max(large - 1, 1) if align_corners else small / large
-    start = 0.0 if align_corners else step / 2 - 0.5
-    first, last = (min(max(start + step * end, 0.0), small - 1.0) for end in (piece.start, piece.stop - 1))
-    near = slice(math.floor(first), math.ceil(last) + 1)
-    index = torch.arange(piece.start, piece.stop, dtype=torch.float64, device=like.device)
-    position = (start + step * index).clamp(0, small - 1)
-    distance = (position[:, None] - torch.arange(near.start, near.stop, device=like.device)).abs()
-    return Band(piece, near, (1 - distance).clamp(min=0).to(like.dtype))
-
-
-def _target(labels: Tensor, num_classes: int, ignore: int) -> Tensor:
-    """The labels as int64, UNCOUNTED where they don't count; compared as int64, since uint8 wraps at 256."""
-    target = labels.long()
-    return target.where((target != ignore) & (target >= 0) & (target < num_classes), UNCOUNTED)
-
-
-def _divisor(count: Tensor | float, like: Tensor) -> Tensor:
-    return torch.as_tensor(count).to(like).clamp(min=SMALLEST_DIVISOR)
-
-
-def _precision(logits: Tensor) -> torch.dtype:
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def _class_type(num_classes: int) -> torch.dtype:
     return torch.uint8 if num_classes <= 256 else torch.int32
 
 
-def _resize(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    return F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
-
-
-def _require_fit(logits: Tensor, labels: Tensor, class_weights: Tensor | None, hard_pixels: float) -> None:
-    if labels.dim() != 3 or logits.dim() != 4 or len(labels) != len(logits):
-        raise ValueError(
-            f"logits and labels must be [B, C, h, w] and [B, H, W], got {tuple(logits.shape)} and {tuple(labels.shape)}"
-        )
-    if class_weights is not None and class_weights.shape != (logits.shape[1],):
-        raise ValueError(
-            f"class_weights must have one value for each of {logits.shape[1]} classes, got {tuple(class_weights.shape)}"
-        )
+def _require_range(label_smoothing: float, focal: float, hard_pixels: float) -> None:
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be a share from 0 up to, but below, 1, got {label_smoothing}")
+    if not 0 <= focal < math.inf:
+        raise ValueError(f"focal must be an exponent of 0 or more, got {focal}")
     if not 0 < hard_pixels <= 1:
         raise ValueError(f"hard_pixels must be a share above 0 and at most 1, got {hard_pixels}")
+
+
+TILED = Kernels(tiled_losses, tiled_argmax)

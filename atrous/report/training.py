@@ -70,11 +70,12 @@ def what_was_trained(config: Config, training: Training) -> dict[str, str]:
     facts, train = training.facts, config.train
     lines = {
         "initial weights": initial_weights(config, training),
-        "images": images(facts) if facts else "",
+        "images": images(facts, config) if facts else "",
         "length": length(config, training),
         "time": time(facts) if facts and facts.started else "",
         "speed": speed(training.history),
         "batch": batch(config, facts),
+        "out of memory": out_of_memory(training.history),
         "crop": " x ".join(map(str, config.augment.crop)),
         "learning rate": f"{config.optim.lr:g}, {config.optim.name}, {config.optim.schedule}",
         "precision": f"{train.precision}, averaged weights" if train.ema else train.precision,
@@ -89,15 +90,19 @@ def size(parameters: int) -> str:
 
 
 def initial_weights(config: Config, training: Training) -> str:
-    if config.train.init is None:
+    source = config.train.init or config.model.pretrained
+    if source is None:
         return f"random, seed {config.train.seed}"
-    part = config.train.reuse.replace("_", " ")
+    part = "backbone" if config.train.init is None else config.train.reuse.replace("_", " ")
     some = f": {count(training.num_reused)} weights, {count(training.num_random)} random" if training.source else ""
-    return f"{training.source or config.train.init} ({part}{some})"
+    word = f"{source}, " if source == "imagenet" and training.source else ""
+    return f"{word}{training.source or source} ({part}{some})"
 
 
-def images(facts: RunFacts) -> str:
-    return f"{count(facts.train_images)} for training, {count(facts.val_images)} for validation"
+def images(facts: RunFacts, config: Config) -> str:
+    share = config.data.val_share
+    aside = "" if share is None else f", set aside from the split {config.data.train} (data.val_share={share:g})"
+    return f"{count(facts.train_images)} for training, {count(facts.val_images)} for validation{aside}"
 
 
 def length(config: Config, training: Training) -> str:
@@ -132,4 +137,11 @@ def batch(config: Config, facts: RunFacts | None) -> str:
         str(settings.batch),
     ]
     total = plural(settings.batch * settings.accumulate * processes, "image")
-    return f"{total} ({' x '.join(parts)})" if len(parts) > 1 else total
+    line = f"{total} ({' x '.join(parts)})" if len(parts) > 1 else total
+    return f"{line}, {-(-settings.batch // settings.parts)} at a time" if settings.parts > 1 else line
+
+
+def out_of_memory(history: Sequence[Row]) -> str:
+    """Where the run went on with fewer images in a pass."""
+    rows = [row for row in history if type(row.get("micro_batch")) is int]
+    return "; ".join(f"at step {row['step'] + 1}: from there on passes of {row['micro_batch']}" for row in rows)

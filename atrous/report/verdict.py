@@ -275,19 +275,19 @@ def few_training_images(case: Case) -> Finding | None:
 
 
 def random_weights(case: Case) -> Finding | None:
-    if case.config is None or case.config.train.init is not None:
+    if case.config is None or case.config.train.init is not None or case.config.model.pretrained is not None:
         return None
     facts = case.training.facts
     images = f", {plural(facts.train_images, 'training image')}" if facts else ""
     is_many = facts is None or facts.train_images >= MANY_TRAIN
     advice = (
-        "Pretrained weights would help: train.init=FILE train.reuse=backbone begins with those of FILE, "
-        f"a model with the backbone {case.config.model.backbone.name}."
+        "Pretrained weights would help: model.pretrained=imagenet, where some are known for the backbone "
+        f"{case.config.model.backbone.name}, or train.init=FILE train.reuse=backbone, a model with that backbone."
     )
     return Finding(
         "note" if is_many else "warning",
         "The training began with random weights",
-        f"No train.init{images}",
+        f"No model.pretrained and no train.init{images}",
         advice,
         "trained",
     )

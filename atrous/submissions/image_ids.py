@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import PIL.Image
 
@@ -107,9 +107,9 @@ def missing(ids: Mapping[Path, str], image_list: ImageList | None) -> list[str]:
     return [] if image_list is None else [identifier for identifier in image_list.images if identifier not in own]
 
 
-def orientation_in(path: Path) -> int:
+def orientation_in(file: Path | BinaryIO) -> int:
     """How the file's pixels lie, as EXIF numbers it."""
-    with PIL.Image.open(path) as image:
+    with PIL.Image.open(file) as image:
         return orientation_of(image)
 
 

@@ -42,5 +42,5 @@ def test_every_check_of_files_has_a_breaker() -> None:
 
     tried = set().union(*(breaker.findings for breaker in BREAKERS))
     instances = {"crossing-instances", "too-many-instances", "missing-instances", "unnumbered-things"}
-    elsewhere = {"listed-files-missing", "repeated-names", *instances}
+    elsewhere = {"listed-files-missing", "repeated-names", "repeated-ids", "unlisted-ids", *instances}
     assert {check.name for check in CHECKS} - tried == elsewhere

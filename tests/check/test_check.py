@@ -17,6 +17,7 @@ from atrous.check.run import check
 from atrous.errors import AtrousError, ConfigError, DataError
 from tests.check import broken
 from tests.check.broken import change, image, label, painted, read, save, write_clean
+from tests.data.conftest import ROAD, write_coco, write_coco_panoptic
 from tests.runs import QUIET
 
 
@@ -67,9 +68,10 @@ def test_findings_exit_with_1_and_notes_with_0(root: Path, capsys: pytest.Captur
 def test_what_cannot_be_read_exits_with_2_in_one_line(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    places = {name: tmp_path / name for name in ("empty", "flat", "data.tar.gz")}
+    deep = tmp_path / "a" / "b" / "c"  # folders of other tests must not be what is meant
+    places = {name: deep / name for name in ("empty", "flat", "data.tar.gz")}
     for folder in (places["empty"], places["flat"]):
-        folder.mkdir()
+        folder.mkdir(parents=True)
     save(places["flat"] / "a.png", np.zeros((4, 4), np.uint8))
     places["data.tar.gz"].write_bytes(b"anything")
     names = {"root": root, "archive": places["data.tar.gz"], **places}
@@ -299,6 +301,61 @@ def test_a_damaged_file_of_outlines_is_named(root: Path) -> None:
         check(str(path.parent), console=QUIET)
 
 
+# ---- ids of COCO's files
+
+
+def changed_ids(path: Path, **changes: object) -> None:
+    """A row that ends each list, made of the first one and the changes; its place is told by the list's name."""
+    tree = json.loads(path.read_text())
+    for key, new in changes.items():
+        tree[key].append({**tree[key][0], **(new if isinstance(new, dict) else {})})
+    path.write_text(json.dumps(tree))
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding", "items"),
+    [
+        ({"images": {}}, "repeated-ids", {"1"}),
+        ({"images": {"file_name": "b.png"}}, "repeated-ids", {"1"}),
+        ({"annotations": {}}, "repeated-ids", {"1"}),
+        ({"categories": {"name": "lorry"}}, "repeated-ids", {"7"}),
+        ({"annotations": {"id": 5, "image_id": 9}}, "unlisted-ids", {"image_id 9"}),
+        ({"annotations": {"id": 5, "category_id": 9}}, "unlisted-ids", {"category_id 9"}),
+    ],
+)
+def test_ids_of_coco_instances_that_leave_open_what_is_meant_are_findings(
+    tmp_path: Path, changes: dict[str, object], finding: str, items: set[str]
+) -> None:
+    write_coco(tmp_path)
+    changed_ids(tmp_path / "annotations" / "instances_train2017.json", **changes)
+    checkup = check(str(tmp_path), ["data.val=train"], console=QUIET)
+    by_name = {one.name: {item.name for item in one.items} for one in checkup.findings}
+    assert by_name[finding] == items and {"repeated-ids", "unlisted-ids"} & by_name.keys() == {finding}
+    assert not checkup.is_clean and checkup.images == {"train": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding", "items"),
+    [
+        ({"images": {}}, "repeated-ids", {"0"}),
+        ({"annotations": {}}, "repeated-ids", {"0", "a.png"}),
+        ({"annotations": {"file_name": "b.png"}}, "repeated-ids", {"0", "b.png"}),
+        ({"categories": {}}, "repeated-ids", {str(ROAD)}),
+        ({"annotations": {"file_name": "c.png", "image_id": 9}}, "unlisted-ids", {"9"}),
+        ({"images": {"id": 5, "file_name": "c.jpg"}}, "images-without-label", {"c.jpg"}),
+    ],
+)
+def test_ids_of_coco_panoptic_that_leave_open_what_is_meant_are_findings(
+    tmp_path: Path, changes: dict[str, object], finding: str, items: set[str]
+) -> None:
+    write_coco_panoptic(tmp_path)
+    changed_ids(tmp_path / "annotations" / "panoptic_train2017.json", **changes)
+    checkup = check(str(tmp_path), ["data.val=train"], console=QUIET)
+    by_name = {one.name: {item.name for item in one.items} for one in checkup.findings}
+    assert by_name[finding] == items
+    assert not checkup.is_clean and checkup.images == {"train": 2}
+
+
 # ---- things
 
 
@@ -468,3 +525,42 @@ def test_labels_of_colours_without_names_can_t_be_checked(tmp_path: Path) -> Non
         PIL.Image.open(path).convert("RGB").save(path)
     with pytest.raises(DataError, match=r"write a classes\.yaml with the lines"):
         check(str(root), console=QUIET)
+
+
+# ---- a folder of datasets
+
+
+def test_the_datasets_in_a_folder_are_checked_one_after_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (write_clean(tmp_path / "all" / name) for name in ("one", "other"))
+    assert cli.run(["check", str(tmp_path / "all"), "--workers", "0"]) == 0
+    output = capsys.readouterr().out
+    assert output.index(str(one)) < output.index(str(other)) and output.count("nothing found") == 2
+    change(label(one), painted(broken.MANY, 77))
+    assert cli.run(["check", str(tmp_path / "all"), "--workers", "0"]) == 1
+    output = capsys.readouterr().out
+    assert "values-outside" in output and output.count("nothing found") == 1
+
+
+def test_a_dataset_that_cannot_be_read_does_not_stop_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (write_clean(tmp_path / "all" / name) for name in ("one", "other"))
+    (one / "classes.yaml").write_text("names: [")
+    assert cli.run(["check", str(tmp_path / "all"), "--workers", "0"]) == 2
+    output = capsys.readouterr()
+    assert (
+        "can't be checked" in output.out + output.err and "nothing found" in output.out[output.out.index(str(other)) :]
+    )
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--out", "--fix"])
+def test_files_are_written_for_one_dataset_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    one, other = (write_clean(tmp_path / "all" / name) for name in ("one", "other"))
+    assert cli.run(["check", str(tmp_path / "all"), option, str(tmp_path / "written"), "--workers", "0"]) == 2
+    error = capsys.readouterr().err
+    assert f"holds 2 datasets: name one of them for --json, --html, --out or --fix: {one}, {other}" in error
+    assert not (tmp_path / "written").exists()

@@ -9,9 +9,11 @@ from torch import nn
 
 from atrous import create
 from atrous.convert.recalibrate import has_folded_norms, recalibrate, set_statistics
+from atrous.distributed import World
 from atrous.models.deeplab_v3 import DeepLabV3
 from atrous.segmenter import Segmenter, read_image
 from tests.conftest import save
+from tests.processes import answers_of
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def images(photos: list[Path]) -> torch.Tensor:
 
 
 def measure(segmenter: Segmenter, photos: list[Path]) -> None:
-    recalibrate(segmenter.model, segmenter.inference, map(read_image, photos))
+    recalibrate(segmenter.model, segmenter.inference, photos, read_image)
 
 
 @torch.no_grad()
@@ -78,3 +80,19 @@ def test_an_unreadable_image_leaves_the_model_as_it_was(tmp_path: Path, photos: 
         measure(folded, [*photos, tmp_path / "broken.png"])
     assert all(torch.equal(value, before[name]) for name, value in folded.model.state_dict().items())
     assert not any(module._forward_pre_hooks for module in folded.model.modules())
+
+
+def measured_by(world: World, photos: list[Path]) -> dict[str, bytes]:
+    own = segmenter()
+    recalibrate(own.model, own.inference, photos, read_image, world)
+    return {name: value.numpy().tobytes() for name, value in own.model.state_dict().items()}
+
+
+@pytest.mark.slow
+def test_statistics_have_the_same_bits_however_many_processes_share_the_images(
+    tmp_path: Path, photos: list[Path]
+) -> None:
+    """Four images: three processes have uneven shares, and one of five has none."""
+    alone = measured_by(World(0, 1, torch.device("cpu")), photos)
+    for size in (2, 3, 5):
+        assert answers_of(size, tmp_path, measured_by, photos) == [alone] * size

@@ -159,8 +159,11 @@ def test_outlines_that_are_none_are_named(outline: object, text: str, tmp_path: 
         ({"images": [*coco_tree()["images"]] * 2}, "ids used by more than one image (1): 1"),
         ({"annotations": [coco_annotation(5, [SQUARE])] * 2}, "ids used by more than one annotation (1): 5"),
         ({"categories": [{"id": 3, "name": "car"}] * 2}, "ids used by more than one category (1): 3"),
-        ({"annotations": [coco_annotation(5, [SQUARE], image=9)]}, "images that it doesn't list: image_id 9"),
-        ({"annotations": [coco_annotation(5, [SQUARE], category=9)]}, "categories that it doesn't list: category_id 9"),
+        ({"annotations": [coco_annotation(5, [SQUARE], image=9)]}, "images that it doesn't list (1): image_id 9"),
+        (
+            {"annotations": [coco_annotation(5, [SQUARE], category=9)]},
+            "categories that it doesn't list (1): category_id 9",
+        ),
         ({"annotations": ["x"]}, "an annotation is not a mapping but 'x'"),
         ({"images": [{"id": "1", "file_name": "a.png"}]}, "image: id must be a whole number, got '1'"),
         ({"images": [{"id": 1, "file_name": "a.png"}]}, "image: height must be a whole number, got 'None'"),

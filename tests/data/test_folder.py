@@ -141,9 +141,11 @@ def test_a_missing_split_is_answered_with_the_one_that_is_meant_or_how_to_make_o
     config = own_data(tmp_path, "names: [a, b]", row(0, 1))
     for kind in ("images", "masks"):
         (tmp_path / kind / "val").rename(tmp_path / kind / "valid")
-    assert complaint(config, "val").endswith("; splits: train, valid; set data.val=valid")
+    assert complaint(config, "val").endswith(
+        "; splits: train, valid; set data.val=valid, or data.val_share=0.1 to set a tenth of 'train' aside"
+    )
     shutil.rmtree(tmp_path / "images" / "valid")
-    assert "; splits: train; set some images of 'train' aside, with their labels," in complaint(config, "val")
+    assert "; splits: train; set data.val_share=0.1 to set a tenth of 'train' aside" in complaint(config, "val")
     assert "; set data.train=train" in complaint(config.model_copy(update={"train": "trian"}))
 
 

@@ -253,3 +253,11 @@ def test_an_image_in_the_file_that_is_damaged_is_named(tmp_path: Path) -> None:
     path.with_suffix(".png").unlink()
     with pytest.raises(DataError, match=rf"^{path}: cannot read image"):
         list(atrous.data.samples(config, "train"))
+
+
+def test_images_that_nobody_labelled_are_told(tmp_path: Path) -> None:
+    config = write_labelme(tmp_path)
+    for name in ("b", "c"):
+        save(tmp_path / "train" / f"{name}.png", np.zeros((8, 12, 3), np.uint8))
+    with pytest.warns(AtrousWarning, match=r"images without a JSON file are left out \(2 of 3\): b.png, c.png"):
+        assert [sample.name for sample in atrous.data.samples(config, "train")] == ["a"]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import atrous.data
 from atrous.data import shards, strips
-from atrous.data.loader import Stream, epoch_order, missing_fields, training_batches, whole_samples
+from atrous.data.loader import Stream, epoch_order, missing_fields, order_of, training_batches, whole_samples
 from atrous.data.packed import read_index
 from atrous.data.shards import buffered_order, key_of, name_of, split_name
 from atrous.data.strips import LateError, Strips
@@ -82,9 +82,11 @@ def test_samples_are_those_of_the_folder(dataset: Path, packs: dict[str, Path], 
     assert_equal(pickle.loads(pickle.dumps(packed))[1], originals[1])
 
 
-def batches(samples: Sequence[Sample], workers: int = 0, start: int = 0, **config: object) -> list[Batch]:
+def batches(
+    samples: Sequence[Sample], workers: int = 0, start: int = 0, stream: Stream | None = None, **config: object
+) -> list[Batch]:
     settings = AugmentConfig.model_validate({"crop": (65, 65), "scale_step": 0} | config)
-    stream = Stream(seed=3, batch=2, start=start)
+    stream = stream or Stream(seed=3, batch=2, start=start)
     loaded = training_batches(
         samples,
         lambda sample, *, rng: augment(sample, settings, rng, fill=FILL, ignore=IGNORE),
@@ -168,6 +170,24 @@ def test_a_buffered_epoch_is_shared_by_workers_and_resumed_at_any_sample(packs: 
     names = [name for batch in straight for name in batch.names][:COUNT]
     assert sorted(names) == sorted(entry.name for entry in samples.entries)
     assert names == [samples.entries[index].name for index in samples.order(3, 0)]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+@pytest.mark.parametrize("buffer", [0, 3])
+def test_processes_share_an_epoch_and_none_of_its_samples_comes_twice(
+    packs: dict[str, Path], processes: int, buffer: int
+) -> None:
+    """The steps of all processes in turn are the order of one; an epoch of seven ends within a step of two or more."""
+    samples = read(packs["files"], shuffle_buffer=buffer)
+    ranks = [
+        batches(samples, stream=Stream(seed=3, batch=2, rank=rank, processes=processes)) for rank in range(processes)
+    ]
+    names = [name for step in zip(*ranks, strict=True) for batch in step for name in batch.names]
+    everything = sorted(entry.name for entry in samples.entries)
+    for epoch in range(len(names) // COUNT):
+        own = names[epoch * COUNT : (epoch + 1) * COUNT]
+        assert sorted(own) == everything
+        assert own == [samples.entries[index].name for index in order_of(samples, 3, epoch)]
 
 
 def test_validation_is_in_order(packs: dict[str, Path]) -> None:

@@ -3,9 +3,11 @@
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from atrous.errors import ConfigError
@@ -17,6 +19,7 @@ from atrous.losses import (
     require_heads,
     semantic_loss,
 )
+from atrous.ops import resize_nearest, upsample_cross_entropy, upsample_dice, upsample_lovasz
 from atrous.types import Outputs
 
 LOGITS = torch.randn(2, 3, 5, 7, generator=torch.Generator().manual_seed(0))
@@ -75,6 +78,51 @@ def test_weights_of_heads_that_the_model_lacks_are_refused() -> None:
             require_heads(LossConfig(weights={name: 0.5}), heads)
     require_heads(LossConfig(weights={"auxiliary": 0.5}), ("auxiliary", "presence"))
     require_heads(LossConfig(), ())
+
+
+# ---- smoothing, focus, regions
+
+
+def test_the_pixels_loss_is_smoothed_and_focused_in_every_head() -> None:
+    outputs = Outputs(semantic=LOGITS, heads={"scale_0": -LOGITS})
+    losses = semantic_loss(outputs, LABELS, LossConfig(label_smoothing=0.1, focal=2.0), ignore=255)
+    for name, logits in {"semantic": LOGITS, "scale_0": -LOGITS}.items():
+        torch.testing.assert_close(losses[name], upsample_cross_entropy(logits, LABELS, label_smoothing=0.1, focal=2))
+
+
+def test_dice_and_lovasz_are_terms_of_the_main_logits() -> None:
+    outputs = Outputs(semantic=LOGITS, heads={"auxiliary": LOGITS})
+    config = LossConfig(cross_entropy=0.5, dice=2.0, lovasz=3.0)
+    losses = semantic_loss(outputs, LABELS, config, ignore=0, class_weights=torch.tensor([1.0, 2, 3]))
+    assert list(losses) == ["semantic", "auxiliary", "dice", "lovasz"]
+    options: dict[str, Any] = {"ignore": 0, "class_weights": torch.tensor([1.0, 2, 3])}
+    assert losses["dice"] == 2 * upsample_dice(LOGITS, LABELS, **options)
+    assert losses["lovasz"] == 3 * upsample_lovasz(LOGITS, LABELS, **options)
+    assert losses["semantic"] == 0.5 * upsample_cross_entropy(LOGITS, LABELS, **options)
+
+
+def test_dice_alone_has_no_cross_entropy() -> None:
+    config = LossConfig(cross_entropy=0, dice=1)
+    assert list(semantic_loss(Outputs(semantic=LOGITS), LABELS, config, ignore=255)) == ["dice"]
+
+
+def test_dice_is_compared_on_the_grid_and_divided_like_the_rest() -> None:
+    """Half of an update's pixels are in this pass: it counts by a half."""
+    config = LossConfig(labels="grid", dice=1)
+    whole = semantic_loss(Outputs(semantic=LOGITS), LABELS, config, ignore=255)["dice"]
+    halved = semantic_loss(
+        Outputs(semantic=LOGITS), LABELS, config, ignore=255, normalizer=torch.tensor(2.0 * LABELS.numel())
+    )["dice"]
+    torch.testing.assert_close(whole, upsample_dice(LOGITS, resize_nearest(LABELS, (5, 7))))
+    torch.testing.assert_close(halved, whole / 2)
+
+
+def test_a_loss_without_a_term_is_refused() -> None:
+    with pytest.raises(ValidationError, match="cross_entropy, dice and lovasz are all 0: nothing would be learnt"):
+        LossConfig(cross_entropy=0)
+    for wrong in ({"label_smoothing": 1}, {"focal": -1}, {"dice": -1}, {"lovasz": math.nan}, {"focal": math.inf}):
+        with pytest.raises(ValidationError):
+            LossConfig.model_validate(wrong)
 
 
 # ---- hard pixels and class weights

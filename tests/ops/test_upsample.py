@@ -4,7 +4,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,74 +13,66 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.nn import functional as F
 
 from atrous.ops import (
+    tiles,
     upsample,
     upsample_argmax,
     upsample_argmax_reference,
     upsample_cross_entropy,
     upsample_cross_entropy_reference,
 )
+from tests.ops.upsample_cases import (
+    WEIGHTS,
+    LargestTensor,
+    one_thread,
+    random_labels,
+    random_logits,
+    random_pixel_weights,
+    small_tiles,
+    with_gradient,
+)
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "tf_deeplab"
-WEIGHTS = torch.tensor([0.1, 0.5, 1, 2, 3])
+CPU = torch.device("cpu")
+EXAMPLES = 3 if os.environ.get("TRITON_INTERPRET") else 40  # Triton's interpreter takes a second for each
+
+small = pytest.fixture(autouse=True, scope="module")(small_tiles)
+alone = pytest.fixture(autouse=True)(one_thread)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_tiles() -> Iterator[None]:
-    """Tiles of a few pixels, so that small maps have several in both directions."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(upsample, "CPU_TILE_BYTES", 800)
-        patch.setattr(upsample, "TILE_COLUMNS", 5)
-        yield
+@pytest.fixture(params=["tiled", "triton"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """Where to compute, after choosing the implementation. `test_upsample_triton` runs the second without a GPU."""
+    if request.param == "tiled":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        assert upsample.kernels_for(torch.device("cuda")) is not upsample.TILED
+        return torch.device("cuda")
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("Triton needs a GPU, or TRITON_INTERPRET=1 from the start")
+    from atrous.ops import upsample_triton
+
+    for name, value in {"PIXELS": 64, "SMALL_PIXELS": 8, "CLASSES": 8}.items():
+        monkeypatch.setattr(upsample_triton, name, value)  # several programs in each direction
+    kernels = upsample.Kernels(upsample_triton.losses, upsample_triton.argmax)
+    monkeypatch.setattr(upsample, "kernels_for", lambda _: kernels)
+    return torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _on(device: torch.device, options: dict[str, Any]) -> dict[str, Any]:
+    return {name: one.to(device) if isinstance(one, Tensor) else one for name, one in options.items()}
 
 
-class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records the number of elements of the largest tensor that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):
-            self.elements = max(self.elements, result.numel())
-        return result
-
-
-def _logits(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3
-
-
-def _labels(*shape: int, classes: int = 5, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, classes, shape, generator=generator)
-    return labels.where(torch.rand(shape, generator=generator) > 0.2, 255)
-
-
-def _with_gradient(
-    loss: Callable[..., Tensor], logits: Tensor, labels: Tensor, options: dict[str, Any]
-) -> list[Tensor]:
-    leaf = logits.clone().requires_grad_()
-    value = loss(leaf, labels, **options)
-    return [value.detach(), *torch.autograd.grad(value * 3, leaf)]
-
-
-def _assert_like_reference(logits: Tensor, labels: Tensor, options: dict[str, Any]) -> None:
-    tiled = _with_gradient(upsample_cross_entropy, logits, labels, options)
-    torch.testing.assert_close(tiled, _with_gradient(upsample_cross_entropy_reference, logits, labels, options))
+def _assert_like_reference(logits: Tensor, labels: Tensor, options: dict[str, Any], device: torch.device = CPU) -> None:
+    logits, labels, options = logits.to(device), labels.to(device), _on(device, options)
+    fast = with_gradient(upsample_cross_entropy, logits, labels, options)
+    torch.testing.assert_close(fast, with_gradient(upsample_cross_entropy_reference, logits, labels, options))
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -94,22 +86,54 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "hard pixels, weights": {"hard_pixels": 0.25, "class_weights": WEIGHTS, "align_corners": False},
     "hard pixels, normalizer": {"hard_pixels": 0.25, "normalizer": 7.0},
     "normalizer": {"normalizer": torch.tensor(1000), "class_weights": WEIGHTS},
+    "label smoothing": {"label_smoothing": 0.1},
+    "label smoothing, weights": {"label_smoothing": 0.3, "class_weights": WEIGHTS, "align_corners": False},
+    "focal": {"focal": 2.0},
+    "focal below 1": {"focal": 0.5, "align_corners": False},
+    "focal, label smoothing": {"focal": 1.5, "label_smoothing": 0.2, "ignore": 0},
+    "all at once": {"focal": 2, "label_smoothing": 0.1, "hard_pixels": 0.4, "class_weights": WEIGHTS, "normalizer": 9},
+}
+
+SIZES = {
+    "up": (4, 5, 13, 11),
+    "from one": (1, 1, 6, 7),
+    "line": (1, 4, 1, 9),
+    "same": (6, 7, 6, 7),
+    "down": (9, 9, 4, 3),
+    "by three": (3, 3, 9, 9),
 }
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-@pytest.mark.parametrize(
-    "sizes", [(4, 5, 13, 11), (1, 1, 6, 7), (1, 4, 1, 9), (6, 7, 6, 7), (9, 8, 4, 3), (3, 3, 9, 9)]
-)
-def test_loss_and_gradient_are_the_reference(options: dict[str, Any], sizes: tuple[int, int, int, int]) -> None:
-    _assert_like_reference(_logits(2, 5, *sizes[:2]), _labels(2, *sizes[2:]), options)
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+def test_loss_and_gradient_are_the_reference(
+    options: dict[str, Any], sizes: tuple[int, int, int, int], device: torch.device
+) -> None:
+    _assert_like_reference(random_logits(2, 5, *sizes[:2]), random_labels(2, *sizes[2:]), options, device)
 
 
 @pytest.mark.parametrize("hard_pixels", [1.0, 0.4])
-def test_pixels_may_have_weights(hard_pixels: float) -> None:
-    pixel_weights = torch.randint(0, 4, (2, 13, 11), generator=torch.Generator().manual_seed(1))
-    options = {"pixel_weights": pixel_weights, "class_weights": WEIGHTS, "hard_pixels": hard_pixels}
-    _assert_like_reference(_logits(2, 5, 4, 5), _labels(2, 13, 11), options)
+@pytest.mark.parametrize("more", [{}, {"focal": 2.0, "label_smoothing": 0.1}])
+def test_pixels_may_have_weights(hard_pixels: float, more: dict[str, Any], device: torch.device) -> None:
+    pixel_weights = random_pixel_weights(2, 13, 11)
+    options = {"pixel_weights": pixel_weights, "class_weights": WEIGHTS, "hard_pixels": hard_pixels, **more}
+    _assert_like_reference(random_logits(2, 5, 4, 5), random_labels(2, 13, 11), options, device)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 150])
+@pytest.mark.parametrize("options", [{}, {"focal": 2.0, "label_smoothing": 0.1}])
+def test_any_number_of_classes_will_do(classes: int, options: dict[str, Any], device: torch.device) -> None:
+    labels = random_labels(1, 5, 6, classes=classes)
+    _assert_like_reference(random_logits(1, classes, 2, 3), labels, options, device)
+
+
+def test_maps_need_not_be_contiguous(device: torch.device) -> None:
+    logits = random_logits(3, 4, 2, 5).permute(2, 3, 0, 1)[:, :, :, ::2]  # [2, 5, 3, 2]
+    labels = random_labels(2, 14, 9).transpose(1, 2)[:, :, ::2]
+    options = {"pixel_weights": random_pixel_weights(2, 14, 9).transpose(1, 2)[:, :, ::2], "focal": 1.0}
+    _assert_like_reference(logits, labels, options, device)
+    classes = upsample_argmax(logits.to(device), (7, 8))
+    assert classes.equal(upsample_argmax_reference(logits.to(device), (7, 8)))
 
 
 def test_a_pixel_weight_multiplies_the_loss_but_not_the_count() -> None:
@@ -119,23 +143,38 @@ def test_a_pixel_weight_multiplies_the_loss_but_not_the_count() -> None:
     assert loss == pytest.approx(3 * math.log(2) / 2)
 
 
-@settings(max_examples=40, deadline=None)
+ANY = settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # all examples share the implementation
+
+
+@ANY
 @given(data=st.data())
-def test_loss_is_the_reference_for_any_size(data: st.DataObject) -> None:
+def test_loss_is_the_reference_for_any_size(data: st.DataObject, device: torch.device) -> None:
     batch, classes, h, w = (data.draw(st.integers(1, most)) for most in (3, 6, 7, 7))
     height, width = (data.draw(st.integers(1, 20)) for _ in "HW")
-    options = {"align_corners": data.draw(st.booleans()), "hard_pixels": data.draw(st.sampled_from([1.0, 0.5]))}
+    options = {
+        "align_corners": data.draw(st.booleans()),
+        "hard_pixels": data.draw(st.sampled_from([1.0, 0.5])),
+        "focal": data.draw(st.sampled_from([0.0, 0.7, 2.0])),
+        "label_smoothing": data.draw(st.sampled_from([0.0, 0.1])),
+    }
     seed = data.draw(st.integers(0, 99))
-    labels = _labels(batch, height, width, classes=classes, seed=seed).to(torch.uint8)
-    _assert_like_reference(_logits(batch, classes, h, w, seed=seed), labels, options)
+    labels = random_labels(batch, height, width, classes=classes, seed=seed).to(torch.uint8)
+    _assert_like_reference(random_logits(batch, classes, h, w, seed=seed), labels, options, device)
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"class_weights": WEIGHTS.double(), "hard_pixels": 0.4, "align_corners": False}]
+    "options",
+    [
+        {},
+        {"class_weights": WEIGHTS.double(), "hard_pixels": 0.4, "align_corners": False},
+        {"focal": 1.5, "label_smoothing": 0.2},
+    ],
 )
 def test_the_gradient_is_the_numerical_one(options: dict[str, Any]) -> None:
-    loss = partial(upsample_cross_entropy, labels=_labels(2, 7, 9), **options)
-    assert gradcheck(loss, (_logits(2, 5, 3, 4).requires_grad_(),))
+    loss = partial(upsample_cross_entropy, labels=random_labels(2, 7, 9), **options)
+    assert gradcheck(loss, (random_logits(2, 5, 3, 4).requires_grad_(),))
 
 
 @pytest.mark.parametrize(
@@ -192,24 +231,32 @@ def test_hard_pixels_divides_by_the_losses_that_are_not_zero() -> None:
     assert float(loss) == pytest.approx(math.log(2))
 
 
-def test_without_a_pixel_that_counts_loss_and_gradient_are_zero() -> None:
-    logits, labels = _logits(1, 3, 2, 2), torch.full((1, 5, 5), 255)
-    options: tuple[dict[str, Any], ...] = ({}, {"hard_pixels": 0.5}, {"normalizer": 0.0})
+def test_without_a_pixel_that_counts_loss_and_gradient_are_zero(device: torch.device) -> None:
+    logits, labels = random_logits(1, 3, 2, 2).to(device), torch.full((1, 5, 5), 255, device=device)
+    options: tuple[dict[str, Any], ...] = (
+        {},
+        {"hard_pixels": 0.5},
+        {"normalizer": 0.0},
+        {"focal": 0.5, "label_smoothing": 0.1},
+    )
     for option in options:
-        value, gradient = _with_gradient(upsample_cross_entropy, logits, labels, option)
+        value, gradient = with_gradient(upsample_cross_entropy, logits, labels, option)
         assert value == 0
         assert not gradient.any()
 
 
-def test_a_label_that_is_not_a_class_is_ignored() -> None:
-    logits, labels = _logits(1, 3, 2, 2), torch.tensor([[[0, 1, 2], [7, -5, 2], [254, 255, 10**9]]])
+def test_a_label_that_is_not_a_class_is_ignored(device: torch.device) -> None:
+    logits, labels = (
+        random_logits(1, 3, 2, 2).to(device),
+        torch.tensor([[[0, 1, 2], [7, -5, 2], [254, 255, 10**9]]], device=device),
+    )
     ignored = labels.where((labels >= 0) & (labels < 3), 255)
-    tiled = _with_gradient(upsample_cross_entropy, logits, labels, {})
-    torch.testing.assert_close(tiled, _with_gradient(upsample_cross_entropy_reference, logits, ignored, {}))
+    tiled = with_gradient(upsample_cross_entropy, logits, labels, {})
+    torch.testing.assert_close(tiled, with_gradient(upsample_cross_entropy_reference, logits, ignored, {}))
 
 
-def test_bytes_do_not_wrap_around_with_more_than_256_classes() -> None:
-    logits, labels = _logits(1, 300, 2, 2), torch.tensor([[[0, 100], [254, 44]]])
+def test_bytes_do_not_wrap_around_with_more_than_256_classes(device: torch.device) -> None:
+    logits, labels = random_logits(1, 300, 2, 2).to(device), torch.tensor([[[0, 100], [254, 44]]], device=device)
     expected = upsample_cross_entropy_reference(logits, labels, ignore=300)
     torch.testing.assert_close(upsample_cross_entropy(logits, labels.to(torch.uint8), ignore=300), expected)
 
@@ -220,39 +267,41 @@ def test_a_normalizer_may_be_below_one() -> None:
 
 
 def test_a_normalizer_lets_steps_add_up() -> None:
-    logits, labels = _logits(3, 5, 4, 4), _labels(3, 9, 9)
+    logits, labels = random_logits(3, 5, 4, 4), random_labels(3, 9, 9)
     pixels = (labels != 255).sum()
     parts = [upsample_cross_entropy(logits[part], labels[part], normalizer=pixels) for part in (slice(1), slice(1, 3))]
     torch.testing.assert_close(parts[0] + parts[1], upsample_cross_entropy(logits, labels))
 
 
-def test_half_precision_is_computed_in_full_precision() -> None:
+def test_half_precision_is_computed_in_full_precision(device: torch.device) -> None:
     for dtype in (torch.float16, torch.bfloat16):
-        logits, labels = _logits(1, 5, 3, 3).to(dtype), _labels(1, 9, 9)
-        value, gradient = _with_gradient(upsample_cross_entropy, logits, labels, {})
-        expected, slope = _with_gradient(upsample_cross_entropy_reference, logits.float(), labels, {})
+        logits, labels = random_logits(1, 5, 3, 3).to(device).to(dtype), random_labels(1, 9, 9).to(device)
+        value, gradient = with_gradient(upsample_cross_entropy, logits, labels, {})
+        expected, slope = with_gradient(upsample_cross_entropy_reference, logits.float(), labels, {})
         torch.testing.assert_close(value, expected)
         torch.testing.assert_close(gradient, slope.to(dtype))
 
 
-def test_autocast_changes_nothing() -> None:
-    logits, labels = _logits(1, 5, 3, 3).float(), _labels(1, 9, 9)
-    with torch.autocast("cpu", torch.bfloat16):
+def test_autocast_changes_nothing(device: torch.device) -> None:
+    logits, labels = random_logits(1, 5, 3, 3).to(device).float(), random_labels(1, 9, 9).to(device)
+    with torch.autocast(device.type, torch.bfloat16):
         loss, classes = upsample_cross_entropy(logits, labels), upsample_argmax(logits, (9, 9))
     assert loss == upsample_cross_entropy(logits, labels)
     assert classes.equal(upsample_argmax(logits, (9, 9)))
 
 
-def test_logits_far_apart_neither_overflow_nor_vanish() -> None:
-    logits = torch.tensor([[[[1e4, 0.0]], [[0.0, 1e4]]]])  # the wrong class leads by 10 000, then trails by as much
-    value, gradient = _with_gradient(upsample_cross_entropy, logits, torch.tensor([[[1, 1, 1]]]), {})
+def test_logits_far_apart_neither_overflow_nor_vanish(device: torch.device) -> None:
+    logits = torch.tensor(
+        [[[[1e4, 0.0]], [[0.0, 1e4]]]], device=device
+    )  # the wrong class leads by 10 000, then trails by as much
+    value, gradient = with_gradient(upsample_cross_entropy, logits, torch.tensor([[[1, 1, 1]]], device=device), {})
     assert float(value) == pytest.approx((1e4 + math.log(2)) / 3)
     assert gradient.isfinite().all()
 
 
 def test_a_gradient_is_computed_only_if_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upsample, "_fold", None)
-    logits, labels = _logits(1, 5, 3, 3).requires_grad_(), _labels(1, 9, 9)
+    monkeypatch.setattr(upsample, "fold_tile", None)
+    logits, labels = random_logits(1, 5, 3, 3).requires_grad_(), random_labels(1, 9, 9)
     with torch.no_grad():
         assert not upsample_cross_entropy(logits, labels, hard_pixels=0.5).requires_grad
     assert not upsample_cross_entropy(logits.detach(), labels).requires_grad
@@ -261,14 +310,14 @@ def test_a_gradient_is_computed_only_if_it_is_needed(monkeypatch: pytest.MonkeyP
 
 
 def test_a_retained_graph_gives_the_same_gradient_twice() -> None:
-    logits = _logits(1, 5, 3, 3).requires_grad_()
-    loss = upsample_cross_entropy(logits, _labels(1, 9, 9))
+    logits = random_logits(1, 5, 3, 3).requires_grad_()
+    loss = upsample_cross_entropy(logits, random_labels(1, 9, 9))
     first, second = (torch.autograd.grad(loss, logits, retain_graph=True)[0] for _ in range(2))
     assert first.equal(second)
 
 
 def test_the_large_map_is_never_in_memory() -> None:
-    logits, labels = _logits(2, 40, 8, 8).requires_grad_(), _labels(2, 32, 32)
+    logits, labels = random_logits(2, 40, 8, 8).requires_grad_(), random_labels(2, 32, 32)
     with LargestTensor() as largest:  # type: ignore[no-untyped-call]
         upsample_cross_entropy(logits, labels, hard_pixels=0.5).backward()  # type: ignore[no-untyped-call]
         upsample_argmax(logits, (32, 32))
@@ -279,17 +328,17 @@ def test_the_large_map_is_never_in_memory() -> None:
 
 
 def test_threads_change_nothing() -> None:
-    logits, labels = _logits(2, 5, 4, 4), _labels(2, 17, 19)
-    alone = _with_gradient(upsample_cross_entropy, logits, labels, {"hard_pixels": 0.5})
+    logits, labels = random_logits(2, 5, 4, 4), random_labels(2, 17, 19)
+    alone = with_gradient(upsample_cross_entropy, logits, labels, {"hard_pixels": 0.5})
     torch.set_num_threads(2)
-    shared = _with_gradient(upsample_cross_entropy, logits, labels, {"hard_pixels": 0.5})
+    shared = with_gradient(upsample_cross_entropy, logits, labels, {"hard_pixels": 0.5})
     assert torch.get_num_threads() == 2
     assert all(a.equal(b) for a, b in zip(alone, shared, strict=True))
 
 
 def test_each_thread_computes_alone_and_others_are_unchanged() -> None:
     torch.set_num_threads(2)
-    workers = upsample._workers(2, -1)
+    workers = tiles._workers(2, -1)
     assert list(workers.map(lambda _: torch.get_num_threads(), range(4))) == [1] * 4
     with ThreadPoolExecutor(1) as other:
         assert other.submit(torch.get_num_threads).result() == 2
@@ -298,17 +347,17 @@ def test_each_thread_computes_alone_and_others_are_unchanged() -> None:
 def test_threads_work_in_inference_mode() -> None:
     torch.set_num_threads(2)
     with torch.inference_mode():
-        logits = _logits(1, 5, 4, 4) * 1
+        logits = random_logits(1, 5, 4, 4) * 1
         assert upsample_argmax(logits, (9, 9)).equal(upsample_argmax_reference(logits, (9, 9)))
-        loss = upsample_cross_entropy(logits, _labels(1, 9, 9))
-        torch.testing.assert_close(loss, upsample_cross_entropy_reference(logits, _labels(1, 9, 9)))
+        loss = upsample_cross_entropy(logits, random_labels(1, 9, 9))
+        torch.testing.assert_close(loss, upsample_cross_entropy_reference(logits, random_labels(1, 9, 9)))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_forked_process_has_threads_of_its_own() -> None:
     torch.set_num_threads(2)
-    logits = _logits(1, 5, 4, 4)
+    logits = random_logits(1, 5, 4, 4)
     expected = upsample_argmax(logits, (9, 9))
     child = os.fork()
     if child == 0:
@@ -317,30 +366,56 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
-@settings(max_examples=40, deadline=None)
+@ANY
 @given(data=st.data())
-def test_argmax_is_the_reference_for_any_size(data: st.DataObject) -> None:
+def test_argmax_is_the_reference_for_any_size(data: st.DataObject, device: torch.device) -> None:
     shape = [data.draw(st.integers(1, most)) for most in (3, 6, 7, 7)]
     size = (data.draw(st.integers(1, 20)), data.draw(st.integers(1, 20)))
-    align_corners, logits = data.draw(st.booleans()), _logits(*shape, seed=data.draw(st.integers(0, 99)))
+    align_corners, logits = (
+        data.draw(st.booleans()),
+        random_logits(*shape, seed=data.draw(st.integers(0, 99))).to(device),
+    )
     expected = upsample_argmax_reference(logits, size, align_corners=align_corners)
     assert upsample_argmax(logits, size, align_corners=align_corners).equal(expected)
 
 
-def test_among_equal_logits_the_lowest_class_wins() -> None:
+def test_among_equal_logits_the_lowest_class_wins(device: torch.device) -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0], [1.0, 2.0, 2.0], [0.0, 3.0, 1.0], [1.0, 0.0, 2.0]])  # [C, 3]
+    logits = logits.to(device)
     assert upsample_argmax(logits[None, :, None], (1, 3)).tolist() == [[[0, 0, 0]]]
     assert upsample_argmax(logits.flip(0)[None, :, None], (1, 3)).tolist() == [[[0, 1, 0]]]
 
 
-def test_the_type_of_classes_is_the_narrowest_possible() -> None:
+def test_the_type_of_classes_is_the_narrowest_possible(device: torch.device) -> None:
     for classes, dtype in ((256, torch.uint8), (257, torch.int32)):
-        logits = torch.zeros(1, classes, 2, 2)
+        logits = torch.zeros(1, classes, 2, 2, device=device)
         logits[:, -1] = 1
         for function in (upsample_argmax, upsample_argmax_reference):
             winner = function(logits, (3, 3))
             assert winner.dtype == dtype
             assert (winner == classes - 1).all()
+
+
+def test_label_smoothing_spreads_its_share_over_all_classes() -> None:
+    """PyTorch's definition, where no class weighs more than another."""
+    logits, labels = random_logits(1, 5, 4, 4), random_labels(1, 4, 4)
+    expected = F.cross_entropy(logits, labels, ignore_index=255, label_smoothing=0.2)
+    torch.testing.assert_close(upsample_cross_entropy(logits, labels, label_smoothing=0.2), expected)
+
+
+def test_the_focal_factor_by_hand() -> None:
+    """The label has a probability of 0.8: (1 - 0.8)^2 * -log 0.8."""
+    logits = torch.tensor([0.8, 0.2]).log()[None, :, None, None]
+    loss = upsample_cross_entropy(logits, torch.zeros(1, 1, 1, dtype=torch.long), focal=2)
+    assert float(loss) == pytest.approx(0.04 * -math.log(0.8))
+
+
+def test_a_pixel_without_doubt_has_a_focal_loss_and_gradient_of_zero(device: torch.device) -> None:
+    logits, labels = torch.tensor([[[[200.0]], [[0.0]]]], device=device), torch.zeros(1, 2, 2, device=device).long()
+    for focal in (0.5, 1.0, 2.0):
+        value, gradient = with_gradient(upsample_cross_entropy, logits, labels, {"focal": focal})
+        assert value == 0
+        assert not gradient.any()
 
 
 def test_arguments_that_do_not_fit_are_refused() -> None:
@@ -351,6 +426,16 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
         (((2, 3, 4, 4), (2, 1, 8, 8)), {}, shapes),
         (fitting, {"class_weights": WEIGHTS}, r"class_weights must have one value for each of 3 classes, got \(5,\)"),
         (fitting, {"hard_pixels": 0.0}, r"hard_pixels must be a share above 0 and at most 1, got 0\.0"),
+        (
+            fitting,
+            {"pixel_weights": torch.ones(2, 4, 4)},
+            r"pixel_weights must have the shape of the labels, \(2, 8, 8\)",
+        ),
+        (fitting, {"label_smoothing": 1.0}, r"label_smoothing must be a share from 0 up to, but below, 1, got 1\.0"),
+        (fitting, {"label_smoothing": -0.1}, r"label_smoothing must be a share .*, got -0\.1"),
+        (fitting, {"focal": -1.0}, r"focal must be an exponent of 0 or more, got -1\.0"),
+        (fitting, {"focal": math.inf}, r"focal must be an exponent of 0 or more, got inf"),
+        (fitting, {"focal": math.nan}, r"focal must be an exponent of 0 or more, got nan"),
         (fitting, {"hard_pixels": 25}, r"hard_pixels must be a share above 0 and at most 1, got 25"),
     ]
     for (logits, labels), options, message in cases:

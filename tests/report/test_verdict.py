@@ -232,7 +232,7 @@ def test_there_are_few_training_images() -> None:
 
 def test_the_weights_were_random() -> None:
     finding = only(verdict.random_weights(case(config=tiny_config())))
-    assert (finding.weight, finding.number) == ("note", "No train.init, 2,000 training images")
+    assert (finding.weight, finding.number) == ("note", "No model.pretrained and no train.init, 2,000 training images")
     assert "train.init=FILE train.reuse=backbone" in finding.advice and "mobilenet_v2" in finding.advice
     few = only(verdict.random_weights(case(config=tiny_config(), facts=FACTS._replace(train_images=30))))
     assert few.weight == "warning", "the fewer images there are, the more pretrained weights help"

@@ -57,7 +57,7 @@ def read_pth(path: Path) -> dict[str, Array]:
             tree = _load(path)
         tensors = _tensors(tree)
         _require_room(tensors.values(), size)
-        return {name: _array(name, tensor) for name, tensor in without_wrapper(tensors).items()}
+        return {name: as_array(name, tensor) for name, tensor in without_wrapper(tensors).items()}
 
 
 def without_wrapper(values: Mapping[str, T]) -> dict[str, T]:
@@ -166,7 +166,7 @@ def _require_room(tensors: Collection[Tensor], size: int) -> None:
         raise DamagedError(f"its weights claim {claimed} bytes, in a file of {size}")
 
 
-def _array(name: str, tensor: Tensor) -> Array:
+def as_array(name: str, tensor: Tensor) -> Array:
     odd = next((word for word, is_odd in ODD.items() if is_odd(tensor)), None)
     if odd is not None or tensor.dtype not in NUMBERS:
         raise DamagedError(

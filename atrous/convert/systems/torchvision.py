@@ -1,4 +1,4 @@
-"""torchvision's DeepLab v3 and FCN, and the ImageNet ResNets that they are initialised from."""
+"""torchvision's DeepLab v3 and FCN, and the ImageNet ResNets that they are initialised from, which are timm's too."""
 
 from functools import partial
 
@@ -26,6 +26,25 @@ COMMON: ConfigFields = {"output_stride": 8, "align_corners": False}
 PYRAMID: ConfigFields = {"rates": (12, 24, 36), "separable": False, "dropout": 0.5, "norm_eps": 1e-5}
 PREFIXES = {"deeplab_v3": "deeplabv3_", "fcn": "fcn_", "image_classifier": ""}  # of torchvision's names, by ours
 
+SAME_IN_TIMM = "the same network without this difference is model.backbone=timm:"
+OTHERS = {  # a weight that shows a classifier of torchvision or timm which is not one of ours: how they differ
+    "features.0.0.weight": (
+        "a MobileNet or EfficientNet of torchvision: paddings, epsilon and colours differ from those of TensorFlow, "
+        f"which ours have; {SAME_IN_TIMM}mobilenetv2_100 or timm:mobilenetv3_large_100"
+    ),
+    "conv_stem.weight": (
+        "a MobileNet or EfficientNet of timm: paddings, epsilon and colours differ from those of TensorFlow, which ours "
+        f"have; {SAME_IN_TIMM}mobilenetv2_100 or timm:mobilenetv3_large_100"
+    ),
+    "block12.skip.weight": (
+        "the Xception of Keras and Cadene: its units, depths and paddings differ from DeepLab's Xceptions; "
+        "model.backbone=timm:xception65 is nearest to these"
+    ),
+    "features.28.weight": (
+        f"a VGG: its pools and its classifier differ from those of DeepLab's vgg16; {SAME_IN_TIMM}vgg16"
+    ),
+}
+
 
 class Options(Settings):
     """Arguments of its reference scripts; None: whatever the weights say."""
@@ -36,7 +55,8 @@ class Options(Settings):
 
 def recognised(shapes: Shapes) -> bool:
     is_segmenter = "backbone.conv1.weight" in shapes and "classifier.4.weight" in shapes
-    return is_segmenter or (shapes.get("conv1.weight") == PLAIN_STEM and "layer1.0.conv1.weight" in shapes)
+    is_resnet = shapes.get("conv1.weight") == PLAIN_STEM and "layer1.0.conv1.weight" in shapes
+    return is_segmenter or is_resnet or any(name in shapes for name in OTHERS)
 
 
 # ---- names
@@ -87,6 +107,8 @@ def _our_axes(name: str, array: Array) -> Array:
 
 
 def config(evidence: Evidence[Options]) -> Deduction:
+    if other := next((text for name, text in OTHERS.items() if evidence.has(name)), None):
+        raise ConversionError(f"{evidence.label}: {other}")
     head = _head(evidence)
     backbone = _backbone(evidence, "" if head["name"] == "image_classifier" else "backbone.")
     decided = {"model": f"{PREFIXES[head['name']]}{backbone}", "num_classes": head["num_classes"]}
