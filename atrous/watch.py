@@ -91,8 +91,8 @@ def watch(call: Call, timeout: float | None) -> str:
     """Evaluate what comes. Returns why it ended before the training was complete; empty: it is complete."""
     read: set[str] = set()  # headers of files that need no second look
     told: set[str] = set()  # problems
-    calm, start = 0, time.monotonic()  # looks without anything new; when it last came
-    was_there = say_what_is_there(call)
+    calm, start = 0, time.monotonic()  # looks in which nothing changed; when something new last came
+    was_there, before = say_what_is_there(call), None
     while True:
         look, is_new = looked(call, read), False
         for path, header in look.unknown.items():
@@ -100,8 +100,9 @@ def watch(call: Call, timeout: float | None) -> str:
             look.problems.update({path: problem} if problem else {})
             read.update(() if problem else (header,))
             is_new |= not problem
-        was_there |= look.is_there
-        calm, start = (0, time.monotonic()) if is_new else (calm + 1, start)
+        was_there, state = was_there or look.is_there, (look.is_over, look.is_there)
+        calm, before = (calm + 1 if state == before and not is_new else 0), state
+        start = time.monotonic() if is_new else start
         reason = ended(look, was_there=was_there) if calm >= NUM_LOOKS else None
         if reason is not None:
             return reason
@@ -157,11 +158,13 @@ def is_over(run: RunFolder) -> bool:
     """
     try:
         settings = configs.load(str(run.config)).train
-        step = json.loads(model_file.read_metadata(run.last)["results"])["step"]
+        results = json.loads(model_file.read_metadata(run.last).get("results", "{}"))
         validations = [row for row in run_folder.read_rows(run.metrics) if "scores" in row]
-    except (AtrousError, OSError, ValueError, KeyError, TypeError):  # not there yet, or being replaced
+    except (AtrousError, OSError):  # not there yet, or being replaced
         return False
-    if not validations or validations[-1]["step"] < step:
+    last = validations[-1]["step"] if validations else -1
+    step = results.get("step", last)  # older versions did not write it
+    if last < step:
         return False
     is_early = settings.patience is not None and num_stale(validations) >= settings.patience
     return bool(step >= settings.steps) or is_early

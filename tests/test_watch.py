@@ -150,6 +150,36 @@ def test_half_a_file_is_waited_for(
     assert "waiting for another" in printed
 
 
+def test_a_best_model_that_comes_after_the_last_validation_is_waited_for(
+    early: RunFolder, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copied(finished, tmp_path / "run")
+    run.metrics.unlink()
+    put(early.last, run.last)()
+    put(early.best, run.best)()
+    long = [nothing] * 9
+    actions = [
+        *long,
+        put(finished.last, run.last),
+        *long,
+        put(finished.metrics, run.metrics),
+        put(finished.best, run.best),
+    ]
+    assert watched(monkeypatch, run.best, actions)[0]
+    assert [row["file"] for row in rows(run)] == ["best.safetensors"] * 2
+
+
+def test_a_folder_that_a_network_hides_for_a_moment_is_not_deleted(
+    early: RunFolder, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, hidden = copied(finished, tmp_path / "run"), tmp_path / "hidden"
+    run.best.unlink()
+    put(early.last, run.last)()
+    actions: list[Action] = [*[nothing] * 9, lambda: run.path.rename(hidden), lambda: hidden.rename(run.path)]
+    assert watched(monkeypatch, run.path, [*actions, put(finished.last, run.last)])[0]
+    assert [row["step"] for row in rows(run)] == [2, 4]
+
+
 def test_a_damaged_last_model_ends_the_watch_with_its_reason(
     finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
