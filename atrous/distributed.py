@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from atrous.errors import ConfigError, ProcessDied
 
@@ -85,9 +87,9 @@ def _place(rank: int, size: int) -> dict[str, Any]:
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or _number("GROUP_WORLD_SIZE", 1) > 1:
         return {}
-    store, _, _ = next(distributed.rendezvous("env://", rank, size))
+    store, _, _ = next(rendezvous("env://", rank, size))
     name = f"atrous/{size}/{restarts().number}"
-    return {"store": distributed.PrefixStore(name, store), "rank": rank, "world_size": size}
+    return {"store": PrefixStore(name, store), "rank": rank, "world_size": size}
 
 
 def is_store_old() -> bool:
