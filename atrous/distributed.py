@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from atrous.errors import ConfigError, ProcessDied
 
@@ -71,11 +73,29 @@ def _enter(backend: str, rank: int, size: int) -> None:
     if rank >= size:
         raise ConfigError(f"the environment says RANK={rank} of WORLD_SIZE={size} processes; torchrun sets both")
     try:
-        distributed.init_process_group(backend)
+        distributed.init_process_group(backend, **_place(rank, size))
     except (RuntimeError, ValueError, OSError) as error:
         reason = next(reason for pattern, reason in REASONS.items() if re.search(pattern, str(error)))
         detail = str(error).strip().partition("\n")[0]
         raise ProcessDied(f"process {rank} of {size} could not join the others: {reason} ({detail})") from error
+
+
+def _place(rank: int, size: int) -> dict[str, Any]:
+    """Where the processes meet: not at the addresses of dead ones, which torchrun's store still has after a restart.
+
+    Several machines count restarts each for itself: there only a store for each restart helps (`is_store_old`).
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or _number("GROUP_WORLD_SIZE", 1) > 1:
+        return {}
+    store, _, _ = next(rendezvous("env://", rank, size))
+    name = f"atrous/{size}/{restarts().number}"
+    return {"store": PrefixStore(name, store), "rank": rank, "world_size": size}
+
+
+def is_store_old() -> bool:
+    """Whether a restart of several machines would meet the addresses of dead processes."""
+    is_shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return is_shared and restarts().most > 0 and _number("GROUP_WORLD_SIZE", 1) > 1
 
 
 def choose_device(name: str | None, local_rank: int = 0, *, what: str = "--device ") -> torch.device:

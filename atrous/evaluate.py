@@ -62,7 +62,7 @@ def evaluate(
         if advance is not None:
             advance(world.size)
     totals = [part for part in distributed.gather([total]) if part]
-    seen = sorted(distributed.gather(seen), key=lambda one: one.place)
+    seen = sorted(distributed.gather(seen), key=lambda one: one.number)
     images, skipped = [one.score for one in seen if one.score], [line for one in seen for line in one.problems]
     if not images:
         raise DataError(f"{data_name}: none of {len(samples)} images could be read, so there is nothing to measure")
@@ -74,7 +74,7 @@ def evaluate(
 class Seen(NamedTuple):
     """What an image adds."""
 
-    place: int
+    number: int
     problems: tuple[str, ...]
     score: ImageScore | None = None
     others: Mapping[str, Any] = {}  # statistics that aren't whole numbers

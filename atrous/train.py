@@ -228,6 +228,12 @@ def fitted(
             f"torchrun --max-restarts={restarts.most} runs this command again when a process dies: add "
             "--resume-or-start, so that it goes on from the last save"
         )
+    if distributed.is_store_old():
+        say(
+            "a restart of several machines may wait for dead processes; set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for "
+            "torchrun on each of them",
+            console,
+        )
     images, processes = distributed.tree_from_first(
         list(run_folder.step_so_far(run) if resume else (0, 0)), world.device
     )

@@ -37,9 +37,9 @@ def answers_of(size: int, place: Path, work: Callable[..., Any], *arguments: obj
     context.set_forkserver_preload(["atrous.train", "atrous.convert", "tests.runs"])
     store = place / f"store{len(list(place.glob('store*')))}"
     ranks = []
-    for rank in range(size):
+    for number in range(size):
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(theirs, rank, size, store, work, arguments), daemon=True)
+        process = context.Process(target=_work, args=(theirs, number, size, store, work, arguments), daemon=True)
         process.start()
         theirs.close()
         ranks.append(Rank(process, ours))

@@ -59,6 +59,17 @@ def test_restarts_are_those_of_torchrun(monkeypatch: pytest.MonkeyPatch) -> None
     assert distributed.restarts() == (1, 3)
 
 
+def test_restarts_of_several_machines_need_a_store_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not distributed.is_store_old()
+    for name, value in {"USE_AGENT_STORE": "True", "MAX_RESTARTS": "3"}.items():
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    assert not distributed.is_store_old()
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    assert distributed.is_store_old()
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    assert not distributed.is_store_old()
+
+
 def test_a_training_that_torchrun_would_repeat_must_resume(
     tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

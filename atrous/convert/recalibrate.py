@@ -51,7 +51,7 @@ def end_round(moments: Sequence[Moments]) -> None:
     """Add the image that each process has just seen, in the order of the processes, which is that of the images."""
     own = torch.cat([one.image for one in moments])
     for images in distributed.gather([own]):
-        for one, image in zip(moments, images.split([len(one.image) for one in moments]), strict=True):
+        for one, image in zip(moments, torch.split(images, [len(one.image) for one in moments]), strict=True):
             one.total += image
     for one in moments:
         one.image.zero_()
