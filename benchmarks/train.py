@@ -77,6 +77,8 @@ Step = Callable[[Tensor, Tensor], None]  # images [B, 3, H, W] uint8, labels [B,
 
 def atrous_step(case: Case) -> Step:
     """The functions of `atrous train`, without reading and logging."""
+    from rich.console import Console
+
     from atrous import config as configs
     from atrous import train
     from atrous.data.label_space import LabelSpace
@@ -88,7 +90,7 @@ def atrous_step(case: Case) -> Step:
     config = configs.load(network.recipe, settings)
     space = LabelSpace(names=tuple(f"class {number}" for number in range(case.num_classes)), ignore=IGNORE)
     world = World(0, 1, torch.device(case.device))
-    learner, _ = train.build(config, space, {}, world, is_new=True)
+    learner, _ = train.build(config, space, (), {}, world, Console(quiet=True), is_new=False)  # random weights
     parallel = compiled(learner.parallel, case)
     objective = train.objective_of(learner.model, config, space, None, world)
 
