@@ -72,7 +72,7 @@ class TrainConfig(Settings):
     seed: Seed = 0
     """Starting point of everything random: equal seeds give equal trainings."""
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    """With many processes, ddp: each holds all weights; fsdp: they share them out, which needs less memory on each."""
+    """ddp: each process holds all weights; fsdp: they share them out, which needs less memory."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of the passes; bf16 is faster and needs less memory on recent GPUs."""
     activation_checkpointing: bool = False
