@@ -358,11 +358,9 @@ def _watch(
 
 def _require_writable(path: Path) -> None:
     """Check before the work that its results can be written."""
-    from atrous.files import prepare_output
+    from atrous.files import prepare_file
 
-    if path.is_dir():
-        raise IsADirectoryError(f"cannot write {path}: it is a folder")
-    prepare_output(path.parent)
+    prepare_file(path)
 
 
 @app.command(short_help="segment images: masks and overlays")

@@ -144,3 +144,10 @@ def prepare_output(path: Path) -> Path:
     except OSError as error:
         raise OSError(error.errno, f"cannot write into the output folder {path}: {error.strerror}") from error
     return path
+
+
+def prepare_file(path: Path) -> None:
+    """Make the folder of a file if needed. Raises OSError if the file can't be written there."""
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    prepare_output(path.parent)

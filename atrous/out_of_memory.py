@@ -17,7 +17,7 @@ from atrous import config as configs
 from atrous import distributed, run_folder
 from atrous.config import AUTO, Config, TrainConfig
 from atrous.distributed import World
-from atrous.errors import LESS_MEMORY, OutOfMemory, out_of_memory
+from atrous.errors import LESS_MEMORY, ConfigError, OutOfMemory, out_of_memory
 from atrous.progress import say
 from atrous.run_folder import RunFolder
 
@@ -97,6 +97,18 @@ def smallest_pass(settings: TrainConfig, world: World) -> int:
     return 2 if settings.batch_norm == "tuned" and not is_synchronized else 1
 
 
+def require_variance(settings: TrainConfig, world: World) -> None:
+    """Raises ConfigError for passes with fewer images than tuned batch norms need."""
+    if settings.batch // settings.parts >= smallest_pass(settings, world):
+        return
+    key = "batch" if settings.batch == 1 else "micro_batch"
+    what = "" if key == "batch" else f" and train.batch={settings.batch}, which leaves a pass with one image"
+    raise ConfigError(
+        f"train.{key}={getattr(settings, key)} with train.batch_norm=tuned{what}: image pooling leaves one "
+        f"value per channel, which has no variance; set train.{key} higher, or train.batch_norm=frozen"
+    )
+
+
 def with_micro_batch(config: Config, number: int | Literal["auto"] | None) -> Config:
     return config.model_copy(update={"train": config.train.model_copy(update={"micro_batch": number})})
 
@@ -170,6 +182,19 @@ def told_while_validating(advice: str) -> Iterator[None]:
             raise
         text = f"the {device} is out of memory while validating; windows need less than whole images: set "
         raise OutOfMemory(f"{text}evaluate.mode=sliding {advice}") from error
+
+
+@contextlib.contextmanager
+def told_outside_of_passes(run: RunFolder, advice: str) -> Iterator[None]:
+    """Say what is left of a run whose memory runs out where smaller passes don't help: in an update or a save, say."""
+    try:
+        yield
+    except Exception as error:
+        device = None if isinstance(error, OutOfMemory) else out_of_memory(error)
+        if device is None:
+            raise
+        rest = f"the last save is kept; {advice}" if run.is_saved else "nothing has been saved yet"
+        raise OutOfMemory(f"the {device} is out of memory; {LESS_MEMORY[device]}; {rest}") from error
 
 
 def end(config: Config, lost: NoMemory, step: int, world: World, run: RunFolder) -> str:

@@ -26,8 +26,8 @@ from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.distributed import World
 from atrous.environment import environment, free_memory
 from atrous.errors import LESS_MEMORY, AtrousError, ConfigError
-from atrous.files import write_atomically
-from atrous.out_of_memory import images_of_pass, smallest_pass, with_micro_batch
+from atrous.files import prepare_file, write_atomically
+from atrous.out_of_memory import images_of_pass, require_variance, smallest_pass, with_micro_batch
 from atrous.progress import counting, say
 
 GIB = 2**30
@@ -36,6 +36,7 @@ MARGIN = 1.1  # a row fits if its prediction, which may be a tenth too low, does
 ALONE = World(0, 1, torch.device("cpu"))
 MAX_SECONDS = 900.0  # of the measurements of one setting
 ASSUMED_CLASSES = 21
+MOST_MEASURED = 8  # images of a pass
 LABEL_BYTES = 8  # of a pixel's labels and targets, which wait beside its three bytes of colour
 CROPS = (0.75, 0.5)  # factors on both sides of the recipe's, which are not measured
 PROCESS_GROUP = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE|NAME)|MASTER_(ADDR|PORT)|TORCHELASTIC_.*")
@@ -141,7 +142,11 @@ def run(
     console, config = console or terminal.console(), configs.load(source, overrides)
     place = distributed.choose_device(device)
     budget = free_memory(place) if memory is None else parsed_memory(memory)
+    if json_path is not None:
+        prepare_file(json_path)  # before minutes of measuring
     variations = [*standard(config, source), *asked_for(config, tries, source)]
+    for _, changed in variations:
+        require_variance(changed.train, ALONE)
     space, remark = space_of(config)
     if remark:
         say(remark, console)
@@ -197,6 +202,8 @@ def asked_for(config: Config, tries: Sequence[str], source: str) -> list[tuple[O
         lists = [tuple(shlex.split(text)) for text in tries]
     except ValueError as error:
         raise ConfigError(f"--try {' '.join(tries)}: {error}; overrides with spaces between them are right") from None
+    if () in lists:
+        raise ConfigError("--try '': must be one or more overrides, such as train.batch=16")
     return [(one, configs.override(plain, one, source)) for one in lists]
 
 
@@ -213,10 +220,16 @@ def space_of(config: Config) -> tuple[LabelSpace, str]:
 # ---- measuring
 
 
-def sizes(config: Config) -> tuple[int, int]:
-    """The numbers of images to measure."""
-    smallest = smallest_pass(config.train, ALONE)
-    return smallest, 2 * smallest
+def sizes(config: Config) -> tuple[int, ...]:
+    """The numbers of images to measure: the smallest, and the first of the others that fits.
+
+    The C library gives freed memory back or not, by chance of some per cent. The line beyond both points multiplies
+    that by its length, so the points lie as far apart as the time allows.
+    """
+    smallest, batch = smallest_pass(config.train, ALONE), config.train.batch
+    double = 2 * smallest
+    largest = max(double, min(batch, MOST_MEASURED, max(3 * smallest, batch // 2)))
+    return tuple(dict.fromkeys((smallest, largest, max(double, largest // 2))))
 
 
 def measure(config: Config, space: LabelSpace, device: torch.device, images: Sequence[int], memory: int) -> Measured:
@@ -269,7 +282,7 @@ def images_of_update(config: Config) -> int:
 def passes_to_try(config: Config) -> Iterator[int]:
     """Images in a pass, from the whole batch to the smallest, for each number of passes."""
     batch, last = config.train.batch, 0
-    for parts in range(1, batch // smallest_pass(config.train, ALONE) + 1):
+    for parts in range(1, max(1, batch // smallest_pass(config.train, ALONE)) + 1):
         number = -(-batch // parts)
         if number != last:
             yield number
@@ -363,6 +376,7 @@ def fitted(config: Config, world: World, console: Console) -> Config:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if world.device.type == "cpu" else 1
     memory = min(distributed.gather([free_memory(world.device) // processes]))
     plain = with_micro_batch(config, None)
+    require_variance(plain.train, world)
     row = largest(plain, world, memory) if world.rank == 0 else Row((), plain)
     number, error = distributed.gather([(images_of_pass(row.config.train), row.error)])[0]
     if error:

@@ -13,7 +13,8 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from atrous.tasks.contract import Objective
 from atrous.train import Learner, Pass, Standing
 from atrous.types import Batch
 
+POINTS = 2  # make a line
 STEPS = 2  # the first one makes the optimizer's memory
 BLOCK = 64  # pixels of a side of the made-up regions
 
@@ -64,14 +66,39 @@ def rehearse(order: Mapping[str, Any]) -> None:
     limit_memory(order["memory"], world)
     learner, _ = train.build(config, space, (), {}, world, terminal.console(), is_new=False)
     objective = train.objective_of(learner.model, config, space, made_up_survey(space), world)
-    for images in order["images"]:
-        reset_peak(world)
-        seconds = [step(learner, objective, config, made_up_batch(config, space, images), world) for _ in range(STEPS)]
-        tell(images=images, bytes=peak(world), seconds=seconds[-1])
+    tell_points(order["images"], partial(point, learner, objective, config, space, world))
     release_memory()
     reset_peak(world)
     run_folder.serialized(train.snapshot(learner, Standing()))
     tell(saving=peak(world))
+
+
+def tell_points(numbers: Sequence[int], measure: Callable[[int], dict[str, float]]) -> None:
+    """Tell the first two numbers of images that fit; none if the first one, the smallest, does not."""
+    missing, error = POINTS, ""
+    for images in numbers:
+        try:
+            tell(**measure(images))
+            missing -= 1
+        except Exception as problem:
+            if out_of_memory(problem) is None:
+                raise
+            error = told(problem)
+        if missing in (0, POINTS):
+            break
+    if missing and error:
+        tell(error=error)
+
+
+def point(
+    learner: Learner, objective: Objective, config: Config, space: LabelSpace, world: World, images: int
+) -> dict[str, float]:
+    """What steps of so many images take, in a memory without what others have left."""
+    learner.optimizer.zero_grad()
+    release_memory()
+    reset_peak(world)
+    seconds = [step(learner, objective, config, made_up_batch(config, space, images), world) for _ in range(STEPS)]
+    return {"images": images, "bytes": peak(world), "seconds": seconds[-1]}
 
 
 def step(learner: Learner, objective: Objective, config: Config, batch: Batch, world: World) -> float:
@@ -137,6 +164,8 @@ def limit_memory(size: int, world: World) -> None:
 def release_memory() -> None:
     """Give back what was freed, where the C library can: it would keep that for later, and count it to what follows."""
     gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     with contextlib.suppress(OSError, AttributeError):  # not the library of GNU
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -46,13 +46,13 @@ from atrous.data.workers import require_guarded_script
 from atrous.distributed import World
 from atrous.environment import environment
 from atrous.errors import AtrousError, ConfigError, DataError, ModelFileError, ProcessDied, listing
-from atrous.files import prepare_output, user_path, write_atomically
+from atrous.files import prepare_file, user_path, write_atomically
 from atrous.instruments import Instruments
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
 from atrous.layers.recompute import recompute
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
-from atrous.out_of_memory import NoMemory, smallest_pass, stepped_down
+from atrous.out_of_memory import NoMemory, require_variance, stepped_down
 from atrous.progress import Progress, say
 from atrous.report import Evaluation
 from atrous.report.facts import RunFacts, timed
@@ -160,6 +160,7 @@ def train(
         batches = training_batches_from(at, splits[0], learner.model, config, space, world, workers)
         losses: list[Losses] = []
         with (
+            out_of_memory.told_outside_of_passes(run, how_to_resume(run)),
             stop.deferred(),
             contextlib.closing(batches),
             Progress(console, settings.steps, at.step) as progress,
@@ -278,13 +279,7 @@ def trainable(config: Config, world: World) -> tuple[LabelSpace, tuple[Sequence[
     distributed.require_same(" and ".join(str(len(samples)) for samples in splits), "the numbers of images")
     if config.model.num_classes is not None:
         require_same_classes(config.model.num_classes, space, "model.num_classes")
-    if config.train.batch // config.train.parts < smallest_pass(config.train, world):
-        key = "batch" if config.train.batch == 1 else "micro_batch"
-        what = "" if key == "batch" else f" and train.batch={config.train.batch}, which leaves a pass with one image"
-        raise ConfigError(
-            f"train.{key}={getattr(config.train, key)} with train.batch_norm=tuned{what}: image pooling leaves one "
-            f"value per channel, which has no variance; set train.{key} higher, or train.batch_norm=frozen"
-        )
+    require_variance(config.train, world)
     return space, splits
 
 
@@ -1001,9 +996,7 @@ def require_picture(path: Path) -> None:
     if path.suffix.lower() not in visualize.PICTURE_FORMATS:
         known = ", ".join(visualize.PICTURE_FORMATS)
         raise ConfigError(f"--show-augmentation {path}: the name of a picture ends in {known}")
-    if path.is_dir():
-        raise IsADirectoryError(f"cannot write {path}: it is a folder")
-    prepare_output(path.parent)
+    prepare_file(path)
 
 
 verb_module.make_callable(__name__)  # `atrous.train(...)`

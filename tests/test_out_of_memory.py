@@ -1,11 +1,13 @@
 """A step that runs out of memory is computed again in smaller passes: the same update, said and stored."""
 
 import io
+import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -273,3 +275,57 @@ def test_rows_of_metrics_tell_it(halved: tuple[RunFolder, Config]) -> None:
     rows = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert rows[0] == {"step": 0, "micro_batch": 2, "images": 4, "reason": "the GPU ran out of memory"}
     assert [row["step"] for row in rows[1:]] == [1, 2, 3, 4, 4]
+
+
+# ---- outside of the passes
+
+OUTSIDE = (("a batch", train, "vary", 3), ("an update", train, "update", 3), ("a save", run_folder, "serialized", 2))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "number"), [case[1:] for case in OUTSIDE], ids=[case[0] for case in OUTSIDE]
+)
+def test_memory_that_runs_out_elsewhere_costs_no_save(
+    module: ModuleType,
+    name: str,
+    number: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = tiny_config("train.batch=4", "train.ema=0.9")
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    undisturbed = train.train(config, tmp_path / "one", console=QUIET)
+    with monkeypatch.context() as patch:
+        fail_in_call(patch, module, name, number)
+        assert cli.run(["train", str(path), "--out", str(tmp_path / "two"), "--workers", "0", "--device", "cpu"]) == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "the CPU is out of memory; a training needs less with" in message
+    assert "the last save is kept; resume with: atrous train" in message
+    run = train.train(config, tmp_path / "two", resume=True, console=QUIET)
+    assert_same(weights(undisturbed), weights(run))
+
+
+def test_memory_that_runs_out_before_the_first_save_is_told_so(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_in_call(monkeypatch, train, "update", 1)
+    with pytest.raises(OutOfMemory, match="nothing has been saved yet"):
+        train.train(tiny(), tmp_path / "run", console=QUIET)
+    monkeypatch.undo()
+    assert train.train(tiny(), tmp_path / "run", console=QUIET).best.exists()
+
+
+def fail_in_call(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, number: int) -> None:
+    """Let call `number` of a function run out of memory when it has done its work."""
+    real, calls = getattr(module, name), itertools.count(1)
+
+    def failing(*arguments: object) -> object:
+        result = real(*arguments)
+        if next(calls) == number:
+            raise RuntimeError(CPU_ERROR)
+        return result
+
+    monkeypatch.setattr(module, name, failing)
