@@ -257,6 +257,7 @@ def test_a_missing_package_is_a_line_before_the_first_step(
 # ---- the profile
 
 
+@pytest.mark.slow
 def test_the_profiler_writes_nothing_of_its_own_to_the_terminal() -> None:
     """Its compiled part reads the variable once in a process."""
     lines = (
