@@ -70,6 +70,10 @@ def opened(
     tell = partial(say, console=console)
     events = events_of(run, done, is_due=is_due, console=console) if settings.tensorboard else None
     steps = settings.profile_steps
+    if steps is not None and steps[1] <= done and not run.profile.exists():
+        say(
+            f"train.profile_steps={steps[0]},{steps[1]}: {done} steps are done, so there is nothing to profile", console
+        )
     profiler = None if steps is None else Profiler(steps, done, run.trace, run.profile, world.device, tell)
     try:
         yield Instruments(events, profiler)

@@ -1,6 +1,7 @@
 """What a new training begins with: `model.pretrained=imagenet|FILE`, `train.init=FILE`, or random weights."""
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -9,7 +10,7 @@ from torch import Tensor
 from atrous.backbones import BACKBONES, BackboneConfig
 from atrous.backbones.contract import ImageNet, Pretrained
 from atrous.config import Config
-from atrous.convert import zoo
+from atrous.convert import sources, zoo
 from atrous.convert.readers.safetensors import is_foreign
 from atrous.convert.sources import PYTORCH, ZOO
 from atrous.errors import ConfigError, DataError, listing, text_of
@@ -61,13 +62,22 @@ def _from_file(
 ) -> Reused:
     path = user_path(source)
     is_other = (path.is_file() and path.name.endswith(PYTORCH)) or is_foreign(path)
-    if is_other and (weights := config.read(path)):
+    if is_other and (weights := _read(config, path)):
         return copied(model, Donor(source, f"model.pretrained={source}", _state(weights)), "backbone")
     try:
         return reuse(model, source, "backbone", images, setting="model.pretrained", console=console)
     except FileNotFoundError as error:
         what = "expected imagenet, none, or a file as in train.init"
         raise FileNotFoundError(f"model.pretrained={source}: {text_of(error)}; {what}") from error
+
+
+def _read(config: BackboneConfig, path: Path) -> Pretrained | None:
+    """As the backbone's own program reads it. What is wrong with a damaged or unsafe file, our own reader says."""
+    try:
+        return config.read(path)
+    except OSError:
+        sources.read(path)
+        raise
 
 
 # ---- ImageNet

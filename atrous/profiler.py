@@ -1,5 +1,6 @@
 """What a few steps of a training spend their time on: PyTorch's profiler, its trace, and the largest costs."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from atrous.files import write_atomically
 
 NUM_COSTS = 12  # in the table
 VIEWER = "https://ui.perfetto.dev"
+SILENT = {"KINETO_LOG_LEVEL": "99"}  # it would write two lines of its own to stderr
 
 
 class Cost(NamedTuple):
@@ -46,6 +48,7 @@ class Profiler:
             self.finish()
         elif self.running is None and self.first <= done + 1 <= self.last:
             kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.device.type == "cuda" else [])]
+            os.environ.update(SILENT)
             self.running = profile(activities=kinds)
             self.running.start()
 

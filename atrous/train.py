@@ -36,6 +36,7 @@ from atrous import (
 from atrous.config import Config, TrainConfig
 from atrous.data import survey
 from atrous.data.batch_transforms import vary, vary_sample
+from atrous.data.dividing import other_division
 from atrous.data.inventory import inventory
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import Augment, Augmented, Read, Stream, missing_fields, training_batches
@@ -301,8 +302,8 @@ def surveys_of(
     DataError for labels that can't be used, and for data without those that the task needs.
     """
     parts = {
-        "train": Split(config.data.train, splits[0], "to learn from"),
-        "val": Split(config.data.val, splits[1], "to validate on"),
+        "train": Split(config.data.train, splits[0], "to learn from", advice=other_division(config.data)),
+        "val": Split(config.data.val, splits[1], "to validate on", advice=other_division(config.data)),
     }
     surveys = stored_surveys(run, parts, space) if is_old else {}
     if surveys:

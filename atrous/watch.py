@@ -118,7 +118,8 @@ def say_what_is_there(call: Call) -> bool:
     """Say what is waited for, or how much is done already. Returns whether the run is there."""
     rows = rows_of(call.run)
     if rows:
-        say(f"{call.run.watched}: {len(rows)} evaluations, which are not done again", call.console)
+        number = "1 evaluation, which is" if len(rows) == 1 else f"{len(rows)} evaluations, which are"
+        say(f"{call.run.watched}: {number} not done again", call.console)
     if not any(path.exists() for path in call.files):
         near = [] if call.run.path.exists() else run_folder.nearest_runs(call.run.path)
         runs = f" (the nearest runs: {listing(near)})" if near else ""

@@ -1,6 +1,7 @@
 """What several tests share: a model small enough to train in a second, a finished run of it, datasets on disk."""
 
 import importlib
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,13 @@ OPERATORS: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignor
 def one_thread() -> None:
     """A second thread costs the tests' small tensors more than it saves, and on one thread sums are reproducible."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> None:
+    """Tests send it, and a shell lets what it starts in the background ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ from atrous import distributed
 from atrous.distributed import World
 
 HANGS = 300.0  # seconds after which processes are given up
+# What a process would import itself, for a second or two, when it builds its optimizer: each fork has it at once.
+PRELOADED = ("atrous.train", "atrous.convert", "torch._dynamo", "torch.utils.data")
 
 
 class Rank(NamedTuple):
@@ -34,7 +36,7 @@ def answers_of(size: int, place: Path, work: Callable[..., Any], *arguments: obj
     with their process.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["atrous.train", "atrous.convert", "tests.runs"])
+    context.set_forkserver_preload([*PRELOADED, "tests.runs"])
     store = place / f"store{len(list(place.glob('store*')))}"
     ranks = []
     for number in range(size):

@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -256,6 +257,20 @@ def test_a_missing_package_is_a_line_before_the_first_step(
 # ---- the profile
 
 
+@pytest.mark.slow
+def test_the_profiler_writes_nothing_of_its_own_to_the_terminal() -> None:
+    """Its compiled part reads the variable once in a process."""
+    lines = (
+        "import torch",
+        "from pathlib import Path",
+        "from atrous.profiler import Profiler",
+        "profiler = Profiler((1, 1), 0, Path('t'), Path('p'), torch.device('cpu'), lambda text: None)",
+        "profiler.running.stop()",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_the_profile_has_a_trace_and_the_largest_costs(tiny: Tiny, tmp_path: Path) -> None:
     console = Console(width=400)
     with console.capture() as capture:
@@ -285,6 +300,13 @@ def test_a_profile_of_a_resumed_run_has_the_steps_that_are_left(
     before = run.profile.read_text()
     train.train(config, run.path, resume=True, console=QUIET)  # only the report is written again
     assert run.profile.read_text() == before
+
+
+def test_steps_that_were_done_without_a_profile_are_said(finished: RunFolder, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run")
+    printed = resume(run, "train.tensorboard=false", "train.profile_steps=1,2")
+    assert "train.profile_steps=1,2: 4 steps are done, so there is nothing to profile" in printed
+    assert not run.profile.exists()
 
 
 @pytest.mark.slow

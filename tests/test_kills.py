@@ -37,6 +37,7 @@ from atrous.config import to_yaml
 from atrous.report import facts
 from atrous.run_folder import RunFolder
 from tests.conftest import tiny_config
+from tests.processes import PRELOADED
 from tests.runs import assert_same, losses, weights
 
 if TYPE_CHECKING:
@@ -254,7 +255,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Start:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the server must have no threads: a fork loses them
     forkserver._forkserver._stop()  # type: ignore[attr-defined] # another test's, which has imported nothing
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.test_kills", "atrous.train", "atrous.report", "torch.utils.data"])
+    context.set_forkserver_preload(["tests.test_kills", *PRELOADED])
 
     def begin(arguments: list[str], log: Path, misfortune: Misfortune, scale: Scale) -> Training:
         ours, theirs = context.Pipe()
@@ -373,10 +374,10 @@ class Attempts:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to find the processes in")
-@pytest.mark.timeout(3600)  # it takes two minutes on a free machine, and twenty on a very busy one
+@pytest.mark.timeout(3600)  # it takes two minutes on a free machine, and many on a very busy one
 def test_fifty_misfortunes_change_nothing(start: Start, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(to_yaml(tiny_config("train.steps=40", "train.save_every=2", "train.eval_every=10")))
+    recipe.write_text(to_yaml(tiny_config("train.steps=20", "train.save_every=2", "train.eval_every=10")))
     attempts, rng = Attempts(start, tmp_path, recipe), np.random.default_rng(1)
     assert attempts.once(Misfortune()) == 0
     whole = attempts.run

@@ -135,6 +135,15 @@ def test_any_number_of_processes_resumes_a_run_either_way(tmp_path: Path) -> Non
         assert [row["step"] for row in losses(run)] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
+def test_more_processes_than_images_learn_as_one_does(tmp_path: Path) -> None:
+    few = ("data.num_train=2", "data.num_val=1", "train.steps=2")
+    alone = train.train(tiny_config(*RICH, *few, "train.batch=3"), tmp_path / "alone", console=QUIET)
+    run = train_by(3, place(tmp_path, "three"), *few, "train.batch=1")
+    assert_all_close(alone, run)
+    assert validations(run)[-1]["scores"].keys() == validations(alone)[-1]["scores"].keys()
+
+
 # ---- every network
 
 

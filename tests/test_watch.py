@@ -117,6 +117,10 @@ def test_what_is_in_the_log_is_not_evaluated_again(
         is_complete, printed = watched(monkeypatch, run.path)
         assert is_complete and f"{number} evaluations, which are not done again" in printed
         assert watched(monkeypatch, run.last)[0]
+        lines = run.watched.read_bytes()
+        run.watched.write_bytes(lines.splitlines(keepends=True)[-1])
+        assert "1 evaluation, which is not done again" in watched(monkeypatch, run.path / rows(run)[0]["file"])[1]
+        run.watched.write_bytes(lines)
     is_complete, _ = watched(monkeypatch, run.path, (), "evaluate.flip=true")  # another protocol
     assert is_complete and len(rows(run)) == 2 * number
     assert rows(run)[-1]["protocol"]["flipped too"] == "yes"

@@ -6,6 +6,8 @@ tables don't say it: which output strides it has, and which sizes of images.
 
 import difflib
 import importlib
+import re
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache, partial
@@ -28,6 +30,7 @@ NATIVE = 32  # output stride of a network as it is
 TRIED: tuple[Size, ...] = ((65, 97), (224, 320))  # of images
 UNSUPPORTED = (TypeError, AssertionError, NotImplementedError, ValueError, RuntimeError)  # timm's for an argument
 NUM_LISTED = 8  # names in an error
+NUM_DIFFERENT, WIDTH_LISTED = 3, 120  # weights in an error; characters of PyTorch's about one
 T = TypeVar("T")
 
 
@@ -201,12 +204,28 @@ def _weights(name: str, arguments: Mapping[str, Any], what: str) -> Pretrained:
     try:
         network, fresh = (_seeded(name, choice) for choice in (arguments, {}))
     except Exception as error:  # of the network, the hub's client, PyTorch, or a damaged file
-        raise OSError(f"timm can't load {what} into {name.removeprefix(PREFIX)}: {_line(error)}") from error
+        raise OSError(f"timm can't load {what} into {name.removeprefix(PREFIX)}: {_difference(error)}") from error
     random = [key for key, tensor in network.named_parameters() if _is_random(tensor, fresh.get_parameter(key))]
     if random:
         raise ConfigError(f"{name}: {what} lack {listing(random)}: they are another network's")
     state = {f"network.{key}": tensor for key, tensor in network.state_dict().items()}
     return Pretrained(state, _color(network, "mean"), _color(network, "std"))
+
+
+def _difference(error: Exception) -> str:
+    """PyTorch lists the weights that don't fit on lines of their own, after one that doesn't name any."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if len(lines) < 2 or "loading state_dict" not in lines[0]:
+        return _line(error)
+    return f"its weights are another network's: {listing((_weight(line) for line in lines[1:]), NUM_DIFFERENT)}"
+
+
+def _weight(line: str) -> str:
+    shapes = re.match(r"size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)", line)
+    if shapes is None:
+        return textwrap.shorten(line, WIDTH_LISTED, placeholder=" ...")
+    name, theirs, ours = shapes.groups()
+    return f"{name} {theirs} instead of {ours}"
 
 
 def _seeded(name: str, arguments: Mapping[str, Any]) -> nn.Module:

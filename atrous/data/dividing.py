@@ -35,14 +35,22 @@ def divided(samples: Sequence[Sample], config: DataConfig) -> tuple[Sequence[Sam
     names = samples.names
     aside = set(places_aside(names, config.val_share, config.val_seed))
     if not aside:
+        noun, verb = ("image", "is") if len(names) == 1 else ("images", "are")
         raise DataError(
-            f"data.val_share: {len(names)} images of {config.train!r} are too few to set one aside to validate on; add "
+            f"data.val_share: {len(names)} {noun} of {config.train!r} {verb} too few to set one aside to validate on; add "
             f"images, or set data.val={config.train} to see no more than how well it has learnt them"
         )
     return tuple(
         samples.chosen([place for place in range(len(names)) if (place in aside) == is_aside])
         for is_aside in (False, True)
     )  # type: ignore[return-value]
+
+
+def other_division(config: DataConfig) -> str:
+    """What to set if the wrong images are set aside; "" if none are, which `with_validation` says by no share."""
+    if config.val_share is None:
+        return ""
+    return f" (another data.val_seed or data.val_share sets other images of {config.train!r} aside)"
 
 
 def places_aside(names: Sequence[str], share: float, seed: int) -> list[int]:

@@ -76,6 +76,7 @@ class Split(NamedTuple):
     samples: Sequence[Sample]
     purpose: str = ""  # what labels of one class alone can't be used for, such as "to learn from"; "": nothing
     like: Survey | None = None  # of a split that can be used, and so has the right values
+    advice: str = ""  # how the split can have other samples
 
 
 @runtime_checkable
@@ -203,7 +204,9 @@ def require_usable(survey: Survey, space: LabelSpace, split: Split, *, skip_erro
         line = f"all {survey.ignored} pixels of {_masks(survey.masks)} have the ignored value {value}"
     if line:
         purpose = f"nothing {split.purpose}: " if split.purpose else ""
-        raise DataError(f"split {split.name!r}: {purpose}{line}{_advice_on_ignored(survey, space, split)}")
+        raise DataError(
+            f"split {split.name!r}: {purpose}{line}{_advice_on_ignored(survey, space, split)}{split.advice}"
+        )
     if split.purpose and survey.crowd_pixels and not any(survey.things):
         raise DataError(
             f"split {split.name!r}: nothing {split.purpose}: no thing has a number; all {survey.crowd_pixels} pixels "

@@ -149,6 +149,23 @@ def test_damaged_validation_data_are_not_passed_over(tmp_path: Path) -> None:
 def test_too_few_images_are_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"2 images of 'train' are too few to set one aside .* data\.val=train"):
         divided(folder.Config(root=write_photos(tmp_path, 2)))
+    with pytest.raises(DataError, match=r"1 image of 'train' is too few"):
+        divided(folder.Config(root=write_photos(tmp_path / "one", 1)))
+
+
+def test_a_class_that_is_only_among_the_images_to_learn_from_is_said_with_a_way_out(tmp_path: Path) -> None:
+    root = write_photos(tmp_path / "data")
+    to_learn, to_validate = divided(folder.Config(root=root))
+    for name in to_validate:
+        save(root / "masks" / "train" / f"{name}.png", np.zeros((40, 40), np.uint8))
+    config = load("folder/deeplab_v3plus", [*QUICK, f"data.root={root}"])
+    with pytest.raises(DataError, match=r"'val': nothing to validate on: .*are left.*another data\.val_seed or data"):
+        train.train(config, tmp_path / "run", device="cpu", console=QUIET)
+    for name in to_learn:
+        save(root / "masks" / "train" / f"{name}.png", np.zeros((40, 40), np.uint8))
+    save(root / "masks" / "train" / f"{to_validate[0]}.png", np.eye(40, dtype=np.uint8))
+    with pytest.raises(DataError, match=r"'train': nothing to learn from: .*are left.*another data\.val_seed or data"):
+        train.train(config, tmp_path / "run", device="cpu", console=QUIET)
 
 
 @pytest.mark.parametrize("share", ["0", "1", "-0.1", "2", "much", "nan"])

@@ -32,7 +32,7 @@ from tests.runs import QUIET
 ROOT = Path(__file__).parents[2]
 PATIENCE = 600.0  # seconds, on a busy machine
 SLOW = ("evaluate.scales=0.75,1,1.25,1.5", "evaluate.flip=true")
-NUM_IMAGES = 40
+NUM_IMAGES = 24
 Nodes: TypeAlias = Any  # of Ray: its Cluster
 IMAGE = NamedImage(Path("a.png"), Path("a"))
 
