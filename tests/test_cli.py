@@ -609,6 +609,7 @@ def test_real_street_scenes_are_trained_on(tmp_path: Path) -> None:
             for path in sorted((CAMVID / folder).iterdir())[:count]:
                 (tmp_path / "camvid" / folder / path.name).symlink_to(path)
     small = ["train.steps=1", "train.batch=2", "augment.crop=65,97", "model.backbone.depth_multiplier=0.1"]
+    small += ["model.pretrained=none"]
     arguments = ["camvid/deeplab_v3plus_mobilenet_v2", f"data.root={tmp_path / 'camvid'}", *small]
     assert run("train", *arguments, "--out", str(tmp_path / "run"), "--workers", "0") == 0
     row = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])

@@ -49,6 +49,7 @@ def test_a_run_leaves_the_best_and_last_model_metrics_and_a_report(finished: Run
     assert {path.name for path in finished.path.iterdir()} == {
         "config.yaml",
         "data.json",
+        "reused.json",
         "best.safetensors",
         "facts.json",
         "last.safetensors",
@@ -348,7 +349,7 @@ def refuse_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*args: object, **kwargs: object) -> Tensor:
         raise Unexpected
 
-    for name in ("atrous.data.survey.read_each", "atrous.reuse.reuse", "atrous.models.build"):
+    for name in ("atrous.data.survey.read_each", "atrous.pretrained.begin", "atrous.train.objective_of"):
         monkeypatch.setattr(name, work)
 
 
@@ -391,7 +392,7 @@ def classifier_config(*overrides: str) -> Config:
 def test_a_dataset_without_the_labels_that_the_model_needs_is_refused_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refuse_work(monkeypatch)
+    monkeypatch.setattr("atrous.train.objective_of", None)
     with pytest.raises(DataError, match=r"data\.format=synthetic: its samples lack category, which the model needs"):
         train.train(classifier_config(), tmp_path / "run", console=QUIET)
     assert not (tmp_path / "run").exists()
@@ -452,7 +453,7 @@ def test_labels_of_which_nothing_can_be_learnt_are_refused_before_the_first_step
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("atrous.models.build", None)
+    monkeypatch.setattr("atrous.train.objective_of", None)
     write_masks(folder_data, "train", *train_values)
     write_masks(folder_data, "val", *val_values)
     (folder_data / "classes.yaml").write_text(f"names: {names}\n")

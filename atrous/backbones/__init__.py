@@ -56,7 +56,7 @@ else:
         """Rows are told apart by their names, of which pydantic has a table; other networks by their prefix."""
         settings = read_name(settings)
         name = settings.get("name") if isinstance(settings, dict) else getattr(settings, "name", None)
-        family = None if name in BACKBONES else family_of(str(name))
+        family = family_of(name) if isinstance(name, str) and name not in BACKBONES else None
         return family.Config.model_validate(settings) if family else ROWS.validate_python(settings)
 
     AnyBackboneConfig = Annotated[

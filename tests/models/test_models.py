@@ -348,7 +348,7 @@ def _split(annotation: Any) -> tuple[Any, tuple[Any, ...]]:  # noqa: ANN401 - as
 
 CONFIGS: list[type[BaseModel]] = [
     *(model.Config for model in MODELS.values()),
-    *(family.Config for family in FAMILIES.values()),
+    *(family.Config for family in FAMILIES.values() if family.Config.names()),
     ASPPConfig,
     DecoderConfig,
     Branch,
@@ -358,7 +358,8 @@ CONFIGS: list[type[BaseModel]] = [
 @pytest.mark.parametrize("config", CONFIGS)
 def test_values_outside_a_fields_type_and_unknown_keys_are_refused(config: type[BaseModel]) -> None:
     has_name = "name" in config.model_fields
-    least: dict[str, Any] = {"name": get_args(config.model_fields["name"].annotation)[0]} if has_name else {}
+    names = get_args(config.model_fields["name"].annotation) if has_name else ()
+    least: dict[str, Any] = {"name": names[0]} if names else {}
     assert config.model_validate(least)
     with pytest.raises(ValidationError, match="Extra inputs"):
         config.model_validate({**least, "atrous_rates": (6,)})
