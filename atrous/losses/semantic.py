@@ -38,7 +38,7 @@ class LossConfig(Settings):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each label that is spread over all classes."""
     focal: float = Field(0.0, ge=0, le=100)  # arXiv:1708.02002
-    """Exponent of 1 - p, p the label's probability, which multiplies a pixel's cross entropy; 0: no such factor."""
+    """Exponent of 1 - p, p the label's probability, a factor on a pixel's cross entropy; 0: no such factor."""
     cross_entropy: NonNegativeFloat = 1.0
     """Weight of the cross entropy of the main logits."""
     dice: NonNegativeFloat = 0.0
