@@ -396,12 +396,17 @@ def fetch(
     return path
 
 
+NUM_NEAREST = 6  # of each kind: names that begin so, and similar ones
+
+
 def find(name: str) -> ZooModel:
     """A model by its name. Raises ConfigError with the nearest names, also to the name of an archive."""
     if name in ZOO:
         return ZOO[name]
     names = {alias.lower(): model.name for model in MODELS for alias in (model.archive, model.name)}
-    close = get_close_matches(re.sub(r"\.(tar\.gz|tgz|pth)$", "", name.lower()), names, n=6, cutoff=0.5)
+    stem = re.sub(r"\.(tar\.gz|tgz|pth)$", "", name.lower())
+    longer = [alias for alias in names if stem and alias.startswith(stem)]
+    close = longer[:NUM_NEAREST] + get_close_matches(stem, names, n=NUM_NEAREST, cutoff=0.5)
     nearest = list(dict.fromkeys(names[alias] for alias in close)) or list(ZOO)
     kind = "nearest" if close else "known"
     raise ConfigError(f"no model of the zoo is called {name!r}; {kind}: {', '.join(nearest)}")

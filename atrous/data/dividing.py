@@ -37,8 +37,8 @@ def divided(samples: Sequence[Sample], config: DataConfig) -> tuple[Sequence[Sam
     if not aside:
         noun, verb = ("image", "is") if len(names) == 1 else ("images", "are")
         raise DataError(
-            f"data.val_share: {len(names)} {noun} of {config.train!r} {verb} too few to set one aside to validate on; add "
-            f"images, or set data.val={config.train} to see no more than how well it has learnt them"
+            f"data.val_share: {len(names)} {noun} of {config.train!r} {verb} too few to set one aside to validate on; "
+            f"add images, or set data.val={config.train} to see no more than how well it has learnt them"
         )
     return tuple(
         samples.chosen([place for place in range(len(names)) if (place in aside) == is_aside])
