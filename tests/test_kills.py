@@ -103,8 +103,8 @@ def misfortunes(seed: int) -> Iterator[Misfortune]:
             one = Misfortune(int(rng.choice((0, 2))), kill("any" if number % 2 else SAVES[rng.integers(len(SAVES))]))
             if number == 2:
                 one = one._replace(kill=None, room=float(rng.uniform()))
-            elif number == 3:  # when there are two saves
-                late = kill(SAVES[rng.integers(len(SAVES))], is_hard=True, files=(8, 16))
+            elif number == 3:  # when there are mostly two saves
+                late = kill(SAVES[rng.integers(len(SAVES))], is_hard=True, files=(6, 12))
                 one = one._replace(kill=late, damage=DAMAGES[rng.integers(len(DAMAGES))])
             elif number == 4:
                 hours = float(rng.choice((-1, 1)) * rng.uniform(1, 30))
