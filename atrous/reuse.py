@@ -166,7 +166,7 @@ def _require_fit(names: Sequence[str], state: Weights, donor: Donor, part: Part)
 def _require_finite(names: Sequence[str], donor: Donor) -> None:
     broken = [name for name in names if not donor.weights[name].isfinite().all()]
     if broken:
-        what = f"{len(broken)} weights hold NaN or infinity: {listing(broken, NUM_LISTED)}"
+        what = f"{len(broken)} weight{'s'[: len(broken) - 1]} with NaN or infinity: {listing(broken, NUM_LISTED)}"
         raise ModelFileError(f"{donor.settings}: {what}; the training that they are from broke down: take others")
 
 

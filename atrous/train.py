@@ -822,6 +822,8 @@ def bring_up_to_date(
     """Let the files of a resumed run agree with its state: a kill may have come between them, or settings changed."""
     for line in (*opening.remarks, *opening.changes):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if opening.state is not None and run.is_writer:
+        require_readable(run.best)  # before anything is written
     run_folder.write_changes(run, config, opening.changes, at.step)
     if opening.state is not None:
         gather_weights(learner)
@@ -831,7 +833,6 @@ def bring_up_to_date(
         run_folder.write_state(run, {**opening.state, **learner.source})
     if not is_saved_as(newest(candidate, at), run.last):
         newest(candidate, at).save(run.last)
-    require_readable(run.best)
 
 
 def is_saved_as(model: Segmenter, path: Path) -> bool:

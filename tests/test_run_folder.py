@@ -431,10 +431,12 @@ def test_a_lost_best_model_is_said_and_replaced(finished: RunFolder, tmp_path: P
 def test_a_damaged_best_model_is_named_before_the_first_step(finished: RunFolder, tmp_path: Path) -> None:
     run = copied(finished, tmp_path / "run")
     run.best.write_bytes(run.best.read_bytes()[:-1])
+    before = run.config.read_bytes()
     with pytest.raises(
         ModelFileError, match=r"best\.safetensors: .*; delete it, and the best validation to come takes"
     ):
         train.train(tiny_config(*FINISHED, "train.steps=6"), run.path, resume=True, console=QUIET)
+    assert run.config.read_bytes() == before
     assert run_folder.read_state(run.state)["step"] == 4
 
 
