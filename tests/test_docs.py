@@ -48,6 +48,7 @@ NOT_RUN = {  # a part of the command: why it is only checked
     "NAME.safetensors": "needs a download",
     "=imagenet.safetensors": "needs weights of other people",
     "VOCdevkit": "needs PASCAL VOC",
+    "timm:": "the weights must be fetched",
     "train RECIPE": "stands for any recipe",
     "torchrun ": "starts many processes",
     "--engine ray": "starts many processes; tests/engines runs it",
@@ -116,6 +117,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.usefixtures("timm")
 @pytest.mark.parametrize("page", [page for page in GUIDES if page not in ELSEWHERE and any(blocks(page))], ids=name_of)
 def test_a_page_can_be_followed(
     page: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
