@@ -29,9 +29,9 @@ from atrous.data.annotations import (
 from atrous.data.contract import SYNONYMS, DataConfig, Layout, require_root, require_split
 from atrous.data.image_files import Drawing, ImageFiles
 from atrous.data.label_space import LabelSpace
-from atrous.data.pairing import Complaint, Pair, complain
+from atrous.data.pairing import Complaint, Pair, complaint_of, refuse_all
 from atrous.data.polygons import Region, Shape, as_points
-from atrous.errors import DataError, listing
+from atrous.errors import DataError
 from atrous.files import composed, subfolders
 from atrous.trees import TreeError, read_json
 from atrous.types import Sample, Size
@@ -81,8 +81,7 @@ def samples(config: Config, split: str) -> Sequence[Sample]:
     root = require_root(config)
     path = _file(config, root, split)
     content, space = _content(path), label_space(config)
-    for problem in content.problems:
-        complain(problem.kind, problem.names, DataError(problem.text))
+    refuse_all(content.problems)
     folder = _image_folder(config, root, path, split, content.records)
     names = [record.file_name for record in content.records]
     advice = f"they were looked for in {folder}; set data.images to the folder below {root} that has them"
@@ -189,16 +188,12 @@ def _problems(lists: Lists, classes: Mapping[int, str], path: Path) -> Iterator[
     for rows, what in zip(lists, WORDS, strict=True):
         counts = Counter(str(row["id"]) for row in rows if row.get("id") is not None)
         if repeated := [one for one, count in counts.items() if count > 1]:
-            yield _problem("repeated-ids", repeated, f"{path}: ids used by more than one {what}")
+            yield complaint_of("repeated-ids", repeated, f"{path}: ids used by more than one {what}")
     for key, known in (("image_id", {_id(row, "image") for row in lists.images}), ("category_id", classes.keys())):
         if strange := sorted({_id(row, "annotation", key) for row in lists.annotations} - known):
             what = {"image_id": "images", "category_id": "categories"}[key]
             names = [f"{key} {one}" for one in strange]
-            yield _problem("unlisted-ids", names, f"{path}: annotations of {what} that it doesn't list")
-
-
-def _problem(kind: str, names: Sequence[str], text: str) -> Complaint:
-    return Complaint(kind, tuple(names), f"{text} ({len(names)}): {listing(names)}")
+            yield complaint_of("unlisted-ids", names, f"{path}: annotations of {what} that it doesn't list")
 
 
 def _records(lists: Lists, classes: Mapping[int, str]) -> Iterator[Record]:

@@ -8,7 +8,7 @@ import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
@@ -213,7 +213,17 @@ def pair_listed(names: Sequence[str], images: Path, labels: Path, source: Path) 
 def refuse(kind: str, names: Collection[str], complaint: str) -> None:
     """Raise DataError with the names, if there are any; within `complaints`, keep that."""
     if names:
-        complain(kind, names, DataError(f"{complaint} ({len(names)}): {listing(names)}"))
+        refuse_all([complaint_of(kind, names, complaint)])
+
+
+def complaint_of(kind: str, names: Collection[str], what: str) -> Complaint:
+    return Complaint(kind, tuple(names), f"{what} ({len(names)}): {listing(names)}")
+
+
+def refuse_all(complaints: Iterable[Complaint]) -> None:
+    """Raise DataError for the first; within `complaints`, keep all."""
+    for kind, names, text in complaints:
+        complain(kind, names, DataError(text))
 
 
 def complain(kind: str, names: Collection[str], error: DataError | OSError) -> None:

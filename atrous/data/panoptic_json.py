@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from atrous.data.image_files import Drawing, Drawn
 from atrous.data.instances import runs_of
 from atrous.data.label_space import LabelSpace
-from atrous.data.pairing import Complaint, Pair, complain, refuse
+from atrous.data.pairing import Complaint, Pair, complaint_of, refuse, refuse_all
 from atrous.data.pixels import Codes, read_label
 from atrous.errors import DataError, listing
 from atrous.files import composed, require_folder
@@ -80,8 +80,7 @@ def _read(path: Path, changed: int) -> Annotations:
 
 
 def _complained(annotations: Annotations) -> Annotations:
-    for kind, names, text in annotations.complaints:
-        complain(kind, names, DataError(text))
+    refuse_all(annotations.complaints)
     return annotations
 
 
@@ -180,7 +179,7 @@ def _complaints(
     )
     for kind, names, what in kinds:
         if names:
-            yield Complaint(kind, tuple(names), f"{path}: {what} ({len(names)}): {listing(names)}")
+            yield complaint_of(kind, names, f"{path}: {what}")
 
 
 def _repeated(values: Iterable[str]) -> list[str]:
