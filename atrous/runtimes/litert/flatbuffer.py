@@ -1,12 +1,17 @@
-"""A graph as the bytes of a .tflite file, version 3 of the format."""
+"""A graph as the bytes of a .tflite file, version 3 of the format, and what such bytes say of themselves."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from atrous.runtimes.litert.graph import Array, Graph, Operator, Tensor
 
+IDENTIFIER, VERSION = b"TFL3", 3
+HEADER, CHECKSUM = "atrous", "atrous_checksum"  # names of metadata
+MARK = hashlib.sha256(b"place of the checksum").digest()  # stands there until it is computed
+NO_CHECKSUM = bytes(len(MARK))  # stands there while it is computed
 ALIGNMENT = 16  # bytes, of constants
 OPTIONS = {  # the table of options of an operator that has one
     "ADD": "AddOptions",
@@ -52,14 +57,13 @@ def serialised(
     metadata: Mapping[str, bytes],
 ) -> bytes:
     """`inputs` and `outputs` are tensors by name, and so is their signature; only tensors in use are written."""
-    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
     used = [*inputs.values(), *(one for operator in operators for one in (*operator.inputs, operator.output))]
     places = {tensor: place for place, tensor in enumerate(dict.fromkeys(used))}
     names = {tensor: name for name, tensor in [*inputs.items(), *outputs.items()]}
     model = schema.ModelT()
-    model.version, model.description = 3, "written by Atrous"
+    model.version, model.description = VERSION, "written by Atrous"
     model.buffers = [_buffer(schema, b"")]
     subgraph = schema.SubGraphT()
     subgraph.name = "main"
@@ -70,8 +74,14 @@ def serialised(
     model.operatorCodes, model.subgraphs = [_code(schema, op) for op in codes], [subgraph]
     model.signatureDefs = [_signature(schema, inputs, outputs, places)]
     model.metadata = [_metadata(schema, model, name, content) for name, content in metadata.items()]
+    return _packed(model)
+
+
+def _packed(model: Any) -> bytes:  # noqa: ANN401
+    import flatbuffers
+
     builder = flatbuffers.Builder(sum(len(buffer.content) for buffer in model.buffers) + 2**16)
-    builder.Finish(model.Pack(builder), b"TFL3")
+    builder.Finish(model.Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
 
 
@@ -171,3 +181,71 @@ def _metadata(schema: Any, model: Any, name: str, content: bytes) -> Any:  # noq
     entry.name, entry.buffer = name, len(model.buffers)
     model.buffers.append(_buffer(schema, content))
     return entry
+
+
+# ---- reading
+
+
+class Contents(NamedTuple):
+    version: int
+    inputs: list[tuple[str, str, tuple[int, ...]]]  # name, type, shape
+    outputs: list[tuple[str, str, tuple[int, ...]]]
+    metadata: Mapping[str, bytes]
+
+
+def contents_of(content: bytes) -> Contents:
+    """Raises whatever the library raises if the file is damaged."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content, 0)
+    graph = model.Subgraphs(0)
+    kinds = {number: name for name, number in vars(schema.TensorType).items() if not name.startswith("_")}
+    inputs = [_description(graph.Tensors(graph.Inputs(place)), kinds) for place in range(graph.InputsLength())]
+    outputs = [_description(graph.Tensors(graph.Outputs(place)), kinds) for place in range(graph.OutputsLength())]
+    entries = [model.Metadata(place) for place in range(model.MetadataLength())]
+    metadata = {entry.Name().decode(): _content(model.Buffers(entry.Buffer())) for entry in entries}
+    return Contents(model.Version(), inputs, outputs, metadata)
+
+
+def _description(tensor: Any, kinds: Mapping[int, str]) -> tuple[str, str, tuple[int, ...]]:  # noqa: ANN401
+    shape = tuple(int(tensor.Shape(axis)) for axis in range(tensor.ShapeLength()))
+    return tensor.Name().decode(), kinds[tensor.Type()], shape
+
+
+def _content(buffer: Any) -> bytes:  # noqa: ANN401
+    return buffer.DataAsNumpy().tobytes() if buffer.DataLength() else b""
+
+
+def with_checksum(content: bytes) -> bytes:
+    """The file with the SHA-256 of all its other bytes, and zeros in its own place, in its metadata."""
+    digest = hashlib.sha256(content.replace(MARK, NO_CHECKSUM, 1)).digest()
+    return content.replace(MARK, digest, 1)
+
+
+def is_intact(content: bytes, contents: Contents) -> bool:
+    digest = contents.metadata.get(CHECKSUM, b"")
+    return len(digest) == len(NO_CHECKSUM) and hashlib.sha256(content.replace(digest, NO_CHECKSUM, 1)).digest() == digest
+
+
+def narrowed(content: bytes, outputs: Sequence[str], dtype: str) -> bytes:
+    """The file with only these outputs, what leads to them, and an input of another type."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    (graph,) = model.subgraphs
+    graph.outputs = [place for place in graph.outputs if graph.tensors[place].name.decode() in outputs]
+    needed, operators = set(graph.outputs), []
+    for operator in reversed(graph.operators):
+        if needed & set(operator.outputs):
+            needed |= set(operator.inputs)
+            operators.append(operator)
+    graph.operators = operators[::-1]
+    kind = getattr(schema.TensorType, dtype.upper())
+    for operator in graph.operators:
+        if operator.inputs[0] in graph.inputs and operator.builtinOptionsType == schema.BuiltinOptions.CastOptions:
+            operator.builtinOptions.inDataType = kind
+    for place in graph.inputs:
+        graph.tensors[place].type = kind
+    model.buffers = [_buffer(schema, b"" if buffer.data is None else bytes(buffer.data)) for buffer in model.buffers]
+    model.signatureDefs, model.metadata = [], []
+    return _packed(model)

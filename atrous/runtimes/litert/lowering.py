@@ -37,23 +37,23 @@ MULTIPLIER = "depthMultiplier"
 
 class Lowered(NamedTuple):
     graph: Graph
-    inputs: Mapping[str, Value]
-    outputs: Mapping[str, Value]
+    inputs: list[Value]
+    outputs: list[Value]
 
 
 def lower(program: ExportedProgram) -> Lowered:
-    """`program` returns tensors by name. Raises ConfigError with its name for an operator that has no counterpart."""
+    """Raises ConfigError with its name for an operator that has no counterpart."""
     program = program.run_decompositions(_decompositions())
-    graph, values, inputs = Graph(), _constants(program), dict[str, Value]()
+    graph, values, inputs = Graph(), _constants(program), list[Value]()
     with torch.no_grad():
         for node in program.graph.nodes:
             if node.op == "placeholder" and node.name not in values:
-                values[node.name] = inputs[node.name] = _input(graph, node)
+                values[node.name] = _input(graph, node)
+                inputs.append(values[node.name])
             elif node.op == "call_function":
                 values[node.name] = _called(graph, node, values)
     (results,) = (node.args[0] for node in program.graph.nodes if node.op == "output")
-    named = pytree.tree_unflatten([values[node.name] for node in results], program.call_spec.out_spec)
-    return Lowered(graph, inputs, {name: _computed(graph, value, name) for name, value in named.items()})
+    return Lowered(graph, inputs, [_computed(values[node.name], number) for number, node in enumerate(results)])
 
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:
@@ -78,10 +78,10 @@ def _input(graph: Graph, node: Node) -> Value:
     return Value(graph.tensor(example.shape, dtype_name(example.dtype)), plain(example.ndim))
 
 
-def _computed(graph: Graph, value: Operand, name: str) -> Value:
+def _computed(value: Operand, number: int) -> Value:
     if isinstance(value, Value):
         return value
-    raise ConfigError(f"litert: the output {name!r} does not depend on the image")
+    raise ConfigError(f"litert: output {number} does not depend on the image, so that there is nothing to compute")
 
 
 def _called(graph: Graph, node: Node, values: Mapping[str, Any]) -> Any:  # noqa: ANN401 - an operand or several
@@ -171,8 +171,21 @@ def binary(op: str, graph: Graph, one: Operand, two: Operand, *, alpha: float = 
     """`alpha` is a factor on `two`."""
     if alpha != 1:
         two = two * alpha if not isinstance(two, Value) else binary("MUL", graph, two, alpha)
+    if is_neutral(graph, op, one, two):
+        return cast(graph, one, "float32") if isinstance(two, Tensor) and two.is_floating_point() else one
     tensors, shape, order = together(graph, [one, two])
     return Value(graph.add(op, tensors, in_memory(shape, order), graph.tensors[tensors[0]].dtype), order)
+
+
+def is_neutral(graph: Graph, op: str, one: Operand, two: Operand) -> bool:
+    """A constant that changes neither values nor shape."""
+    if isinstance(two, Value) or not isinstance(one, Value) or op not in NEUTRAL:
+        return False
+    is_equal = bool((torch.as_tensor(two) == NEUTRAL[op]).all())
+    return is_equal and torch.broadcast_shapes(graph.shape(one), shape_of(graph, two)) == graph.shape(one)
+
+
+NEUTRAL = {"ADD": 0, "SUB": 0, "MUL": 1, "DIV": 1}
 
 
 def reverse(op: str, graph: Graph, one: Operand, two: Operand) -> Value:
@@ -288,9 +301,11 @@ def swapped(graph: Graph, x: Value, one: int, two: int) -> Value:
 def expanded(graph: Graph, x: Value, sizes: Sequence[int], **_: object) -> Value:
     x = raised(graph, x, len(sizes))
     shape = [old if new == -1 else new for old, new in zip(graph.shape(x), sizes, strict=True)]
-    target = in_memory(shape, x.order)
-    if target == graph.tensors[x.tensor].shape:
+    target, old = in_memory(shape, x.order), graph.tensors[x.tensor].shape
+    if target == old:
         return x
+    if x.order == NHWC and old[1:3] == (1, 1) and (old[0], old[3]) == (target[0], target[3]):
+        return bilinear(graph, x, shape[2:], True)  # the same, by an operator that XNNPACK has
     return Value(graph.add("BROADCAST_TO", [x.tensor, integers(graph, target)], target, graph.dtype(x)), x.order)
 
 
@@ -324,6 +339,8 @@ def split(graph: Graph, x: Value, sizes: Sequence[int], dim: int = 0) -> list[Va
 
 def padded(graph: Graph, x: Value, pads: Sequence[int], value: float = 0.0) -> Value:
     """`pads` as PyTorch has them: before and after, the last axis first."""
+    if not any(pads):
+        return x
     rank = len(x.order)
     around = [(0, 0)] * (rank - len(pads) // 2) + list(zip(pads[::2], pads[1::2], strict=True))[::-1]
     if any(side < 0 for pair in around for side in pair):

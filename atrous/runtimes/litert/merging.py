@@ -50,6 +50,22 @@ def _shifted(graph: Graph, source: Operator, total: Operator) -> Operator | None
     return _weighted(graph, source, total, weights, bias + addend)
 
 
+def _prescaled(graph: Graph, source: Operator, convolution: Operator) -> Operator | None:
+    """A factor or divisor per channel of what is convolved goes into the weights: zeros around it stay zeros."""
+    tensors = [tensor for tensor in source.inputs if graph.tensors[tensor].data is not None]
+    weights, shape = graph.tensors[convolution.inputs[1]].data, graph.tensors[convolution.inputs[0]].shape
+    if source.op not in ("MUL", "DIV") or source.options or len(tensors) != 1 or weights is None:
+        return None
+    computed = source.inputs[0]
+    factor = _data(graph, tensors[0]).reshape(-1)
+    is_grouped = weights.shape[-1] != shape[-1]
+    if tensors[0] == computed or graph.tensors[computed].shape != shape or factor.size not in (1, shape[-1]) or is_grouped:
+        return None
+    scaled = weights / factor if source.op == "DIV" else weights * factor
+    inputs = (computed, graph.constant(scaled.astype(np.float32)), *convolution.inputs[2:])
+    return convolution._replace(inputs=inputs)
+
+
 def _per_channel(graph: Graph, source: Operator, operator: Operator) -> Array | None:
     """The operator's constant, if `source` has weights, nothing after them, and the same shape as the operator."""
     (other,) = (tensor for tensor in operator.inputs if tensor != source.output) or (None,)
@@ -94,6 +110,7 @@ MERGES: Mapping[str, Callable[[Graph, Operator, Operator], Operator | None]] = {
     "MUL": _scaled,
     "ADD": _shifted,
     "SLICE": _cut,
+    "CONV_2D": _prescaled,
     **dict.fromkeys(ACTIVATIONS, _activated),
 }
 
