@@ -4,8 +4,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from atrous.runtimes.litert.graph import Array, Graph, Operator, Tensor
 
 IDENTIFIER, VERSION = b"TFL3", 3
@@ -224,7 +222,9 @@ def with_checksum(content: bytes) -> bytes:
 
 def is_intact(content: bytes, contents: Contents) -> bool:
     digest = contents.metadata.get(CHECKSUM, b"")
-    return len(digest) == len(NO_CHECKSUM) and hashlib.sha256(content.replace(digest, NO_CHECKSUM, 1)).digest() == digest
+    return (
+        len(digest) == len(NO_CHECKSUM) and hashlib.sha256(content.replace(digest, NO_CHECKSUM, 1)).digest() == digest
+    )
 
 
 def narrowed(content: bytes, outputs: Sequence[str], dtype: str) -> bytes:

@@ -1,5 +1,6 @@
-"""A network in LiteRT's operators, before it is written: tensors with their axes as they lie in memory, and operators."""
+"""A network in LiteRT's operators, before it is written: tensors with axes as they lie in memory, and operators."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -45,7 +46,7 @@ class Graph:
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
         self.operators: list[Operator] = []
-        self.constants: dict[tuple[str, Shape, bytes], int] = {}
+        self.constants: dict[tuple[str, Shape, bytes], int] = {}  # by type, shape and digest
 
     def tensor(self, shape: Sequence[int], dtype: str) -> int:
         """A tensor that is computed, or an input."""
@@ -55,7 +56,7 @@ class Graph:
     def constant(self, data: Array) -> int:
         """Equal constants are stored once."""
         data = np.ascontiguousarray(data)
-        key = str(data.dtype), data.shape, data.tobytes()
+        key = str(data.dtype), data.shape, hashlib.sha256(data.reshape(-1).view(np.uint8).data).digest()
         if key not in self.constants:
             self.tensors.append(Tensor(data.shape, str(data.dtype), data))
             self.constants[key] = len(self.tensors) - 1

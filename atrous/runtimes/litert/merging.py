@@ -59,7 +59,12 @@ def _prescaled(graph: Graph, source: Operator, convolution: Operator) -> Operato
     computed = source.inputs[0]
     factor = _data(graph, tensors[0]).reshape(-1)
     is_grouped = weights.shape[-1] != shape[-1]
-    if tensors[0] == computed or graph.tensors[computed].shape != shape or factor.size not in (1, shape[-1]) or is_grouped:
+    if (
+        tensors[0] == computed
+        or graph.tensors[computed].shape != shape
+        or factor.size not in (1, shape[-1])
+        or is_grouped
+    ):
         return None
     scaled = weights / factor if source.op == "DIV" else weights * factor
     inputs = (computed, graph.constant(scaled.astype(np.float32)), *convolution.inputs[2:])
@@ -68,14 +73,14 @@ def _prescaled(graph: Graph, source: Operator, convolution: Operator) -> Operato
 
 def _per_channel(graph: Graph, source: Operator, operator: Operator) -> Array | None:
     """The operator's constant, if `source` has weights, nothing after them, and the same shape as the operator."""
-    (other,) = (tensor for tensor in operator.inputs if tensor != source.output) or (None,)
-    if other is None or source.op not in CHANNEL_AXES or source.options.get(ACTIVATION):
+    others = [tensor for tensor in operator.inputs if tensor != source.output]
+    if len(others) != 1 or source.op not in CHANNEL_AXES or source.options.get(ACTIVATION):
         return None
-    constant, shape = graph.tensors[other].data, graph.tensors[source.output].shape
-    is_constant = constant is not None and all(graph.tensors[tensor].data is not None for tensor in source.inputs[1:])
-    if not is_constant or graph.tensors[operator.output].shape != shape or constant.size not in (1, shape[-1]):
+    if any(graph.tensors[tensor].data is None for tensor in (*others, *source.inputs[1:])):
         return None
-    if constant.size > 1 and constant.shape[-1] != shape[-1]:
+    constant, shape = _data(graph, others[0]), graph.tensors[source.output].shape
+    is_per_channel = constant.size == 1 or (constant.size == constant.shape[-1] == shape[-1])
+    if not is_per_channel or graph.tensors[operator.output].shape != shape:
         return None
     return np.broadcast_to(constant.reshape(-1), shape[-1:])
 

@@ -36,6 +36,7 @@ Session: TypeAlias = Callable[[NDArray[Any]], list[NDArray[Any]]]
 MAX_BYTES = 2**31 - 1  # that a flatbuffer addresses
 LABEL_AXES = 3  # of labels [B, H, W], which have no channels
 STDERR = 2
+MAX_REASON = 200  # letters
 MAX_SECONDS = 300  # of a trial
 DAMAGED = "not a complete TensorFlow Lite file (truncated, damaged or of another kind)"
 TRIAL = """
@@ -167,5 +168,5 @@ def _try_out(path: Path) -> None:
     except subprocess.TimeoutExpired as error:
         raise ModelFileError(f"{path}: LiteRT does not finish one image in {MAX_SECONDS} seconds") from error
     if trial.returncode:
-        reason = first_line(trial.stderr.strip().rpartition("\n")[2]) if trial.returncode > 0 else "it crashes"
+        reason = trial.stderr.strip().rpartition("\n")[2][:MAX_REASON] if trial.returncode > 0 else "it crashes"
         raise ModelFileError(f"{path}: LiteRT can't run its graph: {reason}")
