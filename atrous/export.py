@@ -10,6 +10,7 @@ from atrous.artefact import Export
 from atrous.data.finding import find
 from atrous.errors import ConfigError, DataError
 from atrous.files import user_path
+from atrous.model_file import Header
 from atrous.runtimes import RUNTIMES
 from atrous.segmenter import read_image
 from atrous.types import Image, Size
@@ -27,8 +28,9 @@ def run(
 ) -> Path:
     """Export the model file `path` for a runtime, a row of RUNTIMES, and print what was compared.
 
-    `size` is the only one that the file will take; None: any. `images` are compared, too. Raises ConfigError for what
-    the runtime can't do, OSError, and Mismatch if the file computes something else: then it isn't written.
+    `size` is the only one that the file will take; None: any, or `default_size` where it must be one. `images` are
+    compared, too. Raises ConfigError for what the runtime can't do, OSError, and Mismatch if the file computes something
+    else: then it isn't written.
     """
     console = console or terminal.console()
     path = user_path(path)
@@ -38,6 +40,9 @@ def run(
     model = segmenter.load(path)
     pictures = read_images(images)
     console.print(f"exporting {path} for {to}; the file is then compared with the model", soft_wrap=True)
+    if size is None and RUNTIMES[to].has_one_size:
+        size = default_size(model.header)
+        console.print(f"--size {size[0]},{size[1]}: files for {to} take images of one size", soft_wrap=True)
     settings = Export(to, size, probabilities)
     artefact.write(
         model.model, model.header, target, settings, pictures, lambda one: console.print(one.describe(), soft_wrap=True)
@@ -49,6 +54,13 @@ def run(
 def default_path(path: Path, to: str) -> Path:
     """Beside the model."""
     return path.with_suffix(RUNTIMES[to].suffix if to in RUNTIMES else "")
+
+
+def default_size(header: Header) -> Size:
+    """That of the canvas or window, or of the crops of the training; else 513 x 513."""
+    if header.inference.mode != "whole" or header.training is None:
+        return header.inference.window
+    return header.training.augment.crop
 
 
 def read_images(sources: Sequence[str]) -> dict[str, Image]:

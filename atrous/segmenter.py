@@ -16,6 +16,7 @@ from atrous.config import Config
 from atrous.data.image_like import ImageLike, is_one_image, several
 from atrous.data.image_like import read_image as read_image
 from atrous.data.label_space import LabelSpace, numbered_names
+from atrous.deployed import frame_of
 from atrous.errors import ConfigError, ModelFileError, listing
 from atrous.files import user_path
 from atrous.inference import WINDOW_PIXELS, InferenceConfig, as_batch, look
@@ -24,6 +25,7 @@ from atrous.models import MODELS, AnyModelConfig, Model, ModelConfig
 from atrous.prediction import Prediction
 from atrous.run_folder import RunFolder
 from atrous.runtimes import pytorch
+from atrous.runtimes.contract import Opened
 from atrous.tasks import TASKS, Task
 from atrous.tasks.contract import Labels
 from atrous.types import Image, Network
@@ -206,7 +208,16 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Segmenter:
     """
     place = device_of(device)
     network, header = model_file.load(model_in(user_path(path)), place)
-    return Segmenter(network, header, place).with_inference(header.inference)
+    return Segmenter(network, header, place).with_inference(_fitting(network, header.inference))
+
+
+def _fitting(network: Network, inference: InferenceConfig) -> InferenceConfig:
+    """The protocol, but for an exported network of one size: images of other sizes lie on a canvas of it."""
+    size = network.facts.size
+    if not isinstance(network, Opened) or size is None or inference.mode != "whole":
+        return inference
+    is_on_grid = frame_of(size, network.facts, pads=network.pads) == size
+    return inference.model_copy(update={"mode": "canvas", "window": size}) if is_on_grid else inference
 
 
 def device_of(device: str | torch.device) -> torch.device:

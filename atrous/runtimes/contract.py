@@ -35,6 +35,7 @@ class Runtime(NamedTuple):
     write: Callable[[Deployment, Path], None] | None = None  # an exported file; None: it writes none
     packages: tuple[str, ...] = ()  # that it imports
     extra: str = ""  # of Atrous, which installs them
+    has_one_size: bool = False  # a file takes images of one size only
     beside: str = ""  # the suffix of a second file that belongs to each
     recognises: Callable[[bytes], bool] = lambda start: False  # a file by its first START bytes, whatever it is called
 

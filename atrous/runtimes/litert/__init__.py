@@ -14,4 +14,5 @@ LITERT = Runtime(
     recognises=recognises,
     packages=("ai_edge_litert",),
     extra="litert",
+    has_one_size=True,
 )

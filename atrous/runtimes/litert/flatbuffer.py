@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from atrous.runtimes.litert.graph import Array, Graph, Operator, Tensor
 
 IDENTIFIER, VERSION = b"TFL3", 3
+DESCRIPTION = "written by Atrous"
 HEADER, CHECKSUM = "atrous", "atrous_checksum"  # names of metadata
 MARK = hashlib.sha256(b"place of the checksum").digest()  # stands there until it is computed
 NO_CHECKSUM = bytes(len(MARK))  # stands there while it is computed
@@ -61,7 +62,7 @@ def serialised(
     places = {tensor: place for place, tensor in enumerate(dict.fromkeys(used))}
     names = {tensor: name for name, tensor in [*inputs.items(), *outputs.items()]}
     model = schema.ModelT()
-    model.version, model.description = VERSION, "written by Atrous"
+    model.version, model.description = VERSION, DESCRIPTION
     model.buffers = [_buffer(schema, b"")]
     subgraph = schema.SubGraphT()
     subgraph.name = "main"

@@ -1,6 +1,7 @@
 """From a program that torch.export has captured to a graph of LiteRT's operators."""
 
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,7 +27,9 @@ class Lowered(NamedTuple):
 
 def lower(program: ExportedProgram) -> Lowered:
     """Raises ConfigError with its name for an operator that has no counterpart."""
-    program = program.run_decompositions(_decompositions())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own, about its own
+        program = program.run_decompositions(_decompositions())
     graph, values, inputs = Graph(), _constants(program), list[Value]()
     with torch.no_grad():
         for node in program.graph.nodes:

@@ -1,6 +1,7 @@
 """A .tflite file that Atrous has written, opened as a network."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -15,11 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from atrous.errors import ConfigError, ModelFileError
+from atrous.errors import ConfigError, DamagedModelError, ModelFileError
 from atrous.models import ModelConfig
 from atrous.runtimes.contract import Signature, failure, first_line, opened, require_images
 from atrous.runtimes.litert.flatbuffer import (
     CHECKSUM,
+    DESCRIPTION,
     HEADER,
     IDENTIFIER,
     VERSION,
@@ -36,6 +38,7 @@ Session: TypeAlias = Callable[[NDArray[Any]], list[NDArray[Any]]]
 MAX_BYTES = 2**31 - 1  # that a flatbuffer addresses
 LABEL_AXES = 3  # of labels [B, H, W], which have no channels
 STDERR = 2
+PACKAGE = "ai_edge_litert"
 MAX_REASON = 200  # letters
 MAX_SECONDS = 300  # of a trial
 DAMAGED = "not a complete TensorFlow Lite file (truncated, damaged or of another kind)"
@@ -70,16 +73,18 @@ def _read(path: Path) -> bytes:
 
 def _contents(path: Path, content: bytes) -> Contents:
     """What the file says of itself, compared with its checksum if it has metadata of ours."""
+    is_ours = DESCRIPTION.encode() in content
+    if is_ours and importlib.util.find_spec(PACKAGE) is None:
+        raise ConfigError(f"{path} needs {PACKAGE}: pip install 'atrous[litert]'")
     try:
         contents = contents_of(content)
-    except ImportError as error:
-        raise ConfigError(f"{path} needs ai_edge_litert: pip install 'atrous[litert]'") from error
     except Exception as error:  # of the library, which follows offsets without a look at them
-        raise ModelFileError(f"{path}: {DAMAGED}") from error
+        kind = DamagedModelError if is_ours else ModelFileError
+        raise kind(f"{path}: {DAMAGED}") from error
     if contents.version != VERSION:
         raise ModelFileError(f"{path}: its format has version {contents.version}; version {VERSION} is read")
     if {CHECKSUM, HEADER} & contents.metadata.keys() and not is_intact(content, contents):
-        raise ModelFileError(f"{path}: it does not match its checksum: the file is damaged")
+        raise DamagedModelError(f"{path}: it does not match its checksum: the file is damaged")
     return contents
 
 
@@ -89,9 +94,9 @@ def _header(path: Path, contents: Contents) -> Mapping[str, str]:
     try:
         tree = json.loads(contents.metadata[HEADER])
     except ValueError as error:
-        raise ModelFileError(f"{path}: its metadata is damaged: {error}") from error
+        raise DamagedModelError(f"{path}: its metadata is damaged: {error}") from error
     if not isinstance(tree, dict) or not all(isinstance(text, str) for text in tree.values()):
-        raise ModelFileError(f"{path}: its metadata is damaged: not texts by name")
+        raise DamagedModelError(f"{path}: its metadata is damaged: not texts by name")
     return tree
 
 
