@@ -107,7 +107,7 @@ def _format_names(incomplete: str = "") -> list[str]:
     return sorted(path.stem for path in files if path.stem.startswith(incomplete))
 
 
-TARGETS = ("onnx", "openvino", "pt2")  # what `export --to` takes; a test compares it with RUNTIMES
+TARGETS = ("litert", "onnx", "openvino", "pt2")  # what `export --to` takes; a test compares it with RUNTIMES
 
 
 def _target_names(incomplete: str) -> list[str]:

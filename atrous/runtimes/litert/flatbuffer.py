@@ -87,7 +87,7 @@ def _packed(model: Any) -> bytes:  # noqa: ANN401
 def _buffer(schema: Any, content: bytes) -> Any:  # noqa: ANN401
     class Aligned(schema.BufferT):  # type: ignore[misc]  # the schema's own packs without alignment
         def Pack(self, builder: Any) -> Any:  # noqa: ANN401, N802
-            data = _aligned(builder, content) if content else None
+            data = _aligned(builder, self.content) if self.content else None
             schema.BufferStart(builder)
             if data is not None:
                 schema.BufferAddData(builder, data)
