@@ -29,8 +29,8 @@ def run(
     """Export the model file `path` for a runtime, a row of RUNTIMES, and print what was compared.
 
     `size` is the only one that the file will take; None: any, or `default_size` where it must be one. `images` are
-    compared, too. Raises ConfigError for what the runtime can't do, OSError, and Mismatch if the file computes something
-    else: then it isn't written.
+    compared, too. Raises ConfigError for what the runtime can't do, OSError, and Mismatch if the file computes
+    something else: then it isn't written.
     """
     console = console or terminal.console()
     path = user_path(path)
