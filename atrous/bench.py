@@ -7,7 +7,6 @@ meanwhile slows all rows alike.
 
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -28,13 +27,12 @@ from atrous.data.survey import Split
 from atrous.distributed import World
 from atrous.environment import environment
 from atrous.errors import ConfigError
-from atrous.files import prepare_file, user_path, write_atomically
+from atrous.files import prepare_file, write_atomically
 from atrous.plan import surroundings
 from atrous.progress import counting, say
 from atrous.report.html import environment as pages
 from atrous.report.scatter import Dot, scatter
 from atrous.report.text import fraction
-from atrous.segmenter import Segmenter
 from atrous.types import Size
 
 MIB = 2**20
