@@ -2,12 +2,22 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
 from atrous.models import ModelConfig
 from atrous.types import Network
+
+Arithmetic = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 where it is faster and its labels agree with those of fp32
+
+
+class Speed(NamedTuple):
+    """How a network that isn't being trained is prepared for its device."""
+
+    precision: Precision = "auto"
+    compile: bool = False  # by `torch.compile`
 
 
 class Runtime(NamedTuple):
