@@ -123,6 +123,7 @@ class Model(nn.Module, ABC):
     config: ModelConfig
     shift: Tensor  # [3, 1, 1]
     scale: Tensor  # [3, 1, 1]
+    arithmetic: torch.dtype | None = None  # of all layers, if it isn't that of `shift`
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
@@ -171,7 +172,8 @@ class Model(nn.Module, ABC):
 
     def normalized(self, images: Tensor) -> Tensor:
         require_images(images)
-        return (images.to(self.shift.dtype) - self.shift) / self.scale
+        normalized = (images.to(self.shift.dtype) - self.shift) / self.scale
+        return normalized if self.arithmetic is None else normalized.to(self.arithmetic)
 
     def set_progress(self, progress: float) -> None:
         """Set how far the training has come, 0 to 1: more paths are dropped towards its end."""
