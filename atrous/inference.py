@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from atrous.errors import ConfigError, ModelFileError
 from atrous.layers.resize import image_size, resize, scale_dimension
-from atrous.ops import upsample_argmax
+from atrous.ops import upsample_argmax, with_edge
 from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
 from atrous.settings import Scales, Settings, Side
 from atrous.types import Convention, Image, Labelling, Network, Outputs, Size
@@ -130,12 +130,18 @@ def labels_at_image(seen: Seen) -> Tensor:
         return seen.labels
     if seen.is_mean:
         return _likeliest(seen.outputs.semantic)
-    is_aligned = seen.convention == "aligned_corners"
-    labels = upsample_argmax(seen.outputs.semantic, seen.frame, align_corners=is_aligned)
-    labels = labels[:, : seen.content[0], : seen.content[1]]
+    labels = _upsampled(seen)[:, : seen.content[0], : seen.content[1]]
     if image_size(labels) == seen.size:
         return labels
     return F.interpolate(labels[:, None].float(), seen.size, mode="nearest-exact")[:, 0].to(labels.dtype)
+
+
+def _upsampled(seen: Seen) -> Tensor:
+    """The likeliest class of each pixel of the frame, [B, H', W'], from logits."""
+    maps, (height, width) = seen.outputs.semantic, seen.frame
+    if seen.convention == "legacy":
+        return upsample_argmax(with_edge(maps), _larger(seen.frame))[:, :height, :width]
+    return upsample_argmax(maps, seen.frame, align_corners=seen.convention == "aligned_corners")
 
 
 def _likeliest(probabilities: Tensor) -> Tensor:
@@ -158,11 +164,7 @@ def predict_labels(network: Network, images: Tensor, config: InferenceConfig) ->
 def maps_at_content(seen: Seen) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The classes [B, H, W], heights [B, 1, H, W] and offsets [B, 2, H, W] of the content, in its own pixels."""
     height, width = seen.content
-    is_aligned = seen.convention == "aligned_corners"
-    if seen.is_mean:
-        classes = _likeliest(seen.outputs.semantic)
-    else:
-        classes = upsample_argmax(seen.outputs.semantic, seen.frame, align_corners=is_aligned)[:, :height, :width]
+    classes = _likeliest(seen.outputs.semantic) if seen.is_mean else _upsampled(seen)[:, :height, :width]
     center, offset = (
         None if x is None else resize(x.float(), seen.frame, seen.convention)[..., :height, :width]
         for x in (seen.outputs.center, seen.outputs.offset)
@@ -176,8 +178,9 @@ def probabilities_at(seen: Seen, index: int, places: Tensor, classes: Tensor) ->
     maps = seen.outputs.semantic[index]
     if seen.is_mean:
         return maps[classes, places[:, 0], places[:, 1]]
-    is_aligned = seen.convention == "aligned_corners"
-    sides = torch.tensor(seen.frame, device=places.device)
+    is_aligned = seen.convention != "half_pixel"
+    maps, frame = (with_edge(maps[None])[0], _larger(seen.frame)) if seen.convention == "legacy" else (maps, seen.frame)
+    sides = torch.tensor(frame, device=places.device)
     relative = places / (sides - 1).clamp_min(1) if is_aligned else (places + 0.5) / sides
     parts = [places.new_zeros(0, dtype=torch.float32)]
     for points, own in zip(torch.split(relative.float(), POINTS), torch.split(classes, POINTS), strict=True):
@@ -185,6 +188,10 @@ def probabilities_at(seen: Seen, index: int, places: Tensor, classes: Tensor) ->
         logits = F.grid_sample(maps[None].float(), grid, padding_mode="border", align_corners=is_aligned)[0, :, 0]
         parts.append(logits.softmax(0).gather(0, own[None])[0])
     return torch.cat(parts)
+
+
+def _larger(size: Size) -> Size:
+    return size[0] + 1, size[1] + 1
 
 
 def at_image(labels: Tensor, seen: Seen) -> Tensor:

@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 from torch import Tensor, nn
 
-from atrous.backbones.contract import Backbone, BackboneConfig, ImageNet, strides_at
-from atrous.backbones.rates import strides_to_rates
+from atrous.backbones.contract import Backbone, BlocksConfig, ImageNet, strides_at
+from atrous.backbones.rates import placed, strides_to_rates
 from atrous.layers.conv import SLIM_NORM, ConvNorm
 from atrous.layers.inverted_residual import InvertedResidual, round_channels
 from atrous.settings import Channels
@@ -48,12 +48,16 @@ class MobileNetV2(Backbone):
     mean = (127.5, 127.5, 127.5)
     std = (127.5, 127.5, 127.5)
 
-    class Config(BackboneConfig):
+    class Config(BlocksConfig):
         name: Literal["mobilenet_v2"] = "mobilenet_v2"
         depth_multiplier: float = Field(default=1.0, gt=0, le=8)
         """Factor on all widths, relative to the paper's: smaller is faster and less accurate."""
         divisible_by: Channels | None = None  # as in TF DeepLab
         """What all widths are a multiple of; none: 8 at full width, else 1."""
+
+        @property
+        def num_blocks(self) -> int:
+            return sum(row.repeats for row in ROWS)
 
         @property
         def divisor(self) -> int:
@@ -79,7 +83,7 @@ class MobileNetV2(Backbone):
             inp if row.expansion == 1 else round_channels(inp * row.expansion, 8)
             for inp, row in zip(inps, rows, strict=True)
         ]
-        plan = strides_to_rates([2, *strides], output_stride, "unit")[1:]
+        plan = placed(strides_to_rates([2, *strides], output_stride, "unit")[1:], config.rates)
         self.stem = ConvNorm(3, stem, 3, norm=SLIM_NORM, stride=2, act="relu6", padding="same")
         self.blocks = nn.ModuleList(
             InvertedResidual(inp, wide, out, norm=SLIM_NORM, act="relu6", stride=place.stride, rate=place.rate)

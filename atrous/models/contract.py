@@ -79,6 +79,11 @@ class ModelConfig(Settings):
 
         Rates that are set are scaled; default rates follow. Raises ConfigError if a rate would not be whole.
         """
+        if output_stride != self.output_stride and self.backbone.own_rates is not None:
+            raise ConfigError(
+                f"output_stride={output_stride}: the backbone has rates of its own, {self.backbone.own_rates}, which "
+                f"are those of output_stride={self.output_stride} alone"
+            )
         return {**self.model_dump(), "output_stride": output_stride}
 
 
@@ -96,10 +101,16 @@ class MapConfig(ModelConfig):
 class ImagePyramidConfig(MapConfig):
     """The settings of models that can merge the logits of several scales: they have no other outputs."""
 
+    half_pixel_centers: bool = True  # False: TensorFlow 1 without align_corners
+    """Where corners aren't aligned, how pixels are: their outer edges coincide, or (false) their upper left corners."""
     image_pyramid: Scales = (1.0,)  # arXiv:1606.00915, section 4.1.2
     """Sizes at which the network itself sees each image, also in training; each costs a pass."""
     merge: Literal["max", "mean"] = "max"
     """How the logits of these sizes are joined."""
+
+    @property
+    def convention(self) -> Convention:
+        return super().convention if self.align_corners or self.half_pixel_centers else "legacy"
 
 
 class ASPPModelConfig(ImagePyramidConfig):
