@@ -14,6 +14,8 @@ from atrous.types import RGB
 # The stride of each feature map on the image, unless the output stride is smaller.
 STRIDES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32, "low_level": 4, "low_level_8": 8, "low_level_16": 16}
 OUTPUT_STRIDES = (8, 16, 32)
+IMAGENET_MEAN: RGB = (123.675, 116.28, 103.53)  # in torchvision and the programs after it
+IMAGENET_STD: RGB = (58.395, 57.12, 57.375)
 
 
 class Pretrained(NamedTuple):

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 
 from torch import nn
 
-from atrous.convert.arrays import Array, Arrays, Shape
+from atrous.convert.arrays import BESIDE, Array, Arrays, Shape
 
 Rules: TypeAlias = tuple[tuple[str, str], ...]  # (pattern of our module's whole path, its name in the original)
 
@@ -61,7 +61,12 @@ def _nothing_folded(module: nn.Module, names: Mapping[str, str], arrays: Arrays)
     return arrays
 
 
-PYTORCH = Layout(_names, _shape, _same_axes, re.compile(rf"(.*\.)?{BATCH_COUNTER}"), _nothing_folded)
+def beside(*names: str) -> re.Pattern[str]:
+    """Names of what may lie beside a model's weights, all of these among them."""
+    return re.compile("|".join((rf"(.*\.)?{BATCH_COUNTER}", f"{BESIDE}.*", *names)))
+
+
+PYTORCH = Layout(_names, _shape, _same_axes, beside(), _nothing_folded)
 
 
 def resnet_stages(prefix: str = "") -> Rules:

@@ -241,6 +241,8 @@ def build_aspp(config: ASPPConfig, inp: int, *, output_stride: int, act: Activat
         image_level=config.image_level,
         pooling_stride=config.pooling_stride,
         projection=config.projection,
+        projection_kernel=config.projection_kernel,
+        bare_depthwise=config.bare_depthwise,
         squeeze=config.squeeze,
         act=act,
         norm=HEAD_NORM._replace(eps=config.norm_eps),
@@ -257,7 +259,8 @@ def build_decoder(
     act: Activation,
 ) -> Decoder:
     is_separable = separable if config.separable is None else config.separable
-    kind: Kind = "logits" if config.logits else "separable" if is_separable else "dense"
+    separable_kind: Kind = "bare" if config.bare_depthwise else "separable"
+    kind: Kind = "logits" if config.logits else separable_kind if is_separable else "dense"
     return Decoder(
         inp,
         channels,
@@ -266,6 +269,9 @@ def build_decoder(
         out=num_classes if config.logits else config.channels,
         kind=kind,
         merge=config.merge,
+        num_convolutions=config.num_convolutions,
+        dropout=config.dropout,
+        convention="aligned_corners" if config.align_corners else "half_pixel",
         act=act,
         norm=HEAD_NORM._replace(eps=config.norm_eps),
     )
