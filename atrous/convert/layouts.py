@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
 from torch import nn
 
 from atrous.convert.arrays import BESIDE, Array, Arrays, Shape
@@ -69,15 +70,6 @@ def beside(*names: str) -> re.Pattern[str]:
 PYTORCH = Layout(_names, _shape, _same_axes, beside(), _nothing_folded)
 
 
-def resnet_stages(prefix: str = "") -> Rules:
-    """The stages of a ResNet under torchvision's names, which the other PyTorch programs share."""
-    return tuple(
-        (rf"backbone\.c{stage + 1}\.(\d+)\.{ours}", rf"{prefix}layer{stage}.\1.{theirs}")
-        for stage in range(1, 5)
-        for ours, theirs in (
-            (r"conv(\d)\.conv", r"conv\2"),
-            (r"conv(\d)\.norm", r"bn\2"),
-            (r"shortcut\.conv", "downsample.0"),
-            (r"shortcut\.norm", "downsample.1"),
-        )
-    )
+def pooled_image_first(array: Array) -> Array:
+    """The weights of ASPP's projection where the pooled image is the last of the branches: the first of ours."""
+    return np.roll(array, len(array), axis=1)

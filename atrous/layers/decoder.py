@@ -52,7 +52,7 @@ class DecoderConfig(Settings):
         return self
 
 
-def _conv(inp: int, out: int, kernel: int, kind: Kind, act: Activation, norm: Norm) -> nn.Module:
+def build_conv(inp: int, out: int, kernel: int, kind: Kind, act: Activation, norm: Norm) -> nn.Module:
     if kind == "logits":
         return nn.Conv2d(inp, out, 1)
     if kind in ("separable", "bare") and kernel > 1:
@@ -71,7 +71,7 @@ class Style(NamedTuple):
     norm: Norm = HEAD_NORM
 
     def conv(self, inp: int, out: int, kernel: int) -> nn.Module:
-        return _conv(inp, out, kernel, self.kind, self.act, self.norm)
+        return build_conv(inp, out, kernel, self.kind, self.act, self.norm)
 
 
 class ConcatStage(nn.Module):

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from atrous.backbones import AnyBackboneConfig
 from atrous.backbones.xception import Xception
-from atrous.layers.aspp import ASPPConfig, window_at
-from atrous.layers.conv import HEAD_NORM, Activation, ConvNorm, SeparableConv, classifier
+from atrous.layers.aspp import window_at
+from atrous.layers.conv import classifier
 from atrous.layers.decoder import DecoderConfig
 from atrous.layers.fcn_head import FCNHead
 from atrous.layers.resize import image_size
-from atrous.models.contract import ASPPModelConfig, ImagePyramidModel, build_aspp, build_decoder
+from atrous.models.contract import ASPPModelConfig, ImagePyramidModel, build_aspp, build_decoder, build_refinement
 from atrous.settings import Channels
 from atrous.types import Outputs
 
@@ -26,7 +26,7 @@ class DeepLabV3Plus(ImagePyramidModel):
         decoder: DecoderConfig = DecoderConfig()
         """The decoder, which joins finer features for sharp edges."""
         head_channels: Channels | None = None  # 256 in segmentation_models_pytorch
-        """Channels of a 3x3 convolution between ASPP and decoder; none: without it."""
+        """Channels of a 3x3 convolution, of the decoder's kind, between ASPP and decoder; none: without it."""
         auxiliary_channels: Channels | None = None  # 256 in mmsegmentation
         """Channels of a training-only head on the fourth stage; none: without it."""
 
@@ -51,7 +51,11 @@ class DeepLabV3Plus(ImagePyramidModel):
         channels, act, separable = self.backbone.channels, config.backbone.head_activation, config.aspp.separable
         self.aspp = build_aspp(config.aspp, channels["c5"], output_stride=config.output_stride, act=act)
         inner, second = config.head_channels, config.auxiliary_channels
-        self.refine = None if inner is None else _refine(config.aspp, self.aspp.channels, inner, act)
+        self.refine = (
+            None
+            if inner is None
+            else build_refinement(config.decoder, self.aspp.channels, inner, separable=separable, act=act)
+        )
         self.decoder = build_decoder(
             config.decoder, inner or self.aspp.channels, channels, num_classes, separable=separable, act=act
         )
@@ -75,10 +79,3 @@ class DeepLabV3Plus(ImagePyramidModel):
         x = x if self.refine is None else self.refine(x)
         heads = {} if self.auxiliary is None else {"auxiliary": self.auxiliary(features["c4"])}
         return Outputs(semantic=self.classify(self.decoder(x, features, image_size(images))), heads=heads)
-
-
-def _refine(config: ASPPConfig, inp: int, out: int, act: Activation) -> nn.Module:
-    norm = HEAD_NORM._replace(eps=config.norm_eps)
-    if config.separable:
-        return SeparableConv(inp, out, norm=norm, act=act, bare=config.bare_depthwise)
-    return ConvNorm(inp, out, 3, norm=norm, act=act)

@@ -23,6 +23,8 @@ class PSPNet(Model):
         output_stride: Literal[8, 16, 32] = 8  # section 3.3
         bins: Bins = (1, 2, 3, 6)  # section 3.2; (): table 1's baseline
         """Grids of the means in the pyramid: 2 is 2 x 2 parts of the image; []: no pyramid."""
+        bin_channels: Channels | None = None
+        """Channels of each of the pyramid's means; none: an equal share of the map's."""
         head_channels: Channels = 512  # as in the authors' program
         """Channels of the 3x3 convolution before the logits."""
         auxiliary_channels: Channels = 256  # as in the authors' program
@@ -33,7 +35,7 @@ class PSPNet(Model):
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)
         channels = self.backbone.channels
-        self.pyramid = PyramidPooling(channels["c5"], config.bins, config.convention)
+        self.pyramid = PyramidPooling(channels["c5"], config.bins, config.convention, config.bin_channels)
         self.head = FCNHead(self.pyramid.channels, config.head_channels, num_classes, dropout=config.dropout)
         self.auxiliary = FCNHead(channels["c4"], config.auxiliary_channels, num_classes, dropout=config.dropout)
 

@@ -6,6 +6,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -66,8 +67,12 @@ class Inert:
     def __setstate__(self, _: object) -> None:
         pass
 
-    def __setitem__(self, _: object, __: object) -> None:
-        pass
+
+class InertMapping(Inert):
+    """Stands for an object of a class of dictionaries, whose entries PyTorch sets one by one."""
+
+    def __new__(cls, *_: object) -> "OrderedDict[object, object]":  # type: ignore[misc]
+        return OrderedDict()
 
 
 def read_pth(path: Path) -> dict[str, Array]:
@@ -129,8 +134,12 @@ def _load(path: Path) -> Any:  # noqa: ANN401
         is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
         file.seek(0)
         inert = _check_archive(file, path.stat().st_size) if is_zip else _check_pickles(file, NUM_PICKLES)
-    with torch.serialization.safe_globals([(Inert, name) for name in sorted(inert)]):
+    with torch.serialization.safe_globals([(_stand_in(name), name) for name in sorted(inert)]):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+
+
+def _stand_in(name: str) -> type[Inert]:
+    return InertMapping if name.lower().endswith("dict") else Inert
 
 
 def _check_archive(file: IO[bytes], size: int) -> set[str]:
