@@ -1,7 +1,7 @@
 """MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381), as in TensorFlow's DeepLab and in three programs in PyTorch."""
 
 from collections.abc import Iterator
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -13,7 +13,9 @@ from atrous.backbones.contract import (
     Backbone,
     BackboneConfig,
     ImageNet,
+    Stage,
     strides_at,
+    strides_of,
 )
 from atrous.backbones.rates import AtrousRule, Placement, strides_to_rates
 from atrous.layers.conv import SLIM_NORM, TORCH_NORM, ConvNorm, Norm, Padding
@@ -86,6 +88,16 @@ class MobileNetV2(Backbone):
         """What all widths are a multiple of; none: 8 at full width, else 1."""
         program: Literal["tensorflow", "torchvision", "vainf", "jfzhang95"] = "tensorflow"
         """Whose paddings, rates, epsilon, colours, and whose features for decoders; weights fit only their own."""
+        last_stage: Stage = "c5"
+        """The stage with which the network ends; c3 and c4 are faster and see less."""
+
+        @property
+        def deepest(self) -> Stage:
+            return self.last_stage
+
+        @property
+        def output_strides(self) -> tuple[int, ...]:
+            return strides_of(self.last_stage)
 
         @property
         def divisor(self) -> int:
@@ -105,6 +117,7 @@ class MobileNetV2(Backbone):
         super().__init__(config, output_stride)
         program, width = PROGRAMS[config.program], config.depth_multiplier
         self.mean, self.std = program.color
+        count = 1 + next(block for block, stage in STAGES.items() if stage == config.last_stage)
         rows = [row for row in ROWS for _ in range(row.repeats)]
         widths = [STEM, *(row.channels for row in rows)]
         stem, *outs = (round_channels(channels * width, config.divisor) for channels in widths)
@@ -126,13 +139,18 @@ class MobileNetV2(Backbone):
                 padding=program.padding,
                 pads_input=program.pads_input,
             )
-            for inp, wide, out, place in zip(inps, wides, outs, _plan(program, output_stride), strict=True)
+            for inp, wide, out, place in islice(
+                zip(inps, wides, outs, _plan(program, output_stride), strict=True), count
+            )
         )
-        last = program.last and round_channels(program.last * max(1.0, width), 8)
+        is_whole = config.last_stage == "c5"
+        last = round_channels(program.last * max(1.0, width), 8) if program.last and is_whole else None
         self.last = None if last is None else ConvNorm(outs[-1], last, norm=program.norm, act="relu6")
         self.tap = program.tap
-        self.channels = {name: outs[block] for block, name in STAGES.items()} | ({"c5": last} if last else {})
-        self.channels |= {name: (outs if self.tap == "output" else wides)[block] for block, name in TAPS.items()}
+        taps = outs if self.tap == "output" else wides
+        self.channels = {name: outs[block] for block, name in STAGES.items() if block < count}
+        self.channels |= {name: taps[block] for block, name in TAPS.items() if block < count}
+        self.channels |= {"c5": last} if last else {}
         self.strides = strides_at(output_stride, self.channels)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

@@ -14,8 +14,10 @@ from atrous.backbones.contract import (
     Backbone,
     BackboneConfig,
     ImageNet,
+    Stage,
     require_grid,
     strides_at,
+    strides_of,
 )
 from atrous.backbones.rates import AtrousRule, Placement, strides_to_rates
 from atrous.layers.conv import TORCH_NORM, ConvNorm, Norm, Padding
@@ -198,6 +200,16 @@ class ResNet(Backbone):
         """A factor on the rates of each unit of the last stage, such as [1, 2, 4]; none: all 1."""
         atrous_rule: AtrousRule | None = None
         """The unit that loses its stride keeps its old rate (unit) or has the new one (stage); none: as in its row."""
+        last_stage: Stage = "c5"
+        """The stage with which the network ends; c3 and c4 are faster and see less."""
+
+        @property
+        def deepest(self) -> Stage:
+            return self.last_stage
+
+        @property
+        def output_strides(self) -> tuple[int, ...]:
+            return strides_of(self.last_stage)
 
         @property
         def imagenet(self) -> ImageNet:
@@ -217,7 +229,8 @@ class ResNet(Backbone):
         plan = iter(_plan(row._replace(program=self.program), output_stride, config.multi_grid))
         inp = (row.deep_stem or (row.width,))[-1]
         self.channels = {"c1": inp}
-        for index, (stage, count) in enumerate(zip(STAGES, row.blocks, strict=True)):
+        stages = STAGES[: STAGES.index(config.last_stage) + 1]
+        for index, (stage, count) in enumerate(zip(stages, row.blocks, strict=False)):
             width = row.width << index
             units = nn.ModuleList()
             for _ in range(count):
@@ -225,9 +238,9 @@ class ResNet(Backbone):
                 inp = width * row.unit.expansion
             self.add_module(stage, units)
             self.channels[stage] = inp
-        self.channels |= {tap: self.channels[stage] for stage, tap in TAPS.items()}
+        self.channels |= {tap: self.channels[stage] for stage, tap in TAPS.items() if stage in stages}
         self.strides = strides_at(output_stride, self.channels)
-        self.ends = _ends(row)
+        self.ends = {stage: end for stage, end in _ends(row).items() if stage in stages}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.stem(images)

@@ -26,6 +26,8 @@ PRETRAINED = {"none": None, "imagenet": "imagenet", "false": None, "true": "imag
 class ModelConfig(Settings):
     """The settings that all models share; a model narrows `name` to its own and adds what its paper adds."""
 
+    needs_c5: ClassVar[bool] = True  # a network that ends with an earlier stage won't do
+
     name: str
     """The architecture; docs/models.md compares them."""
     backbone: AnyBackboneConfig
@@ -63,6 +65,8 @@ class ModelConfig(Settings):
         if self.output_stride not in strides:
             known = " or ".join(map(str, strides))
             raise ValueError(f"{self.backbone.name} has output_stride {known}, not {self.output_stride}")
+        if self.needs_c5 and self.backbone.deepest != "c5":
+            raise ValueError(f"{self.name} needs a whole backbone: set backbone.last_stage=c5")
         return self
 
     @property

@@ -8,6 +8,7 @@ from atrous.convert.systems import (
     jfzhang95,
     mmsegmentation,
     semseg,
+    smp,
     tf_deeplab,
     torchvision,
     vainf,
@@ -21,4 +22,5 @@ SYSTEMS: dict[str, System[Any]] = {  # in the order in which they are tried
     "mmsegmentation": mmsegmentation.SYSTEM,
     "vainf": vainf.SYSTEM,
     "jfzhang95": jfzhang95.SYSTEM,
+    "smp": smp.SYSTEM,
 }
