@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import islice, repeat
 from typing import Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from atrous.backbones.contract import (
@@ -88,6 +88,8 @@ class MobileNetV2(Backbone):
         """What all widths are a multiple of; none: 8 at full width, else 1."""
         program: Literal["tensorflow", "torchvision", "vainf", "jfzhang95"] = "tensorflow"
         """Whose paddings, rates, epsilon, colours, and whose features for decoders; weights fit only their own."""
+        norm_eps: PositiveFloat | None = None
+        """Epsilon of the batch norms; none: as in the program."""
         last_stage: Stage = "c5"
         """The stage with which the network ends; c3 and c4 are faster and see less."""
 
@@ -126,13 +128,14 @@ class MobileNetV2(Backbone):
             inp if row.expansion == 1 else round_channels(inp * row.expansion, 8)
             for inp, row in zip(inps, rows, strict=True)
         ]
-        self.stem = ConvNorm(3, stem, 3, norm=program.norm, stride=2, act="relu6", padding=program.stem)
+        norm = program.norm if config.norm_eps is None else program.norm._replace(eps=config.norm_eps)
+        self.stem = ConvNorm(3, stem, 3, norm=norm, stride=2, act="relu6", padding=program.stem)
         self.blocks = nn.ModuleList(
             InvertedResidual(
                 inp,
                 wide,
                 out,
-                norm=program.norm,
+                norm=norm,
                 act="relu6",
                 stride=place.stride,
                 rate=place.rate,
@@ -145,7 +148,7 @@ class MobileNetV2(Backbone):
         )
         is_whole = config.last_stage == "c5"
         last = round_channels(program.last * max(1.0, width), 8) if program.last and is_whole else None
-        self.last = None if last is None else ConvNorm(outs[-1], last, norm=program.norm, act="relu6")
+        self.last = None if last is None else ConvNorm(outs[-1], last, norm=norm, act="relu6")
         self.tap = program.tap
         taps = outs if self.tap == "output" else wides
         self.channels = {name: outs[block] for block, name in STAGES.items() if block < count}

@@ -64,7 +64,8 @@ def _nothing_folded(module: nn.Module, names: Mapping[str, str], arrays: Arrays)
 
 def beside(*names: str) -> re.Pattern[str]:
     """Names of what may lie beside a model's weights, all of these among them."""
-    return re.compile("|".join((rf"(.*\.)?{BATCH_COUNTER}", f"{BESIDE}.*", *names)))
+    counters = rf"(.*\.)?({BATCH_COUNTER}|_running_iter|_tmp_running_(mean|var))"  # of synchronised norms, too
+    return re.compile("|".join((counters, f"{BESIDE}.*", *names)))
 
 
 PYTORCH = Layout(_names, _shape, _same_axes, beside(), _nothing_folded)

@@ -20,6 +20,12 @@ class Case(NamedTuple):
 
 
 OF_GOLDENS = {
+    "csail_resnet18dilated_ppm_deepsup": Case("csail", "pspnet", "resnet18s"),
+    "csail_resnet50dilated_ppm_deepsup": Case("csail", "pspnet", "resnet50s"),
+    "huggingface_dm05_os16": Case("huggingface", "deeplab_v3", "mobilenet_v2", {"output_stride": 16}),
+    "huggingface_os8": Case("huggingface", "deeplab_v3", "mobilenet_v2", {"output_stride": 8}),
+    "kazuto1011_v2_msc": Case("kazuto1011", "deeplab_v2", "resnet101_caffe"),
+    "kazuto1011_v2_single": Case("kazuto1011", "deeplab_v2", "resnet101_caffe", {"msc": False}),
     "jfzhang95_mobilenet_os16": Case("jfzhang95", "deeplab_v3plus", "mobilenet_v2"),
     "jfzhang95_mobilenet_os8": Case("jfzhang95", "deeplab_v3plus", "mobilenet_v2", {"out_stride": 8}),
     "jfzhang95_resnet_os16": Case("jfzhang95", "deeplab_v3plus", "resnet101"),

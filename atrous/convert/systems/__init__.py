@@ -4,8 +4,11 @@ from typing import Any
 
 from atrous.convert.system import System
 from atrous.convert.systems import (
+    csail,
     deeplab2,
+    huggingface,
     jfzhang95,
+    kazuto1011,
     mmsegmentation,
     semseg,
     smp,
@@ -23,4 +26,7 @@ SYSTEMS: dict[str, System[Any]] = {  # in the order in which they are tried
     "vainf": vainf.SYSTEM,
     "jfzhang95": jfzhang95.SYSTEM,
     "smp": smp.SYSTEM,
+    "huggingface": huggingface.SYSTEM,
+    "csail": csail.SYSTEM,
+    "kazuto1011": kazuto1011.SYSTEM,
 }
