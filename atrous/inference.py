@@ -39,6 +39,8 @@ class InferenceConfig(Settings):
     """Sizes at which an image is seen; probabilities are averaged; each costs a pass."""
     flip: bool = False
     """Average with the horizontally flipped image: a little better, twice as slow."""
+    pad_to_grid: bool = True
+    """With aligned corners: images are padded to k * output stride + 1; false: shown at their own size."""
     output_stride: Literal[8, 16, 32] | None = None
     """Pixels per cell of the network's map: 8 is finer and slower than 16; none: as trained."""
     crf: CRFName | None = None  # rows of postprocess.crf.CRFS
@@ -237,7 +239,7 @@ class Frame(NamedTuple):
 def _frame(network: Network, images: Tensor, config: InferenceConfig) -> Frame:
     if config.mode == "canvas":
         return on_canvas(images, network, config.window)
-    return Frame(pad_to_grid(images, network), *image_size(images))
+    return Frame(pad_to_grid(images, network) if config.pad_to_grid else images, *image_size(images))
 
 
 def on_canvas(images: Tensor, network: Network, canvas: tuple[int, int]) -> Frame:
@@ -462,7 +464,7 @@ def _bands(network: Network, images: Tensor, config: InferenceConfig) -> Iterato
             total, count = (_moved(sums, first - top, last - first) for sums in (total, count))
         top = first
         windows = [_shown(images, view) for view in views]
-        for view, maps in zip(views, _in_one_pass(network, windows), strict=True):
+        for view, maps in zip(views, _in_one_pass(network, windows, config), strict=True):
             total = total if total.shape[1] else maps.new_zeros(*maps.shape[:2], *count.shape)
             rows = slice(view.rows.start - top, view.rows.stop - top)
             own = _flipped_back(maps, network.facts.num_classes) if view.is_flipped else maps
@@ -493,10 +495,11 @@ def _shown(images: Tensor, view: View) -> Tensor:
     return window.flip(-1) if view.is_flipped else window
 
 
-def _in_one_pass(network: Network, windows: list[Tensor]) -> Iterator[Tensor]:
+def _in_one_pass(network: Network, windows: list[Tensor], config: InferenceConfig) -> Iterator[Tensor]:
     """Maps [B, K, h, w] of each window, all of one size; only one at a time is held at full size."""
     height, width = image_size(windows[0])
-    padded = pad_to_grid(torch.cat(windows), network)
+    padded = torch.cat(windows)
+    padded = pad_to_grid(padded, network) if config.pad_to_grid else padded
     for maps in torch.split(_maps(network, padded), len(windows[0])):
         large = resize(maps, image_size(padded), network.facts.convention)[..., :height, :width]
         yield _with_probabilities(large, network.facts.num_classes)
