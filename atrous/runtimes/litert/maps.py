@@ -149,9 +149,7 @@ def _resized(
     new = size or [int(side * factor) for side, factor in zip(old, factors or (), strict=True)]
     is_exact = size or [side * factor for side, factor in zip(old, factors or (), strict=True)] == new
     if not is_exact and not options["alignCorners"]:
-        raise ConfigError(
-            f"litert: a map of {old[0]} x {old[1]} resized by {factors}, which this model does, isn't whole"
-        )
+        raise ConfigError(f"litert: this model resizes a map of {old[0]} x {old[1]} by {factors}, which isn't whole")
     if tuple(new) == tuple(old):
         return x
     inputs = [arranged(graph, x, NHWC), integers(graph, new)]

@@ -132,7 +132,7 @@ def test_what_litert_does_not_compute_in_is_named() -> None:
 
 def test_a_factor_that_makes_no_whole_map_is_refused() -> None:
     """PyTorch then samples by the factor, and LiteRT by the sizes."""
-    with pytest.raises(ConfigError, match="9 x 12 resized by"):
+    with pytest.raises(ConfigError, match="a map of 9 x 12 by"):
         written({"half": lambda x: F.interpolate(x, scale_factor=0.5, mode="bilinear")}, MAP)
 
 
