@@ -164,7 +164,7 @@ def compiled(model: nn.Module, case: Case) -> Predict:
 
 
 def normalized(image: Image) -> NDArray[np.float32]:  # [1, 3, H, W]
-    pixels = (image.astype(np.float32) - np.float32(MEAN)) / np.float32(SCALE)
+    pixels = (image.astype(np.float32) - np.array(MEAN, np.float32)) / np.array(SCALE, np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
 
 
