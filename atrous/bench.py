@@ -41,6 +41,7 @@ from atrous.types import Size
 
 MIB = 2**20
 MAX_SECONDS = 1800.0  # of a turn; an evaluation may take as long as it does
+COMMAND = (sys.executable, "-m", "atrous.bench_process")
 PYTORCH = "pytorch"
 PRECISIONS = ("fp32", "bf16", "int8")
 HEADINGS = ("runtime", "precision", "median ms", "p90 ms", "images/s", "images/s, batch", "peak MiB")
@@ -169,6 +170,8 @@ def run(
     require_possible(options)
     for path in filter(None, (json_path, html_path)):
         prepare_file(path)  # before minutes of measuring
+    if options.image is not None:
+        segmenter.read_image(options.image)  # refuses what isn't one
     options = options._replace(threads=options.threads or own_threads())
     is_scored = any(text.startswith("data.") for text in overrides)
     files = list(dict.fromkeys(segmenter.model_in(path) for path in paths))
@@ -362,10 +365,9 @@ def worker(entry: Entry, overrides: Sequence[str], options: Options) -> Iterator
         "device": options.device,
     }
     surrounding = {**surroundings(), "OMP_NUM_THREADS": str(options.threads)}
-    command = [sys.executable, "-m", "atrous.bench_process"]
     with tempfile.TemporaryFile("w+", errors="replace") as faults:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=faults, text=True, env=surrounding
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=faults, text=True, env=surrounding
         )
         try:
             tell(process, order)
