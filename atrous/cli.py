@@ -408,6 +408,20 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="also write class probabilities (.npz)")
     ] = False,
+    big: Annotated[
+        bool | None,
+        typer.Option(
+            help="predict images a few rows at a time, in blended windows, keeping georeferences "
+            "[default: those of more than 67 million pixels]",
+            show_default=False,
+        ),
+    ] = None,
+    bands: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,N", help="of a TIFF: the bands to take for red, green and blue, or one", show_default=False
+        ),
+    ] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -424,7 +438,7 @@ def predict(
     device: Device = None,
 ) -> None:
     """Segment images of any size: writes palette masks and overlays."""
-    from atrous import predict
+    from atrous import big_images, predict
 
     words = images or []
     overrides = [text for text in words if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
@@ -432,6 +446,8 @@ def predict(
     predict.require_order(model, sources, overrides)
     if images_json is not None and format is None:
         raise ConfigError("--images-json lists the images of a benchmark; it needs --format")
+    if format is not None and (big or bands):
+        raise ConfigError(f"{'--big' if big else '--bands'} writes masks; it can't be combined with --format")
     if format is None:
         summary = predict.run(
             model,
@@ -441,6 +457,7 @@ def predict(
             overlays=overlays is not False,
             probabilities=probabilities,
             legend=legend,
+            big=big_images.Choice(big, big_images.bands_of(bands)),
             device=device,
             engine=engine,
             address=address,

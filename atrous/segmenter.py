@@ -145,7 +145,7 @@ class Segmenter:
 
     @property
     def precision(self) -> Arithmetic:
-        """What is computed in. With precision=auto it is fp32, until an image of 256 x 256 pixels or more settles it."""
+        """Computed in. With precision=auto it is fp32, until an image of 256 x 256 pixels or more settles it."""
         if self.speed is None or not isinstance(self.network, Model):
             return "fp32"
         return self._preparations.settled or "fp32" if self.speed.precision == "auto" else self.speed.precision

@@ -1,6 +1,7 @@
 """Convolution, batch norm and activation, with the padding rules of the originals by name."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import Function
 from torch.nn import functional as F
 
-Padding = Literal["same", "symmetric"]  # TensorFlow's, which depends on the input's size | the same on each side
+Padding = Literal["same", "symmetric", "valid"]  # TensorFlow's, which depends on the input's size | equal | none
 Rate = int | tuple[int, int]  # for both axes | (height, width)
 Activation = Literal["relu", "relu6", "clip6", "hard_swish", "leaky_relu", "none"]
 
@@ -95,7 +96,8 @@ class Conv(nn.Conv2d):
     ) -> None:
         self.sized = padding == "same" and (stride > 1 or kernel % 2 == 0)  # else SAME is symmetric for every size
         rates = (rate, rate) if isinstance(rate, int) else rate
-        height, width = (0 if self.sized else (one * (kernel - 1) + 1) // 2 for one in rates)
+        is_padded = padding != "valid" and not self.sized
+        height, width = ((one * (kernel - 1) + 1) // 2 if is_padded else 0 for one in rates)
         super().__init__(inp, out, kernel, stride, (height, width), rates, groups, bias=False)
 
     def reset_parameters(self) -> None:
@@ -136,7 +138,10 @@ class ConvNorm(nn.Sequential):
 
 
 class SeparableConv(nn.Sequential):
-    """A depthwise convolution (`depthwise`) and a 1x1 (`pointwise`), each with batch norm and activation."""
+    """A depthwise convolution (`depthwise`) and a 1x1 (`pointwise`), each with batch norm and activation.
+
+    If it is `bare`, the depthwise convolution has neither.
+    """
 
     def __init__(
         self,
@@ -149,11 +154,16 @@ class SeparableConv(nn.Sequential):
         rate: Rate = 1,
         act: Activation = "relu",
         padding: Padding = "symmetric",
+        bare: bool = False,
     ) -> None:
         super().__init__()
-        self.depthwise = ConvNorm(
-            inp, inp, kernel, norm=norm, stride=stride, rate=rate, groups=inp, act=act, padding=padding
-        )
+        if bare:
+            conv = Conv(inp, inp, kernel, stride=stride, rate=rate, groups=inp, padding=padding)
+            self.depthwise = nn.Sequential(OrderedDict(conv=conv))
+        else:
+            self.depthwise = ConvNorm(
+                inp, inp, kernel, norm=norm, stride=stride, rate=rate, groups=inp, act=act, padding=padding
+            )
         self.pointwise = ConvNorm(inp, out, norm=norm, act=act)
 
 
