@@ -275,6 +275,7 @@ def test_pictures_differ_and_have_the_size() -> None:
     assert one.shape == two.shape == (40, 60, 3) and (one != two).any()
 
 
+@pytest.mark.slow
 def test_bench_as_a_function(finished: RunFolder, tmp_path: Path) -> None:
     """Measured for real: the run's best model, in a process of its own."""
     result: Bench = atrous.bench(  # type: ignore[operator]
