@@ -256,7 +256,12 @@ TURN = {"kind": "single", "is_first": True, "seconds": 0.0, "repeats": 2, "overr
 def test_turns_are_answered_in_order(model: Path, folder_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = [f"data.root={folder_data}", "data.format=folder", "data.names=[sky,road,car]", "evaluate.flip=false"]
     score = {**TURN, "kind": "score", "overrides": data}
-    turns = [TURN, {**TURN, "kind": "batch", "repeats": None}, score, {**score, "overrides": [*data, "data.root=missing"]}]
+    turns = [
+        TURN,
+        {**TURN, "kind": "batch", "repeats": None},
+        score,
+        {**score, "overrides": [*data, "data.root=missing"]},
+    ]
     opened, single, batch, scored, failed = answers(order_of(model), turns, monkeypatch)
     assert opened["size"] == (49, 65), "the crop of the training"
     assert len(single["times"]) == 2 and min(single["times"]) > 0 and single["peak"] > 2**20
