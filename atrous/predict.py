@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from rich.console import Console
 
+from atrous import big_images, distributed, model_file, prediction_log, segmenter, terminal
 from atrous import config as configs
-from atrous import distributed, model_file, prediction_log, segmenter, terminal
+from atrous.big_images import NEVER, Choice
 from atrous.data import finding, image_shards
 from atrous.data.finding import Found, NamedImage, Skipped
 from atrous.data.pairing import IMAGE_SUFFIXES
@@ -92,6 +93,7 @@ class Job(NamedTuple):
     write: Write
     log: Log | None = None  # None: the images are worked on as a whole, or not at all
     folders: tuple[str, ...] = ()  # of results, which an image that is done has files in
+    big: Choice = NEVER  # which images are predicted a few rows at a time
 
 
 def run(
@@ -103,6 +105,7 @@ def run(
     overlays: bool = True,
     probabilities: bool = False,
     legend: bool = False,
+    big: Choice | None = None,
     device: str | None = None,
     engine: str = "local",
     address: str | None = None,
@@ -113,21 +116,22 @@ def run(
 
     `say` is called with a line for each image that fails, at once; the others are predicted. Images whose results are
     there already, by the same model in the same way, are left as they are. `engine` is a row of ENGINES, and `address`
-    that of its machines.
+    that of its machines. `big` says which images are predicted a few rows at a time; None: those that are large.
     """
-    console, place = console or terminal.console(), place_of(engine, device, address)
+    console, place, big = console or terminal.console(), place_of(engine, device, address), big or Choice()
     path, out = user_path(path), place.folder(out)
     wanted = Wanted(overlays, probabilities, legend)
     model = segmenter.load(path)
     found = find_images(sources, with_shards=True)
     require_own_names(found.images)
     model = place.of(with_settings(model, overrides, str(path)))
+    big_images.require(model, big, probabilities=probabilities)
     folders = tuple(wanted.folders(model.task))
     prepare(out, found.images, path, model, folders)
-    log = Log(out, maker_of(path, model, legend=legend))
+    log = Log(out, maker_of(path, model, legend=legend, big=big))
     for note in notes(found):
         console.print(note, soft_wrap=True)
-    job = Job(path.absolute(), tuple(overrides), wanted, partial(write_results, out, wanted), log, folders)
+    job = Job(path.absolute(), tuple(overrides), wanted, partial(write_results, out, wanted), log, folders, big)
     return predict_images(found, job, model, place, console, say)
 
 
@@ -156,12 +160,12 @@ def place_of(name: str, device: str | None, address: str | None) -> Place:
     return Place(ENGINES[name], device, address)
 
 
-def maker_of(path: Path, model: Segmenter, *, legend: bool) -> str:
+def maker_of(path: Path, model: Segmenter, *, legend: bool, big: Choice) -> str:
     """What decides the content of the files: not which of them are written, nor what the model's file is called."""
     file = model_in(path)
     weights = model_file.read_metadata(file).get("checksum") or hashlib.sha256(file.read_bytes()).hexdigest()
     header = model.header.to_metadata()  # with the settings of this prediction
-    return prediction_log.maker_of(weights=weights, header=header, legend=legend, atrous=version("atrous"))
+    return prediction_log.maker_of(weights=weights, header=header, legend=legend, big=big, atrous=version("atrous"))
 
 
 def predict_images(
@@ -178,7 +182,8 @@ def predict_images(
     done = Done(len(found.images), len(found.images) - len(images))
     for failure in found.problems:
         done.fail(failure, say)
-    work = Work(images, predictor(job, model), partial(load_predictor, job), place.device, place.address)
+    here = predictor(job, model, console=console, is_alone=len(images) == 1)
+    work = Work(images, here, partial(load_predictor, job), place.device, place.address)
     with (
         done.told(),
         contextlib.closing(place.engine.run(work)) as outcomes,
@@ -249,27 +254,40 @@ def images_left(images: Sequence[NamedImage], job: Job, console: Console) -> Seq
 # ---- one image
 
 
-def predictor(job: Job, model: Segmenter, reader: Reader | None = None) -> Predict:
-    """`reader` knows of the results of other processes, which die before they can tell."""
-    return partial(outcome_of, job, model, reader)
+def predictor(
+    job: Job,
+    model: Segmenter,
+    reader: Reader | None = None,
+    *,
+    console: Console | None = None,
+    is_alone: bool = False,
+) -> Predict:
+    """`reader` knows of the results of other processes, which die before they can tell.
+
+    How far a large image is goes to the `console`, which has a bar of its own unless the image is alone.
+    """
+    console = console or terminal.console(quiet=True)
+    predict_large = partial(predict_big, job, model, console=console, is_alone=is_alone)
+    return partial(outcome_of, job, model, reader, predict_large)
 
 
 def load_predictor(job: Job, device: str) -> Predict:
     """The same in another process, which shares the disk. Raises what `run` does."""
     model = with_settings(segmenter.load(job.model), job.overrides, str(job.model))
-    if job.log is not None and job.log.maker != maker_of(job.model, model, legend=job.wanted.legend):
+    if job.log is not None and job.log.maker != maker_of(job.model, model, legend=job.wanted.legend, big=job.big):
         raise ModelFileError(f"{job.model}: the file has changed since the prediction was started; start it again")
     model = model.to(distributed.choose_device(device))
     return predictor(job, model, None if job.log is None else Reader(job.log))
 
 
-def outcome_of(job: Job, model: Segmenter, reader: Reader | None, image: NamedImage) -> Outcome:
+def outcome_of(job: Job, model: Segmenter, reader: Reader | None, predict_large: Predict, image: NamedImage) -> Outcome:
     """Write the files of one image, unless they are there. Raises OSError for what is wrong with the output."""
     files = files_there(job, reader, image)
     if files:
         return Outcome(files)
     try:
-        outcome = predict_image(model, job.write, job.wanted, image)
+        is_large = is_big(job, model, image)
+        outcome = predict_large(image) if is_large else predict_image(model, job.write, job.wanted, image)
     except DataError as error:
         return Outcome(failure=text_of(error))
     if job.log is not None:
@@ -299,19 +317,44 @@ def predict_image(model: Segmenter, write: Write, wanted: Wanted, image: NamedIm
         return write(prediction, image)
 
 
+def is_big(job: Job, model: Segmenter, image: NamedImage) -> bool:
+    """Whether an image is predicted a few rows at a time; those in shards never are."""
+    is_file = image.entry is None
+    return is_file and big_images.is_big(model, image.path, job.big, probabilities=job.wanted.probabilities)
+
+
+def predict_big(job: Job, model: Segmenter, image: NamedImage, *, console: Console, is_alone: bool) -> Outcome:
+    """Write the files of an image that is larger than the memory. Raises the same errors as `predict_image`."""
+    assert job.log is not None, "benchmarks take no large images"
+    folders = [job.log.out / folder for folder in job.folders]
+    pictures = [folder / image.name for folder in folders if folder.name == OVERLAYS]
+    target = big_images.Target(folders[0] / image.name, pictures[0] if pictures else None)
+    options: dict[str, Any] = {"legend": job.wanted.legend, "console": console, "is_alone": is_alone}
+    with named(image.path, big_images.protocol(model.inference)), writable(image, folders):
+        files = big_images.predict(model, image.path, target, job.big.bands, **options)
+    return Outcome({file: next(folder for folder in folders if file.is_relative_to(folder)) for file in files})
+
+
 def write_results(out: Path, wanted: Wanted, prediction: Prediction, job: NamedImage) -> Outcome:
     contents = prediction.files(**wanted._asdict())
     files = {out / folder / f"{job.name}{suffix}": out / folder for folder, suffix in contents}
-    try:
+    with writable(job, [out, *files.values()]):
         for file, content in zip(files, contents.values(), strict=True):
             write_atomically(file, content)
+    return Outcome(files)
+
+
+@contextlib.contextmanager
+def writable(image: NamedImage, folders: Sequence[Path]) -> Iterator[None]:
+    """Turn what is wrong with the files of one image alone, such as a name that is too long, into an error with it."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in NOWHERE:
-            for folder in (out, *files.values()):
+            for folder in folders:
                 prepare_output(folder)
-            raise DataError(f"{job.path}: {text_of(error)}") from error
+            raise DataError(f"{image.path}: {text_of(error)}") from error
         raise
-    return Outcome(files)
 
 
 def read(image: NamedImage) -> Image:

@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from atrous.layers.conv import Activation
-from atrous.settings import Settings
+from atrous.settings import Rates, Settings
 from atrous.types import RGB
 
 # The stride of each feature map on the image, unless the output stride is smaller.
@@ -52,6 +53,11 @@ class BackboneConfig(Settings):
         return OUTPUT_STRIDES
 
     @property
+    def own_rates(self) -> tuple[int, ...] | None:
+        """Atrous rates that don't follow from an output stride: the weights were trained with them."""
+        return None
+
+    @property
     def deepest(self) -> Stage:
         """The last stage that is computed."""
         return "c5"
@@ -74,6 +80,27 @@ class BackboneConfig(Settings):
     def names(cls) -> tuple[str, ...]:
         """The networks of this family."""
         return get_args(cls.model_fields["name"].annotation)
+
+
+class BlocksConfig(BackboneConfig):
+    """The settings of networks whose units are blocks with one rate each: the MobileNets."""
+
+    rates: Rates | None = None
+    """Atrous rates of the blocks, one for each; none: those of the output stride."""
+
+    @property
+    def num_blocks(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def own_rates(self) -> tuple[int, ...] | None:
+        return self.rates
+
+    @model_validator(mode="after")
+    def _each_block_has_a_rate(self) -> Self:
+        if self.rates is not None and len(self.rates) != self.num_blocks:
+            raise ValueError(f"rates {self.rates}: {self.name} has {self.num_blocks} blocks, one rate each")
+        return self
 
 
 class Backbone(nn.Module, ABC):

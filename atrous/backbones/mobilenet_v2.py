@@ -11,13 +11,13 @@ from atrous.backbones.contract import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Backbone,
-    BackboneConfig,
+    BlocksConfig,
     ImageNet,
     Stage,
     strides_at,
     strides_of,
 )
-from atrous.backbones.rates import AtrousRule, Placement, strides_to_rates
+from atrous.backbones.rates import AtrousRule, Placement, placed, strides_to_rates
 from atrous.layers.conv import SLIM_NORM, TORCH_NORM, ConvNorm, Norm, Padding
 from atrous.layers.inverted_residual import InvertedResidual, round_channels
 from atrous.settings import Channels
@@ -80,7 +80,7 @@ IMAGENET = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # depth multipliers of TF-slim's we
 class MobileNetV2(Backbone):
     """Decoders at stride 4, 8 and 16 tap the last block at that stride."""
 
-    class Config(BackboneConfig):
+    class Config(BlocksConfig):
         name: Literal["mobilenet_v2"] = "mobilenet_v2"
         depth_multiplier: float = Field(default=1.0, gt=0, le=8)
         """Factor on all widths, relative to the paper's: smaller is faster and less accurate."""
@@ -100,6 +100,10 @@ class MobileNetV2(Backbone):
         @property
         def output_strides(self) -> tuple[int, ...]:
             return strides_of(self.last_stage)
+
+        @property
+        def num_blocks(self) -> int:
+            return sum(row.repeats for row in ROWS)
 
         @property
         def divisor(self) -> int:
@@ -128,6 +132,7 @@ class MobileNetV2(Backbone):
             inp if row.expansion == 1 else round_channels(inp * row.expansion, 8)
             for inp, row in zip(inps, rows, strict=True)
         ]
+        plan = placed(list(_plan(program, output_stride)), config.rates)
         norm = program.norm if config.norm_eps is None else program.norm._replace(eps=config.norm_eps)
         self.stem = ConvNorm(3, stem, 3, norm=norm, stride=2, act="relu6", padding=program.stem)
         self.blocks = nn.ModuleList(
@@ -142,9 +147,7 @@ class MobileNetV2(Backbone):
                 padding=program.padding,
                 pads_input=program.pads_input,
             )
-            for inp, wide, out, place in islice(
-                zip(inps, wides, outs, _plan(program, output_stride), strict=True), count
-            )
+            for inp, wide, out, place in islice(zip(inps, wides, outs, plan, strict=True), count)
         )
         is_whole = config.last_stage == "c5"
         last = round_channels(program.last * max(1.0, width), 8) if program.last and is_whole else None

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
-from atrous.backbones.contract import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneConfig, strides_at
-from atrous.backbones.rates import AtrousRule, strides_to_rates
+from atrous.backbones.contract import IMAGENET_MEAN, IMAGENET_STD, Backbone, BlocksConfig, strides_at
+from atrous.backbones.rates import AtrousRule, placed, strides_to_rates
 from atrous.layers.aspp import Squeeze
 from atrous.layers.conv import SLIM_NORM, Activation, ConvNorm, Norm, Padding
 from atrous.layers.inverted_residual import InvertedResidual, round_channels
@@ -129,12 +129,16 @@ class MobileNetV3(Backbone):
     ones, but not equal. In the small network, the unit that opens c5 has a shortcut unless it has its stride.
     """
 
-    class Config(BackboneConfig):
+    class Config(BlocksConfig):
         name: Name
         depth_multiplier: float = Field(default=1.0, gt=0, le=8)
         """Factor on all widths, relative to the paper's: smaller is faster and less accurate."""
         norm_eps: PositiveFloat | None = None
         """Epsilon of the batch norms; none: as in the original."""
+
+        @property
+        def num_blocks(self) -> int:
+            return len(MOBILENETS[self.name].rows)
 
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)
@@ -148,7 +152,8 @@ class MobileNetV3(Backbone):
         # The expanded features keep the paper's ratio to their input, which is already rounded.
         ratios = [row.wide / width for row, width in zip(rows, paper[:-1], strict=True)]
         wides = [round_channels(inp * ratio, 8) for inp, ratio in zip(inps, ratios, strict=True)]
-        plan = strides_to_rates([2, *(row.stride for row in rows)], output_stride, program.rule)[1:]
+        strides = [2, *(row.stride for row in rows)]
+        plan = placed(strides_to_rates(strides, output_stride, program.rule)[1:], config.rates)
         last = round_channels(network.last * config.depth_multiplier, 8)
         self.stem = ConvNorm(3, stem, 3, norm=norm, stride=2, act="hard_swish", padding=program.padding)
         self.blocks = nn.ModuleList(

@@ -12,7 +12,7 @@ from atrous.errors import ConversionError
 from atrous.inference import InferenceConfig
 from atrous.models import ModelConfig
 from atrous.settings import Settings
-from atrous.types import Size
+from atrous.types import Convention, Size
 
 ConfigFields: TypeAlias = dict[str, Any]  # of a model's Config
 OptionTree: TypeAlias = Mapping[
@@ -40,7 +40,8 @@ class Hints(NamedTuple):
     atrous_rates: tuple[int, ...] | None = None
     multi_grid: tuple[int, ...] | None = None
     pooling: Pooling | None = None
-    align_corners: bool = True
+    convention: Convention = "aligned_corners"
+    block_rates: tuple[int, ...] | None = None  # of a backbone's blocks, one each
 
 
 class ForeignWeights(NamedTuple):

@@ -284,6 +284,12 @@ def _unknown(source: Path | BinaryIO) -> str:
     return _unknown_content(source)
 
 
+def tiff_tags(path: Path) -> Mapping[int, Any]:
+    """The tags of a TIFF's first page; {} for anything else. Raises OSError."""
+    with path.open("rb") as file:
+        return dict(_tiff_tags(file, file.read(16)) or {})
+
+
 def _unknown_content(file: BinaryIO) -> str:
     head = file.read(16)
     if not head:

@@ -84,6 +84,11 @@ class ModelConfig(Settings):
 
         Rates that are set are scaled; default rates follow. Raises ConfigError if a rate would not be whole.
         """
+        if output_stride != self.output_stride and self.backbone.own_rates is not None:
+            raise ConfigError(
+                f"output_stride={output_stride}: the backbone has rates of its own, {self.backbone.own_rates}, which "
+                f"are those of output_stride={self.output_stride} alone"
+            )
         return {**self.model_dump(), "output_stride": output_stride}
 
 
@@ -101,12 +106,18 @@ class MapConfig(ModelConfig):
 class ImagePyramidConfig(MapConfig):
     """The settings of models that can merge the logits of several scales: they have no other outputs."""
 
+    half_pixel_centers: bool = True  # False: TensorFlow 1 without align_corners
+    """Where corners aren't aligned, how pixels are: their outer edges coincide, or (false) their upper left corners."""
     image_pyramid: Scales = (1.0,)  # arXiv:1606.00915, section 4.1.2
     """Sizes at which the network itself sees each image, also in training; each costs a pass."""
     merge: Literal["max", "mean"] = "max"
     """How the logits of these sizes are joined."""
     pyramid_align_corners: bool = True
     """How images and logits are resized between these sizes: corner pixels coincide, or (false) outer edges do."""
+
+    @property
+    def convention(self) -> Convention:
+        return super().convention if self.align_corners or self.half_pixel_centers else "legacy"
 
 
 class ASPPModelConfig(ImagePyramidConfig):
@@ -130,6 +141,7 @@ class Model(nn.Module, ABC):
     config: ModelConfig
     shift: Tensor  # [3, 1, 1]
     scale: Tensor  # [3, 1, 1]
+    arithmetic: torch.dtype | None = None  # of all layers, if it isn't that of `shift`
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
@@ -178,7 +190,8 @@ class Model(nn.Module, ABC):
 
     def normalized(self, images: Tensor) -> Tensor:
         require_images(images)
-        return (images.to(self.shift.dtype) - self.shift) / self.scale
+        normalized = (images.to(self.shift.dtype) - self.shift) / self.scale
+        return normalized if self.arithmetic is None else normalized.to(self.arithmetic)
 
     def set_progress(self, progress: float) -> None:
         """Set how far the training has come, 0 to 1: more paths are dropped towards its end."""

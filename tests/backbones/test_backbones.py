@@ -8,7 +8,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from atrous.backbones import BACKBONES, FAMILIES, AnyBackboneConfig, Backbone
+from atrous.backbones import BACKBONES, FAMILIES, AnyBackboneConfig, Backbone, build_backbone
+from atrous.backbones.mobilenet_v2 import MobileNetV2
 from atrous.backbones.resnet import RESNETS
 from atrous.layers.inverted_residual import round_channels
 from tests.backbones.conftest import backbone_config, built, num_parameters, on_meta
@@ -209,9 +210,9 @@ def test_the_families_with_rows_are_those_tried_here() -> None:
 def test_a_config_has_the_settings_of_its_family_alone() -> None:
     own = {family: set(network.Config.model_fields) - {"name", "bounded"} for family, network in FAMILIES.items()}
     assert own == {
-        "mobilenet_v2": {"depth_multiplier", "divisible_by"},
-        "mobilenet_v3": {"depth_multiplier", "norm_eps"},
-        "mobilenet_edgetpu": {"depth_multiplier"},
+        "mobilenet_v2": {"depth_multiplier", "divisible_by", "rates"},
+        "mobilenet_v3": {"depth_multiplier", "norm_eps", "rates"},
+        "mobilenet_edgetpu": {"depth_multiplier", "last_channels", "rates"},
         "resnet": {"multi_grid"},
         "swidernet": {"stem_width", "width", "layers", "squeeze", "switchable", "drop_path"},
         "xception": {"multi_grid"},
@@ -270,3 +271,11 @@ def test_a_multi_grid_has_a_factor_for_each_unit_of_c5(name: str) -> None:
     assert backbone_config(name, multi_grid=(1,) * units)
     with pytest.raises(ValidationError, match=f"the last stage of {name} has {units} units"):
         backbone_config(name, multi_grid=(1,) * (units + 1))
+
+
+def test_blocks_have_rates_of_their_own_one_each() -> None:
+    config = MobileNetV2.Config(rates=(1,) * 16 + (3,))
+    network = build_backbone(config, 16)
+    assert [network.blocks[index].depthwise.conv.dilation for index in (14, 16)] == [(1, 1), (3, 3)]  # type: ignore[index, union-attr]
+    with pytest.raises(ValueError, match=r"rates \(1, 2\): mobilenet_v2 has 17 blocks, one rate each"):
+        MobileNetV2.Config(rates=(1, 2))
