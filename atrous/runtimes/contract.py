@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 
@@ -11,6 +11,7 @@ from atrous.types import Network
 
 Arithmetic = Literal["fp32", "bf16"]
 Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 where it is faster and its labels agree with those of fp32
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 class Speed(NamedTuple):
