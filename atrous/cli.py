@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
@@ -32,6 +32,7 @@ from atrous.terminal import printable
 
 if TYPE_CHECKING:
     from atrous.run_folder import Resume
+    from atrous.runtimes.contract import Speed
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -76,6 +77,10 @@ Overrides = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N; by default a GPU if there is one", show_default=False)
 ]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="by torch.compile: takes minutes at first, pays for many images of one size")
+]
+PRECISIONS = "fp32, bf16, or auto: bf16 where it is faster and labels agree"
 Workers = Annotated[int, typer.Option(min=0, help="processes that read images; 0: the main process reads them itself")]
 
 
@@ -315,6 +320,8 @@ def evaluate(
         float | None,
         typer.Option(min=0, help="with --watch: seconds without a new model after which it ends", show_default=False),
     ] = None,
+    precision: Annotated[str, typer.Option(help=f"what to compute in: {PRECISIONS}")] = "fp32",
+    compile: Compile = False,  # noqa: A002 - the option's name
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
@@ -339,9 +346,18 @@ def evaluate(
         workers=workers,
         metrics=chosen,
         truth=truth,
+        **_speed(precision, compile)._asdict(),
     )
     if evaluation.skipped and (truth is not None or scoring.is_stored(model)):
         raise typer.Exit(1)
+
+
+def _speed(precision: str, compile: bool) -> "Speed":  # noqa: A002
+    from atrous.runtimes.contract import PRECISIONS, Speed
+
+    if precision not in PRECISIONS:
+        raise ConfigError(f"--precision {precision}: expected {', '.join(PRECISIONS)}")
+    return Speed(cast(Any, precision), compile)
 
 
 def _watch(
@@ -435,11 +451,14 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    precision: Annotated[str, typer.Option(help=f"what to compute in: {PRECISIONS}")] = "auto",
+    compile: Compile = False,  # noqa: A002 - the option's name
     device: Device = None,
 ) -> None:
     """Segment images of any size: writes palette masks and overlays."""
     from atrous import big_images, predict
 
+    speed = _speed(precision, compile)
     words = images or []
     overrides = [text for text in words if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
     sources = [text for text in words if text not in overrides]
@@ -461,6 +480,7 @@ def predict(
             device=device,
             engine=engine,
             address=address,
+            speed=speed,
             say=lambda text: _say(text, 1),
         )
     else:
@@ -475,6 +495,7 @@ def predict(
             device=device,
             engine=engine,
             address=address,
+            speed=speed,
             say=lambda text: _say(text, 1),
         )
     if summary.images or summary.earlier:

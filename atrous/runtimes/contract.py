@@ -4,7 +4,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ UNKNOWN_MEAN = (127.5, 127.5, 127.5)
 
 Arithmetic = Literal["fp32", "bf16"]
 Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 where it is faster and its labels agree with those of fp32
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 class Speed(NamedTuple):
