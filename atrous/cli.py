@@ -20,6 +20,7 @@ from atrous.errors import (
     AtrousWarning,
     ConfigError,
     DataError,
+    Mismatch,
     OutOfMemory,
     ProcessDied,
     listing,
@@ -104,6 +105,13 @@ def _format_names(incomplete: str = "") -> list[str]:
     """Of official formats: a file for each. For the shell's completion and the help."""
     files = (Path(__file__).parent / "submissions" / "formats").glob("[a-z]*.py")
     return sorted(path.stem for path in files if path.stem.startswith(incomplete))
+
+
+TARGETS = ("onnx", "openvino", "pt2")  # what `export --to` takes; a test compares it with RUNTIMES
+
+
+def _target_names(incomplete: str) -> list[str]:
+    return [name for name in TARGETS if name.startswith(incomplete)]
 
 
 @app.command(short_help="train, evaluate and predict once, on synthetic scenes")
@@ -459,6 +467,78 @@ def predict(
         raise typer.Exit(_say(f"{len(summary.failures)} of {total} failed, each named above", 1) if total > 1 else 1)
 
 
+@app.command(short_help="measure how fast a model predicts, and what memory that takes")
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL... [data.FIELD=VALUE]...",
+            help="model files, exported ones too; with settings of data each row is evaluated as well",
+            show_default=False,
+        ),
+    ],
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="H,W", help="pixels of the images [default: the recipe's crop]", show_default=False),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="a photo to predict [default: a painted street]", show_default=False)
+    ] = None,
+    runtimes: Annotated[
+        str | None, typer.Option(help="only these, such as pytorch,openvino [default: all]", show_default=False)
+    ] = None,
+    precisions: Annotated[
+        str | None, typer.Option(help="only these, such as fp32,bf16 [default: all]", show_default=False)
+    ] = None,
+    batch: Annotated[int, typer.Option(help="images of a call, for the throughput")] = 4,
+    rounds: Annotated[int, typer.Option(help="turns that each row takes")] = 5,
+    seconds: Annotated[float, typer.Option(help="of predicting for each row, over all rounds")] = 10,
+    repeats: Annotated[
+        int | None, typer.Option(help="predictions in a round, in place of --seconds", show_default=False)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="threads of a prediction [default: as many as cores]", show_default=False)
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="write a page with a plot of score against latency", show_default=False)
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Measure latency, throughput and memory by runtime and precision, and with data the score, too.
+
+    Exit code 1: a row failed.
+    """
+    from atrous import bench
+
+    overrides = [text for text in models if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
+    options = bench.Options(
+        size=None if size is None else bench.parsed_size(size),
+        image=image,
+        batch=batch,
+        rounds=rounds,
+        seconds=seconds,
+        repeats=repeats,
+        threads=threads,
+        device=device,
+    )
+    result = bench.run(
+        [Path(text) for text in models if text not in overrides],
+        overrides,
+        options,
+        runtimes=_words(runtimes),
+        precisions=_words(precisions),
+        json_path=json,
+        html_path=html,
+    )
+    if not result.is_complete:
+        raise typer.Exit(1)
+
+
+def _words(text: str | None) -> list[str]:
+    return [] if text is None else text.replace(",", " ").split()
+
+
 @app.command(  # --output_stride=8, as the original programs write it
     context_settings={"ignore_unknown_options": True}, short_help="convert a model of another program"
 )
@@ -501,6 +581,38 @@ def convert(
         raise DataError(found.problems[0])
     images = [image.path for image in found.images]
     run.run(source, out, options or [], system=system, images=images)
+
+
+@app.command(short_help="write a model as a file for other programs")
+def export(
+    model: Annotated[Path, typer.Argument(help="a model file, or the folder of a run", show_default=False)],
+    to: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="onnx, openvino or pt2", show_default=False, autocompletion=_target_names),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="the file to write [default: beside the model]", show_default=False)
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="H,W", help="the only size of images that the file takes [default: any]", show_default=False
+        ),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="let it also give the class probabilities of each pixel")
+    ] = False,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IMAGE|FOLDER|PATTERN", help="also compare the file with the model on these", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Write a model as a file that takes images of bytes and gives labels. Exit code 1: it differs from the model."""
+    from atrous import export
+
+    export.run(model, to, out=out, size=export.parse_size(size), probabilities=probabilities, images=images or [])
 
 
 @app.command(short_help="pack a dataset into a few large files")
@@ -648,7 +760,7 @@ def _explain(error: Exception, words: Sequence[str], stop: StopFlag) -> int:
     """Print what went wrong, in one line if the user or the machine is the cause; returns the exit code."""
     if os.environ.get("ATROUS_DEBUG"):
         raise error
-    if isinstance(error, FloatingPointError | ProcessDied | OutOfMemory):
+    if isinstance(error, FloatingPointError | Mismatch | ProcessDied | OutOfMemory):
         return _say(str(error), 1)
     if isinstance(error, BrokenPipeError):  # `atrous recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -18,7 +18,7 @@ from atrous.layers.resize import image_size, resize, scale_dimension
 from atrous.ops import upsample_argmax, with_edge
 from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
 from atrous.settings import Scales, Settings, Side
-from atrous.types import Convention, Image, Network, Outputs, Size
+from atrous.types import Convention, Image, Labelling, Network, Outputs, Size
 
 POINTS = 2**16  # that are looked up in a map at a time
 WINDOW_PIXELS = 2**21  # of all windows in one pass, about 8 of 513 x 513: more take memory and save hardly any time
@@ -39,6 +39,8 @@ class InferenceConfig(Settings):
     """Sizes at which an image is seen; probabilities are averaged; each costs a pass."""
     flip: bool = False
     """Average with the horizontally flipped image: a little better, twice as slow."""
+    pad_to_grid: bool = True
+    """With aligned corners: images are padded to k * output stride + 1; false: shown at their own size."""
     output_stride: Literal[8, 16, 32] | None = None
     """Pixels per cell of the network's map: 8 is finer and slower than 16; none: as trained."""
     crf: CRFName | None = None  # rows of postprocess.crf.CRFS
@@ -100,6 +102,8 @@ def look(network: Network, images: Tensor, config: InferenceConfig, *, probabili
     size, facts = image_size(images), network.facts
     if config.is_one_slide and not probabilities:
         return _one_slide(network, images, config)
+    if isinstance(network, Labelling) and config.is_single and config.mode == "whole" and not probabilities:
+        return Seen(Outputs(), size, size, size, facts.convention, is_mean=False, labels=network.labels(images))
     if probabilities or not config.is_single:
         return Seen(predict_mean(network, images, config), size, size, size, facts.convention, is_mean=True)
     frame = _frame(network, images, config)
@@ -235,7 +239,7 @@ class Frame(NamedTuple):
 def _frame(network: Network, images: Tensor, config: InferenceConfig) -> Frame:
     if config.mode == "canvas":
         return on_canvas(images, network, config.window)
-    return Frame(pad_to_grid(images, network), *image_size(images))
+    return Frame(pad_to_grid(images, network) if config.pad_to_grid else images, *image_size(images))
 
 
 def on_canvas(images: Tensor, network: Network, canvas: tuple[int, int]) -> Frame:
@@ -311,12 +315,22 @@ def _view(network: Network, images: Tensor, scale: float, *, is_flipped: bool) -
     size, convention, num_classes = image_size(images), network.facts.convention, network.facts.num_classes
     finest = max(1.0, scale) / network.facts.logits_stride
     grid = [scale_dimension(side, finest) for side in size]
-    view = images if scale == 1 else resize(images.float(), [scale_dimension(side, scale) for side in size])
+    view = images if scale == 1 else resize(images.float(), _view_size(size, scale, network))
     maps = _maps(network, view.flip(-1) if is_flipped else view, scale)
     maps = resize(_flipped_back(maps, num_classes) if is_flipped else maps, grid, convention)
     return _with_probabilities(
         _offsets_rescaled(resize(maps, size, convention), num_classes, image_size(view), size), num_classes
     )
+
+
+def _view_size(size: Size, scale: float, network: Network) -> Size:
+    """The size of images at a scale; for a network that takes only sizes on its grid, the nearest of these."""
+    height, width = (scale_dimension(side, scale) for side in size)
+    if not network.facts.on_grid:
+        return height, width
+    stride = network.facts.output_stride
+    rows, columns = (max(1, round((side - 1) / stride)) * stride + 1 for side in (height, width))
+    return rows, columns
 
 
 # Maps are one tensor [B, K, h, w]: C logits or probabilities and, from a panoptic network, a height and two offsets.
@@ -450,7 +464,7 @@ def _bands(network: Network, images: Tensor, config: InferenceConfig) -> Iterato
             total, count = (_moved(sums, first - top, last - first) for sums in (total, count))
         top = first
         windows = [_shown(images, view) for view in views]
-        for view, maps in zip(views, _in_one_pass(network, windows), strict=True):
+        for view, maps in zip(views, _in_one_pass(network, windows, config), strict=True):
             total = total if total.shape[1] else maps.new_zeros(*maps.shape[:2], *count.shape)
             rows = slice(view.rows.start - top, view.rows.stop - top)
             own = _flipped_back(maps, network.facts.num_classes) if view.is_flipped else maps
@@ -481,10 +495,11 @@ def _shown(images: Tensor, view: View) -> Tensor:
     return window.flip(-1) if view.is_flipped else window
 
 
-def _in_one_pass(network: Network, windows: list[Tensor]) -> Iterator[Tensor]:
+def _in_one_pass(network: Network, windows: list[Tensor], config: InferenceConfig) -> Iterator[Tensor]:
     """Maps [B, K, h, w] of each window, all of one size; only one at a time is held at full size."""
     height, width = image_size(windows[0])
-    padded = pad_to_grid(torch.cat(windows), network)
+    padded = torch.cat(windows)
+    padded = pad_to_grid(padded, network) if config.pad_to_grid else padded
     for maps in torch.split(_maps(network, padded), len(windows[0])):
         large = resize(maps, image_size(padded), network.facts.convention)[..., :height, :width]
         yield _with_probabilities(large, network.facts.num_classes)
