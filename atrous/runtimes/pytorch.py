@@ -16,6 +16,7 @@ from torch import Tensor
 
 from atrous import models
 from atrous.errors import AtrousWarning, ModelFileError, listing
+from atrous.layers import quantization
 from atrous.models import Model, ModelConfig
 from atrous.types import Facts, Outputs
 
@@ -84,6 +85,8 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
         digest = pool.submit(checksum, weights)
         with torch.device("meta"):
             model = models.build(config, num_classes)
+    if any(map(quantization.is_of_range, weights)):
+        quantization.add_ranges(model)
     if stored not in (None, digest.result()):
         raise ModelFileError(f"{path}: its weights do not match their checksum: the file is damaged")
     require_same_weights(model.state_dict(), weights, path)
