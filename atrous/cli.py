@@ -20,6 +20,7 @@ from atrous.errors import (
     AtrousWarning,
     ConfigError,
     DataError,
+    Mismatch,
     OutOfMemory,
     ProcessDied,
     listing,
@@ -104,6 +105,13 @@ def _format_names(incomplete: str = "") -> list[str]:
     """Of official formats: a file for each. For the shell's completion and the help."""
     files = (Path(__file__).parent / "submissions" / "formats").glob("[a-z]*.py")
     return sorted(path.stem for path in files if path.stem.startswith(incomplete))
+
+
+TARGETS = ("onnx", "openvino", "pt2")  # what `export --to` takes; a test compares it with RUNTIMES
+
+
+def _target_names(incomplete: str) -> list[str]:
+    return [name for name in TARGETS if name.startswith(incomplete)]
 
 
 @app.command(short_help="train, evaluate and predict once, on synthetic scenes")
@@ -503,6 +511,38 @@ def convert(
     run.run(source, out, options or [], system=system, images=images)
 
 
+@app.command(short_help="write a model as a file for other programs")
+def export(
+    model: Annotated[Path, typer.Argument(help="a model file, or the folder of a run", show_default=False)],
+    to: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="onnx, openvino or pt2", show_default=False, autocompletion=_target_names),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="the file to write [default: beside the model]", show_default=False)
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="H,W", help="the only size of images that the file takes [default: any]", show_default=False
+        ),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="let it also give the class probabilities of each pixel")
+    ] = False,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IMAGE|FOLDER|PATTERN", help="also compare the file with the model on these", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Write a model as a file that takes images of bytes and gives labels. Exit code 1: it differs from the model."""
+    from atrous import export
+
+    export.run(model, to, out=out, size=export.parse_size(size), probabilities=probabilities, images=images or [])
+
+
 @app.command(short_help="pack a dataset into a few large files")
 def pack(
     source: Annotated[
@@ -648,7 +688,7 @@ def _explain(error: Exception, words: Sequence[str], stop: StopFlag) -> int:
     """Print what went wrong, in one line if the user or the machine is the cause; returns the exit code."""
     if os.environ.get("ATROUS_DEBUG"):
         raise error
-    if isinstance(error, FloatingPointError | ProcessDied | OutOfMemory):
+    if isinstance(error, FloatingPointError | Mismatch | ProcessDied | OutOfMemory):
         return _say(str(error), 1)
     if isinstance(error, BrokenPipeError):  # `atrous recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

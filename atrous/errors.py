@@ -56,6 +56,10 @@ class OutOfMemory(RuntimeError):  # noqa: N818 - as FloatingPointError, the fail
     """The memory does not suffice, and what would need less is said. One line, exit code 1."""
 
 
+class Mismatch(RuntimeError):  # noqa: N818 - as FloatingPointError, the failure of a run, not of its user
+    """An exported file computes something else than its model. One line, exit code 1."""
+
+
 _warned: set[str] = set()
 
 

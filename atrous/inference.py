@@ -18,7 +18,7 @@ from atrous.layers.resize import image_size, resize, scale_dimension
 from atrous.ops import upsample_argmax
 from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
 from atrous.settings import Scales, Settings, Side
-from atrous.types import Convention, Image, Network, Outputs, Size
+from atrous.types import Convention, Image, Labelling, Network, Outputs, Size
 
 POINTS = 2**16  # that are looked up in a map at a time
 WINDOW_PIXELS = 2**21  # of all windows in one pass, about 8 of 513 x 513: more take memory and save hardly any time
@@ -100,6 +100,8 @@ def look(network: Network, images: Tensor, config: InferenceConfig, *, probabili
     size, facts = image_size(images), network.facts
     if config.is_one_slide and not probabilities:
         return _one_slide(network, images, config)
+    if isinstance(network, Labelling) and config.is_single and config.mode == "whole" and not probabilities:
+        return Seen(Outputs(), size, size, size, facts.convention, is_mean=False, labels=network.labels(images))
     if probabilities or not config.is_single:
         return Seen(predict_mean(network, images, config), size, size, size, facts.convention, is_mean=True)
     frame = _frame(network, images, config)
@@ -304,12 +306,22 @@ def _view(network: Network, images: Tensor, scale: float, *, is_flipped: bool) -
     size, convention, num_classes = image_size(images), network.facts.convention, network.facts.num_classes
     finest = max(1.0, scale) / network.facts.logits_stride
     grid = [scale_dimension(side, finest) for side in size]
-    view = images if scale == 1 else resize(images.float(), [scale_dimension(side, scale) for side in size])
+    view = images if scale == 1 else resize(images.float(), _view_size(size, scale, network))
     maps = _maps(network, view.flip(-1) if is_flipped else view, scale)
     maps = resize(_flipped_back(maps, num_classes) if is_flipped else maps, grid, convention)
     return _with_probabilities(
         _offsets_rescaled(resize(maps, size, convention), num_classes, image_size(view), size), num_classes
     )
+
+
+def _view_size(size: Size, scale: float, network: Network) -> Size:
+    """The size of images at a scale; for a network that takes only sizes on its grid, the nearest of these."""
+    height, width = (scale_dimension(side, scale) for side in size)
+    if not network.facts.on_grid:
+        return height, width
+    stride = network.facts.output_stride
+    rows, columns = (max(1, round((side - 1) / stride)) * stride + 1 for side in (height, width))
+    return rows, columns
 
 
 # Maps are one tensor [B, K, h, w]: C logits or probabilities and, from a panoptic network, a height and two offsets.

@@ -46,7 +46,9 @@ class Segmenter:
     def model(self) -> Model:
         """The network as a PyTorch model. Raises ConfigError for a network of another runtime."""
         if not isinstance(self.network, Model):
-            raise ConfigError(f"{type(self.network).__name__}: an exported network has no model to train or change")
+            raise ConfigError(
+                "an exported network has no model to train or change; load the .safetensors file that it is from"
+            )
         return self.network
 
     @property

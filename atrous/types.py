@@ -7,7 +7,7 @@ network's own output grid. Coordinates are (y, x), sizes (height, width), images
 from collections.abc import Mapping
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -90,6 +90,7 @@ class Facts(NamedTuple):
     convention: Convention  # by which its maps are resized to the image's size
     size: Size | None = None  # the only size that it takes; None: any
     frames: int = 1  # images that one pass needs
+    on_grid: bool = False  # it takes only sides of k * output_stride + 1, as an exported graph does
 
 
 class Network(Protocol):
@@ -100,3 +101,10 @@ class Network(Protocol):
     @property
     def facts(self) -> Facts: ...
     def __call__(self, images: Tensor, scale: float = 1.0) -> Outputs: ...
+
+
+@runtime_checkable
+class Labelling(Protocol):
+    """A network that gives the likeliest classes at the images' size by itself, where one pass will do."""
+
+    def labels(self, images: Tensor) -> Tensor: ...  # [B, 3, H, W] -> [B, H, W]

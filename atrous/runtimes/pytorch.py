@@ -71,6 +71,10 @@ def shared_copy(model: Model) -> Model:
     return copy.deepcopy(model, memo)
 
 
+def recognises(start: bytes) -> bool:
+    return start[8:9] == b"{"
+
+
 def read_metadata(path: Path) -> Mapping[str, str]:
     _require_header(path)
     with _errors_with_path(path), safe_open(path, framework="pt") as file:

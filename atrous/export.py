@@ -1,0 +1,74 @@
+"""`atrous export`: a model as a file for other programs, which is compared with the model before it is kept."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from atrous import artefact, segmenter, terminal, verb_module
+from atrous.artefact import Export
+from atrous.data.finding import find
+from atrous.errors import ConfigError, DataError
+from atrous.files import user_path
+from atrous.runtimes import RUNTIMES
+from atrous.segmenter import read_image
+from atrous.types import Image, Size
+
+
+def run(
+    path: Path,
+    to: str,
+    *,
+    out: Path | None = None,
+    size: Size | None = None,
+    probabilities: bool = False,
+    images: Sequence[str] = (),
+    console: Console | None = None,
+) -> Path:
+    """Export the model file `path` for a runtime, a row of RUNTIMES, and print what was compared.
+
+    `size` is the only one that the file will take; None: any. `images` are compared, too. Raises ConfigError for what
+    the runtime can't do, OSError, and Mismatch if the file computes something else: then it isn't written.
+    """
+    console = console or terminal.console()
+    path = user_path(path)
+    artefact.row_of(to)
+    target = user_path(out) if out is not None else default_path(segmenter.model_in(path), to)
+    artefact.require_writable(target, to)
+    model = segmenter.load(path)
+    pictures = read_images(images)
+    console.print(f"exporting {path} for {to}; the file is then compared with the model", soft_wrap=True)
+    settings = Export(to, size, probabilities)
+    artefact.write(
+        model.model, model.header, target, settings, pictures, lambda one: console.print(one.describe(), soft_wrap=True)
+    )
+    console.print(f"wrote {target}", soft_wrap=True)
+    return target
+
+
+def default_path(path: Path, to: str) -> Path:
+    """Beside the model."""
+    return path.with_suffix(RUNTIMES[to].suffix if to in RUNTIMES else "")
+
+
+def read_images(sources: Sequence[str]) -> dict[str, Image]:
+    if not sources:
+        return {}
+    found = find(sources, lambda folder: False)
+    if found.problems:
+        raise DataError(found.problems[0])
+    return {str(image.path): read_image(image.path) for image in found.images}
+
+
+def parse_size(text: str | None) -> Size | None:
+    """`H,W`, in pixels."""
+    if text is None:
+        return None
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != 2 or not all(part.strip().isdecimal() and 0 < int(part) < 2**16 for part in parts):
+        raise ConfigError(f"--size {text}: expected height and width in pixels, such as 513,513")
+    height, width = map(int, parts)
+    return height, width
+
+
+verb_module.make_callable(__name__)  # `atrous.export(...)`
