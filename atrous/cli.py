@@ -467,6 +467,78 @@ def predict(
         raise typer.Exit(_say(f"{len(summary.failures)} of {total} failed, each named above", 1) if total > 1 else 1)
 
 
+@app.command(short_help="measure how fast a model predicts, and what memory that takes")
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL... [data.FIELD=VALUE]...",
+            help="model files, exported ones too; with settings of data each row is evaluated as well",
+            show_default=False,
+        ),
+    ],
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="H,W", help="pixels of the images [default: the recipe's crop]", show_default=False),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="a photo to predict [default: a painted street]", show_default=False)
+    ] = None,
+    runtimes: Annotated[
+        str | None, typer.Option(help="only these, such as pytorch,openvino [default: all]", show_default=False)
+    ] = None,
+    precisions: Annotated[
+        str | None, typer.Option(help="only these, such as fp32,bf16 [default: all]", show_default=False)
+    ] = None,
+    batch: Annotated[int, typer.Option(help="images of a call, for the throughput")] = 4,
+    rounds: Annotated[int, typer.Option(help="turns that each row takes")] = 5,
+    seconds: Annotated[float, typer.Option(help="of predicting for each row, over all rounds")] = 10,
+    repeats: Annotated[
+        int | None, typer.Option(help="predictions in a round, in place of --seconds", show_default=False)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="threads of a prediction [default: as many as cores]", show_default=False)
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="write a page with a plot of score against latency", show_default=False)
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Measure latency, throughput and memory by runtime and precision, and with data the score, too.
+
+    Exit code 1: a row failed.
+    """
+    from atrous import bench
+
+    overrides = [text for text in models if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
+    options = bench.Options(
+        size=None if size is None else bench.parsed_size(size),
+        image=image,
+        batch=batch,
+        rounds=rounds,
+        seconds=seconds,
+        repeats=repeats,
+        threads=threads,
+        device=device,
+    )
+    result = bench.run(
+        [Path(text) for text in models if text not in overrides],
+        overrides,
+        options,
+        runtimes=_words(runtimes),
+        precisions=_words(precisions),
+        json_path=json,
+        html_path=html,
+    )
+    if not result.is_complete:
+        raise typer.Exit(1)
+
+
+def _words(text: str | None) -> list[str]:
+    return [] if text is None else text.replace(",", " ").split()
+
+
 @app.command(  # --output_stride=8, as the original programs write it
     context_settings={"ignore_unknown_options": True}, short_help="convert a model of another program"
 )

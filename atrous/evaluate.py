@@ -128,7 +128,7 @@ def run(
         return score(path, truth, overrides, json_path, report_path, metrics=metrics, workers=workers, console=console)
     world = distributed.join(device)
     path = user_path(path)
-    original = segmenter.load(path)
+    original = segmenter.load(path, precision="fp32")
     original.task.measuring(metrics)  # refuses others
     model, samples, evaluation = measured(
         original, overrides, path, world, workers=workers, metrics=metrics, console=console

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from atrous.errors import ConfigError, ModelFileError
 from atrous.layers.resize import image_size, resize, scale_dimension
-from atrous.ops import upsample_argmax
+from atrous.ops import upsample_argmax, with_edge
 from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
 from atrous.settings import Scales, Settings, Side
 from atrous.types import Convention, Image, Labelling, Network, Outputs, Size
@@ -39,6 +39,8 @@ class InferenceConfig(Settings):
     """Sizes at which an image is seen; probabilities are averaged; each costs a pass."""
     flip: bool = False
     """Average with the horizontally flipped image: a little better, twice as slow."""
+    pad_to_grid: bool = True
+    """With aligned corners: images are padded to k * output stride + 1; false: shown at their own size."""
     output_stride: Literal[8, 16, 32] | None = None
     """Pixels per cell of the network's map: 8 is finer and slower than 16; none: as trained."""
     crf: CRFName | None = None  # rows of postprocess.crf.CRFS
@@ -130,12 +132,18 @@ def labels_at_image(seen: Seen) -> Tensor:
         return seen.labels
     if seen.is_mean:
         return _likeliest(seen.outputs.semantic)
-    is_aligned = seen.convention == "aligned_corners"
-    labels = upsample_argmax(seen.outputs.semantic, seen.frame, align_corners=is_aligned)
-    labels = labels[:, : seen.content[0], : seen.content[1]]
+    labels = _upsampled(seen)[:, : seen.content[0], : seen.content[1]]
     if image_size(labels) == seen.size:
         return labels
     return F.interpolate(labels[:, None].float(), seen.size, mode="nearest-exact")[:, 0].to(labels.dtype)
+
+
+def _upsampled(seen: Seen) -> Tensor:
+    """The likeliest class of each pixel of the frame, [B, H', W'], from logits."""
+    maps, (height, width) = seen.outputs.semantic, seen.frame
+    if seen.convention == "legacy":
+        return upsample_argmax(with_edge(maps), _larger(seen.frame))[:, :height, :width]
+    return upsample_argmax(maps, seen.frame, align_corners=seen.convention == "aligned_corners")
 
 
 def _likeliest(probabilities: Tensor) -> Tensor:
@@ -158,11 +166,7 @@ def predict_labels(network: Network, images: Tensor, config: InferenceConfig) ->
 def maps_at_content(seen: Seen) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The classes [B, H, W], heights [B, 1, H, W] and offsets [B, 2, H, W] of the content, in its own pixels."""
     height, width = seen.content
-    is_aligned = seen.convention == "aligned_corners"
-    if seen.is_mean:
-        classes = _likeliest(seen.outputs.semantic)
-    else:
-        classes = upsample_argmax(seen.outputs.semantic, seen.frame, align_corners=is_aligned)[:, :height, :width]
+    classes = _likeliest(seen.outputs.semantic) if seen.is_mean else _upsampled(seen)[:, :height, :width]
     center, offset = (
         None if x is None else resize(x.float(), seen.frame, seen.convention)[..., :height, :width]
         for x in (seen.outputs.center, seen.outputs.offset)
@@ -176,8 +180,9 @@ def probabilities_at(seen: Seen, index: int, places: Tensor, classes: Tensor) ->
     maps = seen.outputs.semantic[index]
     if seen.is_mean:
         return maps[classes, places[:, 0], places[:, 1]]
-    is_aligned = seen.convention == "aligned_corners"
-    sides = torch.tensor(seen.frame, device=places.device)
+    is_aligned = seen.convention != "half_pixel"
+    maps, frame = (with_edge(maps[None])[0], _larger(seen.frame)) if seen.convention == "legacy" else (maps, seen.frame)
+    sides = torch.tensor(frame, device=places.device)
     relative = places / (sides - 1).clamp_min(1) if is_aligned else (places + 0.5) / sides
     parts = [places.new_zeros(0, dtype=torch.float32)]
     for points, own in zip(torch.split(relative.float(), POINTS), torch.split(classes, POINTS), strict=True):
@@ -185,6 +190,10 @@ def probabilities_at(seen: Seen, index: int, places: Tensor, classes: Tensor) ->
         logits = F.grid_sample(maps[None].float(), grid, padding_mode="border", align_corners=is_aligned)[0, :, 0]
         parts.append(logits.softmax(0).gather(0, own[None])[0])
     return torch.cat(parts)
+
+
+def _larger(size: Size) -> Size:
+    return size[0] + 1, size[1] + 1
 
 
 def at_image(labels: Tensor, seen: Seen) -> Tensor:
@@ -230,7 +239,7 @@ class Frame(NamedTuple):
 def _frame(network: Network, images: Tensor, config: InferenceConfig) -> Frame:
     if config.mode == "canvas":
         return on_canvas(images, network, config.window)
-    return Frame(pad_to_grid(images, network), *image_size(images))
+    return Frame(pad_to_grid(images, network) if config.pad_to_grid else images, *image_size(images))
 
 
 def on_canvas(images: Tensor, network: Network, canvas: tuple[int, int]) -> Frame:
@@ -455,7 +464,7 @@ def _bands(network: Network, images: Tensor, config: InferenceConfig) -> Iterato
             total, count = (_moved(sums, first - top, last - first) for sums in (total, count))
         top = first
         windows = [_shown(images, view) for view in views]
-        for view, maps in zip(views, _in_one_pass(network, windows), strict=True):
+        for view, maps in zip(views, _in_one_pass(network, windows, config), strict=True):
             total = total if total.shape[1] else maps.new_zeros(*maps.shape[:2], *count.shape)
             rows = slice(view.rows.start - top, view.rows.stop - top)
             own = _flipped_back(maps, network.facts.num_classes) if view.is_flipped else maps
@@ -486,10 +495,11 @@ def _shown(images: Tensor, view: View) -> Tensor:
     return window.flip(-1) if view.is_flipped else window
 
 
-def _in_one_pass(network: Network, windows: list[Tensor]) -> Iterator[Tensor]:
+def _in_one_pass(network: Network, windows: list[Tensor], config: InferenceConfig) -> Iterator[Tensor]:
     """Maps [B, K, h, w] of each window, all of one size; only one at a time is held at full size."""
     height, width = image_size(windows[0])
-    padded = pad_to_grid(torch.cat(windows), network)
+    padded = torch.cat(windows)
+    padded = pad_to_grid(padded, network) if config.pad_to_grid else padded
     for maps in torch.split(_maps(network, padded), len(windows[0])):
         large = resize(maps, image_size(padded), network.facts.convention)[..., :height, :width]
         yield _with_probabilities(large, network.facts.num_classes)

@@ -1,6 +1,7 @@
 """A network with its header: what users load, create, predict with and save."""
 
 import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import Any, overload
 
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from atrous import config as configs
 from atrous import distributed, model_file, models
@@ -25,11 +27,14 @@ from atrous.models import MODELS, AnyModelConfig, Model, ModelConfig
 from atrous.prediction import Prediction
 from atrous.run_folder import RunFolder
 from atrous.runtimes import pytorch
+from atrous.runtimes.contract import Arithmetic, Precision, Speed
 from atrous.tasks import TASKS, Task
 from atrous.tasks.contract import Labels
 from atrous.types import Image, Network
 
 CPU = torch.device("cpu")
+MEASURED_PIXELS = 2**16  # of an image, at least: fewer neither show how well labels agree nor take long
+LEAST_AGREEMENT = 0.999
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,6 +42,7 @@ class Segmenter:
     network: Network
     header: Header
     device: torch.device = CPU  # that images are sent to
+    speed: Speed | None = None  # None: the network follows its model, which is being trained
 
     def __repr__(self) -> str:
         model, classes = self.header.model, len(self.classes)
@@ -114,13 +120,65 @@ class Segmenter:
         """The labels of images of one size."""
         parts = [as_batch(image, self.device) for image in images]
         batch = parts[0] if len(parts) == 1 else torch.cat(parts)  # a copy of a large image is worth avoiding
-        seen = look(self.prepared, batch, self.inference, probabilities=probabilities)
+        self._settle(batch[:1])
+        return self._decode_by(self.prepared, batch, probabilities)
+
+    def _decode_by(self, network: Network, batch: Tensor, probabilities: bool = False) -> list[Labels]:
+        seen = look(network, batch, self.inference, probabilities=probabilities)
         return self.task.decode(seen, self.label_space, self.header.decode)
 
-    @cached_property
+    @property
     def prepared(self) -> Network:
-        """The network prepared for fast prediction. It shares its weights, so that it follows a training."""
-        return pytorch.prepare(self.network, self.device) if isinstance(self.network, Model) else self.network
+        """The network prepared for fast prediction: with its model's weights as they are now."""
+        if not isinstance(self.network, Model):
+            return self.network
+        return self._following if self.speed is None else self._preparations(self.precision)
+
+    @cached_property
+    def _following(self) -> Network:
+        return pytorch.follow(self.model, self.device)
+
+    @cached_property
+    def _preparations(self) -> pytorch.Preparations:
+        return pytorch.Preparations(self.model, self.device, compile=self.speed is not None and self.speed.compile)
+
+    # ---- precision
+
+    @property
+    def precision(self) -> Arithmetic:
+        """Computed in. With precision=auto it is fp32, until an image of 256 x 256 pixels or more settles it."""
+        if self.speed is None or not isinstance(self.network, Model):
+            return "fp32"
+        return self._preparations.settled or "fp32" if self.speed.precision == "auto" else self.speed.precision
+
+    def with_precision(self, precision: Precision) -> "Segmenter":
+        """The same network, computed in `fp32`, `bf16`, or by `auto`: bf16 where that is faster and labels agree.
+
+        Raises ConfigError for bf16 where the processor has none, and for a network of another runtime.
+        """
+        pytorch.require_precision(precision, self.model.shift.device)
+        return replace(self, speed=(self.speed or Speed())._replace(precision=precision))
+
+    def agreement(self, image: Image) -> float | None:
+        """The share of the pixels of an image with the same label in bf16 as in fp32, by which `auto` is settled.
+
+        None if there is nothing to settle, or the image is too small for it.
+        """
+        return self._settle(as_batch(image, self.device))
+
+    def _settle(self, batch: Tensor) -> float | None:  # [1, 3, H, W]
+        if not self._is_open or math.prod(batch.shape[-2:]) < MEASURED_PIXELS:
+            return None
+        (exact,), (rounded,) = (self._decode_by(self._preparations(kind), batch) for kind in ("fp32", "bf16"))
+        share = equal_share(exact, rounded)
+        self._preparations.settled = "bf16" if share >= LEAST_AGREEMENT else "fp32"
+        return share
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether `auto` could be bf16, and is not settled."""
+        is_auto = self.speed is not None and self.speed.precision == "auto" and isinstance(self.network, Model)
+        return is_auto and self._preparations.settled is None and pytorch.has_bf16(self.device)
 
     def with_output_stride(self, output_stride: int) -> "Segmenter":
         """The same weights, shared, on a denser or coarser output grid; the atrous rates follow. 8, 16 or 32.
@@ -199,17 +257,37 @@ def create(
     require_same_classes(classes, space, "create: num_classes")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return of_model(models.build(config, classes).eval(), space).to(device)
+        created = of_model(models.build(config, classes).eval(), space).to(device)
+    return replace(created, speed=Speed("fp32"))
 
 
-def load(path: str | Path, *, device: str | torch.device = "cpu") -> Segmenter:
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    precision: Precision = "auto",
+    compile: bool = False,  # noqa: A002
+) -> Segmenter:
     """Read a model file, or the best model of a run's folder, onto `cpu`, `cuda`, `cuda:N`, or `auto`: a GPU if any.
 
-    Raises FileNotFoundError, ModelFileError if it is not a model of Atrous, or ConfigError for a missing device.
+    It predicts in `precision`, see `with_precision`. `compile` has `torch.compile` make code for the device: that takes
+    a minute or more at the first image. Raises FileNotFoundError, ModelFileError if it is not a model of Atrous, or
+    ConfigError for a missing device, a precision that it lacks, or a missing compiler.
     """
     place = device_of(device)
+    pytorch.require_precision(precision, place)
+    if compile:
+        pytorch.require_compiler(place)
     network, header = model_file.load(model_in(user_path(path)), place)
-    return Segmenter(network, header, place).with_inference(header.inference)
+    return Segmenter(network, header, place, Speed(precision, compile)).with_inference(header.inference)
+
+
+def equal_share(one: Labels, other: Labels) -> float:
+    """Of all pixels, in the map where it is the smallest; 0 for labels that aren't maps."""
+    maps = [
+        (a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None and not a.is_floating_point()
+    ]
+    return min((float((a == b).double().mean()) for a, b in maps), default=0.0)
 
 
 def device_of(device: str | torch.device) -> torch.device:

@@ -949,7 +949,7 @@ def finish(
     """Measure the best model once more, image by image, and write the report of the run."""
     with resumable(run, "before the report was written", stop):
         distributed.wait()
-        best = segmenter.load(run.best).to(world.device)
+        best = segmenter.load(run.best, precision="fp32").to(world.device)
         evaluation = measure(best, splits[1], world, workers, stop)
         if not run.is_writer:
             return

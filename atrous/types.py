@@ -22,7 +22,8 @@ RGB: TypeAlias = tuple[float, float, float]  # in 0..255: the mean or standard d
 
 # aligned_corners: the centres of the corner pixels coincide (TensorFlow DeepLab, semseg)
 # half_pixel: the outer edges of the corner pixels coincide (TensorFlow 2, OpenCV)
-Convention: TypeAlias = Literal["aligned_corners", "half_pixel"]
+# legacy: source = target * in / out: the centres of the first pixels coincide (TensorFlow 1 without align_corners)
+Convention: TypeAlias = Literal["aligned_corners", "half_pixel", "legacy"]
 
 
 NO_IMAGE: Image = np.empty((0, 0, 3), np.uint8)

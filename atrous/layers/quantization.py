@@ -47,7 +47,7 @@ class Range(nn.Module):
             self.observe(x.detach())
         step, zero = self.steps()
         rounded = torch.fake_quantize_per_tensor_affine(x.float(), step, zero, 0, LEVELS)
-        return torch.where(self.rounds, rounded, x)
+        return torch.where(self.rounds, rounded.to(x.dtype), x)
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
@@ -106,7 +106,7 @@ def _in_8_bits(part: nn.Conv2d, *inputs: Any) -> Tensor:  # noqa: ANN401 - as th
     x, *others = inputs
     own = part.get_submodule(NAME)
     assert isinstance(own, Range)
-    weight = torch.where(own.rounds, rounded(part.weight), part.weight)
+    weight = torch.where(own.rounds, rounded(part.weight).to(part.weight.dtype), part.weight)
     return called(part, {"weight": weight}, own(x), *others)
 
 

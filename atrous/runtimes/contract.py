@@ -4,7 +4,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,16 @@ EXPORT = "export"  # the key of what `Opened` must know, in the metadata of an e
 MEAN_WITHIN = 1e-3  # of padding
 AT_IMAGE = (LABELS, PROBABILITIES)  # outputs at the image's size, which inference computes by itself
 UNKNOWN_MEAN = (127.5, 127.5, 127.5)
+
+Arithmetic = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 where it is faster and its labels agree with those of fp32
+
+
+class Speed(NamedTuple):
+    """How a network that isn't being trained is prepared for its device."""
+
+    precision: Precision = "auto"
+    compile: bool = False  # by `torch.compile`
 
 
 class Runtime(NamedTuple):

@@ -243,6 +243,15 @@ def _target(inputs: list[Value]) -> Size | None:
     return None if size is None else _pair(size)
 
 
+def _tile(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    """One pixel, repeated over a map, is resized."""
+    times = _whole_numbers(inputs, 1, (4,))
+    if times is None or inputs[0].size != (1, 1) or times[0] != 1:
+        return _other(flow, operation, inputs)
+    first = 2 if times[3] > 1 and times[1] == 1 else 1  # PyTorch's order of axes, or TensorFlow's
+    return inputs[0]._replace(size=_pair(times[first:]))
+
+
 def _pad(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     pads = _constant_pads(inputs)
     return value("computed padding", inputs[0]) if pads is None else inputs[0]._replace(pads=pads)
@@ -335,6 +344,7 @@ OPERATIONS: dict[str, Rule] = {
     "concat": _joined,
     "reduce_mean": _reduced,
     "resize": _resize,
+    "tile": _tile,
     "pad": _pad,
     "space_to_batch": _blocks,
     "batch_to_space": _unblocked,

@@ -5,7 +5,8 @@ from typing import NamedTuple
 from pydantic import PositiveInt
 
 from atrous.convert.arrays import Shapes
-from atrous.convert.layouts import Rules, resnet_stages
+from atrous.convert.known_backbones import resnet_stages
+from atrous.convert.layouts import Rules
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System
 from atrous.errors import ConfigError, ConversionError
 from atrous.models import ModelConfig

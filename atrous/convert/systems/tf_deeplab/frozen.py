@@ -35,6 +35,7 @@ KINDS = {
     "ResizeBilinear": "resize",
     "ResizeNearestNeighbor": "resize",
     "ResizeBicubic": "resize",
+    "Tile": "tile",
     "Pad": "pad",
     "PadV2": "pad",
     "SpaceToBatchND": "space_to_batch",

@@ -35,6 +35,7 @@ KINDS = {
     "MAX_POOL_2D": "max",
     "MEAN": "reduce_mean",
     **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), "resize"),
+    "TILE": "tile",
     **dict.fromkeys(("PAD", "PADV2"), "pad"),
     "SPACE_TO_BATCH_ND": "space_to_batch",
     "BATCH_TO_SPACE_ND": "batch_to_space",
