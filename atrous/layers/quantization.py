@@ -211,4 +211,4 @@ def to_integers(model: nn.Module) -> None:
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Conv2d) and rounds(child):
-                setattr(parent, name, Int8Conv(child))
+                setattr(parent, name, Int8Conv(child).eval())

@@ -46,6 +46,7 @@ class Runtime(NamedTuple):
     packages: tuple[str, ...] = ()  # that it imports
     extra: str = ""  # of Atrous, which installs them
     beside: str = ""  # the suffix of a second file that belongs to each
+    int8: bool = False  # it computes graphs with convolutions in 8-bit integers as such
     recognises: Callable[[bytes], bool] = lambda start: False  # a file by its first START bytes, whatever it is called
 
     @property

@@ -65,7 +65,7 @@ def prepare(
     `compile`, `torch.compile` makes the code instead, at the first image.
     """
     copied = _own_copy(model, torch.device(device)).eval()  # tracing runs it
-    _fold(copied)
+    fold_norms(copied)
     if getattr(copied, AUXILIARY, None) is not None:
         setattr(copied, AUXILIARY, LeftOut())
     if precision == "bf16":
@@ -119,7 +119,8 @@ def _own_copy(model: Model, device: torch.device) -> Model:
     return shared_copy(model) if is_there else copy.deepcopy(model).to(device)
 
 
-def _fold(model: Model) -> None:
+def fold_norms(model: Model) -> None:
+    """Into the convolutions before them, in place."""
     fold(model)
     if norms_in(model.backbone):  # those of a network of another package
         with contextlib.suppress(RuntimeError):  # it takes no images of this size
