@@ -34,6 +34,9 @@ class Histogram(NamedTuple):
         return self.low + (self.high - self.low) * edge / len(self.counts)
 
 
+Choice = Callable[[Histogram], tuple[float, float]]
+
+
 def calibrated(
     model: Model,
     images: Callable[[], Iterable[Image]],
@@ -63,7 +66,7 @@ def _chosen(
     images: Callable[[], Iterable[Image]],
     protocol: InferenceConfig,
     extremes: dict[str, tuple[float, float]],
-    choose: Callable[[Histogram], tuple[float, float]],
+    choose: Choice,
 ) -> dict[str, tuple[float, float]]:
     counts = {name: torch.zeros(BINS, dtype=torch.float64) for name in extremes}
 
@@ -109,14 +112,15 @@ def percentile(histogram: Histogram) -> tuple[float, float]:
 
 
 def entropy(histogram: Histogram) -> tuple[float, float]:
-    """The range, shrunk alike on both sides of 0, with the least relative entropy of the values to their rounding
+    """The values up to the greatest, by amount, that makes the relative entropy of all values to their rounding least
     (Migacz 2017, "8-bit inference with TensorRT")."""
-    zero = -histogram.low / max(histogram.high - histogram.low, TINY) * BINS
-    counts, own = histogram.counts.copy(), min(int(zero), BINS - 1)
+    zero = round(-histogram.low / max(histogram.high - histogram.low, TINY) * BINS)
+    counts, own = histogram.counts.copy(), min(zero, BINS - 1)
     counts[own] = min(counts[own], counts[max(own - 1, 0) : own + 2].sum() - counts[own])  # 0 is exact in any range
-    widths = range(LEVELS + 1, BINS + 1, FINEST)
-    edges = [(round(zero * (1 - w / BINS)), round(zero + (BINS - zero) * w / BINS)) for w in widths]
-    first, last = min(reversed(edges), key=lambda one: _divergence(counts, *one))
+    farthest = max(zero, BINS - zero)
+    edges = [(max(zero - far, 0), min(zero + far, BINS)) for far in range(farthest, 0, -FINEST)]
+    wide = [(first, last) for first, last in edges if last - first > LEVELS]
+    first, last = min(wide, key=lambda one: _divergence(counts, *one))
     return min(histogram.at(first), 0.0), max(histogram.at(last), 0.0)
 
 
@@ -134,4 +138,4 @@ def _divergence(counts: NDArray[np.float64], first: int, last: int) -> float:
     return float((p[is_seen] * np.log(p[is_seen] / np.maximum(q[is_seen], TINY))).sum())
 
 
-METHODS: dict[str, Callable[[Histogram], tuple[float, float]]] = {"percentile": percentile, "entropy": entropy}
+METHODS: dict[str, Choice] = {"percentile": percentile, "entropy": entropy}
