@@ -22,6 +22,7 @@ from atrous.deployed import frame_of
 from atrous.errors import ConfigError, ModelFileError, listing
 from atrous.files import user_path
 from atrous.inference import WINDOW_PIXELS, InferenceConfig, as_batch, look
+from atrous.layers import quantization
 from atrous.model_file import Header, require_same_classes
 from atrous.models import MODELS, AnyModelConfig, Model, ModelConfig
 from atrous.prediction import Prediction
@@ -199,6 +200,8 @@ class Segmenter:
         config = model_config(self.model.config.at_output_stride(output_stride), "with_output_stride")
         with torch.device("meta"):
             model = models.build(config, self.model.num_classes)
+        if quantization.has_ranges(self.model):
+            quantization.add_ranges(model)
         _require_same_network(self.model, model)
         model.load_state_dict(self.model.state_dict(keep_vars=True), assign=True)
         inference = self.inference.model_copy(update={"output_stride": None})
