@@ -150,7 +150,7 @@ def traced(deployment: Deployment, *, named: bool = False) -> ExportedProgram:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # PyTorch's own, about its own
         try:
-            return torch.export.export(
+            program = torch.export.export(
                 Named(deployment.module) if named else deployment.module,
                 (images,),
                 dynamic_shapes=dynamic,
@@ -159,6 +159,17 @@ def traced(deployment: Deployment, *, named: bool = False) -> ExportedProgram:
             )
         except Exception as error:  # of the tracer: each part has its own
             raise ConfigError(_why(deployment, error)) from error
+    return _without_assertions(program)
+
+
+def _without_assertions(program: ExportedProgram) -> ExportedProgram:
+    """The tracer asserts of sizes what it found true of those that it saw, such as that an image was padded."""
+    for node in reversed(list(program.graph.nodes)):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
 
 
 def _why(deployment: Deployment, error: Exception) -> str:
