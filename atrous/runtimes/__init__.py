@@ -3,6 +3,7 @@
 from atrous.runtimes import pytorch
 from atrous.runtimes.contract import Runtime
 from atrous.runtimes.exported import EXPORTED
+from atrous.runtimes.litert import LITERT
 from atrous.runtimes.onnx import ONNX
 from atrous.runtimes.openvino import OPENVINO
 
@@ -13,4 +14,5 @@ RUNTIMES: dict[str, Runtime] = {
     "onnx": ONNX,
     "openvino": OPENVINO,
     "pt2": EXPORTED,
+    "litert": LITERT,
 }
