@@ -1,5 +1,6 @@
 """OpenVINO's files, an .xml with the graph and a .bin with the weights, computed by OpenVINO."""
 
+import errno
 import hashlib
 import re
 import warnings
@@ -45,7 +46,10 @@ def write(deployment: Deployment, path: Path) -> None:
     model = _model(deployment)
     for key, value in {**deployment.metadata, CHECKSUMS[0]: NOTHING, CHECKSUMS[1]: NOTHING}.items():
         model.set_rt_info(value, [SECTION, key])
-    openvino.save_model(model, path, compress_to_fp16=False)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # the library's own, for a disk that is full
+        raise OSError(errno.EIO, first_line(error)) from error
     weights = hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
     text = path.read_bytes().replace(_entry(CHECKSUMS[1], NOTHING), _entry(CHECKSUMS[1], weights))
     graph = hashlib.sha256(text).hexdigest()
@@ -134,10 +138,10 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
     signature = _signature(path, model)
     compiled = cache(partial(_compiled, core, path))
 
-    def run(images: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
-        return _run(compiled(images.dtype.name, tuple(names)), images, names)
+    def run(precision: str, images: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
+        return _run(compiled(precision, images.dtype.name, tuple(names)), images, names)
 
-    return opened(path, metadata, signature, run)
+    return opened(path, metadata, signature, partial(run, "f32"), partial(run, "bf16"))
 
 
 def _signature(path: Path, model: Any) -> Signature:  # noqa: ANN401
@@ -154,7 +158,7 @@ def _sides(port: Any) -> tuple[int | None, ...]:  # noqa: ANN401
     return tuple(dimension.get_length() if dimension.is_static else None for dimension in port.partial_shape)
 
 
-def _compiled(core: Any, path: Path, kind: str, names: tuple[str, ...]) -> Any:  # noqa: ANN401
+def _compiled(core: Any, path: Path, precision: str, kind: str, names: tuple[str, ...]) -> Any:  # noqa: ANN401
     """For these outputs alone. Bytes become floats in the graph anyway, so that it takes floats as well."""
     import openvino
 
@@ -166,7 +170,7 @@ def _compiled(core: Any, path: Path, kind: str, names: tuple[str, ...]) -> Any: 
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
     }
     try:
         return core.compile_model(model, "CPU", settings)
