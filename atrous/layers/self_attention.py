@@ -43,7 +43,8 @@ def _same_part(x: Tensor, parts: int) -> Tensor:  # [hw, hw]
 
 
 def _part_of(side: int, parts: int, x: Tensor) -> Tensor:  # [side]
-    places, rest, length = torch.arange(side, device=x.device), side % parts, side // parts
+    places, length = torch.arange(side, device=x.device), side // parts
+    rest = side - length * parts
     longer = (length + 1) * rest  # places in the first parts, which have one more
     others = rest + (places - longer) // (at_least_0(length - 1) + 1)
     return torch.where(places < longer, places // (length + 1), others)

@@ -230,5 +230,13 @@ def failure(error: Exception) -> Exception:
     return MemoryError(first_line(error)) if re.search(r"alloc|memory", str(error)) else error
 
 
+def lacking(error: BaseException) -> str:
+    """What a library says that it can't convert: the operators, or its own words."""
+    text = str(error)
+    named = re.search(r"No conversion rule found for operations: ([^\n]*)", text)
+    operators = [named[1]] if named else re.findall(r"(?:aten|atrous|prims)[.:]+\w+(?:\.\w+)?", text)
+    return f"it lacks the operator {operators[-1]}" if operators else first_line(ValueError(text))
+
+
 def first_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
@@ -22,6 +21,7 @@ from atrous.runtimes.contract import (
     Signature,
     failure,
     first_line,
+    lacking,
     opened,
     require,
     require_images,
@@ -65,9 +65,7 @@ def _model(deployment: Deployment) -> Any:  # noqa: ANN401 - a Model of OpenVINO
             warnings.simplefilter("ignore")  # the library's own, about PyTorch
             model = openvino.convert_model(program)
     except Exception as error:  # of the library: what it can't convert has several
-        operators = re.findall(r"(?:aten|atrous|prims)[.:]+\w+(?:\.\w+)?", str(error))
-        reason = f"it lacks the operator {operators[-1]}" if operators else first_line(error)
-        raise ConfigError(f"--to openvino: {reason}") from error
+        raise ConfigError(f"--to openvino: {lacking(error)}") from error
     size = (-1, -1, -1) if deployment.size is None else (1, *deployment.size)
     model.reshape(openvino.PartialShape([*size, 3]))
     model.input(0).get_tensor().set_names({IMAGES})
