@@ -109,7 +109,9 @@ class Opened(NamedTuple):
 
     def _run(self, pixels: NDArray[Any], names: Sequence[str]) -> dict[str, Tensor]:
         run = self.in_bf16 if self.precision == "bf16" and self.in_bf16 is not None else self.run
-        return dict(zip(names, map(torch.from_numpy, run(pixels, names)), strict=True))
+        batches = [pixels] if self.facts.size is None else np.split(pixels, len(pixels))  # one at a time
+        parts = [[torch.from_numpy(x) for x in run(batch, names)] for batch in batches]
+        return {name: torch.cat(own) for name, *own in zip(names, *parts, strict=True)}
 
     def _as_exported(self, images: Tensor) -> Tensor:
         """Images that are padded to the grid, which the graph would do by itself, at a size that it takes."""

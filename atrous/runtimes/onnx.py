@@ -86,8 +86,8 @@ def _name_dimensions(model: Any) -> None:  # noqa: ANN401
     symbols = {dim.dim_param: name for dim, name in zip(images.type.tensor_type.shape.dim, DIMENSIONS, strict=False)}
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in symbols:
-                dim.dim_param = symbols[dim.dim_param] or dim.dim_param
+            if dim.dim_param and dim.dim_param in symbols:
+                dim.dim_param = symbols[dim.dim_param]
 
 
 def _checksum_of(content: bytes) -> bytes:
