@@ -177,6 +177,7 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.max_pool2d.default: maps.max_pool,
     aten.avg_pool2d.default: maps.mean_pool,
     aten.adaptive_avg_pool2d.default: maps.adaptive_mean_pool,
+    aten.replication_pad2d.default: maps.with_edge,
     aten.upsample_bilinear2d.vec: maps.bilinear,
     aten.upsample_nearest2d.vec: maps.nearest,
     aten._upsample_nearest_exact2d.vec: maps.nearest_exact,

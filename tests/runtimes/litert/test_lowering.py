@@ -7,12 +7,13 @@ from torch.nn import functional as F
 
 from atrous.errors import ConfigError
 from atrous.layers.conv import Conv
+from atrous.layers.resize import resize
 from tests.runtimes.litert.conftest import Function, require_same, written
 
 torch.manual_seed(0)
 MAP = torch.randn(1, 6, 9, 12)
 VECTOR = torch.rand(6, 1, 1) + 0.5
-MATRIX = torch.randn(4, 6)
+MATRIX, ROWS, COLUMNS = torch.randn(4, 6), torch.randn(2, 9), torch.randn(12, 5)
 
 ELEMENTS: dict[str, Function] = {
     "abs": torch.abs,
@@ -68,6 +69,7 @@ AXES: dict[str, Function] = {
     "layer norm": lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (6,), torch.arange(6.0), torch.ones(6)),
 }
 PRODUCTS: dict[str, Function] = {
+    "of rows and columns": lambda x: ROWS @ F.max_pool2d(x, 1) @ COLUMNS,
     "of pixels": lambda x: x.flatten(2).mT @ x.flatten(2),
     "of channels": lambda x: x.flatten(2) @ x.flatten(2).mT,
     "with a constant": lambda x: MATRIX @ x.flatten(2),
@@ -102,6 +104,8 @@ MAPS: dict[str, Function] = {
     "smaller": lambda x: F.interpolate(x, (5, 7), mode="bilinear", align_corners=True),
     "half pixels": lambda x: F.interpolate(x, (17, 23), mode="bilinear"),
     "by factors": lambda x: F.interpolate(x, scale_factor=(2, 0.5), mode="bilinear"),
+    "legacy": lambda x: resize(x, (17, 23), "legacy"),
+    "edges": lambda x: F.pad(x, (1, 0, 1, 1), mode="replicate"),
     "nearest": lambda x: F.interpolate(x, (20, 20)),
     "nearest, exact": lambda x: F.interpolate(x, (20, 20), mode="nearest-exact"),
 }
