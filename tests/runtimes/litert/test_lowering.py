@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from atrous.errors import ConfigError
 from atrous.layers.conv import Conv
 from atrous.layers.resize import resize
+from atrous.layers.self_attention import attend
 from tests.runtimes.litert.conftest import Function, require_same, written
 
 torch.manual_seed(0)
@@ -54,7 +55,7 @@ AXES: dict[str, Function] = {
     "slice": lambda x: x[:, 1:5, 2:, :-3],
     "steps": lambda x: x[:, :, ::2, 1::3],
     "select": lambda x: x[:, 2] + x[:, -1],
-    "parts": lambda x: torch.cat(x.split([1, 2, 3], 1)[::-1], 1),
+    "parts": lambda x: torch.cat(torch.split(x, [1, 2, 3], 1)[::-1], 1),
     "joined": lambda x: torch.cat([x, VECTOR.expand(1, 6, 9, 2), 2 * x], 3),
     "stacked": lambda x: torch.stack([x, x + 1]),
     "expanded": lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 9, 12) + x[:, :, :1].expand(-1, -1, 9, -1),
@@ -77,7 +78,7 @@ PRODUCTS: dict[str, Function] = {
     "linear": lambda x: F.linear(x.permute(0, 2, 3, 1), MATRIX, torch.ones(4)),
     "linear, computed": lambda x: F.linear(x[0, 0].mT, x[0, 1].mT),
     "einsum": lambda x: torch.einsum("bkyx,bkjx->byxj", x, x),
-    "attention": lambda x: F.scaled_dot_product_attention(*[x.flatten(2).mT[:, None]] * 3, scale=0.2),
+    "attention": lambda x: attend(x, 2 * x, x + 1, scale=0.2),
 }
 MAPS: dict[str, Function] = {
     "conv": nn.Conv2d(6, 4, 3, padding=1),

@@ -41,7 +41,7 @@ def test_a_result_that_others_read_too_stays() -> None:
     conv = nn.Conv2d(6, 6, 1)
 
     def both(x: Tensor) -> Tensor:
-        y = conv(x)
+        y: Tensor = conv(x)
         return y.relu() + y
 
     operators = require_same({"both": both, "cut": lambda x: conv(x)[:, :, 1:], "kept": conv}, X)
