@@ -61,6 +61,7 @@ AXES: dict[str, Function] = {
     "expanded": lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 9, 12) + x[:, :, :1].expand(-1, -1, 9, -1),
     "padded": lambda x: F.pad(x, (1, 2, 0, 3), value=0.5) + F.pad(x, (3, 0, 3, 0)),
     "strided": lambda x: x.permute(0, 2, 3, 1).contiguous().as_strided((1, 4, 5), (1, 7, 2), 3),
+    "gathered": lambda x: x.gather(3, torch.arange(12).flip(0).view(1, 1, 1, 12).expand(1, 6, 9, 12)),
     "means": lambda x: x.mean((2, 3)) + x.sum((2, 3)) + x.amax((2, 3)) + x.amin((-2, -1)),
     "all": lambda x: x.mean().reshape(1),
     "arg-max": lambda x: x.argmax(1),
