@@ -43,10 +43,15 @@ def _bins(side: int, bins: int, x: Tensor) -> Tensor:  # [bins, side]
 
 
 def _windows(side: int, window: int, stride: int, x: Tensor) -> Tensor:  # [places, side]
-    """Places that a window would leave the map at are past the end: as many as there are starts within the map."""
-    length = torch.sym_min(window, side)  # type: ignore[no-untyped-call]
-    starts = torch.arange((side - length) // stride + 1, device=x.device)[:, None] * stride
-    return _between(starts, starts + length, side, x)
+    room = at_least_0(side - window)
+    starts = torch.arange(room // stride + 1, device=x.device)[:, None] * stride
+    return _between(starts, starts + (side - room), side, x)
+
+
+def at_least_0(size: int) -> int:
+    """The larger of both, without a comparison: that would hold a graph to the sizes that it was traced with."""
+    larger: int = torch.sym_max(size, 0)  # type: ignore[no-untyped-call]
+    return larger
 
 
 def _between(starts: Tensor, ends: Tensor, side: int, x: Tensor) -> Tensor:
