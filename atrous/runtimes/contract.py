@@ -128,7 +128,14 @@ class Opened(NamedTuple):
         if self.facts.size is None:
             stride = self.facts.output_stride
             return f"evaluate.window: sides must be k * {stride} + 1 for an exported network, got {size[0]},{size[1]}"
-        return size_refusal(size, self.facts.size)
+        height, width = frame_of(self.facts.size, self.facts, pads=self.pads)
+        if (height, width) == self.facts.size:
+            return size_refusal(size, self.facts.size)
+        rows, columns = self.facts.size
+        return (
+            f"exported for whole images of {rows} x {columns} only, got {size[0]} x {size[1]}; exported with --size "
+            f"{height},{width} it would take any size, on a canvas or in windows"
+        )
 
 
 class LabelsOnly(NamedTuple):
