@@ -178,7 +178,7 @@ def fitted(image: Image, size: Size | None) -> Image:
     """The image at the only size that the file takes."""
     if size is None or image.shape[:2] == size:
         return image
-    return np.asarray(PILImage.fromarray(image).resize(size[::-1], PILImage.Resampling.BILINEAR))
+    return np.array(PILImage.fromarray(image).resize(size[::-1], PILImage.Resampling.BILINEAR))
 
 
 def compare(model: Model, network: Opened, name: str, image: Image, tolerance: float = TOLERANCE) -> Comparison:

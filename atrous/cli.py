@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
@@ -33,6 +33,7 @@ from atrous.terminal import printable
 if TYPE_CHECKING:
     from atrous.int8 import Request
     from atrous.run_folder import Resume
+    from atrous.runtimes.contract import Speed
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -77,6 +78,10 @@ Overrides = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N; by default a GPU if there is one", show_default=False)
 ]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="by torch.compile: takes minutes at first, pays for many images of one size")
+]
+PRECISIONS = "fp32, bf16, or auto: bf16 where it is faster and labels agree"
 Workers = Annotated[int, typer.Option(min=0, help="processes that read images; 0: the main process reads them itself")]
 
 
@@ -108,7 +113,7 @@ def _format_names(incomplete: str = "") -> list[str]:
     return sorted(path.stem for path in files if path.stem.startswith(incomplete))
 
 
-TARGETS = ("onnx", "openvino", "pt2")  # what `export --to` takes; a test compares it with RUNTIMES
+TARGETS = ("litert", "onnx", "openvino", "pt2")  # what `export --to` takes; a test compares it with RUNTIMES
 
 
 def _target_names(incomplete: str) -> list[str]:
@@ -316,6 +321,8 @@ def evaluate(
         float | None,
         typer.Option(min=0, help="with --watch: seconds without a new model after which it ends", show_default=False),
     ] = None,
+    precision: Annotated[str, typer.Option(help=f"what to compute in: {PRECISIONS}")] = "fp32",
+    compile: Compile = False,  # noqa: A002 - the option's name
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
@@ -340,9 +347,18 @@ def evaluate(
         workers=workers,
         metrics=chosen,
         truth=truth,
+        **_speed(precision, compile)._asdict(),
     )
     if evaluation.skipped and (truth is not None or scoring.is_stored(model)):
         raise typer.Exit(1)
+
+
+def _speed(precision: str, compile: bool) -> "Speed":  # noqa: A002
+    from atrous.runtimes.contract import PRECISIONS, Speed
+
+    if precision not in PRECISIONS:
+        raise ConfigError(f"--precision {precision}: expected {', '.join(PRECISIONS)}")
+    return Speed(cast(Any, precision), compile)
 
 
 def _watch(
@@ -409,6 +425,20 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="also write class probabilities (.npz)")
     ] = False,
+    big: Annotated[
+        bool | None,
+        typer.Option(
+            help="predict images a few rows at a time, in blended windows, keeping georeferences "
+            "[default: those of more than 67 million pixels]",
+            show_default=False,
+        ),
+    ] = None,
+    bands: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,N", help="of a TIFF: the bands to take for red, green and blue, or one", show_default=False
+        ),
+    ] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -422,17 +452,22 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    precision: Annotated[str, typer.Option(help=f"what to compute in: {PRECISIONS}")] = "auto",
+    compile: Compile = False,  # noqa: A002 - the option's name
     device: Device = None,
 ) -> None:
     """Segment images of any size: writes palette masks and overlays."""
-    from atrous import predict
+    from atrous import big_images, predict
 
+    speed = _speed(precision, compile)
     words = images or []
     overrides = [text for text in words if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
     sources = [text for text in words if text not in overrides]
     predict.require_order(model, sources, overrides)
     if images_json is not None and format is None:
         raise ConfigError("--images-json lists the images of a benchmark; it needs --format")
+    if format is not None and (big or bands):
+        raise ConfigError(f"{'--big' if big else '--bands'} writes masks; it can't be combined with --format")
     if format is None:
         summary = predict.run(
             model,
@@ -442,9 +477,11 @@ def predict(
             overlays=overlays is not False,
             probabilities=probabilities,
             legend=legend,
+            big=big_images.Choice(big, big_images.bands_of(bands)),
             device=device,
             engine=engine,
             address=address,
+            speed=speed,
             say=lambda text: _say(text, 1),
         )
     else:
@@ -459,6 +496,7 @@ def predict(
             device=device,
             engine=engine,
             address=address,
+            speed=speed,
             say=lambda text: _say(text, 1),
         )
     if summary.images or summary.earlier:
@@ -591,7 +629,9 @@ def export(
     *,
     to: Annotated[
         str,
-        typer.Option(metavar="NAME", help="onnx, openvino or pt2", show_default=False, autocompletion=_target_names),
+        typer.Option(
+            metavar="NAME", help="litert, onnx, openvino or pt2", show_default=False, autocompletion=_target_names
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="the file to write [default: beside the model]", show_default=False)

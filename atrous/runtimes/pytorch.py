@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,7 +23,7 @@ from atrous.layers.folding import fold, fold_traced, norms_in
 from atrous.layers.lowering import lower
 from atrous.layers.packed import pack, works
 from atrous.models import Model, ModelConfig
-from atrous.runtimes.contract import Arithmetic, Precision
+from atrous.runtimes.contract import PRECISIONS, Arithmetic, Precision
 from atrous.types import NO_MAP, Facts, Outputs
 
 TRACED = (224, 224)  # pixels of an image that a network of another package is looked at with
@@ -99,8 +99,8 @@ def has_bf16(device: torch.device) -> bool:
 
 def require_precision(precision: Precision, device: torch.device) -> None:
     """Raises ConfigError for what isn't one, and for bf16 where the processor has none."""
-    if precision not in get_args(Precision):
-        raise ConfigError(f"precision={precision}: expected {' or '.join(get_args(Precision))}")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision={precision}: expected {', '.join(PRECISIONS)}")
     if precision == "bf16" and not has_bf16(device):
         what = "a GPU since Ampere" if device.type == "cuda" else "a processor with AVX512-BF16 or AMX"
         raise ConfigError(f"precision=bf16: this {device.type} has no bfloat16 (it needs {what}); use fp32 or auto")
