@@ -1,6 +1,7 @@
 """An exported file: written aside, run and compared with the model, and only then put in its place."""
 
 import copy
+import errno
 import math
 import os
 import shutil
@@ -18,7 +19,7 @@ from torch import Tensor
 from atrous import __version__, model_file
 from atrous.data import synthetic
 from atrous.deployed import CLASSES, LABELS, PROBABILITIES, Deployed, Deployment, export_of, maps_of
-from atrous.errors import AtrousWarning, ConfigError, Mismatch
+from atrous.errors import AtrousWarning, ConfigError, Mismatch, text_of
 from atrous.files import cache_folder, prepare_file
 from atrous.inference import InferenceConfig, Seen, as_batch, labels_at_image, look, predict_probabilities
 from atrous.layers import quantization
@@ -203,12 +204,14 @@ def aside(path: Path, runtime: Runtime) -> Iterator[Path]:
     """A path of the same name in a folder of its own; without an error, what is there is moved to `path` at the end."""
     folder = path.with_name(f".export.{os.getpid()}.{path.name}"[:100])
     try:
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         folder.mkdir(parents=True)
         yield folder / path.name
         for name in [path.with_suffix(runtime.beside).name] * bool(runtime.beside) + [path.name]:
             (folder / name).replace(path.with_name(name))
     except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+        reason = text_of(error) if error.errno in (None, errno.EIO) else os.strerror(error.errno)
+        raise OSError(error.errno, f"cannot write {path}: {reason}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -153,6 +153,8 @@ class Segmenter:
     @property
     def precision(self) -> Arithmetic:
         """What is computed in. For `auto` it is fp32, until an image of 256 x 256 pixels or more settles it."""
+        if isinstance(self.network, Opened):
+            return self.network.precision
         if self.speed is None or not isinstance(self.network, Model):
             return "fp32"
         return self._preparations.settled or "fp32" if self.speed.precision == "auto" else self.speed.precision
@@ -166,7 +168,12 @@ class Segmenter:
         pytorch.require_precision(precision, self.device)
         if compile:
             pytorch.require_compiler(self.device)
-        return replace(self, speed=Speed(precision, compile))
+        if isinstance(self.network, Model):
+            return replace(self, speed=Speed(precision, compile))
+        if compile:
+            raise ConfigError(f"compile: torch.compile is for PyTorch; this network is computed by {self.runtime}")
+        network = self.network.with_precision(precision) if isinstance(self.network, Opened) else self.network
+        return replace(self, network=network, speed=Speed(precision))
 
     def settled(self, images: Iterable[Image]) -> tuple["Segmenter", float | None]:
         """With `auto` replaced by what it stands for, by the first of the images that is large enough.

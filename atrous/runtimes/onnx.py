@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
@@ -23,6 +22,7 @@ from atrous.runtimes.contract import (
     failure,
     first_line,
     is_stripped,
+    lacking,
     opened,
     require,
     require_images,
@@ -78,9 +78,7 @@ def _lacking(error: BaseException) -> str:
     chain = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
-    text = " ".join(" ".join(map(str, chain)).split())
-    operators = re.findall(r"(?:aten|atrous|prims)[.:]+\w+(?:\.\w+)?", text)
-    return f"--to onnx: ONNX lacks the operator {operators[-1]}" if operators else f"--to onnx: {text[:300]}"
+    return f"--to onnx: {lacking(ValueError(' '.join(map(str, chain))))}"
 
 
 def _name_dimensions(model: Any) -> None:  # noqa: ANN401

@@ -1,7 +1,7 @@
 """OpenVINO's files, an .xml with the graph and a .bin with the weights, computed by OpenVINO."""
 
+import errno
 import hashlib
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
@@ -22,6 +22,7 @@ from atrous.runtimes.contract import (
     Signature,
     failure,
     first_line,
+    lacking,
     opened,
     require,
     require_images,
@@ -46,7 +47,10 @@ def write(deployment: Deployment, path: Path) -> None:
     model = _model(deployment)
     for key, value in {**deployment.metadata, CHECKSUMS[0]: NOTHING, CHECKSUMS[1]: NOTHING}.items():
         model.set_rt_info(value, [SECTION, key])
-    openvino.save_model(model, path, compress_to_fp16=False)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # the library's own, for a disk that is full
+        raise OSError(errno.EIO, first_line(error)) from error
     weights = hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
     text = path.read_bytes().replace(_entry(CHECKSUMS[1], NOTHING), _entry(CHECKSUMS[1], weights))
     graph = hashlib.sha256(text).hexdigest()
@@ -63,9 +67,7 @@ def _model(deployment: Deployment) -> Any:  # noqa: ANN401 - a Model of OpenVINO
             warnings.simplefilter("ignore")  # the library's own, about PyTorch
             model = openvino.convert_model(program)
     except Exception as error:  # of the library: what it can't convert has several
-        operators = re.findall(r"(?:aten|atrous|prims)[.:]+\w+(?:\.\w+)?", str(error))
-        reason = f"it lacks the operator {operators[-1]}" if operators else first_line(error)
-        raise ConfigError(f"--to openvino: {reason}") from error
+        raise ConfigError(f"--to openvino: {lacking(error)}") from error
     size = (-1, -1, -1) if deployment.size is None else (1, *deployment.size)
     model.reshape(openvino.PartialShape([*size, 3]))
     model.input(0).get_tensor().set_names({IMAGES})
@@ -136,10 +138,10 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
     signature = _signature(path, model)
     compiled = cache(partial(_compiled, core, path))
 
-    def run(images: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
-        return _run(compiled(images.dtype.name, tuple(names)), images, names)
+    def run(precision: str, images: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
+        return _run(compiled(precision, images.dtype.name, tuple(names)), images, names)
 
-    return opened(path, metadata, signature, run)
+    return opened(path, metadata, signature, partial(run, "f32"), partial(run, "bf16"))
 
 
 def _signature(path: Path, model: Any) -> Signature:  # noqa: ANN401
@@ -156,7 +158,7 @@ def _sides(port: Any) -> tuple[int | None, ...]:  # noqa: ANN401
     return tuple(dimension.get_length() if dimension.is_static else None for dimension in port.partial_shape)
 
 
-def _compiled(core: Any, path: Path, kind: str, names: tuple[str, ...]) -> Any:  # noqa: ANN401
+def _compiled(core: Any, path: Path, precision: str, kind: str, names: tuple[str, ...]) -> Any:  # noqa: ANN401
     """For these outputs alone. Bytes become floats in the graph anyway, so that it takes floats as well."""
     import openvino
 
@@ -168,7 +170,7 @@ def _compiled(core: Any, path: Path, kind: str, names: tuple[str, ...]) -> Any: 
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
     }
     try:
         return core.compile_model(model, "CPU", settings)
