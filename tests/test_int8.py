@@ -1,6 +1,7 @@
 """`atrous export --int8`: what is in the file, what is printed, and what is refused."""
 
 import io
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +74,16 @@ def test_agreement_is_the_share_of_equal_labels(exported: tuple[Path, str], plac
     assert int8.agreement(floats.model, network, image) == pytest.approx(expected)
 
 
-def test_weights_of_convolutions_are_bytes(exported: tuple[Path, str], place: Path) -> None:
-    """Nearly all of a file of integers is a quarter of what it is in floats."""
+def test_most_weights_are_bytes(exported: tuple[Path, str]) -> None:
     path, _ = exported
-    sizes = [one.stat().st_size for one in (path.with_suffix(RUNTIMES[kind_of(path)].beside or path.suffix),)]
-    weights = sum(one.numel() for one in small_segmenter().model.parameters())
-    assert sum(sizes) < (4 if path.suffix == ".onnx" else 2) * weights
-
-
-def kind_of(path: Path) -> str:
-    return next(name for name, row in RUNTIMES.items() if row.suffix == path.suffix)
+    if path.suffix != ".onnx":
+        pytest.skip("of ONNX")
+    onnx = pytest.importorskip("onnx")
+    counts = Counter[int]()
+    for one in onnx.load(path).graph.initializer:
+        counts[one.data_type] += int(np.prod(one.dims))
+    assert counts[onnx.TensorProto.INT8] > 0.8 * sum(one.numel() for one in small_segmenter().model.parameters())
+    assert counts[onnx.TensorProto.INT8] > counts[onnx.TensorProto.FLOAT]
 
 
 def test_convolutions_of_an_onnx_file_are_those_of_integers(exported: tuple[Path, str]) -> None:
@@ -93,9 +94,10 @@ def test_convolutions_of_an_onnx_file_are_those_of_integers(exported: tuple[Path
     onnx = pytest.importorskip("onnx")
     graph = onnx.load(path).graph
     makers = {name: node.op_type for node in graph.node for name in node.output}
-    first, *others = [node for node in graph.node if node.op_type == "Conv"]
-    assert makers.get(first.input[0]) != "DequantizeLinear"
-    assert {makers.get(name) for node in others for name in node.input} == {"DequantizeLinear"}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    makers_of = [{makers.get(name) for name in node.input} for node in convolutions]
+    assert "DequantizeLinear" not in makers_of[0]
+    assert makers_of.count({"DequantizeLinear"}) > 0.7 * len(convolutions)
     assert not [node for node in graph.node if node.op_type == "BatchNormalization"]
 
 

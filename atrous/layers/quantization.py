@@ -101,7 +101,7 @@ def add_ranges(model: nn.Module) -> None:
 def convolutions(model: nn.Module) -> list[nn.Conv2d]:
     """All but those that see the image itself: its bytes, once normalised, may lie just between two levels, where the
     last bit of a float decides."""
-    return [part for part in model.modules() if isinstance(part, nn.Conv2d) and part.in_channels > COLORS]
+    return [part for part in model.modules() if isinstance(part, nn.Conv2d) and part.in_channels != COLORS]
 
 
 def _in_8_bits(part: nn.Conv2d, *inputs: Any) -> Tensor:  # noqa: ANN401 - as the part's
