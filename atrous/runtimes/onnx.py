@@ -83,10 +83,11 @@ def _lacking(error: BaseException) -> str:
 
 def _name_dimensions(model: Any) -> None:  # noqa: ANN401
     (images,) = model.graph.input
-    symbols = {dim.dim_param: name for dim, name in zip(images.type.tensor_type.shape.dim, DIMENSIONS, strict=False)}
+    sides = zip(images.type.tensor_type.shape.dim, DIMENSIONS, strict=False)
+    symbols = {dim.dim_param: name for dim, name in sides if dim.dim_param}  # a fixed side has none
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param and dim.dim_param in symbols:
+            if dim.dim_param in symbols:
                 dim.dim_param = symbols[dim.dim_param]
 
 
