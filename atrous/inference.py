@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from itertools import chain, product
+from itertools import chain, islice, product
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -526,17 +526,18 @@ def _patches(network: Network, source: Source, config: InferenceConfig) -> Itera
     yield from _blended(windows, slice(top, source.size[0]), source.size, network, config)
 
 
-def _passes(source: Source, network: Network, config: InferenceConfig) -> list[list[View]]:
+def _passes(source: Source, network: Network, config: InferenceConfig) -> Iterator[list[View]]:
     """All windows, and their flipped copies if the protocol has them, in passes of at most WINDOW_PIXELS."""
     grid = _grid(network, config)
     rows, columns = (
         [slice(start, start + min(window, side)) for start in window_starts(side, window, config.overlap, grid)]
         for side, window in zip(source.size, config.window, strict=True)
     )
-    views = [View(*parts) for parts in product(rows, columns, (False, True) if config.flip else (False,))]
+    views = (View(*parts) for parts in product(rows, columns, (False, True) if config.flip else (False,)))
     pixels = source.number * math.prod(min(pair) for pair in zip(source.size, config.window, strict=True))
     at_once = max(1, WINDOW_PIXELS // pixels)
-    return [views[start : start + at_once] for start in range(0, len(views), at_once)]
+    while batch := list(islice(views, at_once)):
+        yield batch
 
 
 def _in_one_pass(network: Network, views: list[View], source: Source, config: InferenceConfig) -> list[Window]:

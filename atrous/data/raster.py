@@ -32,7 +32,6 @@ _STORED = {
     "compress": "deflate",
     "bigtiff": "IF_SAFER",
 }
-_INK = {"cyan", "magenta", "yellow", "black"}
 
 
 class Place(NamedTuple):
@@ -77,16 +76,24 @@ def is_installed() -> bool:
 def opened(path: Path, driver: str, bands: Sequence[int] = ()) -> Iterator[Raster]:
     """Raises DataError with the path. GDAL's settings hold within it, for `writer` too."""
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
 
-    with rasterio.Env(**_OPTIONS), warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with rasterio.Env(**_OPTIONS):
         with _named(path):
-            source = rasterio.open(path, driver=driver)
+            source = _open(path, driver=driver)
         with source:
             with _named(path):
                 raster = _checked(source, str(path), tuple(bands))
             yield raster
+
+
+def _open(path: Path, mode: str = "r", **options: Any) -> Any:  # noqa: ANN401
+    """Without a warning of what lies nowhere on the earth, which is most pictures."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, mode, **options)
 
 
 @contextlib.contextmanager
@@ -142,8 +149,6 @@ def _colors(source: Any, name: str, bands: tuple[int, ...]) -> tuple[int, ...]: 
     if bands:
         return _chosen(source, name, bands)
     meanings = [meaning.name for meaning in source.colorinterp]
-    if _INK & {*meanings}:
-        raise DataError(f"cannot read image {name}: its bands are {', '.join(meanings)}; save it as RGB")
     if source.count > 4:
         raise DataError(
             f"cannot read image {name}: it has {source.count} bands ({source.dtypes[0]}); name the three to show, or "
@@ -260,7 +265,7 @@ def writer(
         **_STORED,
     }
     try:
-        with rasterio.open(path, "w", **profile) as target:
+        with _open(path, "w", **profile) as target:
             _describe(target, place, palette)
             yield _tiled(target, sums)
         _read_again(path, sums)
@@ -301,10 +306,9 @@ def _tiled(target: Any, sums: list[int]) -> Callable[[NDArray[Any]], None]:  # n
 
 
 def _read_again(path: Path, sums: list[int]) -> None:
-    import rasterio
     from rasterio.windows import Window
 
-    with rasterio.open(path, driver="GTiff") as file:
+    with _open(path, driver="GTiff") as file:
         for index, checksum in enumerate(sums):
             rows = min(TILE, file.height - index * TILE)
             if zlib.crc32(file.read(1, window=Window(0, index * TILE, file.width, rows))) != checksum:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from atrous.errors import ConfigError
 from atrous.layers.conv import HEAD_NORM, Activation, ConvNorm, Norm, SeparableConv
 from atrous.layers.resize import resize, scale_dimension
+from atrous.ops import window_means
 from atrous.settings import Channels, Rates, Settings, Side
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # by output stride; all reach equally far on the image
@@ -66,8 +67,7 @@ def mean_over_windows(x: Tensor, window: Window | None, stride: tuple[int, int] 
     """
     if window is None:
         return x.mean((2, 3), keepdim=True)
-    height, width = (min(side, whole) for side, whole in zip(window, x.shape[-2:], strict=True))
-    return F.avg_pool2d(x, (height, width), stride)
+    return window_means(x, window, stride)
 
 
 def window_at(

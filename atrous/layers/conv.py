@@ -1,7 +1,6 @@
 """Convolution, batch norm and activation, with the padding rules of the originals by name."""
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import Function
 from torch.nn import functional as F
+
+from atrous.ops import is_exported
 
 Padding = Literal["same", "symmetric", "valid"]  # TensorFlow's, which depends on the input's size | equal | none
 Rate = int | tuple[int, int]  # for both axes | (height, width)
@@ -39,6 +40,8 @@ class Clip(nn.Hardtanh):
 
     def forward(self, x: Tensor) -> Tensor:
         is_learning = self.inplace and self.training and torch.is_grad_enabled() and x.requires_grad
+        if is_exported():
+            return x.clamp(self.min_val, self.max_val)  # an operator that every target has
         if not is_learning or torch.compiler.is_compiling():
             return super().forward(x)
         return cast(Tensor, _Clip.apply(x, self.min_val, self.max_val))  # type: ignore[no-untyped-call]
@@ -51,6 +54,9 @@ ACTIVATIONS: dict[Activation, Callable[..., nn.Module]] = {
     "hard_swish": nn.Hardswish,
     "leaky_relu": partial(nn.LeakyReLU, 0.01),
 }
+
+
+NO_ACTIVATION: Activation = "none"
 
 
 class Norm(NamedTuple):
@@ -123,7 +129,7 @@ class ConvNorm(nn.Sequential):
         out: int,
         kernel: int = 1,
         *,
-        norm: Norm,
+        norm: Norm | None,  # None: without a batch norm
         stride: int = 1,
         rate: Rate = 1,
         groups: int = 1,
@@ -132,7 +138,8 @@ class ConvNorm(nn.Sequential):
     ) -> None:
         super().__init__()
         self.conv = Conv(inp, out, kernel, stride=stride, rate=rate, groups=groups, padding=padding)
-        self.norm = nn.BatchNorm2d(out, eps=norm.eps, momentum=norm.momentum)
+        if norm is not None:
+            self.norm = nn.BatchNorm2d(out, eps=norm.eps, momentum=norm.momentum)
         if act != "none":
             self.act = ACTIVATIONS[act](inplace=True)
 
@@ -157,13 +164,10 @@ class SeparableConv(nn.Sequential):
         bare: bool = False,
     ) -> None:
         super().__init__()
-        if bare:
-            conv = Conv(inp, inp, kernel, stride=stride, rate=rate, groups=inp, padding=padding)
-            self.depthwise = nn.Sequential(OrderedDict(conv=conv))
-        else:
-            self.depthwise = ConvNorm(
-                inp, inp, kernel, norm=norm, stride=stride, rate=rate, groups=inp, act=act, padding=padding
-            )
+        inner, inner_act = (None, NO_ACTIVATION) if bare else (norm, act)
+        self.depthwise = ConvNorm(
+            inp, inp, kernel, norm=inner, stride=stride, rate=rate, groups=inp, act=inner_act, padding=padding
+        )
         self.pointwise = ConvNorm(inp, out, norm=norm, act=act)
 
 

@@ -2,6 +2,7 @@
 
 from atrous.ops.boundary import boundary, boundary_reference, boundary_width
 from atrous.ops.confusion import confusion_counts
+from atrous.ops.exported import grid_means, is_exported, window_means
 from atrous.ops.grouping import nearest_center, nearest_center_reference
 from atrous.ops.legacy import with_edge
 from atrous.ops.nearest import resize_nearest
@@ -32,6 +33,8 @@ __all__ = [
     "boundary_width",
     "confusion_counts",
     "gaussian_filter_reference",
+    "grid_means",
+    "is_exported",
     "nearest_center",
     "nearest_center_reference",
     "overlaps",
@@ -51,6 +54,7 @@ __all__ = [
     "upsample_dice_reference",
     "upsample_lovasz",
     "upsample_lovasz_reference",
+    "window_means",
     "upsample_part",
     "with_edge",
 ]

@@ -80,14 +80,19 @@ class Operations(NamedTuple):
     epsilons: dict[str, float]  # of batch norms, by the name of their variance
 
 
-def flow_of(graph: Operations, size: Size) -> Flow:
-    """What the graph computes of an image, which is of this `size` when it reaches the first layer."""
+def flow_of(graph: Operations, size: Size, name_of: "Callable[[Operation, Value], str] | None" = None) -> Flow:
+    """What the graph computes of an image, which is of this `size` when it reaches the first layer.
+
+    `name_of` says what the weights of a layer are called that takes a value, if not as in the file.
+    """
     flow = empty_flow(size)
     flow.epsilons.update(graph.epsilons)
     values = {name: constant(array) for name, array in graph.constants.items()}
     values |= {name: image(size) for name in graph.images}
     for operation in graph.operations:
         inputs = [values.get(name, constant()) for name in operation.inputs] or [constant()]
+        if name_of and operation.weights:
+            operation = operation._replace(weights=name_of(operation, inputs[0]))
         y = activated(operation.activation, _result(flow, operation, inputs))
         values[operation.output] = y
         flow.keys.add(y.key)

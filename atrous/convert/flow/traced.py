@@ -89,6 +89,17 @@ def traced(model: Model, names: Mapping[str, str], size: Size) -> tuple[Flow, Va
     return recorder.flow, recorder.values[id(logits)]
 
 
+def recorded(backbone: nn.Module, names: Mapping[str, str], size: Size) -> tuple[Flow, dict[str, Value]]:
+    """What a backbone on the meta device computes, and its features."""
+    recorder = _Recorder(backbone, names, size)
+    with torch.no_grad(), recorder:
+        images = torch.empty(1, 3, *size, device="meta")
+        recorder.values[id(images)] = image(size)
+        recorder.alive.append(images)
+        features = backbone(images)
+    return recorder.flow, {name: recorder.values[id(x)] for name, x in features.items()}
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees each operation that PyTorch runs, below autograd."""
 

@@ -39,7 +39,7 @@ def config(evidence: FlagEvidence) -> Deduction:
     backbone = validated(
         BACKBONES[name].Config, _backbone_fields(evidence, name, output_stride), evidence.label, ConfigError
     )
-    plan = _planned(backbone, output_stride)
+    plan = planned(backbone, output_stride)
     require_shapes(plan.shapes, evidence.shapes, evidence.label)
     head = deduced_head(evidence, Trunk(ROOTS[name].scope, plan.channels, output_stride))
     merged = {} if head.fields["name"] == "image_classifier" else _merged_scales(evidence)
@@ -154,12 +154,12 @@ def _backbone_fields(evidence: FlagEvidence, backbone: str, output_stride: int) 
 def _as_in_file(evidence: FlagEvidence, fields: ConfigFields, output_stride: int) -> ConfigFields:
     """What differs from the published networks: channels of the last convolution, and the rates in a graph."""
     config, hints = validated(BACKBONES[fields["name"]].Config, fields, evidence.label, ConfigError), evidence.hints
-    own, last = _planned(config, output_stride), f"{ROOTS[config.name].scope}/Conv_1/weights"
+    own, last = planned(config, output_stride), f"{ROOTS[config.name].scope}/Conv_1/weights"
     changes: ConfigFields = {}
     if isinstance(config, MobileNetEdgeTPU.Config) and evidence.shapes.get(last):
         channels = evidence.shapes[last][-1]
         changes["last_channels"] = None if channels == own.channels["c5"] else channels
-    as_graph = _planned(config, hints.output_stride).block_rates if hints.output_stride else None
+    as_graph = planned(config, hints.output_stride).block_rates if hints.output_stride else None
     if as_graph and hints.block_rates not in (None, as_graph) and len(hints.block_rates) == len(as_graph):
         _require_its_stride(evidence, output_stride)
         changes["rates"] = hints.block_rates
@@ -194,7 +194,7 @@ def _width(evidence: FlagEvidence, backbone: str, output_stride: int, fields: Co
 def _num_misfits(evidence: FlagEvidence, fields: ConfigFields, output_stride: int) -> int:
     """How many variables would have another shape in a backbone with these fields."""
     config = validated(BACKBONES[fields["name"]].Config, fields, evidence.label, ConfigError)
-    expected = _planned(config, output_stride).shapes
+    expected = planned(config, output_stride).shapes
     return sum(evidence.shapes.get(name, shape) != shape for name, shape in expected.items())
 
 
@@ -215,11 +215,15 @@ def _candidates(evidence: FlagEvidence, backbone: str) -> Iterator[ConfigFields]
 
 
 def _near_widths(shapes: Shapes, backbone: str) -> list[float]:
-    """Those whose stem, before its channels are rounded, is about as wide: trying all would take a second."""
     stem = f"{ROOTS[backbone].scope}/Conv/weights"
-    full = _planned(_default(backbone), _default(backbone).output_strides[0]).shapes[stem][-1]
-    channels = shapes[stem][-1] if shapes.get(stem) else full
-    return [width for width in WIDTHS if abs(width * full - channels) <= ROUNDED_BY] or list(WIDTHS[:1])
+    return widths_near(backbone, shapes[stem][-1] if shapes.get(stem) else None) or list(WIDTHS[:1])
+
+
+def widths_near(backbone: str, channels: int | None) -> list[float]:
+    """Those whose stem, before its channels are rounded, has about as many: trying all would take a second."""
+    stem = f"{ROOTS[backbone].scope}/Conv/weights"
+    full = planned(_default(backbone), _default(backbone).output_strides[0]).shapes[stem][-1]
+    return [width for width in WIDTHS if abs(width * full - (channels or full)) <= ROUNDED_BY]
 
 
 class Plan(NamedTuple):
@@ -229,7 +233,7 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=256)  # building one takes a tenth of a second or more
-def _planned(config: BackboneConfig, output_stride: int) -> Plan:
+def planned(config: BackboneConfig, output_stride: int) -> Plan:
     with torch.device("meta"):
         network = build_backbone(config, output_stride)
     shapes = original_shapes(network, backbone_rules(config.name), TENSORFLOW)
