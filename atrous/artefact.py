@@ -4,6 +4,7 @@ import copy
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,10 +15,11 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
+from atrous import __version__, model_file
 from atrous.data import synthetic
 from atrous.deployed import CLASSES, LABELS, PROBABILITIES, Deployed, Deployment, export_of, maps_of
-from atrous.errors import ConfigError, Mismatch
-from atrous.files import prepare_file
+from atrous.errors import AtrousWarning, ConfigError, Mismatch
+from atrous.files import cache_folder, prepare_file
 from atrous.inference import InferenceConfig, Seen, as_batch, labels_at_image, look, predict_probabilities
 from atrous.layers import quantization
 from atrous.layers.resize import resize
@@ -34,6 +36,7 @@ SCENE = (160, 240)
 TOLERANCE = 1e-3  # of the largest logit
 TOLERANCE_OF_INTEGERS = 0.1  # a value at the edge between two levels falls on either side
 CPU = torch.device("cpu")
+FASTEST = ("openvino", "onnx", "pytorch")  # on a CPU
 
 
 class Comparison(NamedTuple):
@@ -114,6 +117,57 @@ def in_floats(model: Model) -> Model:
     model = copy.deepcopy(model)
     quantization.remove_ranges(model)
     return model
+
+
+# ---- a model file, opened by another runtime
+
+
+def file_for(path: Path, name: str, device: torch.device) -> Path:
+    """The file to open for the runtime `name`: `path` itself, or what is exported from it once, into the cache.
+
+    `auto` is the fastest that is installed. Raises ConfigError for a runtime that can't open the model, or isn't
+    installed, with the command that installs it; and what `write` raises.
+    """
+    own = model_file.runtime_name(path)
+    name = fastest(own, device) if name == "auto" else name
+    if name == own:
+        return path
+    if name not in RUNTIMES:
+        raise ConfigError(f"--runtime {name}: expected auto, {', '.join(RUNTIMES)}")
+    if own != "pytorch":
+        raise ConfigError(f"--runtime {name}: {path} is a file for {own}; name the .safetensors file that it is from")
+    require_packages(RUNTIMES[name], f"--runtime {name}")
+    cached = cached_file(path, name)
+    if not cached.exists():
+        say_once = f"exporting {path} for {name}, once: it is kept in {cached.parent}"
+        warnings.warn(AtrousWarning(say_once), stacklevel=2)
+        network, header = model_file.load(path, CPU)
+        assert isinstance(network, Model)
+        size = default_size(header) if RUNTIMES[name].has_one_size else None
+        write(network, header, cached, Export(name, size))
+    return cached
+
+
+def fastest(own: str, device: torch.device) -> str:
+    """On a GPU PyTorch; elsewhere the first of FASTEST that is installed. An exported file has its own."""
+    if own != "pytorch" or device.type != "cpu":
+        return own
+    return next((name for name in FASTEST if RUNTIMES[name].is_installed), own)
+
+
+def cached_file(path: Path, name: str) -> Path:
+    """By the weights and the header, and by what writes it."""
+    metadata = model_file.read_metadata(path)
+    key = metadata.get("header_checksum") or header_checksum(metadata)
+    maker = f"{__version__}-torch{torch.__version__.partition('+')[0]}"
+    return cache_folder() / "exported" / maker / f"{key[:32]}{RUNTIMES[name].suffix}"
+
+
+def default_size(header: Header) -> Size:
+    """That of the canvas or window, or of the crops of the training; else 513 x 513."""
+    if header.inference.mode != "whole" or header.training is None:
+        return header.inference.window
+    return header.training.augment.crop
 
 
 def row_of(name: str) -> Runtime:

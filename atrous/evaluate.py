@@ -102,8 +102,17 @@ def protocol(model: Segmenter, figures: Figures, images: int, skipped: int, data
         **model.inference.describe(),
         "output stride": str(model.network.facts.output_stride),
         "arithmetic": ARITHMETIC[model.precision],
+        **runtime_of(model),
         **figures.notes,
     }
+
+
+def runtime_of(model: Segmenter) -> dict[str, str]:
+    """What differs from PyTorch, which is the rule."""
+    runtime = {} if model.runtime == "pytorch" else {"runtime": model.runtime}
+    is_rounded = model.network.facts.on_grid and model.inference.scales != (1.0,)
+    sizes = {"sizes at other scales": f"k * {model.network.facts.output_stride} + 1"} if is_rounded else {}
+    return {**runtime, **sizes}
 
 
 # ---- the verb
@@ -122,19 +131,20 @@ def run(
     truth: Path | None = None,
     precision: Precision = "fp32",
     compile: bool = False,  # noqa: A002
+    runtime: str | None = None,
     console: Console | None = None,
 ) -> Evaluation:
     """Evaluate the model file `path` on the validation split of its own dataset, or of the one in `overrides`.
 
     The report has as many images as fit into `report_size` megabytes. `path` may also be stored predictions: then
-    `truth` is a JSON file in the same format.
+    `truth` is a JSON file in the same format. `runtime` is as in `load`.
     """
     console = console or terminal.console()
     if truth is not None or scoring.is_stored(user_path(path)):
         return score(path, truth, overrides, json_path, report_path, metrics=metrics, workers=workers, console=console)
     world = distributed.join(device)
     path = user_path(path)
-    original = segmenter.load(path)
+    original = segmenter.load(path, device=world.device if runtime else "cpu", runtime=runtime)
     original.task.measuring(metrics)  # refuses others
     model, samples, evaluation = measured(
         original,

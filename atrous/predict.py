@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from rich.console import Console
 
-from atrous import big_images, distributed, model_file, prediction_log, segmenter, terminal
+from atrous import artefact, big_images, distributed, model_file, prediction_log, segmenter, terminal
 from atrous import config as configs
 from atrous.big_images import NEVER, Choice
 from atrous.data import finding, image_shards
@@ -115,6 +115,7 @@ def run(
     engine: str = "local",
     address: str | None = None,
     speed: Speed = AUTO,
+    runtime: str | None = None,
     console: Console | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> Summary:
@@ -123,11 +124,14 @@ def run(
     `say` is called with a line for each image that fails, at once; the others are predicted. Images whose results are
     there already, by the same model in the same way, are left as they are. `engine` is a row of ENGINES, and `address`
     that of its machines. `big` says which images are predicted a few rows at a time; None: those that are large.
+    `runtime` is as in `segmenter.load`.
     """
     console, place, big = console or terminal.console(), place_of(engine, device, address), big or Choice()
-    path, out = user_path(path), place.folder(out)
+    path, out = place.file(user_path(path), runtime), place.folder(out)
     wanted = Wanted(overlays, probabilities, legend)
     model = segmenter.load(path)
+    if runtime is not None:
+        say_line(f"computed by {model.runtime}", console)
     found = find_images(sources, with_shards=True)
     require_own_names(found.images)
     model = place.of(with_settings(model, overrides, str(path)), speed)
@@ -153,6 +157,14 @@ class Place(NamedTuple):
     def folder(self, path: Path) -> Path:
         """The output folder, for any process."""
         return user_path(path) if self.engine.is_here else user_path(path).absolute()
+
+    def file(self, path: Path, runtime: str | None) -> Path:
+        """What the runtime opens."""
+        if runtime is None:
+            return path
+        if not self.engine.is_here:
+            raise ConfigError(f"--runtime {runtime}: other machines open the file itself; name an exported one")
+        return artefact.file_for(segmenter.model_in(path), runtime, distributed.choose_device(self.device))
 
     def of(self, model: Segmenter, speed: Speed) -> Segmenter:
         """The model, on the device if that is this machine's. Other machines don't choose a precision."""

@@ -12,8 +12,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from atrous import artefact, distributed, model_file, models
 from atrous import config as configs
-from atrous import distributed, model_file, models
 from atrous.config import Config
 from atrous.data.image_like import ImageLike, is_one_image, several
 from atrous.data.image_like import read_image as read_image
@@ -44,6 +44,7 @@ class Segmenter:
     network: Network
     header: Header
     device: torch.device = CPU  # that images are sent to
+    runtime: str = "pytorch"  # a row of RUNTIMES
     speed: Speed | None = None  # None: the network follows its model, which is being trained
 
     def __repr__(self) -> str:
@@ -280,15 +281,24 @@ def load(
     device: str | torch.device = "cpu",
     precision: Precision = "auto",
     compile: bool = False,  # noqa: A002
+    runtime: str | None = None,
 ) -> Segmenter:
     """Read a model file, or the best model of a run's folder, onto `cpu`, `cuda`, `cuda:N`, or `auto`: a GPU if any.
+
+    An exported file (.onnx, .xml, .pt2, .tflite) is computed by its own runtime, and a .safetensors file by PyTorch,
+    unless `runtime` is a row of RUNTIMES, for which the model is then exported once into the cache, or `auto`: the
+    fastest that is installed.
 
     For `precision` and `compile` see `with_speed`. Raises FileNotFoundError, ModelFileError if it is not a model of
     Atrous, or ConfigError for a missing device, a precision that it lacks, or a missing compiler.
     """
     place = device_of(device)
-    network, header = model_file.load(model_in(user_path(path)), place)
-    segmenter = Segmenter(network, header, place).with_inference(_fitting(network, header.inference))
+    file = model_in(user_path(path))
+    file = file if runtime is None else artefact.file_for(file, runtime, place)
+    network, header = model_file.load(file, place)
+    segmenter = Segmenter(network, header, place, runtime=model_file.runtime_name(file)).with_inference(
+        _fitting(network, header.inference)
+    )
     return segmenter.with_speed(precision, compile=compile)
 
 

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-from atrous.ops import is_exported
+from atrous.ops import is_exported, with_edge
 from atrous.ops import resize_nearest as resize_nearest
-from atrous.ops import with_edge
 from atrous.types import Convention as Convention
 from atrous.types import Size
 

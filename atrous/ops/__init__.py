@@ -54,7 +54,7 @@ __all__ = [
     "upsample_dice_reference",
     "upsample_lovasz",
     "upsample_lovasz_reference",
-    "window_means",
     "upsample_part",
+    "window_means",
     "with_edge",
 ]

@@ -1,4 +1,4 @@
-"""Operators in other words, for graphs that leave PyTorch: targets lack some of its operators for images of any size."""
+"""Operators in other words, for graphs that leave PyTorch, whose targets lack some of them for images of any size."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def is_exported() -> bool:
 
 
 def grid_means(x: Tensor, bins: int) -> Tensor:
-    """[B, K, h, w] -> [B, K, bins, bins]: the means over a grid of cells, which overlap where a side isn't divisible."""
+    """[B, K, h, w] -> [B, K, bins, bins]: the means over a grid, whose cells overlap where bins don't divide a side."""
     if not is_exported():
         return F.adaptive_avg_pool2d(x, bins)
     return _weighted(x, [_bins(side, bins, x) for side in x.shape[-2:]])

@@ -141,7 +141,9 @@ def _signature(path: Path, program: ExportedProgram) -> Signature:
     outputs = [values[name] for name in program.graph_signature.user_outputs]
     if not isinstance(names, list) or len(names) != len(outputs):
         raise ModelFileError(f"{path}: not exported by Atrous: its outputs have no names")
-    return Signature(sides, {name: _sides(x)[1] if x.ndim > 1 else None for name, x in zip(names, outputs, strict=True)})
+    return Signature(
+        sides, {name: _sides(x)[1] if x.ndim > 1 else None for name, x in zip(names, outputs, strict=True)}
+    )
 
 
 def _sides(x: torch.Tensor) -> tuple[int | None, ...]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -20,7 +21,6 @@ from atrous.runtimes.contract import (
     Signature,
     failure,
     first_line,
-    is_stripped,
     opened,
     require,
     require_images,
@@ -57,7 +57,9 @@ def _model(deployment: Deployment) -> Any:  # noqa: ANN401 - a Model of OpenVINO
 
     program = traced(deployment)
     try:
-        model = openvino.convert_model(program)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the library's own, about PyTorch
+            model = openvino.convert_model(program)
     except Exception as error:  # of the library: what it can't convert has several
         operators = re.findall(r"(?:aten|atrous|prims)[.:]+\w+(?:\.\w+)?", str(error))
         reason = f"it lacks the operator {operators[-1]}" if operators else first_line(error)
@@ -107,12 +109,15 @@ def _require_checksums(path: Path, text: bytes, metadata: Mapping[str, str]) -> 
     blank = text.replace(_entry(CHECKSUMS[0], graph), _entry(CHECKSUMS[0], NOTHING))
     with path.with_suffix(".bin").open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    own = (("graph", path, graph, hashlib.sha256(blank).hexdigest()), ("weights", path.with_suffix(".bin"), weights, digest))
+    own = (
+        ("graph", path, graph, hashlib.sha256(blank).hexdigest()),
+        ("weights", path.with_suffix(".bin"), weights, digest),
+    )
     for what, file_path, stored, computed in own:
         if stored != computed:
             raise ModelFileError(
-                f"{file_path}: its {what} do not match the checksum in {path.name}: damaged, or changed by another program; "
-                "export the model again"
+                f"{file_path}: its {what} do not match the checksum in {path.name}: damaged, or changed by another "
+                "program; export the model again"
             )
 
 
@@ -128,7 +133,6 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
         raise ModelFileError(f"{path}: OpenVINO can't read its graph: {first_line(error)}") from error
     signature = _signature(path, model)
     compiled = cache(partial(_compiled, core, path))
-    compiled("uint8", tuple(signature.channels)) if is_stripped(metadata) else None
 
     def run(images: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
         return _run(compiled(images.dtype.name, tuple(names)), images, names)
