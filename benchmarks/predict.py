@@ -96,7 +96,8 @@ class Own(NamedTuple):
 OWN: Mapping[str, Own] = {
     "atrous": Own(),  # as users get it
     "atrous, fp32": Own(how={"precision": "fp32"}),
-    "atrous, compiled": Own(how={"compile": True}),
+    "atrous, bf16": Own(how={"precision": "bf16"}),
+    "atrous, compiled, bf16": Own(how={"precision": "bf16", "compile": True}),
     "atrous, ONNX Runtime": Own(".onnx", ("--to", "onnx")),
     "atrous, ONNX Runtime, int8": Own(".int8.onnx", ("--to", "onnx", "--int8", "--calibrate", "{images}")),
     "atrous, OpenVINO": Own(".xml", ("--to", "openvino"), {"precision": "fp32"}),

@@ -17,6 +17,7 @@ from atrous.deployed import IMAGES, Deployment, traced
 from atrous.errors import ConfigError, ModelFileError
 from atrous.models import ModelConfig
 from atrous.runtimes.contract import (
+    Run,
     Runtime,
     Signature,
     failure,
@@ -132,12 +133,18 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
     except Exception as error:  # of the library
         raise ModelFileError(f"{path}: OpenVINO can't read its graph: {first_line(error)}") from error
     signature = _signature(path, model)
-    compiled = cache(partial(_compiled, core, path))
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    lowered = _runner(core, path, "bf16") if "BF16" in capabilities else None
+    return opened(path, metadata, signature, _runner(core, path, "f32"), lowered)
+
+
+def _runner(core: Any, path: Path, precision: str) -> Run:  # noqa: ANN401
+    compiled = cache(partial(_compiled, core, path, precision))
 
     def run(images: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
         return _run(compiled(images.dtype.name, tuple(names)), images, names)
 
-    return opened(path, metadata, signature, run)
+    return run
 
 
 def _signature(path: Path, model: Any) -> Signature:  # noqa: ANN401
@@ -154,7 +161,7 @@ def _sides(port: Any) -> tuple[int | None, ...]:  # noqa: ANN401
     return tuple(dimension.get_length() if dimension.is_static else None for dimension in port.partial_shape)
 
 
-def _compiled(core: Any, path: Path, kind: str, names: tuple[str, ...]) -> Any:  # noqa: ANN401
+def _compiled(core: Any, path: Path, precision: str, kind: str, names: tuple[str, ...]) -> Any:  # noqa: ANN401
     """For these outputs alone. Bytes become floats in the graph anyway, so that it takes floats as well."""
     import openvino
 
@@ -166,7 +173,7 @@ def _compiled(core: Any, path: Path, kind: str, names: tuple[str, ...]) -> Any: 
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
     }
     try:
         return core.compile_model(model, "CPU", settings)
