@@ -53,6 +53,7 @@ NOT_RUN = {  # a part of the command: why it is only checked
     "train RECIPE": "stands for any recipe",
     "torchrun ": "starts many processes",
     "--engine ray": "starts many processes; tests/engines runs it",
+    "--runtime ": "exports into the user's cache; tests/runtimes/test_exports.py runs it",
     "--truth ": "needs predictions in COCO's format",
     "predictions.json": "needs predictions in COCO's format",
 }

@@ -44,7 +44,7 @@ def _bins(side: int, bins: int, x: Tensor) -> Tensor:  # [bins, side]
 
 def _windows(side: int, window: int, stride: int, x: Tensor) -> Tensor:  # [places, side]
     """Places that a window would leave the map at are past the end: as many as there are starts within the map."""
-    length = torch.sym_min(window, side)
+    length = torch.sym_min(window, side)  # type: ignore[no-untyped-call]
     starts = torch.arange((side - length) // stride + 1, device=x.device)[:, None] * stride
     return _between(starts, starts + length, side, x)
 

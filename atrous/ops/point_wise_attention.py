@@ -178,7 +178,7 @@ def point_wise_attention_reference(
         weights = mask.flatten(2)  # [B, others, anchors]
     else:
         index, inside = _channels(features.shape[-2:], mask_size, mask.device)
-        weights = mask.flatten(2).gather(1, index.expand(len(mask), -1, -1)) * inside.to(mask.dtype)
+        weights = mask.flatten(2).gather(1, index.expand(mask.shape[0], -1, -1)) * inside.to(mask.dtype)
     return _received(features, weights if direction == "collect" else weights.mT, softmax)
 
 
