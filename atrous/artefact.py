@@ -192,7 +192,7 @@ def deployment_of(model: Model, header: Header, export: Export) -> Deployment:
     module = Deployed(model, probabilities=export.probabilities, pads=pads).eval()
     if export.int8:
         fold_norms(module.network)
-        quantization.to_integers(module.network)
+        quantization.to_integers(module.network.eval())
     metadata = {"atrous_format": FORMAT, **header.to_metadata(), "checksum": checksum(model.state_dict())}
     metadata[EXPORT] = export_of(module, model, export.size).model_dump_json()
     return Deployment(module, export.size, {**metadata, "header_checksum": header_checksum(metadata)})
