@@ -20,6 +20,7 @@ from atrous.distributed import World
 from atrous.environment import environment
 from atrous.errors import ConfigError, DataError
 from atrous.files import user_path, write_atomically
+from atrous.models import MODELS
 from atrous.progress import counting, say
 from atrous.report import Evaluation, ImageScore
 from atrous.runtimes.contract import Precision, Speed
@@ -295,9 +296,16 @@ def settings(model: Segmenter, overrides: Sequence[str], source: str) -> Config:
     if "data" not in tree:
         raise ConfigError(f"{source}: the file names no dataset; add data.format=... data.root=...")
     header = model.header
-    below = {"model": configs.to_tree(header.model), "evaluate": configs.to_tree(header.inference)}
+    below = {"model": architecture_of(model), "evaluate": configs.to_tree(header.inference)}
     below["decode"] = configs.to_tree(header.decode)
     return configs.check(configs.merge(below, tree), source=source, overrides=overrides)
+
+
+def architecture_of(model: Segmenter) -> dict[str, Any]:
+    """For an exported file whose metadata was stripped, any of its task: an evaluation reads only which task it is."""
+    if model.header.model is not model_file.UNKNOWN:
+        return configs.to_tree(model.header.model)
+    return {"name": next(name for name, kind in MODELS.items() if kind.task == model.network.facts.task)}
 
 
 def require_same_classes(ours: LabelSpace, theirs: LabelSpace, path: Path) -> None:

@@ -28,7 +28,7 @@ from atrous.models import MODELS, AnyModelConfig, Model, ModelConfig
 from atrous.prediction import Prediction
 from atrous.run_folder import RunFolder
 from atrous.runtimes import pytorch
-from atrous.runtimes.contract import Arithmetic, Opened, Precision, Speed, Variants
+from atrous.runtimes.contract import Arithmetic, Opened, Precision, Speed
 from atrous.tasks import TASKS, Task
 from atrous.tasks.contract import Labels
 from atrous.types import Image, Network
@@ -136,18 +136,16 @@ class Segmenter:
 
         Only changes through `.data`, which PyTorch doesn't count, are not seen.
         """
-        if isinstance(self.network, Model) and self.speed is None:
-            return self._following
-        return self._preparations(self.precision) if self._has_bf16 else self.network
+        if not isinstance(self.network, Model):
+            return self.network
+        return self._following if self.speed is None else self._preparations(self.precision)
 
     @cached_property
     def _following(self) -> Network:
         return pytorch.follow(self.model, self.device)
 
     @cached_property
-    def _preparations(self) -> pytorch.Preparations | Variants:
-        if isinstance(self.network, Opened):
-            return Variants(self.network)
+    def _preparations(self) -> pytorch.Preparations:
         return pytorch.Preparations(self.model, self.device, compile=self.speed is not None and self.speed.compile)
 
     # ---- precision
@@ -155,7 +153,9 @@ class Segmenter:
     @property
     def precision(self) -> Arithmetic:
         """What is computed in. For `auto` it is fp32, until an image of 256 x 256 pixels or more settles it."""
-        if self.speed is None or not self._has_bf16:
+        if isinstance(self.network, Opened):
+            return self.network.precision
+        if self.speed is None or not isinstance(self.network, Model):
             return "fp32"
         return self._preparations.settled or "fp32" if self.speed.precision == "auto" else self.speed.precision
 
@@ -163,17 +163,17 @@ class Segmenter:
         """The same network, computed in `fp32`, `bf16`, or by `auto`: bf16 where that is faster and labels agree.
 
         `compile` has `torch.compile` make code for the device, which takes a minute or more at the first image.
-        Raises ConfigError for bf16 where the processor has none, for `compile` without a compiler, and for both where
-        another runtime computes the network and can't.
+        Raises ConfigError for bf16 where the processor has none, and for `compile` without a compiler.
         """
         pytorch.require_precision(precision, self.device)
-        if precision == "bf16" and not self._has_bf16:
-            raise ConfigError(f"precision=bf16: {self.runtime} has no bfloat16 for this file; use fp32 or auto")
-        if compile and not isinstance(self.network, Model):
-            raise ConfigError(f"compile: torch.compile is for PyTorch; {self.runtime} computes this file")
         if compile:
             pytorch.require_compiler(self.device)
-        return replace(self, speed=Speed(precision, compile))
+        if isinstance(self.network, Model):
+            return replace(self, speed=Speed(precision, compile))
+        if compile:
+            raise ConfigError(f"compile: torch.compile is for PyTorch; this network is computed by {self.runtime}")
+        network = self.network.with_precision(precision) if isinstance(self.network, Opened) else self.network
+        return replace(self, network=network, speed=Speed(precision))
 
     def settled(self, images: Iterable[Image]) -> tuple["Segmenter", float | None]:
         """With `auto` replaced by what it stands for, by the first of the images that is large enough.
@@ -195,14 +195,9 @@ class Segmenter:
         return share
 
     @property
-    def _has_bf16(self) -> bool:
-        """Whether the network can be computed in bf16 where the processor can."""
-        return isinstance(self.network, Model) or (isinstance(self.network, Opened) and bool(self.network.lowered))
-
-    @property
     def _is_open(self) -> bool:
         """Whether `auto` could be bf16, and is not settled."""
-        is_auto = self.speed is not None and self.speed.precision == "auto" and self._has_bf16
+        is_auto = self.speed is not None and self.speed.precision == "auto" and isinstance(self.network, Model)
         return is_auto and self._preparations.settled is None and pytorch.has_bf16(self.device)
 
     def with_output_stride(self, output_stride: int) -> "Segmenter":

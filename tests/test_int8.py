@@ -1,19 +1,25 @@
 """`atrous export --int8`: what is in the file, what is printed, and what is refused."""
 
+import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import atrous
-from atrous import artefact, cli, int8, train
+from atrous import artefact, cli, export, int8, train
+from atrous.errors import Mismatch
+from atrous.inference import InferenceConfig
+from atrous.layers import quantization
 from atrous.runtimes import RUNTIMES
-from atrous.segmenter import Segmenter
+from atrous.runtimes.contract import Opened
 from tests.conftest import noise, save, small_segmenter, tiny_config, write_folder_data
 from tests.runs import QUIET
 
 TARGETS = [name for name, row in RUNTIMES.items() if row.int8]
-SMALL = ("model.backbone.depth_multiplier=0.25", "augment.crop=33,49", "train.steps=2", "train.eval_every=2")
+SIZE, WHOLE = (65, 97), InferenceConfig()
 
 
 @pytest.fixture(scope="module")
@@ -36,60 +42,93 @@ def calibrated(place: Path, target: str, *words: str) -> tuple[int, Path]:
     return run(place, "--to", target, "--int8", "--calibrate", str(place / "images"), "--out", str(out), *words), out
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_a_file_of_integers_predicts_nearly_what_floats_do(
-    target: str, place: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code, path = calibrated(place, target)
-    output = capsys.readouterr().out
-    assert code == 0
+@pytest.fixture(scope="module", params=TARGETS)
+def exported(request: pytest.FixtureRequest, place: Path) -> tuple[Path, str]:
+    """A file of integers of one size, and what was printed."""
+    target, console = request.param, Console(record=True, width=200, file=io.StringIO())
+    out, asked = place / f"int8{RUNTIMES[target].suffix}", int8.Request([str(place / "images")])
+    export.run(place / "model.safetensors", target, out=out, size=SIZE, integers=asked, console=console)
+    return out, console.export_text()
+
+
+def test_a_file_of_integers_predicts_nearly_what_floats_do(exported: tuple[Path, str], place: Path) -> None:
+    path, output = exported
     assert "calibrated on 3 images (minmax)" in output
     assert "of labels are those of floats, on the 3 images of the calibration" in output
-    floats, integers = atrous.load(place / "model.safetensors"), atrous.load(path)
-    image = noise(61, 90)
+    floats, integers = (atrous.load(one).with_inference(WHOLE) for one in (place / "model.safetensors", path))
+    image = noise(*SIZE)
     one, two = (model.predict(image, probabilities=True) for model in (floats, integers))
     assert (one.semantic == two.semantic).mean() > 0.95
     assert not np.array_equal(one.probabilities, two.probabilities)  # type: ignore[arg-type]
     assert integers.label_space == floats.label_space
+    assert integers.network.facts.size == SIZE
 
 
-def test_convolutions_of_an_onnx_file_are_those_of_integers(place: Path) -> None:
+def test_agreement_is_the_share_of_equal_labels(exported: tuple[Path, str], place: Path) -> None:
+    network, image = atrous.load(exported[0]).network, noise(*SIZE)
+    floats = atrous.load(place / "model.safetensors")
+    assert isinstance(network, Opened)
+    labels = floats.with_inference(artefact.protocol_of(network)).predict(image).semantic
+    expected = np.mean(labels == network.outputs(image[None])["labels"][0].numpy())
+    assert int8.agreement(floats.model, network, image) == pytest.approx(expected)
+
+
+def test_weights_of_convolutions_are_bytes(exported: tuple[Path, str], place: Path) -> None:
+    """Nearly all of a file of integers is a quarter of what it is in floats."""
+    path, _ = exported
+    sizes = [one.stat().st_size for one in (path.with_suffix(RUNTIMES[kind_of(path)].beside or path.suffix),)]
+    weights = sum(one.numel() for one in small_segmenter().model.parameters())
+    assert sum(sizes) < (4 if path.suffix == ".onnx" else 2) * weights
+
+
+def kind_of(path: Path) -> str:
+    return next(name for name, row in RUNTIMES.items() if row.suffix == path.suffix)
+
+
+def test_convolutions_of_an_onnx_file_are_those_of_integers(exported: tuple[Path, str]) -> None:
     """With weights in bytes, and an input between a pair of operators that ONNX Runtime makes integer arithmetic of."""
+    path, _ = exported
+    if path.suffix != ".onnx":
+        pytest.skip("of ONNX")
     onnx = pytest.importorskip("onnx")
-    _, path = calibrated(place, "onnx")
     graph = onnx.load(path).graph
     makers = {name: node.op_type for node in graph.node for name in node.output}
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    assert convolutions
-    assert {makers.get(name) for node in convolutions for name in node.input} == {"DequantizeLinear"}
+    first, *others = [node for node in graph.node if node.op_type == "Conv"]
+    assert makers.get(first.input[0]) != "DequantizeLinear"
+    assert {makers.get(name) for node in others for name in node.input} == {"DequantizeLinear"}
     assert not [node for node in graph.node if node.op_type == "BatchNormalization"]
-    bytes_of = {kind: onnx.TensorProto.DataType.Name(kind) for kind in {one.data_type for one in graph.initializer}}
-    assert "INT8" in bytes_of.values()
-    floats = max(np.prod(one.dims) for one in graph.initializer if one.data_type == onnx.TensorProto.FLOAT)
-    assert floats <= 1280  # steps of channels, but no weights
 
 
-@pytest.mark.parametrize("method", ["percentile", "entropy"])
-def test_other_methods_give_other_ranges(method: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, path = calibrated(place, "onnx")
-    before = path.read_bytes()
-    code, path = calibrated(place, "onnx", "--calibration", method)
+def test_convolutions_of_openvino_compute_in_integers(exported: tuple[Path, str]) -> None:
+    path, _ = exported
+    if path.suffix != ".xml":
+        pytest.skip("of OpenVINO")
+    openvino = pytest.importorskip("openvino")
+    compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    facts = [part.get_rt_info() for part in compiled.get_runtime_model().get_ops()]
+    kinds = [one["primitiveType"].astype(str) for one in facts if one["layerType"].astype(str) == "Convolution"]
+    assert sum("I8" in kind.upper() for kind in kinds) > len(kinds) / 2
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])
+def test_a_method_is_named_and_used(method: str, place: Path) -> None:
+    console = Console(record=True, width=200, file=io.StringIO())
+    asked = int8.Request([str(place / "images")], method)
+    model, readers = int8.integer_model(atrous.load(place / "model.safetensors"), asked, console)
+    assert quantization.rounds(model.model)
+    assert len(readers) == 3
+    assert f"calibrated on 3 images ({method})" in console.export_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_for_any_size_and_equal_calls_give_equal_files(target: str, place: Path) -> None:
+    code, path = calibrated(place, target)
     assert code == 0
-    assert f"({method})" in capsys.readouterr().out
-    assert path.read_bytes() != before
-
-
-def test_equal_calls_give_equal_files(place: Path) -> None:
-    _, path = calibrated(place, "onnx")
+    assert atrous.load(path).network.facts.size is None
     before = path.read_bytes()
-    _, path = calibrated(place, "onnx")
+    assert calibrated(place, target)[0] == 0
     assert path.read_bytes() == before
-
-
-def test_at_one_size(place: Path) -> None:
-    code, path = calibrated(place, "onnx", "--size", "65,65")
-    assert code == 0
-    assert atrous.load(path).network.facts.size == (65, 65)
 
 
 # ---- ranges of a training, and the loss on data
@@ -101,17 +140,22 @@ def learnt(place: Path) -> Path:
     return train.train(config, place / "run", console=QUIET).best
 
 
+@pytest.mark.slow
 def test_ranges_of_a_training_need_no_images(learnt: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = place / "learnt.onnx"
-    assert cli.run(["export", str(learnt), "--to", "onnx", "--int8", "--out", str(out)]) == 0
+    assert cli.run(["export", str(learnt), "--to", "onnx", "--int8", "--size", "65,97", "--out", str(out)]) == 0
     assert "the ranges of 8-bit integers are those of the training" in capsys.readouterr().out
-    image = noise(61, 90)
-    one, two = (atrous.load(path).predict(image, probabilities=True).probabilities for path in (learnt, out))
+    image = noise(65, 97)
+    one, two = (
+        atrous.load(path).with_inference(WHOLE).predict(image, probabilities=True).probabilities
+        for path in (learnt, out)
+    )
     assert np.allclose(one, two, atol=0.05)  # type: ignore[arg-type]
     assert cli.run(["export", str(learnt), "--to", "onnx", "--int8", "--calibrate", str(place / "images")]) == 2
     assert "has learnt its ranges" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_the_option_it_is_exported_in_floats(learnt: Path, place: Path) -> None:
     onnx = pytest.importorskip("onnx")
     out = place / "floats.onnx"
@@ -119,6 +163,7 @@ def test_without_the_option_it_is_exported_in_floats(learnt: Path, place: Path) 
     assert not [node for node in onnx.load(out).graph.node if "Quantize" in node.op_type]
 
 
+@pytest.mark.slow
 def test_the_loss_is_measured_on_data(learnt: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = train.train(
         tiny_config("data.format=folder", f"data.root={place / 'mydata'}", "train.steps=1"),
@@ -137,14 +182,16 @@ def test_the_loss_is_measured_on_data(learnt: Path, place: Path, capsys: pytest.
 # ---- bad input
 
 
-def test_an_image_that_can_not_be_read_is_said_and_left_out(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_that_can_not_be_read_is_said_and_left_out(place: Path) -> None:
     save(place / "some/a.png", noise(33, 49))
     (place / "some/b.png").write_bytes(b"\x89PNG no")
-    assert run(place, "--to", "onnx", "--int8", "--calibrate", str(place / "some"), "--out", str(place / "x.onnx")) == 0
-    output = capsys.readouterr().out
+    console = Console(record=True, width=200, file=io.StringIO())
+    model = atrous.load(place / "model.safetensors")
+    readers = int8.readable(int8.images_of(model, int8.Request([str(place / "some")])), console)
+    assert [Path(name).name for name, _ in readers] == ["a.png"]
+    output = console.export_text()
     assert "not calibrated on: " in output
     assert "b.png" in output
-    assert "calibrated on 1 images" in output or "calibrated on 1 image" in output
 
 
 REFUSED = {
@@ -193,28 +240,16 @@ def test_a_target_without_integers_is_refused(target: str, place: Path, capsys: 
     assert not (place / f"no{suffix}").exists()
 
 
-def test_too_few_equal_labels_are_a_failure(
-    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(int8, "agreement", lambda *_: 0.9)
-    out = place / "wrong.onnx"
-    assert run(place, "--to", "onnx", "--int8", "--calibrate", str(place / "images"), "--out", str(out)) == 1
-    assert "only 90.00% of labels are those of floats" in capsys.readouterr().err
-    assert not out.exists()
-
-
-def test_agreement_is_the_share_of_equal_labels(small: Segmenter, place: Path) -> None:
-    _, path = calibrated(place, "onnx")
-    network, image = atrous.load(path).network, noise(61, 90)
-    own = artefact.in_floats(small.model)
-    expected = np.mean(
-        small.with_inference(artefact.protocol_of(network)).predict(image).semantic == labels(network, image)
-    )  # type: ignore[arg-type]
-    assert int8.agreement(own, network, image) == pytest.approx(expected)  # type: ignore[arg-type]
-
-
-def labels(network: object, image: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-    return network.outputs(image[None])["labels"][0].numpy()  # type: ignore[attr-defined,no-any-return]
+@pytest.mark.parametrize(("share", "is_enough"), [(0.949, False), (0.951, True)])
+def test_too_few_equal_labels_are_a_failure(share: float, is_enough: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "agreement", lambda *_: share)
+    network: Any = None
+    readers: list[int8.Reader] = [("a", noise), ("b", noise)]
+    if is_enough:
+        int8.require_agreement(network, network, readers, None, QUIET)
+        return
+    with pytest.raises(Mismatch, match=r"only 94.90% of labels are those of floats, on the 2 images .*, less than 95%"):
+        int8.require_agreement(network, network, readers, None, QUIET)
 
 
 def test_at_most_a_hundred_images_are_taken_from_first_to_last() -> None:

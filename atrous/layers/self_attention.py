@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from atrous.layers.abn import conv_abn
 from atrous.layers.resize import resize
-from atrous.ops import is_exported
+from atrous.ops import at_least_0, is_exported
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, mask: Tensor | None = None) -> Tensor:
@@ -43,9 +43,10 @@ def _same_part(x: Tensor, parts: int) -> Tensor:  # [hw, hw]
 
 
 def _part_of(side: int, parts: int, x: Tensor) -> Tensor:  # [side]
-    places, rest, length = torch.arange(side, device=x.device), side % parts, side // parts
+    places, length = torch.arange(side, device=x.device), side // parts
+    rest = side - length * parts
     longer = (length + 1) * rest  # places in the first parts, which have one more
-    others = rest + (places - longer) // torch.sym_max(length, 1)
+    others = rest + (places - longer) // (at_least_0(length - 1) + 1)
     return torch.where(places < longer, places // (length + 1), others)
 
 

@@ -2,7 +2,7 @@
 
 from atrous.ops.boundary import boundary, boundary_reference, boundary_width
 from atrous.ops.confusion import confusion_counts
-from atrous.ops.exported import grid_means, is_exported, window_means
+from atrous.ops.exported import at_least_0, grid_means, is_exported, window_means
 from atrous.ops.grouping import nearest_center, nearest_center_reference
 from atrous.ops.legacy import with_edge
 from atrous.ops.nearest import resize_nearest
@@ -28,6 +28,7 @@ __all__ = [
     "Direction",
     "Lattice",
     "Overlaps",
+    "at_least_0",
     "boundary",
     "boundary_reference",
     "boundary_width",

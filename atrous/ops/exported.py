@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Window = tuple[int, int]  # height, width
+LARGEST = 2**20  # more than any side
 
 
 def is_exported() -> bool:
@@ -43,10 +44,14 @@ def _bins(side: int, bins: int, x: Tensor) -> Tensor:  # [bins, side]
 
 
 def _windows(side: int, window: int, stride: int, x: Tensor) -> Tensor:  # [places, side]
-    """Places that a window would leave the map at are past the end: as many as there are starts within the map."""
-    length = torch.sym_min(window, side)  # type: ignore[no-untyped-call]
-    starts = torch.arange((side - length) // stride + 1, device=x.device)[:, None] * stride
-    return _between(starts, starts + length, side, x)
+    room = at_least_0(side - window)
+    starts = torch.arange(room // stride + 1, device=x.device)[:, None] * stride
+    return _between(starts, starts + (side - room), side, x)
+
+
+def at_least_0(size: int) -> int:
+    """The larger of both, without a comparison: that would hold a graph to the sizes that it was traced with."""
+    return size * ((size + LARGEST) // LARGEST)
 
 
 def _between(starts: Tensor, ends: Tensor, side: int, x: Tensor) -> Tensor:

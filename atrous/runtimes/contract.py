@@ -86,7 +86,16 @@ class Opened(NamedTuple):
     pads: bool  # the graph pads to the grid
     is_scaled: bool  # the outputs depend on the scale, which is 1 in the graph
     run: Run
-    lowered: Run | None = None  # the same in bfloat16, where the runtime and the processor have it
+    in_bf16: Run | None = None  # the same in bfloat16; None: the runtime has none
+    precision: Arithmetic = "fp32"
+
+    def with_precision(self, precision: Precision) -> "Opened":
+        """`auto` is fp32. Raises ConfigError for bf16 where the runtime has none."""
+        if precision != "bf16":
+            return self._replace(precision="fp32")
+        if self.in_bf16 is None:
+            raise ConfigError(f"precision=bf16: {self.path} is computed in fp32 only; OpenVINO and PyTorch have bf16")
+        return self._replace(precision="bf16")
 
     def __call__(self, images: Tensor, scale: float = 1.0) -> Outputs:
         if scale != 1 and self.is_scaled:
@@ -100,7 +109,8 @@ class Opened(NamedTuple):
         return self._run(images, self.names)
 
     def _run(self, pixels: NDArray[Any], names: Sequence[str]) -> dict[str, Tensor]:
-        return dict(zip(names, map(torch.from_numpy, self.run(pixels, names)), strict=True))
+        run = self.in_bf16 if self.precision == "bf16" and self.in_bf16 is not None else self.run
+        return dict(zip(names, map(torch.from_numpy, run(pixels, names)), strict=True))
 
     def _as_exported(self, images: Tensor) -> Tensor:
         """Images that are padded to the grid, which the graph would do by itself, at a size that it takes."""
@@ -132,18 +142,6 @@ class Labelled(Opened):
         frame = frame_of((height, width), self.facts, pads=self.pads)
         labels = upsample_argmax(logits, frame, align_corners=self.facts.convention == "aligned_corners")
         return labels[:, :height, :width].to(images.device)
-
-
-class Variants:
-    """A file's network in both precisions, and what `auto` stands for."""
-
-    def __init__(self, network: Opened) -> None:
-        self.network = network
-        self.settled: Arithmetic | None = None
-
-    def __call__(self, precision: Arithmetic) -> Opened:
-        lowered = self.network.lowered
-        return self.network if precision == "fp32" or lowered is None else self.network._replace(run=lowered)
 
 
 class LabelsOnly(NamedTuple):
@@ -193,11 +191,11 @@ def size_refusal(size: Size, only: Size) -> str:
 
 
 def opened(
-    path: Path, metadata: Mapping[str, str], signature: Signature, run: Run, lowered: Run | None = None
+    path: Path, metadata: Mapping[str, str], signature: Signature, run: Run, in_bf16: Run | None = None
 ) -> Network:
     """The network of a file's graph. Raises ModelFileError for a graph that `deployed` did not make."""
     if EXPORT in metadata:
-        return _opened(path, metadata[EXPORT], signature, run, lowered)
+        return _opened(path, metadata[EXPORT], signature, run)._replace(in_bf16=in_bf16)
     channels = signature.channels
     name = LOGITS if {LABELS, LOGITS} <= channels.keys() else CLASSES
     if (number := channels.get(name)) is None:
@@ -210,7 +208,7 @@ def opened(
     return network
 
 
-def _opened(path: Path, text: str, signature: Signature, run: Run, lowered: Run | None) -> Opened:
+def _opened(path: Path, text: str, signature: Signature, run: Run) -> Opened:
     try:
         export = Export.model_validate_json(text)
     except ValidationError as error:
@@ -219,7 +217,7 @@ def _opened(path: Path, text: str, signature: Signature, run: Run, lowered: Run 
     if wrong or export.facts.size != signature.size:
         raise ModelFileError(f"{path}: its metadata and its graph disagree")
     kind = Labelled if {LABELS, LOGITS} <= {*export.outputs} <= {LABELS, LOGITS, PROBABILITIES} else Opened
-    return kind(path, export.facts, export.outputs, export.pads, export.is_scaled, run, lowered)
+    return kind(path, export.facts, export.outputs, export.pads, export.is_scaled, run)
 
 
 def is_stripped(metadata: Mapping[str, str]) -> bool:
@@ -246,6 +244,14 @@ def require_images(path: Path, inputs: Sequence[tuple[str, str, tuple[int | None
 def failure(error: Exception) -> Exception:
     """What a library's error while it computes means: too little memory, or a fault."""
     return MemoryError(first_line(error)) if re.search(r"alloc|memory", str(error)) else error
+
+
+def lacking(error: BaseException) -> str:
+    """What a library says that it can't convert: the operators, or its own words."""
+    text = str(error)
+    named = re.search(r"No conversion rule found for operations: ([^\n]*)", text)
+    operators = [named[1]] if named else re.findall(r"(?:aten|atrous|prims)[.:]+\w+(?:\.\w+)?", text)
+    return f"it lacks the operator {operators[-1]}" if operators else first_line(ValueError(text))
 
 
 def first_line(error: Exception) -> str:

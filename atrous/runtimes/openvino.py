@@ -1,7 +1,7 @@
 """OpenVINO's files, an .xml with the graph and a .bin with the weights, computed by OpenVINO."""
 
+import errno
 import hashlib
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from atrous.deployed import IMAGES, Deployment, traced
 from atrous.errors import ConfigError, ModelFileError
+from atrous.layers.quantization import with_products
 from atrous.models import ModelConfig
 from atrous.runtimes.contract import (
-    Run,
     Runtime,
     Signature,
     failure,
     first_line,
+    lacking,
     opened,
     require,
     require_images,
@@ -46,7 +47,10 @@ def write(deployment: Deployment, path: Path) -> None:
     model = _model(deployment)
     for key, value in {**deployment.metadata, CHECKSUMS[0]: NOTHING, CHECKSUMS[1]: NOTHING}.items():
         model.set_rt_info(value, [SECTION, key])
-    openvino.save_model(model, path, compress_to_fp16=False)
+    try:
+        openvino.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:  # the library's own, for a disk that is full
+        raise OSError(errno.EIO, first_line(error)) from error
     weights = hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
     text = path.read_bytes().replace(_entry(CHECKSUMS[1], NOTHING), _entry(CHECKSUMS[1], weights))
     graph = hashlib.sha256(text).hexdigest()
@@ -56,15 +60,14 @@ def write(deployment: Deployment, path: Path) -> None:
 def _model(deployment: Deployment) -> Any:  # noqa: ANN401 - a Model of OpenVINO
     import openvino
 
+    with_products(deployment.module)
     program = traced(deployment)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the library's own, about PyTorch
             model = openvino.convert_model(program)
     except Exception as error:  # of the library: what it can't convert has several
-        operators = re.findall(r"(?:aten|atrous|prims)[.:]+\w+(?:\.\w+)?", str(error))
-        reason = f"it lacks the operator {operators[-1]}" if operators else first_line(error)
-        raise ConfigError(f"--to openvino: {reason}") from error
+        raise ConfigError(f"--to openvino: {lacking(error)}") from error
     size = (-1, -1, -1) if deployment.size is None else (1, *deployment.size)
     model.reshape(openvino.PartialShape([*size, 3]))
     model.input(0).get_tensor().set_names({IMAGES})
@@ -133,18 +136,12 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
     except Exception as error:  # of the library
         raise ModelFileError(f"{path}: OpenVINO can't read its graph: {first_line(error)}") from error
     signature = _signature(path, model)
-    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    lowered = _runner(core, path, "bf16") if "BF16" in capabilities else None
-    return opened(path, metadata, signature, _runner(core, path, "f32"), lowered)
+    compiled = cache(partial(_compiled, core, path))
 
+    def run(precision: str, images: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
+        return _run(compiled(precision, images.dtype.name, tuple(names)), images, names)
 
-def _runner(core: Any, path: Path, precision: str) -> Run:  # noqa: ANN401
-    compiled = cache(partial(_compiled, core, path, precision))
-
-    def run(images: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
-        return _run(compiled(images.dtype.name, tuple(names)), images, names)
-
-    return run
+    return opened(path, metadata, signature, partial(run, "f32"), partial(run, "bf16"))
 
 
 def _signature(path: Path, model: Any) -> Signature:  # noqa: ANN401
@@ -201,5 +198,6 @@ OPENVINO = Runtime(
     packages=("openvino",),
     extra="openvino",
     beside=".bin",
+    int8=True,
     recognises=recognises,
 )

@@ -331,5 +331,16 @@ def test_figures_of_another_runtime_say_so(model: Segmenter, tmp_path: Path, mon
     assert '"runtime": "pt2"' in text and '"sizes at other scales": "k * 8 + 1"' in text
 
 
+def test_figures_of_a_file_without_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = segmenter.of_model(small_model("fcn", 8).eval(), LabelSpace(names=numbered_names(8)))
+    artefact.write(made.model, made.header, tmp_path / "model.pt2", Export("pt2"))
+    stripped_of_metadata(tmp_path / "model.pt2")
+    data = ("data.format=synthetic", "data.num_val=2", "data.size=64,96")
+    assert cli.run(["evaluate", "model.pt2", *data, "--json", "a.json", "--workers", "0"]) == 0
+    assert '"miou"' in (tmp_path / "a.json").read_text()
+    assert cli.run(["evaluate", "model.pt2", *data, "evaluate.flip=true", "--workers", "0"]) == 2
+
+
 def test_the_command_line_lists_the_targets() -> None:
     assert sorted(cli.TARGETS) == sorted(name for name, row in RUNTIMES.items() if row.write is not None)

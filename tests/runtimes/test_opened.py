@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from atrous.deployed import Deployed
-from atrous.errors import ConfigError, ModelFileError
+from atrous.errors import ModelFileError
 from atrous.inference import InferenceConfig
 from atrous.runtimes.contract import Labelled, Run
 from atrous.runtimes.pytorch import has_bf16
@@ -60,35 +60,6 @@ def test_logits_that_are_not_finite_are_refused(small: Segmenter) -> None:
 
     with pytest.raises(ModelFileError, match=r"^m.xml: the network's output is NaN or infinite"):
         exported(small, run).predict(noise())
-
-
-@pytest.mark.parametrize(("shift", "expected"), [(0.0, "bf16"), (9.0, "fp32")])
-def test_auto_is_bf16_where_its_labels_agree(
-    shift: float, expected: str, small: Segmenter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`shift` makes another class the likeliest one everywhere."""
-    monkeypatch.setattr("atrous.runtimes.pytorch.has_bf16", lambda device: True)
-    run = partial(compute, Deployed(small.model).eval(), [])
-
-    def lowered(images: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
-        (logits,) = run(images, names)
-        return [logits + shift * np.abs(logits).max() * np.eye(3, dtype=np.float32)[0][:, None, None]]
-
-    opened = exported(small, run, lowered).with_speed("auto")
-    opened.predict(np.resize(noise(), (257, 257, 3)))
-    assert opened.precision == expected
-
-
-def test_bf16_and_compile_are_refused_where_there_is_none(small: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = exported(small, partial(compute, Deployed(small.model).eval(), []))
-    monkeypatch.setattr("atrous.runtimes.pytorch.has_bf16", lambda device: True)
-    with pytest.raises(
-        ConfigError, match=r"^precision=bf16: openvino has no bfloat16 for this file; use fp32 or auto$"
-    ):
-        opened.with_speed("bf16")
-    with pytest.raises(ConfigError, match=r"^compile: torch.compile is for PyTorch; openvino computes this file$"):
-        opened.with_speed("fp32", compile=True)
-    assert opened.with_speed("auto").precision == "fp32"
 
 
 @pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="the processor has no bfloat16")
