@@ -23,7 +23,7 @@ from atrous.data import finding, image_shards
 from atrous.data.finding import Found, NamedImage, Skipped
 from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.engines import ENGINES, Engine, Outcome, Work
-from atrous.engines.contract import Predict
+from atrous.engines.contract import Predict, Stages
 from atrous.errors import ConfigError, DataError, ModelFileError, listing, out_of_memory, text_of
 from atrous.files import composed, prepare_output, remove_leftovers, user_path, write_atomically
 from atrous.inference import InferenceConfig
@@ -211,7 +211,9 @@ def predict_images(
     done = Done(len(found.images), len(found.images) - len(images))
     for failure in found.problems:
         done.fail(failure, say)
-    work = Work(images, predictor(job, model), partial(load_predictor, job), place.device, place.address)
+    work = Work(
+        images, predictor(job, model), partial(load_predictor, job), place.device, place.address, stages_of(job, model)
+    )
     with (
         done.told(),
         contextlib.closing(place.engine.run(work)) as outcomes,
@@ -302,6 +304,56 @@ def outcome_of(job: Job, model: Segmenter, reader: Reader | None, image: NamedIm
         return Outcome(files)
     try:
         outcome = predict_image(model, job.write, job.wanted, image)
+    except DataError as error:
+        return Outcome(failure=text_of(error))
+    if job.log is not None:
+        prediction_log.add(job.log, image, outcome.files)
+    return outcome
+
+
+def stages_of(job: Job, model: Segmenter) -> Stages:
+    """`outcome_of` in parts."""
+    return Stages(read_one, partial(number_together, model), partial(predict_some, job, model), partial(write_one, job))
+
+
+def read_one(image: NamedImage) -> Image | Outcome:
+    try:
+        with named(image.path, InferenceConfig()):
+            return read(image)
+    except DataError as error:
+        return Outcome(failure=text_of(error))
+
+
+def number_together(model: Segmenter, pixels: Image) -> int:
+    """One on a CPU, which is busy with one; and what it computes would depend, in the last bit, on the others."""
+    return 1 if model.device.type == "cpu" else segmenter.number_at_once(pixels)
+
+
+def predict_some(
+    job: Job, model: Segmenter, images: Sequence[NamedImage], values: Sequence[Image | Outcome]
+) -> list[Prediction | Outcome]:
+    """All at once, or else one by one, so that each that fails is named."""
+    outcomes = [value for value in values if isinstance(value, Outcome)]
+    pixels = [value for value in values if not isinstance(value, Outcome)]
+    if outcomes or not pixels:
+        return [*outcomes]
+    try:
+        with named(images[0].path, model.inference):
+            if len(pixels) == 1:
+                return [model.predict(pixels[0], probabilities=job.wanted.probabilities)]
+            return [*model.predict(pixels, probabilities=job.wanted.probabilities)]
+    except DataError as error:
+        if len(images) == 1:
+            text = text_of(error)
+            return [Outcome(failure=text if text.startswith(str(images[0].path)) else f"{images[0].path}: {text}")]
+    pairs = zip(images, pixels, strict=True)
+    return [result for image, own in pairs for result in predict_some(job, model, [image], [own])]
+
+
+def write_one(job: Job, image: NamedImage, prediction: Prediction) -> Outcome:
+    try:
+        with named(image.path, InferenceConfig()):
+            outcome = job.write(prediction, image)
     except DataError as error:
         return Outcome(failure=text_of(error))
     if job.log is not None:
