@@ -20,6 +20,7 @@ from atrous.errors import (
     AtrousWarning,
     ConfigError,
     DataError,
+    Mismatch,
     OutOfMemory,
     ProcessDied,
     listing,
@@ -30,6 +31,7 @@ from atrous.interrupt import Interrupted, StopFlag, ignore_signals, stop_signals
 from atrous.terminal import printable
 
 if TYPE_CHECKING:
+    from atrous.int8 import Request
     from atrous.run_folder import Resume
     from atrous.runtimes.contract import Speed
 
@@ -109,6 +111,13 @@ def _format_names(incomplete: str = "") -> list[str]:
     """Of official formats: a file for each. For the shell's completion and the help."""
     files = (Path(__file__).parent / "submissions" / "formats").glob("[a-z]*.py")
     return sorted(path.stem for path in files if path.stem.startswith(incomplete))
+
+
+TARGETS = ("litert", "onnx", "openvino", "pt2")  # what `export --to` takes; a test compares it with RUNTIMES
+
+
+def _target_names(incomplete: str) -> list[str]:
+    return [name for name in TARGETS if name.startswith(incomplete)]
 
 
 @app.command(short_help="train, evaluate and predict once, on synthetic scenes")
@@ -416,6 +425,20 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="also write class probabilities (.npz)")
     ] = False,
+    big: Annotated[
+        bool | None,
+        typer.Option(
+            help="predict images a few rows at a time, in blended windows, keeping georeferences "
+            "[default: those of more than 67 million pixels]",
+            show_default=False,
+        ),
+    ] = None,
+    bands: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,N", help="of a TIFF: the bands to take for red, green and blue, or one", show_default=False
+        ),
+    ] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -434,7 +457,7 @@ def predict(
     device: Device = None,
 ) -> None:
     """Segment images of any size: writes palette masks and overlays."""
-    from atrous import predict
+    from atrous import big_images, predict
 
     speed = _speed(precision, compile)
     words = images or []
@@ -443,6 +466,8 @@ def predict(
     predict.require_order(model, sources, overrides)
     if images_json is not None and format is None:
         raise ConfigError("--images-json lists the images of a benchmark; it needs --format")
+    if format is not None and (big or bands):
+        raise ConfigError(f"{'--big' if big else '--bands'} writes masks; it can't be combined with --format")
     if format is None:
         summary = predict.run(
             model,
@@ -452,6 +477,7 @@ def predict(
             overlays=overlays is not False,
             probabilities=probabilities,
             legend=legend,
+            big=big_images.Choice(big, big_images.bands_of(bands)),
             device=device,
             engine=engine,
             address=address,
@@ -478,6 +504,78 @@ def predict(
     if summary.failures:
         total = summary.images + summary.earlier + len(summary.failures)
         raise typer.Exit(_say(f"{len(summary.failures)} of {total} failed, each named above", 1) if total > 1 else 1)
+
+
+@app.command(short_help="measure how fast a model predicts, and what memory that takes")
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL... [data.FIELD=VALUE]...",
+            help="model files, exported ones too; with settings of data each row is evaluated as well",
+            show_default=False,
+        ),
+    ],
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="H,W", help="pixels of the images [default: the recipe's crop]", show_default=False),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="a photo to predict [default: a painted street]", show_default=False)
+    ] = None,
+    runtimes: Annotated[
+        str | None, typer.Option(help="only these, such as pytorch,openvino [default: all]", show_default=False)
+    ] = None,
+    precisions: Annotated[
+        str | None, typer.Option(help="only these, such as fp32,bf16 [default: all]", show_default=False)
+    ] = None,
+    batch: Annotated[int, typer.Option(help="images of a call, for the throughput")] = 4,
+    rounds: Annotated[int, typer.Option(help="turns that each row takes")] = 5,
+    seconds: Annotated[float, typer.Option(help="of predicting for each row, over all rounds")] = 10,
+    repeats: Annotated[
+        int | None, typer.Option(help="predictions in a round, in place of --seconds", show_default=False)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="threads of a prediction [default: as many as cores]", show_default=False)
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="write a page with a plot of score against latency", show_default=False)
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Measure latency, throughput and memory by runtime and precision, and with data the score, too.
+
+    Exit code 1: a row failed.
+    """
+    from atrous import bench
+
+    overrides = [text for text in models if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
+    options = bench.Options(
+        size=None if size is None else bench.parsed_size(size),
+        image=image,
+        batch=batch,
+        rounds=rounds,
+        seconds=seconds,
+        repeats=repeats,
+        threads=threads,
+        device=device,
+    )
+    result = bench.run(
+        [Path(text) for text in models if text not in overrides],
+        overrides,
+        options,
+        runtimes=_words(runtimes),
+        precisions=_words(precisions),
+        json_path=json,
+        html_path=html,
+    )
+    if not result.is_complete:
+        raise typer.Exit(1)
+
+
+def _words(text: str | None) -> list[str]:
+    return [] if text is None else text.replace(",", " ").split()
 
 
 @app.command(  # --output_stride=8, as the original programs write it
@@ -522,6 +620,80 @@ def convert(
         raise DataError(found.problems[0])
     images = [image.path for image in found.images]
     run.run(source, out, options or [], system=system, images=images)
+
+
+@app.command(short_help="write a model as a file for other programs")
+def export(
+    model: Annotated[Path, typer.Argument(help="a model file, or the folder of a run", show_default=False)],
+    overrides: Overrides = None,
+    *,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="litert, onnx, openvino or pt2", show_default=False, autocompletion=_target_names
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="the file to write [default: beside the model]", show_default=False)
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="H,W", help="the only size of images that the file takes [default: any]", show_default=False
+        ),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="let it also give the class probabilities of each pixel")
+    ] = False,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IMAGE|FOLDER|PATTERN", help="also compare the file with the model on these", show_default=False
+        ),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="let convolutions compute in 8-bit integers")] = False,
+    calibrate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IMAGE|FOLDER|PATTERN",
+            help="with --int8: the images that ranges are measured on [default: the data's for training]",
+            show_default=False,
+        ),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="with --int8: minmax, percentile or entropy [default: minmax]", show_default=False),
+    ] = None,
+) -> None:
+    """Write a model as a file that takes images of bytes and gives labels. Exit code 1: it differs from the model.
+
+    With --int8 and data.root=..., also measure what the integers cost.
+    """
+    from atrous import export
+
+    export.run(
+        model,
+        to,
+        out=out,
+        size=export.parse_size(size),
+        probabilities=probabilities,
+        images=images or [],
+        integers=_integers(int8, calibrate, calibration, overrides),
+    )
+
+
+def _integers(
+    is_asked: bool, calibrate: list[str] | None, calibration: str | None, overrides: list[str] | None
+) -> "Request | None":
+    """Raises ConfigError for options without --int8, which would do nothing."""
+    from atrous.int8 import Request
+
+    if is_asked:
+        return Request(calibrate or [], calibration or "minmax", overrides or [])
+    alone = "--calibrate" if calibrate else "--calibration" if calibration else next(iter(overrides or []), None)
+    if alone is not None:
+        raise ConfigError(f"{alone}: an export needs it with --int8 only")
+    return None
 
 
 @app.command(short_help="pack a dataset into a few large files")
@@ -669,7 +841,7 @@ def _explain(error: Exception, words: Sequence[str], stop: StopFlag) -> int:
     """Print what went wrong, in one line if the user or the machine is the cause; returns the exit code."""
     if os.environ.get("ATROUS_DEBUG"):
         raise error
-    if isinstance(error, FloatingPointError | ProcessDied | OutOfMemory):
+    if isinstance(error, FloatingPointError | Mismatch | ProcessDied | OutOfMemory):
         return _say(str(error), 1)
     if isinstance(error, BrokenPipeError):  # `atrous recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from rich.console import Console
 
+from atrous import big_images, distributed, model_file, prediction_log, segmenter, terminal
 from atrous import config as configs
-from atrous import distributed, model_file, prediction_log, segmenter, terminal
+from atrous.big_images import NEVER, Choice
 from atrous.data import finding, image_shards
 from atrous.data.finding import Found, NamedImage, Skipped
 from atrous.data.pairing import IMAGE_SUFFIXES
@@ -96,6 +97,7 @@ class Job(NamedTuple):
     write: Write
     log: Log | None = None  # None: the images are worked on as a whole, or not at all
     folders: tuple[str, ...] = ()  # of results, which an image that is done has files in
+    big: Choice = NEVER  # which images are predicted a few rows at a time
     speed: Speed = AUTO
 
 
@@ -108,6 +110,7 @@ def run(
     overlays: bool = True,
     probabilities: bool = False,
     legend: bool = False,
+    big: Choice | None = None,
     device: str | None = None,
     engine: str = "local",
     address: str | None = None,
@@ -119,23 +122,24 @@ def run(
 
     `say` is called with a line for each image that fails, at once; the others are predicted. Images whose results are
     there already, by the same model in the same way, are left as they are. `engine` is a row of ENGINES, and `address`
-    that of its machines.
+    that of its machines. `big` says which images are predicted a few rows at a time; None: those that are large.
     """
-    console, place = console or terminal.console(), place_of(engine, device, address)
+    console, place, big = console or terminal.console(), place_of(engine, device, address), big or Choice()
     path, out = user_path(path), place.folder(out)
     wanted = Wanted(overlays, probabilities, legend)
     model = segmenter.load(path)
     found = find_images(sources, with_shards=True)
     require_own_names(found.images)
     model = place.of(with_settings(model, overrides, str(path)), speed)
+    big_images.require(model, big, probabilities=probabilities)
     folders = tuple(wanted.folders(model.task))
     prepare(out, found.images, path, model, folders)
-    model = settled(model, found.images, console)
-    log = Log(out, maker_of(path, model, legend=legend))
+    model = settled(model, found.images, console, big)
+    log = Log(out, maker_of(path, model, legend=legend, big=big))
     for note in notes(found):
         console.print(note, soft_wrap=True)
     write, speed = partial(write_results, out, wanted), speed._replace(precision=model.precision)
-    job = Job(path.absolute(), tuple(overrides), wanted, write, log, folders, speed)
+    job = Job(path.absolute(), tuple(overrides), wanted, write, log, folders, big, speed)
     return predict_images(found, job, model, place, console, say)
 
 
@@ -171,18 +175,18 @@ def place_of(name: str, device: str | None, address: str | None) -> Place:
     return Place(ENGINES[name], device, address)
 
 
-def maker_of(path: Path, model: Segmenter, *, legend: bool) -> str:
+def maker_of(path: Path, model: Segmenter, *, legend: bool, big: Choice) -> str:
     """What decides the content of the files: not which of them are written, nor what the model's file is called."""
     file = model_in(path)
     weights = model_file.read_metadata(file).get("checksum") or hashlib.sha256(file.read_bytes()).hexdigest()
     header = model.header.to_metadata()  # with the settings of this prediction
-    facts = {"weights": weights, "header": header, "legend": legend, "precision": model.precision}
+    facts = {"weights": weights, "header": header, "legend": legend, "big": big, "precision": model.precision}
     return prediction_log.maker_of(**facts, atrous=version("atrous"))
 
 
-def settled(model: Segmenter, images: Sequence[NamedImage], console: Console) -> Segmenter:
+def settled(model: Segmenter, images: Sequence[NamedImage], console: Console, big: Choice = NEVER) -> Segmenter:
     """The model in the precision that `auto` stands for, which is said; measured only where that is worth its time."""
-    model, share = model.settled(first_images(images) if len(images) >= NUM_TRIED else ())
+    model, share = model.settled(first_images(model, images, big) if len(images) >= NUM_TRIED else ())
     if share is not None:
         name = {"bf16": "bfloat16", "fp32": "float32"}[model.precision]
         reason = f"{share:.2%} of the labels of a first image are the same in bfloat16 as in float32"
@@ -190,11 +194,12 @@ def settled(model: Segmenter, images: Sequence[NamedImage], console: Console) ->
     return model
 
 
-def first_images(images: Sequence[NamedImage]) -> Iterator[Image]:
-    """Some that can be read."""
+def first_images(model: Segmenter, images: Sequence[NamedImage], big: Choice) -> Iterator[Image]:
+    """Some that can be read, and are not predicted a few rows at a time."""
     for image in images[:NUM_TRIED]:
         with contextlib.suppress(DataError):
-            yield read(image)
+            if image.entry is not None or not big_images.is_big(model, image.path, big, probabilities=False):
+                yield read(image)
 
 
 def predict_images(
@@ -211,9 +216,8 @@ def predict_images(
     done = Done(len(found.images), len(found.images) - len(images))
     for failure in found.problems:
         done.fail(failure, say)
-    work = Work(
-        images, predictor(job, model), partial(load_predictor, job), place.device, place.address, stages_of(job, model)
-    )
+    here, parts = predictors(job, model, console, is_alone=len(images) == 1)
+    work = Work(images, here, partial(load_predictor, job), place.device, place.address, parts)
     with (
         done.told(),
         contextlib.closing(place.engine.run(work)) as outcomes,
@@ -284,70 +288,122 @@ def images_left(images: Sequence[NamedImage], job: Job, console: Console) -> Seq
 # ---- one image
 
 
-def predictor(job: Job, model: Segmenter, reader: Reader | None = None) -> Predict:
-    """`reader` knows of the results of other processes, which die before they can tell."""
-    return partial(outcome_of, job, model, reader)
+def predictor(
+    job: Job,
+    model: Segmenter,
+    reader: Reader | None = None,
+    *,
+    console: Console | None = None,
+    is_alone: bool = False,
+) -> Predict:
+    """`reader` knows of the results of other processes, which die before they can tell.
+
+    How far a large image is goes to the `console`, which has a bar of its own unless the image is alone.
+    """
+    console = console or terminal.console(quiet=True)
+    predict_large = partial(predict_big, job, model, console=console, is_alone=is_alone)
+    return partial(outcome_of, job, model, reader, predict_large)
+
+
+def predictors(job: Job, model: Segmenter, console: Console, *, is_alone: bool) -> tuple[Predict, Stages]:
+    """What predicts an image in this process, whole and in parts."""
+    predict_large = partial(predict_big, job, model, console=console, is_alone=is_alone)
+    parts = Stages(
+        partial(read_one, job, model),
+        partial(number_together, model),
+        partial(predict_some, job, model, predict_large),
+        partial(write_one, job),
+    )
+    return partial(outcome_of, job, model, None, predict_large), parts
 
 
 def load_predictor(job: Job, device: str) -> Predict:
     """The same in another process, which shares the disk. Raises what `run` does."""
     model = on_device(with_settings(segmenter.load(job.model), job.overrides, str(job.model)), device, job.speed)
-    if job.log is not None and job.log.maker != maker_of(job.model, model, legend=job.wanted.legend):
+    if job.log is not None and job.log.maker != maker_of(job.model, model, legend=job.wanted.legend, big=job.big):
         raise ModelFileError(f"{job.model}: the file has changed since the prediction was started; start it again")
     return predictor(job, model, None if job.log is None else Reader(job.log))
 
 
-def outcome_of(job: Job, model: Segmenter, reader: Reader | None, image: NamedImage) -> Outcome:
+def outcome_of(job: Job, model: Segmenter, reader: Reader | None, predict_large: Predict, image: NamedImage) -> Outcome:
     """Write the files of one image, unless they are there. Raises OSError for what is wrong with the output."""
     files = files_there(job, reader, image)
     if files:
         return Outcome(files)
     try:
-        outcome = predict_image(model, job.write, job.wanted, image)
+        is_large = is_big(job, model, image)
+        outcome = predict_large(image) if is_large else predict_image(model, job.write, job.wanted, image)
     except DataError as error:
         return Outcome(failure=text_of(error))
-    if job.log is not None:
-        prediction_log.add(job.log, image, outcome.files)
+    note(job, image, outcome)
     return outcome
 
 
-def stages_of(job: Job, model: Segmenter) -> Stages:
-    """`outcome_of` in parts."""
-    return Stages(read_one, partial(number_together, model), partial(predict_some, job, model), partial(write_one, job))
+class Large(NamedTuple):
+    """In place of the pixels of an image that is predicted a few rows at a time: nothing is read beside it."""
+
+    nbytes: int = 2**62
+    shape: None = None
 
 
-def read_one(image: NamedImage) -> Image | Outcome:
+Value = Image | Large | Outcome  # what was read, or why not
+
+
+def read_one(job: Job, model: Segmenter, image: NamedImage) -> Value:
     try:
         with named(image.path, InferenceConfig()):
-            return read(image)
+            return Large() if is_big(job, model, image) else read(image)
     except DataError as error:
         return Outcome(failure=text_of(error))
 
 
-def number_together(model: Segmenter, pixels: Image) -> int:
+def number_together(model: Segmenter, value: Image | Large) -> int:
     """One on a CPU, which is busy with one; and what it computes would depend, in the last bit, on the others."""
-    return 1 if model.device.type == "cpu" else segmenter.number_at_once(pixels)
+    return 1 if model.device.type == "cpu" or isinstance(value, Large) else segmenter.number_at_once(value)
 
 
 def predict_some(
-    job: Job, model: Segmenter, images: Sequence[NamedImage], values: Sequence[Image | Outcome]
+    job: Job, model: Segmenter, predict_large: Predict, images: Sequence[NamedImage], values: Sequence[Value]
 ) -> list[Prediction | Outcome]:
     """All at once, or else one by one, so that each that fails is named."""
-    outcomes = [value for value in values if isinstance(value, Outcome)]
-    pixels = [value for value in values if not isinstance(value, Outcome)]
-    if outcomes or not pixels:
-        return [*outcomes]
+    if len(images) == 1:
+        return [_predicted(job, model, predict_large, images[0], values[0])]
+    pixels = [value for value in values if isinstance(value, np.ndarray)]
     try:
         with named(images[0].path, model.inference):
-            if len(pixels) == 1:
-                return [model.predict(pixels[0], probabilities=job.wanted.probabilities)]
             return [*model.predict(pixels, probabilities=job.wanted.probabilities)]
+    except DataError:
+        pairs = zip(images, values, strict=True)
+        return [_predicted(job, model, predict_large, image, value) for image, value in pairs]
+
+
+def _predicted(
+    job: Job, model: Segmenter, predict_large: Predict, image: NamedImage, value: Value
+) -> Prediction | Outcome:
+    if isinstance(value, Outcome):
+        return value
+    try:
+        if isinstance(value, Large):
+            outcome = predict_large(image)
+            note(job, image, outcome)
+            return outcome
+        with named(image.path, model.inference):
+            return predicted(model, job.wanted, image, value)
     except DataError as error:
-        if len(images) == 1:
-            text = text_of(error)
-            return [Outcome(failure=text if text.startswith(str(images[0].path)) else f"{images[0].path}: {text}")]
-    pairs = zip(images, pixels, strict=True)
-    return [result for image, own in pairs for result in predict_some(job, model, [image], [own])]
+        return Outcome(failure=text_of(error))
+
+
+def predicted(model: Segmenter, wanted: Wanted, image: NamedImage, pixels: Image) -> Prediction:
+    try:
+        return model.predict(pixels, probabilities=wanted.probabilities)
+    except DataError as error:
+        raise DataError(f"{image.path}: {error}") from error
+
+
+def note(job: Job, image: NamedImage, outcome: Outcome) -> None:
+    """That its files are there."""
+    if job.log is not None:
+        prediction_log.add(job.log, image, outcome.files)
 
 
 def write_one(job: Job, image: NamedImage, prediction: Prediction) -> Outcome:
@@ -356,8 +412,7 @@ def write_one(job: Job, image: NamedImage, prediction: Prediction) -> Outcome:
             outcome = job.write(prediction, image)
     except DataError as error:
         return Outcome(failure=text_of(error))
-    if job.log is not None:
-        prediction_log.add(job.log, image, outcome.files)
+    note(job, image, outcome)
     return outcome
 
 
@@ -375,27 +430,47 @@ def predict_image(model: Segmenter, write: Write, wanted: Wanted, image: NamedIm
     Raises DataError with the path for what is wrong with this image, and OSError for what is wrong with the output.
     """
     with named(image.path, model.inference):
-        pixels = read(image)
-        try:
-            prediction = model.predict(pixels, probabilities=wanted.probabilities)
-        except DataError as error:
-            raise DataError(f"{image.path}: {error}") from error
-        return write(prediction, image)
+        return write(predicted(model, wanted, image, read(image)), image)
+
+
+def is_big(job: Job, model: Segmenter, image: NamedImage) -> bool:
+    """Whether an image is predicted a few rows at a time; those in shards never are."""
+    is_file = image.entry is None
+    return is_file and big_images.is_big(model, image.path, job.big, probabilities=job.wanted.probabilities)
+
+
+def predict_big(job: Job, model: Segmenter, image: NamedImage, *, console: Console, is_alone: bool) -> Outcome:
+    """Write the files of an image that is larger than the memory. Raises the same errors as `predict_image`."""
+    assert job.log is not None, "benchmarks take no large images"
+    folders = [job.log.out / folder for folder in job.folders]
+    pictures = [folder / image.name for folder in folders if folder.name == OVERLAYS]
+    target = big_images.Target(folders[0] / image.name, pictures[0] if pictures else None)
+    options: dict[str, Any] = {"legend": job.wanted.legend, "console": console, "is_alone": is_alone}
+    with named(image.path, big_images.protocol(model.inference)), writable(image, folders):
+        files = big_images.predict(model, image.path, target, job.big.bands, **options)
+    return Outcome({file: next(folder for folder in folders if file.is_relative_to(folder)) for file in files})
 
 
 def write_results(out: Path, wanted: Wanted, prediction: Prediction, job: NamedImage) -> Outcome:
     contents = prediction.files(**wanted._asdict())
     files = {out / folder / f"{job.name}{suffix}": out / folder for folder, suffix in contents}
-    try:
+    with writable(job, [out, *files.values()]):
         for file, content in zip(files, contents.values(), strict=True):
             write_atomically(file, content)
+    return Outcome(files)
+
+
+@contextlib.contextmanager
+def writable(image: NamedImage, folders: Sequence[Path]) -> Iterator[None]:
+    """Turn what is wrong with the files of one image alone, such as a name that is too long, into an error with it."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in NOWHERE:
-            for folder in (out, *files.values()):
+            for folder in folders:
                 prepare_output(folder)
-            raise DataError(f"{job.path}: {text_of(error)}") from error
+            raise DataError(f"{image.path}: {text_of(error)}") from error
         raise
-    return Outcome(files)
 
 
 def read(image: NamedImage) -> Image:

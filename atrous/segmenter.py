@@ -18,15 +18,17 @@ from atrous.config import Config
 from atrous.data.image_like import ImageLike, is_one_image, several
 from atrous.data.image_like import read_image as read_image
 from atrous.data.label_space import LabelSpace, numbered_names
+from atrous.deployed import frame_of
 from atrous.errors import ConfigError, ModelFileError, listing
 from atrous.files import user_path
 from atrous.inference import WINDOW_PIXELS, InferenceConfig, as_batch, look
+from atrous.layers import quantization
 from atrous.model_file import Header, require_same_classes
 from atrous.models import MODELS, AnyModelConfig, Model, ModelConfig
 from atrous.prediction import Prediction
 from atrous.run_folder import RunFolder
 from atrous.runtimes import pytorch
-from atrous.runtimes.contract import Arithmetic, Precision, Speed
+from atrous.runtimes.contract import Arithmetic, Opened, Precision, Speed
 from atrous.tasks import TASKS, Task
 from atrous.tasks.contract import Labels
 from atrous.types import Image, Network
@@ -52,7 +54,9 @@ class Segmenter:
     def model(self) -> Model:
         """The network as a PyTorch model. Raises ConfigError for a network of another runtime."""
         if not isinstance(self.network, Model):
-            raise ConfigError(f"{type(self.network).__name__}: an exported network has no model to train or change")
+            raise ConfigError(
+                "an exported network has no model to train or change; load the .safetensors file that it is from"
+            )
         return self.network
 
     @property
@@ -196,6 +200,8 @@ class Segmenter:
         config = model_config(self.model.config.at_output_stride(output_stride), "with_output_stride")
         with torch.device("meta"):
             model = models.build(config, self.model.num_classes)
+        if quantization.has_ranges(self.model):
+            quantization.add_ranges(model)
         _require_same_network(self.model, model)
         model.load_state_dict(self.model.state_dict(keep_vars=True), assign=True)
         inference = self.inference.model_copy(update={"output_stride": None})
@@ -282,7 +288,7 @@ def load(
     """
     place = device_of(device)
     network, header = model_file.load(model_in(user_path(path)), place)
-    segmenter = Segmenter(network, header, place).with_inference(header.inference)
+    segmenter = Segmenter(network, header, place).with_inference(_fitting(network, header.inference))
     return segmenter.with_speed(precision, compile=compile)
 
 
@@ -292,6 +298,15 @@ def equal_share(one: Labels, other: Labels) -> float:
         (a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None and not a.is_floating_point()
     ]
     return min((float((a == b).double().mean()) for a, b in maps), default=0.0)
+
+
+def _fitting(network: Network, inference: InferenceConfig) -> InferenceConfig:
+    """The protocol, but for an exported network of one size: images of other sizes lie on a canvas of it."""
+    size = network.facts.size
+    if not isinstance(network, Opened) or size is None or inference.mode != "whole":
+        return inference
+    is_on_grid = frame_of(size, network.facts, pads=network.pads) == size
+    return inference.model_copy(update={"mode": "canvas", "window": size}) if is_on_grid else inference
 
 
 def device_of(device: str | torch.device) -> torch.device:

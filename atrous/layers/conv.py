@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import Function
 from torch.nn import functional as F
 
-Padding = Literal["same", "symmetric"]  # TensorFlow's, which depends on the input's size | the same on each side
+Padding = Literal["same", "symmetric", "valid"]  # TensorFlow's, which depends on the input's size | equal | none
 Rate = int | tuple[int, int]  # for both axes | (height, width)
 Activation = Literal["relu", "relu6", "clip6", "hard_swish", "leaky_relu", "none"]
 
@@ -50,6 +50,9 @@ ACTIVATIONS: dict[Activation, Callable[..., nn.Module]] = {
     "hard_swish": nn.Hardswish,
     "leaky_relu": partial(nn.LeakyReLU, 0.01),
 }
+
+
+NO_ACTIVATION: Activation = "none"
 
 
 class Norm(NamedTuple):
@@ -95,7 +98,8 @@ class Conv(nn.Conv2d):
     ) -> None:
         self.sized = padding == "same" and (stride > 1 or kernel % 2 == 0)  # else SAME is symmetric for every size
         rates = (rate, rate) if isinstance(rate, int) else rate
-        height, width = (0 if self.sized else (one * (kernel - 1) + 1) // 2 for one in rates)
+        is_padded = padding != "valid" and not self.sized
+        height, width = ((one * (kernel - 1) + 1) // 2 if is_padded else 0 for one in rates)
         super().__init__(inp, out, kernel, stride, (height, width), rates, groups, bias=False)
 
     def reset_parameters(self) -> None:
@@ -121,7 +125,7 @@ class ConvNorm(nn.Sequential):
         out: int,
         kernel: int = 1,
         *,
-        norm: Norm,
+        norm: Norm | None,  # None: without a batch norm
         stride: int = 1,
         rate: Rate = 1,
         groups: int = 1,
@@ -130,13 +134,17 @@ class ConvNorm(nn.Sequential):
     ) -> None:
         super().__init__()
         self.conv = Conv(inp, out, kernel, stride=stride, rate=rate, groups=groups, padding=padding)
-        self.norm = nn.BatchNorm2d(out, eps=norm.eps, momentum=norm.momentum)
+        if norm is not None:
+            self.norm = nn.BatchNorm2d(out, eps=norm.eps, momentum=norm.momentum)
         if act != "none":
             self.act = ACTIVATIONS[act](inplace=True)
 
 
 class SeparableConv(nn.Sequential):
-    """A depthwise convolution (`depthwise`) and a 1x1 (`pointwise`), each with batch norm and activation."""
+    """A depthwise convolution (`depthwise`) and a 1x1 (`pointwise`), each with batch norm and activation.
+
+    If it is `bare`, the depthwise convolution has neither.
+    """
 
     def __init__(
         self,
@@ -149,10 +157,12 @@ class SeparableConv(nn.Sequential):
         rate: Rate = 1,
         act: Activation = "relu",
         padding: Padding = "symmetric",
+        bare: bool = False,
     ) -> None:
         super().__init__()
+        inner, inner_act = (None, NO_ACTIVATION) if bare else (norm, act)
         self.depthwise = ConvNorm(
-            inp, inp, kernel, norm=norm, stride=stride, rate=rate, groups=inp, act=act, padding=padding
+            inp, inp, kernel, norm=inner, stride=stride, rate=rate, groups=inp, act=inner_act, padding=padding
         )
         self.pointwise = ConvNorm(inp, out, norm=norm, act=act)
 

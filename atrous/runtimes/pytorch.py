@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from atrous import models
 from atrous.errors import AtrousWarning, ConfigError, ModelFileError, listing
+from atrous.layers import quantization
 from atrous.layers.folding import fold, fold_traced, norms_in
 from atrous.layers.lowering import lower
 from atrous.layers.packed import pack, works
@@ -64,7 +65,7 @@ def prepare(
     `compile`, `torch.compile` makes the code instead, at the first image.
     """
     copied = _own_copy(model, torch.device(device)).eval()  # tracing runs it
-    _fold(copied)
+    fold_norms(copied)
     if getattr(copied, AUXILIARY, None) is not None:
         setattr(copied, AUXILIARY, LeftOut())
     if precision == "bf16":
@@ -118,7 +119,8 @@ def _own_copy(model: Model, device: torch.device) -> Model:
     return shared_copy(model) if is_there else copy.deepcopy(model).to(device)
 
 
-def _fold(model: Model) -> None:
+def fold_norms(model: Model) -> None:
+    """Into the convolutions before them, in place."""
     fold(model)
     if norms_in(model.backbone):  # those of a network of another package
         with contextlib.suppress(RuntimeError):  # it takes no images of this size
@@ -163,6 +165,10 @@ def shared_copy(model: Model) -> Model:
     return copy.deepcopy(model, memo)
 
 
+def recognises(start: bytes) -> bool:
+    return start[8:9] == b"{"
+
+
 def read_metadata(path: Path) -> Mapping[str, str]:
     _require_header(path)
     with _errors_with_path(path), safe_open(path, framework="pt") as file:
@@ -177,6 +183,8 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
         digest = pool.submit(checksum, weights)
         with torch.device("meta"):
             model = models.build(config, num_classes)
+    if any(map(quantization.is_of_range, weights)):
+        quantization.add_ranges(model)
     if stored not in (None, digest.result()):
         raise ModelFileError(f"{path}: its weights do not match their checksum: the file is damaged")
     require_same_weights(model.state_dict(), weights, path)
