@@ -24,7 +24,7 @@ class Axis(NamedTuple):
     near: Tensor  # [large] the neighbour before, in the small map
     share: Tensor  # [large] of the neighbour after it
     start: Tensor  # [small] the first row of the large map at or after this one
-    count: Tensor  # [small] how many there are before the next
+    number: Tensor  # [small] how many there are before the next
 
 
 class Maps(NamedTuple):
@@ -98,7 +98,7 @@ def _borders(band: Band) -> Tensor:
     winners = maps.winners[rows.start : rows.stop + 1]
     one = winners[:-1, :-1]
     differs = (one != winners[:-1, 1:]) | (one != winners[1:, :-1]) | (one != winners[1:, 1:])
-    differs &= (maps.rows.count[rows] > 0)[:, None] & (maps.columns.count > 0)
+    differs &= (maps.rows.number[rows] > 0)[:, None] & (maps.columns.number > 0)
     return differs.nonzero()
 
 
@@ -107,7 +107,7 @@ def _fill(work: tuple[Band, Tensor]) -> None:
     """All pixels of the large map from the first row of the band on, to the row after it."""
     (maps, rows), borders = work
     last = rows.stop - 1
-    own = slice(int(maps.rows.start[rows.start]), int(maps.rows.start[last] + maps.rows.count[last]))
+    own = slice(int(maps.rows.start[rows.start]), int(maps.rows.start[last] + maps.rows.number[last]))
     wide = maps.winners[rows].index_select(1, maps.columns.near)
     torch.index_select(wide, 0, maps.rows.near[own] - rows.start, out=maps.classes[own])
     y, x = borders.unbind(1)
@@ -131,7 +131,7 @@ def _with_candidates(small: Tensor, y: Tensor, x: Tensor) -> list[Cells]:
     number = can_win.sum(1)
     table = _table(can_win, number)
     groups = []
-    for size in number.unique().tolist():
+    for size in torch.unique(number).tolist():
         (own,) = (number == size).nonzero(as_tuple=True)
         classes = table[own, :size]
         groups.append(Cells(y[own], x[own], [corner[own].gather(1, classes) for corner in corners], classes))
@@ -149,7 +149,7 @@ def _table(can_win: Tensor, number: Tensor) -> Tensor:
 
 def _interpolate(maps: Maps, cells: Cells) -> None:
     """Interpolate the scores of the candidates over the pixels of each cell, and write the first of the largest."""
-    height, width = int(maps.rows.count[cells.y].max()), int(maps.columns.count[cells.x].max())
+    height, width = int(maps.rows.number[cells.y].max()), int(maps.columns.number[cells.x].max())
     step = max(1, CHUNK_BYTES // (cells.classes.shape[1] * height * width * maps.small.element_size()))
     for start in range(0, len(cells.y), step):
         part = slice(start, start + step)
@@ -166,7 +166,7 @@ def _interpolate(maps: Maps, cells: Cells) -> None:
 
 def _pixels(axis: Axis, cells: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """The rows (or columns) of the large map in each cell, [N, length], the last repeated, and their shares."""
-    place = torch.minimum(torch.arange(length), axis.count[cells, None] - 1)
+    place = torch.minimum(torch.arange(length), axis.number[cells, None] - 1)
     index = axis.start[cells, None] + place
     return index, axis.share[index]
 
