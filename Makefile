@@ -20,7 +20,7 @@ test: $(INSTALLED) ## run the fast tests
 	$(BIN)/pytest -m "not slow" $(PARALLEL)
 
 slow: $(INSTALLED) ## run the slow tests: killed and resumed runs, many processes, the demo's score
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow $(PARALLEL)
 
 coverage: $(INSTALLED) ## run the fast tests and print how much of the code they reach
 	$(BIN)/pytest -m "not slow" $(PARALLEL) --cov --cov-report=term

@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
@@ -20,6 +20,7 @@ from atrous.errors import (
     AtrousWarning,
     ConfigError,
     DataError,
+    Mismatch,
     OutOfMemory,
     ProcessDied,
     listing,
@@ -30,7 +31,9 @@ from atrous.interrupt import Interrupted, StopFlag, ignore_signals, stop_signals
 from atrous.terminal import printable
 
 if TYPE_CHECKING:
+    from atrous.int8 import Request
     from atrous.run_folder import Resume
+    from atrous.runtimes.contract import Speed
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -75,6 +78,10 @@ Overrides = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N; by default a GPU if there is one", show_default=False)
 ]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="by torch.compile: takes minutes at first, pays for many images of one size")
+]
+PRECISIONS = "fp32, bf16, or auto: bf16 where it is faster and labels agree"
 Workers = Annotated[int, typer.Option(min=0, help="processes that read images; 0: the main process reads them itself")]
 
 
@@ -104,6 +111,13 @@ def _format_names(incomplete: str = "") -> list[str]:
     """Of official formats: a file for each. For the shell's completion and the help."""
     files = (Path(__file__).parent / "submissions" / "formats").glob("[a-z]*.py")
     return sorted(path.stem for path in files if path.stem.startswith(incomplete))
+
+
+TARGETS = ("litert", "onnx", "openvino", "pt2")  # what `export --to` takes; a test compares it with RUNTIMES
+
+
+def _target_names(incomplete: str) -> list[str]:
+    return [name for name in TARGETS if name.startswith(incomplete)]
 
 
 @app.command(short_help="train, evaluate and predict once, on synthetic scenes")
@@ -307,6 +321,8 @@ def evaluate(
         float | None,
         typer.Option(min=0, help="with --watch: seconds without a new model after which it ends", show_default=False),
     ] = None,
+    precision: Annotated[str, typer.Option(help=f"what to compute in: {PRECISIONS}")] = "fp32",
+    compile: Compile = False,  # noqa: A002 - the option's name
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
@@ -331,9 +347,18 @@ def evaluate(
         workers=workers,
         metrics=chosen,
         truth=truth,
+        **_speed(precision, compile)._asdict(),
     )
     if evaluation.skipped and (truth is not None or scoring.is_stored(model)):
         raise typer.Exit(1)
+
+
+def _speed(precision: str, compile: bool) -> "Speed":  # noqa: A002
+    from atrous.runtimes.contract import PRECISIONS, Speed
+
+    if precision not in PRECISIONS:
+        raise ConfigError(f"--precision {precision}: expected {', '.join(PRECISIONS)}")
+    return Speed(cast(Any, precision), compile)
 
 
 def _watch(
@@ -427,11 +452,14 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    precision: Annotated[str, typer.Option(help=f"what to compute in: {PRECISIONS}")] = "auto",
+    compile: Compile = False,  # noqa: A002 - the option's name
     device: Device = None,
 ) -> None:
     """Segment images of any size: writes palette masks and overlays."""
     from atrous import big_images, predict
 
+    speed = _speed(precision, compile)
     words = images or []
     overrides = [text for text in words if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
     sources = [text for text in words if text not in overrides]
@@ -453,6 +481,7 @@ def predict(
             device=device,
             engine=engine,
             address=address,
+            speed=speed,
             say=lambda text: _say(text, 1),
         )
     else:
@@ -467,6 +496,7 @@ def predict(
             device=device,
             engine=engine,
             address=address,
+            speed=speed,
             say=lambda text: _say(text, 1),
         )
     if summary.images or summary.earlier:
@@ -474,6 +504,78 @@ def predict(
     if summary.failures:
         total = summary.images + summary.earlier + len(summary.failures)
         raise typer.Exit(_say(f"{len(summary.failures)} of {total} failed, each named above", 1) if total > 1 else 1)
+
+
+@app.command(short_help="measure how fast a model predicts, and what memory that takes")
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL... [data.FIELD=VALUE]...",
+            help="model files, exported ones too; with settings of data each row is evaluated as well",
+            show_default=False,
+        ),
+    ],
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="H,W", help="pixels of the images [default: the recipe's crop]", show_default=False),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="a photo to predict [default: a painted street]", show_default=False)
+    ] = None,
+    runtimes: Annotated[
+        str | None, typer.Option(help="only these, such as pytorch,openvino [default: all]", show_default=False)
+    ] = None,
+    precisions: Annotated[
+        str | None, typer.Option(help="only these, such as fp32,bf16 [default: all]", show_default=False)
+    ] = None,
+    batch: Annotated[int, typer.Option(help="images of a call, for the throughput")] = 4,
+    rounds: Annotated[int, typer.Option(help="turns that each row takes")] = 5,
+    seconds: Annotated[float, typer.Option(help="of predicting for each row, over all rounds")] = 10,
+    repeats: Annotated[
+        int | None, typer.Option(help="predictions in a round, in place of --seconds", show_default=False)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="threads of a prediction [default: as many as cores]", show_default=False)
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="write all figures to this JSON file", show_default=False)] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="write a page with a plot of score against latency", show_default=False)
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Measure latency, throughput and memory by runtime and precision, and with data the score, too.
+
+    Exit code 1: a row failed.
+    """
+    from atrous import bench
+
+    overrides = [text for text in models if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
+    options = bench.Options(
+        size=None if size is None else bench.parsed_size(size),
+        image=image,
+        batch=batch,
+        rounds=rounds,
+        seconds=seconds,
+        repeats=repeats,
+        threads=threads,
+        device=device,
+    )
+    result = bench.run(
+        [Path(text) for text in models if text not in overrides],
+        overrides,
+        options,
+        runtimes=_words(runtimes),
+        precisions=_words(precisions),
+        json_path=json,
+        html_path=html,
+    )
+    if not result.is_complete:
+        raise typer.Exit(1)
+
+
+def _words(text: str | None) -> list[str]:
+    return [] if text is None else text.replace(",", " ").split()
 
 
 @app.command(  # --output_stride=8, as the original programs write it
@@ -518,6 +620,80 @@ def convert(
         raise DataError(found.problems[0])
     images = [image.path for image in found.images]
     run.run(source, out, options or [], system=system, images=images)
+
+
+@app.command(short_help="write a model as a file for other programs")
+def export(
+    model: Annotated[Path, typer.Argument(help="a model file, or the folder of a run", show_default=False)],
+    overrides: Overrides = None,
+    *,
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="litert, onnx, openvino or pt2", show_default=False, autocompletion=_target_names
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="the file to write [default: beside the model]", show_default=False)
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="H,W", help="the only size of images that the file takes [default: any]", show_default=False
+        ),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="let it also give the class probabilities of each pixel")
+    ] = False,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IMAGE|FOLDER|PATTERN", help="also compare the file with the model on these", show_default=False
+        ),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="let convolutions compute in 8-bit integers")] = False,
+    calibrate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IMAGE|FOLDER|PATTERN",
+            help="with --int8: the images that ranges are measured on [default: the data's for training]",
+            show_default=False,
+        ),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="with --int8: minmax, percentile or entropy [default: minmax]", show_default=False),
+    ] = None,
+) -> None:
+    """Write a model as a file that takes images of bytes and gives labels. Exit code 1: it differs from the model.
+
+    With --int8 and data.root=..., also measure what the integers cost.
+    """
+    from atrous import export
+
+    export.run(
+        model,
+        to,
+        out=out,
+        size=export.parse_size(size),
+        probabilities=probabilities,
+        images=images or [],
+        integers=_integers(int8, calibrate, calibration, overrides),
+    )
+
+
+def _integers(
+    is_asked: bool, calibrate: list[str] | None, calibration: str | None, overrides: list[str] | None
+) -> "Request | None":
+    """Raises ConfigError for options without --int8, which would do nothing."""
+    from atrous.int8 import Request
+
+    if is_asked:
+        return Request(calibrate or [], calibration or "minmax", overrides or [])
+    alone = "--calibrate" if calibrate else "--calibration" if calibration else next(iter(overrides or []), None)
+    if alone is not None:
+        raise ConfigError(f"{alone}: an export needs it with --int8 only")
+    return None
 
 
 @app.command(short_help="pack a dataset into a few large files")
@@ -665,7 +841,7 @@ def _explain(error: Exception, words: Sequence[str], stop: StopFlag) -> int:
     """Print what went wrong, in one line if the user or the machine is the cause; returns the exit code."""
     if os.environ.get("ATROUS_DEBUG"):
         raise error
-    if isinstance(error, FloatingPointError | ProcessDied | OutOfMemory):
+    if isinstance(error, FloatingPointError | Mismatch | ProcessDied | OutOfMemory):
         return _say(str(error), 1)
     if isinstance(error, BrokenPipeError):  # `atrous recipes | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -36,6 +36,10 @@ class ModelFileError(AtrousError):
     """A model file or a training state is damaged, or belongs to another network."""
 
 
+class DamagedModelError(ModelFileError):
+    """A file that Atrous wrote is not as it was."""
+
+
 class AtrousWarning(UserWarning):
     """What a user should know, but need not correct."""
 
@@ -54,6 +58,10 @@ class ProcessDied(RuntimeError):  # noqa: N818 - as FloatingPointError, the fail
 
 class OutOfMemory(RuntimeError):  # noqa: N818 - as FloatingPointError, the failure of a run, not of its user
     """The memory does not suffice, and what would need less is said. One line, exit code 1."""
+
+
+class Mismatch(RuntimeError):  # noqa: N818 - as FloatingPointError, the failure of a run, not of its user
+    """An exported file computes something else than its model. One line, exit code 1."""
 
 
 _warned: set[str] = set()

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from atrous.errors import ConfigError, ModelFileError
 from atrous.layers.resize import image_size, resize, scale_dimension
-from atrous.ops import upsample_argmax, upsample_part
+from atrous.ops import upsample_argmax, upsample_part, with_edge
 from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
 from atrous.settings import Scales, Settings, Side
-from atrous.types import Convention, Image, Network, Outputs, Size
+from atrous.types import Convention, Image, Labelling, Network, Outputs, Size
 
 POINTS = 2**16  # that are looked up in a map at a time
 WINDOW_PIXELS = 2**21  # of all windows in one pass, about 8 of 513 x 513: more take memory and save hardly any time
@@ -41,6 +41,8 @@ class InferenceConfig(Settings):
     """Sizes at which an image is seen; probabilities are averaged; each costs a pass."""
     flip: bool = False
     """Average with the horizontally flipped image: a little better, twice as slow."""
+    pad_to_grid: bool = True
+    """With aligned corners: images are padded to k * output stride + 1; false: shown at their own size."""
     output_stride: Literal[8, 16, 32] | None = None
     """Pixels per cell of the network's map: 8 is finer and slower than 16; none: as trained."""
     crf: CRFName | None = None  # rows of postprocess.crf.CRFS
@@ -106,6 +108,8 @@ def look(network: Network, images: Tensor, config: InferenceConfig, *, probabili
     size, facts = image_size(images), network.facts
     if config.is_one_slide and not probabilities:
         return _one_slide(network, images, config)
+    if isinstance(network, Labelling) and config.is_single and config.mode == "whole" and not probabilities:
+        return Seen(Outputs(), size, size, size, facts.convention, is_mean=False, labels=network.labels(images))
     if probabilities or not config.is_single:
         return Seen(predict_mean(network, images, config), size, size, size, facts.convention, is_mean=True)
     frame = _frame(network, images, config)
@@ -134,12 +138,18 @@ def labels_at_image(seen: Seen) -> Tensor:
         return seen.labels
     if seen.is_mean:
         return _likeliest(seen.outputs.semantic)
-    is_aligned = seen.convention == "aligned_corners"
-    labels = upsample_argmax(seen.outputs.semantic, seen.frame, align_corners=is_aligned)
-    labels = labels[:, : seen.content[0], : seen.content[1]]
+    labels = _upsampled(seen)[:, : seen.content[0], : seen.content[1]]
     if image_size(labels) == seen.size:
         return labels
     return F.interpolate(labels[:, None].float(), seen.size, mode="nearest-exact")[:, 0].to(labels.dtype)
+
+
+def _upsampled(seen: Seen) -> Tensor:
+    """The likeliest class of each pixel of the frame, [B, H', W'], from logits."""
+    maps, (height, width) = seen.outputs.semantic, seen.frame
+    if seen.convention == "legacy":
+        return upsample_argmax(with_edge(maps), _larger(seen.frame))[:, :height, :width]
+    return upsample_argmax(maps, seen.frame, align_corners=seen.convention == "aligned_corners")
 
 
 def _likeliest(probabilities: Tensor) -> Tensor:
@@ -162,11 +172,7 @@ def predict_labels(network: Network, images: Tensor, config: InferenceConfig) ->
 def maps_at_content(seen: Seen) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The classes [B, H, W], heights [B, 1, H, W] and offsets [B, 2, H, W] of the content, in its own pixels."""
     height, width = seen.content
-    is_aligned = seen.convention == "aligned_corners"
-    if seen.is_mean:
-        classes = _likeliest(seen.outputs.semantic)
-    else:
-        classes = upsample_argmax(seen.outputs.semantic, seen.frame, align_corners=is_aligned)[:, :height, :width]
+    classes = _likeliest(seen.outputs.semantic) if seen.is_mean else _upsampled(seen)[:, :height, :width]
     center, offset = (
         None if x is None else resize(x.float(), seen.frame, seen.convention)[..., :height, :width]
         for x in (seen.outputs.center, seen.outputs.offset)
@@ -180,8 +186,9 @@ def probabilities_at(seen: Seen, index: int, places: Tensor, classes: Tensor) ->
     maps = seen.outputs.semantic[index]
     if seen.is_mean:
         return maps[classes, places[:, 0], places[:, 1]]
-    is_aligned = seen.convention == "aligned_corners"
-    sides = torch.tensor(seen.frame, device=places.device)
+    is_aligned = seen.convention != "half_pixel"
+    maps, frame = (with_edge(maps[None])[0], _larger(seen.frame)) if seen.convention == "legacy" else (maps, seen.frame)
+    sides = torch.tensor(frame, device=places.device)
     relative = places / (sides - 1).clamp_min(1) if is_aligned else (places + 0.5) / sides
     parts = [places.new_zeros(0, dtype=torch.float32)]
     for points, own in zip(torch.split(relative.float(), POINTS), torch.split(classes, POINTS), strict=True):
@@ -189,6 +196,10 @@ def probabilities_at(seen: Seen, index: int, places: Tensor, classes: Tensor) ->
         logits = F.grid_sample(maps[None].float(), grid, padding_mode="border", align_corners=is_aligned)[0, :, 0]
         parts.append(logits.softmax(0).gather(0, own[None])[0])
     return torch.cat(parts)
+
+
+def _larger(size: Size) -> Size:
+    return size[0] + 1, size[1] + 1
 
 
 def at_image(labels: Tensor, seen: Seen) -> Tensor:
@@ -234,7 +245,7 @@ class Frame(NamedTuple):
 def _frame(network: Network, images: Tensor, config: InferenceConfig) -> Frame:
     if config.mode == "canvas":
         return on_canvas(images, network, config.window)
-    return Frame(pad_to_grid(images, network), *image_size(images))
+    return Frame(pad_to_grid(images, network) if config.pad_to_grid else images, *image_size(images))
 
 
 def on_canvas(images: Tensor, network: Network, canvas: tuple[int, int]) -> Frame:
@@ -310,12 +321,22 @@ def _view(network: Network, images: Tensor, scale: float, *, is_flipped: bool) -
     size, convention, num_classes = image_size(images), network.facts.convention, network.facts.num_classes
     finest = max(1.0, scale) / network.facts.logits_stride
     grid = [scale_dimension(side, finest) for side in size]
-    view = images if scale == 1 else resize(images.float(), [scale_dimension(side, scale) for side in size])
+    view = images if scale == 1 else resize(images.float(), _view_size(size, scale, network))
     maps = _maps(network, view.flip(-1) if is_flipped else view, scale)
     maps = resize(_flipped_back(maps, num_classes) if is_flipped else maps, grid, convention)
     return _with_probabilities(
         _offsets_rescaled(resize(maps, size, convention), num_classes, image_size(view), size), num_classes
     )
+
+
+def _view_size(size: Size, scale: float, network: Network) -> Size:
+    """The size of images at a scale; for a network that takes only sizes on its grid, the nearest of these."""
+    height, width = (scale_dimension(side, scale) for side in size)
+    if not network.facts.on_grid:
+        return height, width
+    stride = network.facts.output_stride
+    rows, columns = (max(1, round((side - 1) / stride)) * stride + 1 for side in (height, width))
+    return rows, columns
 
 
 # Maps are one tensor [B, K, h, w]: C logits or probabilities and, from a panoptic network, a height and two offsets.
@@ -501,7 +522,7 @@ def _patches(network: Network, source: Source, config: InferenceConfig) -> Itera
             yield from _blended(windows, slice(top, first), source.size, network, config)
             windows = [window for window in windows if window.view.rows.stop > first]
             top = first
-        windows += _in_one_pass(network, views, source)
+        windows += _in_one_pass(network, views, source, config)
     yield from _blended(windows, slice(top, source.size[0]), source.size, network, config)
 
 
@@ -519,13 +540,16 @@ def _passes(source: Source, network: Network, config: InferenceConfig) -> Iterat
         yield batch
 
 
-def _in_one_pass(network: Network, views: list[View], source: Source) -> list[Window]:
+def _in_one_pass(network: Network, views: list[View], source: Source, config: InferenceConfig) -> list[Window]:
     """What the network sees in windows, all of one size."""
     top, bottom = views[0].rows.start, max(view.rows.stop for view in views)
     images = source.read(slice(top, min(bottom, source.size[0])))
-    padded = pad_to_grid(torch.cat([_shown(images, view, top, network) for view in views]), network)
-    maps = torch.split(_maps(network, padded), source.number)
-    return [Window(view, own, image_size(padded)) for view, own in zip(views, maps, strict=True)]
+    windows = torch.cat([_shown(images, view, top, network) for view in views])
+    padded = pad_to_grid(windows, network) if config.pad_to_grid else windows
+    maps, frame = _maps(network, padded), image_size(padded)
+    if network.facts.convention == "legacy":
+        maps, frame = with_edge(maps), _larger(frame)
+    return [Window(view, own, frame) for view, own in zip(views, torch.split(maps, source.number), strict=True)]
 
 
 def _shown(images: Tensor, view: View, top: int, network: Network) -> Tensor:
@@ -568,7 +592,7 @@ def _moved(part: slice, distance: int) -> slice:
 
 def _maps_in(window: Window, part: View, network: Network) -> Tensor:
     """The maps of a window, with probabilities, where `part` lies in the images: [B, K, rows, columns]."""
-    num_classes, is_aligned = network.facts.num_classes, network.facts.convention == "aligned_corners"
+    num_classes, is_aligned = network.facts.num_classes, network.facts.convention != "half_pixel"
     rows, columns = _moved(part.rows, -window.view.rows.start), _moved(part.columns, -window.view.columns.start)
     if part.is_flipped:
         end = window.view.columns.stop - window.view.columns.start

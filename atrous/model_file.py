@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shlex
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ from pydantic import Field, SerializeAsAny, ValidationError, ValidationInfo, fie
 from safetensors.torch import save as to_safetensors
 
 from atrous import config as configs
+from atrous.backbones import BackboneConfig
 from atrous.config import Config
-from atrous.data.label_space import LabelSpace
+from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.data.pairing import IMAGE_SUFFIXES
-from atrous.errors import ModelFileError
+from atrous.errors import AtrousWarning, DamagedModelError, ModelFileError
 from atrous.files import write_atomically
 from atrous.inference import InferenceConfig
-from atrous.models import AnyModelConfig, Model
+from atrous.models import AnyModelConfig, Model, ModelConfig
 from atrous.models.format_1 import upgraded as upgraded_model
 from atrous.models.format_1 import upgraded_experiment
 from atrous.runtimes import RUNTIMES, Runtime
+from atrous.runtimes.contract import START
 from atrous.runtimes.pytorch import checksum
 from atrous.settings import Settings
 from atrous.trees import TreeError, kind_of, parse_json
@@ -30,8 +33,11 @@ from atrous.types import Network
 FORMAT = "2"  # of the metadata; a file of a later format is refused
 READABLE = ("1", "2")
 CONVERTIBLE = (".tflite", ".pb", ".pth", ".pt", ".pth.tar", ".index", ".tar.gz", ".tgz", ".tar")  # by `atrous convert`
-EXPORTED = (".onnx", ".pt2", ".h5", ".keras", ".mlmodel", ".engine", ".xml")
+EXPORTED = (".h5", ".keras", ".mlmodel", ".engine")  # by other programs
 SECTIONS = ("model", "label_space", "inference", "decode", "training", "results", "origin")  # as JSON
+
+
+UNKNOWN = ModelConfig.model_construct(name="unknown", backbone=BackboneConfig.model_construct(name="unknown"))
 
 
 class Header(Settings):
@@ -85,12 +91,25 @@ def header_checksum(metadata: Mapping[str, str]) -> str:
 
 
 def load(path: Path, device: torch.device) -> tuple[Network, Header]:
-    """The network in a file, opened by the runtime of its suffix, and its header.
+    """The network in a file, opened by the runtime of its kind, and its header.
 
-    Raises FileNotFoundError, or ModelFileError with the path if the file is damaged or not a model of Atrous.
+    Raises FileNotFoundError, ModelFileError with the path if the file is damaged or not a model of Atrous, or
+    ConfigError for a runtime that is not installed.
     """
-    header = parse(read_metadata(path), path)
-    return runtime_of(path).open(path, header.model, header.num_classes, device), header
+    metadata = read_metadata(path)
+    runtime = runtime_of(path)
+    if runtime.write is not None and not metadata:
+        return _without_metadata(path, runtime, device)
+    header = parse(metadata, path)
+    return runtime.open(path, header.model, header.num_classes, device), header
+
+
+def _without_metadata(path: Path, runtime: Runtime, device: torch.device) -> tuple[Network, Header]:
+    """An exported network with numbered classes; what it is, its file doesn't say."""
+    network = runtime.open(path, UNKNOWN, 0, device)
+    space = LabelSpace(names=numbered_names(network.facts.num_classes))
+    warnings.warn(AtrousWarning(f"{path}: its metadata was stripped: classes are numbered"), stacklevel=2)
+    return network, Header.model_construct(model=UNKNOWN, label_space=space)
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
@@ -100,6 +119,8 @@ def read_metadata(path: Path) -> Mapping[str, str]:
     _require_file(path)
     try:
         return runtime_of(path).read_metadata(path)
+    except DamagedModelError:
+        raise
     except ModelFileError as error:
         answers = [answer for suffixes, answer in OTHER_KINDS.items() if path.name.lower().endswith(suffixes)]
         raise ModelFileError(f"{path}: {answers[0](path)}") if answers else error from None
@@ -128,8 +149,11 @@ def _require_file(path: Path) -> None:
 
 
 def runtime_of(path: Path) -> Runtime:
-    """The row of RUNTIMES for this suffix. PyTorch opens all others, and says what is wrong with them."""
-    rows = [row for row in RUNTIMES.values() if path.name.endswith(row.suffix)]
+    """The row of RUNTIMES for this content, or suffix. PyTorch opens all others, and says what is wrong with them."""
+    with path.open("rb") as file:
+        start = file.read(START)
+    rows = [row for row in RUNTIMES.values() if row.recognises(start)]
+    rows += [row for row in RUNTIMES.values() if path.name.lower().endswith(row.suffix)]
     return rows[0] if rows else RUNTIMES["pytorch"]
 
 

@@ -36,7 +36,8 @@ from atrous.prediction_log import Log, Reader
 from atrous.progress import say as say_line
 from atrous.progress import tracked
 from atrous.run_folder import RunFolder
-from atrous.segmenter import Segmenter, model_in
+from atrous.runtimes.contract import Speed
+from atrous.segmenter import NUM_TRIED, Segmenter, model_in
 from atrous.settings import Settings
 from atrous.submissions import answers, drafts, image_ids
 from atrous.submissions.drafts import Draft
@@ -84,6 +85,9 @@ ALONE = Wanted(overlays=False, results=False)  # nothing besides what a server t
 Write = Callable[[Prediction, NamedImage], Outcome]  # writes the files of an image
 
 
+AUTO = Speed()
+
+
 class Job(NamedTuple):
     """All that a process on any machine needs to predict images."""
 
@@ -94,6 +98,7 @@ class Job(NamedTuple):
     log: Log | None = None  # None: the images are worked on as a whole, or not at all
     folders: tuple[str, ...] = ()  # of results, which an image that is done has files in
     big: Choice = NEVER  # which images are predicted a few rows at a time
+    speed: Speed = AUTO
 
 
 def run(
@@ -109,6 +114,7 @@ def run(
     device: str | None = None,
     engine: str = "local",
     address: str | None = None,
+    speed: Speed = AUTO,
     console: Console | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> Summary:
@@ -124,14 +130,16 @@ def run(
     model = segmenter.load(path)
     found = find_images(sources, with_shards=True)
     require_own_names(found.images)
-    model = place.of(with_settings(model, overrides, str(path)))
+    model = place.of(with_settings(model, overrides, str(path)), speed)
     big_images.require(model, big, probabilities=probabilities)
     folders = tuple(wanted.folders(model.task))
     prepare(out, found.images, path, model, folders)
+    model = settled(model, found.images, console)
     log = Log(out, maker_of(path, model, legend=legend, big=big))
     for note in notes(found):
         console.print(note, soft_wrap=True)
-    job = Job(path.absolute(), tuple(overrides), wanted, partial(write_results, out, wanted), log, folders, big)
+    write, speed = partial(write_results, out, wanted), speed._replace(precision=model.precision)
+    job = Job(path.absolute(), tuple(overrides), wanted, write, log, folders, big, speed)
     return predict_images(found, job, model, place, console, say)
 
 
@@ -146,9 +154,16 @@ class Place(NamedTuple):
         """The output folder, for any process."""
         return user_path(path) if self.engine.is_here else user_path(path).absolute()
 
-    def of(self, model: Segmenter) -> Segmenter:
-        """The model, on the device if that is this machine's."""
-        return model.to(distributed.choose_device(self.device)) if self.engine.is_here else model
+    def of(self, model: Segmenter, speed: Speed) -> Segmenter:
+        """The model, on the device if that is this machine's. Other machines don't choose a precision."""
+        if self.engine.is_here:
+            return on_device(model, self.device, speed)
+        return model if speed.precision == "bf16" else model.with_speed("fp32")
+
+
+def on_device(model: Segmenter, device: str | None, speed: Speed) -> Segmenter:
+    """Raises ConfigError for a device that there isn't, and for what it can't do."""
+    return model.to(distributed.choose_device(device)).with_speed(speed.precision, compile=speed.compile)
 
 
 def place_of(name: str, device: str | None, address: str | None) -> Place:
@@ -165,7 +180,25 @@ def maker_of(path: Path, model: Segmenter, *, legend: bool, big: Choice) -> str:
     file = model_in(path)
     weights = model_file.read_metadata(file).get("checksum") or hashlib.sha256(file.read_bytes()).hexdigest()
     header = model.header.to_metadata()  # with the settings of this prediction
-    return prediction_log.maker_of(weights=weights, header=header, legend=legend, big=big, atrous=version("atrous"))
+    facts = {"weights": weights, "header": header, "legend": legend, "big": big, "precision": model.precision}
+    return prediction_log.maker_of(**facts, atrous=version("atrous"))
+
+
+def settled(model: Segmenter, images: Sequence[NamedImage], console: Console) -> Segmenter:
+    """The model in the precision that `auto` stands for, which is said; measured only where that is worth its time."""
+    model, share = model.settled(first_images(images) if len(images) >= NUM_TRIED else ())
+    if share is not None:
+        name = {"bf16": "bfloat16", "fp32": "float32"}[model.precision]
+        reason = f"{share:.2%} of the labels of a first image are the same in bfloat16 as in float32"
+        say_line(f"computing in {name}: {reason}", console)
+    return model
+
+
+def first_images(images: Sequence[NamedImage]) -> Iterator[Image]:
+    """Some that can be read."""
+    for image in images[:NUM_TRIED]:
+        with contextlib.suppress(DataError):
+            yield read(image)
 
 
 def predict_images(
@@ -273,10 +306,9 @@ def predictor(
 
 def load_predictor(job: Job, device: str) -> Predict:
     """The same in another process, which shares the disk. Raises what `run` does."""
-    model = with_settings(segmenter.load(job.model), job.overrides, str(job.model))
+    model = on_device(with_settings(segmenter.load(job.model), job.overrides, str(job.model)), device, job.speed)
     if job.log is not None and job.log.maker != maker_of(job.model, model, legend=job.wanted.legend, big=job.big):
         raise ModelFileError(f"{job.model}: the file has changed since the prediction was started; start it again")
-    model = model.to(distributed.choose_device(device))
     return predictor(job, model, None if job.log is None else Reader(job.log))
 
 
@@ -394,6 +426,7 @@ def submit(
     device: str | None = None,
     engine: str = "local",
     address: str | None = None,
+    speed: Speed = AUTO,
     console: Console | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> Summary:
@@ -410,7 +443,7 @@ def submit(
     entry = drafts.entry_of(name, model.task, model.label_space, configs.parse_overrides(own).get("format", {}))
     found = find_images(sources, with_shards=True)
     ids = image_ids.identified((image.path.absolute() for image in found.images), form, image_list)
-    model = place.of(model)
+    model = place.of(model, speed)
     drafts.require_replaceable(out, entry)
     prepare(out, found.images, path, model, [name, *wanted.folders(model.task)])
     for note in notes(found):
@@ -418,7 +451,8 @@ def submit(
     with drafts.drafted(entry, out) as draft:
         write = partial(write_entry, draft, ids, image_list, partial(write_results, out, wanted))
         settings = tuple(text for text in overrides if text not in own)
-        job = Job(path.absolute(), settings, wanted, write)
+        model = settled(model, found.images, console)
+        job = Job(path.absolute(), settings, wanted, write, speed=speed._replace(precision=model.precision))
         receive = partial(receive_entry, draft, ids)
         summary = predict_images(found, job, model, place, console, say, receive)
         if not summary.images:

@@ -6,16 +6,12 @@ prints a line of JSON for each number of images, one for a save, and one for an 
 """
 
 import contextlib
-import ctypes
-import gc
 import json
-import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +24,7 @@ from atrous.data.survey import Survey
 from atrous.distributed import World
 from atrous.errors import AtrousError, out_of_memory
 from atrous.interrupt import StopFlag
+from atrous.peak_memory import peak, release_memory, reset_peak, status
 from atrous.tasks.contract import Objective
 from atrous.train import Learner, Pass, Standing
 from atrous.types import Batch
@@ -68,9 +65,9 @@ def rehearse(order: Mapping[str, Any]) -> None:
     objective = train.objective_of(learner.model, config, space, made_up_survey(space), world)
     tell_points(order["images"], partial(point, learner, objective, config, space, world))
     release_memory()
-    reset_peak(world)
+    reset_peak(world.device)
     run_folder.serialized(train.snapshot(learner, Standing()))
-    tell(saving=peak(world))
+    tell(saving=peak(world.device))
 
 
 def tell_points(numbers: Sequence[int], measure: Callable[[int], dict[str, float]]) -> None:
@@ -96,9 +93,9 @@ def point(
     """What steps of so many images take, in a memory without what others have left."""
     learner.optimizer.zero_grad()
     release_memory()
-    reset_peak(world)
+    reset_peak(world.device)
     seconds = [step(learner, objective, config, made_up_batch(config, space, images), world) for _ in range(STEPS)]
-    return {"images": images, "bytes": peak(world), "seconds": seconds[-1]}
+    return {"images": images, "bytes": peak(world.device), "seconds": seconds[-1]}
 
 
 def step(learner: Learner, objective: Objective, config: Config, batch: Batch, world: World) -> float:
@@ -159,41 +156,6 @@ def limit_memory(size: int, world: World) -> None:
 
         own = status("VmData") - status("VmRSS")
         resource.setrlimit(resource.RLIMIT_DATA, (size + own, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-
-
-def release_memory() -> None:
-    """Give back what was freed, where the C library can: it would keep that for later, and count it to what follows."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    with contextlib.suppress(OSError, AttributeError):  # not the library of GNU
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def reset_peak(world: World) -> None:
-    if world.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(world.device)
-    with contextlib.suppress(OSError):  # not Linux: then a peak is that of all before it
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak(world: World) -> int:
-    """Bytes: on a GPU those that PyTorch reserved, on a CPU those of the whole process."""
-    if world.device.type == "cuda":
-        return int(torch.cuda.max_memory_reserved(world.device))
-    if size := status("VmHWM"):
-        return size
-    import resource
-
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else size * 1024
-
-
-def status(name: str) -> int:
-    """A line of the process's status, in bytes; 0 where there is none."""
-    listing = Path("/proc/self/status")
-    match = re.search(rf"^{name}:\s+(\d+) kB", listing.read_text(), re.MULTILINE) if listing.exists() else None
-    return int(match[1]) * 1024 if match else 0
 
 
 if __name__ == "__main__":

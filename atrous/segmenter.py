@@ -1,6 +1,7 @@
 """A network with its header: what users load, create, predict with and save."""
 
 import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,6 +10,7 @@ from typing import Any, overload
 
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from atrous import config as configs
 from atrous import distributed, model_file, models
@@ -16,19 +18,25 @@ from atrous.config import Config
 from atrous.data.image_like import ImageLike, is_one_image, several
 from atrous.data.image_like import read_image as read_image
 from atrous.data.label_space import LabelSpace, numbered_names
+from atrous.deployed import frame_of
 from atrous.errors import ConfigError, ModelFileError, listing
 from atrous.files import user_path
 from atrous.inference import WINDOW_PIXELS, InferenceConfig, as_batch, look
+from atrous.layers import quantization
 from atrous.model_file import Header, require_same_classes
 from atrous.models import MODELS, AnyModelConfig, Model, ModelConfig
 from atrous.prediction import Prediction
 from atrous.run_folder import RunFolder
 from atrous.runtimes import pytorch
+from atrous.runtimes.contract import Arithmetic, Opened, Precision, Speed
 from atrous.tasks import TASKS, Task
 from atrous.tasks.contract import Labels
 from atrous.types import Image, Network
 
 CPU = torch.device("cpu")
+MEASURED_PIXELS = 2**16  # of an image, at least: fewer neither show how well labels agree nor take long
+LEAST_AGREEMENT = 0.999
+NUM_TRIED = 8  # images, at most, that are read to find one that is large enough
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,6 +44,7 @@ class Segmenter:
     network: Network
     header: Header
     device: torch.device = CPU  # that images are sent to
+    speed: Speed | None = None  # None: the network follows its model, which is being trained
 
     def __repr__(self) -> str:
         model, classes = self.header.model, len(self.classes)
@@ -45,7 +54,9 @@ class Segmenter:
     def model(self) -> Model:
         """The network as a PyTorch model. Raises ConfigError for a network of another runtime."""
         if not isinstance(self.network, Model):
-            raise ConfigError(f"{type(self.network).__name__}: an exported network has no model to train or change")
+            raise ConfigError(
+                "an exported network has no model to train or change; load the .safetensors file that it is from"
+            )
         return self.network
 
     @property
@@ -111,13 +122,75 @@ class Segmenter:
         """The labels of images of one size."""
         parts = [as_batch(image, self.device) for image in images]
         batch = parts[0] if len(parts) == 1 else torch.cat(parts)  # a copy of a large image is worth avoiding
-        seen = look(self.prepared, batch, self.inference, probabilities=probabilities)
+        self._settle(batch[:1])
+        return self._decode_by(self.prepared, batch, probabilities)
+
+    def _decode_by(self, network: Network, batch: Tensor, probabilities: bool = False) -> list[Labels]:
+        seen = look(network, batch, self.inference, probabilities=probabilities)
         return self.task.decode(seen, self.label_space, self.header.decode)
 
-    @cached_property
+    @property
     def prepared(self) -> Network:
-        """The network prepared for fast prediction. It shares its weights, so that it follows a training."""
-        return pytorch.prepare(self.network, self.device) if isinstance(self.network, Model) else self.network
+        """The network prepared for fast prediction, with its model's weights as they are now.
+
+        Only changes through `.data`, which PyTorch doesn't count, are not seen.
+        """
+        if not isinstance(self.network, Model):
+            return self.network
+        return self._following if self.speed is None else self._preparations(self.precision)
+
+    @cached_property
+    def _following(self) -> Network:
+        return pytorch.follow(self.model, self.device)
+
+    @cached_property
+    def _preparations(self) -> pytorch.Preparations:
+        return pytorch.Preparations(self.model, self.device, compile=self.speed is not None and self.speed.compile)
+
+    # ---- precision
+
+    @property
+    def precision(self) -> Arithmetic:
+        """What is computed in. For `auto` it is fp32, until an image of 256 x 256 pixels or more settles it."""
+        if self.speed is None or not isinstance(self.network, Model):
+            return "fp32"
+        return self._preparations.settled or "fp32" if self.speed.precision == "auto" else self.speed.precision
+
+    def with_speed(self, precision: Precision = "auto", *, compile: bool = False) -> "Segmenter":  # noqa: A002
+        """The same network, computed in `fp32`, `bf16`, or by `auto`: bf16 where that is faster and labels agree.
+
+        `compile` has `torch.compile` make code for the device, which takes a minute or more at the first image.
+        Raises ConfigError for bf16 where the processor has none, and for `compile` without a compiler.
+        """
+        pytorch.require_precision(precision, self.device)
+        if compile:
+            pytorch.require_compiler(self.device)
+        return replace(self, speed=Speed(precision, compile))
+
+    def settled(self, images: Iterable[Image]) -> tuple["Segmenter", float | None]:
+        """With `auto` replaced by what it stands for, by the first of the images that is large enough.
+
+        Also the share of its pixels that have the same label in bf16 as in fp32, or None if there was no need to know.
+        """
+        if self.speed is None or self.speed.precision != "auto":
+            return self, None
+        shares = (self._settle(as_batch(image, self.device)) for image in (images if self._is_open else ()))
+        share = next((share for share in shares if share is not None), None)
+        return self.with_speed(self.precision, compile=self.speed.compile), share
+
+    def _settle(self, batch: Tensor) -> float | None:  # [1, 3, H, W]
+        if not self._is_open or math.prod(batch.shape[-2:]) < MEASURED_PIXELS:
+            return None
+        (exact,), (rounded,) = (self._decode_by(self._preparations(kind), batch) for kind in ("fp32", "bf16"))
+        share = equal_share(exact, rounded)
+        self._preparations.settled = "bf16" if share >= LEAST_AGREEMENT else "fp32"
+        return share
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether `auto` could be bf16, and is not settled."""
+        is_auto = self.speed is not None and self.speed.precision == "auto" and isinstance(self.network, Model)
+        return is_auto and self._preparations.settled is None and pytorch.has_bf16(self.device)
 
     def with_output_stride(self, output_stride: int) -> "Segmenter":
         """The same weights, shared, on a denser or coarser output grid; the atrous rates follow. 8, 16 or 32.
@@ -127,6 +200,8 @@ class Segmenter:
         config = model_config(self.model.config.at_output_stride(output_stride), "with_output_stride")
         with torch.device("meta"):
             model = models.build(config, self.model.num_classes)
+        if quantization.has_ranges(self.model):
+            quantization.add_ranges(model)
         _require_same_network(self.model, model)
         model.load_state_dict(self.model.state_dict(keep_vars=True), assign=True)
         inference = self.inference.model_copy(update={"output_stride": None})
@@ -155,7 +230,8 @@ class Segmenter:
         if not isinstance(self.network, Model):
             return self
         is_there = self.model.shift.device == place
-        return replace(self, network=self.model if is_there else copy.deepcopy(self.model).to(place), device=place)
+        network = self.model if is_there else copy.deepcopy(self.model).to(place)
+        return replace(self, network=network, device=place)
 
     def save(self, path: str | Path) -> None:
         """Write weights and header to one file, completely or not at all. Raises OSError if that fails."""
@@ -194,17 +270,43 @@ def create(
     require_same_classes(classes, space, "create: num_classes")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return of_model(models.build(config, classes).eval(), space).to(device)
+        created = of_model(models.build(config, classes).eval(), space).to(device)
+    return replace(created, speed=Speed("fp32"))
 
 
-def load(path: str | Path, *, device: str | torch.device = "cpu") -> Segmenter:
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    precision: Precision = "auto",
+    compile: bool = False,  # noqa: A002
+) -> Segmenter:
     """Read a model file, or the best model of a run's folder, onto `cpu`, `cuda`, `cuda:N`, or `auto`: a GPU if any.
 
-    Raises FileNotFoundError, ModelFileError if it is not a model of Atrous, or ConfigError for a missing device.
+    For `precision` and `compile` see `with_speed`. Raises FileNotFoundError, ModelFileError if it is not a model of
+    Atrous, or ConfigError for a missing device, a precision that it lacks, or a missing compiler.
     """
     place = device_of(device)
     network, header = model_file.load(model_in(user_path(path)), place)
-    return Segmenter(network, header, place).with_inference(header.inference)
+    segmenter = Segmenter(network, header, place).with_inference(_fitting(network, header.inference))
+    return segmenter.with_speed(precision, compile=compile)
+
+
+def equal_share(one: Labels, other: Labels) -> float:
+    """Of all pixels, in the map where it is the smallest; 0 for labels that aren't maps."""
+    maps = [
+        (a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None and not a.is_floating_point()
+    ]
+    return min((float((a == b).double().mean()) for a, b in maps), default=0.0)
+
+
+def _fitting(network: Network, inference: InferenceConfig) -> InferenceConfig:
+    """The protocol, but for an exported network of one size: images of other sizes lie on a canvas of it."""
+    size = network.facts.size
+    if not isinstance(network, Opened) or size is None or inference.mode != "whole":
+        return inference
+    is_on_grid = frame_of(size, network.facts, pads=network.pads) == size
+    return inference.model_copy(update={"mode": "canvas", "window": size}) if is_on_grid else inference
 
 
 def device_of(device: str | torch.device) -> torch.device:

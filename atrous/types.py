@@ -7,7 +7,7 @@ network's own output grid. Coordinates are (y, x), sizes (height, width), images
 from collections.abc import Mapping
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ RGB: TypeAlias = tuple[float, float, float]  # in 0..255: the mean or standard d
 
 # aligned_corners: the centres of the corner pixels coincide (TensorFlow DeepLab, semseg)
 # half_pixel: the outer edges of the corner pixels coincide (TensorFlow 2, OpenCV)
-Convention: TypeAlias = Literal["aligned_corners", "half_pixel"]
+# legacy: source = target * in / out: the centres of the first pixels coincide (TensorFlow 1 without align_corners)
+Convention: TypeAlias = Literal["aligned_corners", "half_pixel", "legacy"]
 
 
 NO_IMAGE: Image = np.empty((0, 0, 3), np.uint8)
@@ -90,6 +91,7 @@ class Facts(NamedTuple):
     convention: Convention  # by which its maps are resized to the image's size
     size: Size | None = None  # the only size that it takes; None: any
     frames: int = 1  # images that one pass needs
+    on_grid: bool = False  # it takes only sides of k * output_stride + 1, as an exported graph does
 
 
 class Network(Protocol):
@@ -100,3 +102,10 @@ class Network(Protocol):
     @property
     def facts(self) -> Facts: ...
     def __call__(self, images: Tensor, scale: float = 1.0) -> Outputs: ...
+
+
+@runtime_checkable
+class Labelling(Protocol):
+    """A network that gives the likeliest classes at the images' size by itself, where one pass will do."""
+
+    def labels(self, images: Tensor) -> Tensor: ...  # [B, 3, H, W] -> [B, H, W]

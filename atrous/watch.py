@@ -183,7 +183,7 @@ def num_stale(validations: Sequence[dict[str, Any]]) -> int:
 def evaluate_once(call: Call, path: Path) -> str:
     """Evaluate the model in the file, unless it was. Returns why the file can't be read: it may be half-written."""
     try:
-        model = segmenter.load(path)
+        model = segmenter.load(path, precision="fp32")
     except (ModelFileError, OSError) as error:
         return str(error)
     config = evaluate.settings(model, call.overrides, str(path))

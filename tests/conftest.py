@@ -112,6 +112,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture
 def small() -> Segmenter:
+    return small_segmenter()
+
+
+def small_segmenter() -> Segmenter:
     """The tiny recipe's network for three classes, each likely somewhere, with a full header."""
     config = tiny_config()
     space = LabelSpace(names=("sky", "road", "car"), colors=((0, 0, 255), (99, 99, 99), (255, 0, 0)), ignore=9)

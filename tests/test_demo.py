@@ -100,6 +100,7 @@ def test_each_demo_has_its_option_and_its_folder(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # beside other tests, on one core
 @pytest.mark.parametrize("name", demo.DEMOS)
 def test_a_demo_reaches_its_score_and_a_second_run_is_immediate(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -395,7 +395,7 @@ def model_without_things() -> Model:
     return models.build(load("synthetic/deeplab_v3plus_tiny", SMALL_MODEL).model, 3).eval()
 
 
-@pytest.mark.parametrize("convention", ["aligned_corners", "half_pixel"])
+@pytest.mark.parametrize("convention", ["aligned_corners", "half_pixel", "legacy"])
 @pytest.mark.parametrize("is_mean", [False, True])
 def test_probabilities_at_places_are_those_of_the_upsampled_map(convention: Convention, is_mean: bool) -> None:
     torch.manual_seed(0)

@@ -100,12 +100,12 @@ def test_prediction_leaves_the_modes_of_the_model_alone(small: Segmenter) -> Non
 def test_the_network_is_prepared_once_and_sees_later_changes_of_the_weights(small: Segmenter) -> None:
     prepared = small.prepared
     before = small.predict(noise()).semantic
+    assert small.prepared is prepared
     with torch.no_grad():
         small.model.get_parameter("classify.bias")[1] += 1000
     after = small.predict(noise()).semantic
     assert (before != 1).any()
     assert (after == 1).all()
-    assert small.prepared is prepared
 
 
 def test_a_change_of_the_header_or_the_device_prepares_anew(small: Segmenter) -> None:

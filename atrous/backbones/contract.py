@@ -3,17 +3,21 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from atrous.layers.conv import Activation
-from atrous.settings import Settings
+from atrous.settings import Rates, Settings
 from atrous.types import RGB
 
 # The stride of each feature map on the image, unless the output stride is smaller.
 STRIDES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32, "low_level": 4, "low_level_8": 8, "low_level_16": 16}
 OUTPUT_STRIDES = (8, 16, 32)
+Stage = Literal["c3", "c4", "c5"]
+IMAGENET_MEAN: RGB = (123.675, 116.28, 103.53)  # in torchvision and the programs after it
+IMAGENET_STD: RGB = (58.395, 57.12, 57.375)
 
 
 class Pretrained(NamedTuple):
@@ -49,6 +53,16 @@ class BackboneConfig(Settings):
         return OUTPUT_STRIDES
 
     @property
+    def own_rates(self) -> tuple[int, ...] | None:
+        """Atrous rates that don't follow from an output stride: the weights were trained with them."""
+        return None
+
+    @property
+    def deepest(self) -> Stage:
+        """The last stage that is computed."""
+        return "c5"
+
+    @property
     def imagenet(self) -> ImageNet:
         """Where `model.pretrained=imagenet` takes the weights of this network from."""
         return ImageNet()
@@ -66,6 +80,27 @@ class BackboneConfig(Settings):
     def names(cls) -> tuple[str, ...]:
         """The networks of this family."""
         return get_args(cls.model_fields["name"].annotation)
+
+
+class BlocksConfig(BackboneConfig):
+    """The settings of networks whose units are blocks with one rate each: the MobileNets."""
+
+    rates: Rates | None = None
+    """Atrous rates of the blocks, one for each; none: those of the output stride."""
+
+    @property
+    def num_blocks(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def own_rates(self) -> tuple[int, ...] | None:
+        return self.rates
+
+    @model_validator(mode="after")
+    def _each_block_has_a_rate(self) -> Self:
+        if self.rates is not None and len(self.rates) != self.num_blocks:
+            raise ValueError(f"rates {self.rates}: {self.name} has {self.num_blocks} blocks, one rate each")
+        return self
 
 
 class Backbone(nn.Module, ABC):
@@ -115,6 +150,11 @@ def read_name(settings: Any) -> Any:  # noqa: ANN401 - any YAML value
 def strides_at(output_stride: int, names: Iterable[str]) -> dict[str, int]:
     """The strides of these feature maps, none coarser than the output stride."""
     return {name: min(STRIDES[name], output_stride) for name in names}
+
+
+def strides_of(deepest: Stage) -> tuple[int, ...]:
+    """The output strides of a network that ends with this stage."""
+    return tuple(stride for stride in OUTPUT_STRIDES if stride <= STRIDES[deepest])
 
 
 def require_grid(config: BackboneConfig, multi_grid: tuple[int, ...] | None, units: int) -> None:

@@ -8,10 +8,11 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 from torch import Tensor, nn
 
-from atrous.backbones.contract import Backbone, BackboneConfig, strides_at
-from atrous.backbones.rates import Placement, strides_to_rates
+from atrous.backbones.contract import Backbone, BlocksConfig, strides_at
+from atrous.backbones.rates import Placement, placed, strides_to_rates
 from atrous.layers.conv import SLIM_NORM, ConvNorm
 from atrous.layers.inverted_residual import InvertedResidual, round_channels
+from atrous.settings import Channels
 
 
 class Row(NamedTuple):
@@ -74,18 +75,25 @@ class MobileNetEdgeTPU(Backbone):
     mean = (127.5, 127.5, 127.5)
     std = (127.5, 127.5, 127.5)
 
-    class Config(BackboneConfig):
+    class Config(BlocksConfig):
         name: Literal["mobilenet_edgetpu"] = "mobilenet_edgetpu"
         depth_multiplier: float = Field(default=1.0, gt=0, le=8)
         """Factor on all widths, relative to the original's: smaller is faster and less accurate."""
+        last_channels: Channels | None = None
+        """Channels of the last convolution, 1280 in the published network at width 0.75; none: its part of 1280."""
+
+        @property
+        def num_blocks(self) -> int:
+            return sum(row.repeats for row in ROWS)
 
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)
         units = [(row, unit) for row in ROWS for unit in range(row.repeats)]
         widths = [STEM, *(row.channels for row, _ in units), LAST]
         stem, *outs, last = (round_channels(width * config.depth_multiplier, 8) for width in widths)
+        last = config.last_channels or last
         strides = [row.stride if unit == 0 else 1 for row, unit in units]
-        plan = strides_to_rates([2, *strides], output_stride, "unit")[1:]
+        plan = placed(strides_to_rates([2, *strides], output_stride, "unit")[1:], config.rates)
         self.stem = ConvNorm(3, stem, 3, norm=SLIM_NORM, stride=2, padding="same")
         self.blocks = nn.ModuleList(
             _block(*unit, inp, out, place)

@@ -33,3 +33,10 @@ def strides_to_rates(strides: Sequence[int], output_stride: int, rule: AtrousRul
     if product != output_stride:
         raise ValueError(f"output stride {output_stride} is not reachable with strides {list(strides)}")
     return plan
+
+
+def placed(plan: Sequence[Placement], rates: Sequence[int] | None) -> list[Placement]:
+    """The plan with other rates, one for each unit, if there are any."""
+    if rates is None:
+        return list(plan)
+    return [Placement(place.stride, rate, rate) for place, rate in zip(plan, rates, strict=True)]

@@ -8,7 +8,17 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from atrous.backbones.contract import Backbone, BackboneConfig, ImageNet, require_grid, strides_at
+from atrous.backbones.contract import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Backbone,
+    BackboneConfig,
+    ImageNet,
+    Stage,
+    require_grid,
+    strides_at,
+    strides_of,
+)
 from atrous.backbones.rates import AtrousRule, Placement, strides_to_rates
 from atrous.layers.conv import TORCH_NORM, ConvNorm, Norm, Padding
 from atrous.settings import Rates
@@ -85,12 +95,20 @@ class Bottleneck(nn.Module):
         return (self.shortcut(x) + residual).relu_(), residual
 
 
+class Caffe(Bottleneck):
+    """The paper's own bottleneck: the first 1x1 has the stride."""
+
+    def __init__(self, inp: int, width: int, place: Placement, norm: Norm) -> None:
+        super().__init__(inp, width, place, norm)
+        self.conv1.conv.stride, self.conv2.conv.stride = self.conv2.conv.stride, self.conv1.conv.stride
+
+
 class Program(NamedTuple):
     """What the paper leaves to the program: weights are valid only for the program that they were trained with."""
 
     rule: AtrousRule
     strided: Literal["first", "last"]  # the first unit of c3..c5 has the stride, or the last of c2..c4
-    pool: Padding | Literal["none"]  # of the max pool after the stem; none: c2 has its stride
+    pool: Padding | Literal["ceil", "none"]  # of the max pool after the stem; ceil: the last may be a part; none: c2's
     tap: Literal["output", "residual"]  # of a unit, for decoders; residual: without its shortcut
     norm: Norm
     mean: RGB
@@ -103,8 +121,8 @@ TORCHVISION = Program(
     pool="symmetric",
     tap="output",
     norm=TORCH_NORM,
-    mean=(123.675, 116.28, 103.53),
-    std=(58.395, 57.12, 57.375),
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
 )
 SEMSEG = TORCHVISION._replace(rule="stage")
 TENSORFLOW = Program(
@@ -117,6 +135,7 @@ TENSORFLOW = Program(
     std=(1.0, 1.0, 1.0),
 )
 TENSORFLOW_BETA = TENSORFLOW._replace(mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5))
+CAFFE = SEMSEG._replace(pool="ceil", mean=(122.675, 116.669, 104.008), std=(1.0, 1.0, 1.0))
 DEEPLAB2 = TORCHVISION._replace(
     pool="none", norm=Norm(eps=1e-3, momentum=0.01), mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5)
 )
@@ -125,7 +144,7 @@ DEEPLAB2 = TORCHVISION._replace(
 class Row(NamedTuple):
     """A column of table 1 of the paper."""
 
-    unit: type[Basic] | type[Lite] | type[Bottleneck]
+    unit: type[Basic | Lite | Bottleneck]
     blocks: tuple[int, int, int, int]  # units in c2..c5
     program: Program
     width: int = 64  # of the stem and of the 3x3 in c2; each stage doubles it
@@ -146,6 +165,8 @@ RESNETS = {
     "resnet50s": Row(Bottleneck, (3, 4, 6, 3), SEMSEG, deep_stem=(64, 64, 128)),
     "resnet101s": Row(Bottleneck, (3, 4, 23, 3), SEMSEG, deep_stem=(64, 64, 128)),
     "resnet152s": Row(Bottleneck, (3, 8, 36, 3), SEMSEG, deep_stem=(64, 64, 128)),
+    "resnet18s": Row(Basic, (2, 2, 2, 2), SEMSEG, deep_stem=(64, 64, 128)),
+    "resnet101_caffe": Row(Caffe, (3, 4, 23, 3), CAFFE),
     "resnet_v1_18": Row(Lite, (2, 2, 2, 2), TENSORFLOW),
     "resnet_v1_50": Row(Bottleneck, (3, 4, 6, 3), TENSORFLOW),
     "resnet_v1_101": Row(Bottleneck, (3, 4, 23, 3), TENSORFLOW),
@@ -177,6 +198,18 @@ class ResNet(Backbone):
         name: Name
         multi_grid: Rates | None = None  # arXiv:1706.05587, 3.2.1
         """A factor on the rates of each unit of the last stage, such as [1, 2, 4]; none: all 1."""
+        atrous_rule: AtrousRule | None = None
+        """The unit that loses its stride keeps its old rate (unit) or has the new one (stage); none: as in its row."""
+        last_stage: Stage = "c5"
+        """The stage with which the network ends; c3 and c4 are faster and see less."""
+
+        @property
+        def deepest(self) -> Stage:
+            return self.last_stage
+
+        @property
+        def output_strides(self) -> tuple[int, ...]:
+            return strides_of(self.last_stage)
 
         @property
         def imagenet(self) -> ImageNet:
@@ -190,13 +223,14 @@ class ResNet(Backbone):
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)
         row = RESNETS[config.name]
-        self.program = row.program
+        self.program = row.program._replace(rule=config.atrous_rule or row.program.rule)
         self.mean, self.std = row.program.mean, row.program.std
         self.stem = _stem(row)
-        plan = iter(_plan(row, output_stride, config.multi_grid))
+        plan = iter(_plan(row._replace(program=self.program), output_stride, config.multi_grid))
         inp = (row.deep_stem or (row.width,))[-1]
         self.channels = {"c1": inp}
-        for index, (stage, count) in enumerate(zip(STAGES, row.blocks, strict=True)):
+        stages = STAGES[: STAGES.index(config.last_stage) + 1]
+        for index, (stage, count) in enumerate(zip(stages, row.blocks, strict=False)):
             width = row.width << index
             units = nn.ModuleList()
             for _ in range(count):
@@ -204,9 +238,9 @@ class ResNet(Backbone):
                 inp = width * row.unit.expansion
             self.add_module(stage, units)
             self.channels[stage] = inp
-        self.channels |= {tap: self.channels[stage] for stage, tap in TAPS.items()}
+        self.channels |= {tap: self.channels[stage] for stage, tap in TAPS.items() if stage in stages}
         self.strides = strides_at(output_stride, self.channels)
-        self.ends = _ends(row)
+        self.ends = {stage: end for stage, end in _ends(row).items() if stage in stages}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = self.stem(images)
@@ -243,10 +277,10 @@ def _ends(row: Row) -> dict[str, int]:
     return {"c2": c2 - early, "c3": c3 - early, "c4": c4 - early, "c5": c5}
 
 
-def _max_pool(x: Tensor, padding: Padding) -> Tensor:
+def _max_pool(x: Tensor, padding: Padding | Literal["ceil"]) -> Tensor:
     """3x3 at stride 2; TensorFlow's SAME pads odd sizes by a pixel on each side, even sizes by one at the end."""
     around = [size % 2 for size in x.shape[-2:]] if padding == "same" else 1
-    return F.max_pool2d(x, 3, 2, around, ceil_mode=padding == "same")
+    return F.max_pool2d(x, 3, 2, around, ceil_mode=padding != "symmetric")
 
 
 def _plan(row: Row, output_stride: int, multi_grid: Sequence[int] | None) -> list[Placement]:

@@ -9,6 +9,7 @@ from atrous.convert.filling import blank_model, fill, shapes_of
 from atrous.convert.flow.agreement import disagreements
 from atrous.convert.flow.traced import expectation
 from atrous.convert.flow.values import Flow
+from atrous.convert.label_spaces import named_label_space
 from atrous.convert.options import read_options, require_agreement, validated
 from atrous.convert.system import Evidence, ForeignWeights, OptionsT, OptionTree, System, listed
 from atrous.convert.systems import SYSTEMS
@@ -31,11 +32,14 @@ def convert_weights(weights: ForeignWeights, system: str | None, options: Option
     if name not in SYSTEMS:
         raise ConfigError(f"system={name}: no such system{nearest(name, list(SYSTEMS))}")
     row = SYSTEMS[name]
+    weights = weights._replace(arrays=row.renamed(weights.arrays))
     evidence = agreed(row, weights, gather(row, weights, options))
     config = deduced_config(row, evidence)
-    model = blank_model(config, weights.normalization)
+    model = blank_model(config, weights.normalization or row.normalization(evidence.options))
     unused = fill(model, row.rules(config), row.layout, weights.arrays, weights.label)
     label_space, classes = row.label_space(model.num_classes, evidence.options)
+    if weights.class_names:
+        label_space, classes = named_label_space(weights.class_names, label_space, weights.label), []
     needed = [text for text, is_needed in row.assumptions(evidence, config).items() if is_needed]
     assumptions = needed + classes + list(weights.left_out)
     origin = {
@@ -60,7 +64,7 @@ def recognise(shapes: Shapes, label: str) -> str:
 
 
 def gather(system: System[OptionsT], weights: ForeignWeights, options: OptionTree) -> Evidence[OptionsT]:
-    read = read_options(system, options, weights.label)
+    read = read_options(system, {**weights.options, **options}, weights.label)
     return Evidence(shapes_of(weights.arrays), read, weights.label, weights.hints, weights.input_size)
 
 

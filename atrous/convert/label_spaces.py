@@ -1,9 +1,11 @@
 """The label space of a converted model: weights show the number of classes, not their names."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from atrous.data import ade20k, cityscapes, voc
 from atrous.data.label_space import LabelSpace, numbered_names
+from atrous.errors import ConversionError
 from atrous.settings import Settings
 
 PUBLISHED: dict[int, tuple[str, LabelSpace]] = {  # by the number of classes
@@ -21,6 +23,23 @@ def published_label_space(
         return numbered_label_space(num_classes), []
     name, space = known[num_classes]
     return space, [f"the {num_classes} classes are those of {name}"]
+
+
+def named_label_space(names: tuple[str, ...], space: LabelSpace, label: str) -> LabelSpace:
+    """The space of these names: the published one if it has the same. Raises ConversionError for another number."""
+    if len(names) != len(space.names):
+        raise ConversionError(f"{label}: {len(names)} names for {len(space.names)} classes")
+    is_same = all(ours == _plain(theirs) for ours, theirs in zip(map(_plain, space.names), names, strict=True))
+    return space if is_same else LabelSpace(names=distinct(names))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """The names; one that has occurred before is followed by its number."""
+    return tuple(f"{name} {index}" if name in names[:index] else name for index, name in enumerate(names))
 
 
 def numbered_label_space(num_classes: int) -> LabelSpace:

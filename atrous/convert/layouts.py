@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
 from torch import nn
 
-from atrous.convert.arrays import Array, Arrays, Shape
+from atrous.convert.arrays import BESIDE, Array, Arrays, Shape
 
 Rules: TypeAlias = tuple[tuple[str, str], ...]  # (pattern of our module's whole path, its name in the original)
 
@@ -61,18 +62,15 @@ def _nothing_folded(module: nn.Module, names: Mapping[str, str], arrays: Arrays)
     return arrays
 
 
-PYTORCH = Layout(_names, _shape, _same_axes, re.compile(rf"(.*\.)?{BATCH_COUNTER}"), _nothing_folded)
+def beside(*names: str) -> re.Pattern[str]:
+    """Names of what may lie beside a model's weights, all of these among them."""
+    counters = rf"(.*\.)?({BATCH_COUNTER}|_running_iter|_tmp_running_(mean|var))"  # of synchronised norms, too
+    return re.compile("|".join((counters, f"{BESIDE}.*", *names)))
 
 
-def resnet_stages(prefix: str = "") -> Rules:
-    """The stages of a ResNet under torchvision's names, which the other PyTorch programs share."""
-    return tuple(
-        (rf"backbone\.c{stage + 1}\.(\d+)\.{ours}", rf"{prefix}layer{stage}.\1.{theirs}")
-        for stage in range(1, 5)
-        for ours, theirs in (
-            (r"conv(\d)\.conv", r"conv\2"),
-            (r"conv(\d)\.norm", r"bn\2"),
-            (r"shortcut\.conv", "downsample.0"),
-            (r"shortcut\.norm", "downsample.1"),
-        )
-    )
+PYTORCH = Layout(_names, _shape, _same_axes, beside(), _nothing_folded)
+
+
+def pooled_image_first(array: Array) -> Array:
+    """The weights of ASPP's projection where the pooled image is the last of the branches: the first of ours."""
+    return np.roll(array, len(array), axis=1)

@@ -12,7 +12,7 @@ from atrous.errors import ConversionError
 from atrous.inference import InferenceConfig
 from atrous.models import ModelConfig
 from atrous.settings import Settings
-from atrous.types import Size
+from atrous.types import Convention, Size
 
 ConfigFields: TypeAlias = dict[str, Any]  # of a model's Config
 OptionTree: TypeAlias = Mapping[
@@ -40,7 +40,8 @@ class Hints(NamedTuple):
     atrous_rates: tuple[int, ...] | None = None
     multi_grid: tuple[int, ...] | None = None
     pooling: Pooling | None = None
-    align_corners: bool = True
+    convention: Convention = "aligned_corners"
+    block_rates: tuple[int, ...] | None = None  # of a backbone's blocks, one each
 
 
 class ForeignWeights(NamedTuple):
@@ -53,6 +54,8 @@ class ForeignWeights(NamedTuple):
     normalization: Normalization | None = None  # if a graph has its own
     flow: Flow | None = None  # what a graph computes with the weights
     left_out: tuple[str, ...] = ()  # what of a graph becomes no part of the model
+    options: Mapping[str, Any] = {}  # what a file beside the weights says; the user's own take precedence
+    class_names: tuple[str, ...] = ()  # as such a file has them
 
 
 class Evidence(NamedTuple, Generic[OptionsT]):
@@ -108,6 +111,14 @@ def task_defaults(evidence: Evidence[Any], config: ModelConfig) -> ConfigFields:
     return {}
 
 
+def as_named(arrays: Arrays) -> Arrays:
+    return arrays
+
+
+def own_colors(options: Any) -> Normalization | None:  # noqa: ANN401 - of any system
+    return None
+
+
 def one_pass(options: Any) -> int:  # noqa: ANN401 - of any system
     return 1
 
@@ -130,6 +141,8 @@ class System(NamedTuple, Generic[OptionsT]):
     graph_options: tuple[tuple[str, Any], ...] = ()  # (option, value) that only a graph shows, tried where one differs
     passes: Callable[[OptionsT], int] = one_pass  # of the network over an image
     decode: Callable[[Evidence[OptionsT], ModelConfig], ConfigFields] = task_defaults  # the section `decode`
+    renamed: Callable[[Arrays], Arrays] = as_named  # weights under older names of the program, under today's
+    normalization: Callable[[OptionsT], Normalization | None] = own_colors  # of images; None: the backbone's own
 
 
 def listed(names: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Atrous spatial pyramid pooling with image-level features (Chen et al. 2017, arXiv:1706.05587, section 3.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,7 +15,7 @@ from atrous.layers.resize import resize, scale_dimension
 from atrous.settings import Channels, Rates, Settings, Side
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # by output stride; all reach equally far on the image
-Squeeze = Literal["none", "sigmoid", "hard_sigmoid"]
+Squeeze = Literal["none", "sigmoid", "hard_sigmoid", "hard_sigmoid_6"]
 Window = tuple[int, int]  # height, width in cells of the feature map
 Sides = tuple[Side, Side]  # height, width
 
@@ -35,16 +36,27 @@ class ASPPConfig(Settings):
     pooling_stride: Sides = (1, 1)
     """Steps between windows of the mean, down and across, in cells of the backbone's map."""
     projection: bool = True
-    """A 1x1 convolution that joins the branches."""
+    """A convolution that joins the branches."""
+    projection_kernel: Literal[1, 3] = 1  # 3 in mmsegmentation
+    """Side of the kernel of the projection."""
+    bare_depthwise: bool = False  # true in segmentation_models_pytorch
+    """No batch norm and activation within separable convolutions, between depthwise and 1x1."""
     squeeze: Squeeze = "none"  # arXiv:1905.02244
     """Multiply the result by a gate from the image's mean, instead of a branch with the mean."""
     norm_eps: PositiveFloat = HEAD_NORM.eps
     """What the batch norms add to a variance, against division by 0."""
 
 
+GATES: dict[Squeeze, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "hard_sigmoid": lambda x: F.relu6(x + 3) * 0.16667,  # TensorFlow's
+    "hard_sigmoid_6": F.hardsigmoid,  # PyTorch's, which divides by 6
+}
+
+
 def gate(x: Tensor, squeeze: Squeeze) -> Tensor:
-    """The factor on each channel, 0 to 1. TensorFlow's hard sigmoid multiplies by 0.16667, not by 1/6."""
-    return torch.sigmoid(x) if squeeze == "sigmoid" else F.relu6(x + 3) * 0.16667
+    """The factor on each channel, 0 to 1."""
+    return GATES[squeeze](x)
 
 
 def mean_over_windows(x: Tensor, window: Window | None, stride: tuple[int, int] = (1, 1)) -> Tensor:
@@ -123,6 +135,8 @@ class ASPP(nn.Module):
         image_level: bool = True,
         pooling_stride: tuple[int, int] = (1, 1),
         projection: bool = True,
+        projection_kernel: int = 1,
+        bare_depthwise: bool = False,
         squeeze: Squeeze = "none",
         act: Activation = "relu",
         norm: Norm = HEAD_NORM,
@@ -130,7 +144,7 @@ class ASPP(nn.Module):
         super().__init__()
         if squeeze != "none" and not image_level:
             raise ConfigError(f"squeeze={squeeze} needs image_level=true: the gate comes from the mean")
-        atrous = SeparableConv if separable else ConvNorm
+        atrous = partial(SeparableConv, bare=bare_depthwise) if separable else ConvNorm
         is_gated = squeeze != "none"
         self.image_pooling = ImagePooling(inp, out, pooling_stride, norm) if image_level and not is_gated else None
         self.image_gate = ImageGate(inp, out, pooling_stride, squeeze) if is_gated else None
@@ -143,7 +157,7 @@ class ASPP(nn.Module):
             raise ConfigError(
                 f"squeeze={squeeze} without projection needs rates=(): gate of {out} channels, got {joined}"
             )
-        self.projection = ConvNorm(joined, out, norm=norm, act=act) if projection else None
+        self.projection = ConvNorm(joined, out, projection_kernel, norm=norm, act=act) if projection else None
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, window: Window | None = None) -> Tensor:

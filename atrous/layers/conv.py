@@ -1,7 +1,7 @@
 """Convolution, batch norm and activation, with the padding rules of the originals by name."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import Function
 from torch.nn import functional as F
 
-Padding = Literal["same", "symmetric"]  # TensorFlow's, which depends on the input's size | the same on each side
+Padding = Literal["same", "symmetric", "valid"]  # TensorFlow's, which depends on the input's size | equal | none
 Rate = int | tuple[int, int]  # for both axes | (height, width)
 Activation = Literal["relu", "relu6", "clip6", "hard_swish", "leaky_relu", "none"]
 
@@ -52,6 +52,9 @@ ACTIVATIONS: dict[Activation, Callable[..., nn.Module]] = {
 }
 
 
+NO_ACTIVATION: Activation = "none"
+
+
 class Norm(NamedTuple):
     """The numbers of a batch norm. Weights are valid only with the `eps` that they were trained with."""
 
@@ -73,6 +76,20 @@ def same_padding(size: int, kernel: int, stride: int, rate: int) -> tuple[int, i
     return total // 2, total - total // 2
 
 
+def padding_of(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], rate: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """The padding of both sides of each axis by which a convolution does what SAME does, and the first outputs to drop.
+
+    Where SAME needs one more zero after than before, padding both sides by a whole stride and dropping the first output
+    is up to four times as fast as F.pad, which copies the input.
+    """
+    pads = [same_padding(*numbers) for numbers in zip(size, kernel, stride, rate, strict=True)]
+    spare = [after - before for before, after in pads]
+    around = [before + more * step for (before, _), more, step in zip(pads, spare, stride, strict=True)]
+    return around, spare
+
+
 class Conv(nn.Conv2d):
     """A convolution without bias, initialised as by He et al. (arXiv:1502.01852) from its fan-out."""
 
@@ -81,7 +98,8 @@ class Conv(nn.Conv2d):
     ) -> None:
         self.sized = padding == "same" and (stride > 1 or kernel % 2 == 0)  # else SAME is symmetric for every size
         rates = (rate, rate) if isinstance(rate, int) else rate
-        height, width = (0 if self.sized else (one * (kernel - 1) + 1) // 2 for one in rates)
+        is_padded = padding != "valid" and not self.sized
+        height, width = ((one * (kernel - 1) + 1) // 2 if is_padded else 0 for one in rates)
         super().__init__(inp, out, kernel, stride, (height, width), rates, groups, bias=False)
 
     def reset_parameters(self) -> None:
@@ -93,15 +111,8 @@ class Conv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:  # [B, K, h, w]
         if not self.sized:
             return super().forward(x)
-        pads = [
-            same_padding(size, self.kernel_size[axis], self.stride[axis], self.dilation[axis])
-            for axis, size in enumerate(x.shape[-2:])
-        ]
-        # Where SAME needs one more zero after than before, padding both sides by a whole stride and dropping the first
-        # output is up to four times as fast as F.pad, which copies the input.
-        spare = [after - before for before, after in pads]
-        around = [before + more * step for (before, _), more, step in zip(pads, spare, self.stride, strict=True)]
-        y = F.conv2d(x, self.weight, None, self.stride, around, self.dilation, self.groups)
+        around, spare = padding_of(x.shape[-2:], self.kernel_size, self.stride, self.dilation)
+        y = F.conv2d(x, self.weight, self.bias, self.stride, around, self.dilation, self.groups)
         return y[..., spare[0] :, spare[1] :]
 
 
@@ -114,7 +125,7 @@ class ConvNorm(nn.Sequential):
         out: int,
         kernel: int = 1,
         *,
-        norm: Norm,
+        norm: Norm | None,  # None: without a batch norm
         stride: int = 1,
         rate: Rate = 1,
         groups: int = 1,
@@ -123,13 +134,17 @@ class ConvNorm(nn.Sequential):
     ) -> None:
         super().__init__()
         self.conv = Conv(inp, out, kernel, stride=stride, rate=rate, groups=groups, padding=padding)
-        self.norm = nn.BatchNorm2d(out, eps=norm.eps, momentum=norm.momentum)
+        if norm is not None:
+            self.norm = nn.BatchNorm2d(out, eps=norm.eps, momentum=norm.momentum)
         if act != "none":
             self.act = ACTIVATIONS[act](inplace=True)
 
 
 class SeparableConv(nn.Sequential):
-    """A depthwise convolution (`depthwise`) and a 1x1 (`pointwise`), each with batch norm and activation."""
+    """A depthwise convolution (`depthwise`) and a 1x1 (`pointwise`), each with batch norm and activation.
+
+    If it is `bare`, the depthwise convolution has neither.
+    """
 
     def __init__(
         self,
@@ -142,10 +157,12 @@ class SeparableConv(nn.Sequential):
         rate: Rate = 1,
         act: Activation = "relu",
         padding: Padding = "symmetric",
+        bare: bool = False,
     ) -> None:
         super().__init__()
+        inner, inner_act = (None, NO_ACTIVATION) if bare else (norm, act)
         self.depthwise = ConvNorm(
-            inp, inp, kernel, norm=norm, stride=stride, rate=rate, groups=inp, act=act, padding=padding
+            inp, inp, kernel, norm=inner, stride=stride, rate=rate, groups=inp, act=inner_act, padding=padding
         )
         self.pointwise = ConvNorm(inp, out, norm=norm, act=act)
 

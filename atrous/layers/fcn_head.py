@@ -8,8 +8,10 @@ from atrous.layers.conv import TORCH_NORM, ConvNorm, classifier
 class FCNHead(nn.Sequential):
     """[B, inp, h, w] -> logits [B, num_classes, h, w]: convolution to `mid` channels, dropout of whole maps, 1x1."""
 
-    def __init__(self, inp: int, mid: int, num_classes: int, *, kernel: int = 3, dropout: float = 0.1) -> None:
+    def __init__(
+        self, inp: int, mid: int, num_classes: int, *, kernel: int = 3, logits_kernel: int = 1, dropout: float = 0.1
+    ) -> None:
         super().__init__()
         self.conv = ConvNorm(inp, mid, kernel, norm=TORCH_NORM)
         self.dropout = nn.Dropout2d(dropout)
-        self.classify = classifier(mid, num_classes)
+        self.classify = classifier(mid, num_classes, logits_kernel)

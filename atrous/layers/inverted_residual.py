@@ -1,6 +1,7 @@
 """The block of the MobileNets (Sandler et al. 2018, arXiv:1801.04381, figure 4d), and how their widths are rounded."""
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from atrous.layers.aspp import Squeeze
 from atrous.layers.conv import Activation, ConvNorm, Norm, Padding
@@ -16,7 +17,8 @@ def round_channels(channels: float, divisor: int) -> int:
 class InvertedResidual(nn.Module):
     """Expand, filter depthwise, project; returns the output and the expanded features before `squeeze`.
 
-    It has a shortcut where the shapes allow, so a unit may gain one when a rate replaces its stride (TF-slim).
+    It has a shortcut where the shapes allow, so a unit may gain one when a rate replaces its stride (TF-slim). With
+    `pads_input`, the zeros lie around the input instead of the expanded features, whose border is then no zero.
     """
 
     def __init__(
@@ -34,8 +36,11 @@ class InvertedResidual(nn.Module):
         gate: Squeeze = "hard_sigmoid",  # of the squeeze
         shortcut: bool = True,
         padding: Padding = "same",
+        pads_input: bool = False,
     ) -> None:
         super().__init__()
+        self.margin = rate * (kernel - 1) // 2 if pads_input else 0
+        padding = "valid" if pads_input else padding
         self.expand = ConvNorm(inp, wide, norm=norm, act=act) if wide > inp else nn.Identity()
         self.depthwise = ConvNorm(
             wide, wide, kernel, norm=norm, stride=stride, rate=rate, groups=wide, act=act, padding=padding
@@ -45,6 +50,7 @@ class InvertedResidual(nn.Module):
         self.has_shortcut = shortcut and stride == 1 and inp == out
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        wide = self.depthwise(self.expand(x))
+        padded = F.pad(x, [self.margin] * 4) if self.margin else x
+        wide = self.depthwise(self.expand(padded))
         y = self.project(self.squeeze(wide))
         return x + y if self.has_shortcut else y, wide

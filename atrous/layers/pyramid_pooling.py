@@ -14,14 +14,21 @@ from atrous.layers.resize import Convention, resize
 class PyramidPooling(nn.Module):
     """[B, inp, h, w] -> [B, channels, h, w]: the map itself and its means over each grid of bins, resized to the map.
 
-    The means have `inp` channels altogether, rounded down to equal shares. Without bins the map is returned unchanged.
+    The means have `inp` channels altogether, rounded down to equal shares, or `width` each. Without bins the map is
+    returned unchanged.
     On a map of fewer pixels than bins, bins share pixels. Raises ConfigError when trained with one image per batch.
     """
 
-    def __init__(self, inp: int, bins: Sequence[int], convention: Convention = "aligned_corners") -> None:
+    def __init__(
+        self,
+        inp: int,
+        bins: Sequence[int],
+        convention: Convention = "aligned_corners",
+        width: int | None = None,
+    ) -> None:
         super().__init__()
         self.bins, self.convention = tuple(bins), convention
-        width = inp // max(1, len(self.bins))
+        width = width or inp // max(1, len(self.bins))
         self.branches = nn.ModuleList([ConvNorm(inp, width, norm=TORCH_NORM) for _ in self.bins])
         self.channels = inp + width * len(self.bins)
 

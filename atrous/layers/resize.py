@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from atrous.ops import resize_nearest as resize_nearest
+from atrous.ops import with_edge
 from atrous.types import Convention as Convention
 from atrous.types import Size
 
@@ -17,6 +18,8 @@ def resize(x: Tensor, size: Sequence[int], convention: Convention = "aligned_cor
         return x
     if tuple(x.shape[-2:]) == (1, 1):
         return x.expand(-1, -1, height, width)
+    if convention == "legacy":
+        return resize(with_edge(x), (height + 1, width + 1))[..., :height, :width]
     return F.interpolate(x, (height, width), mode="bilinear", align_corners=convention == "aligned_corners")
 
 

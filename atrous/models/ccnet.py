@@ -4,6 +4,7 @@ Published for Cityscapes val at one scale: 77.9 % mIoU with one recurrence, 78.4
 80.0 with the loss of hard pixels (crop 769, batch 8, 60 000 steps, learning rate 0.01, auxiliary weight 0.4).
 """
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -12,8 +13,7 @@ from torch import Tensor, nn
 
 from atrous.backbones import AnyBackboneConfig
 from atrous.backbones.resnet import ResNet
-from atrous.layers.abn import conv_abn
-from atrous.layers.conv import classifier
+from atrous.layers.conv import TORCH_NORM, ConvNorm, classifier
 from atrous.layers.criss_cross import CrissCrossAttention
 from atrous.layers.fcn_head import FCNHead
 from atrous.models.contract import MapConfig, Model
@@ -24,7 +24,7 @@ from atrous.types import Outputs
 class CCNet(Model):
     """Figure 2 of the paper: c5, reduced, through recurrent criss-cross attention, then concatenated with c5.
 
-    Heads have leaky ReLUs (`conv_abn`) as in the authors' program, except the auxiliary one, which is an FCN head.
+    Heads have leaky ReLUs (`layers.abn`) as in the authors' program, except the auxiliary one, which is an FCN head.
     """
 
     class Config(MapConfig):
@@ -41,16 +41,19 @@ class CCNet(Model):
         """Channels of the training-only head on the fourth stage."""
         dropout: float = Field(0.1, ge=0, lt=1)
         """Share of whole maps dropped before the logits of both heads."""
+        activation: Literal["leaky_relu", "relu"] = "leaky_relu"
+        """Of the head: as in the authors' program, or (relu) as in mmsegmentation."""
 
     config: Config
 
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)
         channels, width = self.backbone.channels, config.head_channels
-        self.reduce = conv_abn(channels["c5"], width, 3)
+        conv = partial(ConvNorm, norm=TORCH_NORM, act=config.activation)
+        self.reduce = conv(channels["c5"], width, 3)
         self.attention = CrissCrossAttention(width, config.key_channels)
-        self.refine = conv_abn(width, width, 3)
-        self.fuse = conv_abn(channels["c5"] + width, width, 3)
+        self.refine = conv(width, width, 3)
+        self.fuse = conv(channels["c5"] + width, width, 3)
         self.dropout = nn.Dropout2d(config.dropout)
         self.classify = classifier(width, num_classes)
         self.auxiliary = FCNHead(channels["c4"], config.auxiliary_channels, num_classes, dropout=config.dropout)

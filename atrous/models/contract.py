@@ -7,12 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from atrous.backbones import AnyBackboneConfig, BackboneConfig, build_backbone
 from atrous.errors import ConfigError
 from atrous.layers.aspp import ASPP, RATES, ASPPConfig
 from atrous.layers.conv import HEAD_NORM, Activation
-from atrous.layers.decoder import Decoder, DecoderConfig, Kind
+from atrous.layers.decoder import Decoder, DecoderConfig, Kind, build_conv
 from atrous.layers.drop_path import DropPath
 from atrous.layers.resize import Convention, resize, scale_dimension
 from atrous.settings import MAX_CLASSES, Scales, Settings, Side
@@ -24,6 +25,8 @@ PRETRAINED = {"none": None, "imagenet": "imagenet", "false": None, "true": "imag
 
 class ModelConfig(Settings):
     """The settings that all models share; a model narrows `name` to its own and adds what its paper adds."""
+
+    needs_c5: ClassVar[bool] = True  # a network that ends with an earlier stage won't do
 
     name: str
     """The architecture; docs/models.md compares them."""
@@ -62,6 +65,8 @@ class ModelConfig(Settings):
         if self.output_stride not in strides:
             known = " or ".join(map(str, strides))
             raise ValueError(f"{self.backbone.name} has output_stride {known}, not {self.output_stride}")
+        if self.needs_c5 and self.backbone.deepest != "c5":
+            raise ValueError(f"{self.name} needs a whole backbone: set backbone.last_stage=c5")
         return self
 
     @property
@@ -79,6 +84,11 @@ class ModelConfig(Settings):
 
         Rates that are set are scaled; default rates follow. Raises ConfigError if a rate would not be whole.
         """
+        if output_stride != self.output_stride and self.backbone.own_rates is not None:
+            raise ConfigError(
+                f"output_stride={output_stride}: the backbone has rates of its own, {self.backbone.own_rates}, which "
+                f"are those of output_stride={self.output_stride} alone"
+            )
         return {**self.model_dump(), "output_stride": output_stride}
 
 
@@ -96,10 +106,18 @@ class MapConfig(ModelConfig):
 class ImagePyramidConfig(MapConfig):
     """The settings of models that can merge the logits of several scales: they have no other outputs."""
 
+    half_pixel_centers: bool = True  # False: TensorFlow 1 without align_corners
+    """Where corners aren't aligned, how pixels are: their outer edges coincide, or (false) their upper left corners."""
     image_pyramid: Scales = (1.0,)  # arXiv:1606.00915, section 4.1.2
     """Sizes at which the network itself sees each image, also in training; each costs a pass."""
     merge: Literal["max", "mean"] = "max"
     """How the logits of these sizes are joined."""
+    pyramid_align_corners: bool = True
+    """How images and logits are resized between these sizes: corner pixels coincide, or (false) outer edges do."""
+
+    @property
+    def convention(self) -> Convention:
+        return super().convention if self.align_corners or self.half_pixel_centers else "legacy"
 
 
 class ASPPModelConfig(ImagePyramidConfig):
@@ -123,6 +141,7 @@ class Model(nn.Module, ABC):
     config: ModelConfig
     shift: Tensor  # [3, 1, 1]
     scale: Tensor  # [3, 1, 1]
+    arithmetic: torch.dtype | None = None  # of all layers, if it isn't that of `shift`
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
@@ -171,7 +190,8 @@ class Model(nn.Module, ABC):
 
     def normalized(self, images: Tensor) -> Tensor:
         require_images(images)
-        return (images.to(self.shift.dtype) - self.shift) / self.scale
+        normalized = (images.to(self.shift.dtype) - self.shift) / self.scale
+        return normalized if self.arithmetic is None else normalized.to(self.arithmetic)
 
     def set_progress(self, progress: float) -> None:
         """Set how far the training has come, 0 to 1: more paths are dropped towards its end."""
@@ -210,14 +230,16 @@ class ImagePyramidModel(Model):
     def _merged(self, images: Tensor, scale: float) -> Outputs:
         """The max or mean of all scales' logits, each resized to the grid of the largest (at least that of scale 1)."""
         require_images(images)
-        scales = self.config.image_pyramid
-        finest = max(1.0, *scales) / self.config.logits_stride
-        grid = [scale_dimension(side, finest) for side in images.shape[-2:]]
-        pyramid = []
-        for one in scales:
-            size = [scale_dimension(side, one) for side in images.shape[-2:]]
-            view = resize(images.to(self.shift.dtype), size)
-            pyramid.append(resize(self.at_scale(view, one * scale).semantic, grid))
+        scales, is_aligned = self.config.image_pyramid, self.config.pyramid_align_corners
+        view = _aligned_view if is_aligned else _half_pixel_view
+        convention: Convention = "aligned_corners" if is_aligned else "half_pixel"
+        maps = [self.at_scale(view(images.to(self.shift.dtype), one), one * scale).semantic for one in scales]
+        if is_aligned or 1.0 not in scales:
+            finest = max(1.0, *scales) / self.config.logits_stride
+            grid = [scale_dimension(side, finest) for side in images.shape[-2:]]
+        else:
+            grid = list(maps[scales.index(1.0)].shape[-2:])
+        pyramid = [resize(one, grid, convention) for one in maps]
         stacked = torch.stack(pyramid)
         merged = stacked.amax(0) if self.config.merge == "max" else stacked.mean(0)
         heads = dict(zip(self.heads, pyramid, strict=True)) if len(pyramid) > 1 else {}
@@ -226,6 +248,15 @@ class ImagePyramidModel(Model):
     @abstractmethod
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
         """One pass at one scale; `scale` is that of `forward`."""
+
+
+def _aligned_view(images: Tensor, scale: float) -> Tensor:
+    return resize(images, [scale_dimension(side, scale) for side in images.shape[-2:]])
+
+
+def _half_pixel_view(images: Tensor, scale: float) -> Tensor:
+    """Pixels lie exactly `scale` apart, also where a side times `scale` isn't whole, as in PyTorch."""
+    return F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False) if scale != 1 else images
 
 
 # ---- parts that several models build
@@ -241,6 +272,8 @@ def build_aspp(config: ASPPConfig, inp: int, *, output_stride: int, act: Activat
         image_level=config.image_level,
         pooling_stride=config.pooling_stride,
         projection=config.projection,
+        projection_kernel=config.projection_kernel,
+        bare_depthwise=config.bare_depthwise,
         squeeze=config.squeeze,
         act=act,
         norm=HEAD_NORM._replace(eps=config.norm_eps),
@@ -256,19 +289,31 @@ def build_decoder(
     separable: bool,  # if the config does not say
     act: Activation,
 ) -> Decoder:
-    is_separable = separable if config.separable is None else config.separable
-    kind: Kind = "logits" if config.logits else "separable" if is_separable else "dense"
     return Decoder(
         inp,
         channels,
         config.strides,
         low_level_channels=config.low_level_channels,
         out=num_classes if config.logits else config.channels,
-        kind=kind,
+        kind="logits" if config.logits else _kind(config, separable=separable),
         merge=config.merge,
+        num_convolutions=config.num_convolutions,
+        dropout=config.dropout,
+        convention="aligned_corners" if config.align_corners else "half_pixel",
         act=act,
         norm=HEAD_NORM._replace(eps=config.norm_eps),
     )
+
+
+def build_refinement(config: DecoderConfig, inp: int, out: int, *, separable: bool, act: Activation) -> nn.Module:
+    """A 3x3 convolution of the decoder's kind."""
+    norm = HEAD_NORM._replace(eps=config.norm_eps)
+    return build_conv(inp, out, 3, _kind(config, separable=separable), act, norm)
+
+
+def _kind(config: DecoderConfig, *, separable: bool) -> Kind:
+    is_separable = separable if config.separable is None else config.separable
+    return "dense" if not is_separable else "bare" if config.bare_depthwise else "separable"
 
 
 def scaled_rates(rates: Sequence[int], output_stride: int, new: int) -> tuple[int, ...]:

@@ -24,7 +24,9 @@ class DeepLabV3(ImagePyramidModel):
         head_channels: Channels | None = None  # 256 in torchvision
         """Channels of a 3x3 convolution after ASPP; none: without it."""
         auxiliary_channels: Channels | None = None  # 256 in torchvision
-        """Channels of a training-only head on the fourth stage; none: without it."""
+        """Channels of a training-only head; none: without it."""
+        auxiliary_stage: Literal["c4", "low_level_8"] = "c4"
+        """The features that the training-only head sees: the fourth stage, or the decoder's at stride 8."""
 
         @model_validator(mode="after")
         def _pyramid_has_one_head(self) -> "DeepLabV3.Config":
@@ -43,7 +45,7 @@ class DeepLabV3(ImagePyramidModel):
         self.aspp = build_aspp(config.aspp, channels["c5"], output_stride=config.output_stride, act=act)
         self.refine = None if inner is None else ConvNorm(self.aspp.channels, inner, 3, norm=norm, act=act)
         self.classify = classifier(inner or self.aspp.channels, num_classes)
-        self.auxiliary = None if second is None else FCNHead(channels["c4"], second, num_classes)
+        self.auxiliary = None if second is None else FCNHead(channels[config.auxiliary_stage], second, num_classes)
 
     @property
     def logit_modules(self) -> tuple[str, ...]:
@@ -54,9 +56,9 @@ class DeepLabV3(ImagePyramidModel):
         return super().heads if self.auxiliary is None else ("auxiliary",)
 
     def at_scale(self, images: Tensor, scale: float) -> Outputs:  # [B, 3, H, W] RGB 0..255
-        features = self.features(images)
-        window = window_at(self.config.aspp.pooling_window, scale, self.config.output_stride)
+        features, config = self.features(images), self.config
+        window = window_at(config.aspp.pooling_window, scale, config.output_stride)
         x = self.aspp(features["c5"], window)
         x = x if self.refine is None else self.refine(x)
-        heads = {} if self.auxiliary is None else {"auxiliary": self.auxiliary(features["c4"])}
+        heads = {} if self.auxiliary is None else {"auxiliary": self.auxiliary(features[config.auxiliary_stage])}
         return Outputs(semantic=self.classify(x), heads=heads)

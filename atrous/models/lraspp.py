@@ -2,11 +2,13 @@
 
 from typing import Literal
 
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from atrous.backbones import AnyBackboneConfig
 from atrous.backbones.mobilenet_v3 import MobileNetV3
 from atrous.layers.aspp import ASPP, window_at
+from atrous.layers.conv import HEAD_NORM
 from atrous.layers.decoder import Decoder
 from atrous.layers.resize import image_size
 from atrous.models.contract import ImagePyramidConfig, ImagePyramidModel, Size
@@ -27,10 +29,14 @@ class LRASPP(ImagePyramidModel):
         """Height and width of the mean's window in pixels; none: the whole image."""
         pooling_stride: Size = (4, 5)  # as in the released models
         """Steps between windows of the mean, down and across, in cells of the backbone's map."""
-        squeeze: Literal["sigmoid", "hard_sigmoid"] = "hard_sigmoid"
+        squeeze: Literal["sigmoid", "hard_sigmoid", "hard_sigmoid_6"] = "hard_sigmoid"
         """The function of the gate that multiplies the features."""
         decoder_stride: Literal[4, 8, 16] = 8
         """Stride of the finer features that are joined."""
+        decoder_align_corners: bool = True  # TF DeepLab; false in torchvision
+        """How features are upsampled to the finer ones: corner pixels coincide, or (false) outer edges do."""
+        norm_eps: PositiveFloat = HEAD_NORM.eps
+        """What the batch norms of the head add to a variance, against division by 0."""
 
         @property
         def logits_stride(self) -> int:
@@ -49,10 +55,17 @@ class LRASPP(ImagePyramidModel):
             projection=False,
             squeeze=config.squeeze,
             act=config.backbone.head_activation,
+            norm=HEAD_NORM._replace(eps=config.norm_eps),
         )
-        strides = (config.decoder_stride,)
         self.decoder = Decoder(
-            width, channels, strides, low_level_channels=num_classes, out=num_classes, kind="logits", merge="sum"
+            width,
+            channels,
+            (config.decoder_stride,),
+            low_level_channels=num_classes,
+            out=num_classes,
+            kind="logits",
+            merge="sum",
+            convention="aligned_corners" if config.decoder_align_corners else "half_pixel",
         )
 
     @property

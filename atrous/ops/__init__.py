@@ -3,6 +3,7 @@
 from atrous.ops.boundary import boundary, boundary_reference, boundary_width
 from atrous.ops.confusion import confusion_counts
 from atrous.ops.grouping import nearest_center, nearest_center_reference
+from atrous.ops.legacy import with_edge
 from atrous.ops.nearest import resize_nearest
 from atrous.ops.overlaps import Overlaps, overlaps, overlaps_reference, sums
 from atrous.ops.permutohedral import Lattice, gaussian_filter_reference, permutohedral_filter, permutohedral_lattice
@@ -51,4 +52,5 @@ __all__ = [
     "upsample_lovasz",
     "upsample_lovasz_reference",
     "upsample_part",
+    "with_edge",
 ]

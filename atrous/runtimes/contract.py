@@ -1,18 +1,221 @@
-"""A runtime opens a model file as a `Network`."""
+"""A runtime opens a model file as a `Network`, and may write one."""
 
-from collections.abc import Callable, Mapping
+import importlib.util
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from torch import Tensor
 
+from atrous.deployed import CLASSES, IMAGES, LABELS, LOGITS, PROBABILITIES, Deployment, Export, frame_of, outputs_of
+from atrous.errors import ConfigError, ModelFileError, listing
+from atrous.layers.resize import image_size
 from atrous.models import ModelConfig
-from atrous.types import Network
+from atrous.types import Facts, Network, Outputs, Size
+
+Run = Callable[[NDArray[Any], Sequence[str]], list[NDArray[Any]]]  # [B, H, W, 3] bytes or floats: outputs by name
+START = 256
+EXPORT = "export"  # the key of what `Opened` must know, in the metadata of an exported file
+MEAN_WITHIN = 1e-3  # of padding
+AT_IMAGE = (LABELS, PROBABILITIES)  # outputs at the image's size, which inference computes by itself
+UNKNOWN_MEAN = (127.5, 127.5, 127.5)
+
+Arithmetic = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 where it is faster and its labels agree with those of fp32
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+
+class Speed(NamedTuple):
+    """How a network that isn't being trained is prepared for its device."""
+
+    precision: Precision = "auto"
+    compile: bool = False  # by `torch.compile`
 
 
 class Runtime(NamedTuple):
-    """A row of RUNTIMES. Both functions raise ModelFileError, with the path, for a file that is damaged or foreign."""
+    """A row of RUNTIMES. All functions raise ModelFileError, with the path, for a file that is damaged or foreign."""
 
     suffix: str  # of the files that it opens
-    read_metadata: Callable[[Path], Mapping[str, str]]  # what `model_file.Header` is stored as
+    read_metadata: Callable[[Path], Mapping[str, str]]  # what `model_file.Header` is stored as; empty: it was stripped
     open: Callable[[Path, ModelConfig, int, torch.device], Network]  # the header's model and number of classes
+    write: Callable[[Deployment, Path], None] | None = None  # an exported file; None: it writes none
+    packages: tuple[str, ...] = ()  # that it imports
+    extra: str = ""  # of Atrous, which installs them
+    has_one_size: bool = False  # a file takes images of one size only
+    beside: str = ""  # the suffix of a second file that belongs to each
+    int8: bool = False  # it computes graphs with convolutions in 8-bit integers as such
+    recognises: Callable[[bytes], bool] = lambda start: False  # a file by its first START bytes, whatever it is called
+
+    @property
+    def is_installed(self) -> bool:
+        return not missing_packages(self)
+
+
+def missing_packages(runtime: Runtime) -> list[str]:
+    return [package for package in runtime.packages if importlib.util.find_spec(package) is None]
+
+
+def require(runtime: Runtime, what: str) -> None:
+    """Raises ConfigError, with the command, if a package is missing. `what` needs it: an option or a file."""
+    if missing := missing_packages(runtime):
+        raise ConfigError(f"{what} needs {' and '.join(missing)}: pip install 'atrous[{runtime.extra}]'")
+
+
+# ---- exported files
+
+
+class Signature(NamedTuple):
+    """What the file itself says of its graph."""
+
+    size: Size | None  # of images; None: any
+    channels: Mapping[str, int | None]  # of each output [B, C, ...]; None: it isn't fixed
+
+
+class Opened(NamedTuple):
+    """The network in an exported file: a graph of `deployed.Deployed`."""
+
+    path: Path
+    facts: Facts
+    names: tuple[str, ...]  # of the outputs
+    pads: bool  # the graph pads to the grid
+    is_scaled: bool  # the outputs depend on the scale, which is 1 in the graph
+    run: Run
+
+    def __call__(self, images: Tensor, scale: float = 1.0) -> Outputs:
+        if scale != 1 and self.is_scaled:
+            raise ConfigError(f"{self.path}: evaluate.scales: its windows of means are those of scale 1; use PyTorch")
+        pixels = self._as_exported(images).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        maps = self._run(pixels.astype(np.float32, copy=False), [name for name in self.names if name not in AT_IMAGE])
+        return outputs_of({name: x.to(images.device) for name, x in maps.items()})
+
+    def outputs(self, images: NDArray[np.uint8]) -> dict[str, Tensor]:
+        """All that other programs get of images [B, H, W, 3]."""
+        return self._run(images, self.names)
+
+    def _run(self, pixels: NDArray[Any], names: Sequence[str]) -> dict[str, Tensor]:
+        return dict(zip(names, map(torch.from_numpy, self.run(pixels, names)), strict=True))
+
+    def _as_exported(self, images: Tensor) -> Tensor:
+        """Images that are padded to the grid, which the graph would do by itself, at a size that it takes."""
+        height, width = self.facts.size or image_size(images)
+        if image_size(images) != frame_of((height, width), self.facts, pads=self.pads):
+            raise ConfigError(f"{self.path}: {self._refusal(image_size(images))}")
+        around = (images[..., height:, :], images[..., :height, width:])
+        mean = torch.tensor(self.facts.mean, device=images.device).view(3, 1, 1)
+        if any(x.numel() and (x - mean).abs().max() > MEAN_WITHIN for x in around):
+            raise ConfigError(f"{self.path}: {self._refusal(image_size(images))}")
+        return images[..., :height, :width]
+
+    def _refusal(self, size: Size) -> str:
+        if self.facts.size is None:
+            stride = self.facts.output_stride
+            return f"evaluate.window: sides must be k * {stride} + 1 for an exported network, got {size[0]},{size[1]}"
+        return size_refusal(size, self.facts.size)
+
+
+class LabelsOnly(NamedTuple):
+    """The network in a file whose metadata was stripped: only whole images, once, since all else is in the graph."""
+
+    path: Path
+    facts: Facts
+    run: Run
+
+    def __call__(self, images: Tensor, scale: float = 1.0) -> Outputs:
+        raise ConfigError(
+            f"{self.path}: its metadata was stripped, so that it predicts whole images, each once; export the model "
+            "again for other settings of evaluate and for probabilities"
+        )
+
+    def labels(self, images: Tensor) -> Tensor:
+        (labels,) = self.run(_pixels(self.path, self.facts, images), (LABELS,))
+        return torch.from_numpy(labels).to(images.device)
+
+
+class ClassesOnly(NamedTuple):
+    """A classifier in a file whose metadata was stripped."""
+
+    path: Path
+    facts: Facts
+    run: Run
+
+    def __call__(self, images: Tensor, scale: float = 1.0) -> Outputs:
+        (classes,) = self.run(_pixels(self.path, self.facts, images), (CLASSES,))
+        return Outputs(classes=torch.from_numpy(classes).to(images.device))
+
+
+def _pixels(path: Path, facts: Facts, images: Tensor) -> NDArray[np.uint8]:
+    if facts.size not in (None, image_size(images)):
+        raise ConfigError(f"{path}: {size_refusal(image_size(images), facts.size)}")
+    pixels: NDArray[np.uint8] = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return pixels
+
+
+def size_refusal(size: Size, only: Size) -> str:
+    (height, width), (rows, columns) = size, only
+    window = f"evaluate.window={rows},{columns}"
+    return (
+        f"exported for images of {rows} x {columns}, got {height} x {width}; with evaluate.mode=canvas or sliding and "
+        f"{window} it takes any size"
+    )
+
+
+def opened(path: Path, metadata: Mapping[str, str], signature: Signature, run: Run) -> Network:
+    """The network of a file's graph. Raises ModelFileError for a graph that `deployed` did not make."""
+    if EXPORT in metadata:
+        return _opened(path, metadata[EXPORT], signature, run)
+    channels = signature.channels
+    name = LOGITS if {LABELS, LOGITS} <= channels.keys() else CLASSES
+    if (number := channels.get(name)) is None:
+        raise ModelFileError(
+            f"{path}: not exported by Atrous: it gives {listing(channels)}, not {LABELS} and {LOGITS}, or {CLASSES}"
+        )
+    task, kind = ("semantic", LabelsOnly) if name == LOGITS else ("classification", ClassesOnly)
+    facts = Facts(task, number, UNKNOWN_MEAN, 1, 1, "half_pixel", signature.size)
+    network: Network = kind(path, facts, run)
+    return network
+
+
+def _opened(path: Path, text: str, signature: Signature, run: Run) -> Opened:
+    try:
+        export = Export.model_validate_json(text)
+    except ValidationError as error:
+        raise ModelFileError(f"{path}: its metadata is damaged: {EXPORT}: {error.errors()[0]['msg']}") from error
+    wrong = [name for name in export.outputs if name not in signature.channels]
+    if wrong or export.facts.size != signature.size:
+        raise ModelFileError(f"{path}: its metadata and its graph disagree")
+    return Opened(path, export.facts, export.outputs, export.pads, export.is_scaled, run)
+
+
+def is_stripped(metadata: Mapping[str, str]) -> bool:
+    return EXPORT not in metadata
+
+
+def require_images(path: Path, inputs: Sequence[tuple[str, str, tuple[int | None, ...]]]) -> Size | None:
+    """The size of images that a graph takes, from the names, types and shapes of its inputs; None: any.
+
+    Raises ModelFileError for a graph that `deployed` did not make.
+    """
+    texts = [
+        f"{name} {kind.lower()} [{', '.join('?' if n is None else str(n) for n in shape)}]"
+        for name, kind, shape in inputs
+    ]
+    if len(inputs) != 1 or inputs[0][:2] != (IMAGES, "UINT8") or len(inputs[0][2]) != 4 or inputs[0][2][3] != 3:
+        raise ModelFileError(
+            f"{path}: not exported by Atrous: it takes {listing(texts) or 'nothing'}, not {IMAGES} uint8 [?, ?, ?, 3]"
+        )
+    _, height, width, _ = inputs[0][2]
+    return None if height is None or width is None else (height, width)
+
+
+def failure(error: Exception) -> Exception:
+    """What a library's error while it computes means: too little memory, or a fault."""
+    return MemoryError(first_line(error)) if re.search(r"alloc|memory", str(error)) else error
+
+
+def first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -3,23 +3,31 @@
 import contextlib
 import copy
 import hashlib
+import importlib.util
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from atrous import models
-from atrous.errors import AtrousWarning, ModelFileError, listing
+from atrous.errors import AtrousWarning, ConfigError, ModelFileError, listing
+from atrous.layers import quantization
+from atrous.layers.folding import fold, fold_traced, norms_in
+from atrous.layers.lowering import lower
+from atrous.layers.packed import pack, works
 from atrous.models import Model, ModelConfig
-from atrous.types import Facts, Outputs
+from atrous.runtimes.contract import PRECISIONS, Arithmetic, Precision
+from atrous.types import NO_MAP, Facts, Outputs
 
-Precision = Literal["fp32", "bf16"]
+TRACED = (224, 224)  # pixels of an image that a network of another package is looked at with
+AUXILIARY = "auxiliary"  # what models call the part that computes no other output than this one of their heads
 NUM_LISTED = 3  # names in an error
 MAX_HEADER = 2**24  # bytes; those of models have some 10**5
 FOREIGN = {  # what other files begin with
@@ -37,37 +45,128 @@ class Prepared(NamedTuple):
 
     module: Callable[..., Outputs]
     facts: Facts
-    precision: Precision
+    precision: Arithmetic
 
+    @torch.inference_mode()
     def __call__(self, images: Tensor, scale: float = 1.0) -> Outputs:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return self.module(images, scale)
+        return self.module(images, scale)
 
 
 def prepare(
     model: Model,
     device: str | torch.device,
     *,
-    precision: Precision = "fp32",
+    precision: Arithmetic = "fp32",
     compile: bool = False,  # noqa: A002
 ) -> Prepared:
+    """A copy of `model` that predicts as fast as `device` can. Later updates of the model do not reach it.
+
+    Batch norms are folded, and what only a training needs is left out. On a CPU, convolutions are packed for it. With
+    `compile`, `torch.compile` makes the code instead, at the first image.
+    """
+    copied = _own_copy(model, torch.device(device)).eval()  # tracing runs it
+    fold_norms(copied)
+    if getattr(copied, AUXILIARY, None) is not None:
+        setattr(copied, AUXILIARY, LeftOut())
+    if precision == "bf16":
+        lower(copied, copied.logit_modules)
+        copied.arithmetic = torch.bfloat16
+    copied.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    facts = copied.facts
+    if compile:
+        return Prepared(torch.compile(copied, dynamic=True), facts, precision)
+    pack(copied)
+    return Prepared(copied.eval(), facts, precision)
+
+
+def follow(model: Model, device: str | torch.device) -> Prepared:
     """A copy of `model` in evaluation mode on `device`, whose facts are read once.
 
-    Weights that are already on `device` are shared, so that later updates of `model` reach the copy. `compile` passes
-    it to `torch.compile`.
+    Weights that are already on `device` are shared, so that later updates of `model`, by a training, reach the copy.
     """
-    device = torch.device(device)
+    copied = _own_copy(model, torch.device(device)).eval()
+    return Prepared(copied, copied.facts, "fp32")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the processor itself computes in bfloat16: elsewhere it is emulated, and slow."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    names = ("avx512_bf16", "amx_bf16")
+    return device.type == "cpu" and works(torch.bfloat16) and any(capabilities.get(name) for name in names)
+
+
+def require_precision(precision: Precision, device: torch.device) -> None:
+    """Raises ConfigError for what isn't one, and for bf16 where the processor has none."""
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision={precision}: expected {', '.join(PRECISIONS)}")
+    if precision == "bf16" and not has_bf16(device):
+        what = "a GPU since Ampere" if device.type == "cuda" else "a processor with AVX512-BF16 or AMX"
+        raise ConfigError(f"precision=bf16: this {device.type} has no bfloat16 (it needs {what}); use fp32 or auto")
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raises ConfigError where `torch.compile` can't work, before it begins to."""
+    if device.type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None and shutil.which("clang++") is None:
+        raise ConfigError("compile: torch.compile needs a C++ compiler, such as g++, and there is none on the PATH")
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise ConfigError("compile: torch.compile needs Triton on a GPU, which is not installed: pip install triton")
+
+
+def _own_copy(model: Model, device: torch.device) -> Model:
     is_there = all(tensor.device == device for tensor in (*model.parameters(), *model.buffers()))
-    prepared = shared_copy(model) if is_there else copy.deepcopy(model).to(device)
-    prepared.eval()
-    module = torch.compile(prepared, dynamic=True) if compile else prepared
-    return Prepared(module, prepared.facts, precision)
+    return shared_copy(model) if is_there else copy.deepcopy(model).to(device)
+
+
+def fold_norms(model: Model) -> None:
+    """Into the convolutions before them, in place."""
+    fold(model)
+    if norms_in(model.backbone):  # those of a network of another package
+        with contextlib.suppress(RuntimeError):  # it takes no images of this size
+            fold_traced(
+                model.backbone, lambda backbone: backbone(torch.zeros(1, 3, *TRACED, device=model.shift.device))
+            )
+
+
+class LeftOut(nn.Module):
+    """In place of what computes logits that only a loss reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return NO_MAP
+
+
+class Preparations:
+    """What is prepared from a model, at the first use, and again once its weights have changed."""
+
+    def __init__(self, model: Model, device: torch.device, *, compile: bool) -> None:  # noqa: A002
+        self.model, self.device, self.compile = model, device, compile
+        self.settled: Arithmetic | None = None  # what `auto` stands for
+        self._ready: dict[Arithmetic, Prepared] = {}
+        self._weights: list[tuple[int, int]] = []
+
+    def __call__(self, precision: Arithmetic) -> Prepared:
+        weights = [(id(one), _version(one)) for one in (*self.model.parameters(), *self.model.buffers())]
+        if weights != self._weights:
+            self._ready, self._weights, self.settled = {}, weights, None
+        if precision not in self._ready:
+            self._ready[precision] = prepare(self.model, self.device, precision=precision, compile=self.compile)
+        return self._ready[precision]
+
+
+def _version(tensor: Tensor) -> int:
+    """It rises with each change in place. Tensors made in inference mode have none, and can't be trained."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def shared_copy(model: Model) -> Model:
     """Another module over the same tensors: its mode can be changed alone."""
     memo = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, memo)
+
+
+def recognises(start: bytes) -> bool:
+    return start[8:9] == b"{"
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
@@ -84,6 +183,8 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
         digest = pool.submit(checksum, weights)
         with torch.device("meta"):
             model = models.build(config, num_classes)
+    if any(map(quantization.is_of_range, weights)):
+        quantization.add_ranges(model)
     if stored not in (None, digest.result()):
         raise ModelFileError(f"{path}: its weights do not match their checksum: the file is damaged")
     require_same_weights(model.state_dict(), weights, path)

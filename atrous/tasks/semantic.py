@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from atrous import visualize
 from atrous.data import survey
@@ -17,10 +18,11 @@ from atrous.losses.semantic import (
     require_heads,
     semantic_loss,
 )
+from atrous.ops import with_edge
 from atrous.settings import Settings
 from atrous.tasks.class_map import BOUNDARY_IOU, CONFUSION, class_weights, label_map, panel_step
 from atrous.tasks.contract import Labels, Result, Targets, Task, TrainingData
-from atrous.types import Batch, Color, Facts, Image, Outputs, Sample
+from atrous.types import Batch, Color, Convention, Facts, Image, Outputs, Sample
 
 
 class DecodeConfig(Settings):
@@ -31,7 +33,7 @@ class SemanticObjective(NamedTuple):
     config: LossConfig
     ignore: int
     weights: Tensor | None  # [C]
-    align_corners: bool
+    convention: Convention
 
     def targets(self, batch: Batch) -> Targets:  # [B, H, W]
         assert batch.semantic is not None
@@ -44,16 +46,27 @@ class SemanticObjective(NamedTuple):
         return (targets["semantic"] != self.ignore).sum(dtype=torch.float64)[None]
 
     def terms(self, outputs: Outputs, targets: Targets, counts: Tensor | None, step: int) -> dict[str, Tensor]:
+        labels, share = targets["semantic"], hard_pixel_share(self.config, step)
+        if self.convention == "legacy" and self.config.labels == "image":
+            outputs, labels, share = _with_edges(outputs, labels, self.ignore, share)
         return semantic_loss(
             outputs,
-            targets["semantic"],
+            labels,
             self.config,
             ignore=self.ignore,
             class_weights=self.weights,
-            hard_pixels=hard_pixel_share(self.config, step),
+            hard_pixels=share,
             normalizer=None if counts is None else counts[0].clamp_min(1).float(),
-            align_corners=self.align_corners,
+            align_corners=self.convention != "half_pixel",
         )
+
+
+def _with_edges(outputs: Outputs, labels: Tensor, ignore: int, share: float) -> tuple[Outputs, Tensor, float]:
+    """What is upsampled by aligned corners as legacy logits are: see `ops.legacy`. The share is that of the labels."""
+    heads = {name: with_edge(x) if x.ndim == 4 else x for name, x in outputs.heads.items()}
+    larger = F.pad(labels, (0, 1, 0, 1), value=ignore)
+    share = share if share == 1 else (int(share * labels.numel()) + 0.5) / larger.numel()  # as many pixels
+    return outputs._replace(semantic=with_edge(outputs.semantic), heads=heads), larger, share
 
 
 def objective(config: LossConfig, facts: Facts, heads: Sequence[str], data: TrainingData) -> SemanticObjective:
@@ -61,7 +74,7 @@ def objective(config: LossConfig, facts: Facts, heads: Sequence[str], data: Trai
     require_heads(config, heads)
     weights = class_weights(config, data)
     weights = None if weights is None else weights.to(data.device)  # now: each step would wait for the device
-    return SemanticObjective(config, data.space.ignore, weights, facts.convention == "aligned_corners")
+    return SemanticObjective(config, data.space.ignore, weights, facts.convention)
 
 
 def decode(seen: Seen, space: LabelSpace, config: DecodeConfig) -> list[Labels]:

@@ -1,5 +1,6 @@
 """What holds for every family and every row of BACKBONES."""
 
+import math
 from functools import lru_cache
 
 import pytest
@@ -7,19 +8,20 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from atrous.backbones import BACKBONES, FAMILIES, AnyBackboneConfig, Backbone
+from atrous.backbones import BACKBONES, FAMILIES, AnyBackboneConfig, Backbone, build_backbone
+from atrous.backbones.mobilenet_v2 import MobileNetV2
 from atrous.backbones.resnet import RESNETS
 from atrous.layers.inverted_residual import round_channels
 from tests.backbones.conftest import backbone_config, built, num_parameters, on_meta
 
-SEMSEG = ("resnet50s", "resnet101s", "resnet152s")
+OF_STAGES = [name for name, row in RESNETS.items() if row.program.rule == "stage"]  # such as semseg's
 # Not VGG and Auto-DeepLab, which have one output stride, nor PNASNet, whose widths differ between output strides, nor
-# MobileNetV3, which squeezes maps to means (test_mobilenet_v3), nor semseg's ResNets, whose rule of rates moves taps.
+# MobileNetV3, which squeezes maps to means (test_mobilenet_v3), nor ResNets whose rule of rates moves taps.
 ONE_SET_OF_WEIGHTS = [
     name
     for name in BACKBONES
     if 32 in backbone_config(name).output_strides
-    and name not in ("pnasnet", *SEMSEG)
+    and name not in ("pnasnet", *OF_STAGES)
     and not name.startswith("mobilenet_v3")
 ]
 DEEP = ("resnet101", "resnet152", "resnet101c", "resnet_v1_101", "resnet_v1_101_beta", "xception_65", "xception_71")
@@ -91,10 +93,10 @@ def test_with_a_multi_grid_they_are_too(name: str, multi_grid: tuple[int, ...]) 
 )
 def test_features_have_the_channels_and_strides_that_the_backbone_declares(name: str, output_stride: int) -> None:
     backbone = on_meta(name, output_stride)
-    features = backbone(torch.zeros(1, 3, 64, 96, device="meta"))
+    features = backbone(torch.zeros(1, 3, 62, 94, device="meta"))
     assert {tap: x.shape[1] for tap, x in features.items()} == backbone.channels
-    assert {tap: (64 // x.shape[2], 96 // x.shape[3]) for tap, x in features.items()} == {
-        tap: (stride, stride) for tap, stride in backbone.strides.items()
+    assert {tap: tuple(x.shape[2:]) for tap, x in features.items()} == {
+        tap: (math.ceil(62 / stride), math.ceil(94 / stride)) for tap, stride in backbone.strides.items()
     }
     assert {"c1", "c2", "c3", "c4", "c5"} <= features.keys()
     assert backbone.strides["c5"] == output_stride
@@ -208,9 +210,9 @@ def test_the_families_with_rows_are_those_tried_here() -> None:
 def test_a_config_has_the_settings_of_its_family_alone() -> None:
     own = {family: set(network.Config.model_fields) - {"name", "bounded"} for family, network in FAMILIES.items()}
     assert own == {
-        "mobilenet_v2": {"depth_multiplier", "divisible_by"},
-        "mobilenet_v3": {"depth_multiplier", "norm_eps"},
-        "mobilenet_edgetpu": {"depth_multiplier"},
+        "mobilenet_v2": {"depth_multiplier", "divisible_by", "rates"},
+        "mobilenet_v3": {"depth_multiplier", "norm_eps", "rates"},
+        "mobilenet_edgetpu": {"depth_multiplier", "last_channels", "rates"},
         "resnet": {"multi_grid"},
         "swidernet": {"stem_width", "width", "layers", "squeeze", "switchable", "drop_path"},
         "xception": {"multi_grid"},
@@ -269,3 +271,11 @@ def test_a_multi_grid_has_a_factor_for_each_unit_of_c5(name: str) -> None:
     assert backbone_config(name, multi_grid=(1,) * units)
     with pytest.raises(ValidationError, match=f"the last stage of {name} has {units} units"):
         backbone_config(name, multi_grid=(1,) * (units + 1))
+
+
+def test_blocks_have_rates_of_their_own_one_each() -> None:
+    config = MobileNetV2.Config(rates=(1,) * 16 + (3,))
+    network = build_backbone(config, 16)
+    assert [network.blocks[index].depthwise.conv.dilation for index in (14, 16)] == [(1, 1), (3, 3)]  # type: ignore[index, union-attr]
+    with pytest.raises(ValueError, match=r"rates \(1, 2\): mobilenet_v2 has 17 blocks, one rate each"):
+        MobileNetV2.Config(rates=(1, 2))

@@ -7,6 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atrous.layers.resize import resize, resize_nearest, scale_dimension
+from tests.reference.legacy import legacy
+
+TENSORFLOWS = [
+    [0.0, 0.8, 2.8, 6.0, 9.0],
+    [6.8571, 10.4, 15.1429, 21.0857, 26.1429],
+    [13.7143, 20.0, 27.4857, 36.1714, 43.2857],
+    [29.7143, 38.7429, 48.9714, 60.4, 69.5714],
+    [50.2857, 62.0571, 75.0286, 89.2, 100.4286],
+    [64.0, 77.6, 92.4, 108.4, 121.0],
+    [64.0, 77.6, 92.4, 108.4, 121.0],
+]
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "tf_deeplab" / "resize.npz"
 
@@ -66,3 +77,23 @@ def test_dimensions_are_scaled_as_in_the_original() -> None:
 @given(st.integers(1, 2000), st.sampled_from([1, 2, 4, 8, 16, 32]))
 def test_a_strided_network_has_as_many_cells_as_the_scaled_dimension(side: int, stride: int) -> None:
     assert scale_dimension(side, 1 / stride) == -(-side // stride)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 9), st.integers(2, 9), st.integers(1, 40), st.integers(1, 40))
+def test_legacy_resizing_is_target_times_in_over_out(height: int, width: int, new_height: int, new_width: int) -> None:
+    x = torch.rand(2, 3, height, width)
+    expected = torch.from_numpy(legacy(x.numpy(), (new_height, new_width)))
+    torch.testing.assert_close(resize(x, (new_height, new_width), "legacy"), expected, rtol=0, atol=1e-5)
+
+
+def test_legacy_resizing_worked_by_hand() -> None:
+    x = torch.tensor([[[[0.0, 3.0, 6.0]]]]).expand(1, 1, 2, 3)
+    assert resize(x, (2, 6), "legacy")[0, 0, 0].tolist() == [0, 1.5, 3, 4.5, 6, 6]
+    assert resize(x, (2, 2), "legacy")[0, 0, 0].tolist() == [0, 4.5]
+
+
+def test_legacy_resizing_is_tensorflows() -> None:
+    """`tf.compat.v1.image.resize_bilinear(x, (7, 5))` of TensorFlow 2.21, of x = arange(12) ** 2 as [1, 3, 4, 1]."""
+    x = (torch.arange(12.0) ** 2).view(1, 1, 3, 4)
+    torch.testing.assert_close(resize(x, (7, 5), "legacy")[0, 0], torch.tensor(TENSORFLOWS), rtol=0, atol=1e-4)

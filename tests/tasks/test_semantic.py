@@ -23,6 +23,7 @@ from atrous.tasks.contract import Labels, TrainingData
 from atrous.tasks.semantic import SEMANTIC, DecodeConfig, SemanticObjective
 from atrous.types import Batch, Facts, Outputs, Sample
 from tests.conftest import noise
+from tests.reference.legacy import legacy
 
 CPU = torch.device("cpu")
 ALONE = World(0, 1, CPU)
@@ -68,6 +69,20 @@ def test_the_loss_is_the_cross_entropy_at_the_images_size() -> None:
     large = F.interpolate(logits, (17, 25), mode="bilinear", align_corners=True)
     assert terms.keys() == {"semantic"}
     torch.testing.assert_close(terms["semantic"], F.cross_entropy(large, targets["semantic"].long(), ignore_index=255))
+
+
+def test_legacy_logits_are_compared_as_they_are_upsampled() -> None:
+    """All pixels, or the hardest: as if the logits had been upsampled by the definition first."""
+    logits, targets = pass_of(2, seed=1)
+    logits.requires_grad_()
+    large = torch.from_numpy(legacy(logits.detach().numpy(), (17, 25)))
+    losses = F.cross_entropy(large, targets["semantic"].long(), ignore_index=255, reduction="none")
+    for hard_pixels, expected in ((1.0, losses[targets["semantic"] != 255]), (0.3, losses.flatten().topk(255).values)):
+        one = objective(hard_pixels=hard_pixels)._replace(convention="legacy")
+        terms = one.terms(Outputs(logits), targets, one.counts(targets, step=0), step=0)
+        torch.testing.assert_close(terms["semantic"].detach(), expected.mean())
+    terms["semantic"].backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None and logits.grad.abs().sum() > 0
 
 
 def test_passes_of_an_update_weigh_each_pixel_the_same() -> None:

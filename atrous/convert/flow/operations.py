@@ -80,14 +80,19 @@ class Operations(NamedTuple):
     epsilons: dict[str, float]  # of batch norms, by the name of their variance
 
 
-def flow_of(graph: Operations, size: Size) -> Flow:
-    """What the graph computes of an image, which is of this `size` when it reaches the first layer."""
+def flow_of(graph: Operations, size: Size, name_of: "Callable[[Operation, Value], str] | None" = None) -> Flow:
+    """What the graph computes of an image, which is of this `size` when it reaches the first layer.
+
+    `name_of` says what the weights of a layer are called that takes a value, if not as in the file.
+    """
     flow = empty_flow(size)
     flow.epsilons.update(graph.epsilons)
     values = {name: constant(array) for name, array in graph.constants.items()}
     values |= {name: image(size) for name in graph.images}
     for operation in graph.operations:
         inputs = [values.get(name, constant()) for name in operation.inputs] or [constant()]
+        if name_of and operation.weights:
+            operation = operation._replace(weights=name_of(operation, inputs[0]))
         y = activated(operation.activation, _result(flow, operation, inputs))
         values[operation.output] = y
         flow.keys.add(y.key)
@@ -243,6 +248,15 @@ def _target(inputs: list[Value]) -> Size | None:
     return None if size is None else _pair(size)
 
 
+def _tile(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    """One pixel, repeated over a map, is resized."""
+    times = _whole_numbers(inputs, 1, (4,))
+    if times is None or inputs[0].size != (1, 1) or times[0] != 1:
+        return _other(flow, operation, inputs)
+    first = 2 if times[3] > 1 and times[1] == 1 else 1  # PyTorch's order of axes, or TensorFlow's
+    return inputs[0]._replace(size=_pair(times[first:]))
+
+
 def _pad(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     pads = _constant_pads(inputs)
     return value("computed padding", inputs[0]) if pads is None else inputs[0]._replace(pads=pads)
@@ -335,6 +349,7 @@ OPERATIONS: dict[str, Rule] = {
     "concat": _joined,
     "reduce_mean": _reduced,
     "resize": _resize,
+    "tile": _tile,
     "pad": _pad,
     "space_to_batch": _blocks,
     "batch_to_space": _unblocked,

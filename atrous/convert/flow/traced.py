@@ -33,10 +33,15 @@ from atrous.convert.flow.values import (
 from atrous.convert.layouts import Rules
 from atrous.layers.conv import Conv
 from atrous.models import Model, ModelConfig
-from atrous.types import Size
+from atrous.types import Convention, Size
 
 CLIPS = {(0, 6): "relu6", (-6, 6): "clip6", (-1, 1): "clip1"}
 ALIGNED, HALF_PIXEL = "bilinear, aligned corners", "bilinear, half-pixel centres"
+CONVENTIONS: dict[Convention, str] = {
+    "aligned_corners": ALIGNED,
+    "half_pixel": HALF_PIXEL,
+    "legacy": "bilinear, legacy",
+}
 TRANSPARENT = (
     "alias",
     "view",
@@ -63,8 +68,7 @@ def expectation(config: ModelConfig, names_of: Names, rules: Rules, size: Size) 
         model = models.build(config.model_copy(update=ONE_SCALE), config.num_classes).eval()
     names = names_of(model, rules)
     flow, logits = traced(model, names, size)
-    convention = ALIGNED if config.convention == "aligned_corners" else HALF_PIXEL
-    return Expectation(flow, logits, convention, dict(_epsilons(model, names)))
+    return Expectation(flow, logits, CONVENTIONS[config.convention], dict(_epsilons(model, names)))
 
 
 def _epsilons(model: Model, names: Mapping[str, str]) -> Iterator[tuple[str, float]]:
@@ -83,6 +87,17 @@ def traced(model: Model, names: Mapping[str, str], size: Size) -> tuple[Flow, Va
         outputs = model(images)
     logits = outputs.semantic if outputs.classes is None else outputs.classes
     return recorder.flow, recorder.values[id(logits)]
+
+
+def recorded(backbone: nn.Module, names: Mapping[str, str], size: Size) -> tuple[Flow, dict[str, Value]]:
+    """What a backbone on the meta device computes, and its features."""
+    recorder = _Recorder(backbone, names, size)
+    with torch.no_grad(), recorder:
+        images = torch.empty(1, 3, *size, device="meta")
+        recorder.values[id(images)] = image(size)
+        recorder.alive.append(images)
+        features = backbone(images)
+    return recorder.flow, {name: recorder.values[id(x)] for name, x in features.items()}
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

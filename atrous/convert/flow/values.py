@@ -197,8 +197,12 @@ def strided(x: Value, axis: int, step: int) -> Value:
 def layer_output(flow: Flow, name: str, layer: Layer) -> Value:
     """Record a layer; its output."""
     flow.layers.setdefault(name, []).append(layer)
-    key = _key(f"layer {name}", ())
-    return Value(scope_of(name), "feature", (), key, outputs_of(layer), NO_PADS, layer.input.block)
+    return Value(scope_of(name), "feature", (), layer_key(name), outputs_of(layer), NO_PADS, layer.input.block)
+
+
+def layer_key(name: str) -> str:
+    """Of a layer's output, by the name of its weights."""
+    return _key(f"layer {name}", ())
 
 
 def outputs_of(layer: Layer) -> Size | None:

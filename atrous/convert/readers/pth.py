@@ -6,6 +6,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -14,20 +15,29 @@ from typing import IO, Any, TypeVar
 import torch
 from torch import Tensor
 
-from atrous.convert.arrays import Array
+from atrous.convert.arrays import BESIDE, Array
 from atrous.convert.readers.damage import DamagedError, quoted, reading, require_file
 
 T = TypeVar("T")
 
 KIND = "PyTorch checkpoint"
-KEYS = ("state_dict", "model", "model_state_dict")  # under which training scripts save the weights
-WRAPPERS = ("module.", "_orig_mod.")  # by training on several GPUs, by torch.compile
+KEYS = (  # under which training scripts save the weights; those of a moving average count where there are no others
+    *("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params"),
+    *("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "params_ema"),
+)
+WRAPPERS = ("module.", "_orig_mod.", "base.")  # by training on several GPUs, by torch.compile, by several scales
+HOLDERS = ("model.", "net.", "network.", "segmentor.")  # a Lightning module's, which may hold more than its network
 ZIP_MAGIC = b"PK\x03\x04"
 NUM_PICKLES = 5  # in the older format: magic number, protocol, system, the object, keys of the storages
 MAX_PICKLE = 2**22  # bytes; a network of 1000 layers with its optimiser takes a tenth of it
 GROWTH, SLACK = 4, 2**20  # weights may be views of one another, but hardly of more than the file holds
 PIECE = 2**20
 NUM_LISTED = 6  # entries in a message
+INERT = re.compile(  # what training scripts note beside the weights: read as `Inert`, whatever it is
+    r"numpy(\.core|\._core)?\.multiarray scalar|numpy dtype|numpy\.dtypes \w+|argparse Namespace|pathlib \w*Path|"
+    r"collections defaultdict|(pytorch_lightning|lightning|lightning_fabric|omegaconf)(\.\w+)* \w+|typing Any|"
+    r"(__builtin__|builtins) (list|dict|tuple|int|float|str|bool|object)"
+)
 SAFE = re.compile(  # what weights and numbers consist of; PyTorch itself is stricter still
     r"collections (OrderedDict|Counter)|torch(\.storage|\.cuda|\.sparse)? \w+|torch\._utils _rebuild_\w+|"
     r"torch\._tensor _rebuild_from_type_v2|torch\.nn\.parameter Parameter|torch\.serialization _get_layout|"
@@ -45,11 +55,31 @@ ODD: dict[str, Callable[[Tensor], bool]] = {
 }
 
 
+class Inert:
+    """Stands for an object of a class that weights don't need; nothing of that class is imported or run."""
+
+    def __new__(cls, *_: object) -> "Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+class InertMapping(Inert):
+    """Stands for an object of a class of dictionaries, whose entries PyTorch sets one by one."""
+
+    def __new__(cls, *_: object) -> "OrderedDict[object, object]":  # type: ignore[misc]
+        return OrderedDict()
+
+
 def read_pth(path: Path) -> dict[str, Array]:
     """The weights in a file of `torch.save`, without `module.` before their names; bfloat16 becomes float32.
 
-    They are under `state_dict` or `model`, or in the file's own mapping; other entries are left out. Raises
-    FileNotFoundError, or ConversionError that says what is damaged, which class is refused, or what is there instead.
+    They are under one of KEYS, or in the file's own mapping; other entries are left out. Raises FileNotFoundError, or
+    ConversionError that says what is damaged, which class is refused, or what is there instead.
     """
     size = require_file(path).stat().st_size
     with reading(path, KIND):
@@ -65,7 +95,16 @@ def without_wrapper(values: Mapping[str, T]) -> dict[str, T]:
     for wrapper in WRAPPERS * 2:  # either may be inside the other
         if all(name.startswith(wrapper) for name in values):
             values = {name.removeprefix(wrapper): value for name, value in values.items()}
-    return dict(values)
+    holder = next((one for one in HOLDERS if sum(name.startswith(one) for name in values) > len(values) / 2), None)
+    return dict(values) if holder is None else without_wrapper(_held(values, holder))
+
+
+def _held(values: Mapping[str, T], holder: str) -> dict[str, T]:
+    """What a module holds as its network, and beside it: its loss, its metrics."""
+    return {
+        name.removeprefix(holder) if name.startswith(holder) else f"{BESIDE}{name}": value
+        for name, value in values.items()
+    }
 
 
 @contextlib.contextmanager
@@ -94,15 +133,20 @@ def _load(path: Path) -> Any:  # noqa: ANN401
     with path.open("rb") as file:
         is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
         file.seek(0)
-        if is_zip:
-            _check_archive(file, path.stat().st_size)
-        else:
-            _check_pickles(file, NUM_PICKLES)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        inert = _check_archive(file, path.stat().st_size) if is_zip else _check_pickles(file, NUM_PICKLES)
+    with torch.serialization.safe_globals([(_stand_in(name), name) for name in sorted(inert)]):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
 
 
-def _check_archive(file: IO[bytes], size: int) -> None:
-    """Raises DamagedError if a member is compressed or repeated, so that it could grow, or has a wrong checksum."""
+def _stand_in(name: str) -> type[Inert]:
+    return InertMapping if name.lower().endswith("dict") else Inert
+
+
+def _check_archive(file: IO[bytes], size: int) -> set[str]:
+    """The names of classes to read as `Inert`.
+
+    Raises DamagedError if a member is compressed or repeated, so that it could grow, or has a wrong checksum.
+    """
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         names = [member.filename.partition("/")[2] for member in members]
@@ -113,32 +157,48 @@ def _check_archive(file: IO[bytes], size: int) -> None:
         stored = sum(member.file_size for member in members)
         if stored > size or any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise DamagedError(f"its members are compressed, or claim {stored} bytes in a file of {size}")
-        for name, member in zip(names, members, strict=True):
+        classes = [
             _check_member(archive, member, is_pickle=name == "data.pkl")
+            for name, member in zip(names, members, strict=True)
+        ]
+        return set().union(*classes)
 
 
-def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, is_pickle: bool) -> None:
+def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, *, is_pickle: bool) -> set[str]:
     if not member.CRC:
         del member.CRC  # torch.save can leave checksums out
     with archive.open(member) as stream:
-        if is_pickle:
-            _check_pickles(io.BytesIO(stream.read(MAX_PICKLE)), 1)
+        inert = _check_pickles(io.BytesIO(stream.read(MAX_PICKLE)), 1) if is_pickle else set()
         while stream.read(PIECE):
             pass
+    return inert
 
 
-def _check_pickles(stream: IO[bytes], count: int) -> None:
-    """Raises DamagedError with the name of the first class or function that weights don't need; none is run."""
+def _check_pickles(stream: IO[bytes], count: int) -> set[str]:
+    """The names of classes to read as `Inert`.
+
+    Raises DamagedError with the name of the first class or function that weights don't need; none is run.
+    """
+    inert = set()
     for _ in range(count):
         for code, what, _ in pickletools.genops(stream):
             if code.name == "GLOBAL" and not SAFE.fullmatch(str(what)):
-                name = quoted(re.sub(r"^__builtin__\b", "builtins", str(what)).replace(" ", "."))
-                raise DamagedError(
-                    f"it holds {name}, which is refused: anyone may have made the file, so only weights are read; if "
-                    "you trust it, load it in Python and save its state_dict()"
-                )
+                name = re.sub(r"^__builtin__\b", "builtins", str(what)).replace(" ", ".")
+                if not INERT.fullmatch(str(what)):
+                    raise DamagedError(_refusal(name))
+                inert.add(name)
             if stream.tell() >= MAX_PICKLE:
                 raise DamagedError(f"more than {MAX_PICKLE} bytes before its weights")
+    return inert
+
+
+def _refusal(name: str) -> str:
+    """A class is most often that of a whole model."""
+    return (
+        f"it holds {quoted(name)}, which is refused: anyone may have made the file, so only weights are read; if you "
+        "trust it, load it in the program that wrote it and save the weights alone: "
+        'torch.save(model.state_dict(), "weights.pth")'
+    )
 
 
 # ---- its content

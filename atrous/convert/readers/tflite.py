@@ -74,6 +74,7 @@ OPS = {  # BuiltinOperator: those that networks for images use; others are named
     60: "PADV2",
     65: "SLICE",
     67: "TRANSPOSE_CONV",
+    69: "TILE",
     70: "EXPAND_DIMS",
     74: "SUM",
     77: "SHAPE",

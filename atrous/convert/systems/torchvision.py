@@ -1,30 +1,46 @@
-"""torchvision's DeepLab v3 and FCN, and the ImageNet ResNets that they are initialised from, which are timm's too."""
+"""torchvision's DeepLab v3, LR-ASPP and FCN, and the ImageNet ResNets that some begin with, which are timm's too."""
 
+from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import count
 
 import numpy as np
 from pydantic import PositiveInt
+from torch import nn
 
-from atrous.convert.arrays import Array, Shapes
+from atrous.backbones.mobilenet_v3 import MOBILENETS, STEM, Row
+from atrous.convert.arrays import Array, Arrays, Shapes
+from atrous.convert.known_backbones import numbered, resnet, resnet_stages, resnet_stem
 from atrous.convert.label_spaces import PUBLISHED, published_label_space
-from atrous.convert.layouts import PYTORCH, Rules, resnet_stages
+from atrous.convert.layouts import PYTORCH, Rules, pooled_image_first
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System
 from atrous.errors import ConversionError
 from atrous.models import ModelConfig
 from atrous.settings import Settings
 
 PLAIN_STEM = (64, 3, 7, 7)
-BACKBONES = {  # by whether units are bottlenecks, and their number in layer3
-    (False, 2): "resnet18",
-    (False, 6): "resnet34",
-    (True, 6): "resnet50",
-    (True, 23): "resnet101",
-    (True, 36): "resnet152",
-}
+MOBILENET = "mobilenet_v3_large_tv"
+BACKBONE_NAMES = {MOBILENET: "mobilenet_v3_large"}  # of torchvision, where ours differ
 PROJECTION = "classifier.0.project.0.weight"
+GATED = "classifier.scale.1.weight"  # of LR-ASPP
 COMMON: ConfigFields = {"output_stride": 8, "align_corners": False}
+GATED_HEAD: ConfigFields = {
+    "name": "lraspp",
+    "output_stride": 16,
+    "align_corners": False,
+    "decoder_align_corners": False,
+    "pooling_window": None,
+    "pooling_stride": (1, 1),
+    "squeeze": "sigmoid",
+    "norm_eps": 1e-5,
+}
 PYRAMID: ConfigFields = {"rates": (12, 24, 36), "separable": False, "dropout": 0.5, "norm_eps": 1e-5}
-PREFIXES = {"deeplab_v3": "deeplabv3_", "fcn": "fcn_", "image_classifier": ""}  # of torchvision's names, by ours
+PREFIXES = {  # of torchvision's names, by ours
+    "deeplab_v3": "deeplabv3_",
+    "lraspp": "lraspp_",
+    "fcn": "fcn_",
+    "image_classifier": "",
+}
 
 SAME_IN_TIMM = "the same network without this difference is model.backbone=timm:"
 OTHERS = {  # a weight that shows a classifier of torchvision or timm which is not one of ours: how they differ
@@ -54,7 +70,8 @@ class Options(Settings):
 
 
 def recognised(shapes: Shapes) -> bool:
-    is_segmenter = "backbone.conv1.weight" in shapes and "classifier.4.weight" in shapes
+    has_head = "classifier.4.weight" in shapes or GATED in shapes
+    is_segmenter = has_head and ("backbone.conv1.weight" in shapes or "backbone.0.0.weight" in shapes)
     is_resnet = shapes.get("conv1.weight") == PLAIN_STEM and "layer1.0.conv1.weight" in shapes
     return is_segmenter or is_resnet or any(name in shapes for name in OTHERS)
 
@@ -63,8 +80,7 @@ def recognised(shapes: Shapes) -> bool:
 
 
 def _all_rules(prefix: str, heads: Rules) -> Rules:
-    stem = ((r"backbone\.stem\.0\.conv", f"{prefix}conv1"), (r"backbone\.stem\.0\.norm", f"{prefix}bn1"))
-    return (*stem, *resnet_stages(prefix), *heads)
+    return (*resnet_stem(prefix), *resnet_stages(prefix), *heads)
 
 
 def _fcn_head(ours: str, theirs: str) -> Rules:
@@ -75,6 +91,12 @@ def _fcn_head(ours: str, theirs: str) -> Rules:
 RULES: dict[str, Rules] = {
     "image_classifier": _all_rules("", (("classify", "fc"),)),
     "fcn": _all_rules("backbone.", (*_fcn_head("head", "classifier"), *_fcn_head("auxiliary", "aux_classifier"))),
+    "lraspp": (
+        *numbered(r"aspp\.branches\.0", "classifier.cbr"),
+        (r"aspp\.image_gate", "classifier.scale.1"),
+        (r"decoder\.0\.low_level", "classifier.low_classifier"),
+        (r"decoder\.0\.refine", "classifier.high_classifier"),
+    ),
     "deeplab_v3": _all_rules(
         "backbone.",
         (
@@ -93,14 +115,40 @@ RULES: dict[str, Rules] = {
 }
 
 
+def _mobilenet_rules() -> Rules:
+    rows = MOBILENETS[MOBILENET].rows
+    inps = (STEM, *(row.channels for row in rows))
+    blocks = [rule for index, row in enumerate(rows) for rule in _block_rules(index, row, inps[index])]
+    last = numbered(r"backbone\.last", f"backbone.{len(rows) + 1}")
+    return (*numbered(r"backbone\.stem", "backbone.0"), *blocks, *last)
+
+
+def _block_rules(index: int, row: Row, inp: int) -> Iterator[tuple[str, str]]:
+    """The parts of a block are numbered as they are there."""
+    ours, theirs, place = rf"backbone\.blocks\.{index}", f"backbone.{index + 1}.block", count()
+    if row.wide > inp:
+        yield from numbered(rf"{ours}\.expand", f"{theirs}.{next(place)}")
+    yield from numbered(rf"{ours}\.depthwise", f"{theirs}.{next(place)}")
+    if row.squeeze:
+        squeeze = f"{theirs}.{next(place)}"
+        yield from ((rf"{ours}\.squeeze\.reduce", f"{squeeze}.fc1"), (rf"{ours}\.squeeze\.restore", f"{squeeze}.fc2"))
+    yield from numbered(rf"{ours}\.project", f"{theirs}.{next(place)}")
+
+
 def rules(config: ModelConfig) -> Rules:
-    return RULES[config.name]
+    backbone = _mobilenet_rules() if config.backbone.name == MOBILENET else ()
+    return (*backbone, *RULES[config.name])
 
 
 def _our_axes(name: str, array: Array) -> Array:
-    """The pooled image is the last of the branches that torchvision concatenates, and the first of ours."""
-    is_projection = name == PROJECTION and array.ndim == 4
-    return np.roll(array, len(array), axis=1) if is_projection else array
+    return pooled_image_first(array) if name == PROJECTION and array.ndim == 4 else array
+
+
+def _with_bias(module: nn.Module, names: Mapping[str, str], arrays: Arrays) -> Arrays:
+    """LR-ASPP's gate has no bias there."""
+    bias = GATED.replace("weight", "bias")
+    is_missing = bias in names.values() and bias not in arrays and GATED in arrays
+    return {**arrays, bias: np.zeros(len(arrays[GATED]), np.float32)} if is_missing else arrays
 
 
 # ---- the network
@@ -110,19 +158,13 @@ def config(evidence: Evidence[Options]) -> Deduction:
     if other := next((text for name, text in OTHERS.items() if evidence.has(name)), None):
         raise ConversionError(f"{evidence.label}: {other}")
     head = _head(evidence)
-    backbone = _backbone(evidence, "" if head["name"] == "image_classifier" else "backbone.")
-    decided = {"model": f"{PREFIXES[head['name']]}{backbone}", "num_classes": head["num_classes"]}
-    return Deduction({"backbone": backbone, **head}, decided)
+    backbone = MOBILENET if evidence.has("backbone.0.0.weight") else resnet(evidence, _prefix(head))
+    name = f"{PREFIXES[head['name']]}{BACKBONE_NAMES.get(backbone, backbone)}"
+    return Deduction({"backbone": backbone, **head}, {"model": name, "num_classes": head["num_classes"]})
 
 
-def _backbone(evidence: Evidence[Options], prefix: str) -> str:
-    units = evidence.count_modules(f"{prefix}layer3.")
-    has_bottlenecks = evidence.has(f"{prefix}layer1.0.conv3.weight")
-    if (has_bottlenecks, units) not in BACKBONES:
-        kind = "bottlenecks" if has_bottlenecks else "units of two convolutions"
-        known = ", ".join(BACKBONES.values())
-        raise ConversionError(f"{evidence.label}: no ResNet has {units} {kind} in layer3; known: {known}")
-    return BACKBONES[has_bottlenecks, units]
+def _prefix(head: ConfigFields) -> str:
+    return "" if head["name"] == "image_classifier" else "backbone."
 
 
 def _head(evidence: Evidence[Options]) -> ConfigFields:
@@ -131,8 +173,16 @@ def _head(evidence: Evidence[Options]) -> ConfigFields:
 
     if evidence.has("conv1.weight"):
         return {"name": "image_classifier", "output_stride": 32, "num_classes": width("fc")}
+    if evidence.has(GATED):
+        return {
+            **GATED_HEAD,
+            "num_classes": width("classifier.low_classifier"),
+            "head_channels": width("classifier.cbr.0"),
+        }
     auxiliary = width("aux_classifier.0") if evidence.has("aux_classifier.0.weight") else None
     fields = {**COMMON, "num_classes": width("classifier.4"), "auxiliary_channels": auxiliary}
+    if evidence.has("backbone.0.0.weight"):
+        fields |= {"output_stride": 16} | ({"auxiliary_stage": "low_level_8"} if auxiliary else {})
     if not evidence.has(PROJECTION):
         return {"name": "fcn", "head_channels": width("classifier.0"), **fields}
     aspp = {**PYRAMID, "channels": evidence.shape(PROJECTION)[0]}
@@ -145,5 +195,5 @@ SYSTEM = System(
     config,
     rules,
     label_space=partial(published_label_space, known={21: PUBLISHED[21]}),
-    layout=PYTORCH._replace(our_axes=_our_axes),
+    layout=PYTORCH._replace(our_axes=_our_axes, unfolded=_with_bias),
 )

@@ -1,6 +1,7 @@
 """What semseg calls each of our weights: tables of rules from our modules to its own."""
 
-from atrous.convert.layouts import Rules, resnet_stages
+from atrous.convert.known_backbones import resnet_stages
+from atrous.convert.layouts import Rules
 from atrous.models import ModelConfig
 from atrous.models.psanet import DIRECTIONS, PSANet
 

@@ -8,9 +8,11 @@ import numpy as np
 
 from atrous.convert.arrays import Array
 from atrous.convert.flow.agreement import changes
+from atrous.convert.flow.traced import CONVENTIONS
 from atrous.convert.flow.values import Affine, Flow, Layer, Value
 from atrous.convert.system import Hints, Normalization, Pooling
 from atrous.convert.systems.tf_deeplab.scopes import ROOTS
+from atrous.types import Convention
 
 NOMINAL = (2049, 2080)  # of images where a graph takes any size: larger than all windows, an odd and an even side
 STRIDES = (8, 16, 32)
@@ -20,6 +22,7 @@ SUMMED = re.compile(r"logits/semantic(?:_(\d))?/weights")  # branches of DeepLab
 GRID = re.compile(  # the layers whose rates a multi-grid multiplies
     r"\w+/block4/unit_(\d)/\w+/conv2/weights|\w+/exit_flow/block2/unit_1/\w+/separable_conv(\d)_depthwise/\w*weights"
 )
+BLOCK = re.compile(r"Mobilenet\w*/expanded_conv(?:_(\d+))?/.*weights")
 IMAGE_POOLING = "image_pooling/weights"
 IDENTITY = (np.ones(1), np.zeros(1))
 
@@ -31,7 +34,8 @@ def is_image(shape: tuple[Any, ...]) -> bool:
 def hints_of(flow: Flow) -> Hints:
     stride = _output_stride(flow)
     rates = _rates(flow, ASPP if "aspp0/weights" in flow.layers else SUMMED)
-    return Hints(stride, rates or None, _multi_grid(flow, stride), _pooling(flow, stride), _is_aligned(flow))
+    grid, pooling = _multi_grid(flow, stride), _pooling(flow, stride)
+    return Hints(stride, rates or None, grid, pooling, _convention(flow), _block_rates(flow) or None)
 
 
 def _first_runs(flow: Flow) -> dict[str, Layer]:
@@ -84,10 +88,20 @@ def _pooling(flow: Flow, stride: int | None) -> Pooling | None:
     return Pooling((height, width), pool.stride)
 
 
-def _is_aligned(flow: Flow) -> bool:
-    """Unless all maps that grow are resized by half-pixel centres."""
-    conventions = {one.convention for one in flow.resizes if one.input.kind == "feature" and changes(one)}
-    return conventions != {"bilinear, half-pixel centres"}
+def _convention(flow: Flow) -> Convention:
+    """That of all maps that grow, if they share one; aligned corners else, from which the model's are then compared."""
+    texts = {one.convention for one in flow.resizes if one.input.kind == "feature" and changes(one)}
+    return next((name for name, text in CONVENTIONS.items() if texts == {text}), "aligned_corners")
+
+
+def _block_rates(flow: Flow) -> tuple[int, ...]:
+    """Of the kernel in each block of a MobileNet that isn't 1x1."""
+    rates: dict[int, int] = {}
+    for name, layer in _first_runs(flow).items():
+        if match := BLOCK.fullmatch(name):
+            index = int(match[1] or 0)
+            rates[index] = max(rates.get(index, 1), layer.rate[0] if layer.kernel != (1, 1) else 1)
+    return tuple(rate for _, rate in sorted(rates.items()))
 
 
 # ---- kernels

@@ -1,13 +1,14 @@
 """TensorFlow Lite models: weights in TensorFlow's order, and the operators between them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from atrous.convert.arrays import Array
 from atrous.convert.flow.operations import Operation, Operations, flow_of
-from atrous.convert.flow.values import Pair
+from atrous.convert.flow.values import Pair, scope_of
 from atrous.convert.readers.tflite import Operator, Tensor, TfLite, dequantised
 from atrous.convert.system import ForeignWeights
+from atrous.convert.systems.tf_deeplab import structure
 from atrous.convert.systems.tf_deeplab.graphs import (
     NOMINAL,
     hints_of,
@@ -35,6 +36,7 @@ KINDS = {
     "MAX_POOL_2D": "max",
     "MEAN": "reduce_mean",
     **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), "resize"),
+    "TILE": "tile",
     **dict.fromkeys(("PAD", "PADV2"), "pad"),
     "SPACE_TO_BATCH_ND": "space_to_batch",
     "BATCH_TO_SPACE_ND": "batch_to_space",
@@ -60,13 +62,15 @@ def from_tflite(model: TfLite, label: str) -> ForeignWeights:
     """The weights of its convolutions in TensorFlow's order, dequantised; their batch norms are folded into them."""
     if not model.inputs:
         raise ConversionError(f"{label}: a graph without an input")
-    variables: dict[str, Array] = {}
-    for operator in model.operators:
-        if operator.op in CONVOLUTIONS:
-            _require_convolution(model, operator, label)
-            variables |= _variables(model, operator)
+    convolutions = [operator for operator in model.operators if operator.op in CONVOLUTIONS]
+    for operator in convolutions:
+        _require_convolution(model, operator, label)
     size, stored = _size(model), _stored(model)
-    flow = flow_of(_operations(model), size or NOMINAL)
+    scopes = _scopes(model, convolutions, size or NOMINAL)
+    variables: dict[str, Array] = {}
+    for operator in convolutions:
+        variables |= _variables(model, operator, scopes[operator.inputs[1]])
+    flow = flow_of(_operations(model, scopes), size or NOMINAL)
     count = sum(_is_rounded(model, operator) for operator in model.operators)
     said = left_out(flow, *([ROUNDED.format(count)] if count else []), is_stored=stored is not None)
     return ForeignWeights(label, variables, hints_of(flow), size, normalization_of(flow, stored), flow, said)
@@ -105,21 +109,42 @@ def _scope(model: TfLite, operator: Operator) -> str:
     return "/".join(parts[: next(ends, -1)])
 
 
-def _weights_name(model: TfLite, operator: Operator) -> str:
-    return _scope(model, operator) + ("/weights" if operator.op == "CONV_2D" else "/depthwise_weights")
+def _scopes(model: TfLite, convolutions: list[Operator], size: Size) -> dict[int, str]:
+    """Of layers, by the tensor of their weights: by its name or, where that isn't known, by structure."""
+    named = {operator.inputs[1]: _scope(model, operator) for operator in convolutions}
+    if structure.are_known(list(named.values())):
+        return named
+    numbered = {index: f"layer_{index}" for index in named}
+    kernels = {
+        _weights_name(operator, numbered): structure.Kernel(
+            without_holes(_kernel_of(model, operator))[0].shape, operator.op != "CONV_2D"
+        )
+        for operator in convolutions
+    }
+    names = structure.names_by_structure(_operations(model, numbered), kernels, size)
+    by_number = {scope_of(old): scope_of(new) for old, new in names.items()}
+    return {index: by_number[scope] for index, scope in numbered.items()} if names else named
 
 
-def _variables(model: TfLite, operator: Operator) -> dict[str, Array]:
+def _weights_name(operator: Operator, scopes: Mapping[int, str]) -> str:
+    leaf = "weights" if operator.op == "CONV_2D" else "depthwise_weights"
+    return f"{scopes[operator.inputs[1]]}/{leaf}"
+
+
+def _kernel_of(model: TfLite, operator: Operator) -> Array:
     weights = dequantised(_stored_tensor(model, operator.inputs[1]))
     if operator.op == "CONV_2D":  # [out, height, width, in] -> HWIO
-        kernel: Array = weights.transpose(1, 2, 3, 0)
-    else:  # [1, height, width, out] -> HWIM
-        multiplier = operator.options.depth_multiplier
-        height, width, out = weights.shape[1:]
-        kernel = weights.reshape(height, width, out // multiplier, multiplier)
-    variables: dict[str, Array] = {_weights_name(model, operator): without_holes(kernel)[0]}
+        return weights.transpose(1, 2, 3, 0)
+    multiplier = operator.options.depth_multiplier  # [1, height, width, out] -> HWIM
+    height, width, out = weights.shape[1:]
+    return weights.reshape(height, width, out // multiplier, multiplier)
+
+
+def _variables(model: TfLite, operator: Operator, scope: str) -> dict[str, Array]:
+    kernel = without_holes(_kernel_of(model, operator))[0]
+    variables: dict[str, Array] = {_weights_name(operator, {operator.inputs[1]: scope}): kernel}
     if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-        variables[f"{_scope(model, operator)}/biases"] = dequantised(_stored_tensor(model, operator.inputs[2]))
+        variables[f"{scope}/biases"] = dequantised(_stored_tensor(model, operator.inputs[2]))
     return variables
 
 
@@ -135,9 +160,9 @@ def _stored_tensor(model: TfLite, index: int) -> Tensor:
 # ---- operators
 
 
-def _operations(model: TfLite) -> Operations:
+def _operations(model: TfLite, scopes: Mapping[int, str]) -> Operations:
     constants = {str(index): array for index, array in _constants(model)}
-    operations = [_operation(model, operator) for operator in model.operators if operator.outputs]
+    operations = [_operation(model, operator, scopes) for operator in model.operators if operator.outputs]
     return Operations(operations, constants, tuple(map(str, model.inputs)), {})
 
 
@@ -148,7 +173,7 @@ def _constants(model: TfLite) -> Iterator[tuple[int, Array]]:
             yield index, dequantised(tensor) if tensor.scale.size else tensor.data
 
 
-def _operation(model: TfLite, operator: Operator) -> Operation:
+def _operation(model: TfLite, operator: Operator, scopes: Mapping[int, str]) -> Operation:
     options, output = operator.options, model.tensors[operator.outputs[0]]
     is_conv = operator.op in CONVOLUTIONS
     kernel, holes = _kernel(model, operator) if is_conv else (options.kernel, 1)
@@ -157,7 +182,7 @@ def _operation(model: TfLite, operator: Operator) -> Operation:
         output.name,
         tuple(map(str, operator.inputs)),
         str(operator.outputs[0]),
-        _weights_name(model, operator) if is_conv else "",
+        _weights_name(operator, scopes) if is_conv else "",
         _positive(kernel),
         _positive(options.stride),
         _positive((holes * options.dilation[0], holes * options.dilation[1])),

@@ -5,8 +5,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from atrous.backbones import BACKBONES, BackboneConfig, build_backbone
+from atrous.backbones.mobilenet_edgetpu import MobileNetEdgeTPU
+from atrous.backbones.mobilenet_v2 import MobileNetV2
+from atrous.backbones.mobilenet_v3 import MobileNetV3
 from atrous.backbones.nasnet import NASNETS
 from atrous.convert.arrays import Shapes
 from atrous.convert.filling import original_shapes, require_shapes
@@ -35,7 +39,7 @@ def config(evidence: FlagEvidence) -> Deduction:
     backbone = validated(
         BACKBONES[name].Config, _backbone_fields(evidence, name, output_stride), evidence.label, ConfigError
     )
-    plan = _planned(backbone, output_stride)
+    plan = planned(backbone, output_stride)
     require_shapes(plan.shapes, evidence.shapes, evidence.label)
     head = deduced_head(evidence, Trunk(ROOTS[name].scope, plan.channels, output_stride))
     merged = {} if head.fields["name"] == "image_classifier" else _merged_scales(evidence)
@@ -45,7 +49,8 @@ def config(evidence: FlagEvidence) -> Deduction:
 def _merged_scales(evidence: FlagEvidence) -> ConfigFields:
     flags = evidence.options
     return {
-        "align_corners": evidence.hints.align_corners,
+        "align_corners": evidence.hints.convention == "aligned_corners",
+        "half_pixel_centers": evidence.hints.convention != "legacy",
         "image_pyramid": flags.image_pyramid or (1.0,),
         "merge": "mean" if flags.merge_method == "avg" else "max",
     }
@@ -143,7 +148,31 @@ def _backbone_fields(evidence: FlagEvidence, backbone: str, output_stride: int) 
         fields["drop_path"] = 1 - flags.drop_path_keep_prob
     if "depth_multiplier" in settings:
         fields |= _width(evidence, backbone, output_stride, fields)
-    return fields
+    return fields | _as_in_file(evidence, fields, output_stride)
+
+
+def _as_in_file(evidence: FlagEvidence, fields: ConfigFields, output_stride: int) -> ConfigFields:
+    """What differs from the published networks: channels of the last convolution, and the rates in a graph."""
+    config, hints = validated(BACKBONES[fields["name"]].Config, fields, evidence.label, ConfigError), evidence.hints
+    own, last = planned(config, output_stride), f"{ROOTS[config.name].scope}/Conv_1/weights"
+    changes: ConfigFields = {}
+    if isinstance(config, MobileNetEdgeTPU.Config) and evidence.shapes.get(last):
+        channels = evidence.shapes[last][-1]
+        changes["last_channels"] = None if channels == own.channels["c5"] else channels
+    as_graph = planned(config, hints.output_stride).block_rates if hints.output_stride else None
+    if as_graph and hints.block_rates not in (None, as_graph) and len(hints.block_rates) == len(as_graph):
+        _require_its_stride(evidence, output_stride)
+        changes["rates"] = hints.block_rates
+    return changes
+
+
+def _require_its_stride(evidence: FlagEvidence, output_stride: int) -> None:
+    """Raises ConfigError: which rates would belong to another output stride isn't known."""
+    if output_stride != evidence.hints.output_stride:
+        raise ConfigError(
+            f"{evidence.label}: output_stride={output_stride}, but its graph has rates of its own, "
+            f"{evidence.hints.block_rates}, which are those of output_stride={evidence.hints.output_stride} alone"
+        )
 
 
 # ---- width
@@ -165,7 +194,7 @@ def _width(evidence: FlagEvidence, backbone: str, output_stride: int, fields: Co
 def _num_misfits(evidence: FlagEvidence, fields: ConfigFields, output_stride: int) -> int:
     """How many variables would have another shape in a backbone with these fields."""
     config = validated(BACKBONES[fields["name"]].Config, fields, evidence.label, ConfigError)
-    expected = _planned(config, output_stride).shapes
+    expected = planned(config, output_stride).shapes
     return sum(evidence.shapes.get(name, shape) != shape for name, shape in expected.items())
 
 
@@ -186,20 +215,32 @@ def _candidates(evidence: FlagEvidence, backbone: str) -> Iterator[ConfigFields]
 
 
 def _near_widths(shapes: Shapes, backbone: str) -> list[float]:
-    """Those whose stem, before its channels are rounded, is about as wide: trying all would take a second."""
     stem = f"{ROOTS[backbone].scope}/Conv/weights"
-    full = _planned(_default(backbone), _default(backbone).output_strides[0]).shapes[stem][-1]
-    channels = shapes[stem][-1] if shapes.get(stem) else full
-    return [width for width in WIDTHS if abs(width * full - channels) <= ROUNDED_BY] or list(WIDTHS[:1])
+    return widths_near(backbone, shapes[stem][-1] if shapes.get(stem) else None) or list(WIDTHS[:1])
+
+
+def widths_near(backbone: str, channels: int | None) -> list[float]:
+    """Those whose stem, before its channels are rounded, has about as many: trying all would take a second."""
+    stem = f"{ROOTS[backbone].scope}/Conv/weights"
+    full = planned(_default(backbone), _default(backbone).output_strides[0]).shapes[stem][-1]
+    return [width for width in WIDTHS if abs(width * full - (channels or full)) <= ROUNDED_BY]
 
 
 class Plan(NamedTuple):
     shapes: Shapes  # of the variables
     channels: Mapping[str, int]
+    block_rates: tuple[int, ...]  # of its blocks, if it has some
 
 
 @lru_cache(maxsize=256)  # building one takes a tenth of a second or more
-def _planned(config: BackboneConfig, output_stride: int) -> Plan:
+def planned(config: BackboneConfig, output_stride: int) -> Plan:
     with torch.device("meta"):
         network = build_backbone(config, output_stride)
-    return Plan(original_shapes(network, backbone_rules(config.name), TENSORFLOW), network.channels)
+    shapes = original_shapes(network, backbone_rules(config.name), TENSORFLOW)
+    return Plan(shapes, network.channels, tuple(_block_rates(network)))
+
+
+def _block_rates(network: nn.Module) -> Iterator[int]:
+    """Of the kernel in each block that isn't 1x1."""
+    for block in network.blocks if isinstance(network, MobileNetV2 | MobileNetV3 | MobileNetEdgeTPU) else ():
+        yield max(conv.dilation[0] for conv in block.modules() if isinstance(conv, nn.Conv2d))

@@ -1,0 +1,125 @@
+"""jfzhang95/pytorch-deeplab-xception: DeepLab v3+ on ResNet-101 and MobileNetV2."""
+
+from typing import Literal
+
+from pydantic import PositiveInt
+
+from atrous.convert.arrays import Array, Shapes
+from atrous.convert.known_backbones import NUM_BLOCKS, numbered, pair, resnet, resnet_stages, resnet_stem
+from atrous.convert.layouts import PYTORCH, Rules, beside, pooled_image_first
+from atrous.convert.system import ConfigFields, Deduction, Evidence, System
+from atrous.errors import ConversionError
+from atrous.inference import InferenceConfig
+from atrous.layers.aspp import RATES
+from atrous.models import ModelConfig
+from atrous.settings import Settings
+
+NUM_LOW = 4  # of MobileNetV2's features, the first ones, are called low
+MULTI_GRID = (1, 2, 4)
+BACKBONES: dict[str, ConfigFields] = {  # by its names
+    "resnet": {"name": "resnet101", "multi_grid": MULTI_GRID, "atrous_rule": "stage"},
+    "mobilenet": {"name": "mobilenet_v2", "program": "jfzhang95"},
+}
+OTHERS = {
+    "backbone.layer0.0.weight": "DRN (a dilated residual network of eight stages)",
+    "backbone.block1.skip.weight": "an Xception whose shortcuts begin after the activation",
+}
+DECODER: ConfigFields = {"low_level_channels": 48, "separable": False, "norm_eps": 1e-5, "dropout": (0.5, 0.1)}
+
+
+class Options(Settings):
+    """Arguments of its train.py; None: whatever the weights say."""
+
+    backbone: Literal["resnet", "mobilenet", "xception", "drn"] | None = None
+    num_classes: PositiveInt | None = None
+    out_stride: Literal[8, 16] = 16
+
+
+def recognised(shapes: Shapes) -> bool:
+    return "aspp.aspp1.atrous_conv.weight" in shapes and "decoder.last_conv.0.weight" in shapes
+
+
+# ---- names
+
+
+def _mobilenet_rules() -> Rules:
+    ours, low = r"backbone\.blocks\.0", "backbone.low_level_features."
+    first = (
+        *numbered(rf"{ours}\.depthwise", f"{low}1.conv"),
+        *pair(rf"{ours}\.project", f"{low}1.conv.3", f"{low}1.conv.4"),
+    )
+    others = [rule for index in range(1, NUM_BLOCKS) for rule in _block_rules(index)]
+    return (*numbered(r"backbone\.stem", f"{low}0"), *first, *others)
+
+
+def _block_rules(index: int) -> Rules:
+    ours, level = rf"backbone\.blocks\.{index}", "low" if index + 1 < NUM_LOW else "high"
+    theirs = f"backbone.{level}_level_features.{index + 1}.conv"
+    return (
+        *numbered(rf"{ours}\.expand", theirs),
+        *pair(rf"{ours}\.depthwise", f"{theirs}.3", f"{theirs}.4"),
+        *pair(rf"{ours}\.project", f"{theirs}.6", f"{theirs}.7"),
+    )
+
+
+HEAD: Rules = (
+    *((rf"aspp\.branches\.{index}\.conv", f"aspp.aspp{index + 1}.atrous_conv") for index in range(4)),
+    *((rf"aspp\.branches\.{index}\.norm", f"aspp.aspp{index + 1}.bn") for index in range(4)),
+    *pair(r"aspp\.image_pooling", "aspp.global_avg_pool.1", "aspp.global_avg_pool.2"),
+    *pair(r"aspp\.projection", "aspp.conv1", "aspp.bn1"),
+    *pair(r"decoder\.0\.low_level", "decoder.conv1", "decoder.bn1"),
+    *numbered(r"decoder\.0\.refine\.0", "decoder.last_conv"),
+    *pair(r"decoder\.0\.refine\.1", "decoder.last_conv.4", "decoder.last_conv.5"),
+    ("classify", "decoder.last_conv.8"),
+)
+RESNET: Rules = (*resnet_stem("backbone."), *resnet_stages("backbone."))
+
+
+def rules(config: ModelConfig) -> Rules:
+    backbone = _mobilenet_rules() if config.backbone.name == "mobilenet_v2" else RESNET
+    return (*backbone, *HEAD)
+
+
+def _our_axes(name: str, array: Array) -> Array:
+    return pooled_image_first(array) if name == "aspp.conv1.weight" and array.ndim == 4 else array
+
+
+# ---- the network
+
+
+def config(evidence: Evidence[Options]) -> Deduction:
+    if other := next((text for weight, text in OTHERS.items() if evidence.has(weight)), None):
+        raise ConversionError(f"{evidence.label}: its backbone is {other}, which Atrous does not have")
+    num_classes = evidence.shape("decoder.last_conv.8.weight")[0]
+    backbone = "mobilenet" if evidence.has("backbone.low_level_features.0.0.weight") else "resnet"
+    if backbone == "resnet" and (name := resnet(evidence, "backbone.")) != "resnet101":
+        raise ConversionError(f"{evidence.label}: its backbone is {name}, where this program has resnet101 alone")
+    stride = evidence.options.out_stride
+    fields: ConfigFields = {
+        "name": "deeplab_v3plus",
+        "backbone": BACKBONES[backbone],
+        "num_classes": num_classes,
+        "output_stride": stride,
+        "aspp": {"rates": RATES[stride], "separable": False, "norm_eps": 1e-5, "dropout": 0.5},
+        "decoder": DECODER,
+    }
+    return Deduction(fields, {"backbone": backbone, "num_classes": num_classes})
+
+
+def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, bool]:
+    return {"out_stride=16 (the default)": "out_stride" not in evidence.options.model_fields_set}
+
+
+def inference(evidence: Evidence[Options], config: ModelConfig) -> InferenceConfig:
+    return InferenceConfig(pad_to_grid=False)
+
+
+SYSTEM = System(
+    recognised,
+    Options,
+    config,
+    rules,
+    assumptions,
+    inference,
+    layout=PYTORCH._replace(our_axes=_our_axes, leftovers=beside(r"backbone\.features\..*")),  # the same weights again
+)

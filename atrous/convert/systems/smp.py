@@ -1,0 +1,281 @@
+"""segmentation_models_pytorch: DeepLab v3, v3+ and PSPNet on ResNets and MobileNetV2."""
+
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from pydantic import PositiveFloat, PositiveInt
+from torch import nn
+
+from atrous.backbones.contract import IMAGENET_MEAN, IMAGENET_STD
+from atrous.convert.arrays import BESIDE, Array, Arrays, Shapes
+from atrous.convert.known_backbones import NUM_BLOCKS, numbered, pair, resnet, resnet_stages, resnet_stem
+from atrous.convert.layouts import PYTORCH, Rules, beside, pooled_image_first
+from atrous.convert.system import ConfigFields, Deduction, Evidence, Normalization, System
+from atrous.errors import ConversionError
+from atrous.inference import InferenceConfig
+from atrous.models import ModelConfig
+from atrous.settings import Rates, Settings
+
+LOGITS = "segmentation_head.0"
+POOL = "decoder.psp.blocks.0.pool.1.0.weight"
+JOINED = re.compile(r"decoder\.(aspp\.)?(aspp\.0\.|0\.|)project\.0\.weight")
+RATES = (12, 24, 36)  # at each output stride
+EPS = 1e-5
+STRIDES = {"deeplab_v3": 8, "deeplab_v3plus": 16}  # its defaults
+OUTPUT_STRIDES = {"c3": 8, "c4": 16, "c5": 32}  # of a PSPNet that ends with the stage
+LAST_UNITS = {  # a weight whose output channels are those of the stage
+    "c3": ("encoder.layer2.0.downsample.1.weight", "encoder.features.6.conv.2.weight"),
+    "c4": ("encoder.layer3.0.downsample.1.weight", "encoder.features.13.conv.2.weight"),
+    "c5": ("encoder.layer4.0.downsample.1.weight", "encoder.features.18.0.weight"),
+}
+BIAS = re.compile(r"decoder\..*\.0\.bias")
+MOBILENET: ConfigFields = {"name": "mobilenet_v2", "program": "torchvision"}
+COLORS = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+
+
+class Options(Settings):
+    """Arguments of its networks; None: whatever the weights say, or else its default."""
+
+    encoder_name: str | None = None
+    encoder_output_stride: Literal[8, 16, 32] | None = None  # DeepLab v3: 8, v3+: 16
+    decoder_atrous_rates: Rates = RATES
+    classes: PositiveInt | None = None
+    mean: tuple[float, float, float] | None = None  # of the images, in 0..255; None: ImageNet's
+    std: COLORS | None = None
+
+
+def recognised(shapes: Shapes) -> bool:
+    is_known = any(name in shapes for name in ("encoder.conv1.weight", "encoder.features.0.0.weight"))
+    return is_known and f"{LOGITS}.weight" in shapes
+
+
+# ---- names
+
+
+def _mobilenet_rules() -> Rules:
+    ours, theirs = r"backbone\.blocks\.0", "encoder.features.1.conv"
+    first = (*numbered(rf"{ours}\.depthwise", f"{theirs}.0"), *pair(rf"{ours}\.project", f"{theirs}.1", f"{theirs}.2"))
+    others = [rule for index in range(1, NUM_BLOCKS) for rule in _block_rules(index)]
+    ends = (*numbered(r"backbone\.stem", "encoder.features.0"), *numbered(r"backbone\.last", "encoder.features.18"))
+    return (*ends, *first, *others)
+
+
+def _block_rules(index: int) -> Rules:
+    ours, theirs = rf"backbone\.blocks\.{index}", f"encoder.features.{index + 1}.conv"
+    return (
+        *numbered(rf"{ours}\.expand", f"{theirs}.0"),
+        *numbered(rf"{ours}\.depthwise", f"{theirs}.1"),
+        *pair(rf"{ours}\.project", f"{theirs}.2", f"{theirs}.3"),
+    )
+
+
+def _separable(ours: str, conv: str, norm: str) -> Rules:
+    return (
+        (rf"{ours}\.depthwise\.conv", f"{conv}.0"),
+        (rf"{ours}\.pointwise\.conv", f"{conv}.1"),
+        (rf"{ours}\.pointwise\.norm", norm),
+    )
+
+
+def _aspp_rules(aspp: str) -> Rules:
+    return (
+        *numbered(r"aspp\.branches\.(\d)", rf"{aspp}.convs.\1"),
+        *_separable(r"aspp\.branches\.(\d)", rf"{aspp}.convs.\1.0", rf"{aspp}.convs.\1.1"),
+        *pair(r"aspp\.image_pooling", f"{aspp}.convs.4.1", f"{aspp}.convs.4.2"),
+        *numbered(r"aspp\.projection", f"{aspp}.project"),
+    )
+
+
+HEADS: dict[str, Rules] = {
+    "deeplab_v3": (*_aspp_rules("decoder.aspp"), *pair("refine", "decoder.conv", "decoder.bn"), ("classify", LOGITS)),
+    "deeplab_v3plus": (
+        *_aspp_rules("decoder.aspp.0"),
+        *_separable("refine", "decoder.aspp.1", "decoder.aspp.2"),
+        *numbered(r"decoder\.0\.low_level", "decoder.block1"),
+        *_separable(r"decoder\.0\.refine\.0", "decoder.block2.0", "decoder.block2.1"),
+        ("classify", LOGITS),
+    ),
+    "pspnet": (
+        *numbered(r"pyramid\.branches\.(\d+)", r"decoder.psp.blocks.\1.pool.1"),
+        *numbered(r"head\.conv", "decoder.conv"),
+        (r"head\.classify", LOGITS),
+    ),
+}
+RESNET: Rules = (*resnet_stem("encoder."), *resnet_stages("encoder."))
+
+
+def rules(config: ModelConfig) -> Rules:
+    backbone = _mobilenet_rules() if config.backbone.name == "mobilenet_v2" else RESNET
+    return (*backbone, *HEADS[config.name])
+
+
+def _our_axes(name: str, array: Array) -> Array:
+    """The pyramid's own map comes last there, and first here."""
+    if JOINED.fullmatch(name) and array.ndim == 4:
+        return pooled_image_first(array)
+    if name == "decoder.conv.0.weight" and array.ndim == 4:
+        return np.roll(array, array.shape[1] // 2, axis=1)
+    return array
+
+
+OLD_NAMES = (  # of DeepLab v3, until version 0.4
+    (re.compile(r"decoder\.0\.(convs|project)\."), r"decoder.aspp.\1."),
+    (re.compile(r"decoder\.1\.weight"), "decoder.conv.weight"),
+    (re.compile(r"decoder\.2\."), "decoder.bn."),
+)
+
+
+def renamed(arrays: Arrays) -> Arrays:
+    return {_new_name(name): array for name, array in arrays.items()}
+
+
+def _new_name(name: str) -> str:
+    return next((pattern.sub(new, name) for pattern, new in OLD_NAMES if pattern.match(name)), name)
+
+
+def _unfolded(module: nn.Module, names: Mapping[str, str], arrays: Arrays) -> Arrays:
+    return _with_two_classes(_with_norms(set(names.values()), _without_unused_stages(names, arrays)))
+
+
+def _without_unused_stages(names: Mapping[str, str], arrays: Arrays) -> Arrays:
+    """The encoder of a PSPNet holds all its stages, but computes only the first ones."""
+    used = {_part(name) for name in names.values()}
+    return {name if _part(name) in used else f"{BESIDE}{name}": array for name, array in arrays.items()}
+
+
+def _part(name: str) -> str:
+    """`encoder.layer3.` and `encoder.features.7.`; of other names nothing."""
+    match = re.match(r"encoder\.(layer\d|features\.\d+)\.", name)
+    return match.group() if match else ""
+
+
+def _with_norms(expected: set[str], arrays: Arrays) -> Arrays:
+    """The pyramid's mean of the whole map has no batch norm, but a bias: a batch norm that does nothing else."""
+    biases = {name: array for name, array in arrays.items() if BIAS.fullmatch(name) and name not in expected}
+    norms = {
+        f"{name.removesuffix('0.bias')}1.{leaf}": array
+        for name, bias in biases.items()
+        for leaf, array in _identity(bias).items()
+    }
+    return {name: array for name, array in arrays.items() if name not in biases} | norms
+
+
+def _identity(bias: Array) -> dict[str, Array]:
+    ones = np.ones_like(bias)
+    return {"weight": ones, "bias": bias, "running_mean": 0 * ones, "running_var": (1 - EPS) * ones}
+
+
+def _with_two_classes(arrays: Arrays) -> Arrays:
+    """A single logit is that of class 1, against 0 of class 0: a sigmoid is the softmax of both."""
+    heads = {name: array for name, array in arrays.items() if name in (f"{LOGITS}.weight", f"{LOGITS}.bias")}
+    return {**arrays, **{name: np.stack([0 * one[0], one[0]]) for name, one in heads.items() if len(one) == 1}}
+
+
+# ---- the network
+
+
+def config(evidence: Evidence[Options]) -> Deduction:
+    name, options = _name(evidence), evidence.options
+    is_mobile = evidence.has("encoder.features.0.0.weight")
+    encoder = "mobilenet_v2" if is_mobile else resnet(evidence, "encoder.")
+    backbone = MOBILENET if is_mobile else {"name": encoder, "atrous_rule": "stage"}
+    classes = evidence.shape(f"{LOGITS}.weight")[0]
+    fields: ConfigFields = {
+        "name": name,
+        "backbone": backbone,
+        "num_classes": max(2, classes),
+        "output_stride": options.encoder_output_stride or STRIDES.get(name, 32),
+        **_head(name, evidence),
+    }
+    if name == "pspnet":
+        stage = _last_stage(evidence)
+        fields |= {"backbone": {**backbone, "last_stage": stage}, "output_stride": OUTPUT_STRIDES[stage]}
+    return Deduction(fields, {"encoder_name": encoder, "classes": classes})
+
+
+def _name(evidence: Evidence[Options]) -> str:
+    if evidence.has(POOL):
+        return "pspnet"
+    if evidence.has("decoder.aspp.0.convs.0.0.weight"):
+        return "deeplab_v3plus"
+    if evidence.has("decoder.aspp.convs.0.0.weight"):
+        return "deeplab_v3"
+    kinds = "DeepLabV3, DeepLabV3Plus and PSPNet"
+    raise ConversionError(f"{evidence.label}: of segmentation_models_pytorch only {kinds} are read, and it is another")
+
+
+def _head(name: str, evidence: Evidence[Options]) -> ConfigFields:
+    def width(weight: str) -> int:
+        return evidence.shape(weight)[0]
+
+    if name == "pspnet":
+        channels = {"head_channels": width("decoder.conv.0.weight"), "auxiliary_channels": None}
+        return {**channels, "head_kernel": 1, "logits_kernel": 3, "dropout": 0.2}
+    prefix = "decoder.aspp." if name == "deeplab_v3" else "decoder.aspp.0."
+    bare = {"bare_depthwise": True, "norm_eps": EPS}
+    aspp = {
+        "rates": evidence.options.decoder_atrous_rates,
+        "channels": width(f"{prefix}project.0.weight"),
+        "separable": evidence.has(f"{prefix}convs.1.0.0.weight"),
+        "dropout": 0.5,
+        **bare,
+    }
+    if name == "deeplab_v3":
+        return {"aspp": aspp, "head_channels": width("decoder.conv.weight")}
+    decoder = {
+        "num_convolutions": 1,
+        "low_level_channels": width("decoder.block1.0.weight"),
+        "channels": width("decoder.block2.0.1.weight"),
+        "separable": True,
+        **bare,
+    }
+    return {"aspp": aspp, "head_channels": width("decoder.aspp.1.1.weight"), "decoder": decoder}
+
+
+def _last_stage(evidence: Evidence[Options]) -> str:
+    """The stage whose channels the pyramid has."""
+    inp = evidence.shape(POOL)[1]
+    stages = (
+        stage for stage, names in LAST_UNITS.items() for name in names if evidence.shapes.get(name, ())[:1] == (inp,)
+    )
+    stage = next(stages, None)
+    if stage is None:
+        raise ConversionError(f"{evidence.label}: its pyramid sees {inp} channels, which no stage of its encoder has")
+    return stage
+
+
+def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, bool]:
+    options, present = evidence.options, evidence.options.model_fields_set
+    has_rates = config.name != "pspnet"
+    return {
+        f"encoder_output_stride={config.output_stride} (the default)": has_rates
+        and options.encoder_output_stride is None,
+        "decoder_atrous_rates=12,24,36 (the default)": has_rates and "decoder_atrous_rates" not in present,
+        "images have ImageNet's mean and std (mean=, std= in 0..255 say otherwise)": not {"mean", "std"} & present,
+        "its single logit is that of class 1, by a sigmoid": evidence.shape(f"{LOGITS}.weight")[0] == 1,
+    }
+
+
+def inference(evidence: Evidence[Options], config: ModelConfig) -> InferenceConfig:
+    return InferenceConfig(pad_to_grid=False)
+
+
+def normalization(options: Options) -> Normalization | None:
+    if options.mean is None and options.std is None:
+        return None
+    return options.mean or IMAGENET_MEAN, options.std or IMAGENET_STD
+
+
+SYSTEM = System(
+    recognised,
+    Options,
+    config,
+    rules,
+    assumptions,
+    inference,
+    layout=PYTORCH._replace(our_axes=_our_axes, leftovers=beside(r"classification_head\..*"), unfolded=_unfolded),
+    normalization=normalization,
+    renamed=renamed,
+)

@@ -1,0 +1,154 @@
+"""VainF/DeepLabV3Plus-Pytorch: DeepLab v3 and v3+ on ResNet-50, ResNet-101 and MobileNetV2."""
+
+import re
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from pydantic import PositiveInt
+
+from atrous.convert.arrays import Array, Shapes
+from atrous.convert.known_backbones import NUM_BLOCKS, numbered, pair, resnet, resnet_stages, resnet_stem
+from atrous.convert.label_spaces import PUBLISHED, published_label_space
+from atrous.convert.layouts import PYTORCH, Rules, pooled_image_first
+from atrous.convert.system import ConfigFields, Deduction, Evidence, System
+from atrous.errors import ConversionError
+from atrous.layers.aspp import RATES
+from atrous.models import ModelConfig
+from atrous.settings import Settings
+
+NUM_LOW = 4  # of MobileNetV2's features, the first ones, are called low
+LOW_CHANNELS = 48  # of the decoder's projection
+ASPP = {"deeplab_v3": "classifier.classifier.0", "deeplab_v3plus": "classifier.aspp"}
+CLASSIFIERS = {"deeplab_v3": "classifier.classifier.4", "deeplab_v3plus": "classifier.classifier.3"}
+PREFIXES = {"deeplab_v3": "deeplabv3_", "deeplab_v3plus": "deeplabv3plus_"}
+FUSED = re.compile(r"classifier\.classifier\.0(\.body\.[01])?\.weight")
+OTHERS = {
+    "backbone.stage2.0.branches.0.0.conv1.weight": "HRNet",
+    "backbone.block1.skip.weight": "the Xception of Keras",
+}
+
+
+class Options(Settings):
+    """Arguments of its main.py; None: whatever the weights say."""
+
+    model: str | None = None  # deeplabv3plus_mobilenet
+    num_classes: PositiveInt | None = None
+    output_stride: Literal[8, 16] = 16
+    separable_conv: bool | None = None
+
+
+def recognised(shapes: Shapes) -> bool:
+    return any(f"{name}.convs.0.0.weight" in shapes for name in ASPP.values())
+
+
+# ---- names
+
+
+def _mobilenet_rules() -> Rules:
+    """The first block has no expansion, so that its parts have other numbers."""
+    ours, low = r"backbone\.blocks\.", "backbone.low_level_features."
+    first = (
+        *numbered(rf"{ours}0\.depthwise", f"{low}1.conv.0"),
+        *pair(rf"{ours}0\.project", f"{low}1.conv.1", f"{low}1.conv.2"),
+    )
+    others = [rule for index in range(1, NUM_BLOCKS) for rule in _block_rules(index)]
+    return (*numbered(r"backbone\.stem", f"{low}0"), *first, *others)
+
+
+def _block_rules(index: int) -> Rules:
+    ours, level = rf"backbone\.blocks\.{index}", "low" if index + 1 < NUM_LOW else "high"
+    theirs = f"backbone.{level}_level_features.{index + 1}.conv"
+    return (
+        *numbered(rf"{ours}\.expand", f"{theirs}.0"),
+        *numbered(rf"{ours}\.depthwise", f"{theirs}.1"),
+        *pair(rf"{ours}\.project", f"{theirs}.2", f"{theirs}.3"),
+    )
+
+
+def _branch_rules(aspp: str) -> Rules:
+    return (
+        *numbered(r"aspp\.branches\.(\d)", rf"{aspp}.convs.\1"),
+        (r"aspp\.branches\.(\d)\.depthwise\.conv", rf"{aspp}.convs.\1.0.body.0"),
+        (r"aspp\.branches\.(\d)\.pointwise\.conv", rf"{aspp}.convs.\1.0.body.1"),
+        (r"aspp\.branches\.(\d)\.pointwise\.norm", rf"{aspp}.convs.\1.1"),
+        *pair(r"aspp\.image_pooling", f"{aspp}.convs.4.1", f"{aspp}.convs.4.2"),
+        *numbered(r"aspp\.projection", f"{aspp}.project"),
+    )
+
+
+HEADS: dict[str, Rules] = {
+    "deeplab_v3": pair("refine", "classifier.classifier.1", "classifier.classifier.2"),
+    "deeplab_v3plus": (
+        *numbered(r"decoder\.0\.low_level", "classifier.project"),
+        *numbered(r"decoder\.0\.refine\.0", "classifier.classifier"),
+        (r"decoder\.0\.refine\.0\.depthwise\.conv", "classifier.classifier.0.body.0"),
+        (r"decoder\.0\.refine\.0\.pointwise\.conv", "classifier.classifier.0.body.1"),
+        (r"decoder\.0\.refine\.0\.pointwise\.norm", "classifier.classifier.1"),
+    ),
+}
+RESNET: Rules = (*resnet_stem("backbone."), *resnet_stages("backbone."))
+
+
+def rules(config: ModelConfig) -> Rules:
+    backbone = _mobilenet_rules() if config.backbone.name == "mobilenet_v2" else RESNET
+    classify = ("classify", CLASSIFIERS[config.name])
+    return (*backbone, *_branch_rules(ASPP[config.name]), *HEADS[config.name], classify)
+
+
+def _our_axes(name: str, array: Array) -> Array:
+    """The decoder's low-level features come first there."""
+    if name.endswith(".project.0.weight") and array.shape[1] == 5 * len(array):
+        return pooled_image_first(array)
+    if FUSED.fullmatch(name) and array.ndim == 4:
+        return np.roll(array, -LOW_CHANNELS, axis=int(array.shape[1] > 1))
+    return array
+
+
+# ---- the network
+
+
+def config(evidence: Evidence[Options]) -> Deduction:
+    if other := next((name for weight, name in OTHERS.items() if evidence.has(weight)), None):
+        raise ConversionError(f"{evidence.label}: its backbone is {other}, which Atrous does not have")
+    name = "deeplab_v3plus" if evidence.has("classifier.project.0.weight") else "deeplab_v3"
+    is_separable = evidence.has(f"{ASPP[name]}.convs.1.0.body.0.weight")
+    if is_separable and name == "deeplab_v3":
+        raise ConversionError(f"{evidence.label}: DeepLab v3 with --separable_conv, which Atrous does not have")
+    num_classes = evidence.shape(f"{CLASSIFIERS[name]}.weight")[0]
+    is_mobile = evidence.has("backbone.low_level_features.0.0.weight")
+    backbone = "mobilenet" if is_mobile else resnet(evidence, "backbone.")
+    fields: ConfigFields = {
+        "name": name,
+        "backbone": {"name": "mobilenet_v2", "program": "vainf"} if is_mobile else backbone,
+        "num_classes": num_classes,
+        "output_stride": evidence.options.output_stride,
+        "align_corners": False,
+        **_head(name, evidence, is_separable=is_separable),
+    }
+    decided = {"model": f"{PREFIXES[name]}{backbone}", "num_classes": num_classes, "separable_conv": is_separable}
+    return Deduction(fields, decided)
+
+
+def _head(name: str, evidence: Evidence[Options], *, is_separable: bool) -> ConfigFields:
+    kind = {"separable": is_separable, "bare_depthwise": is_separable, "norm_eps": 1e-5}
+    aspp = {"rates": RATES[evidence.options.output_stride], **kind}
+    if name == "deeplab_v3":
+        return {"aspp": aspp, "head_channels": evidence.shape("classifier.classifier.1.weight")[0]}
+    decoder = {"num_convolutions": 1, "align_corners": False, "low_level_channels": LOW_CHANNELS, **kind}
+    return {"aspp": aspp, "decoder": decoder}
+
+
+def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, bool]:
+    return {"output_stride=16 (the default)": "output_stride" not in evidence.options.model_fields_set}
+
+
+SYSTEM = System(
+    recognised,
+    Options,
+    config,
+    rules,
+    assumptions,
+    label_space=partial(published_label_space, known={count: PUBLISHED[count] for count in (19, 21)}),
+    layout=PYTORCH._replace(our_axes=_our_axes),
+)

@@ -1,0 +1,156 @@
+"""A network as other programs run it: bytes of an image in, labels at the image's size out, in one graph.
+
+Padding, normalisation, upsampling, cropping and the arg-max are inside, with the conventions of `inference`.
+"""
+
+import copy
+import warnings
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.nn import functional as F
+
+from atrous.errors import ConfigError
+from atrous.layers.resize import resize
+from atrous.models import Model
+from atrous.types import NO_MAP, Facts, Outputs, Size
+
+IMAGES = "images"  # the input: [B, H, W, 3] uint8, RGB
+LABELS, LOGITS, CLASSES, PROBABILITIES = "labels", "logits", "classes", "probabilities"
+TRACED = (70, 99)  # height and width that no part of a network has
+SMALL = (1, 3, 65, 65)
+HALF = 0.5  # a scale, to learn whether a network's outputs depend on it
+
+
+class Deployed(nn.Module):
+    """[B, H, W, 3] uint8 -> a tensor for each of `names`.
+
+    `labels` [B, H, W] (uint8 for up to 256 classes, else int32) and, on request, `probabilities` [B, C, H, W];
+    `logits` and a panoptic network's `center` and `offset` on the network's own grid; `classes` [B, C] of a classifier.
+    """
+
+    mean: Tensor  # [3, 1, 1]
+
+    def __init__(self, model: Model, *, probabilities: bool = False, pads: bool = True) -> None:
+        super().__init__()
+        self.facts = model.facts
+        self.pads = pads and self.facts.convention == "aligned_corners"
+        self.network = copy.deepcopy(model).eval().requires_grad_(False)
+        self.register_buffer("mean", model.shift.detach().clone())
+        self.network.shift = torch.zeros_like(model.shift)  # images are centred here, so that 0 pads them
+        self.names = names_of(model, probabilities=probabilities)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        height, width = images.shape[1:3]
+        frame = frame_of((height, width), self.facts, pads=self.pads)
+        centred = images.permute(0, 3, 1, 2).to(torch.float32) - self.mean
+        if self.pads:
+            centred = F.pad(centred, (0, frame[1] - width, 0, frame[0] - height))
+        outputs: Outputs = self.network(centred)
+        maps = dict(maps_of(outputs))
+        if LABELS in self.names:
+            full = resize(outputs.semantic, frame, self.facts.convention)[:, :, :height, :width]
+            maps[LABELS] = full.argmax(1).to(torch.uint8 if self.facts.num_classes <= 256 else torch.int32)
+            maps[PROBABILITIES] = full.softmax(1) if PROBABILITIES in self.names else full
+        return tuple(maps[name] for name in self.names)
+
+
+def frame_of(size: Size, facts: Facts, *, pads: bool) -> Size:
+    """The size of the images that the network itself sees, as `inference.pad_to_grid` pads them."""
+    if not pads:
+        return size
+    rows, columns = ((side + facts.output_stride - 2) // facts.output_stride * facts.output_stride + 1 for side in size)
+    return rows, columns
+
+
+def maps_of(outputs: Outputs) -> Mapping[str, Tensor]:
+    """What inference reads of a network's outputs, by the names that they have in files."""
+    semantic = outputs.semantic if outputs.semantic.ndim == 4 else None
+    maps = {LOGITS: semantic, "center": outputs.center, "offset": outputs.offset, CLASSES: outputs.classes}
+    return {name: x for name, x in maps.items() if x is not None}
+
+
+def outputs_of(maps: Mapping[str, Tensor]) -> Outputs:
+    """The reverse."""
+    return Outputs(maps.get(LOGITS, NO_MAP), maps.get(CLASSES), maps.get("center"), maps.get("offset"))
+
+
+def names_of(model: Model, *, probabilities: bool) -> tuple[str, ...]:
+    """The outputs' names, labels first."""
+    with torch.inference_mode():
+        maps = maps_of(model(torch.zeros(SMALL, device=model.shift.device)))
+    if LOGITS in maps:
+        return (LABELS, *maps, *([PROBABILITIES] if probabilities else []))
+    if probabilities:
+        raise ConfigError(f"--probabilities: a {model.task} network has no class map")
+    return tuple(maps)
+
+
+def depends_on_scale(model: Model) -> bool:
+    """Whether its outputs change with the scale that it is told, as where windows of its means scale with images."""
+    images = torch.linspace(0, 255, torch.Size(SMALL).numel(), device=model.shift.device).view(SMALL)
+    with torch.inference_mode():
+        own, scaled = (maps_of(model(images, scale)) for scale in (1.0, HALF))
+    return any(not torch.equal(x, scaled[name]) for name, x in own.items())
+
+
+class Export(BaseModel):
+    """What is said of an exported graph in its file's metadata."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    facts: Facts
+    outputs: tuple[str, ...]
+    pads: bool  # images to the grid
+    is_scaled: bool  # the outputs would depend on the scale, which is 1
+
+
+class Deployment(NamedTuple):
+    """What a runtime writes to a file."""
+
+    module: Deployed
+    size: Size | None  # of images; None: any
+    metadata: Mapping[str, str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.module.names
+
+
+def export_of(module: Deployed, model: Model, size: Size | None) -> Export:
+    facts = module.facts._replace(size=size, on_grid=module.pads)
+    return Export(facts=facts, outputs=module.names, pads=module.pads, is_scaled=depends_on_scale(model))
+
+
+def traced(deployment: Deployment) -> ExportedProgram:
+    """The graph, for one image of the fixed size, or for any number of images of any size.
+
+    Raises ConfigError for a network whose graph depends on the size.
+    """
+    batch, size = (2, TRACED) if deployment.size is None else (1, deployment.size)
+    images = torch.zeros(batch, *size, 3, dtype=torch.uint8)
+    dynamic = {IMAGES: dict.fromkeys(range(3), Dim.DYNAMIC) if deployment.size is None else None}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # PyTorch's own, about its own
+        try:
+            return torch.export.export(
+                deployment.module,
+                (images,),
+                dynamic_shapes=dynamic,
+                strict=False,
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
+        except Exception as error:  # of the tracer: each part has its own
+            raise ConfigError(_why(deployment, error)) from error
+
+
+def _why(deployment: Deployment, error: Exception) -> str:
+    network = deployment.module.network.config.name
+    reason = " ".join(str(error).split())[:200]
+    if deployment.size is None:
+        return f"{network}: its graph can't be exported for images of any size; try --size 513,513 ({reason})"
+    return f"{network}: its graph can't be exported ({reason})"

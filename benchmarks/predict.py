@@ -1,0 +1,484 @@
+"""Time of a prediction against the peers' own networks and runtimes: uint8 image in, label map out.
+
+The peers go into the environment, or into folders that only their processes read:
+
+pip install -e .[peers]       # or: pip install --no-deps --target PEERS/smp segmentation_models_pytorch==0.6.0
+git clone https://github.com/hszhao/semseg PEERS/semseg        (the PSPNet of its paper)
+python benchmarks/predict.py --peers PEERS [--case mobilenet_v2-512] [--rounds 5] [--tflite FILE.tflite] [--image PHOTO]
+
+A process each, which take turns. Networks have random weights and the same number of classes.
+"""
+
+import contextlib
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import IO, Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ROOT = Path(__file__).parents[1]
+sys.path[0] = str(ROOT)  # not this folder: its train.py and memory.py are no one else's
+
+from benchmarks.train import declare_vision_operators, machine  # noqa: E402
+
+Image = NDArray[np.uint8]  # [H, W, 3]
+Predict = Callable[[Image], NDArray[Any]]  # [H, W] classes
+MEAN, SCALE = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of uint8
+NUM_CALIBRATION = 8  # pictures
+WARM_UP = 2  # predictions of a process: they compile kernels and start threads
+BIG, STEP = 1024, 0.5  # pixels of a height from which a round is one prediction; else seconds of a round
+
+
+class Network(NamedTuple):
+    model: str
+    backbone: str
+    peers: tuple[str, ...]  # whose network it is compared with, the first is the standard
+
+
+NETWORKS = {
+    "mobilenet_v2": Network("deeplab_v3plus", "mobilenet_v2", ("smp",)),
+    "resnet50": Network("deeplab_v3plus", "resnet50", ("smp",)),
+    "pspnet50": Network("pspnet", "resnet50s", ("smp", "semseg")),
+}
+
+
+class Case(NamedTuple):
+    """What all programs of a table predict."""
+
+    network: str  # a key of NETWORKS; or a .tflite file
+    height: int
+    width: int
+    num_classes: int = 21
+    threads: int = 2
+    image: str | None = None
+    model: str = ""  # of Atrous: a file that the parent writes
+
+    @property
+    def name(self) -> str:
+        classes = "" if self.num_classes == 21 else f"-{self.num_classes}"
+        return f"{self.network}-{self.height}{classes}"
+
+
+SIZES = ((512, 512), (1024, 2048))
+CASES = [
+    *(Case(network, *size) for network in NETWORKS for size in SIZES),
+    Case("mobilenet_v2", 512, 512, num_classes=150),
+]
+
+
+# ---- ours
+
+
+class Own(NamedTuple):
+    """One way to predict with Atrous."""
+
+    suffix: str = ".safetensors"  # of the file, beside the model's
+    export: tuple[str, ...] = ()  # options of `atrous export` that write it; {images}: a folder of pictures
+    how: Mapping[str, Any] = {}  # options of `atrous.load`
+
+
+OWN: Mapping[str, Own] = {
+    "atrous": Own(),  # as users get it
+    "atrous, fp32": Own(how={"precision": "fp32"}),
+    "atrous, compiled": Own(how={"compile": True}),
+    "atrous, ONNX Runtime": Own(".onnx", ("--to", "onnx")),
+    "atrous, ONNX Runtime, int8": Own(".int8.onnx", ("--to", "onnx", "--int8", "--calibrate", "{images}")),
+    "atrous, OpenVINO": Own(".xml", ("--to", "openvino"), {"precision": "fp32"}),
+    "atrous, OpenVINO, bf16": Own(".xml", ("--to", "openvino"), {"precision": "bf16"}),
+    "atrous, OpenVINO, int8": Own(".int8.xml", ("--to", "openvino", "--int8", "--calibrate", "{images}")),
+}
+
+
+def atrous_predict(case: Case, own: Own) -> Predict:
+    import atrous
+
+    segmenter = atrous.load(Path(case.model).with_suffix(own.suffix), **own.how)
+    return lambda image: segmenter.predict(image).semantic
+
+
+def export_all(case: Case, names: Sequence[str]) -> None:
+    """The files that these programs open. One that can't be written is missed by its program."""
+    from PIL import Image as PILImage
+
+    from atrous.bench_process import pictures
+
+    model, images = Path(case.model), Path(case.model).with_name("images")
+    images.mkdir()
+    for number, picture in enumerate(pictures(case.image, (case.height, case.width), NUM_CALIBRATION)):
+        PILImage.fromarray(picture).save(images / f"{number}.png")
+    for suffix, export in {OWN[name].suffix: OWN[name].export for name in names if OWN[name].export}.items():
+        options = [word.format(images=images) for word in export]
+        command = [sys.executable, "-m", "atrous", "export", str(model), "--out", str(model.with_suffix(suffix))]
+        surroundings = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run([*command, *options], env=surroundings, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(f"{suffix}: {done.stderr.strip()}", file=sys.stderr, flush=True)
+
+
+# ---- the peers' networks
+
+
+def smp_network(case: Case) -> nn.Module:
+    declare_vision_operators()
+    import segmentation_models_pytorch as smp  # type: ignore[import-not-found]
+
+    network = NETWORKS[case.network]
+    if network.model == "deeplab_v3plus":
+        model = smp.DeepLabV3Plus(network.backbone, encoder_weights=None, classes=case.num_classes)
+    else:  # by default it is cut after the second stage, which is no PSPNet-50
+        model = smp.PSPNet("resnet50", encoder_weights=None, encoder_depth=5, classes=case.num_classes)
+        model.encoder.make_dilated(8)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def semseg_network(case: Case) -> nn.Module:
+    from model.pspnet import PSPNet  # type: ignore[import-not-found]
+
+    model = PSPNet(layers=50, classes=case.num_classes, zoom_factor=8, pretrained=False).eval()
+    return Padded(model)
+
+
+class Padded(nn.Module):
+    """semseg's networks take sides of 8 k + 1 only."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        padded = F.pad(images, (0, -(width - 1) % 8, 0, -(height - 1) % 8))
+        logits: Tensor = self.model(padded)
+        return logits[..., :height, :width]
+
+
+PEER_NETWORKS: Mapping[str, Callable[[Case], nn.Module]] = {"smp": smp_network, "semseg": semseg_network}
+
+
+# ---- the peers' pipelines, as their users write them
+
+
+def eager(model: nn.Module, case: Case) -> Predict:
+    mean, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, SCALE))
+
+    def predict(image: Image) -> NDArray[Any]:
+        with torch.inference_mode():
+            pixels = (torch.from_numpy(image).permute(2, 0, 1)[None].float() - mean) / scale
+            return model(pixels).argmax(1)[0].to(torch.uint8).numpy()  # type: ignore[no-any-return]
+
+    return predict
+
+
+def reduced(model: nn.Module, case: Case) -> Predict:
+    """Channels-last, and weights in bfloat16."""
+    model = model.to(memory_format=torch.channels_last, dtype=torch.bfloat16)  # type: ignore[call-overload]
+    mean, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, SCALE))
+
+    def predict(image: Image) -> NDArray[Any]:
+        with torch.inference_mode():
+            pixels = (torch.from_numpy(image).permute(2, 0, 1)[None].float() - mean) / scale
+            pixels = pixels.to(torch.bfloat16, memory_format=torch.channels_last)
+            return model(pixels).argmax(1)[0].to(torch.uint8).numpy()  # type: ignore[no-any-return]
+
+    return predict
+
+
+def compiled(model: nn.Module, case: Case) -> Predict:
+    return reduced(torch.compile(model), case)  # type: ignore[arg-type]
+
+
+def normalized(image: Image) -> NDArray[np.float32]:  # [1, 3, H, W]
+    pixels = (image.astype(np.float32) - np.array(MEAN, np.float32)) / np.array(SCALE, np.float32)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+
+
+def onnx_file(model: nn.Module, case: Case, folder: str) -> Path:
+    """Exported at the size of the images, with the upsampling that is part of the peer's network."""
+    path = Path(folder) / "model.onnx"
+    example = torch.zeros(1, 3, case.height, case.width)
+    torch.onnx.export(model, (example,), str(path), dynamo=False, opset_version=17)
+    return path
+
+
+def onnxruntime(model: nn.Module, case: Case) -> Predict:
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = case.threads
+        session = ort.InferenceSession(onnx_file(model, case, folder), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda image: session.run(None, {name: normalized(image)})[0][0].argmax(0).astype(np.uint8)
+
+
+def openvino(model: nn.Module, case: Case, precision: str | None = None) -> Predict:
+    import openvino as ov
+
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": case.threads}
+    hints |= {} if precision is None else {"INFERENCE_PRECISION_HINT": precision}
+    with tempfile.TemporaryDirectory() as folder:
+        network = ov.Core().compile_model(onnx_file(model, case, folder), "CPU", hints)
+    return lambda image: network(normalized(image))[0][0].argmax(0).astype(np.uint8)
+
+
+Pipeline = Callable[[nn.Module, Case], Predict]
+PIPELINES: Mapping[str, Pipeline] = {
+    "eager": eager,
+    "channels-last, bf16": reduced,
+    "compiled, bf16": compiled,
+    "ONNX Runtime": onnxruntime,
+    "OpenVINO": openvino,
+    "OpenVINO, bf16": partial(openvino, precision="bf16"),
+}
+
+
+def peer_predict(case: Case, peer: str, pipeline: str) -> Predict:
+    return PIPELINES[pipeline](PEER_NETWORKS[peer](case), case)
+
+
+# ---- the published TFLite models
+
+
+def litert_original(case: Case) -> Predict:
+    """As its documentation shows; a float model takes -1..1."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(case.network, num_threads=case.threads)
+    with contextlib.suppress(RuntimeError):
+        interpreter.allocate_tensors()
+        return partial(invoke, interpreter)
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # XNNPACK refuses this file
+    interpreter = Interpreter(case.network, num_threads=case.threads, experimental_op_resolver_type=plain)
+    interpreter.allocate_tensors()
+    return partial(invoke, interpreter)
+
+
+def invoke(interpreter: Any, image: Image) -> NDArray[Any]:  # noqa: ANN401
+    source, target = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    pixels = image if source["dtype"] == np.uint8 else image.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    interpreter.set_tensor(source["index"], pixels[None])
+    interpreter.invoke()
+    result = interpreter.get_tensor(target["index"])[0]
+    return (result.argmax(-1) if result.ndim == 3 else result).astype(np.uint8)  # type: ignore[no-any-return]
+
+
+# ---- programs by name
+
+
+def programs(case: Case) -> dict[str, Callable[[], Predict]]:
+    """What is compared; the first of the peers' is the standard that ratios are of."""
+    ours = {name: partial(atrous_predict, case, own) for name, own in OWN.items()}
+    if case.network not in NETWORKS:
+        return {"LiteRT, original file": partial(litert_original, case), **ours}
+    peers = NETWORKS[case.network].peers
+    theirs = {f"{peer}, {kind}": partial(peer_predict, case, peer, kind) for peer in peers for kind in PIPELINES}
+    return {**theirs, **ours}
+
+
+# ---- a process that measures
+
+
+def serve(case: Case, program: str) -> None:
+    """Warm up, then predict for a round at each line of the input, and print how long each prediction took."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(case.threads)
+    torch.manual_seed(0)
+    predict = programs(case)[program]()
+    image = picture(case)
+    for _ in range(WARM_UP):
+        labels = predict(image)
+    tell({"labels": describe(labels)})
+    for _ in sys.stdin:
+        predict(image)  # others had the cache in between
+        times: list[float] = []
+        while not times or (case.height < BIG and sum(times) < STEP):
+            start = time.perf_counter()
+            predict(image)
+            times.append(time.perf_counter() - start)
+        tell({"times": times, "mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
+
+
+def picture(case: Case) -> Image:
+    from atrous.bench_process import pictures
+
+    return pictures(case.image, (case.height, case.width), 1)[0]
+
+
+def describe(labels: NDArray[Any]) -> str:
+    """Arg-max by cells costs what the map has of edges; so a table says how many there are."""
+    edges = np.mean(labels[:, 1:] != labels[:, :-1])
+    return f"{labels.shape[0]} x {labels.shape[1]}, {len(np.unique(labels))} classes, {edges:.1%} edges"
+
+
+def tell(values: Mapping[str, Any]) -> None:
+    print(json.dumps(values), flush=True)
+
+
+# ---- all of them in turn
+
+
+class Worker(NamedTuple):
+    process: "subprocess.Popen[str]"
+    faults: IO[str]
+
+    def answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                values: dict[str, Any] = json.loads(line)
+                return values
+        self.faults.seek(0)
+        last = self.faults.read().strip().splitlines()[-1:] or ["no message"]
+        return {"error": last[0]}
+
+    def turn(self) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        return self.answer()
+
+
+@contextlib.contextmanager
+def worker(case: Case, program: str, peers: Path | None) -> Iterator[Worker]:
+    folders = [str(path) for path in sorted(peers.iterdir())] if peers and not program.startswith("atrous") else []
+    paths = os.pathsep.join([str(ROOT), *folders, os.environ.get("PYTHONPATH", "")])
+    surroundings = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(case.threads)}
+    command = [sys.executable, __file__, "--child", json.dumps([case, program])]
+    with tempfile.TemporaryFile("w+", errors="replace") as faults:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": faults}
+        process = subprocess.Popen(command, env=surroundings, text=True, **pipes)  # type: ignore[call-overload]
+        try:
+            yield Worker(process, faults)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+class Timed(NamedTuple):
+    rounds: list[list[float]]  # seconds
+    mebibytes: float = math.nan
+    labels: str = ""
+    error: str = ""
+
+
+def measure(case: Case, rounds: int, peers: Path | None, only: Sequence[str]) -> dict[str, Timed]:
+    """Every program of a case: A B C A B C ..."""
+    names = [name for name in programs(case) if not only or any(word in name for word in only)]
+    export_all(case, [name for name in names if name in OWN])
+    with contextlib.ExitStack() as stack:
+        timed, workers = dict[str, Timed](), dict[str, Worker]()
+        for name in names:
+            workers[name] = stack.enter_context(worker(case, name, peers))
+            answer = workers[name].answer()
+            timed[name] = Timed([], labels=answer.get("labels", ""), error=answer.get("error", ""))
+        for _ in range(rounds):
+            for name in names:
+                if not timed[name].error:
+                    timed[name] = with_turn(timed[name], workers[name].turn())
+    return timed
+
+
+def with_turn(timed: Timed, answer: Mapping[str, Any]) -> Timed:
+    if "error" in answer:
+        return timed._replace(error=answer["error"])
+    return timed._replace(rounds=[*timed.rounds, answer["times"]], mebibytes=answer["mebibytes"])
+
+
+def ratio(one: Timed, other: Timed) -> float:
+    """How many times as fast the first is: the median of the ratios of the rounds, whose medians were taken in turn."""
+    return median(median(b) / median(a) for a, b in zip(one.rounds, other.rounds, strict=True))
+
+
+def table(case: Case, timed: Mapping[str, Timed]) -> Iterator[str]:
+    first = next(iter(timed))
+    yield f"\n**{case.name}** ({case.height} x {case.width}, {case.num_classes} classes)\n"
+    yield f"| program | median ms | best ms | MiB | times as fast as {first} | its label map |"
+    yield "|---|--:|--:|--:|--:|---|"
+    for name, one in timed.items():
+        if one.error:
+            yield f"| {name} | failed: {one.error} | | | | |"
+            continue
+        times = [seconds for times in one.rounds for seconds in times]
+        compared = f"{ratio(one, timed[first]):.2f}" if not timed[first].error else ""
+        cells = [f"{1000 * median(times):,.1f}", f"{1000 * min(times):,.1f}", f"{one.mebibytes:,.0f}", compared]
+        yield f"| {name} | {' | '.join(cells)} | {one.labels} |"
+    yield from conclusion(timed)
+
+
+def conclusion(timed: Mapping[str, Timed]) -> Iterator[str]:
+    """Our fastest against the peers' fastest."""
+    done = {name: one for name, one in timed.items() if not one.error}
+    sides = [{name: one for name, one in done.items() if name.startswith("atrous") == is_ours} for is_ours in (1, 0)]
+    if all(sides):
+        ours, theirs = (min(side, key=lambda name: ratio_key(side[name])) for side in sides)
+        yield f"\n{ours}: {ratio(done[ours], done[theirs]):.2f} times as fast as the best peer, {theirs}"
+
+
+def ratio_key(timed: Timed) -> float:
+    return median(seconds for times in timed.rounds for seconds in times)
+
+
+def written(case: Case, folder: str) -> Case:
+    """The case with the model file of ours."""
+    import atrous
+
+    path = Path(folder) / "model.safetensors"
+    if case.network in NETWORKS:
+        network = NETWORKS[case.network]
+        atrous.create(network.model, backbone=network.backbone, num_classes=case.num_classes).save(path)
+    else:
+        atrous.convert(case.network, out=path)  # type: ignore[operator]
+    return case._replace(model=str(path))
+
+
+def tflite_case(path: Path) -> Case:
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    shape = Interpreter(str(path), experimental_op_resolver_type=plain).get_input_details()[0]["shape"]
+    return Case(str(path), int(shape[1]), int(shape[2]))
+
+
+def main(
+    peers: Annotated[Path | None, typer.Option(help="folder that holds the peers' folders: smp, semseg")] = None,
+    case: Annotated[list[str] | None, typer.Option(help="only these: " + ", ".join(one.name for one in CASES))] = None,
+    program: Annotated[list[str] | None, typer.Option(help="only programs with these words in their names")] = None,
+    tflite: Annotated[list[Path] | None, typer.Option(help="published files to compare with")] = None,
+    rounds: Annotated[int, typer.Option(help="turns of each program")] = 5,
+    threads: Annotated[int, typer.Option(help="threads of each program")] = 2,
+    image: Annotated[Path | None, typer.Option(help="a photo [default: a painted street]")] = None,
+) -> None:
+    torch.set_num_threads(threads)
+    print(machine("cpu"), flush=True)
+    wanted = [one for one in CASES if (one.name in case if case else not tflite)]
+    for one in [*wanted, *map(tflite_case, tflite or [])]:
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["XDG_CACHE_HOME"] = folder  # exports that a runtime needs
+            photo = None if image is None else str(image.absolute())
+            ready = written(one._replace(threads=threads, image=photo), folder)
+            print("\n".join(table(one, measure(ready, rounds, peers, program or []))), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        place, title = json.loads(sys.argv[2])
+        serve(Case(*place), title)
+    else:
+        typer.run(main)

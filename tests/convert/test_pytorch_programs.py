@@ -1,0 +1,81 @@
+"""Models of PyTorch programs: the logits of the programs themselves, on the same weights."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from atrous.convert.run import conversion
+from tests.convert.conftest import assert_close
+from tests.reference.pytorch_programs import CASES, golden, seeded_weights
+
+
+class Case(NamedTuple):
+    system: str
+    model: str  # ours
+    backbone: str
+    options: Mapping[str, Any] = MappingProxyType({})
+
+
+OF_GOLDENS = {
+    "csail_resnet18dilated_ppm_deepsup": Case("csail", "pspnet", "resnet18s"),
+    "csail_resnet50dilated_ppm_deepsup": Case("csail", "pspnet", "resnet50s"),
+    "huggingface_dm05_os16": Case("huggingface", "deeplab_v3", "mobilenet_v2", {"output_stride": 16}),
+    "huggingface_os8": Case("huggingface", "deeplab_v3", "mobilenet_v2", {"output_stride": 8}),
+    "kazuto1011_v2_msc": Case("kazuto1011", "deeplab_v2", "resnet101_caffe"),
+    "kazuto1011_v2_single": Case("kazuto1011", "deeplab_v2", "resnet101_caffe", {"msc": False}),
+    "jfzhang95_mobilenet_os16": Case("jfzhang95", "deeplab_v3plus", "mobilenet_v2"),
+    "jfzhang95_mobilenet_os8": Case("jfzhang95", "deeplab_v3plus", "mobilenet_v2", {"out_stride": 8}),
+    "jfzhang95_resnet_os16": Case("jfzhang95", "deeplab_v3plus", "resnet101"),
+    "mmseg_ccnet_r50_d8": Case("mmsegmentation", "ccnet", "resnet50c"),
+    "mmseg_danet_r50_d8": Case("mmsegmentation", "danet", "resnet50c"),
+    "mmseg_deeplabv3_r50_d8": Case("mmsegmentation", "deeplab_v3", "resnet50c"),
+    "mmseg_deeplabv3plus_r50_d8": Case("mmsegmentation", "deeplab_v3plus", "resnet50c"),
+    "mmseg_deeplabv3plus_r50b_d16_mg124": Case(
+        "mmsegmentation", "deeplab_v3plus", "resnet50", {"output_stride": 16, "multi_grid": (1, 2, 4)}
+    ),
+    "mmseg_encnet_r50_d8": Case("mmsegmentation", "encnet", "resnet50c"),
+    "mmseg_psanet_r50_d8": Case("mmsegmentation", "psanet", "resnet50c", {"mask_size": (9, 13)}),
+    "mmseg_pspnet_r50_d8": Case("mmsegmentation", "pspnet", "resnet50c"),
+    "smp_pspnet_mobilenet_v2": Case("smp", "pspnet", "mobilenet_v2"),
+    "smp_pspnet_resnet18": Case("smp", "pspnet", "resnet18"),
+    "smp_pspnet_resnet50_depth5": Case("smp", "pspnet", "resnet50"),
+    "smp_v3_mobilenet_v2_separable_os16": Case("smp", "deeplab_v3", "mobilenet_v2", {"encoder_output_stride": 16}),
+    "smp_v3_resnet18": Case("smp", "deeplab_v3", "resnet18"),
+    "smp_v3plus_mobilenet_v2": Case("smp", "deeplab_v3plus", "mobilenet_v2"),
+    "smp_v3plus_mobilenet_v2_binary": Case("smp", "deeplab_v3plus", "mobilenet_v2"),
+    "smp_v3plus_resnet34": Case("smp", "deeplab_v3plus", "resnet34"),
+    "smp_v3plus_resnet50_dense_os8": Case(
+        "smp", "deeplab_v3plus", "resnet50", {"encoder_output_stride": 8, "decoder_atrous_rates": (6, 12, 18)}
+    ),
+    "torchvision_deeplabv3_mobilenet_v3_large": Case("torchvision", "deeplab_v3", "mobilenet_v3_large_tv"),
+    "torchvision_lraspp_mobilenet_v3_large": Case("torchvision", "lraspp", "mobilenet_v3_large_tv"),
+    "vainf_v3_mobilenet_os16": Case("vainf", "deeplab_v3", "mobilenet_v2"),
+    "vainf_v3_resnet50_os8": Case("vainf", "deeplab_v3", "resnet50", {"output_stride": 8}),
+    "vainf_v3plus_mobilenet_os16": Case("vainf", "deeplab_v3plus", "mobilenet_v2"),
+    "vainf_v3plus_mobilenet_os8": Case("vainf", "deeplab_v3plus", "mobilenet_v2", {"output_stride": 8}),
+    "vainf_v3plus_resnet50_separable_os16": Case("vainf", "deeplab_v3plus", "resnet50"),
+    "vainf_v3plus_resnet101_os16": Case("vainf", "deeplab_v3plus", "resnet101"),
+}
+
+
+def test_each_golden_has_a_case() -> None:
+    assert set(CASES) == set(OF_GOLDENS)
+
+
+@pytest.mark.parametrize("name", CASES)
+@torch.no_grad()
+def test_logits_are_those_of_the_program_itself(name: str) -> None:
+    case, expected = OF_GOLDENS[name], golden(name)
+    done = conversion(seeded_weights(expected.shapes), options=case.options)
+    config = done.segmenter.model.config
+    assert (done.system, config.name, config.backbone.name) == (case.system, case.model, case.backbone)
+    outputs = done.segmenter.model(expected.image)
+    logits = expected.logits["logits"]
+    ours = outputs.semantic if logits.shape[1] > 1 else outputs.semantic[:, 1:] - outputs.semantic[:, :1]
+    assert_close(ours, logits)
+    for head, logits in expected.logits.items():
+        if head in outputs.heads:
+            assert_close(outputs.heads[head], logits)
