@@ -56,7 +56,7 @@ def rows_done(what: str, total: int, console: Console, *, is_alone: bool) -> Ite
     A bar in a terminal that has none yet; elsewhere a line now and then, with the time left.
     """
     if console.is_terminal and is_alone:
-        with counting(what, total, console) as advance:
+        with counting("rows", total, console) as advance:  # a path may hold what a format obeys
             yield advance
         return
     done, start = 0, time.perf_counter()
