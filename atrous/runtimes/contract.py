@@ -243,7 +243,9 @@ def lacking(error: BaseException) -> str:
     """What a library says that it can't convert: the operators, or its own words."""
     text = str(error)
     named = re.search(r"No conversion rule found for operations: ([^\n]*)", text)
-    operators = [named[1]] if named else re.findall(r"(?:aten|atrous|prims)[.:]+\w+(?:\.\w+)?", text)
+    operators = re.findall(r"(?:aten|atrous|prims)[.:]+\w+(?:\.\w+)?", text)
+    if named is not None:
+        operators = [re.sub(r"<(?:built-in )?function (\w+)[^>]*>", r"\1", named[1])]
     return f"it lacks the operator {operators[-1]}" if operators else first_line(ValueError(text))
 
 
