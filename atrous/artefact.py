@@ -36,7 +36,7 @@ from atrous.types import Image, Size
 SIZES = ((97, 131), (128, 96), (257, 225))  # that an export for any size is tried at: on the network's grid and off it
 SCENE = (160, 240)
 TOLERANCE = 1e-3  # of the largest logit
-TOLERANCE_OF_INTEGERS = 0.1  # a value at the edge between two levels falls on either side
+TOLERANCE_OF_INTEGERS = 0.2  # a value at the edge between two levels falls on either side, and so on in later layers
 CPU = torch.device("cpu")
 FASTEST = ("openvino", "onnx", "pytorch")  # on a CPU
 
@@ -194,7 +194,7 @@ def deployment_of(model: Model, header: Header, export: Export) -> Deployment:
     module = Deployed(model, probabilities=export.probabilities, pads=pads).eval()
     if export.int8:
         fold_norms(module.network)
-        quantization.to_integers(module.network)
+        quantization.to_integers(module.network.eval())
     metadata = {"atrous_format": FORMAT, **header.to_metadata(), "checksum": checksum(model.state_dict())}
     metadata[EXPORT] = export_of(module, model, export.size).model_dump_json()
     return Deployment(module, export.size, {**metadata, "header_checksum": header_checksum(metadata)})

@@ -83,10 +83,11 @@ def _lacking(error: BaseException) -> str:
 
 def _name_dimensions(model: Any) -> None:  # noqa: ANN401
     (images,) = model.graph.input
-    symbols = {dim.dim_param: name for dim, name in zip(images.type.tensor_type.shape.dim, DIMENSIONS, strict=False)}
+    sides = zip(images.type.tensor_type.shape.dim, DIMENSIONS, strict=False)
+    symbols = {dim.dim_param: name for dim, name in sides if dim.dim_param}  # a fixed side has none
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param and dim.dim_param in symbols:
+            if dim.dim_param in symbols:
                 dim.dim_param = symbols[dim.dim_param]
 
 
@@ -171,6 +172,7 @@ def _session(path: Path, model: Any, device: torch.device, kind: str) -> Any:  #
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = SILENT
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # what comes next needs the cores
     providers = ["CUDAExecutionProvider"] * (device.type == "cuda") + ["CPUExecutionProvider"]
     own = [name for name in providers if name in onnxruntime.get_available_providers()]
     try:
