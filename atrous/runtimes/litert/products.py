@@ -1,11 +1,21 @@
 """Operators of PyTorch that multiply matrices."""
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from atrous.errors import ConfigError
 from atrous.runtimes.litert.axes import last, softmax, swapped
-from atrous.runtimes.litert.elements import Operand, binary, common_shape, constant_array, placed, raised, shape_of
+from atrous.runtimes.litert.elements import (
+    Operand,
+    binary,
+    common_shape,
+    constant_array,
+    placed,
+    raised,
+    shape_of,
+    where,
+)
 from atrous.runtimes.litert.graph import NHWC, Graph, Option, Value, arranged, plain, reshaped
 
 
@@ -90,5 +100,12 @@ def attention(
         raise ConfigError("litert: causal attention, which this model uses, is not supported")
     factor = graph.shape(query)[-1] ** -0.5 if scale is None else scale
     scores = matmul(graph, binary("MUL", graph, query, factor), swapped(graph, key, -2, -1))
-    scores = scores if mask is None else binary("ADD", graph, scores, mask)
-    return matmul(graph, softmax(graph, scores, -1), value)
+    return matmul(graph, softmax(graph, _masked(graph, scores, mask), -1), value)
+
+
+def _masked(graph: Graph, scores: Value, mask: Operand | None) -> Value:
+    """A mask of floats is added; one of truth values keeps the scores where it is true."""
+    if mask is None:
+        return scores
+    is_boolean = graph.dtype(mask) == "bool" if isinstance(mask, Value) else torch.as_tensor(mask).dtype == torch.bool
+    return where(graph, mask, scores, -torch.inf) if is_boolean else binary("ADD", graph, scores, mask)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from atrous.errors import ConfigError
 from atrous.layers.conv import Conv
 from atrous.layers.resize import resize
-from atrous.layers.self_attention import attend
+from atrous.layers.self_attention import attend, attend_within
 from tests.runtimes.litert.conftest import Function, require_same, written
 
 torch.manual_seed(0)
@@ -79,6 +79,8 @@ PRODUCTS: dict[str, Function] = {
     "linear": lambda x: F.linear(x.permute(0, 2, 3, 1), MATRIX, torch.ones(4)),
     "linear, computed": lambda x: F.linear(x[0, 0].mT, x[0, 1].mT),
     "einsum": lambda x: torch.einsum("bkyx,bkjx->byxj", x, x),
+    "attention within": lambda x: attend_within(x, 2 * x, x + 1, 3, scale=0.2),
+    "attention by a mask": lambda x: attend(x, x, x, scale=0.1, mask=torch.eye(108)),
     "attention": lambda x: attend(x, 2 * x, x + 1, scale=0.2),
 }
 MAPS: dict[str, Function] = {

@@ -123,8 +123,8 @@ def test_a_size_is_chosen_and_said(small: Segmenter, tmp_path: Path, capsys: pyt
 
 def test_the_canvas_is_the_size_of_a_model_that_has_one(small: Segmenter) -> None:
     header = small.with_inference(InferenceConfig(mode="canvas", window=(33, 65))).header
-    assert export.default_size(header) == (33, 65)
-    assert export.default_size(header.model_copy(update={"training": None, "inference": InferenceConfig()})) == (
+    assert artefact.default_size(header) == (33, 65)
+    assert artefact.default_size(header.model_copy(update={"training": None, "inference": InferenceConfig()})) == (
         513,
         513,
     )
