@@ -141,12 +141,15 @@ def file_for(path: Path, name: str, device: torch.device) -> Path:
     require_packages(RUNTIMES[name], f"--runtime {name}")
     cached = cached_file(path, name)
     if not cached.exists():
-        say_once = f"exporting {path} for {name}, once: it is kept in {cached.parent}"
-        warnings.warn(AtrousWarning(say_once), stacklevel=2)
         network, header = model_file.load(path, CPU)
         assert isinstance(network, Model)
         size = default_size(header) if RUNTIMES[name].has_one_size else None
-        write(network, header, cached, Export(name, size))
+        is_rounded = quantization.rounds(network)
+        if is_rounded and not RUNTIMES[name].int8:
+            raise ConfigError(f"--runtime {name}: {path} has learnt to round to 8-bit integers, which {name} lacks")
+        say_once = f"exporting {path} for {name}, once: it is kept in {cached.parent}"
+        warnings.warn(AtrousWarning(say_once), stacklevel=2)
+        write(network, header, cached, Export(name, size, int8=is_rounded))
     return cached
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from atrous.errors import ConfigError
 from atrous.layers.folding import fold
+from atrous.layers.quantization import Int8Conv
 from atrous.layers.resize import resize
 from atrous.models import Model
 from atrous.types import NO_MAP, Facts, Outputs, Size
@@ -124,7 +125,8 @@ class Deployment(NamedTuple):
 
 
 def export_of(module: Deployed, model: Model, size: Size | None) -> Export:
-    facts = module.facts._replace(size=size, on_grid=module.pads)
+    is_int8 = any(isinstance(part, Int8Conv) for part in module.modules())
+    facts = module.facts._replace(size=size, on_grid=module.pads, int8=is_int8)
     return Export(facts=facts, outputs=module.names, pads=module.pads, is_scaled=depends_on_scale(model))
 
 

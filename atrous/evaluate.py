@@ -20,7 +20,8 @@ from atrous.distributed import World
 from atrous.environment import environment
 from atrous.errors import ConfigError, DataError
 from atrous.files import user_path, write_atomically
-from atrous.models import MODELS
+from atrous.layers import quantization
+from atrous.models import MODELS, Model
 from atrous.progress import counting, say
 from atrous.report import Evaluation, ImageScore
 from atrous.runtimes.contract import Precision, Speed
@@ -111,9 +112,16 @@ def protocol(model: Segmenter, figures: Figures, images: int, skipped: int, data
 def runtime_of(model: Segmenter) -> dict[str, str]:
     """What differs from PyTorch, which is the rule."""
     runtime = {} if model.runtime == "pytorch" else {"runtime": model.runtime}
+    integers = {"convolutions": "8-bit integers"} if is_int8(model) else {}
     is_rounded = model.network.facts.on_grid and model.inference.scales != (1.0,)
     sizes = {"sizes at other scales": f"k * {model.network.facts.output_stride} + 1"} if is_rounded else {}
-    return {**runtime, **sizes}
+    return {**runtime, **integers, **sizes}
+
+
+def is_int8(model: Segmenter) -> bool:
+    """Whether convolutions compute in integers, or as integers would (`train.quantize_after`)."""
+    network = model.network
+    return network.facts.int8 or (isinstance(network, Model) and quantization.rounds(network))
 
 
 # ---- the verb

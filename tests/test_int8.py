@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 import atrous
-from atrous import artefact, cli, export, int8, train
+from atrous import artefact, cli, evaluate, export, int8, train
 from atrous.errors import Mismatch
 from atrous.inference import InferenceConfig
 from atrous.layers import quantization
@@ -63,6 +63,8 @@ def test_a_file_of_integers_predicts_nearly_what_floats_do(exported: tuple[Path,
     assert not np.array_equal(one.probabilities, two.probabilities)  # type: ignore[arg-type]
     assert integers.label_space == floats.label_space
     assert integers.network.facts.size == SIZE
+    assert evaluate.runtime_of(integers)["convolutions"] == "8-bit integers"
+    assert "convolutions" not in evaluate.runtime_of(floats)
 
 
 def test_agreement_is_the_share_of_equal_labels(exported: tuple[Path, str], place: Path) -> None:

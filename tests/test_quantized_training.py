@@ -54,6 +54,12 @@ def test_what_was_measured_while_training_is_measured_again_from_the_file(quanti
     _, samples = train.splits_of(best.training)
     again = train.measure(best, samples, train.World(0, 1, torch.device("cpu")), 0, train.StopFlag())
     assert again.figures.to_tree()["scores"] == best.results["scores"]
+    assert best.results["protocol"]["convolutions"] == "8-bit integers"
+
+
+def test_a_runtime_without_integers_does_not_open_it_in_floats(quantized: RunFolder) -> None:
+    with pytest.raises(ConfigError, match=r"--runtime pt2: .* has learnt to round to 8-bit integers, which pt2 lacks"):
+        segmenter.load(quantized.best, runtime="pt2")
 
 
 @pytest.mark.parametrize("step", [2, pytest.param(3, marks=pytest.mark.slow)])
