@@ -109,6 +109,7 @@ class Export(BaseModel):
     outputs: tuple[str, ...]
     pads: bool  # images to the grid
     is_scaled: bool  # the outputs would depend on the scale, which is 1
+    int8: bool = False  # convolutions in 8-bit integers
 
 
 class Deployment(NamedTuple):
@@ -123,9 +124,10 @@ class Deployment(NamedTuple):
         return self.module.names
 
 
-def export_of(module: Deployed, model: Model, size: Size | None) -> Export:
+def export_of(module: Deployed, model: Model, size: Size | None, *, int8: bool = False) -> Export:
     facts = module.facts._replace(size=size, on_grid=module.pads)
-    return Export(facts=facts, outputs=module.names, pads=module.pads, is_scaled=depends_on_scale(model))
+    scaled = depends_on_scale(model)
+    return Export(facts=facts, outputs=module.names, pads=module.pads, is_scaled=scaled, int8=int8)
 
 
 class Named(nn.Module):

@@ -102,7 +102,7 @@ def protocol(model: Segmenter, figures: Figures, images: int, skipped: int, data
         "images": f"{images} ({skipped} could not be read)" if skipped else str(images),
         **model.inference.describe(),
         "output stride": str(model.network.facts.output_stride),
-        "arithmetic": ARITHMETIC[model.precision],
+        "arithmetic": ("convolutions in int8, else " if model.is_int8 else "") + ARITHMETIC[model.precision],
         **runtime_of(model),
         **figures.notes,
     }

@@ -151,6 +151,11 @@ class Segmenter:
     # ---- precision
 
     @property
+    def is_int8(self) -> bool:
+        """Whether it is an exported network with convolutions in 8-bit integers."""
+        return isinstance(self.network, Opened) and self.network.int8
+
+    @property
     def precision(self) -> Arithmetic:
         """What is computed in. For `auto` it is fp32, until an image of 256 x 256 pixels or more settles it."""
         if isinstance(self.network, Opened):

@@ -49,6 +49,7 @@ class Runtime(NamedTuple):
     extra: str = ""  # of Atrous, which installs them
     has_one_size: bool = False  # a file takes images of one size only
     beside: str = ""  # the suffix of a second file that belongs to each
+    has_bf16: bool = False  # where the processor has it
     int8: bool = False  # it computes graphs with convolutions in 8-bit integers as such
     recognises: Callable[[bytes], bool] = lambda start: False  # a file by its first START bytes, whatever it is called
 
@@ -88,6 +89,7 @@ class Opened(NamedTuple):
     run: Run
     in_bf16: Run | None = None  # the same in bfloat16; None: the runtime has none
     precision: Arithmetic = "fp32"
+    int8: bool = False  # convolutions in 8-bit integers; the precision is that of all else
 
     def with_precision(self, precision: Precision) -> "Opened":
         """`auto` is fp32. Raises ConfigError for bf16 where the runtime has none."""
@@ -110,7 +112,9 @@ class Opened(NamedTuple):
 
     def _run(self, pixels: NDArray[Any], names: Sequence[str]) -> dict[str, Tensor]:
         run = self.in_bf16 if self.precision == "bf16" and self.in_bf16 is not None else self.run
-        return dict(zip(names, map(torch.from_numpy, run(pixels, names)), strict=True))
+        batches = [pixels] if self.facts.size is None else np.split(pixels, len(pixels))  # one at a time
+        parts = [[torch.from_numpy(x) for x in run(batch, names)] for batch in batches]
+        return {name: torch.cat(own) for name, *own in zip(names, *parts, strict=True)}
 
     def _as_exported(self, images: Tensor) -> Tensor:
         """Images that are padded to the grid, which the graph would do by itself, at a size that it takes."""
@@ -217,7 +221,8 @@ def _opened(path: Path, text: str, signature: Signature, run: Run) -> Opened:
     if wrong or export.facts.size != signature.size:
         raise ModelFileError(f"{path}: its metadata and its graph disagree")
     kind = Labelled if {LABELS, LOGITS} <= {*export.outputs} <= {LABELS, LOGITS, PROBABILITIES} else Opened
-    return kind(path, export.facts, export.outputs, export.pads, export.is_scaled, run)
+    network = kind(path, export.facts, export.outputs, export.pads, export.is_scaled, run)
+    return network._replace(int8=export.int8)
 
 
 def is_stripped(metadata: Mapping[str, str]) -> bool:
@@ -250,7 +255,9 @@ def lacking(error: BaseException) -> str:
     """What a library says that it can't convert: the operators, or its own words."""
     text = str(error)
     named = re.search(r"No conversion rule found for operations: ([^\n]*)", text)
-    operators = [named[1]] if named else re.findall(r"(?:aten|atrous|prims)[.:]+\w+(?:\.\w+)?", text)
+    operators = re.findall(r"(?:aten|atrous|prims)[.:]+\w+(?:\.\w+)?", text)
+    if named is not None:
+        operators = [re.sub(r"<(?:built-in )?function (\w+)[^>]*>", r"\1", named[1])]
     return f"it lacks the operator {operators[-1]}" if operators else first_line(ValueError(text))
 
 
