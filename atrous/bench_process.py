@@ -82,7 +82,7 @@ def serve(order: Mapping[str, Any]) -> None:
 
 def opened(order: Mapping[str, Any]) -> Segmenter:
     path = order["path"]
-    precision = "fp32" if order["precision"] == "int8" else order["precision"]  # of what isn't in integers
+    precision: Any = "fp32" if order["precision"] == "int8" else order["precision"]  # of what isn't in integers
     model = segmenter.load(path, device=order["device"] or "auto", precision=precision)
     return with_settings(model, order["overrides"], path)
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from atrous import evaluate
 from atrous.deployed import Deployed
 from atrous.errors import ModelFileError
 from atrous.inference import InferenceConfig
 from atrous.runtimes.contract import Labelled, Run
 from atrous.runtimes.pytorch import has_bf16
 from atrous.segmenter import Segmenter
+from atrous.tasks.contract import Figures, Table
 from tests.conftest import noise
 
 NAMES = ("labels", "logits")
@@ -60,6 +62,14 @@ def test_logits_that_are_not_finite_are_refused(small: Segmenter) -> None:
 
     with pytest.raises(ModelFileError, match=r"^m.xml: the network's output is NaN or infinite"):
         exported(small, run).predict(noise())
+
+
+def test_the_protocol_says_that_integers_were_computed(small: Segmenter) -> None:
+    opened = exported(small, partial(compute, Deployed(small.model).eval(), []))
+    integers = replace(opened, network=opened.network._replace(int8=True))  # type: ignore[attr-defined]
+    figures = Figures({"miou": 0.5}, {"miou": "mIoU"}, Table((), {}))
+    arithmetic = [evaluate.protocol(one, figures, 1, 0, "")["arithmetic"] for one in (opened, integers)]
+    assert arithmetic == ["float32", "convolutions in int8, else float32"]
 
 
 @pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="the processor has no bfloat16")
