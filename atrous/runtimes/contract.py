@@ -49,6 +49,7 @@ class Runtime(NamedTuple):
     extra: str = ""  # of Atrous, which installs them
     has_one_size: bool = False  # a file takes images of one size only
     beside: str = ""  # the suffix of a second file that belongs to each
+    has_bf16: bool = False  # where the processor has it
     int8: bool = False  # it computes graphs with convolutions in 8-bit integers as such
     recognises: Callable[[bytes], bool] = lambda start: False  # a file by its first START bytes, whatever it is called
 

@@ -199,6 +199,7 @@ OPENVINO = Runtime(
     packages=("openvino",),
     extra="openvino",
     beside=".bin",
+    has_bf16=True,
     int8=True,
     recognises=recognises,
 )
