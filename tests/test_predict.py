@@ -370,5 +370,5 @@ def test_a_folder_is_computed_in_bf16_where_labels_agree_and_says_so(
     assert cli.run([*arguments, "--out", str(tmp_path / "out"), "--precision", "fp32"]) == 1
     assert "done already" not in capsys.readouterr().out
     assert cli.run([*arguments, "--out", str(tmp_path / "none"), "--precision", "fp16"]) == 2
-    assert capsys.readouterr().err == "error: --precision fp16: expected auto, fp32, bf16\n"
+    assert capsys.readouterr().err == "atrous: --precision fp16: expected auto, fp32, bf16\n"
     assert not (tmp_path / "none").exists()
