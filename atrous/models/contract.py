@@ -231,7 +231,8 @@ class ImagePyramidModel(Model):
         """The max or mean of all scales' logits, each resized to the grid of the largest (at least that of scale 1)."""
         require_images(images)
         scales, is_aligned = self.config.image_pyramid, self.config.pyramid_align_corners
-        view, convention = (_aligned_view, "aligned_corners") if is_aligned else (_half_pixel_view, "half_pixel")
+        view = _aligned_view if is_aligned else _half_pixel_view
+        convention: Convention = "aligned_corners" if is_aligned else "half_pixel"
         maps = [self.at_scale(view(images.to(self.shift.dtype), one), one * scale).semantic for one in scales]
         if is_aligned or 1.0 not in scales:
             finest = max(1.0, *scales) / self.config.logits_stride
