@@ -16,6 +16,7 @@ from atrous.models import Model, ModelConfig
 
 ROUNDED = 1e-5  # relative, of numbers in float32
 NEAR = 0.02  # relative, of what is the same but for rounding
+LARGEST_MEAN = 2.0  # of numbers that end at 1, with room
 SMALLEST_STD = 2.5  # of bytes: smaller ones are of numbers that end at 1
 
 
@@ -52,12 +53,18 @@ BYTES, UNIT, SIGNED = Range("0 to 255", 1, 0), Range("0 to 1", 255, 0), Range("-
 
 
 def range_of(model: Model, normalization: Normalization) -> Range:
-    """That with which the backbone's own numbers come out; else bytes, unless these would reach far beyond 100."""
+    """That with which the backbone's own numbers come out; else the one in which the mean can lie.
+
+    A converter may move the scale into the first layer, so that bytes with a mean of 127.5 are divided by 1.
+    """
     own = [model.backbone.mean, model.backbone.std]
     for one in (BYTES, UNIT, SIGNED):
         if np.allclose([*_colors(in_bytes(normalization, one))], own, rtol=NEAR, atol=1):
             return one
-    return BYTES if min(abs(scale) for scale in normalization[1]) > SMALLEST_STD else UNIT
+    shift, scale = normalization
+    if max(map(abs, shift)) > LARGEST_MEAN or min(map(abs, scale)) > SMALLEST_STD:
+        return BYTES
+    return SIGNED if min(shift) < 0 else UNIT
 
 
 def in_bytes(normalization: Normalization, pixels: Range) -> Normalization:
