@@ -31,6 +31,13 @@ def kind_of(path: Path) -> Kind | None:
     return next((kind for kind, is_it in KINDS.items() if is_it(ends)), None)
 
 
+def is_blank(path: Path) -> bool:
+    """Whether a file begins with zeros alone, as a download does that was never filled: no kind of model does."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    return len(head) == HEAD and not head.strip(b"\0")
+
+
 def _is_pytorch(ends: Ends) -> bool:
     """A zip archive, or a pickle of the older format."""
     return ends.head.startswith(b"PK\x03\x04") or (ends.head[:1] == b"\x80" and ends.head[1:2] in (b"\x02", b"\x03"))

@@ -12,7 +12,7 @@ from rich.console import Console
 from atrous.convert import zoo
 from atrous.convert.arrays import Arrays
 from atrous.convert.class_names import packed_names
-from atrous.convert.kinds import Kind, kind_of
+from atrous.convert.kinds import Kind, is_blank, kind_of
 from atrous.convert.readers.archive import extract, find_model
 from atrous.convert.readers.checkpoint import OBJECT_SUFFIX, read_checkpoint
 from atrous.convert.readers.frozen_graph import read_graph
@@ -34,6 +34,7 @@ ZOO = "zoo:"
 CHECKPOINT = re.compile(r"\.index$|\.data-\d+-of-\d+$")
 SAVED_MODEL, VARIABLES = "saved_model.pb", "variables/variables.index"
 LOGITS = re.compile(r"logits/semantic/weights|[Ll]ogits(/Conv2d_1c_1x1)?/weights|decoder/decoder_conv0/weights")
+SHARD = re.compile(r"\.data-\d+-of-\d+$")  # weights may be zeros
 KINDS = (
     "a checkpoint's prefix, .index or folder",
     "a frozen graph (.pb)",
@@ -91,6 +92,8 @@ def read(path: Path) -> ForeignWeights:
         return read(find_model(path))._replace(label=label)
     if path.is_file() and path.name == "checkpoint":  # it names the newest checkpoint of its folder
         return read(path.parent)
+    if path.is_file() and not SHARD.search(path.name) and is_blank(path):
+        raise ConversionError(f"cannot read {path}: it begins with zeros, as no kind of model does")
     kind = kind_of(path) if path.is_file() else None
     by_name = next((reader for suffixes, reader in READERS.items() if path.name.endswith(suffixes)), _read_checkpoint)
     return BY_CONTENT.get(kind, by_name)(path, label)

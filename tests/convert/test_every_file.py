@@ -1,4 +1,4 @@
-"""Every published and made file beside its original: LiteRT, TensorFlow's stored labels, a float run of 8-bit graphs."""
+"""Every published and made file beside its original: LiteRT, TensorFlow's labels, a float run of 8-bit graphs."""
 
 from pathlib import Path
 
