@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from atrous import bench as bench
     from atrous import check as check
     from atrous import convert as convert
     from atrous import evaluate as evaluate
@@ -28,12 +29,13 @@ _FACE = {
     "LabelSpace": "atrous.data.label_space",
     "write_official": "atrous.submissions",
 }
-_VERBS = ("check", "convert", "evaluate", "pack", "plan", "train")  # files that can be called
+_VERBS = ("bench", "check", "convert", "evaluate", "pack", "plan", "train")  # files that can be called
 __all__ = [
     "Config",
     "LabelSpace",
     "Prediction",
     "Segmenter",
+    "bench",
     "check",
     "convert",
     "create",

@@ -1,5 +1,6 @@
 """An exported file: written aside, run and compared with the model, and only then put in its place."""
 
+import copy
 import math
 import os
 import shutil
@@ -18,18 +19,20 @@ from atrous.deployed import CLASSES, LABELS, PROBABILITIES, Deployed, Deployment
 from atrous.errors import ConfigError, Mismatch
 from atrous.files import prepare_file
 from atrous.inference import InferenceConfig, Seen, as_batch, labels_at_image, look, predict_probabilities
+from atrous.layers import quantization
 from atrous.layers.resize import resize
 from atrous.model_file import FORMAT, Header, header_checksum
 from atrous.models import Model
 from atrous.runtimes import RUNTIMES, Runtime
 from atrous.runtimes.contract import EXPORT, Opened
 from atrous.runtimes.contract import require as require_packages
-from atrous.runtimes.pytorch import checksum
+from atrous.runtimes.pytorch import checksum, fold_norms
 from atrous.types import Image, Size
 
 SIZES = ((97, 131), (128, 96), (257, 225))  # that an export for any size is tried at: on the network's grid and off it
 SCENE = (160, 240)
 TOLERANCE = 1e-3  # of the largest logit
+TOLERANCE_OF_INTEGERS = 0.1  # a value at the edge between two levels falls on either side
 CPU = torch.device("cpu")
 
 
@@ -42,14 +45,16 @@ class Comparison(NamedTuple):
     ties: int  # pixels with another class, whose two best logits are as good as equal
     wrong: int  # pixels with another class although they are not
     difference: float  # the largest of any output, as a share of the largest value
+    tolerance: float = TOLERANCE  # of the difference
 
     @property
     def is_same(self) -> bool:
-        return not self.wrong and self.difference <= TOLERANCE
+        return not self.wrong and self.difference <= self.tolerance
 
     def describe(self) -> str:
         height, width = self.size
-        ties = f" ({self.ties} of two classes with equal logits)" if self.ties else ""
+        reason = "of two classes with equal logits" if self.tolerance == TOLERANCE else "the others within the rounding"
+        ties = f" ({self.ties} {reason})" if self.ties else ""
         wrong = f", {self.wrong} pixels WRONG" if self.wrong else ""
         return (
             f"{self.name}, {height} x {width}: {self.equal:.4%} of labels equal{ties}{wrong}, "
@@ -63,6 +68,11 @@ class Export(NamedTuple):
     runtime: str  # a row of RUNTIMES that writes files
     size: Size | None = None  # of images; None: any
     probabilities: bool = False
+    int8: bool = False  # convolutions in 8-bit integers, for a model whose ranges are active
+
+    @property
+    def tolerance(self) -> float:
+        return TOLERANCE_OF_INTEGERS if self.int8 else TOLERANCE
 
 
 def write(
@@ -72,14 +82,16 @@ def write(
     export: Export,
     images: Mapping[str, Image] | None = None,
     say: Callable[[Comparison], object] = lambda comparison: None,
+    judge: Callable[[Opened], object] = lambda network: None,
 ) -> list[Comparison]:
-    """Write the file, and compare it with the model on a scene, on noise, and on `images`, each by its name.
+    """Write the file, and compare it with the model on a scene, on noise, and on `images`, each by its name. `judge`
+    may look at it, too.
 
     Raises ConfigError for what the runtime can't do, OSError, and Mismatch; then there is no file, or the old one.
     """
     runtime = row_of(export.runtime)
     require_writable(path, export.runtime)
-    model = model.to(CPU).eval()
+    model = model.to(CPU).eval() if export.int8 else in_floats(model.to(CPU).eval())
     deployment = deployment_of(model, header, export)
     with aside(path, runtime) as temporary:
         assert runtime.write is not None
@@ -88,10 +100,20 @@ def write(
         assert isinstance(network, Opened)
         comparisons = []
         for name, image in {**trials(export.size), **(images or {})}.items():
-            comparisons.append(compare(model, network, name, fitted(image, export.size)))
+            comparisons.append(compare(model, network, name, fitted(image, export.size), export.tolerance))
             say(comparisons[-1])
         require_same(path, comparisons)
+        judge(network)
     return comparisons
+
+
+def in_floats(model: Model) -> Model:
+    """The model without ranges of integers."""
+    if not quantization.has_ranges(model):
+        return model
+    model = copy.deepcopy(model)
+    quantization.remove_ranges(model)
+    return model
 
 
 def row_of(name: str) -> Runtime:
@@ -114,6 +136,9 @@ def deployment_of(model: Model, header: Header, export: Export) -> Deployment:
     """The graph and its metadata. A canvas is the network's own size: nothing is padded within it."""
     pads = header.inference.mode != "canvas" or export.size != header.inference.window
     module = Deployed(model, probabilities=export.probabilities, pads=pads).eval()
+    if export.int8:
+        fold_norms(module.network)
+        quantization.to_integers(module.network)
     metadata = {"atrous_format": FORMAT, **header.to_metadata(), "checksum": checksum(model.state_dict())}
     metadata[EXPORT] = export_of(module, model, export.size).model_dump_json()
     return Deployment(module, export.size, {**metadata, "header_checksum": header_checksum(metadata)})
@@ -153,10 +178,10 @@ def fitted(image: Image, size: Size | None) -> Image:
     """The image at the only size that the file takes."""
     if size is None or image.shape[:2] == size:
         return image
-    return np.asarray(PILImage.fromarray(image).resize(size[::-1], PILImage.Resampling.BILINEAR))
+    return np.array(PILImage.fromarray(image).resize(size[::-1], PILImage.Resampling.BILINEAR))
 
 
-def compare(model: Model, network: Opened, name: str, image: Image) -> Comparison:
+def compare(model: Model, network: Opened, name: str, image: Image, tolerance: float = TOLERANCE) -> Comparison:
     """By the outputs that other programs read: bytes in, everything out."""
     seen = look(model, as_batch(image, CPU), protocol_of(network))
     expected = maps_of(seen.outputs)
@@ -164,14 +189,14 @@ def compare(model: Model, network: Opened, name: str, image: Image) -> Compariso
     size, differences = image.shape[:2], [_difference(outputs[name], x) for name, x in expected.items()]
     if LABELS not in outputs:
         is_equal = bool((outputs[CLASSES].argmax(1) == expected[CLASSES].argmax(1)).all())
-        return Comparison(name, size, float(is_equal), 0, 0, max(differences))
+        return Comparison(name, size, float(is_equal), 0, 0, max(differences), tolerance)
     differs = outputs[LABELS] != labels_at_image(seen)
-    wrong = int((differs & ~_ties(seen, differences[0])).sum()) if differs.any() else 0
+    wrong = int((differs & ~_ties(seen, min(differences[0], tolerance))).sum()) if differs.any() else 0
     if PROBABILITIES in outputs:
         probabilities = predict_probabilities(model, as_batch(image, CPU), protocol_of(network))
         differences.append(_difference(outputs[PROBABILITIES], probabilities))
     equal = 1 - float(differs.double().mean())
-    return Comparison(name, size, equal, int(differs.sum()) - wrong, wrong, max(differences))
+    return Comparison(name, size, equal, int(differs.sum()) - wrong, wrong, max(differences), tolerance)
 
 
 def protocol_of(network: Opened) -> InferenceConfig:
@@ -193,7 +218,7 @@ def _ties(seen: Seen, difference: float) -> Tensor:
     """The pixels [B, H, W] whose two best logits are closer than what was seen of differences between logits."""
     logits = resize(seen.outputs.semantic.float(), seen.frame, seen.convention)
     best, second = logits[..., : seen.size[0], : seen.size[1]].topk(2, 1).values.unbind(1)
-    return best - second <= 2 * min(difference, TOLERANCE) * float(seen.outputs.semantic.abs().max())
+    return best - second <= 2 * difference * float(seen.outputs.semantic.abs().max())
 
 
 def require_same(path: Path, comparisons: Sequence[Comparison]) -> None:

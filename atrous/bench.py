@@ -11,8 +11,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import IO, Any, NamedTuple
@@ -22,21 +23,27 @@ from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
-from atrous import data, distributed, evaluate, predict, segmenter, terminal, verb_module
+from atrous import artefact, data, distributed, evaluate, model_file, predict, segmenter, terminal, verb_module
 from atrous.data.survey import Split
 from atrous.distributed import World
 from atrous.environment import environment
-from atrous.errors import ConfigError
+from atrous.errors import AtrousError, ConfigError, Mismatch, listing, text_of
 from atrous.files import prepare_file, write_atomically
 from atrous.plan import surroundings
 from atrous.progress import counting, say
 from atrous.report.html import environment as pages
 from atrous.report.scatter import Dot, scatter
 from atrous.report.text import fraction
+from atrous.runtimes import RUNTIMES
+from atrous.runtimes.contract import require as require_packages
+from atrous.runtimes.pytorch import has_bf16
 from atrous.types import Size
 
 MIB = 2**20
 MAX_SECONDS = 1800.0  # of a turn; an evaluation may take as long as it does
+COMMAND = (sys.executable, "-m", "atrous.bench_process")
+PYTORCH = "pytorch"
+PRECISIONS = ("fp32", "bf16", "int8")
 HEADINGS = ("runtime", "precision", "median ms", "p90 ms", "images/s", "images/s, batch", "peak MiB")
 
 
@@ -62,6 +69,7 @@ class Entry(NamedTuple):
     path: Path
     runtime: str
     precision: str
+    file: Path | None = None  # that was exported for the runtime
 
 
 class Row(NamedTuple):
@@ -162,11 +170,16 @@ def run(
     require_possible(options)
     for path in filter(None, (json_path, html_path)):
         prepare_file(path)  # before minutes of measuring
+    if options.image is not None:
+        segmenter.read_image(options.image)  # refuses what isn't one
     options = options._replace(threads=options.threads or own_threads())
-    entries, remarks = entries_of([segmenter.model_in(path) for path in paths], options, runtimes, precisions)
     is_scored = any(text.startswith("data.") for text in overrides)
-    for path in dict.fromkeys(entry.path for entry in entries):
+    files = list(dict.fromkeys(segmenter.model_in(path) for path in paths))
+    if not files:
+        raise ConfigError("a model file is missing, such as runs/mine/best.safetensors")
+    for path in files:
         require_usable(path, overrides, console, is_scored=is_scored)
+    entries, remarks = entries_of(files, options, runtimes, precisions)
     rows = measure(entries, overrides, options, console, is_scored=is_scored)
     result = Bench(ranked(rows), tuple(remarks), facts_of(rows, options, overrides), title_of(rows))
     if json_path is not None:
@@ -209,7 +222,45 @@ def parsed_size(text: str) -> Size:
 def entries_of(
     paths: Sequence[Path], options: Options, runtimes: Sequence[str], precisions: Sequence[str]
 ) -> tuple[list[Entry], list[str]]:
-    return [Entry(path, "pytorch", "fp32") for path in paths], []
+    """What can be measured here, and a line for each thing that can't. Raises ConfigError if that was asked for."""
+    require_known("--runtimes", runtimes, RUNTIMES)
+    require_known("--precisions", precisions, PRECISIONS)
+    device = distributed.choose_device(options.device)
+    entries, remarks = list[Entry](), list[str]()
+    for path in paths:
+        names = [name for name in runtimes_of(path) if name in (runtimes or RUNTIMES)]
+        if not names:
+            raise ConfigError(f"--runtimes {','.join(runtimes)}: {path} is for {listing(runtimes_of(path))}")
+        for name in names:
+            if runtimes:
+                require_packages(RUNTIMES[name], f"--runtimes {name}")
+            if not RUNTIMES[name].is_installed:
+                remarks.append(f"{name}: not installed; pip install 'atrous[{RUNTIMES[name].extra}]'")
+                continue
+            entries += [
+                Entry(path, name, one) for one in precisions_of(path, name, device) if one in (precisions or PRECISIONS)
+            ]
+    if not entries:
+        raise ConfigError(f"--precisions {','.join(precisions)}: nothing here computes {paths[0]} in it")
+    if not has_bf16(device):
+        remarks.append(f"bf16: this {'GPU' if device.type == 'cuda' else 'processor'} has no bfloat16")
+    return entries, list(dict.fromkeys(remarks))
+
+
+def require_known(option: str, words: Sequence[str], known: Iterable[str]) -> None:
+    for word in words:
+        if word not in known:
+            raise ConfigError(f"{option} {word}: expected some of {', '.join(known)}")
+
+
+def runtimes_of(path: Path) -> list[str]:
+    """The runtime that opens the file, then those that a model can be exported for."""
+    own = next(name for name, row in RUNTIMES.items() if row is model_file.runtime_of(path))
+    return [own, *(name for name, row in RUNTIMES.items() if own == PYTORCH and row.write is not None)]
+
+
+def precisions_of(path: Path, runtime: str, device: torch.device) -> list[str]:
+    return ["fp32", "bf16"] if runtime == PYTORCH and has_bf16(device) else ["fp32"]
 
 
 def require_usable(path: Path, overrides: Sequence[str], console: Console, *, is_scored: bool) -> None:
@@ -253,9 +304,12 @@ def measure(
     with ExitStack() as stack, counting("measuring", steps, console) as advance:
         rows: dict[Entry, Row] = {}
         workers: dict[Entry, Worker] = {}
+        export = exporter(Path(stack.enter_context(tempfile.TemporaryDirectory())))
         for entry in entries:  # one after the other: each has all threads to itself
-            workers[entry] = stack.enter_context(worker(entry, protocol_of(overrides), options))
-            rows[entry] = opened(Row(entry, batch=options.batch), answer_of(workers[entry]))
+            rows[entry] = export(Row(entry, batch=options.batch))
+            if not rows[entry].error:
+                workers[entry] = stack.enter_context(worker(rows[entry].entry, protocol_of(overrides), options))
+                rows[entry] = opened(rows[entry], answer_of(workers[entry]))
             advance(1)
         for kind, number in turns(options.rounds, is_scored=is_scored):
             for entry in entries:
@@ -263,6 +317,29 @@ def measure(
                     rows[entry] = with_turn(rows[entry], workers[entry], kind, number, overrides, options)
                 advance(1)
     return list(rows.values())
+
+
+def exporter(folder: Path) -> Callable[[Row], Row]:
+    """A function that adds to a row the file that its runtime opens, or why there is none."""
+
+    @cache
+    def export(path: Path, runtime: str) -> Path | str:
+        target = folder / f"{len(list(folder.iterdir()))}{RUNTIMES[runtime].suffix}"
+        model = segmenter.load(path)
+        try:
+            artefact.write(model.model, model.header, target, artefact.Export(runtime))
+        except (AtrousError, Mismatch) as error:
+            return text_of(error)
+        return target
+
+    def with_file(row: Row) -> Row:
+        entry = row.entry
+        if runtimes_of(entry.path)[0] == entry.runtime:
+            return row
+        file = export(entry.path, entry.runtime)
+        return row._replace(error=file) if isinstance(file, str) else row._replace(entry=entry._replace(file=file))
+
+    return with_file
 
 
 def turns(rounds: int, *, is_scored: bool) -> Iterator[tuple[str, int]]:
@@ -277,7 +354,7 @@ def turns(rounds: int, *, is_scored: bool) -> Iterator[tuple[str, int]]:
 def worker(entry: Entry, overrides: Sequence[str], options: Options) -> Iterator[Worker]:
     """A process that has got its order."""
     order = {
-        "path": str(entry.path),
+        "path": str(entry.file or entry.path),
         "runtime": entry.runtime,
         "precision": entry.precision,
         "overrides": list(overrides),
@@ -288,10 +365,9 @@ def worker(entry: Entry, overrides: Sequence[str], options: Options) -> Iterator
         "device": options.device,
     }
     surrounding = {**surroundings(), "OMP_NUM_THREADS": str(options.threads)}
-    command = [sys.executable, "-m", "atrous.bench_process"]
     with tempfile.TemporaryFile("w+", errors="replace") as faults:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=faults, text=True, env=surrounding
+            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=faults, text=True, env=surrounding
         )
         try:
             tell(process, order)
@@ -350,13 +426,19 @@ def with_turn(row: Row, worker: Worker, kind: str, number: int, overrides: Seque
     return ADDED[kind](row, answer)
 
 
-ADDED = {  # by the kind of a turn
-    "single": lambda row, answer: row._replace(times=(*row.times, *answer["times"]), peak=answer["peak"]),
-    "batch": lambda row, answer: row._replace(
-        batch_times=(*row.batch_times, *answer["times"]), batch_peak=answer["peak"]
-    ),
-    "score": lambda row, answer: row._replace(evaluation=answer["evaluation"], title=answer["title"]),
-}
+def with_single(row: Row, answer: Mapping[str, Any]) -> Row:
+    return row._replace(times=(*row.times, *answer["times"]), peak=answer["peak"])
+
+
+def with_batch(row: Row, answer: Mapping[str, Any]) -> Row:
+    return row._replace(batch_times=(*row.batch_times, *answer["times"]), batch_peak=answer["peak"])
+
+
+def with_score(row: Row, answer: Mapping[str, Any]) -> Row:
+    return row._replace(evaluation=answer["evaluation"], title=answer["title"])
+
+
+ADDED = {"single": with_single, "batch": with_batch, "score": with_score}  # by the kind of a turn
 
 
 # ---- showing
@@ -371,7 +453,7 @@ def facts_of(rows: Sequence[Row], options: Options, overrides: Sequence[str]) ->
     sizes = dict.fromkeys(f"{row.size[0]} x {row.size[1]}" for row in rows if row.times)
     where = environment(distributed.choose_device(options.device))
     calls = f"{options.repeats} calls" if options.repeats else f"{options.seconds / options.rounds:g} s"
-    protocol = next((row.evaluation["protocol"] for row in rows if row.evaluation), {})
+    protocol: Mapping[str, str] = next((row.evaluation["protocol"] for row in rows if row.evaluation), {})
     return {
         "input": f"{', '.join(sizes) or 'none'}, {options.image or 'a painted street'}",
         "measured": "uint8 image to label map in memory; no file is read",

@@ -83,7 +83,7 @@ def serve(order: Mapping[str, Any]) -> None:
 
 def opened(order: Mapping[str, Any]) -> Segmenter:
     path = order["path"]
-    model = segmenter.load(path, device=order["device"] or "auto")
+    model = segmenter.load(path, device=order["device"] or "auto", precision=order["precision"])
     return with_settings(model, order["overrides"], path)
 
 

@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
@@ -31,7 +31,9 @@ from atrous.interrupt import Interrupted, StopFlag, ignore_signals, stop_signals
 from atrous.terminal import printable
 
 if TYPE_CHECKING:
+    from atrous.int8 import Request
     from atrous.run_folder import Resume
+    from atrous.runtimes.contract import Speed
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -76,6 +78,10 @@ Overrides = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N; by default a GPU if there is one", show_default=False)
 ]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="by torch.compile: takes minutes at first, pays for many images of one size")
+]
+PRECISIONS = "fp32, bf16, or auto: bf16 where it is faster and labels agree"
 Workers = Annotated[int, typer.Option(min=0, help="processes that read images; 0: the main process reads them itself")]
 
 
@@ -107,7 +113,7 @@ def _format_names(incomplete: str = "") -> list[str]:
     return sorted(path.stem for path in files if path.stem.startswith(incomplete))
 
 
-TARGETS = ("onnx", "openvino", "pt2")  # what `export --to` takes; a test compares it with RUNTIMES
+TARGETS = ("litert", "onnx", "openvino", "pt2")  # what `export --to` takes; a test compares it with RUNTIMES
 
 
 def _target_names(incomplete: str) -> list[str]:
@@ -315,6 +321,8 @@ def evaluate(
         float | None,
         typer.Option(min=0, help="with --watch: seconds without a new model after which it ends", show_default=False),
     ] = None,
+    precision: Annotated[str, typer.Option(help=f"what to compute in: {PRECISIONS}")] = "fp32",
+    compile: Compile = False,  # noqa: A002 - the option's name
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
@@ -339,9 +347,18 @@ def evaluate(
         workers=workers,
         metrics=chosen,
         truth=truth,
+        **_speed(precision, compile)._asdict(),
     )
     if evaluation.skipped and (truth is not None or scoring.is_stored(model)):
         raise typer.Exit(1)
+
+
+def _speed(precision: str, compile: bool) -> "Speed":  # noqa: A002
+    from atrous.runtimes.contract import PRECISIONS, Speed
+
+    if precision not in PRECISIONS:
+        raise ConfigError(f"--precision {precision}: expected {', '.join(PRECISIONS)}")
+    return Speed(cast(Any, precision), compile)
 
 
 def _watch(
@@ -408,6 +425,20 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="also write class probabilities (.npz)")
     ] = False,
+    big: Annotated[
+        bool | None,
+        typer.Option(
+            help="predict images a few rows at a time, in blended windows, keeping georeferences "
+            "[default: those of more than 67 million pixels]",
+            show_default=False,
+        ),
+    ] = None,
+    bands: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,N", help="of a TIFF: the bands to take for red, green and blue, or one", show_default=False
+        ),
+    ] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -421,17 +452,22 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    precision: Annotated[str, typer.Option(help=f"what to compute in: {PRECISIONS}")] = "auto",
+    compile: Compile = False,  # noqa: A002 - the option's name
     device: Device = None,
 ) -> None:
     """Segment images of any size: writes palette masks and overlays."""
-    from atrous import predict
+    from atrous import big_images, predict
 
+    speed = _speed(precision, compile)
     words = images or []
     overrides = [text for text in words if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
     sources = [text for text in words if text not in overrides]
     predict.require_order(model, sources, overrides)
     if images_json is not None and format is None:
         raise ConfigError("--images-json lists the images of a benchmark; it needs --format")
+    if format is not None and (big or bands):
+        raise ConfigError(f"{'--big' if big else '--bands'} writes masks; it can't be combined with --format")
     if format is None:
         summary = predict.run(
             model,
@@ -441,9 +477,11 @@ def predict(
             overlays=overlays is not False,
             probabilities=probabilities,
             legend=legend,
+            big=big_images.Choice(big, big_images.bands_of(bands)),
             device=device,
             engine=engine,
             address=address,
+            speed=speed,
             say=lambda text: _say(text, 1),
         )
     else:
@@ -458,6 +496,7 @@ def predict(
             device=device,
             engine=engine,
             address=address,
+            speed=speed,
             say=lambda text: _say(text, 1),
         )
     if summary.images or summary.earlier:
@@ -599,9 +638,13 @@ def convert(
 @app.command(short_help="write a model as a file for other programs")
 def export(
     model: Annotated[Path, typer.Argument(help="a model file, or the folder of a run", show_default=False)],
+    overrides: Overrides = None,
+    *,
     to: Annotated[
         str,
-        typer.Option(metavar="NAME", help="onnx, openvino or pt2", show_default=False, autocompletion=_target_names),
+        typer.Option(
+            metavar="NAME", help="litert, onnx, openvino or pt2", show_default=False, autocompletion=_target_names
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="the file to write [default: beside the model]", show_default=False)
@@ -621,11 +664,49 @@ def export(
             metavar="IMAGE|FOLDER|PATTERN", help="also compare the file with the model on these", show_default=False
         ),
     ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="let convolutions compute in 8-bit integers")] = False,
+    calibrate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IMAGE|FOLDER|PATTERN",
+            help="with --int8: the images that ranges are measured on [default: the data's for training]",
+            show_default=False,
+        ),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(help="with --int8: minmax, percentile or entropy [default: minmax]", show_default=False),
+    ] = None,
 ) -> None:
-    """Write a model as a file that takes images of bytes and gives labels. Exit code 1: it differs from the model."""
+    """Write a model as a file that takes images of bytes and gives labels. Exit code 1: it differs from the model.
+
+    With --int8 and data.root=..., also measure what the integers cost.
+    """
     from atrous import export
 
-    export.run(model, to, out=out, size=export.parse_size(size), probabilities=probabilities, images=images or [])
+    export.run(
+        model,
+        to,
+        out=out,
+        size=export.parse_size(size),
+        probabilities=probabilities,
+        images=images or [],
+        integers=_integers(int8, calibrate, calibration, overrides),
+    )
+
+
+def _integers(
+    is_asked: bool, calibrate: list[str] | None, calibration: str | None, overrides: list[str] | None
+) -> "Request | None":
+    """Raises ConfigError for options without --int8, which would do nothing."""
+    from atrous.int8 import Request
+
+    if is_asked:
+        return Request(calibrate or [], calibration or "minmax", overrides or [])
+    alone = "--calibrate" if calibrate else "--calibration" if calibration else next(iter(overrides or []), None)
+    if alone is not None:
+        raise ConfigError(f"{alone}: an export needs it with --int8 only")
+    return None
 
 
 @app.command(short_help="pack a dataset into a few large files")

@@ -87,6 +87,8 @@ class TrainConfig(Settings):
     """Which weights of `init` to take; all_but_logits where the classes differ, matching for whatever fits."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of averaged weights, which are then evaluated and saved, such as 0.999; none: no averaging."""
+    quantize_after: int | None = Field(None, ge=0)
+    """Steps after which convolutions learn to compute in 8-bit integers, for `atrous export --int8`; none: never."""
     save_every: Count = 500
     """Steps between two saves: what a kill can lose at most."""
     eval_every: Count | None = 1000
@@ -106,6 +108,19 @@ class TrainConfig(Settings):
             raise ValueError(f"profile_steps={list(self.profile_steps)}: the last one comes before the first one")
         if self.patience is not None and self.eval_every is None:
             raise ValueError(f"patience={self.patience} needs eval_every: it counts validations")
+        return self
+
+    @model_validator(mode="after")
+    def _quantizes_in_time(self) -> "TrainConfig":
+        if self.quantize_after is None:
+            return self
+        if self.epochs is None and self.quantize_after >= self.steps:
+            raise ValueError(
+                f"quantize_after={self.quantize_after} must be less than steps={self.steps}: no step would be left to "
+                "learn from rounded values"
+            )
+        if self.parallel == "fsdp":
+            raise ValueError("quantize_after needs parallel=ddp: processes that share weights out can't round them")
         return self
 
     @model_validator(mode="before")
@@ -410,6 +425,10 @@ def in_steps(config: Config, num_images: int, images_per_step: int) -> Config:
     if config.train.epochs is None:
         return config
     steps = math.ceil(round(config.train.epochs * num_images / images_per_step, 6))
+    after = config.train.quantize_after
+    if after is not None and after >= steps:
+        length = f"the training's {steps} steps ({config.train.epochs:g} epochs)"
+        raise ConfigError(f"train.quantize_after={after} must be less than {length}")
     return config.model_copy(update={"train": config.train.model_copy(update={"steps": steps, "epochs": None})})
 
 

@@ -36,6 +36,10 @@ class ModelFileError(AtrousError):
     """A model file or a training state is damaged, or belongs to another network."""
 
 
+class DamagedModelError(ModelFileError):
+    """A file that Atrous wrote is not as it was."""
+
+
 class AtrousWarning(UserWarning):
     """What a user should know, but need not correct."""
 

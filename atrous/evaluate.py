@@ -1,7 +1,8 @@
 """`atrous evaluate`: a model against labelled images; every figure with the protocol that it was measured with."""
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +22,14 @@ from atrous.errors import ConfigError, DataError
 from atrous.files import user_path, write_atomically
 from atrous.progress import counting, say
 from atrous.report import Evaluation, ImageScore
-from atrous.segmenter import Segmenter
+from atrous.runtimes.contract import Precision, Speed
+from atrous.segmenter import NUM_TRIED, Segmenter
 from atrous.tasks import Task
 from atrous.tasks.contract import Figures, summed
-from atrous.types import Sample
+from atrous.types import Image, Sample
 
+ARITHMETIC = {"fp32": "float32", "bf16": "bfloat16"}
+EXACT = Speed("fp32")  # a figure is to be trusted
 BASE = "folder/deeplab_v3plus"  # whose section `data` is replaced
 
 
@@ -97,7 +101,7 @@ def protocol(model: Segmenter, figures: Figures, images: int, skipped: int, data
         "images": f"{images} ({skipped} could not be read)" if skipped else str(images),
         **model.inference.describe(),
         "output stride": str(model.network.facts.output_stride),
-        "arithmetic": "float32",
+        "arithmetic": ARITHMETIC[model.precision],
         **figures.notes,
     }
 
@@ -116,6 +120,8 @@ def run(
     workers: int = 0,
     metrics: Sequence[str] | None = None,
     truth: Path | None = None,
+    precision: Precision = "fp32",
+    compile: bool = False,  # noqa: A002
     console: Console | None = None,
 ) -> Evaluation:
     """Evaluate the model file `path` on the validation split of its own dataset, or of the one in `overrides`.
@@ -128,10 +134,17 @@ def run(
         return score(path, truth, overrides, json_path, report_path, metrics=metrics, workers=workers, console=console)
     world = distributed.join(device)
     path = user_path(path)
-    original = segmenter.load(path, precision="fp32")
+    original = segmenter.load(path)
     original.task.measuring(metrics)  # refuses others
     model, samples, evaluation = measured(
-        original, overrides, path, world, workers=workers, metrics=metrics, console=console
+        original,
+        overrides,
+        path,
+        world,
+        workers=workers,
+        metrics=metrics,
+        speed=Speed(precision, compile),
+        console=console,
     )
     if world.rank == 0:
         if json_path is not None:
@@ -160,6 +173,7 @@ def measured(
     workers: int,
     metrics: Sequence[str] | None,
     console: Console,
+    speed: Speed = EXACT,
     is_known: bool = False,
 ) -> Measured:
     """Evaluate the model in the file `path`. Its data's labels are looked at first, unless they are known."""
@@ -172,8 +186,16 @@ def measured(
         survey_of(original.task, split, space, world, workers=workers, skip_errors=skip_errors, console=console)
     require_fields(samples, original.task, config)
     model = original.with_inference(config.evaluate).with_header(label_space=space, decode=config.decode)
-    model = model.to(world.device)
+    model = model.to(world.device).with_speed(speed.precision, compile=speed.compile)
+    model, _ = model.settled(first_images(samples))
     return Measured(model, samples, measure(model, samples, config, world, workers, metrics, console))
+
+
+def first_images(samples: Sequence[Sample]) -> Iterator[Image]:
+    """Some that can be read."""
+    for index in range(min(NUM_TRIED, len(samples))):
+        with contextlib.suppress(DataError, OSError):
+            yield samples[index].image
 
 
 def score(

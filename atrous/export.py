@@ -1,18 +1,23 @@
 """`atrous export`: a model as a file for other programs, which is compared with the model before it is kept."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from atrous import artefact, segmenter, terminal, verb_module
+from atrous import artefact, int8, segmenter, terminal, verb_module
 from atrous.artefact import Export
 from atrous.data.finding import find
 from atrous.errors import ConfigError, DataError
 from atrous.files import user_path
+from atrous.model_file import Header
 from atrous.runtimes import RUNTIMES
-from atrous.segmenter import read_image
+from atrous.runtimes.contract import Opened
+from atrous.runtimes.pytorch import prepare
+from atrous.segmenter import Segmenter, read_image
 from atrous.types import Image, Size
+
+Judge = Callable[[Opened], object]  # of a written file, before it is in its place
 
 
 def run(
@@ -23,32 +28,69 @@ def run(
     size: Size | None = None,
     probabilities: bool = False,
     images: Sequence[str] = (),
+    integers: int8.Request | None = None,
     console: Console | None = None,
 ) -> Path:
     """Export the model file `path` for a runtime, a row of RUNTIMES, and print what was compared.
 
-    `size` is the only one that the file will take; None: any. `images` are compared, too. Raises ConfigError for what
-    the runtime can't do, OSError, and Mismatch if the file computes something else: then it isn't written.
+    `size` is the only one that the file will take; None: any, or `default_size` where it must be one. `images` are
+    compared, too. With `integers`, convolutions compute in 8-bit integers; what that costs is printed, and measured on
+    data. Raises ConfigError for what the runtime can't do, OSError, and Mismatch if the file computes something else:
+    then it isn't written.
     """
     console = console or terminal.console()
     path = user_path(path)
     artefact.row_of(to)
     target = user_path(out) if out is not None else default_path(segmenter.model_in(path), to)
     artefact.require_writable(target, to)
+    if integers is not None:
+        int8.require_possible(to, integers)
     model = segmenter.load(path)
     pictures = read_images(images)
     console.print(f"exporting {path} for {to}; the file is then compared with the model", soft_wrap=True)
-    settings = Export(to, size, probabilities)
+    if size is None and RUNTIMES[to].has_one_size:
+        size = default_size(model.header)
+        console.print(f"--size {size[0]},{size[1]}: files for {to} take images of one size", soft_wrap=True)
+    settings = Export(to, size, probabilities, int8=integers is not None)
+    exported, judge = (model, unjudged) if integers is None else integer_model(model, integers, size, console)
     artefact.write(
-        model.model, model.header, target, settings, pictures, lambda one: console.print(one.describe(), soft_wrap=True)
+        exported.model,
+        model.header,
+        target,
+        settings,
+        pictures,
+        lambda one: console.print(one.describe(), soft_wrap=True),
+        judge,
     )
     console.print(f"wrote {target}", soft_wrap=True)
+    if integers is not None and integers.settings:
+        int8.print_loss(model, target, integers.settings, console)
     return target
+
+
+def integer_model(
+    model: Segmenter, integers: int8.Request, size: Size | None, console: Console
+) -> tuple[Segmenter, Judge]:
+    """The model with ranges, and what compares a file of it with floats."""
+    rounded, readers = int8.integer_model(model, integers, console)
+    floats = prepare(artefact.in_floats(model.model), "cpu")
+    return rounded, lambda network: int8.require_agreement(floats, network, readers, size, console)
+
+
+def unjudged(network: Opened) -> None:
+    pass
 
 
 def default_path(path: Path, to: str) -> Path:
     """Beside the model."""
     return path.with_suffix(RUNTIMES[to].suffix if to in RUNTIMES else "")
+
+
+def default_size(header: Header) -> Size:
+    """That of the canvas or window, or of the crops of the training; else 513 x 513."""
+    if header.inference.mode != "whole" or header.training is None:
+        return header.inference.window
+    return header.training.augment.crop
 
 
 def read_images(sources: Sequence[str]) -> dict[str, Image]:

@@ -1,8 +1,8 @@
 """From images of any size to labels and probabilities at that size: whole or in windows, at several scales, flipped."""
 
 import math
-from collections.abc import Iterator
-from itertools import product
+from collections.abc import Callable, Iterator
+from itertools import chain, islice, product
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from atrous.errors import ConfigError, ModelFileError
 from atrous.layers.resize import image_size, resize, scale_dimension
-from atrous.ops import upsample_argmax, with_edge
+from atrous.ops import upsample_argmax, upsample_part, with_edge
 from atrous.postprocess.crf import CRF, CRFS, CRFName, refine
 from atrous.settings import Scales, Settings, Side
 from atrous.types import Convention, Image, Labelling, Network, Outputs, Size
@@ -33,6 +33,8 @@ class InferenceConfig(Settings):
     """Height and width of a window or of the canvas in pixels; best the crop of the training."""
     overlap: float = Field(1 / 3, ge=0, le=0.95)
     """Sliding: share of a window that the next one repeats; more is smoother and slower."""
+    blend: Literal["equal", "smooth"] = "equal"
+    """Sliding, where windows overlap: their mean, as published (equal), or each fading out at its edge (smooth)."""
     base_size: Side | None = None  # semseg
     """Sliding: the longer side of the image at scale 1, in pixels; none: the image's own."""
     scales: Scales = (1.0,)
@@ -60,11 +62,15 @@ class InferenceConfig(Settings):
     def _resized(self) -> str:
         return f"longer side {self.base_size}, " if self.base_size else ""
 
+    @property
+    def _blended(self) -> str:
+        return ", blended" if self.blend == "smooth" else ""
+
     def describe(self) -> dict[str, str]:
         height, width = self.window
         modes = {
             "whole": "whole image",
-            "sliding": f"{self._resized}windows of {height} x {width}, {self.overlap:.0%} overlap",
+            "sliding": f"{self._resized}windows of {height} x {width}, {self.overlap:.0%} overlap{self._blended}",
             "canvas": f"on a canvas of {height} x {width}, shrunk to fit",
         }
         crf = {"CRF": self.crf} if self.crf else {}
@@ -419,95 +425,228 @@ def _sliding_around(network: Network, images: Tensor, config: InferenceConfig) -
 
 
 class View(NamedTuple):
-    """The part of the images that the network sees."""
+    """The part of the images that the network sees; it may reach beyond their bottom and right."""
 
     rows: slice
     columns: slice
     is_flipped: bool
 
 
+class Source(NamedTuple):
+    """Images of one size whose rows are asked for from the top: in memory, or in a file that is larger than it."""
+
+    number: int
+    size: Size
+    read: Callable[[slice], Tensor]  # [number, 3, rows, W]; no row above those that were asked for last
+
+
+class Window(NamedTuple):
+    """What the network saw in a view."""
+
+    view: View
+    maps: Tensor  # [B, K, h, w] logits, heights, offsets at the network's own grid
+    frame: Size  # of the view, padded
+
+
+class Patch(NamedTuple):
+    """A part of the images with its maps, the means over all windows that lie over it."""
+
+    rows: slice
+    columns: slice
+    maps: Tensor  # [B, K, rows, columns]
+
+
+def in_memory(images: Tensor) -> Source:
+    return Source(len(images), image_size(images), lambda rows: images[..., rows, :])
+
+
 def _sliding(network: Network, images: Tensor, config: InferenceConfig) -> Tensor:
     """Maps [B, K, H, W], averaged where windows overlap, and over each window and its flipped copy."""
+    return _joined(_patches(network, in_memory(images), config), image_size(images))
+
+
+def _joined(patches: Iterator[Patch], size: Size) -> Tensor:
     total: Tensor | None = None
-    for rows, maps in _bands(network, images, config):
-        total = maps.new_empty(*maps.shape[:2], *image_size(images)) if total is None else total
-        total[:, :, rows] = maps
+    for rows, columns, maps in patches:
+        total = maps.new_empty(*maps.shape[:2], *size) if total is None else total
+        total[:, :, rows, columns] = maps
     assert total is not None, "there is at least one window"
     return total
 
 
 def _one_slide(network: Network, images: Tensor, config: InferenceConfig) -> Seen:
-    """The likeliest class of each pixel, [B, H, W]; only a band of probabilities is held at a time.
+    """The likeliest class of each pixel, [B, H, W]; only a patch of probabilities is held at a time.
 
     Of a panoptic network, the means of all maps.
     """
     size, num_classes, convention = image_size(images), network.facts.num_classes, network.facts.convention
-    bands = (maps for _, maps in _bands(network, images, config))
-    first = next(bands)
-    if first.shape[1] > num_classes:
-        maps = torch.cat([first, *bands], 2)
+    patches = _patches(network, in_memory(images), config)
+    first = next(patches)
+    patches = chain([first], patches)
+    if first.maps.shape[1] > num_classes:
+        maps = _joined(patches, size)
         means = _things(maps[:, num_classes:])._replace(semantic=maps[:, :num_classes])
         return Seen(means, size, size, size, convention, is_mean=True)
-    labels = torch.cat([_likeliest(first), *map(_likeliest, bands)], 1)
+    labels = torch.cat([labels for _, labels in _label_rows(patches, size[1])], 1)
     return Seen(Outputs(), size, size, size, convention, is_mean=False, labels=labels)
 
 
-def _bands(network: Network, images: Tensor, config: InferenceConfig) -> Iterator[tuple[slice, Tensor]]:
-    """Rows of the images with their maps [B, K, rows, W], from the top, as soon as all windows are added."""
-    width, top = images.shape[-1], 0
-    total = torch.zeros(images.shape[0], 0, 0, width, device=images.device)  # K is known after the first window
-    count = torch.zeros(0, width, device=images.device)
-    for views in _passes(images, config):
-        first, last = views[0].rows.start, views[-1].rows.stop
+@torch.inference_mode()
+def label_rows(network: Network, source: Source, config: InferenceConfig) -> Iterator[tuple[slice, Tensor]]:
+    """Rows with the likeliest classes of their pixels, [B, rows, W], from the top, as soon as windows cover them.
+
+    Their pixels may still be read while they are out. Memory is needed for the pixels of two rows of windows, and for
+    what the network returned for one, at its own grid.
+    """
+    yield from _label_rows(_patches(network, source, config), source.size[1])
+
+
+def _label_rows(patches: Iterator[Patch], width: int) -> Iterator[tuple[slice, Tensor]]:
+    parts: list[Tensor] = []
+    for rows, columns, maps in patches:
+        parts.append(_likeliest(maps))
+        if columns.stop == width:
+            yield rows, torch.cat(parts, 2)
+            parts.clear()
+
+
+def _patches(network: Network, source: Source, config: InferenceConfig) -> Iterator[Patch]:
+    """The images in patches, from the top and from the left, each as soon as all windows over it are seen.
+
+    What the network returned is kept at its own, coarse grid; of probabilities there never is more than a patch.
+    """
+    windows: list[Window] = []
+    top = 0
+    for views in _passes(source, network, config):
+        first = views[0].rows.start
         if first > top:
-            yield slice(top, first), total[:, :, : first - top] / count[: first - top]
-        if first > top or last > top + len(count):
-            total, count = (_moved(sums, first - top, last - first) for sums in (total, count))
-        top = first
-        windows = [_shown(images, view) for view in views]
-        for view, maps in zip(views, _in_one_pass(network, windows, config), strict=True):
-            total = total if total.shape[1] else maps.new_zeros(*maps.shape[:2], *count.shape)
-            rows = slice(view.rows.start - top, view.rows.stop - top)
-            own = _flipped_back(maps, network.facts.num_classes) if view.is_flipped else maps
-            total[..., rows, view.columns] += own
-            count[rows, view.columns] += 1
-    yield slice(top, images.shape[-2]), total.div_(count)
+            yield from _blended(windows, slice(top, first), source.size, network, config)
+            windows = [window for window in windows if window.view.rows.stop > first]
+            top = first
+        windows += _in_one_pass(network, views, source, config)
+    yield from _blended(windows, slice(top, source.size[0]), source.size, network, config)
 
 
-def _moved(sums: Tensor, start: int, length: int) -> Tensor:
-    """`length` rows of sums from `start` on, the new ones 0."""
-    return F.pad(sums[..., start:, :], (0, 0, 0, max(0, length - sums.shape[-2] + start)))
-
-
-def _passes(images: Tensor, config: InferenceConfig) -> list[list[View]]:
+def _passes(source: Source, network: Network, config: InferenceConfig) -> Iterator[list[View]]:
     """All windows, and their flipped copies if the protocol has them, in passes of at most WINDOW_PIXELS."""
+    grid = _grid(network, config)
     rows, columns = (
-        [slice(start, start + min(window, side)) for start in window_starts(side, window, config.overlap)]
-        for side, window in zip(image_size(images), config.window, strict=True)
+        [slice(start, start + min(window, side)) for start in window_starts(side, window, config.overlap, grid)]
+        for side, window in zip(source.size, config.window, strict=True)
     )
-    views = [View(*parts) for parts in product(rows, columns, (False, True) if config.flip else (False,))]
-    pixels = len(images) * math.prod(min(pair) for pair in zip(image_size(images), config.window, strict=True))
+    views = (View(*parts) for parts in product(rows, columns, (False, True) if config.flip else (False,)))
+    pixels = source.number * math.prod(min(pair) for pair in zip(source.size, config.window, strict=True))
     at_once = max(1, WINDOW_PIXELS // pixels)
-    return [views[start : start + at_once] for start in range(0, len(views), at_once)]
+    while batch := list(islice(views, at_once)):
+        yield batch
 
 
-def _shown(images: Tensor, view: View) -> Tensor:
-    window = images[..., view.rows, view.columns]
+def _in_one_pass(network: Network, views: list[View], source: Source, config: InferenceConfig) -> list[Window]:
+    """What the network sees in windows, all of one size."""
+    top, bottom = views[0].rows.start, max(view.rows.stop for view in views)
+    images = source.read(slice(top, min(bottom, source.size[0])))
+    windows = torch.cat([_shown(images, view, top, network) for view in views])
+    padded = pad_to_grid(windows, network) if config.pad_to_grid else windows
+    maps, frame = _maps(network, padded), image_size(padded)
+    if network.facts.convention == "legacy":
+        maps, frame = with_edge(maps), _larger(frame)
+    return [Window(view, own, frame) for view, own in zip(views, torch.split(maps, source.number), strict=True)]
+
+
+def _shown(images: Tensor, view: View, top: int, network: Network) -> Tensor:
+    """The view of images whose rows begin at `top`."""
+    window = images[..., view.rows.start - top : view.rows.stop - top, view.columns]
+    height, width = image_size(window)
+    bottom, right = view.rows.stop - view.rows.start - height, view.columns.stop - view.columns.start - width
+    window = _pad(window, network, bottom, right)
     return window.flip(-1) if view.is_flipped else window
 
 
-def _in_one_pass(network: Network, windows: list[Tensor], config: InferenceConfig) -> Iterator[Tensor]:
-    """Maps [B, K, h, w] of each window, all of one size; only one at a time is held at full size."""
-    height, width = image_size(windows[0])
-    padded = torch.cat(windows)
-    padded = pad_to_grid(padded, network) if config.pad_to_grid else padded
-    for maps in torch.split(_maps(network, padded), len(windows[0])):
-        large = resize(maps, image_size(padded), network.facts.convention)[..., :height, :width]
-        yield _with_probabilities(large, network.facts.num_classes)
+def _blended(
+    windows: list[Window], rows: slice, size: Size, network: Network, config: InferenceConfig
+) -> Iterator[Patch]:
+    """Rows of the images, in patches as wide as a window."""
+    weigh, grid = _WEIGHTS[config.blend], _grid(network, config)
+    overlaps = [window - window_step(window, config.overlap, grid) for window in config.window]
+    for left in range(0, size[1], config.window[1]):
+        columns = slice(left, min(left + config.window[1], size[1]))
+        num_maps = windows[0].maps.shape[:2]
+        total = windows[0].maps.new_zeros(*num_maps, rows.stop - rows.start, columns.stop - columns.start)
+        count = total.new_zeros(total.shape[-2:])
+        for window in windows:
+            own = View(_common(rows, window.view.rows), _common(columns, window.view.columns), window.view.is_flipped)
+            if own.rows.start < own.rows.stop and own.columns.start < own.columns.stop:
+                place = ..., _moved(own.rows, -rows.start), _moved(own.columns, -columns.start)
+                weights = weigh(window.view, own, size, overlaps).to(total.device)
+                total[place].addcmul_(_maps_in(window, own, network), weights)
+                count[place] += weights
+        yield Patch(rows, columns, total.div_(count))
 
 
-def window_starts(length: int, window: int, overlap: float) -> list[int]:
-    """Where windows start along a side. The last one ends with it; a window longer than the side starts at 0."""
+def _common(one: slice, other: slice) -> slice:
+    return slice(max(one.start, other.start), min(one.stop, other.stop))
+
+
+def _moved(part: slice, distance: int) -> slice:
+    return slice(part.start + distance, part.stop + distance)
+
+
+def _maps_in(window: Window, part: View, network: Network) -> Tensor:
+    """The maps of a window, with probabilities, where `part` lies in the images: [B, K, rows, columns]."""
+    num_classes, is_aligned = network.facts.num_classes, network.facts.convention != "half_pixel"
+    rows, columns = _moved(part.rows, -window.view.rows.start), _moved(part.columns, -window.view.columns.start)
+    if part.is_flipped:
+        end = window.view.columns.stop - window.view.columns.start
+        columns = slice(end - columns.stop, end - columns.start)
+    maps = upsample_part(window.maps, window.frame, rows, columns, align_corners=is_aligned)
+    maps = _flipped_back(maps, num_classes) if part.is_flipped else maps
+    return _with_probabilities(maps, num_classes)
+
+
+# How much a window counts, [rows, columns], at each pixel of a part of it.
+
+
+def _same_weights(view: View, part: View, size: Size, overlaps: list[int]) -> Tensor:
+    return torch.ones(())
+
+
+def _smooth_weights(view: View, part: View, size: Size, overlaps: list[int]) -> Tensor:
+    """1 in the middle; 0 in the outer quarter of an overlap, where the network sees least of what is around."""
+    rows = _ramp(view.rows, part.rows, size[0], overlaps[0])
+    return rows[:, None] * _ramp(view.columns, part.columns, size[1], overlaps[1])
+
+
+_WEIGHTS = {"equal": _same_weights, "smooth": _smooth_weights}
+
+
+def _ramp(window: slice, part: slice, side: int, overlap: int) -> Tensor:
+    """Weights along one side, a raised cosine: they add up to 1 with the next window's. The image's edges are none."""
+    place = torch.arange(part.start - window.start, part.stop - window.start) + 0.5
+    length = window.stop - window.start
+    width = min(overlap, length // 2)
+    from_start = place if window.start > 0 else torch.full_like(place, math.inf)
+    from_end = length - place if window.stop < side else torch.full_like(place, math.inf)
+    distance = torch.minimum(from_start, from_end)
+    weights: Tensor = ((distance / max(width, 1) * 2 - 0.5).clamp(0, 1) * (math.pi / 2)).sin().square()
+    return weights
+
+
+def _grid(network: Network, config: InferenceConfig) -> int:
+    """Pixels between the places where windows may start: those of cells, in a blend without seams."""
+    return network.facts.output_stride if config.blend == "smooth" else 1
+
+
+def window_step(window: int, overlap: float, grid: int = 1) -> int:
     step = max(1, math.ceil(window * (1 - overlap) - 1e-6))  # 465 * (1 - 1 / 3) is 310.00000000000006
+    return step // grid * grid or step
+
+
+def window_starts(length: int, window: int, overlap: float, grid: int = 1) -> list[int]:
+    """Where windows start along a side. The last one ends with it; a window longer than the side starts at 0.
+
+    With a `grid`, all start at multiples of it, as cells of the network do that sees the whole side; the last one may
+    then reach beyond the side.
+    """
+    step, last = window_step(window, overlap, grid), -(-max(0, length - window) // grid) * grid
     count = max(0, math.ceil((length - window) / step)) + 1
-    return [max(0, min(index * step, length - window)) for index in range(count)]
+    return [min(index * step, last) for index in range(count)]

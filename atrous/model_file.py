@@ -17,7 +17,7 @@ from atrous.backbones import BackboneConfig
 from atrous.config import Config
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.data.pairing import IMAGE_SUFFIXES
-from atrous.errors import AtrousWarning, ModelFileError
+from atrous.errors import AtrousWarning, DamagedModelError, ModelFileError
 from atrous.files import write_atomically
 from atrous.inference import InferenceConfig
 from atrous.models import AnyModelConfig, Model, ModelConfig
@@ -119,6 +119,8 @@ def read_metadata(path: Path) -> Mapping[str, str]:
     _require_file(path)
     try:
         return runtime_of(path).read_metadata(path)
+    except DamagedModelError:
+        raise
     except ModelFileError as error:
         answers = [answer for suffixes, answer in OTHER_KINDS.items() if path.name.lower().endswith(suffixes)]
         raise ModelFileError(f"{path}: {answers[0](path)}") if answers else error from None

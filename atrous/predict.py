@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from rich.console import Console
 
+from atrous import big_images, distributed, model_file, prediction_log, segmenter, terminal
 from atrous import config as configs
-from atrous import distributed, model_file, prediction_log, segmenter, terminal
+from atrous.big_images import NEVER, Choice
 from atrous.data import finding, image_shards
 from atrous.data.finding import Found, NamedImage, Skipped
 from atrous.data.pairing import IMAGE_SUFFIXES
@@ -35,7 +36,8 @@ from atrous.prediction_log import Log, Reader
 from atrous.progress import say as say_line
 from atrous.progress import tracked
 from atrous.run_folder import RunFolder
-from atrous.segmenter import Segmenter, model_in
+from atrous.runtimes.contract import Speed
+from atrous.segmenter import NUM_TRIED, Segmenter, model_in
 from atrous.settings import Settings
 from atrous.submissions import answers, drafts, image_ids
 from atrous.submissions.drafts import Draft
@@ -83,6 +85,9 @@ ALONE = Wanted(overlays=False, results=False)  # nothing besides what a server t
 Write = Callable[[Prediction, NamedImage], Outcome]  # writes the files of an image
 
 
+AUTO = Speed()
+
+
 class Job(NamedTuple):
     """All that a process on any machine needs to predict images."""
 
@@ -92,6 +97,8 @@ class Job(NamedTuple):
     write: Write
     log: Log | None = None  # None: the images are worked on as a whole, or not at all
     folders: tuple[str, ...] = ()  # of results, which an image that is done has files in
+    big: Choice = NEVER  # which images are predicted a few rows at a time
+    speed: Speed = AUTO
 
 
 def run(
@@ -103,9 +110,11 @@ def run(
     overlays: bool = True,
     probabilities: bool = False,
     legend: bool = False,
+    big: Choice | None = None,
     device: str | None = None,
     engine: str = "local",
     address: str | None = None,
+    speed: Speed = AUTO,
     console: Console | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> Summary:
@@ -113,21 +122,24 @@ def run(
 
     `say` is called with a line for each image that fails, at once; the others are predicted. Images whose results are
     there already, by the same model in the same way, are left as they are. `engine` is a row of ENGINES, and `address`
-    that of its machines.
+    that of its machines. `big` says which images are predicted a few rows at a time; None: those that are large.
     """
-    console, place = console or terminal.console(), place_of(engine, device, address)
+    console, place, big = console or terminal.console(), place_of(engine, device, address), big or Choice()
     path, out = user_path(path), place.folder(out)
     wanted = Wanted(overlays, probabilities, legend)
     model = segmenter.load(path)
     found = find_images(sources, with_shards=True)
     require_own_names(found.images)
-    model = place.of(with_settings(model, overrides, str(path)))
+    model = place.of(with_settings(model, overrides, str(path)), speed)
+    big_images.require(model, big, probabilities=probabilities)
     folders = tuple(wanted.folders(model.task))
     prepare(out, found.images, path, model, folders)
-    log = Log(out, maker_of(path, model, legend=legend))
+    model = settled(model, found.images, console)
+    log = Log(out, maker_of(path, model, legend=legend, big=big))
     for note in notes(found):
         console.print(note, soft_wrap=True)
-    job = Job(path.absolute(), tuple(overrides), wanted, partial(write_results, out, wanted), log, folders)
+    write, speed = partial(write_results, out, wanted), speed._replace(precision=model.precision)
+    job = Job(path.absolute(), tuple(overrides), wanted, write, log, folders, big, speed)
     return predict_images(found, job, model, place, console, say)
 
 
@@ -142,9 +154,16 @@ class Place(NamedTuple):
         """The output folder, for any process."""
         return user_path(path) if self.engine.is_here else user_path(path).absolute()
 
-    def of(self, model: Segmenter) -> Segmenter:
-        """The model, on the device if that is this machine's."""
-        return model.to(distributed.choose_device(self.device)) if self.engine.is_here else model
+    def of(self, model: Segmenter, speed: Speed) -> Segmenter:
+        """The model, on the device if that is this machine's. Other machines don't choose a precision."""
+        if self.engine.is_here:
+            return on_device(model, self.device, speed)
+        return model if speed.precision == "bf16" else model.with_speed("fp32")
+
+
+def on_device(model: Segmenter, device: str | None, speed: Speed) -> Segmenter:
+    """Raises ConfigError for a device that there isn't, and for what it can't do."""
+    return model.to(distributed.choose_device(device)).with_speed(speed.precision, compile=speed.compile)
 
 
 def place_of(name: str, device: str | None, address: str | None) -> Place:
@@ -156,12 +175,30 @@ def place_of(name: str, device: str | None, address: str | None) -> Place:
     return Place(ENGINES[name], device, address)
 
 
-def maker_of(path: Path, model: Segmenter, *, legend: bool) -> str:
+def maker_of(path: Path, model: Segmenter, *, legend: bool, big: Choice) -> str:
     """What decides the content of the files: not which of them are written, nor what the model's file is called."""
     file = model_in(path)
     weights = model_file.read_metadata(file).get("checksum") or hashlib.sha256(file.read_bytes()).hexdigest()
     header = model.header.to_metadata()  # with the settings of this prediction
-    return prediction_log.maker_of(weights=weights, header=header, legend=legend, atrous=version("atrous"))
+    facts = {"weights": weights, "header": header, "legend": legend, "big": big, "precision": model.precision}
+    return prediction_log.maker_of(**facts, atrous=version("atrous"))
+
+
+def settled(model: Segmenter, images: Sequence[NamedImage], console: Console) -> Segmenter:
+    """The model in the precision that `auto` stands for, which is said; measured only where that is worth its time."""
+    model, share = model.settled(first_images(images) if len(images) >= NUM_TRIED else ())
+    if share is not None:
+        name = {"bf16": "bfloat16", "fp32": "float32"}[model.precision]
+        reason = f"{share:.2%} of the labels of a first image are the same in bfloat16 as in float32"
+        say_line(f"computing in {name}: {reason}", console)
+    return model
+
+
+def first_images(images: Sequence[NamedImage]) -> Iterator[Image]:
+    """Some that can be read."""
+    for image in images[:NUM_TRIED]:
+        with contextlib.suppress(DataError):
+            yield read(image)
 
 
 def predict_images(
@@ -178,7 +215,8 @@ def predict_images(
     done = Done(len(found.images), len(found.images) - len(images))
     for failure in found.problems:
         done.fail(failure, say)
-    work = Work(images, predictor(job, model), partial(load_predictor, job), place.device, place.address)
+    here = predictor(job, model, console=console, is_alone=len(images) == 1)
+    work = Work(images, here, partial(load_predictor, job), place.device, place.address)
     with (
         done.told(),
         contextlib.closing(place.engine.run(work)) as outcomes,
@@ -249,27 +287,39 @@ def images_left(images: Sequence[NamedImage], job: Job, console: Console) -> Seq
 # ---- one image
 
 
-def predictor(job: Job, model: Segmenter, reader: Reader | None = None) -> Predict:
-    """`reader` knows of the results of other processes, which die before they can tell."""
-    return partial(outcome_of, job, model, reader)
+def predictor(
+    job: Job,
+    model: Segmenter,
+    reader: Reader | None = None,
+    *,
+    console: Console | None = None,
+    is_alone: bool = False,
+) -> Predict:
+    """`reader` knows of the results of other processes, which die before they can tell.
+
+    How far a large image is goes to the `console`, which has a bar of its own unless the image is alone.
+    """
+    console = console or terminal.console(quiet=True)
+    predict_large = partial(predict_big, job, model, console=console, is_alone=is_alone)
+    return partial(outcome_of, job, model, reader, predict_large)
 
 
 def load_predictor(job: Job, device: str) -> Predict:
     """The same in another process, which shares the disk. Raises what `run` does."""
-    model = with_settings(segmenter.load(job.model), job.overrides, str(job.model))
-    if job.log is not None and job.log.maker != maker_of(job.model, model, legend=job.wanted.legend):
+    model = on_device(with_settings(segmenter.load(job.model), job.overrides, str(job.model)), device, job.speed)
+    if job.log is not None and job.log.maker != maker_of(job.model, model, legend=job.wanted.legend, big=job.big):
         raise ModelFileError(f"{job.model}: the file has changed since the prediction was started; start it again")
-    model = model.to(distributed.choose_device(device))
     return predictor(job, model, None if job.log is None else Reader(job.log))
 
 
-def outcome_of(job: Job, model: Segmenter, reader: Reader | None, image: NamedImage) -> Outcome:
+def outcome_of(job: Job, model: Segmenter, reader: Reader | None, predict_large: Predict, image: NamedImage) -> Outcome:
     """Write the files of one image, unless they are there. Raises OSError for what is wrong with the output."""
     files = files_there(job, reader, image)
     if files:
         return Outcome(files)
     try:
-        outcome = predict_image(model, job.write, job.wanted, image)
+        is_large = is_big(job, model, image)
+        outcome = predict_large(image) if is_large else predict_image(model, job.write, job.wanted, image)
     except DataError as error:
         return Outcome(failure=text_of(error))
     if job.log is not None:
@@ -299,19 +349,44 @@ def predict_image(model: Segmenter, write: Write, wanted: Wanted, image: NamedIm
         return write(prediction, image)
 
 
+def is_big(job: Job, model: Segmenter, image: NamedImage) -> bool:
+    """Whether an image is predicted a few rows at a time; those in shards never are."""
+    is_file = image.entry is None
+    return is_file and big_images.is_big(model, image.path, job.big, probabilities=job.wanted.probabilities)
+
+
+def predict_big(job: Job, model: Segmenter, image: NamedImage, *, console: Console, is_alone: bool) -> Outcome:
+    """Write the files of an image that is larger than the memory. Raises the same errors as `predict_image`."""
+    assert job.log is not None, "benchmarks take no large images"
+    folders = [job.log.out / folder for folder in job.folders]
+    pictures = [folder / image.name for folder in folders if folder.name == OVERLAYS]
+    target = big_images.Target(folders[0] / image.name, pictures[0] if pictures else None)
+    options: dict[str, Any] = {"legend": job.wanted.legend, "console": console, "is_alone": is_alone}
+    with named(image.path, big_images.protocol(model.inference)), writable(image, folders):
+        files = big_images.predict(model, image.path, target, job.big.bands, **options)
+    return Outcome({file: next(folder for folder in folders if file.is_relative_to(folder)) for file in files})
+
+
 def write_results(out: Path, wanted: Wanted, prediction: Prediction, job: NamedImage) -> Outcome:
     contents = prediction.files(**wanted._asdict())
     files = {out / folder / f"{job.name}{suffix}": out / folder for folder, suffix in contents}
-    try:
+    with writable(job, [out, *files.values()]):
         for file, content in zip(files, contents.values(), strict=True):
             write_atomically(file, content)
+    return Outcome(files)
+
+
+@contextlib.contextmanager
+def writable(image: NamedImage, folders: Sequence[Path]) -> Iterator[None]:
+    """Turn what is wrong with the files of one image alone, such as a name that is too long, into an error with it."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in NOWHERE:
-            for folder in (out, *files.values()):
+            for folder in folders:
                 prepare_output(folder)
-            raise DataError(f"{job.path}: {text_of(error)}") from error
+            raise DataError(f"{image.path}: {text_of(error)}") from error
         raise
-    return Outcome(files)
 
 
 def read(image: NamedImage) -> Image:
@@ -351,6 +426,7 @@ def submit(
     device: str | None = None,
     engine: str = "local",
     address: str | None = None,
+    speed: Speed = AUTO,
     console: Console | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> Summary:
@@ -367,7 +443,7 @@ def submit(
     entry = drafts.entry_of(name, model.task, model.label_space, configs.parse_overrides(own).get("format", {}))
     found = find_images(sources, with_shards=True)
     ids = image_ids.identified((image.path.absolute() for image in found.images), form, image_list)
-    model = place.of(model)
+    model = place.of(model, speed)
     drafts.require_replaceable(out, entry)
     prepare(out, found.images, path, model, [name, *wanted.folders(model.task)])
     for note in notes(found):
@@ -375,7 +451,8 @@ def submit(
     with drafts.drafted(entry, out) as draft:
         write = partial(write_entry, draft, ids, image_list, partial(write_results, out, wanted))
         settings = tuple(text for text in overrides if text not in own)
-        job = Job(path.absolute(), settings, wanted, write)
+        model = settled(model, found.images, console)
+        job = Job(path.absolute(), settings, wanted, write, speed=speed._replace(precision=model.precision))
         receive = partial(receive_entry, draft, ids)
         summary = predict_images(found, job, model, place, console, say, receive)
         if not summary.images:

@@ -129,7 +129,7 @@ class Prediction:
             for folder, result in (self.task.results.items() if results else ())
         }
         if overlays:
-            suffix, content = _encoded(self.overlay(legend=legend))
+            suffix, content = encoded_overlay(self.overlay(legend=legend))
             files[OVERLAYS, suffix] = content
         if probabilities and self.probabilities is not None:
             buffer = io.BytesIO()
@@ -138,7 +138,7 @@ class Prediction:
         return files
 
 
-def _encoded(overlay: PILImage.Image) -> tuple[str, bytes]:
+def encoded_overlay(overlay: PILImage.Image) -> tuple[str, bytes]:
     """An overlay as a JPEG, or as a PNG if a side is too long for one, with its suffix."""
     suffix, form = (".jpg", "JPEG") if max(overlay.size) <= JPEG_SIDE else (".png", "PNG")
     buffer = io.BytesIO()

@@ -49,6 +49,30 @@ def counting(what: str, total: int, console: Console) -> Iterator[Callable[[int]
         bar.stop()
 
 
+@contextlib.contextmanager
+def rows_done(what: str, total: int, console: Console, *, is_alone: bool) -> Iterator[Callable[[int], None]]:
+    """A function to call with each number of finished rows of an image, one of many unless it is alone.
+
+    A bar in a terminal that has none yet; elsewhere a line now and then, with the time left.
+    """
+    if console.is_terminal and is_alone:
+        with counting(what, total, console) as advance:
+            yield advance
+        return
+    done, start = 0, time.perf_counter()
+    last_line = start
+
+    def advance_line(number: int) -> None:
+        nonlocal done, last_line
+        done, now = done + number, time.perf_counter()
+        if now - last_line > LINE_EVERY and done < total:
+            last_line = now
+            minutes = (now - start) / done * (total - done) / 60
+            say(f"{what}: {done} of {total} rows, {minutes:.1f} min left", console)
+
+    yield advance_line
+
+
 class Progress:
     """Loss, score, images per second and time left of a training."""
 

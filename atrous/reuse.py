@@ -13,6 +13,7 @@ from atrous.convert.recalibrate import misleads_training, recalibrate
 from atrous.convert.run import conversion
 from atrous.errors import ModelFileError, listing
 from atrous.files import user_path
+from atrous.layers.quantization import without_ranges
 from atrous.models import Model
 from atrous.run_folder import RunFolder
 from atrous.segmenter import Segmenter
@@ -72,7 +73,8 @@ def reuse(
     settings = f"{setting}={source}" + (f", train.reuse={part}" if setting == "train.init" else "")
     segmenter_of_source = _opened(source, console)
     num_measured = _measured(segmenter_of_source, images, settings)
-    return copied(model, Donor(source, settings, segmenter_of_source.model.state_dict(), num_measured), part)
+    weights = without_ranges(segmenter_of_source.model.state_dict())
+    return copied(model, Donor(source, settings, weights, num_measured), part)
 
 
 def copied(model: Model, donor: Donor, part: Part) -> Reused:

@@ -18,15 +18,17 @@ from atrous.config import Config
 from atrous.data.image_like import ImageLike, is_one_image, several
 from atrous.data.image_like import read_image as read_image
 from atrous.data.label_space import LabelSpace, numbered_names
+from atrous.deployed import frame_of
 from atrous.errors import ConfigError, ModelFileError, listing
 from atrous.files import user_path
 from atrous.inference import WINDOW_PIXELS, InferenceConfig, as_batch, look
+from atrous.layers import quantization
 from atrous.model_file import Header, require_same_classes
 from atrous.models import MODELS, AnyModelConfig, Model, ModelConfig
 from atrous.prediction import Prediction
 from atrous.run_folder import RunFolder
 from atrous.runtimes import pytorch
-from atrous.runtimes.contract import Arithmetic, Precision, Speed
+from atrous.runtimes.contract import Arithmetic, Opened, Precision, Speed
 from atrous.tasks import TASKS, Task
 from atrous.tasks.contract import Labels
 from atrous.types import Image, Network
@@ -34,6 +36,7 @@ from atrous.types import Image, Network
 CPU = torch.device("cpu")
 MEASURED_PIXELS = 2**16  # of an image, at least: fewer neither show how well labels agree nor take long
 LEAST_AGREEMENT = 0.999
+NUM_TRIED = 8  # images, at most, that are read to find one that is large enough
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,7 +131,10 @@ class Segmenter:
 
     @property
     def prepared(self) -> Network:
-        """The network prepared for fast prediction: with its model's weights as they are now."""
+        """The network prepared for fast prediction, with its model's weights as they are now.
+
+        Only changes through `.data`, which PyTorch doesn't count, are not seen.
+        """
         if not isinstance(self.network, Model):
             return self.network
         return self._following if self.speed is None else self._preparations(self.precision)
@@ -145,25 +151,32 @@ class Segmenter:
 
     @property
     def precision(self) -> Arithmetic:
-        """Computed in. With precision=auto it is fp32, until an image of 256 x 256 pixels or more settles it."""
+        """What is computed in. For `auto` it is fp32, until an image of 256 x 256 pixels or more settles it."""
         if self.speed is None or not isinstance(self.network, Model):
             return "fp32"
         return self._preparations.settled or "fp32" if self.speed.precision == "auto" else self.speed.precision
 
-    def with_precision(self, precision: Precision) -> "Segmenter":
+    def with_speed(self, precision: Precision = "auto", *, compile: bool = False) -> "Segmenter":  # noqa: A002
         """The same network, computed in `fp32`, `bf16`, or by `auto`: bf16 where that is faster and labels agree.
 
-        Raises ConfigError for bf16 where the processor has none, and for a network of another runtime.
+        `compile` has `torch.compile` make code for the device, which takes a minute or more at the first image.
+        Raises ConfigError for bf16 where the processor has none, and for `compile` without a compiler.
         """
-        pytorch.require_precision(precision, self.model.shift.device)
-        return replace(self, speed=(self.speed or Speed())._replace(precision=precision))
+        pytorch.require_precision(precision, self.device)
+        if compile:
+            pytorch.require_compiler(self.device)
+        return replace(self, speed=Speed(precision, compile))
 
-    def agreement(self, image: Image) -> float | None:
-        """The share of the pixels of an image with the same label in bf16 as in fp32, by which `auto` is settled.
+    def settled(self, images: Iterable[Image]) -> tuple["Segmenter", float | None]:
+        """With `auto` replaced by what it stands for, by the first of the images that is large enough.
 
-        None if there is nothing to settle, or the image is too small for it.
+        Also the share of its pixels that have the same label in bf16 as in fp32, or None if there was no need to know.
         """
-        return self._settle(as_batch(image, self.device))
+        if self.speed is None or self.speed.precision != "auto":
+            return self, None
+        shares = (self._settle(as_batch(image, self.device)) for image in (images if self._is_open else ()))
+        share = next((share for share in shares if share is not None), None)
+        return self.with_speed(self.precision, compile=self.speed.compile), share
 
     def _settle(self, batch: Tensor) -> float | None:  # [1, 3, H, W]
         if not self._is_open or math.prod(batch.shape[-2:]) < MEASURED_PIXELS:
@@ -187,6 +200,8 @@ class Segmenter:
         config = model_config(self.model.config.at_output_stride(output_stride), "with_output_stride")
         with torch.device("meta"):
             model = models.build(config, self.model.num_classes)
+        if quantization.has_ranges(self.model):
+            quantization.add_ranges(model)
         _require_same_network(self.model, model)
         model.load_state_dict(self.model.state_dict(keep_vars=True), assign=True)
         inference = self.inference.model_copy(update={"output_stride": None})
@@ -215,7 +230,8 @@ class Segmenter:
         if not isinstance(self.network, Model):
             return self
         is_there = self.model.shift.device == place
-        return replace(self, network=self.model if is_there else copy.deepcopy(self.model).to(place), device=place)
+        network = self.model if is_there else copy.deepcopy(self.model).to(place)
+        return replace(self, network=network, device=place)
 
     def save(self, path: str | Path) -> None:
         """Write weights and header to one file, completely or not at all. Raises OSError if that fails."""
@@ -267,16 +283,13 @@ def load(
 ) -> Segmenter:
     """Read a model file, or the best model of a run's folder, onto `cpu`, `cuda`, `cuda:N`, or `auto`: a GPU if any.
 
-    It predicts in `precision`, see `with_precision`. `compile` has `torch.compile` make code for the device: that takes
-    a minute or more at the first image. Raises FileNotFoundError, ModelFileError if it is not a model of Atrous, or
-    ConfigError for a missing device, a precision that it lacks, or a missing compiler.
+    For `precision` and `compile` see `with_speed`. Raises FileNotFoundError, ModelFileError if it is not a model of
+    Atrous, or ConfigError for a missing device, a precision that it lacks, or a missing compiler.
     """
     place = device_of(device)
-    pytorch.require_precision(precision, place)
-    if compile:
-        pytorch.require_compiler(place)
     network, header = model_file.load(model_in(user_path(path)), place)
-    return Segmenter(network, header, place, Speed(precision, compile)).with_inference(header.inference)
+    segmenter = Segmenter(network, header, place).with_inference(_fitting(network, header.inference))
+    return segmenter.with_speed(precision, compile=compile)
 
 
 def equal_share(one: Labels, other: Labels) -> float:
@@ -285,6 +298,15 @@ def equal_share(one: Labels, other: Labels) -> float:
         (a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None and not a.is_floating_point()
     ]
     return min((float((a == b).double().mean()) for a, b in maps), default=0.0)
+
+
+def _fitting(network: Network, inference: InferenceConfig) -> InferenceConfig:
+    """The protocol, but for an exported network of one size: images of other sizes lie on a canvas of it."""
+    size = network.facts.size
+    if not isinstance(network, Opened) or size is None or inference.mode != "whole":
+        return inference
+    is_on_grid = frame_of(size, network.facts, pads=network.pads) == size
+    return inference.model_copy(update={"mode": "canvas", "window": size}) if is_on_grid else inference
 
 
 def device_of(device: str | torch.device) -> torch.device:

@@ -50,6 +50,7 @@ from atrous.errors import AtrousError, ConfigError, DataError, ModelFileError, P
 from atrous.files import prepare_file, user_path, write_atomically
 from atrous.instruments import Instruments
 from atrous.interrupt import Interrupted, StopFlag, stop_signals
+from atrous.layers import quantization
 from atrous.layers.recompute import recompute
 from atrous.model_file import require_same_classes
 from atrous.models import Model, task_of
@@ -405,6 +406,8 @@ def build(
     model = models.build(config.model, space.num_classes).to(world.device)
     reused = pretrained.begin(model, config, samples, console) if is_new else None
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if settings.quantize_after is not None:
+        quantization.add_ranges(model)
     averaged = copy.deepcopy(model) if settings.ema else None
     is_shared_out = settings.parallel == "fsdp" and world.size > 1
     whole = copy.deepcopy(model).cpu() if is_shared_out else None
@@ -524,7 +527,8 @@ def is_due(at: Standing, settings: TrainConfig) -> bool:
 
 def is_over(at: Standing, settings: TrainConfig) -> bool:
     """Whether all steps are done, or the score has not improved for too long."""
-    return at.step >= settings.steps or (settings.patience is not None and at.stale >= settings.patience)
+    is_stale = settings.patience is not None and at.stale >= settings.patience
+    return at.step >= settings.steps or (is_stale and at.step > (settings.quantize_after or 0))
 
 
 def advanced(at: Standing, settings: TrainConfig, world: World) -> Standing:
@@ -570,9 +574,17 @@ def set_schedules(learner: Learner, config: Config, step: int, world: World) -> 
     """Set everything that depends on `step`; returns the learning rate."""
     seed_step(config.train.seed, step, world.rank)
     learner.model.set_progress(step / config.train.steps)
+    set_quantization(learner, config.train, step)
     learning_rate = optim.learning_rate(config.optim, step, config.train.steps)
     optim.set_learning_rate(learner.optimizer, learning_rate)
     return learning_rate
+
+
+def set_quantization(learner: Learner, settings: TrainConfig, step: int) -> None:
+    """From a step on, the network rounds as 8-bit integers do; before, it only observes the ranges of its values."""
+    if settings.quantize_after is not None:
+        for model in filter(None, (learner.model, learner.averaged)):
+            quantization.activate(model, is_active=step >= settings.quantize_after)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -724,12 +736,19 @@ def validate(
     row = {"step": at.step, "scores": figures.to_tree()["scores"], "classes": figures.table.first_column()}
     tools.log(run_folder.log(run, row))
     tools.show(at.step, candidate, samples, evaluation)
-    is_better = score > at.best
+    is_better = score > at.best or is_first_of_integers(at, candidate.training)
     if is_better and run.is_writer:
         candidate.with_header(results={"step": at.step, **evaluation.to_tree()}).save(run.best)
-    at = at._replace(validation=at.step, best=max(at.best, score), stale=0 if is_better else at.stale + 1)
+    best = score if is_better else at.best
+    at = at._replace(validation=at.step, best=best, stale=0 if is_better else at.stale + 1)
     run_folder.write_state(run, snapshot(learner, at))
     return at
+
+
+def is_first_of_integers(at: Standing, config: Config | None) -> bool:
+    """Whether this validation is the first since values are rounded: the scores before it are of another network."""
+    after = None if config is None else config.train.quantize_after
+    return after is not None and at.validation <= after < at.step
 
 
 def measure(

@@ -1,4 +1,4 @@
-"""Verbs of the command line as functions: `atrous.train(...)`, and likewise `convert`, `evaluate`, `pack` and `plan`.
+"""Verbs of the command line as functions: `atrous.train(...)`, and likewise `bench`, `convert`, `evaluate` and others.
 
 They take what the verbs take. A setting is a keyword with its value as Python has it: `**{"train.steps": 300}`, or
 `train={"steps": 300}` for a whole section.
@@ -14,6 +14,8 @@ import torch
 from rich.console import Console
 
 from atrous import cli, config
+from atrous.bench import Bench, Options
+from atrous.bench import run as run_bench
 from atrous.check import Checkup
 from atrous.check.run import check as run_check
 from atrous.convert import convert as convert_source
@@ -29,6 +31,7 @@ from atrous.report import Evaluation
 from atrous.run_folder import RunFolder
 from atrous.segmenter import Segmenter
 from atrous.train import train as run_training
+from atrous.types import Size
 
 AnyPath = str | PathLike[str]
 Device = str | torch.device | None
@@ -106,6 +109,40 @@ def evaluate(
         workers=workers,
         metrics=[metrics] if isinstance(metrics, str) else metrics,
         truth=None if truth is None else user_path(truth),
+        console=console,
+    )
+
+
+def bench(
+    *models: AnyPath,
+    size: Size | None = None,
+    image: AnyPath | None = None,
+    runtimes: str | Sequence[str] = (),
+    precisions: str | Sequence[str] = (),
+    batch: int = Options().batch,
+    rounds: int = Options().rounds,
+    seconds: float = Options().seconds,
+    repeats: int | None = None,
+    threads: int | None = None,
+    json: AnyPath | None = None,
+    html: AnyPath | None = None,
+    device: Device = None,
+    console: Console | None = None,
+    **settings: Any,  # noqa: ANN401 - any value of a setting
+) -> Bench:
+    """Measure how fast model files predict, by runtime and precision: `rows`, the fastest first. Raises as `train`.
+
+    `size` is the height and width of the images; `json` and `html` are files to write.
+    """
+    photo = None if image is None else user_path(image)
+    return run_bench(
+        [user_path(model) for model in models],
+        [*overrides(settings)],
+        Options(size, photo, batch, rounds, seconds, repeats, threads, _name(device)),
+        runtimes=[runtimes] if isinstance(runtimes, str) else runtimes,
+        precisions=[precisions] if isinstance(precisions, str) else precisions,
+        json_path=None if json is None else user_path(json),
+        html_path=None if html is None else user_path(html),
         console=console,
     )
 

@@ -40,6 +40,7 @@ from benchmarks.train import declare_vision_operators, machine  # noqa: E402
 Image = NDArray[np.uint8]  # [H, W, 3]
 Predict = Callable[[Image], NDArray[Any]]  # [H, W] classes
 MEAN, SCALE = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of uint8
+NUM_CALIBRATION = 8  # pictures
 WARM_UP = 2  # predictions of a process: they compile kernels and start threads
 BIG, STEP = 1024, 0.5  # pixels of a height from which a round is one prediction; else seconds of a round
 
@@ -84,11 +85,50 @@ CASES = [
 # ---- ours
 
 
-def atrous_predict(case: Case, **how: Any) -> Predict:  # noqa: ANN401 - options of `load`
+class Own(NamedTuple):
+    """One way to predict with Atrous."""
+
+    suffix: str = ".safetensors"  # of the file, beside the model's
+    export: tuple[str, ...] = ()  # options of `atrous export` that write it; {images}: a folder of pictures
+    how: Mapping[str, Any] = {}  # options of `atrous.load`
+
+
+OWN: Mapping[str, Own] = {
+    "atrous": Own(),  # as users get it
+    "atrous, fp32": Own(how={"precision": "fp32"}),
+    "atrous, compiled": Own(how={"compile": True}),
+    "atrous, ONNX Runtime": Own(".onnx", ("--to", "onnx")),
+    "atrous, ONNX Runtime, int8": Own(".int8.onnx", ("--to", "onnx", "--int8", "--calibrate", "{images}")),
+    "atrous, OpenVINO": Own(".xml", ("--to", "openvino"), {"precision": "fp32"}),
+    "atrous, OpenVINO, bf16": Own(".xml", ("--to", "openvino"), {"precision": "bf16"}),
+    "atrous, OpenVINO, int8": Own(".int8.xml", ("--to", "openvino", "--int8", "--calibrate", "{images}")),
+}
+
+
+def atrous_predict(case: Case, own: Own) -> Predict:
     import atrous
 
-    segmenter = atrous.load(case.model, **how)
+    segmenter = atrous.load(Path(case.model).with_suffix(own.suffix), **own.how)
     return lambda image: segmenter.predict(image).semantic
+
+
+def export_all(case: Case, names: Sequence[str]) -> None:
+    """The files that these programs open. One that can't be written is missed by its program."""
+    from PIL import Image as PILImage
+
+    from atrous.bench_process import pictures
+
+    model, images = Path(case.model), Path(case.model).with_name("images")
+    images.mkdir()
+    for number, picture in enumerate(pictures(case.image, (case.height, case.width), NUM_CALIBRATION)):
+        PILImage.fromarray(picture).save(images / f"{number}.png")
+    for suffix, export in {OWN[name].suffix: OWN[name].export for name in names if OWN[name].export}.items():
+        options = [word.format(images=images) for word in export]
+        command = [sys.executable, "-m", "atrous", "export", str(model), "--out", str(model.with_suffix(suffix))]
+        surroundings = os.environ | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run([*command, *options], env=surroundings, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(f"{suffix}: {done.stderr.strip()}", file=sys.stderr, flush=True)
 
 
 # ---- the peers' networks
@@ -164,7 +204,7 @@ def compiled(model: nn.Module, case: Case) -> Predict:
 
 
 def normalized(image: Image) -> NDArray[np.float32]:  # [1, 3, H, W]
-    pixels = (image.astype(np.float32) - np.float32(MEAN)) / np.float32(SCALE)
+    pixels = (image.astype(np.float32) - np.array(MEAN, np.float32)) / np.array(SCALE, np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
 
 
@@ -240,14 +280,10 @@ def invoke(interpreter: Any, image: Image) -> NDArray[Any]:  # noqa: ANN401
 
 # ---- programs by name
 
-OURS: Mapping[str, Callable[[Case], Predict]] = {
-    "atrous": atrous_predict,
-}
-
 
 def programs(case: Case) -> dict[str, Callable[[], Predict]]:
     """What is compared; the first of the peers' is the standard that ratios are of."""
-    ours = {name: partial(make, case) for name, make in OURS.items()}
+    ours = {name: partial(atrous_predict, case, own) for name, own in OWN.items()}
     if case.network not in NETWORKS:
         return {"LiteRT, original file": partial(litert_original, case), **ours}
     peers = NETWORKS[case.network].peers
@@ -345,6 +381,7 @@ class Timed(NamedTuple):
 def measure(case: Case, rounds: int, peers: Path | None, only: Sequence[str]) -> dict[str, Timed]:
     """Every program of a case: A B C A B C ..."""
     names = [name for name in programs(case) if not only or any(word in name for word in only)]
+    export_all(case, [name for name in names if name in OWN])
     with contextlib.ExitStack() as stack:
         timed, workers = dict[str, Timed](), dict[str, Worker]()
         for name in names:

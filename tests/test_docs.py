@@ -44,6 +44,7 @@ QUICK_PANOPTIC = (*SMALL_PANOPTIC, *SMALL_RUN, *QUICK["evaluate"])  # to train
 NOT_RUN = {  # a part of the command: why it is only checked
     "convert ": "needs weights of other people",
     "atrous demo": "takes minutes; tests/test_demo.py runs it",
+    "atrous bench": "measures for minutes; tests/test_bench.py runs it",
     "atrous plan": "measures for minutes; tests/test_plan.py runs it",
     "NAME.safetensors": "needs a download",
     "=imagenet.safetensors": "needs weights of other people",

@@ -202,12 +202,17 @@ def test_labels_of_bands_are_those_of_whole_maps(
     assert torch.equal(predict_labels(model, batch, config).long(), whole)
 
 
-def test_bands_follow_one_another_and_are_no_higher_than_a_window(
-    model: Model, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("blend", ["equal", "smooth"])
+def test_patches_cover_the_image_once_and_are_no_larger_than_a_window(
+    model: Model, blend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inference, "WINDOW_PIXELS", 1)
-    bands = list(inference._bands(model, images(150, 60), InferenceConfig(mode="sliding", window=(33, 41))))
-    edges = [0, *(rows.stop for rows, _ in bands)]
-    assert [rows.start for rows, _ in bands] == edges[:-1] and edges[-1] == 150
-    assert max(probabilities.shape[2] for _, probabilities in bands) <= 33
-    assert all(torch.allclose(probabilities.sum(1), torch.ones(1), atol=1e-5) for _, probabilities in bands)
+    config = InferenceConfig.model_validate({"mode": "sliding", "window": (33, 41), "blend": blend})
+    patches = list(inference._patches(model, inference.in_memory(images(150, 60)), config))
+    covered = torch.zeros(150, 60)
+    for rows, columns, maps in patches:
+        covered[rows, columns] += 1
+        assert maps.shape[2] <= 33 and maps.shape[3] <= 41
+        assert torch.allclose(maps.sum(1), torch.ones(1), atol=1e-5)
+    assert (covered == 1).all()
+    assert [patch.rows.start for patch in patches] == sorted(patch.rows.start for patch in patches)

@@ -12,6 +12,7 @@ from rich.console import Console
 from atrous.convert import zoo
 from atrous.convert.arrays import Arrays
 from atrous.convert.class_names import packed_names
+from atrous.convert.companions import described, find_weights, joined
 from atrous.convert.kinds import Kind, is_blank, kind_of
 from atrous.convert.readers.archive import extract, find_model
 from atrous.convert.readers.checkpoint import OBJECT_SUFFIX, read_checkpoint
@@ -28,7 +29,8 @@ from atrous.files import user_path
 SourceLike: TypeAlias = str | Path | Arrays  # a path, `zoo:NAME`, or arrays by name
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
-PYTORCH = (".pth", ".pt", ".pth.tar")
+PYTORCH = (".pth", ".pt", ".pth.tar", ".bin")
+LIGHTNING = ".ckpt"  # also the end of a checkpoint's prefix in TensorFlow, which is no file
 SAFETENSORS = ".safetensors"
 ZOO = "zoo:"
 CHECKPOINT = re.compile(r"\.index$|\.data-\d+-of-\d+$")
@@ -41,6 +43,7 @@ KINDS = (
     ".tflite",
     *PYTORCH,
     SAFETENSORS,
+    LIGHTNING,
     *ARCHIVES,
     "zoo:NAME",
 )
@@ -89,7 +92,7 @@ def read(path: Path) -> ForeignWeights:
     """The weights in a file, a folder, or behind a checkpoint's prefix."""
     label = str(path)
     if path.is_dir():
-        return read(find_model(path))._replace(label=label)
+        return read(find_weights(path) or find_model(path))._replace(label=label)
     if path.is_file() and path.name == "checkpoint":  # it names the newest checkpoint of its folder
         return read(path.parent)
     if path.is_file() and not SHARD.search(path.name) and is_blank(path):
@@ -132,11 +135,16 @@ def _read_tflite(path: Path, label: str) -> ForeignWeights:
 
 
 def _read_pth(path: Path, label: str) -> ForeignWeights:
-    return ForeignWeights(label, read_pth(path))
+    weights = described(path, ForeignWeights(label, read_pth(path)))
+    return joined(path, weights, lambda partner: ForeignWeights(str(partner), read_pth(partner)))
 
 
 def _read_safetensors(path: Path, label: str) -> ForeignWeights:
-    return ForeignWeights(label, read_safetensors(path))
+    return described(path, ForeignWeights(label, read_safetensors(path)))
+
+
+def _read_ckpt(path: Path, label: str) -> ForeignWeights:
+    return _read_pth(path, label) if path.is_file() else _read_checkpoint(path, label)
 
 
 def _read_index(path: Path, label: str) -> ForeignWeights:
@@ -160,6 +168,7 @@ READERS: dict[tuple[str, ...], Callable[[Path, str], ForeignWeights]] = {  # by 
     (".tflite",): _read_tflite,
     PYTORCH: _read_pth,
     (SAFETENSORS,): _read_safetensors,
+    (LIGHTNING,): _read_ckpt,
     ARCHIVES: _read_archive,
 }
 BY_CONTENT: dict[Kind | None, Callable[[Path, str], ForeignWeights]] = {

@@ -208,12 +208,16 @@ def _load_low_bytes(file: BinaryIO, page: int, raw_mode: str) -> PIL.Image.Image
     with PIL.Image.open(file) as image:
         image.seek(page)
         image._mode = mode
-        image.tile = [(*tile[:3], _with_raw_mode(tile[3], low_mode)) for tile in image.tile]  # type: ignore[misc]
+        image.tile = [_with_arguments(tile, _with_raw_mode(tile[3], low_mode)) for tile in image.tile]
         image.load()
         if raw_mode == "LA;16B":
             green = image.getchannel("G")
             return PIL.Image.merge("RGB", (green, green, green))
         return image.convert("RGB")
+
+
+def _with_arguments(tile: Any, arguments: object) -> Any:  # noqa: ANN401 - a tuple that Pillow 11 has given names
+    return tile._replace(args=arguments) if hasattr(tile, "_replace") else (*tile[:3], arguments)
 
 
 def _with_raw_mode(arguments: object, raw_mode: str) -> object:
@@ -282,6 +286,12 @@ def _unknown(source: Path | BinaryIO) -> str:
             return _unknown_content(file)
     source.seek(0)
     return _unknown_content(source)
+
+
+def tiff_tags(path: Path) -> Mapping[int, Any]:
+    """The tags of a TIFF's first page; {} for anything else. Raises OSError."""
+    with path.open("rb") as file:
+        return dict(_tiff_tags(file, file.read(16)) or {})
 
 
 def _unknown_content(file: BinaryIO) -> str:

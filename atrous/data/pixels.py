@@ -1,6 +1,6 @@
 """From image and label files to arrays: photos as upright RGB of 8 bits, labels as the numbers or colours they hold."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -181,17 +181,21 @@ def _depth(loaded: Loaded) -> int:
     Only a number of bits keeps the images of a sequence alike: by its largest value, each would be scaled differently.
     """
     low, high = _extent(loaded)
+    return used_bits(loaded.name, low, high, _said_depth(loaded, high))
+
+
+def used_bits(name: str, low: int, high: int, said: int | None) -> int:
+    """The bits of pixels that are low..high, if the file doesn't say which. Raises DataError with the name."""
     if low < 0 or high >= 2**16:
         raise DataError(
-            f"cannot read image {loaded.name}: its pixels are {low}..{high}; save it with values in 0..65535, or 0..255"
+            f"cannot read image {name}: its pixels are {low}..{high}; save it with values in 0..65535, or 0..255"
         )
-    said = _said_depth(loaded, high)
     bits = said or _needed(high)
     if high and min(bits, _needed(high)) < 16:
         reason = ", as the file says" if said else ""
         warn_once(
             "depth",
-            f"{loaded.name}: its values, at most {high}, are read as {bits}-bit ones{reason}: 0..{2**bits - 1} becomes "
+            f"{name}: its values, at most {high}, are read as {bits}-bit ones{reason}: 0..{2**bits - 1} becomes "
             "0..255; other images of more than 8 bits are read likewise, each by its own number of bits",
         )
     return bits
@@ -207,17 +211,25 @@ def _needed(largest: int) -> int:
 
 
 def _said_depth(loaded: Loaded, high: int) -> int | None:
-    """By a TIFF's largest value, or by the bits that a PNG calls significant.
+    if loaded.largest is not None:
+        return bits_by_largest(loaded.largest, high)
+    masked = (values for _, values in _deep_strips(loaded))
+    return bits_by_significant(loaded.significant_bits, high, lambda below: any((v & below).any() for v in masked))
+
+
+def bits_by_largest(largest: int, high: int) -> int | None:
+    """By what a TIFF gives as the largest value; None where that isn't true."""
+    return _needed(min(largest, 2**16 - 1)) if high <= largest else None
+
+
+def bits_by_significant(bits: int | None, high: int, has_any: Callable[[int], bool]) -> int | None:
+    """By the bits that a PNG calls significant; `has_any` says whether a value has one of these bits.
 
     A PNG's significant bits are the upper ones, so all 16 count; but many programs write them as the lower ones.
     """
-    if loaded.largest is not None:
-        return _needed(min(loaded.largest, 2**16 - 1)) if high <= loaded.largest else None
-    bits = loaded.significant_bits
     if bits is None or not 8 <= bits <= 16 or high >= 2**bits:
         return None
-    below = 2 ** (16 - bits) - 1
-    return bits if any((values & below).any() for _, values in _deep_strips(loaded)) else 16
+    return bits if has_any(2 ** (16 - bits) - 1) else 16
 
 
 # ---- labels

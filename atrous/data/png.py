@@ -5,7 +5,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from atrous.wire.png import SIGNATURE as SIGNATURE
+
 HEAD = len(SIGNATURE) + 25  # bytes up to the end of the first chunk
 _COLORED = (2, 6)  # colour types with three colours; 3 is a palette, 0 and 4 are grey
 _TYPES = (0, 2, 3, 4, 6)

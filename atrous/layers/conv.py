@@ -1,7 +1,6 @@
 """Convolution, batch norm and activation, with the padding rules of the originals by name."""
 
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, cast
@@ -51,6 +50,9 @@ ACTIVATIONS: dict[Activation, Callable[..., nn.Module]] = {
     "hard_swish": nn.Hardswish,
     "leaky_relu": partial(nn.LeakyReLU, 0.01),
 }
+
+
+NO_ACTIVATION: Activation = "none"
 
 
 class Norm(NamedTuple):
@@ -123,7 +125,7 @@ class ConvNorm(nn.Sequential):
         out: int,
         kernel: int = 1,
         *,
-        norm: Norm,
+        norm: Norm | None,  # None: without a batch norm
         stride: int = 1,
         rate: Rate = 1,
         groups: int = 1,
@@ -132,7 +134,8 @@ class ConvNorm(nn.Sequential):
     ) -> None:
         super().__init__()
         self.conv = Conv(inp, out, kernel, stride=stride, rate=rate, groups=groups, padding=padding)
-        self.norm = nn.BatchNorm2d(out, eps=norm.eps, momentum=norm.momentum)
+        if norm is not None:
+            self.norm = nn.BatchNorm2d(out, eps=norm.eps, momentum=norm.momentum)
         if act != "none":
             self.act = ACTIVATIONS[act](inplace=True)
 
@@ -157,13 +160,10 @@ class SeparableConv(nn.Sequential):
         bare: bool = False,
     ) -> None:
         super().__init__()
-        if bare:
-            conv = Conv(inp, inp, kernel, stride=stride, rate=rate, groups=inp, padding=padding)
-            self.depthwise = nn.Sequential(OrderedDict(conv=conv))
-        else:
-            self.depthwise = ConvNorm(
-                inp, inp, kernel, norm=norm, stride=stride, rate=rate, groups=inp, act=act, padding=padding
-            )
+        inner, inner_act = (None, NO_ACTIVATION) if bare else (norm, act)
+        self.depthwise = ConvNorm(
+            inp, inp, kernel, norm=inner, stride=stride, rate=rate, groups=inp, act=inner_act, padding=padding
+        )
         self.pointwise = ConvNorm(inp, out, norm=norm, act=act)
 
 

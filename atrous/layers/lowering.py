@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from atrous.layers.folding import norms_in, replace
+from atrous.layers.quantization import ranges
 
 LAST = "classify"  # what the last convolution of a network, or of a branch, is called
 
@@ -17,7 +18,7 @@ LAST = "classify"  # what the last convolution of a network, or of a branch, is 
 def lower(model: nn.Module, logit_modules: Collection[str]) -> None:
     """Let `model` compute in bfloat16, from its first to its last convolutions. Whoever calls it lowers the images."""
     last = _last_of(model, logit_modules)
-    exact = {id(part) for part in (model, *norms_in(model), *last)}
+    exact = {id(part) for part in (model, *norms_in(model), *last, *(one for _, one in ranges(model)))}
     for part in model.modules():
         if id(part) not in exact:
             _cast(part)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atrous.layers.conv import Clip, Conv, ConvNorm, padding_of
+from atrous.layers.quantization import has_ranges
 
 SIDE = 64  # pixels of a map that the order of the weights is chosen for; any other is computed, too
 KINDS = (torch.float32, torch.bfloat16)
@@ -67,8 +68,8 @@ def _activation_of(part: nn.Module) -> nn.Module | None:
 
 
 def can_be_packed(conv: nn.Module) -> bool:
-    """Whether it is a plain convolution that oneDNN computes here. Others may do more in their `forward`."""
-    if type(conv) not in (nn.Conv2d, Conv):
+    """Whether it is a plain convolution that oneDNN computes here. Others may do more in their `forward`, or round."""
+    if type(conv) not in (nn.Conv2d, Conv) or has_ranges(conv):
         return False
     assert isinstance(conv, nn.Conv2d)
     is_plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from atrous.layers.quantization import ranges
+
 
 def recompute(parts: Iterable[nn.Module]) -> None:
     """Let each part compute its activations again in the backward pass, instead of keeping them since the forward.
@@ -34,14 +36,20 @@ def _passes(part: nn.Module) -> tuple[AbstractContextManager[None], AbstractCont
 
 @contextlib.contextmanager
 def statistics_kept(part: nn.Module) -> Iterator[None]:
-    """Batch norms in training mode compute what they would, but leave their statistics and counters as they are."""
+    """Batch norms in training mode compute what they would, but leave their statistics and counters as they are; so do
+    ranges of 8-bit values."""
+    own = [one for _, one in ranges(part)]
     norms = [one for one in part.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
     momenta = {norm: norm.momentum for norm in norms if norm.training}
     counters = {norm: norm.num_batches_tracked for norm in momenta}
     for norm, counter in counters.items():
         norm.momentum, norm.num_batches_tracked = 0.0, None if counter is None else counter.clone()
+    for one in own:
+        one.observes = False
     try:
         yield
     finally:
+        for one in own:
+            one.observes = True
         for norm, counter in counters.items():
             norm.momentum, norm.num_batches_tracked = momenta[norm], counter

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from atrous.backbones import AnyBackboneConfig
 from atrous.backbones.resnet import ResNet
@@ -49,6 +50,8 @@ class PSANet(Model):
         """Divides what a position receives."""
         psa_channels: Channels = 512  # figure 3
         """Channels to which the features are reduced before the attention."""
+        projection_padding: Literal[0, 1] = 0  # 1 in mmsegmentation
+        """Rows and columns of zeros around what positions receive, before it is resized to c5."""
         head_channels: Channels = 512  # as in the authors' program
         """Channels of the 3x3 convolution before the logits."""
         auxiliary_channels: Channels = 256  # as in the authors' program
@@ -97,6 +100,7 @@ class PSANet(Model):
         c5 = features["c5"]
         size = self.config.map_size(*image_size(c5))
         received = torch.cat([attention(c5, size) for attention in self.attention.values()], 1)
+        received = F.pad(received, [self.config.projection_padding] * 4)
         received = resize(self.projection(received / self.config.normalization_factor), c5.shape[-2:])
         return Outputs(
             semantic=self.head(torch.cat([c5, received], 1)), heads={"auxiliary": self.auxiliary(features["c4"])}

@@ -13,6 +13,7 @@ from atrous.ops.point_wise_attention import (
     point_wise_attention_loop,
     point_wise_attention_reference,
 )
+from atrous.ops.tiles import upsample_part
 from atrous.ops.upsample import (
     upsample_argmax,
     upsample_argmax_reference,
@@ -50,5 +51,6 @@ __all__ = [
     "upsample_dice_reference",
     "upsample_lovasz",
     "upsample_lovasz_reference",
+    "upsample_part",
     "with_edge",
 ]

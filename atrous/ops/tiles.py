@@ -77,6 +77,15 @@ def upsample_tile(small: Tensor, tile: Tile) -> Tensor:
     return (tile.rows.mix @ wide.flatten(1)).view(-1, *wide.shape[1:])
 
 
+def upsample_part(small: Tensor, size: tuple[int, int], rows: slice, columns: slice, *, align_corners: bool) -> Tensor:
+    """Rows and columns of the map [B, C, h, w] at `size` (height, width)."""
+    if tuple(small.shape[-2:]) == tuple(size):
+        return small[..., rows, columns]
+    bands = zip(small.shape[-2:], size, (rows, columns), strict=True)
+    down, across = (_band(near, large, piece, align_corners, small) for near, large, piece in bands)
+    return down.mix @ (small[..., down.small, across.small] @ across.mix.T)
+
+
 def fold_tile(gradient: Tensor, tile: Tile) -> Tensor:
     """The adjoint of `upsample_tile`: [C, h', w']."""
     wide = (tile.rows.mix.T @ gradient.flatten(1)).view(-1, *gradient.shape[1:])  # [h', C, columns]

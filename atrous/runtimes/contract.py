@@ -4,7 +4,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ UNKNOWN_MEAN = (127.5, 127.5, 127.5)
 
 Arithmetic = Literal["fp32", "bf16"]
 Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 where it is faster and its labels agree with those of fp32
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 class Speed(NamedTuple):
@@ -45,7 +46,9 @@ class Runtime(NamedTuple):
     write: Callable[[Deployment, Path], None] | None = None  # an exported file; None: it writes none
     packages: tuple[str, ...] = ()  # that it imports
     extra: str = ""  # of Atrous, which installs them
+    has_one_size: bool = False  # a file takes images of one size only
     beside: str = ""  # the suffix of a second file that belongs to each
+    int8: bool = False  # it computes graphs with convolutions in 8-bit integers as such
     recognises: Callable[[bytes], bool] = lambda start: False  # a file by its first START bytes, whatever it is called
 
     @property

@@ -206,5 +206,6 @@ ONNX = Runtime(
     write=write,
     packages=("onnx", "onnxscript", "onnxruntime"),
     extra="onnx",
+    int8=True,
     recognises=recognises,
 )

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from atrous import models
 from atrous.errors import AtrousWarning, ConfigError, ModelFileError, listing
+from atrous.layers import quantization
 from atrous.layers.folding import fold, fold_traced, norms_in
 from atrous.layers.lowering import lower
 from atrous.layers.packed import pack, works
 from atrous.models import Model, ModelConfig
-from atrous.runtimes.contract import Arithmetic, Precision
+from atrous.runtimes.contract import PRECISIONS, Arithmetic, Precision
 from atrous.types import NO_MAP, Facts, Outputs
 
 TRACED = (224, 224)  # pixels of an image that a network of another package is looked at with
@@ -64,7 +65,7 @@ def prepare(
     `compile`, `torch.compile` makes the code instead, at the first image.
     """
     copied = _own_copy(model, torch.device(device)).eval()  # tracing runs it
-    _fold(copied)
+    fold_norms(copied)
     if getattr(copied, AUXILIARY, None) is not None:
         setattr(copied, AUXILIARY, LeftOut())
     if precision == "bf16":
@@ -98,8 +99,8 @@ def has_bf16(device: torch.device) -> bool:
 
 def require_precision(precision: Precision, device: torch.device) -> None:
     """Raises ConfigError for what isn't one, and for bf16 where the processor has none."""
-    if precision not in get_args(Precision):
-        raise ConfigError(f"precision={precision}: expected {' or '.join(get_args(Precision))}")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision={precision}: expected {', '.join(PRECISIONS)}")
     if precision == "bf16" and not has_bf16(device):
         what = "a GPU since Ampere" if device.type == "cuda" else "a processor with AVX512-BF16 or AMX"
         raise ConfigError(f"precision=bf16: this {device.type} has no bfloat16 (it needs {what}); use fp32 or auto")
@@ -118,7 +119,8 @@ def _own_copy(model: Model, device: torch.device) -> Model:
     return shared_copy(model) if is_there else copy.deepcopy(model).to(device)
 
 
-def _fold(model: Model) -> None:
+def fold_norms(model: Model) -> None:
+    """Into the convolutions before them, in place."""
     fold(model)
     if norms_in(model.backbone):  # those of a network of another package
         with contextlib.suppress(RuntimeError):  # it takes no images of this size
@@ -181,6 +183,8 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
         digest = pool.submit(checksum, weights)
         with torch.device("meta"):
             model = models.build(config, num_classes)
+    if any(map(quantization.is_of_range, weights)):
+        quantization.add_ranges(model)
     if stored not in (None, digest.result()):
         raise ModelFileError(f"{path}: its weights do not match their checksum: the file is damaged")
     require_same_weights(model.state_dict(), weights, path)

@@ -195,6 +195,7 @@ class Task(NamedTuple):
     painted: Callable[[Labels, LabelSpace], Mapping[str, Color]] = _nothing  # names and colours in a painted image
     compared: tuple[str, ...] = ()  # captions of the two panels that a report lays over each other
     meaning: str = ""  # of the headline, in words that follow its value
+    is_local: bool = False  # a pixel's label follows from the network's output there, so rows are decoded in any parts
 
     def measuring(self, names: Sequence[str] | None = None) -> "Task":
         """The task with some of its metrics: see `chosen`."""

@@ -141,4 +141,5 @@ SEMANTIC = Task(
     painted=painted,
     compared=("Truth", "Prediction"),
     meaning="the mean over the classes of the area where prediction and truth agree, as a share of the area of either",
+    is_local=True,
 )

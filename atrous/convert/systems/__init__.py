@@ -20,6 +20,7 @@ from atrous.convert.systems import (
 SYSTEMS: dict[str, System[Any]] = {  # in the order in which they are tried
     "tf_deeplab": tf_deeplab.SYSTEM,
     "deeplab2": deeplab2.SYSTEM,
+    "csail": csail.SYSTEM,
     "semseg": semseg.SYSTEM,
     "torchvision": torchvision.SYSTEM,
     "mmsegmentation": mmsegmentation.SYSTEM,
@@ -27,6 +28,5 @@ SYSTEMS: dict[str, System[Any]] = {  # in the order in which they are tried
     "jfzhang95": jfzhang95.SYSTEM,
     "smp": smp.SYSTEM,
     "huggingface": huggingface.SYSTEM,
-    "csail": csail.SYSTEM,
     "kazuto1011": kazuto1011.SYSTEM,
 }

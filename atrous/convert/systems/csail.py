@@ -12,6 +12,7 @@ from atrous.settings import Settings
 
 LAST = "decoder.conv_last.4"
 PYRAMID = "decoder.ppm."
+DEEP_STEM = (64, 3, 3, 3)
 BINS = (1, 2, 3, 6)
 BACKBONES = ("resnet18", "resnet50", "resnet101")
 PARTS = ("decoder.conv_last.0.weight", f"{PYRAMID}0.1.weight", "decoder.conv_last.weight", "decoder.fpn_in.0.0.weight")
@@ -26,7 +27,15 @@ class Options(Settings):
 
 def recognised(shapes: Shapes) -> bool:
     has_encoder = any(name.startswith("encoder.") for name in shapes)
-    return has_encoder and any(name in shapes for name in PARTS)
+    return (has_encoder and any(name in shapes for name in PARTS)) or _half(shapes) is not None
+
+
+def _half(shapes: Shapes) -> str | None:
+    """Which part of the network these weights are, if they are one alone."""
+    if any(part.removeprefix("decoder.") in shapes for part in PARTS):
+        return "decoder"
+    is_encoder = shapes.get("conv1.weight") == DEEP_STEM and "layer1.0.conv1.weight" in shapes
+    return "encoder" if is_encoder and "fc.weight" not in shapes else None
 
 
 RULES: Rules = (
@@ -46,6 +55,12 @@ def rules(config: ModelConfig) -> Rules:
 
 def config(evidence: Evidence[Options]) -> Deduction:
     label = evidence.label
+    if half := _half(evidence.shapes):
+        other = "decoder" if half == "encoder" else "encoder"
+        raise ConversionError(
+            f"{label}: it is the {half} of a network alone: put its {other} beside it, under the same name with "
+            f"{other} for {half}, such as {half}_epoch_20.pth and {other}_epoch_20.pth"
+        )
     if not (evidence.has(f"{PYRAMID}0.1.weight") and evidence.has("decoder.cbr_deepsup.0.weight")):
         raise ConversionError(f"{label}: of this program's decoders only ppm_deepsup is read, and it has another")
     if not evidence.has("encoder.layer3.0.conv1.weight"):

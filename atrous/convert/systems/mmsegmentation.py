@@ -1,15 +1,20 @@
-"""mmsegmentation's PSPNet, on each of the three stems that its ResNets have."""
+"""mmsegmentation's DeepLabs, PSPNet, PSANet, CCNet, DANet and EncNet, on each of the three stems of its ResNets."""
 
-from typing import NamedTuple
+import math
+import re
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 from pydantic import PositiveInt
+from torch import nn
 
-from atrous.convert.arrays import Shapes
+from atrous.convert.arrays import Shape, Shapes
 from atrous.convert.known_backbones import resnet_stages
-from atrous.convert.layouts import Rules
+from atrous.convert.layouts import PYTORCH, Rules, beside
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System
 from atrous.errors import ConfigError, ConversionError
 from atrous.models import ModelConfig
+from atrous.models.psanet import PSANet
 from atrous.settings import Settings
 
 
@@ -29,7 +34,12 @@ STEMS = {  # by the channels of the first 3x3 convolution; 0: a single 7x7
 }
 DEPTHS = {6: 50, 23: 101, 36: 152}  # by the number of units in layer3
 BINS = (1, 2, 3, 6)
-PYRAMID = "decode_head.psp_modules."
+HEAD = "decode_head."
+PYRAMID = f"{HEAD}psp_modules."
+RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # of ASPP, in its configs
+BASE_RATES = {8: (2, 4, 4), 16: (1, 2, 2)}  # of the last stage without a multi-grid, if the first unit keeps its rate
+EPS = 1e-5
+PSA_TYPES = {"collect": "collect", "distribute": "distribute", "bi-direction": "bidirectional"}
 
 
 class Options(Settings):
@@ -40,6 +50,13 @@ class Options(Settings):
     pool_scales: tuple[PositiveInt, ...] | None = None  # (1, 2, 3, 6)
     align_corners: bool | None = None
     contract_dilation: bool | None = None
+    output_stride: Literal[8, 16] = 8  # the product of its backbone's strides
+    dilations: tuple[PositiveInt, ...] | None = None  # of ASPP, with the 1 of its 1x1
+    multi_grid: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    recurrence: PositiveInt = 2
+    psa_type: Literal["collect", "distribute", "bi-direction"] | None = None
+    mask_size: tuple[PositiveInt, PositiveInt] | None = None
+    shrink_factor: PositiveInt = 2
 
 
 def recognised(shapes: Shapes) -> bool:
@@ -48,10 +65,81 @@ def recognised(shapes: Shapes) -> bool:
 
 # ---- names
 
+DANET = (("position", "pam"), ("channel", "cam"))
+PSA_SUFFIXES = (("", "collect"), ("_p", "distribute"))
+LEAVES = {  # names of parameters that are ours alone
+    re.compile(r"(.*\.)gamma"): r"\1gamma.scale",
+    re.compile(r"(.*encoding\.0\.)scales"): r"\1scale",
+}
+
+
+def _module(ours: str, theirs: str) -> Rules:
+    return (rf"{ours}\.conv", f"{theirs}.conv"), (rf"{ours}\.norm", f"{theirs}.bn")
+
+
+def _branch(ours: str, theirs: str) -> Rules:
+    """One of DANet's two."""
+    return (
+        *_module(rf"{ours}\.0", f"{HEAD}{theirs}_in_conv"),
+        (rf"{ours}\.1\.(query|key|value)", rf"{HEAD}{theirs}.\1_project"),
+        (rf"{ours}\.1", f"{HEAD}{theirs}"),
+        *_module(rf"{ours}\.2", f"{HEAD}{theirs}_out_conv"),
+        (rf"classify_{ours}\.1", f"{HEAD}{theirs}_conv_seg"),
+    )
+
+
+def _direction(suffix: str, ours: str) -> Rules:
+    """One of PSANet's two."""
+    return (
+        *_module(rf"attention\.{ours}\.reduce", f"{HEAD}reduce{suffix}"),
+        *_module(rf"attention\.{ours}\.adapt", f"{HEAD}attention{suffix}.0"),
+        (rf"attention\.{ours}\.mask", f"{HEAD}attention{suffix}.1"),
+    )
+
+
+def _names(module: nn.Module, rules: Rules) -> dict[str, str]:
+    return {key: _leaf(name) for key, name in PYTORCH.names(module, rules).items()}
+
+
+def _leaf(name: str) -> str:
+    return next((pattern.sub(new, name) for pattern, new in LEAVES.items() if pattern.fullmatch(name)), name)
+
+
+def _shape(name: str, shape: Shape) -> Shape:
+    """Its factors have no axis."""
+    return () if name.endswith("gamma.scale") else PYTORCH.shape(name, shape)
+
+
 RULES: Rules = (
     (r"backbone\.stem\.0\.conv", "backbone.conv1"),  # unless the stem is a deep one
     (r"backbone\.stem\.0\.norm", "backbone.bn1"),
     *resnet_stages("backbone."),
+    *_module(r"aspp\.image_pooling", f"{HEAD}image_pool.1"),
+    *_module(r"aspp\.branches\.(\d)", rf"{HEAD}aspp_modules.\1"),
+    *_module(r"aspp\.branches\.(\d)\.depthwise", rf"{HEAD}aspp_modules.\1.depthwise_conv"),
+    *_module(r"aspp\.branches\.(\d)\.pointwise", rf"{HEAD}aspp_modules.\1.pointwise_conv"),
+    *_module(r"aspp\.projection", f"{HEAD}bottleneck"),
+    *_module(r"decoder\.0\.low_level", f"{HEAD}c1_bottleneck"),
+    *_module(r"decoder\.0\.refine\.(\d)\.depthwise", rf"{HEAD}sep_bottleneck.\1.depthwise_conv"),
+    *_module(r"decoder\.0\.refine\.(\d)\.pointwise", rf"{HEAD}sep_bottleneck.\1.pointwise_conv"),
+    *(rule for name, theirs in DANET for rule in _branch(name, theirs)),
+    *_module("reduce", f"{HEAD}convs.0"),
+    *_module("refine", f"{HEAD}convs.1"),
+    *_module("fuse", f"{HEAD}conv_cat"),
+    (r"attention\.(query|key|value)", rf"{HEAD}cca.\1_conv"),
+    ("attention", f"{HEAD}cca"),
+    *_module("head", f"{HEAD}bottleneck"),
+    *_module(r"lateral\.c3", f"{HEAD}lateral_convs.0"),
+    *_module(r"lateral\.c4", f"{HEAD}lateral_convs.1"),
+    *_module("fusion", f"{HEAD}fusion"),
+    *_module(r"context\.project", f"{HEAD}enc_module.encoding_project"),
+    (r"context\.encoding", f"{HEAD}enc_module.encoding.0"),
+    (r"context\.norm", f"{HEAD}enc_module.encoding.1"),
+    (r"context\.gate", f"{HEAD}enc_module.fc.0"),
+    ("presence", f"{HEAD}se_layer"),
+    *(rule for suffix, direction in PSA_SUFFIXES for rule in _direction(suffix, direction)),
+    *_module("projection", f"{HEAD}proj"),
+    (r"classify(\.1)?", f"{HEAD}conv_seg"),
     (r"pyramid\.branches\.(\d+)\.conv", rf"{PYRAMID}\1.1.conv"),
     (r"pyramid\.branches\.(\d+)\.norm", rf"{PYRAMID}\1.1.bn"),
     (r"head\.conv\.conv", "decode_head.bottleneck.conv"),
@@ -70,7 +158,8 @@ DEEP_STEM: Rules = tuple(
 
 def rules(config: ModelConfig) -> Rules:
     has_deep_stem = config.backbone.name.endswith(("s", "c"))
-    return (*DEEP_STEM, *RULES) if has_deep_stem else RULES
+    alone = _direction("", config.psa_type) if isinstance(config, PSANet.Config) else ()  # it has the first's names
+    return (*alone, *DEEP_STEM, *RULES) if has_deep_stem else (*alone, *RULES)
 
 
 # ---- the network
@@ -81,14 +170,16 @@ def config(evidence: Evidence[Options]) -> Deduction:
     depth, num_classes = _depth(evidence), evidence.shape("decode_head.conv_seg.weight")[0]
     align_corners = evidence.options.align_corners
     fields: ConfigFields = {
-        "name": "pspnet",
-        "backbone": stem.backbone.format(depth),
+        "backbone": {"name": stem.backbone.format(depth), "multi_grid": _multi_grid(evidence)},
         "num_classes": num_classes,
-        "bins": _bins(evidence),
-        "head_channels": evidence.shape("decode_head.bottleneck.conv.weight")[0],
-        "auxiliary_channels": evidence.shape("auxiliary_head.convs.0.conv.weight")[0],
+        "output_stride": evidence.options.output_stride,
         "align_corners": stem.align_corners if align_corners is None else align_corners,
     }
+    head = next((read for name, read in HEADS.items() if evidence.has_prefix(f"{HEAD}{name}")), None)
+    if head is None:
+        known = "DeepLabV3, DeepLabV3+, PSPNet, PSANet, CCNet, DANet and EncNet"
+        raise ConversionError(f"{evidence.label}: of mmsegmentation's networks {known} are read, and it is another")
+    fields |= head(evidence, fields)
     decided = {"depth": depth, "num_classes": num_classes, "contract_dilation": stem.contract_dilation}
     return Deduction(fields, decided)
 
@@ -119,20 +210,141 @@ def _depth(evidence: Evidence[Options]) -> int:
 def _bins(evidence: Evidence[Options]) -> tuple[int, ...]:
     count, label = evidence.count_modules(PYRAMID), evidence.label
     bins = evidence.options.pool_scales or (BINS if count == len(BINS) else ())
-    if not count:
-        raise ConversionError(f"{label}: {PYRAMID}* is missing: of mmsegmentation's networks only PSPNet is read")
     if len(bins) != count:
         raise ConfigError(f"{label}: its pyramid has {count} levels: name each in pool_scales=1,2,3,6; got {bins}")
     return bins
 
 
-def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, bool]:
-    stem, options = STEMS[_stem_channels(evidence)], evidence.options
+def _multi_grid(evidence: Evidence[Options]) -> tuple[int, ...] | None:
+    """Our factors on the rates of the last stage: mmsegmentation's are the rates themselves."""
+    rates, stride = evidence.options.multi_grid, evidence.options.output_stride
+    if rates is None:
+        return None
+    base = BASE_RATES[stride]
+    if any(rate % one for rate, one in zip(rates, base, strict=True)):
+        raise ConfigError(
+            f"{evidence.label}: multi_grid={rates}: Atrous has only multiples of {base} at output stride {stride}"
+        )
+    return tuple(rate // one for rate, one in zip(rates, base, strict=True))
+
+
+# ---- heads
+
+
+def _width(evidence: Evidence[Options], name: str) -> int:
+    return evidence.shape(f"{name}.weight")[0]
+
+
+def _auxiliary(evidence: Evidence[Options]) -> ConfigFields:
+    return {"auxiliary_channels": _width(evidence, "auxiliary_head.convs.0.conv")}
+
+
+def _pspnet(evidence: Evidence[Options], fields: ConfigFields) -> ConfigFields:
+    head = {"head_channels": _width(evidence, f"{HEAD}bottleneck.conv"), "bins": _bins(evidence)}
+    return {"name": "pspnet", **head, **_auxiliary(evidence)}
+
+
+def _deeplab(evidence: Evidence[Options], fields: ConfigFields) -> ConfigFields:
+    options, is_separable = evidence.options, evidence.has(f"{HEAD}aspp_modules.1.depthwise_conv.conv.weight")
+    dilations = options.dilations or (1, *RATES[options.output_stride])
+    if dilations[0] != 1 or len(dilations) != (count := evidence.count_modules(f"{HEAD}aspp_modules.")):
+        raise ConfigError(
+            f"{evidence.label}: it has {count} branches, 1x1 first: dilations=1,12,24,36; got {dilations}"
+        )
+    aspp = {"rates": dilations[1:], "channels": _width(evidence, f"{HEAD}bottleneck.conv"), "separable": is_separable}
+    aspp |= {"projection_kernel": 3, "norm_eps": EPS}
+    common = {"aspp": aspp, **_auxiliary(evidence)}
+    if not evidence.has(f"{HEAD}c1_bottleneck.conv.weight"):
+        return {"name": "deeplab_v3", **common}
+    decoder = {
+        "low_level_channels": _width(evidence, f"{HEAD}c1_bottleneck.conv"),
+        "channels": _width(evidence, f"{HEAD}sep_bottleneck.0.pointwise_conv.conv"),
+        "align_corners": fields["align_corners"],
+        "norm_eps": EPS,
+    }
+    return {"name": "deeplab_v3plus", "decoder": decoder, **common}
+
+
+def _danet(evidence: Evidence[Options], fields: ConfigFields) -> ConfigFields:
+    widths = {"head_channels": f"{HEAD}pam_in_conv.conv", "key_channels": f"{HEAD}pam.key_project"}
+    return {"name": "danet", **{field: _width(evidence, name) for field, name in widths.items()}}
+
+
+def _encnet(evidence: Evidence[Options], fields: ConfigFields) -> ConfigFields:
+    head = {
+        "head_channels": _width(evidence, f"{HEAD}bottleneck.conv"),
+        "num_codewords": evidence.shape(f"{HEAD}enc_module.encoding.0.codewords")[0],
+        "lateral": evidence.has_prefix(f"{HEAD}lateral_convs."),
+    }
+    return {"name": "encnet", **head, **_auxiliary(evidence)}
+
+
+def _ccnet(evidence: Evidence[Options], fields: ConfigFields) -> ConfigFields:
+    head = {
+        "head_channels": _width(evidence, f"{HEAD}convs.0.conv"),
+        "key_channels": _width(evidence, f"{HEAD}cca.key_conv"),
+        "recurrences": evidence.options.recurrence,
+        "activation": "relu",
+    }
+    return {"name": "ccnet", **head, **_auxiliary(evidence)}
+
+
+def _psanet(evidence: Evidence[Options], fields: ConfigFields) -> ConfigFields:
+    options, count = evidence.options, _width(evidence, f"{HEAD}attention.1")
+    has_both = evidence.has(f"{HEAD}reduce_p.conv.weight")
+    psa_type = options.psa_type or ("bi-direction" if has_both else None)
+    if psa_type is None or has_both != (psa_type == "bi-direction"):
+        advice = "psa_type=bi-direction" if has_both else "psa_type=collect or psa_type=distribute"
+        raise ConfigError(f"{evidence.label}: its weights are those of {advice}, got {options.psa_type}")
+    mask = options.mask_size or (math.isqrt(count), math.isqrt(count))
+    if math.prod(mask) != count:
+        raise ConfigError(f"{evidence.label}: its masks have {count} weights: give their sides with mask_size=97,97")
     return {
-        "pool_scales=1,2,3,6 (the default)": options.pool_scales is None,
+        "name": "psanet",
+        "psa_type": PSA_TYPES[psa_type],
+        "mask_size": mask,
+        "shrink_factor": options.shrink_factor,
+        "psa_channels": _width(evidence, f"{HEAD}reduce.conv"),
+        "head_channels": _width(evidence, f"{HEAD}bottleneck.conv"),
+        "projection_padding": 1,
+        **_auxiliary(evidence),
+    }
+
+
+HEADS: dict[str, Callable[[Evidence[Options], ConfigFields], ConfigFields]] = {  # by what their names begin with
+    "psp_modules.": _pspnet,
+    "aspp_modules.": _deeplab,
+    "pam_in_conv.": _danet,
+    "enc_module.": _encnet,
+    "cca.": _ccnet,
+    "attention.1.": _psanet,
+}
+
+
+def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, bool]:
+    stem, options, present = STEMS[_stem_channels(evidence)], evidence.options, evidence.options.model_fields_set
+    rates = ",".join(map(str, (1, *RATES[options.output_stride])))
+    return {
+        "pool_scales=1,2,3,6 (the default)": config.name == "pspnet" and options.pool_scales is None,
+        "output_stride=8 (its configs named d8)": "output_stride" not in present,
+        f"dilations={rates} (as in its configs)": config.name.startswith("deeplab") and options.dilations is None,
+        "recurrence=2 (the default)": config.name == "ccnet" and "recurrence" not in present,
+        "mask_size: a square": config.name == "psanet" and options.mask_size is None,
+        "shrink_factor=2 (the default)": config.name == "psanet" and "shrink_factor" not in present,
         f"align_corners={stem.align_corners} ({stem.origin})": options.align_corners is None,
         f"contract_dilation={stem.contract_dilation} ({stem.origin})": options.contract_dilation is None,
     }
 
 
-SYSTEM = System(recognised, Options, config, rules, assumptions)
+SYSTEM = System(
+    recognised,
+    Options,
+    config,
+    rules,
+    assumptions,
+    layout=PYTORCH._replace(
+        names=_names,
+        shape=_shape,
+        leftovers=beside(r"auxiliary_head\..*"),  # of DANet, which has no such head here
+    ),
+)

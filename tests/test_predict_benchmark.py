@@ -1,0 +1,50 @@
+"""The benchmark of predictions: what it times is a prediction of this package, and its ratios are of one round."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import predict as benchmark
+from benchmarks.predict import Case, Network, Timed
+
+CASE = Case("mobilenet_v2", 33, 49, num_classes=3, threads=1)
+
+
+def test_a_row_of_ours_is_a_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(benchmark.NETWORKS, "mobilenet_v2", Network("lraspp", "mobilenet_v3_small_d2", ("smp",)))
+    case = benchmark.written(CASE, str(tmp_path))
+    labels = benchmark.programs(case)["atrous"]()(benchmark.picture(case))
+    assert labels.shape == (33, 49) and labels.max() < 3
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    """Of the medians 2, 1 and 4 against 4, 4 and 4: the middle one of 2, 4 and 1."""
+    ours = Timed([[2, 9, 1], [1], [4]])
+    assert benchmark.ratio(ours, Timed([[4]] * 3)) == 2
+
+
+def test_a_table_names_what_failed_and_the_best_of_both_sides() -> None:
+    timed = {
+        "smp, eager": Timed([[0.4], [0.4]], 100, "33 x 49"),
+        "smp, OpenVINO": Timed([[0.3], [0.3]], 100, "33 x 49"),
+        "atrous": Timed([[0.2], [0.2]], 100, "33 x 49"),
+        "atrous, compiled": Timed([], error="there is no compiler"),
+    }
+    text = "\n".join(benchmark.table(CASE, timed))
+    assert "| atrous | 200.0 | 200.0 | 100 | 2.00 | 33 x 49 |" in text
+    assert "| atrous, compiled | failed: there is no compiler | | | | |" in text
+    assert "atrous: 1.50 times as fast as the best peer, smp, OpenVINO" in text
+
+
+def test_images_of_peers_are_normalised_as_imagenet_is() -> None:
+    image = np.full((2, 3, 3), (123, 116, 103), np.uint8)
+    pixels = benchmark.normalized(image)
+    assert pixels.shape == (1, 3, 2, 3) and pixels.flags.c_contiguous
+    assert math.isclose(pixels[0, 0, 0, 0], (123 - 123.675) / 58.395, rel_tol=1e-5)
+
+
+def test_edges_of_a_label_map_are_counted() -> None:
+    labels = np.array([[0, 0, 1], [2, 2, 2]], np.uint8)
+    assert benchmark.describe(labels) == "2 x 3, 3 classes, 25.0% edges"
