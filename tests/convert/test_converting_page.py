@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     config = {"TRAIN": {"arch": "psp", "layers": 50, "train_h": 89, "train_w": 89, "use_ppm": False}}
     (tmp_path / "voc2012_pspnet50.yaml").write_text(yaml.safe_dump(config))
     save(tmp_path / "photos" / "street.png", np.zeros((65, 65, 3), np.uint8))
+    (tmp_path / "labels.txt").write_text("\n".join(f"thing {index}" for index in range(21)), encoding="utf-8")
     np.savez(tmp_path / "variables.npz", allow_pickle=False, **half_width())
     monkeypatch.chdir(tmp_path)
     with serve(tmp_path) as address:
@@ -64,9 +66,10 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
 
 
+@pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="LiteRT is not installed: pip install '.[litert]'")
 def test_the_commands_run_and_print_what_the_page_shows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines()]
-    assert len(commands) == 18
+    assert len(commands) == 20
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "atrous"
