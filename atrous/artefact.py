@@ -192,8 +192,9 @@ def require_writable(path: Path, runtime: str) -> None:
 
 
 def deployment_of(model: Model, header: Header, export: Export) -> Deployment:
-    """The graph and its metadata. A canvas is the network's own size: nothing is padded within it."""
-    pads = header.inference.mode != "canvas" or export.size != header.inference.window
+    """The graph and its metadata. On a canvas of the network's own size, and where it never is, nothing is padded."""
+    is_canvas = header.inference.mode == "canvas" and export.size == header.inference.window
+    pads = header.inference.pad_to_grid and not is_canvas
     module = Deployed(model, probabilities=export.probabilities, pads=pads).eval()
     if export.int8:
         fold_norms(module.network)
@@ -263,7 +264,7 @@ def compare(model: Model, network: Opened, name: str, image: Image, tolerance: f
 def protocol_of(network: Opened) -> InferenceConfig:
     """What the graph does: whole images on the grid, or a canvas as it is."""
     if network.pads or network.facts.size is None:
-        return InferenceConfig()
+        return InferenceConfig(pad_to_grid=network.pads)
     return InferenceConfig(mode="canvas", window=network.facts.size)
 
 
