@@ -8,6 +8,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
-from atrous import __version__, model_file
+from atrous import model_file
 from atrous.data import synthetic
 from atrous.deployed import CLASSES, LABELS, PROBABILITIES, Deployed, Deployment, export_of, maps_of
 from atrous.errors import AtrousWarning, ConfigError, Mismatch, text_of
@@ -163,7 +164,7 @@ def cached_file(path: Path, name: str) -> Path:
     """By the weights and the header, and by what writes it."""
     metadata = model_file.read_metadata(path)
     key = metadata.get("header_checksum") or header_checksum(metadata)
-    maker = f"{__version__}-torch{torch.__version__.partition('+')[0]}"
+    maker = f"{version('atrous')}-torch{torch.__version__.partition('+')[0]}"
     return cache_folder() / "exported" / maker / f"{key[:32]}{RUNTIMES[name].suffix}"
 
 

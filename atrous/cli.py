@@ -626,16 +626,29 @@ def convert(
             show_default=False,
         ),
     ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="a text file with the name of each class on a line", show_default=False)
+    ] = None,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IMAGE|FOLDER|PATTERN",
+            help="also run the original on these images, and print how many labels are equal",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Convert a model of TensorFlow DeepLab (without TensorFlow), semseg, torchvision or mmsegmentation."""
     from atrous.convert import run
     from atrous.predict import find_images
 
-    found = find_images(recalibrate or [])
-    if found.problems:
-        raise DataError(found.problems[0])
-    images = [image.path for image in found.images]
-    run.run(source, out, options or [], system=system, images=images)
+    def images(patterns: list[str] | None) -> list[Path]:
+        searched = find_images(patterns or [])
+        if searched.problems:
+            raise DataError(searched.problems[0])
+        return [image.path for image in searched.images]
+
+    run.run(source, out, options or [], system=system, images=images(recalibrate), labels=labels, checked=images(check))
 
 
 @app.command(short_help="write a model as a file for other programs")

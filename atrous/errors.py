@@ -61,7 +61,7 @@ class OutOfMemory(RuntimeError):  # noqa: N818 - as FloatingPointError, the fail
 
 
 class Mismatch(RuntimeError):  # noqa: N818 - as FloatingPointError, the failure of a run, not of its user
-    """An exported file computes something else than its model. One line, exit code 1."""
+    """An exported file computes something else than its model, or a model than its original. One line, exit code 1."""
 
 
 _warned: set[str] = set()

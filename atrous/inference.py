@@ -34,7 +34,7 @@ class InferenceConfig(Settings):
     overlap: float = Field(1 / 3, ge=0, le=0.95)
     """Sliding: share of a window that the next one repeats; more is smoother and slower."""
     blend: Literal["equal", "smooth"] = "equal"
-    """Sliding, where windows overlap: their mean, as published (equal), or each fading out at its edge (smooth)."""
+    """Sliding: windows count equally where they overlap, as published, or fade out towards their edges."""
     base_size: Side | None = None  # semseg
     """Sliding: the longer side of the image at scale 1, in pixels; none: the image's own."""
     scales: Scales = (1.0,)
@@ -112,7 +112,7 @@ def look(network: Network, images: Tensor, config: InferenceConfig, *, probabili
         return Seen(Outputs(), size, size, size, facts.convention, is_mean=False, labels=network.labels(images))
     if probabilities or not config.is_single:
         return Seen(predict_mean(network, images, config), size, size, size, facts.convention, is_mean=True)
-    frame = _frame(network, images, config)
+    frame = frame_of(network, images, config)
     content, outputs = (frame.height, frame.width), _finite(network(frame.images))
     return Seen(outputs, image_size(frame.images), content, size, facts.convention, is_mean=False)
 
@@ -220,7 +220,7 @@ def predict_mean(network: Network, images: Tensor, config: InferenceConfig) -> O
     if config.mode == "sliding":
         maps = _sliding_views(network, images, config)
     else:
-        frame = _frame(network, images, config)
+        frame = frame_of(network, images, config)
         maps = _averaged(network, frame.images, config)[..., : frame.height, : frame.width]
     num_classes = network.facts.num_classes
     maps = _offsets_rescaled(_resize(maps, image_size(images)), num_classes, image_size(maps), image_size(images))
@@ -242,7 +242,8 @@ class Frame(NamedTuple):
     width: int
 
 
-def _frame(network: Network, images: Tensor, config: InferenceConfig) -> Frame:
+def frame_of(network: Network, images: Tensor, config: InferenceConfig) -> Frame:
+    """What one pass over whole images shows to the network."""
     if config.mode == "canvas":
         return on_canvas(images, network, config.window)
     return Frame(pad_to_grid(images, network) if config.pad_to_grid else images, *image_size(images))

@@ -32,7 +32,9 @@ from atrous.types import Network
 
 FORMAT = "2"  # of the metadata; a file of a later format is refused
 READABLE = ("1", "2")
-CONVERTIBLE = (".tflite", ".pb", ".pth", ".pt", ".pth.tar", ".index", ".tar.gz", ".tgz", ".tar")  # by `atrous convert`
+CONVERTIBLE = (  # by `atrous convert`
+    *(".tflite", ".pb", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".index", ".tar.gz", ".tgz", ".tar"),
+)
 EXPORTED = (".h5", ".keras", ".mlmodel", ".engine")  # by other programs
 SECTIONS = ("model", "label_space", "inference", "decode", "training", "results", "origin")  # as JSON
 

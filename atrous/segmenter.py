@@ -166,6 +166,8 @@ class Segmenter:
         Raises ConfigError for bf16 where the processor has none, and for `compile` without a compiler.
         """
         pytorch.require_precision(precision, self.device)
+        if not isinstance(self.network, Model) and (precision == "bf16" or compile):
+            raise ConfigError("bf16 and compile are for networks in PyTorch; an exported one is computed as it is")
         if compile:
             pytorch.require_compiler(self.device)
         if isinstance(self.network, Model):
@@ -339,10 +341,16 @@ def batches_by_size(images: Sequence[Image]) -> list[list[int]]:
     for index, image in enumerate(images):
         by_size.setdefault(image.shape, []).append(index)
     batches = []
-    for (height, width, _), indices in by_size.items():
-        count = max(1, WINDOW_PIXELS // (height * width))
+    for indices in by_size.values():
+        count = number_at_once(images[indices[0]])
         batches += [indices[start : start + count] for start in range(0, len(indices), count)]
     return batches
+
+
+def number_at_once(image: Image) -> int:
+    """How many of this size go through the network together."""
+    height, width, _ = image.shape
+    return max(1, int(WINDOW_PIXELS // max(1, height * width)))
 
 
 def model_in(path: Path) -> Path:

@@ -1,11 +1,13 @@
 """From another program's weights to a segmenter: the steps that are the same for every system."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 from atrous import segmenter
 from atrous.config import nearest
 from atrous.convert.arrays import Shapes
-from atrous.convert.filling import blank_model, fill, shapes_of
+from atrous.convert.class_names import read_names
+from atrous.convert.filling import blank_model, fill, range_of_images, shapes_of
 from atrous.convert.flow.agreement import disagreements
 from atrous.convert.flow.traced import expectation
 from atrous.convert.flow.values import Flow
@@ -24,10 +26,16 @@ class Conversion(NamedTuple):
     num_used: int  # weights that make up the model
     unused: list[str]  # weights that aren't part of a model: an optimiser's slots, counters
     assumptions: list[str]  # what neither weights nor options say
+    source: ForeignWeights
 
 
-def convert_weights(weights: ForeignWeights, system: str | None, options: OptionTree) -> Conversion:
-    """The model of these weights. Raises ConversionError or ConfigError, in one line, if there is none."""
+def convert_weights(
+    weights: ForeignWeights, system: str | None, options: OptionTree, labels: Path | None = None
+) -> Conversion:
+    """The model of these weights, its classes named as in the file `labels`.
+
+    Raises ConversionError or ConfigError, in one line, if there is none.
+    """
     name = system or recognise(shapes_of(weights.arrays), weights.label)
     if name not in SYSTEMS:
         raise ConfigError(f"system={name}: no such system{nearest(name, list(SYSTEMS))}")
@@ -35,13 +43,14 @@ def convert_weights(weights: ForeignWeights, system: str | None, options: Option
     weights = weights._replace(arrays=row.renamed(weights.arrays))
     evidence = agreed(row, weights, gather(row, weights, options))
     config = deduced_config(row, evidence)
-    model = blank_model(config, weights.normalization or row.normalization(evidence.options))
+    normalization = weights.normalization or row.normalization(evidence.options)
+    model = blank_model(config, normalization)
     unused = fill(model, row.rules(config), row.layout, weights.arrays, weights.label)
     label_space, classes = row.label_space(model.num_classes, evidence.options)
-    if weights.class_names:
-        label_space, classes = named_label_space(weights.class_names, label_space, weights.label), []
+    if names := weights.class_names if labels is None else read_names(labels, model.num_classes):
+        label_space, classes = named_label_space(names, label_space, str(labels or weights.label)), []
     needed = [text for text, is_needed in row.assumptions(evidence, config).items() if is_needed]
-    assumptions = needed + classes + list(weights.left_out)
+    assumptions = needed + classes + range_of_images(model, normalization) + list(weights.left_out)
     origin = {
         "source": weights.label,
         "system": name,
@@ -51,7 +60,7 @@ def convert_weights(weights: ForeignWeights, system: str | None, options: Option
     }
     header = {"inference": row.inference(evidence, config), "decode": row.decode(evidence, config), "origin": origin}
     result = segmenter.of_model(model.eval(), label_space, **header)
-    return Conversion(result, name, len(weights.arrays) - len(unused), unused, assumptions)
+    return Conversion(result, name, len(weights.arrays) - len(unused), unused, assumptions, weights)
 
 
 def recognise(shapes: Shapes, label: str) -> str:

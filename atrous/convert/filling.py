@@ -1,6 +1,7 @@
 """Builds a model without random weights, and fills it with those of another program."""
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from atrous.errors import ConversionError
 from atrous.models import Model, ModelConfig
 
 ROUNDED = 1e-5  # relative, of numbers in float32
+NEAR = 0.02  # relative, of what is the same but for rounding
+LARGEST_MEAN = 2.0  # of numbers that end at 1, with room
+SMALLEST_STD = 2.5  # of bytes: smaller ones are of numbers that end at 1
 
 
 def blank_model(config: ModelConfig, normalization: Normalization | None = None) -> Model:
@@ -30,11 +34,49 @@ def blank_model(config: ModelConfig, normalization: Normalization | None = None)
 
 def _normalization(model: Model, normalization: Normalization | None) -> tuple[Tensor, Tensor]:
     """The backbone's own numbers, if a graph's differ from these by rounding only."""
-    own = (model.backbone.mean, model.backbone.std)
-    if normalization is None or np.allclose([*_colors(normalization)], own, rtol=ROUNDED):
-        normalization = own
-    shift, scale = (torch.tensor(color).view(3, 1, 1) for color in _colors(normalization))
+    own: Normalization = (model.backbone.mean, model.backbone.std)
+    numbers = own if normalization is None else in_bytes(normalization, range_of(model, normalization))
+    numbers = own if np.allclose([*_colors(numbers)], own, rtol=ROUNDED) else numbers
+    shift, scale = (torch.tensor(color).view(3, 1, 1) for color in _colors(numbers))
     return shift, scale
+
+
+class Range(NamedTuple):
+    """Pixels as a graph takes them: bytes are `factor` times these plus `summand`."""
+
+    name: str
+    factor: float
+    summand: float
+
+
+BYTES, UNIT, SIGNED = Range("0 to 255", 1, 0), Range("0 to 1", 255, 0), Range("-1 to 1", 127.5, 127.5)
+
+
+def range_of(model: Model, normalization: Normalization) -> Range:
+    """That with which the backbone's own numbers come out; else the one in which the mean can lie.
+
+    A converter may move the scale into the first layer, so that bytes with a mean of 127.5 are divided by 1.
+    """
+    own = [model.backbone.mean, model.backbone.std]
+    for one in (BYTES, UNIT, SIGNED):
+        if np.allclose([*_colors(in_bytes(normalization, one))], own, rtol=NEAR, atol=1):
+            return one
+    shift, scale = normalization
+    if max(map(abs, shift)) > LARGEST_MEAN or min(map(abs, scale)) > SMALLEST_STD:
+        return BYTES
+    return SIGNED if min(shift) < 0 else UNIT
+
+
+def in_bytes(normalization: Normalization, pixels: Range) -> Normalization:
+    shift, scale = normalization
+    shifts = tuple(pixels.factor * one + pixels.summand for one in shift)
+    return shifts, tuple(pixels.factor * one for one in scale)
+
+
+def range_of_images(model: Model, normalization: Normalization | None) -> list[str]:
+    """What is to be said of it."""
+    pixels = BYTES if normalization is None else range_of(model, normalization)
+    return [] if pixels is BYTES else [f"images reach the graph in {pixels.name}"]
 
 
 def _colors(normalization: Normalization) -> Iterator[tuple[float, ...]]:

@@ -9,10 +9,12 @@ from typing import Any
 from rich.console import Console
 
 from atrous import distributed, terminal
+from atrous.convert.comparison import THRESHOLD, compare, percent, total
 from atrous.convert.conversion import Conversion, convert_weights
+from atrous.convert.originals import Original, open_original, require_runtime
 from atrous.convert.recalibrate import has_folded_norms, recalibrate
 from atrous.convert.sources import SourceLike, open_source
-from atrous.errors import ConfigError
+from atrous.errors import ConfigError, Mismatch
 from atrous.files import prepare_output, user_path
 from atrous.segmenter import Segmenter, read_image
 
@@ -21,14 +23,21 @@ FOLDED = (
 )
 
 
-def convert(source: SourceLike, *, system: str | None = None, options: Mapping[str, Any] | None = None) -> Segmenter:
+def convert(
+    source: SourceLike,
+    *,
+    system: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    labels: str | Path | None = None,
+) -> Segmenter:
     """The model in `source`: a checkpoint, frozen graph, .tflite, .pth, archive, `zoo:NAME`, or arrays by name.
 
     `system` is recognised by the names of the weights unless it is set. `options` say what weights can't, under the
-    names of the system's own flags (for semseg also `config`, the path of its YAML file). Raises FileNotFoundError,
-    ConversionError if the weights belong to no known model, or ConfigError if an option is wrong; each in one line.
+    names of the system's own flags (for semseg also `config`, the path of its YAML file). `labels` is the path of a
+    text with the name of each class on a line. Raises FileNotFoundError, ConversionError if the weights belong to no
+    known model, or ConfigError if an option is wrong; each in one line.
     """
-    return conversion(source, system=system, options=options).segmenter
+    return conversion(source, system=system, options=options, labels=labels).segmenter
 
 
 def conversion(
@@ -36,11 +45,13 @@ def conversion(
     *,
     system: str | None = None,
     options: Mapping[str, Any] | None = None,
+    labels: str | Path | None = None,
     console: Console | None = None,
 ) -> Conversion:
     """Like `convert`, with what was not used and what was assumed; `console` shows a download."""
     foreign = open_source(source, system, options or {}, console)
-    return convert_weights(foreign.weights, foreign.system, foreign.options)
+    names = None if labels is None else user_path(labels)
+    return convert_weights(foreign.weights, foreign.system, foreign.options, names)
 
 
 # ---- the verb
@@ -53,17 +64,24 @@ def run(
     *,
     system: str | None = None,
     images: Sequence[Path] = (),
+    labels: Path | None = None,
+    checked: Sequence[Path] = (),
     console: Console | None = None,
 ) -> Conversion:
     """Convert, print what was used and what was assumed, and write one model file.
 
     With `images`, folded batch norms are measured on them: see `recalibrate`. The processes that `torchrun` has started
-    share them; the first one writes and prints. Raises as `convert` does.
+    share them; the first one writes and prints. On the images `checked`, the original runs beside the model. Raises as
+    `convert` does, and Mismatch, without a file, if the two differ by more than rounding to 8 bits explains.
     """
     console, out, world = console or terminal.console(), user_path(out), distributed.join("cpu")
     console.quiet = console.quiet or world.rank > 0
     _require_writable(out)
-    result = conversion(source, system=system, options=parse_options(options), console=console)
+    if checked:
+        require_runtime(user_path(source))
+    result = conversion(source, system=system, options=parse_options(options), labels=labels, console=console)
+    if checked and world.rank == 0:
+        check(result, open_original(user_path(source)), checked, console)
     if images:
         recalibrate(result.segmenter.model, result.segmenter.inference, images, read_image, world)
     if world.rank == 0:
@@ -71,6 +89,23 @@ def run(
     console.print(summary(result, len(images)))
     console.print(f"wrote {out}")
     return result
+
+
+def check(result: Conversion, original: Original, images: Sequence[Path], console: Console) -> None:
+    """Print the share of equal labels of each image, and of all. Raises Mismatch below the threshold."""
+    agreements = []
+    for image in images:
+        agreements += compare(result, original, [image])
+        console.print(agreements[-1].line())
+    whole = total(agreements)
+    console.print(whole.line())
+    if whole.share < THRESHOLD and not result.source.is_rounded:
+        raise Mismatch(
+            f"{result.source.label}: {percent(whole.share)} of the labels are the original's, less than "
+            f"{percent(THRESHOLD)}: the model was not written"
+        )
+    if result.source.is_rounded:
+        console.print("the original rounds to 8 bits and the model doesn't, so that no share is required")
 
 
 def _require_writable(out: Path) -> None:

@@ -11,7 +11,9 @@ from rich.console import Console
 
 from atrous.convert import zoo
 from atrous.convert.arrays import Arrays
+from atrous.convert.class_names import packed_names
 from atrous.convert.companions import described, find_weights, joined
+from atrous.convert.kinds import Kind, is_blank, kind_of
 from atrous.convert.readers.archive import extract, find_model
 from atrous.convert.readers.checkpoint import OBJECT_SUFFIX, read_checkpoint
 from atrous.convert.readers.frozen_graph import read_graph
@@ -32,6 +34,9 @@ LIGHTNING = ".ckpt"  # also the end of a checkpoint's prefix in TensorFlow, whic
 SAFETENSORS = ".safetensors"
 ZOO = "zoo:"
 CHECKPOINT = re.compile(r"\.index$|\.data-\d+-of-\d+$")
+SAVED_MODEL, VARIABLES = "saved_model.pb", "variables/variables.index"
+LOGITS = re.compile(r"logits/semantic/weights|[Ll]ogits(/Conv2d_1c_1x1)?/weights|decoder/decoder_conv0/weights")
+SHARD = re.compile(r"\.data-\d+-of-\d+$")  # weights may be zeros
 KINDS = (
     "a checkpoint's prefix, .index or folder",
     "a frozen graph (.pb)",
@@ -90,13 +95,14 @@ def read(path: Path) -> ForeignWeights:
         return read(find_weights(path) or find_model(path))._replace(label=label)
     if path.is_file() and path.name == "checkpoint":  # it names the newest checkpoint of its folder
         return read(path.parent)
-    if path.is_file() and path.name.endswith(ARCHIVES) and not path.name.endswith(PYTORCH):
-        return _read_archive(path)
-    reader = next((reader for suffixes, reader in READERS.items() if path.name.endswith(suffixes)), _read_checkpoint)
-    return reader(path, label)
+    if path.is_file() and not SHARD.search(path.name) and is_blank(path):
+        raise ConversionError(f"cannot read {path}: it begins with zeros, as no kind of model does")
+    kind = kind_of(path) if path.is_file() else None
+    by_name = next((reader for suffixes, reader in READERS.items() if path.name.endswith(suffixes)), _read_checkpoint)
+    return BY_CONTENT.get(kind, by_name)(path, label)
 
 
-def _read_archive(archive: Path) -> ForeignWeights:
+def _read_archive(archive: Path, label: str) -> ForeignWeights:
     """All its weights are in memory when its folder is removed. Messages name the archive instead of the folder."""
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -104,15 +110,28 @@ def _read_archive(archive: Path) -> ForeignWeights:
             weights = read(find_model(Path(folder)))
         except (FileNotFoundError, ConversionError) as error:
             raise type(error)(str(error).replace(folder, str(archive))) from None
-    return weights._replace(label=str(archive))
+    return weights._replace(label=label)
 
 
 def _read_graph(path: Path, label: str) -> ForeignWeights:
+    """A SavedModel's weights lie in a folder beside it, unless they are constants of the graph."""
+    if path.name == SAVED_MODEL and (path.parent / VARIABLES).is_file():
+        return read(path.parent / VARIABLES)._replace(label=label)
     return from_graph(read_graph(path), label)
 
 
 def _read_tflite(path: Path, label: str) -> ForeignWeights:
-    return from_tflite(read_tflite(path), label)
+    """With the names of the classes, where the file has as many."""
+    weights = from_tflite(read_tflite(path), label)
+    num_classes = {array.shape[-1] for name, array in weights.arrays.items() if LOGITS.search(name)}
+    packed = packed_names(path)
+    fitting = [names for names in packed.values() if len(names) in num_classes]
+    others = (
+        []
+        if fitting
+        else [f"{len(names)} names in its {name}, not one for each class" for name, names in packed.items()]
+    )
+    return weights._replace(class_names=fitting[0] if fitting else (), left_out=(*weights.left_out, *others))
 
 
 def _read_pth(path: Path, label: str) -> ForeignWeights:
@@ -128,6 +147,16 @@ def _read_ckpt(path: Path, label: str) -> ForeignWeights:
     return _read_pth(path, label) if path.is_file() else _read_checkpoint(path, label)
 
 
+def _read_index(path: Path, label: str) -> ForeignWeights:
+    """Raises ConversionError where its name doesn't lead to the files with the numbers."""
+    if not CHECKPOINT.search(path.name):
+        raise ConversionError(
+            f"{path}: the index of a TensorFlow checkpoint, or a checkpoint of its oldest format: name the prefix of a "
+            "checkpoint whose files end in .index and .data-00000-of-00001"
+        )
+    return _read_checkpoint(path, label)
+
+
 def _read_checkpoint(path: Path, label: str) -> ForeignWeights:
     if path.is_file() and not CHECKPOINT.search(path.name):
         raise ConversionError(f"{path}: not a kind of file that can be converted; known: {', '.join(KINDS)}")
@@ -140,4 +169,13 @@ READERS: dict[tuple[str, ...], Callable[[Path, str], ForeignWeights]] = {  # by 
     PYTORCH: _read_pth,
     (SAFETENSORS,): _read_safetensors,
     (LIGHTNING,): _read_ckpt,
+    ARCHIVES: _read_archive,
+}
+BY_CONTENT: dict[Kind | None, Callable[[Path, str], ForeignWeights]] = {
+    "tflite": _read_tflite,
+    "graph": _read_graph,
+    "pytorch": _read_pth,
+    "safetensors": _read_safetensors,
+    "archive": _read_archive,
+    "index": _read_index,
 }

@@ -54,6 +54,7 @@ class ForeignWeights(NamedTuple):
     normalization: Normalization | None = None  # if a graph has its own
     flow: Flow | None = None  # what a graph computes with the weights
     left_out: tuple[str, ...] = ()  # what of a graph becomes no part of the model
+    is_rounded: bool = False  # to 8 bits, or less, while it runs
     options: Mapping[str, Any] = {}  # what a file beside the weights says; the user's own take precedence
     class_names: tuple[str, ...] = ()  # as such a file has them
 

@@ -39,7 +39,7 @@ class ASPPConfig(Settings):
     projection: bool = True
     """A convolution that joins the branches."""
     projection_kernel: Literal[1, 3] = 1  # 3 in mmsegmentation
-    """Side of the kernel of the projection."""
+    """Side of the projection's kernel: 1 for each pixel alone, 3 with its neighbours."""
     bare_depthwise: bool = False  # true in segmentation_models_pytorch
     """No batch norm and activation within separable convolutions, between depthwise and 1x1."""
     squeeze: Squeeze = "none"  # arXiv:1905.02244

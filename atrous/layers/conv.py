@@ -138,8 +138,9 @@ class ConvNorm(nn.Sequential):
     ) -> None:
         super().__init__()
         self.conv = Conv(inp, out, kernel, stride=stride, rate=rate, groups=groups, padding=padding)
-        if norm is not None:
-            self.norm = nn.BatchNorm2d(out, eps=norm.eps, momentum=norm.momentum)
+        self.norm: nn.Module = (
+            nn.Identity() if norm is None else nn.BatchNorm2d(out, eps=norm.eps, momentum=norm.momentum)
+        )
         if act != "none":
             self.act = ACTIVATIONS[act](inplace=True)
 

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Window = tuple[int, int]  # height, width
-LARGEST = 2**20  # more than any side
 
 
 def is_exported() -> bool:
@@ -51,7 +50,8 @@ def _windows(side: int, window: int, stride: int, x: Tensor) -> Tensor:  # [plac
 
 def at_least_0(size: int) -> int:
     """The larger of both, without a comparison: that would hold a graph to the sizes that it was traced with."""
-    return size * ((size + LARGEST) // LARGEST)
+    larger: int = torch.sym_max(size, 0)  # type: ignore[no-untyped-call]
+    return larger
 
 
 def _between(starts: Tensor, ends: Tensor, side: int, x: Tensor) -> Tensor:

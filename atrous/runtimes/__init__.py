@@ -10,7 +10,9 @@ from atrous.runtimes.openvino import OPENVINO
 __all__ = ["RUNTIMES", "Runtime"]
 
 RUNTIMES: dict[str, Runtime] = {
-    "pytorch": Runtime(".safetensors", pytorch.read_metadata, pytorch.open_file, recognises=pytorch.recognises),
+    "pytorch": Runtime(
+        ".safetensors", pytorch.read_metadata, pytorch.open_file, has_bf16=True, recognises=pytorch.recognises
+    ),
     "onnx": ONNX,
     "openvino": OPENVINO,
     "pt2": EXPORTED,

@@ -151,7 +151,8 @@ def _sides(x: torch.Tensor) -> tuple[int | None, ...]:
 
 
 def recognises(start: bytes) -> bool:
-    return start[:4] == b"PK\x03\x04" and b"/archive_format" in start
+    """An archive with the folders of PyTorch's exported programs, of which those of weights come first."""
+    return start[:4] == b"PK\x03\x04" and any(part in start for part in (b"/data/weights/", b"/archive_format"))
 
 
 EXPORTED = Runtime(".pt2", read_metadata, open_file, write=write, recognises=recognises)

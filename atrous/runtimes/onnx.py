@@ -172,6 +172,7 @@ def _session(path: Path, model: Any, device: torch.device, kind: str) -> Any:  #
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = SILENT
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # what comes next needs the cores
     providers = ["CUDAExecutionProvider"] * (device.type == "cuda") + ["CPUExecutionProvider"]
     own = [name for name in providers if name in onnxruntime.get_available_providers()]
     try:

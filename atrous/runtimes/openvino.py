@@ -67,7 +67,8 @@ def _model(deployment: Deployment) -> Any:  # noqa: ANN401 - a Model of OpenVINO
             warnings.simplefilter("ignore")  # the library's own, about PyTorch
             model = openvino.convert_model(program)
     except Exception as error:  # of the library: what it can't convert has several
-        raise ConfigError(f"--to openvino: {lacking(error)}") from error
+        advice = "; with one size, such as --size 513,513, it may not need it" if deployment.size is None else ""
+        raise ConfigError(f"--to openvino: {lacking(error)}{advice}") from error
     size = (-1, -1, -1) if deployment.size is None else (1, *deployment.size)
     model.reshape(openvino.PartialShape([*size, 3]))
     model.input(0).get_tensor().set_names({IMAGES})
@@ -198,6 +199,7 @@ OPENVINO = Runtime(
     packages=("openvino",),
     extra="openvino",
     beside=".bin",
+    has_bf16=True,
     int8=True,
     recognises=recognises,
 )

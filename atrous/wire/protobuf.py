@@ -54,6 +54,8 @@ def fields(message: memoryview) -> Iterator[Field]:
     while at < len(message):
         tag, at = varint(message, at)
         number, wire_type = tag >> 3, tag & 7
+        if number == 0:
+            raise DamagedError(f"a field of the number 0, {len(message) - at} bytes before the end of its message")
         if wire_type == VARINT:
             value, at = varint(message, at)
             yield Field(number, wire_type, value)

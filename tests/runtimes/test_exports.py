@@ -274,18 +274,26 @@ def test_files_of_one_size(model: Segmenter, target: str, tmp_path: Path) -> Non
     assert np.mean(predictions[0] == predictions[1]) > 0.9995
 
 
+LACKING = {("lraspp", "openvino")}  # a window of the mean that may be larger than the map
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_every_model_is_exported_for_every_target(name: str, tmp_path: Path) -> None:
     made = of(name)
     for target in TARGETS:
-        path = tmp_path / f"{name}{RUNTIMES[target].suffix}"
-        comparisons = artefact.write(made.model, made.header, path, Export(target))
-        assert all(one.is_same for one in comparisons)
-        outputs = [one.decode(noise(60, 70)) for one in (made, atrous.load(path))]
-        for own, others in zip(*outputs, strict=True):
+        path, size = tmp_path / f"{name}{RUNTIMES[target].suffix}", None
+        if (name, target) in LACKING:
+            with pytest.raises(ConfigError, match=f"--to {target}: it lacks the operator .*; with one size"):
+                artefact.write(made.model, made.header, path, Export(target))
+            size = (65, 97)
+        assert all(one.is_same for one in artefact.write(made.model, made.header, path, Export(target, size)))
+        image = noise(*(size or (60, 70)))
+        whole = InferenceConfig()
+        outputs = [one.with_inference(whole).decode(image) for one in (made, atrous.load(path))]
+        for own, other in zip(*outputs, strict=True):
             if own is not None and not own.is_floating_point():
-                assert float((own == others).double().mean()) > 0.999
+                assert float((own == other).double().mean()) > 0.999
 
 
 # ---- the command line

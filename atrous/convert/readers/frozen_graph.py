@@ -49,7 +49,18 @@ def read_graph(path: Path) -> Graph:
     """All nodes and constants of a GraphDef. Raises ConversionError for damaged and other files."""
     data = read_whole(path)
     with reading(path, KIND):
-        return _read_graph(memoryview(data))
+        return _read_graph(_graphs(memoryview(data)))
+
+
+def _graphs(data: memoryview) -> memoryview:
+    """The bytes of a GraphDef: the file's, or those of a SavedModel's first MetaGraphDef, whose field 2 it is."""
+    first = next(iter(fields(data)), None)
+    if first is None or first.number != 1 or first.wire_type != VARINT:
+        return data
+    for meta in (field.content() for field in fields(data) if field.number == 2):
+        for graph in (field.content() for field in fields(meta) if field.number == 2):
+            return graph
+    raise DamagedError("a SavedModel without a graph")
 
 
 def _read_graph(data: memoryview) -> Graph:

@@ -32,7 +32,8 @@ def from_graph(graph: Graph, label: str) -> ForeignWeights:
     flow = flow_of(operations(graph, names)._replace(epsilons=layers.epsilons), size or NOMINAL)
     count = sum(node.op.startswith(FAKE_QUANT) for node in graph.nodes.values())
     said = left_out(flow, *([ROUNDED.format(count)] if count else []))
-    return ForeignWeights(label, layers.arrays, hints_of(flow), size, normalization_of(flow), flow, said)
+    numbers = normalization_of(flow)
+    return ForeignWeights(label, layers.arrays, hints_of(flow), size, numbers, flow, said, is_rounded=count > 0)
 
 
 def _variables(graph: Graph) -> dict[str, Array]:

@@ -223,6 +223,7 @@ def _decoder(evidence: FlagEvidence, trunk: Trunk) -> ConfigFields:
         "channels": _outputs(evidence, _last_conv(evidence)),
         "separable": evidence.has(split, "decoder/decoder_conv0_depthwise/depthwise_weights"),
         "merge": "sum" if evidence.has(split, conv) else "concat",
+        "align_corners": evidence.hints.convention != "half_pixel",
         "logits": not evidence.has(LOGITS),
     }
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from atrous.convert.arrays import Array
 from atrous.convert.flow.operations import Operation, Operations, flow_of
@@ -21,6 +22,7 @@ from atrous.errors import ConversionError
 from atrous.types import Size
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+EDGE_TPU = "edgetpu-custom-op"
 INT8_SHIFT = 128  # an int8 input is a pixel less 128
 SMALL = 16  # numbers in a constant that says how, not what: an axis, a size, a padding
 LOWEST = {"uint8": 0, "int8": -128}
@@ -62,6 +64,13 @@ def from_tflite(model: TfLite, label: str) -> ForeignWeights:
     """The weights of its convolutions in TensorFlow's order, dequantised; their batch norms are folded into them."""
     if not model.inputs:
         raise ConversionError(f"{label}: a graph without an input")
+    if any(operator.op == EDGE_TPU for operator in model.operators):
+        original = re.sub(r"_edgetpu(?=\.\w+$)", "", Path(label).name)
+        other = original if original != Path(label).name else "whose name lacks _edgetpu"
+        raise ConversionError(
+            f"{label}: compiled for the Edge TPU, in whose code the weights can't be read; convert the .tflite that it "
+            f"was compiled from ({other})"
+        )
     convolutions = [operator for operator in model.operators if operator.op in CONVOLUTIONS]
     for operator in convolutions:
         _require_convolution(model, operator, label)
@@ -73,7 +82,8 @@ def from_tflite(model: TfLite, label: str) -> ForeignWeights:
     flow = flow_of(_operations(model, scopes), size or NOMINAL)
     count = sum(_is_rounded(model, operator) for operator in model.operators)
     said = left_out(flow, *([ROUNDED.format(count)] if count else []), is_stored=stored is not None)
-    return ForeignWeights(label, variables, hints_of(flow), size, normalization_of(flow, stored), flow, said)
+    numbers = normalization_of(flow, stored)
+    return ForeignWeights(label, variables, hints_of(flow), size, numbers, flow, said, is_rounded=count > 0)
 
 
 def _size(model: TfLite) -> Size | None:

@@ -1,0 +1,62 @@
+"""What kind a file is of: its content tells, for people rename files."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+Kind: TypeAlias = Literal["tflite", "graph", "pytorch", "safetensors", "archive", "index"]
+
+HEAD, TAIL = 512, 8  # bytes that are looked at
+TABLE = bytes.fromhex("57fb808b247547db")  # ends the index of a checkpoint
+TAR, TAR_AT = b"ustar", 257
+NODE = re.compile(rb"\x0a([\x80-\xff]{0,4}[\x01-\x7f])\x0a[\x01-\x7f][A-Za-z0-9.]")  # a graph's first, which has a name
+SAVED_MODEL = re.compile(rb"\x08\x01\x12[\x80-\xff]{0,4}[\x01-\x7f]")
+
+
+class Ends(NamedTuple):
+    head: bytes
+    tail: bytes
+    size: int
+
+
+def kind_of(path: Path) -> Kind | None:
+    """None: no kind that content shows for certain; the name must."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        head = file.read(HEAD)
+        file.seek(max(size - TAIL, 0))
+        ends = Ends(head, file.read(TAIL), size)
+    return next((kind for kind, is_it in KINDS.items() if is_it(ends)), None)
+
+
+def is_blank(path: Path) -> bool:
+    """Whether a file begins with zeros alone, as a download does that was never filled: no kind of model does."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    return len(head) == HEAD and not head.strip(b"\0")
+
+
+def _is_pytorch(ends: Ends) -> bool:
+    """A zip archive, or a pickle of the older format."""
+    return ends.head.startswith(b"PK\x03\x04") or (ends.head[:1] == b"\x80" and ends.head[1:2] in (b"\x02", b"\x03"))
+
+
+def _is_safetensors(ends: Ends) -> bool:
+    length = int.from_bytes(ends.head[:8], "little")
+    return ends.head[8:9] == b"{" and 2 <= length <= ends.size - 8
+
+
+def _is_archive(ends: Ends) -> bool:
+    return ends.head.startswith(b"\x1f\x8b") or ends.head[TAR_AT:].startswith(TAR)
+
+
+KINDS: dict[Kind, Callable[[Ends], bool]] = {
+    "tflite": lambda ends: ends.head[4:8] == b"TFL3",
+    "pytorch": _is_pytorch,
+    "safetensors": _is_safetensors,
+    "archive": _is_archive,
+    "index": lambda ends: ends.tail == TABLE,
+    "graph": lambda ends: bool(NODE.match(ends.head) or SAVED_MODEL.match(ends.head)),
+}
