@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from atrous import run_folder, segmenter, train
+from atrous.distributed import World
 from atrous.errors import ConfigError
-from atrous.interrupt import Interrupted
+from atrous.interrupt import Interrupted, StopFlag
 from atrous.layers import quantization
 from atrous.run_folder import RunFolder
 from tests.conftest import tiny_config
@@ -52,7 +53,7 @@ def test_what_was_measured_while_training_is_measured_again_from_the_file(quanti
     best = segmenter.load(quantized.best)
     assert best.training is not None
     _, samples = train.splits_of(best.training)
-    again = train.measure(best, samples, train.World(0, 1, torch.device("cpu")), 0, train.StopFlag())
+    again = train.measure(best, samples, World(0, 1, torch.device("cpu")), 0, StopFlag())
     assert again.figures.to_tree()["scores"] == best.results["scores"]
     assert best.results["protocol"]["convolutions"] == "8-bit integers"
 

@@ -40,7 +40,7 @@ def quantized(part: nn.Module, low: float = -1.0, high: float = 3.0) -> nn.Modul
 def test_a_convolution_computes_what_integers_do() -> None:
     torch.manual_seed(0)
     conv, x = nn.Sequential(nn.Conv2d(5, 7, 1, bias=False)), torch.randn(2, 5, 6, 6) * 2
-    expected = integers(x, conv[0].weight.detach(), -1.0, 3.0)
+    expected = integers(x, next(conv.parameters()).detach(), -1.0, 3.0)
     torch.testing.assert_close(quantized(conv)(x), expected.float(), atol=1e-5, rtol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_gradients_pass_the_rounding_but_not_the_clipping() -> None:
     assert x.grad is not None
     assert x.grad.tolist() == [0, 1, 0]
     weight = torch.randn(2, 2, 1, 1, requires_grad=True)
-    quantization.rounded(weight).sum().backward()
+    quantization.rounded(weight).sum().backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None
     assert weight.grad.eq(1).all()
 
@@ -154,7 +154,7 @@ def test_a_bias_that_32_bits_do_not_hold_gets_coarser_weights() -> None:
     conv = nn.Conv2d(4, 1, 1)
     with torch.no_grad():
         conv.weight.fill_(1e-9)
-        conv.bias.fill_(5.0)  # type: ignore[union-attr]
+        conv.bias.fill_(5.0)
     part = quantized(nn.Sequential(conv))
     quantization.to_integers(part)
     torch.testing.assert_close(part(torch.ones(1, 4, 1, 1)).item(), 5.0, atol=1e-4, rtol=0)
@@ -171,7 +171,7 @@ def test_an_unseen_convolution_stays_in_floats() -> None:
 def test_threads_may_share_a_network() -> None:
     part = quantized(nn.Sequential(ConvNorm(4, 8, 3, norm=TORCH_NORM), ConvNorm(8, 8, 3, norm=TORCH_NORM)))
     x = torch.randn(1, 4, 32, 32)
-    expected, results = part(x), []
+    expected, results = part(x), list[Tensor]()
 
     def work() -> None:
         results.extend(part(x) for _ in range(20))
