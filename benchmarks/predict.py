@@ -41,6 +41,7 @@ Image = NDArray[np.uint8]  # [H, W, 3]
 Predict = Callable[[Image], NDArray[Any]]  # [H, W] classes
 MEAN, SCALE = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of uint8
 NUM_CALIBRATION = 8  # pictures
+SHARE_CALLS = 4
 WARM_UP = 2  # predictions of a process: they compile kernels and start threads
 BIG, STEP = 1024, 0.5  # pixels of a height from which a round is one prediction; else seconds of a round
 
@@ -107,11 +108,38 @@ OWN: Mapping[str, Own] = {
 }
 
 
-def atrous_predict(case: Case, own: Own) -> Predict:
+def opened(case: Case, own: Own) -> Any:  # noqa: ANN401 - a Segmenter; the peers' processes don't import it
     import atrous
 
-    segmenter = atrous.load(Path(case.model).with_suffix(own.suffix), **own.how)
+    return atrous.load(Path(case.model).with_suffix(own.suffix), **own.how)
+
+
+def atrous_predict(case: Case, own: Own) -> Predict:
+    segmenter = opened(case, own)
     return lambda image: segmenter.predict(image).semantic
+
+
+def upsampling_share(case: Case, own: Own, image: Image) -> float:
+    """Upsampling and arg-max as a part of a whole prediction."""
+    from atrous.inference import as_batch, image_size, pad_to_grid
+    from atrous.ops import upsample_argmax
+
+    segmenter = opened(case, own)
+    padded = pad_to_grid(as_batch(image, segmenter.device), segmenter.network)
+    is_aligned = segmenter.network.facts.convention == "aligned_corners"
+    logits = segmenter.prepared(padded).semantic
+    calls = (
+        partial(upsample_argmax, logits, image_size(padded), align_corners=is_aligned),
+        partial(segmenter.predict, image),
+    )
+    part, whole = (median(timed(call) for _ in range(SHARE_CALLS + 1)) for call in calls)
+    return part / whole
+
+
+def timed(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def write_integers(runtime: str, model: str, images: str, target: str) -> None:
@@ -328,14 +356,13 @@ def serve(case: Case, program: str) -> None:
     image = picture(case)
     for _ in range(WARM_UP):
         labels = predict(image)
-    tell({"labels": describe(labels)})
+    share = upsampling_share(case, OWN[program], image) if program in OWN and case.network in NETWORKS else math.nan
+    tell({"labels": describe(labels), "share": share})
     for _ in sys.stdin:
         predict(image)  # others had the cache in between
         times: list[float] = []
         while not times or (case.height < BIG and sum(times) < STEP):
-            start = time.perf_counter()
-            predict(image)
-            times.append(time.perf_counter() - start)
+            times.append(timed(partial(predict, image)))
         tell({"times": times, "mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
 
 
@@ -400,6 +427,7 @@ class Timed(NamedTuple):
     rounds: list[list[float]]  # seconds
     mebibytes: float = math.nan
     labels: str = ""
+    share: float = math.nan  # of upsampling and arg-max, where it is known
     error: str = ""
 
 
@@ -412,7 +440,12 @@ def measure(case: Case, rounds: int, peers: Path | None, only: Sequence[str]) ->
         for name in names:
             workers[name] = stack.enter_context(worker(case, name, peers))
             answer = workers[name].answer()
-            timed[name] = Timed([], labels=answer.get("labels", ""), error=answer.get("error", ""))
+            timed[name] = Timed(
+                [],
+                labels=answer.get("labels", ""),
+                share=answer.get("share", math.nan),
+                error=answer.get("error", ""),
+            )
         for _ in range(rounds):
             for name in names:
                 if not timed[name].error:
@@ -434,15 +467,16 @@ def ratio(one: Timed, other: Timed) -> float:
 def table(case: Case, timed: Mapping[str, Timed]) -> Iterator[str]:
     first = next(iter(timed))
     yield f"\n**{case.name}** ({case.height} x {case.width}, {case.num_classes} classes)\n"
-    yield f"| program | median ms | best ms | MiB | times as fast as {first} | its label map |"
-    yield "|---|--:|--:|--:|--:|---|"
+    yield f"| program | median ms | best ms | MiB | times as fast as {first} | upsampling, arg-max | its label map |"
+    yield "|---|--:|--:|--:|--:|--:|---|"
     for name, one in timed.items():
         if one.error:
-            yield f"| {name} | failed: {one.error} | | | | |"
+            yield f"| {name} | failed: {one.error} | | | | | |"
             continue
         times = [seconds for times in one.rounds for seconds in times]
         compared = f"{ratio(one, timed[first]):.2f}" if not timed[first].error else ""
-        cells = [f"{1000 * median(times):,.1f}", f"{1000 * min(times):,.1f}", f"{one.mebibytes:,.0f}", compared]
+        share = "" if math.isnan(one.share) else f"{one.share:.1%}"
+        cells = [f"{1000 * median(times):,.1f}", f"{1000 * min(times):,.1f}", f"{one.mebibytes:,.0f}", compared, share]
         yield f"| {name} | {' | '.join(cells)} | {one.labels} |"
     yield from conclusion(timed)
 

@@ -29,12 +29,12 @@ def test_a_table_names_what_failed_and_the_best_of_both_sides() -> None:
     timed = {
         "smp, eager": Timed([[0.4], [0.4]], 100, "33 x 49"),
         "smp, OpenVINO": Timed([[0.3], [0.3]], 100, "33 x 49"),
-        "atrous": Timed([[0.2], [0.2]], 100, "33 x 49"),
+        "atrous": Timed([[0.2], [0.2]], 100, "33 x 49", 0.05),
         "atrous, compiled": Timed([], error="there is no compiler"),
     }
     text = "\n".join(benchmark.table(CASE, timed))
-    assert "| atrous | 200.0 | 200.0 | 100 | 2.00 | 33 x 49 |" in text
-    assert "| atrous, compiled | failed: there is no compiler | | | | |" in text
+    assert "| atrous | 200.0 | 200.0 | 100 | 2.00 | 5.0% | 33 x 49 |" in text
+    assert "| atrous, compiled | failed: there is no compiler | | | | | |" in text
     assert "atrous: 1.50 times as fast as the best peer, smp, OpenVINO" in text
 
 
