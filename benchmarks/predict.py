@@ -121,7 +121,8 @@ def atrous_predict(case: Case, own: Own) -> Predict:
 
 def upsampling_share(case: Case, own: Own, image: Image) -> float:
     """Upsampling and arg-max as a part of a whole prediction."""
-    from atrous.inference import as_batch, image_size, pad_to_grid
+    from atrous.inference import as_batch, pad_to_grid
+    from atrous.layers.resize import image_size
     from atrous.ops import upsample_argmax
 
     segmenter = opened(case, own)
