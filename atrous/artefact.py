@@ -1,11 +1,14 @@
 """An exported file: written aside, run and compared with the model, and only then put in its place."""
 
 import copy
+import errno
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +17,11 @@ import torch
 from PIL import Image as PILImage
 from torch import Tensor
 
+from atrous import model_file
 from atrous.data import synthetic
 from atrous.deployed import CLASSES, LABELS, PROBABILITIES, Deployed, Deployment, export_of, maps_of
-from atrous.errors import ConfigError, Mismatch
-from atrous.files import prepare_file
+from atrous.errors import AtrousWarning, ConfigError, Mismatch, text_of
+from atrous.files import cache_folder, prepare_file
 from atrous.inference import InferenceConfig, Seen, as_batch, labels_at_image, look, predict_probabilities
 from atrous.layers import quantization
 from atrous.layers.resize import resize
@@ -32,8 +36,9 @@ from atrous.types import Image, Size
 SIZES = ((97, 131), (128, 96), (257, 225))  # that an export for any size is tried at: on the network's grid and off it
 SCENE = (160, 240)
 TOLERANCE = 1e-3  # of the largest logit
-TOLERANCE_OF_INTEGERS = 0.1  # a value at the edge between two levels falls on either side
+TOLERANCE_OF_INTEGERS = 0.2  # a value at the edge between two levels falls on either side, and so on in later layers
 CPU = torch.device("cpu")
+FASTEST = ("openvino", "onnx", "pytorch")  # on a CPU
 
 
 class Comparison(NamedTuple):
@@ -116,6 +121,60 @@ def in_floats(model: Model) -> Model:
     return model
 
 
+# ---- a model file, opened by another runtime
+
+
+def file_for(path: Path, name: str, device: torch.device) -> Path:
+    """The file to open for the runtime `name`: `path` itself, or what is exported from it once, into the cache.
+
+    `auto` is the fastest that is installed. Raises ConfigError for a runtime that can't open the model, or isn't
+    installed, with the command that installs it; and what `write` raises.
+    """
+    own = model_file.runtime_name(path)
+    name = fastest(own, device) if name == "auto" else name
+    if name == own:
+        return path
+    if name not in RUNTIMES:
+        raise ConfigError(f"--runtime {name}: expected auto, {', '.join(RUNTIMES)}")
+    if own != "pytorch":
+        raise ConfigError(f"--runtime {name}: {path} is a file for {own}; name the .safetensors file that it is from")
+    require_packages(RUNTIMES[name], f"--runtime {name}")
+    cached = cached_file(path, name)
+    if not cached.exists():
+        network, header = model_file.load(path, CPU)
+        assert isinstance(network, Model)
+        size = default_size(header) if RUNTIMES[name].has_one_size else None
+        is_rounded = quantization.rounds(network)
+        if is_rounded and not RUNTIMES[name].int8:
+            raise ConfigError(f"--runtime {name}: {path} has learnt to round to 8-bit integers, which {name} lacks")
+        say_once = f"exporting {path} for {name}, once: it is kept in {cached.parent}"
+        warnings.warn(AtrousWarning(say_once), stacklevel=2)
+        write(network, header, cached, Export(name, size, int8=is_rounded))
+    return cached
+
+
+def fastest(own: str, device: torch.device) -> str:
+    """On a GPU PyTorch; elsewhere the first of FASTEST that is installed. An exported file has its own."""
+    if own != "pytorch" or device.type != "cpu":
+        return own
+    return next((name for name in FASTEST if RUNTIMES[name].is_installed), own)
+
+
+def cached_file(path: Path, name: str) -> Path:
+    """By the weights and the header, and by what writes it."""
+    metadata = model_file.read_metadata(path)
+    key = metadata.get("header_checksum") or header_checksum(metadata)
+    maker = f"{version('atrous')}-torch{torch.__version__.partition('+')[0]}"
+    return cache_folder() / "exported" / maker / f"{key[:32]}{RUNTIMES[name].suffix}"
+
+
+def default_size(header: Header) -> Size:
+    """That of the canvas or window, or of the crops of the training; else 513 x 513."""
+    if header.inference.mode != "whole" or header.training is None:
+        return header.inference.window
+    return header.training.augment.crop
+
+
 def row_of(name: str) -> Runtime:
     """The runtime, if its files can be written here. Raises ConfigError."""
     writable = [name for name, row in RUNTIMES.items() if row.write is not None]
@@ -133,12 +192,13 @@ def require_writable(path: Path, runtime: str) -> None:
 
 
 def deployment_of(model: Model, header: Header, export: Export) -> Deployment:
-    """The graph and its metadata. A canvas is the network's own size: nothing is padded within it."""
-    pads = header.inference.mode != "canvas" or export.size != header.inference.window
+    """The graph and its metadata. On a canvas of the network's own size, and where it never is, nothing is padded."""
+    is_canvas = header.inference.mode == "canvas" and export.size == header.inference.window
+    pads = header.inference.pad_to_grid and not is_canvas
     module = Deployed(model, probabilities=export.probabilities, pads=pads).eval()
     if export.int8:
         fold_norms(module.network)
-        quantization.to_integers(module.network)
+        quantization.to_integers(module.network.eval())
     metadata = {"atrous_format": FORMAT, **header.to_metadata(), "checksum": checksum(model.state_dict())}
     metadata[EXPORT] = export_of(module, model, export.size).model_dump_json()
     return Deployment(module, export.size, {**metadata, "header_checksum": header_checksum(metadata)})
@@ -149,12 +209,14 @@ def aside(path: Path, runtime: Runtime) -> Iterator[Path]:
     """A path of the same name in a folder of its own; without an error, what is there is moved to `path` at the end."""
     folder = path.with_name(f".export.{os.getpid()}.{path.name}"[:100])
     try:
+        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         folder.mkdir(parents=True)
         yield folder / path.name
         for name in [path.with_suffix(runtime.beside).name] * bool(runtime.beside) + [path.name]:
             (folder / name).replace(path.with_name(name))
     except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+        reason = text_of(error) if error.errno in (None, errno.EIO) else os.strerror(error.errno)
+        raise OSError(error.errno, f"cannot write {path}: {reason}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -202,7 +264,7 @@ def compare(model: Model, network: Opened, name: str, image: Image, tolerance: f
 def protocol_of(network: Opened) -> InferenceConfig:
     """What the graph does: whole images on the grid, or a canvas as it is."""
     if network.pads or network.facts.size is None:
-        return InferenceConfig()
+        return InferenceConfig(pad_to_grid=network.pads)
     return InferenceConfig(mode="canvas", window=network.facts.size)
 
 

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from atrous import artefact, data, distributed, evaluate, model_file, predict, segmenter, terminal, verb_module
 from atrous.data.survey import Split
+from atrous.deployed import Export
 from atrous.distributed import World
 from atrous.environment import environment
 from atrous.errors import AtrousError, ConfigError, Mismatch, listing, text_of
@@ -35,14 +36,17 @@ from atrous.report.html import environment as pages
 from atrous.report.scatter import Dot, scatter
 from atrous.report.text import fraction
 from atrous.runtimes import RUNTIMES
+from atrous.runtimes.contract import EXPORT
 from atrous.runtimes.contract import require as require_packages
 from atrous.runtimes.pytorch import has_bf16
+from atrous.segmenter import Segmenter
 from atrous.types import Size
 
 MIB = 2**20
 MAX_SECONDS = 1800.0  # of a turn; an evaluation may take as long as it does
 COMMAND = (sys.executable, "-m", "atrous.bench_process")
 PYTORCH = "pytorch"
+SIZE = (512, 512)  # pixels, where the file says nothing about its images
 PRECISIONS = ("fp32", "bf16", "int8")
 HEADINGS = ("runtime", "precision", "median ms", "p90 ms", "images/s", "images/s, batch", "peak MiB")
 
@@ -170,9 +174,7 @@ def run(
     require_possible(options)
     for path in filter(None, (json_path, html_path)):
         prepare_file(path)  # before minutes of measuring
-    if options.image is not None:
-        segmenter.read_image(options.image)  # refuses what isn't one
-    options = options._replace(threads=options.threads or own_threads())
+    options = options._replace(threads=options.threads or torch.get_num_threads(), size=size_of(options))
     is_scored = any(text.startswith("data.") for text in overrides)
     files = list(dict.fromkeys(segmenter.model_in(path) for path in paths))
     if not files:
@@ -190,10 +192,6 @@ def run(
     return result
 
 
-def own_threads() -> int:
-    return torch.get_num_threads()
-
-
 def require_possible(options: Options) -> None:
     """Raises ConfigError for numbers that no measurement could have."""
     least = {"--batch": options.batch, "--rounds": options.rounds, "--repeats": options.repeats}
@@ -203,6 +201,14 @@ def require_possible(options: Options) -> None:
             raise ConfigError(f"{name} {value}: must be 1 or more")
     if not 0 < options.seconds < math.inf:
         raise ConfigError(f"--seconds {options.seconds:g}: must be above 0")
+
+
+def size_of(options: Options) -> Size | None:
+    """Of the photo, unless another is asked for. Raises DataError or OSError for what isn't one."""
+    if options.image is None:
+        return options.size
+    height, width = segmenter.read_image(options.image).shape[:2]
+    return options.size or (height, width)
 
 
 def parsed_size(text: str) -> Size:
@@ -260,7 +266,15 @@ def runtimes_of(path: Path) -> list[str]:
 
 
 def precisions_of(path: Path, runtime: str, device: torch.device) -> list[str]:
-    return ["fp32", "bf16"] if runtime == PYTORCH and has_bf16(device) else ["fp32"]
+    """An 8-bit file has one: what isn't in integers is in floats."""
+    if is_int8(path):
+        return ["int8"]
+    return ["fp32", "bf16"] if RUNTIMES[runtime].has_bf16 and has_bf16(device) else ["fp32"]
+
+
+def is_int8(path: Path) -> bool:
+    text = model_file.read_metadata(path).get(EXPORT)
+    return text is not None and Export.model_validate_json(text).facts.int8
 
 
 def require_usable(path: Path, overrides: Sequence[str], console: Console, *, is_scored: bool) -> None:
@@ -279,6 +293,15 @@ def require_usable(path: Path, overrides: Sequence[str], console: Console, *, is
     world = World(0, 1, torch.device("cpu"))
     evaluate.survey_of(model.task, split, space, world, workers=0, skip_errors=skip_errors, console=console)
     evaluate.require_fields(samples, model.task, config)
+
+
+def own_size(model: Segmenter) -> Size:
+    """Of the images that the model takes, or was trained with."""
+    if model.network.facts.size is not None:
+        return model.network.facts.size
+    if model.inference.mode == "canvas":
+        return model.inference.window
+    return SIZE if model.training is None else model.training.augment.crop
 
 
 def protocol_of(overrides: Sequence[str]) -> list[str]:
@@ -304,7 +327,7 @@ def measure(
     with ExitStack() as stack, counting("measuring", steps, console) as advance:
         rows: dict[Entry, Row] = {}
         workers: dict[Entry, Worker] = {}
-        export = exporter(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        export = exporter(Path(stack.enter_context(tempfile.TemporaryDirectory())), options)
         for entry in entries:  # one after the other: each has all threads to itself
             rows[entry] = export(Row(entry, batch=options.batch))
             if not rows[entry].error:
@@ -319,15 +342,16 @@ def measure(
     return list(rows.values())
 
 
-def exporter(folder: Path) -> Callable[[Row], Row]:
+def exporter(folder: Path, options: Options) -> Callable[[Row], Row]:
     """A function that adds to a row the file that its runtime opens, or why there is none."""
 
     @cache
     def export(path: Path, runtime: str) -> Path | str:
         target = folder / f"{len(list(folder.iterdir()))}{RUNTIMES[runtime].suffix}"
         model = segmenter.load(path)
+        size = (options.size or own_size(model)) if RUNTIMES[runtime].has_one_size else None
         try:
-            artefact.write(model.model, model.header, target, artefact.Export(runtime))
+            artefact.write(model.model, model.header, target, artefact.Export(runtime, size))
         except (AtrousError, Mismatch) as error:
             return text_of(error)
         return target

@@ -20,6 +20,7 @@ import torch
 from PIL import Image as PILImage
 
 from atrous import distributed, evaluate, segmenter, terminal
+from atrous.bench import own_size
 from atrous.data.synthetic import Config as Street
 from atrous.data.synthetic import paint
 from atrous.distributed import World
@@ -30,7 +31,6 @@ from atrous.segmenter import Segmenter, read_image
 from atrous.types import Image, Size
 
 SCENE = (256, 512)  # pixels of the street that is painted where no image is named
-SIZE = (512, 512)  # pixels, where the file says nothing about its images
 WARM_UP = 2  # predictions: the first compiles kernels, allocates and starts threads
 
 
@@ -64,8 +64,7 @@ def serve(order: Mapping[str, Any]) -> None:
     device = distributed.choose_device(order["device"])
     start = time.perf_counter()
     model = opened(order)
-    size = order["size"] or (None if order["image"] else own_size(model))
-    images = pictures(order["image"], size, order["batch"])
+    images = pictures(order["image"], order["size"] or own_size(model), order["batch"])
     alone, together = partial(predict, model, images[:1]), partial(predict, model, images)
     release_memory()
     reset_peak(device)
@@ -83,17 +82,9 @@ def serve(order: Mapping[str, Any]) -> None:
 
 def opened(order: Mapping[str, Any]) -> Segmenter:
     path = order["path"]
-    model = segmenter.load(path, device=order["device"] or "auto", precision=order["precision"])
+    precision: Any = "fp32" if order["precision"] == "int8" else order["precision"]  # of what isn't in integers
+    model = segmenter.load(path, device=order["device"] or "auto", precision=precision)
     return with_settings(model, order["overrides"], path)
-
-
-def own_size(model: Segmenter) -> Size:
-    """Of the images that the model takes, or was trained with."""
-    if model.network.facts.size is not None:
-        return model.network.facts.size
-    if model.inference.mode == "canvas":
-        return model.inference.window
-    return SIZE if model.training is None else model.training.augment.crop
 
 
 def pictures(path: str | None, size: Size | None, number: int) -> list[Image]:

@@ -72,6 +72,21 @@ def main_options(
         typer.echo(context.get_help())
 
 
+TARGETS = ("litert", "onnx", "openvino", "pt2")  # what `export --to` takes; a test compares it with RUNTIMES
+
+
+def _target_names(incomplete: str) -> list[str]:
+    return [name for name in TARGETS if name.startswith(incomplete)]
+
+
+RuntimeName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"what computes: auto, pytorch, {', '.join(TARGETS)} [default: what the file is for]",
+        show_default=False,
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="SECTION.FIELD=VALUE", help="settings to change", show_default=False)
 ]
@@ -111,13 +126,6 @@ def _format_names(incomplete: str = "") -> list[str]:
     """Of official formats: a file for each. For the shell's completion and the help."""
     files = (Path(__file__).parent / "submissions" / "formats").glob("[a-z]*.py")
     return sorted(path.stem for path in files if path.stem.startswith(incomplete))
-
-
-TARGETS = ("litert", "onnx", "openvino", "pt2")  # what `export --to` takes; a test compares it with RUNTIMES
-
-
-def _target_names(incomplete: str) -> list[str]:
-    return [name for name in TARGETS if name.startswith(incomplete)]
 
 
 @app.command(short_help="train, evaluate and predict once, on synthetic scenes")
@@ -323,6 +331,7 @@ def evaluate(
     ] = None,
     precision: Annotated[str, typer.Option(help=f"what to compute in: {PRECISIONS}")] = "fp32",
     compile: Compile = False,  # noqa: A002 - the option's name
+    runtime: RuntimeName = None,
     device: Device = None,
     workers: Workers = DEFAULT_WORKERS,
 ) -> None:
@@ -330,6 +339,8 @@ def evaluate(
     from atrous import evaluate, scoring
 
     chosen = None if metrics is None else metrics.replace(",", " ").split()
+    if watch and runtime is not None:
+        raise ConfigError("--watch evaluates the models of a training, by PyTorch; --runtime does not apply")
     if watch:
         _watch(model, overrides or [], timeout, chosen, device, workers, json or report or truth)
         return
@@ -348,6 +359,7 @@ def evaluate(
         metrics=chosen,
         truth=truth,
         **_speed(precision, compile)._asdict(),
+        runtime=runtime,
     )
     if evaluation.skipped and (truth is not None or scoring.is_stored(model)):
         raise typer.Exit(1)
@@ -454,6 +466,7 @@ def predict(
     ] = None,
     precision: Annotated[str, typer.Option(help=f"what to compute in: {PRECISIONS}")] = "auto",
     compile: Compile = False,  # noqa: A002 - the option's name
+    runtime: RuntimeName = None,
     device: Device = None,
 ) -> None:
     """Segment images of any size: writes palette masks and overlays."""
@@ -468,6 +481,8 @@ def predict(
         raise ConfigError("--images-json lists the images of a benchmark; it needs --format")
     if format is not None and (big or bands):
         raise ConfigError(f"{'--big' if big else '--bands'} writes masks; it can't be combined with --format")
+    if runtime is not None and format is not None:
+        raise ConfigError("--runtime: with --format, name an exported file instead")
     if format is None:
         summary = predict.run(
             model,
@@ -482,6 +497,7 @@ def predict(
             engine=engine,
             address=address,
             speed=speed,
+            runtime=runtime,
             say=lambda text: _say(text, 1),
         )
     else:

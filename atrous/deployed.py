@@ -15,6 +15,8 @@ from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
 from atrous.errors import ConfigError
+from atrous.layers.folding import fold
+from atrous.layers.quantization import Int8Conv
 from atrous.layers.resize import resize
 from atrous.models import Model
 from atrous.types import NO_MAP, Facts, Outputs, Size
@@ -40,6 +42,7 @@ class Deployed(nn.Module):
         self.facts = model.facts
         self.pads = pads and self.facts.convention == "aligned_corners"
         self.network = copy.deepcopy(model).eval().requires_grad_(False)
+        fold(self.network)
         self.register_buffer("mean", model.shift.detach().clone())
         self.network.shift = torch.zeros_like(model.shift)  # images are centred here, so that 0 pads them
         self.names = names_of(model, probabilities=probabilities)
@@ -122,11 +125,23 @@ class Deployment(NamedTuple):
 
 
 def export_of(module: Deployed, model: Model, size: Size | None) -> Export:
-    facts = module.facts._replace(size=size, on_grid=module.pads)
+    is_int8 = any(isinstance(part, Int8Conv) for part in module.modules())
+    facts = module.facts._replace(size=size, on_grid=module.pads, int8=is_int8)
     return Export(facts=facts, outputs=module.names, pads=module.pads, is_scaled=depends_on_scale(model))
 
 
-def traced(deployment: Deployment) -> ExportedProgram:
+class Named(nn.Module):
+    """The same outputs by their names, for a format that has no others."""
+
+    def __init__(self, module: Deployed) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.module.names, self.module(images), strict=True))
+
+
+def traced(deployment: Deployment, *, named: bool = False) -> ExportedProgram:
     """The graph, for one image of the fixed size, or for any number of images of any size.
 
     Raises ConfigError for a network whose graph depends on the size.
@@ -137,8 +152,8 @@ def traced(deployment: Deployment) -> ExportedProgram:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # PyTorch's own, about its own
         try:
-            return torch.export.export(
-                deployment.module,
+            program = torch.export.export(
+                Named(deployment.module) if named else deployment.module,
                 (images,),
                 dynamic_shapes=dynamic,
                 strict=False,
@@ -146,6 +161,17 @@ def traced(deployment: Deployment) -> ExportedProgram:
             )
         except Exception as error:  # of the tracer: each part has its own
             raise ConfigError(_why(deployment, error)) from error
+    return _without_assertions(program)
+
+
+def _without_assertions(program: ExportedProgram) -> ExportedProgram:
+    """The tracer asserts of sizes what it found true of those that it saw, such as that an image was padded."""
+    for node in reversed(list(program.graph.nodes)):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
 
 
 def _why(deployment: Deployment, error: Exception) -> str:

@@ -20,6 +20,8 @@ from atrous.distributed import World
 from atrous.environment import environment
 from atrous.errors import ConfigError, DataError
 from atrous.files import user_path, write_atomically
+from atrous.layers import quantization
+from atrous.models import MODELS, Model
 from atrous.progress import counting, say
 from atrous.report import Evaluation, ImageScore
 from atrous.runtimes.contract import Precision, Speed
@@ -102,8 +104,24 @@ def protocol(model: Segmenter, figures: Figures, images: int, skipped: int, data
         **model.inference.describe(),
         "output stride": str(model.network.facts.output_stride),
         "arithmetic": ARITHMETIC[model.precision],
+        **runtime_of(model),
         **figures.notes,
     }
+
+
+def runtime_of(model: Segmenter) -> dict[str, str]:
+    """What differs from PyTorch, which is the rule."""
+    runtime = {} if model.runtime == "pytorch" else {"runtime": model.runtime}
+    integers = {"convolutions": "8-bit integers"} if is_int8(model) else {}
+    is_rounded = model.network.facts.on_grid and model.inference.scales != (1.0,)
+    sizes = {"sizes at other scales": f"k * {model.network.facts.output_stride} + 1"} if is_rounded else {}
+    return {**runtime, **integers, **sizes}
+
+
+def is_int8(model: Segmenter) -> bool:
+    """Whether convolutions compute in integers, or as integers would (`train.quantize_after`)."""
+    network = model.network
+    return network.facts.int8 or (isinstance(network, Model) and quantization.rounds(network))
 
 
 # ---- the verb
@@ -122,19 +140,20 @@ def run(
     truth: Path | None = None,
     precision: Precision = "fp32",
     compile: bool = False,  # noqa: A002
+    runtime: str | None = None,
     console: Console | None = None,
 ) -> Evaluation:
     """Evaluate the model file `path` on the validation split of its own dataset, or of the one in `overrides`.
 
     The report has as many images as fit into `report_size` megabytes. `path` may also be stored predictions: then
-    `truth` is a JSON file in the same format.
+    `truth` is a JSON file in the same format. `runtime` is as in `load`.
     """
     console = console or terminal.console()
     if truth is not None or scoring.is_stored(user_path(path)):
         return score(path, truth, overrides, json_path, report_path, metrics=metrics, workers=workers, console=console)
     world = distributed.join(device)
     path = user_path(path)
-    original = segmenter.load(path)
+    original = segmenter.load(path, device=world.device if runtime else "cpu", runtime=runtime)
     original.task.measuring(metrics)  # refuses others
     model, samples, evaluation = measured(
         original,
@@ -285,9 +304,16 @@ def settings(model: Segmenter, overrides: Sequence[str], source: str) -> Config:
     if "data" not in tree:
         raise ConfigError(f"{source}: the file names no dataset; add data.format=... data.root=...")
     header = model.header
-    below = {"model": configs.to_tree(header.model), "evaluate": configs.to_tree(header.inference)}
+    below = {"model": architecture_of(model), "evaluate": configs.to_tree(header.inference)}
     below["decode"] = configs.to_tree(header.decode)
     return configs.check(configs.merge(below, tree), source=source, overrides=overrides)
+
+
+def architecture_of(model: Segmenter) -> dict[str, Any]:
+    """For an exported file whose metadata was stripped, any of its task: an evaluation reads only which task it is."""
+    if model.header.model is not model_file.UNKNOWN:
+        return configs.to_tree(model.header.model)
+    return {"name": next(name for name, kind in MODELS.items() if kind.task == model.network.facts.task)}
 
 
 def require_same_classes(ours: LabelSpace, theirs: LabelSpace, path: Path) -> None:

@@ -10,7 +10,6 @@ from atrous.artefact import Export
 from atrous.data.finding import find
 from atrous.errors import ConfigError, DataError
 from atrous.files import user_path
-from atrous.model_file import Header
 from atrous.runtimes import RUNTIMES
 from atrous.runtimes.contract import Opened
 from atrous.runtimes.pytorch import prepare
@@ -49,7 +48,7 @@ def run(
     pictures = read_images(images)
     console.print(f"exporting {path} for {to}; the file is then compared with the model", soft_wrap=True)
     if size is None and RUNTIMES[to].has_one_size:
-        size = default_size(model.header)
+        size = artefact.default_size(model.header)
         console.print(f"--size {size[0]},{size[1]}: files for {to} take images of one size", soft_wrap=True)
     settings = Export(to, size, probabilities, int8=integers is not None)
     exported, judge = (model, unjudged) if integers is None else integer_model(model, integers, size, console)
@@ -84,13 +83,6 @@ def unjudged(network: Opened) -> None:
 def default_path(path: Path, to: str) -> Path:
     """Beside the model."""
     return path.with_suffix(RUNTIMES[to].suffix if to in RUNTIMES else "")
-
-
-def default_size(header: Header) -> Size:
-    """That of the canvas or window, or of the crops of the training; else 513 x 513."""
-    if header.inference.mode != "whole" or header.training is None:
-        return header.inference.window
-    return header.training.augment.crop
 
 
 def read_images(sources: Sequence[str]) -> dict[str, Image]:

@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+from atrous.errors import ConfigError
+
 LONG_NAME = 100  # bytes; a temporary name of more might not be allowed where the name itself is (255 bytes, or 143)
 KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
@@ -18,6 +20,15 @@ SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volu
 def user_path(path: "str | os.PathLike[str]") -> Path:
     """The path, with a leading `~` as the home folder: a shell does that only at the start of a word."""
     return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises for an unknown user
+
+
+def cache_folder() -> Path:
+    """ATROUS_CACHE, else `atrous` in the user's cache folder."""
+    folder = os.environ.get("ATROUS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "atrous")
+    try:
+        return user_path(folder)
+    except RuntimeError as error:
+        raise ConfigError(f"{folder}: there is no home folder; set ATROUS_CACHE to a folder") from error
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

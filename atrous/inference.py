@@ -34,7 +34,7 @@ class InferenceConfig(Settings):
     overlap: float = Field(1 / 3, ge=0, le=0.95)
     """Sliding: share of a window that the next one repeats; more is smoother and slower."""
     blend: Literal["equal", "smooth"] = "equal"
-    """Sliding, where windows overlap: their mean, as published (equal), or each fading out at its edge (smooth)."""
+    """Sliding: windows count equally where they overlap, as published, or fade out towards their edges."""
     base_size: Side | None = None  # semseg
     """Sliding: the longer side of the image at scale 1, in pixels; none: the image's own."""
     scales: Scales = (1.0,)

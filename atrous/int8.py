@@ -20,7 +20,7 @@ from atrous.progress import counting, say
 from atrous.runtimes import RUNTIMES
 from atrous.runtimes.contract import Opened
 from atrous.segmenter import Segmenter, read_image
-from atrous.types import Image, Network, Size
+from atrous.types import Image, Network, Sample, Size
 
 MOST = 100  # images to calibrate on: more change the ranges little
 LEAST_AGREEMENT = 0.95  # of the labels, with those in floats
@@ -84,9 +84,11 @@ def images_of(model: Segmenter, request: Request) -> list[Reader]:
         )
     config = evaluate.settings(model, request.settings, "--int8")
     samples = data.samples(config.data, config.data.train)
-    return spread(
-        [(samples[number].name, lambda number=number: samples[number].image) for number in range(len(samples))]
-    )
+    return spread([(samples[number].name, image_of(samples, number)) for number in range(len(samples))])
+
+
+def image_of(samples: Sequence[Sample], number: int) -> Callable[[], Image]:
+    return lambda: samples[number].image
 
 
 def reader_of(path: Path) -> Callable[[], Image]:
@@ -150,7 +152,7 @@ def print_loss(model: Segmenter, target: Path, settings: Sequence[str], console:
     """Measure the model in floats and the exported file, on the validation split of the data, and print both."""
     world, quiet = distributed.join("cpu"), Console(quiet=True)
     floats = replace(model, network=in_floats(model.model))
-    scores, lines = [], []
+    scores, lines = list[float](), list[str]()
     for one in (floats, segmenter.load(target)):
         with console.status("measuring"):
             evaluation = evaluate.measured(

@@ -32,7 +32,9 @@ from atrous.types import Network
 
 FORMAT = "2"  # of the metadata; a file of a later format is refused
 READABLE = ("1", "2")
-CONVERTIBLE = (".tflite", ".pb", ".pth", ".pt", ".pth.tar", ".index", ".tar.gz", ".tgz", ".tar")  # by `atrous convert`
+CONVERTIBLE = (  # by `atrous convert`
+    *(".tflite", ".pb", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".index", ".tar.gz", ".tgz", ".tar"),
+)
 EXPORTED = (".h5", ".keras", ".mlmodel", ".engine")  # by other programs
 SECTIONS = ("model", "label_space", "inference", "decode", "training", "results", "origin")  # as JSON
 
@@ -149,12 +151,17 @@ def _require_file(path: Path) -> None:
 
 
 def runtime_of(path: Path) -> Runtime:
+    return RUNTIMES[runtime_name(path)]
+
+
+def runtime_name(path: Path) -> str:
     """The row of RUNTIMES for this content, or suffix. PyTorch opens all others, and says what is wrong with them."""
+    _require_file(path)
     with path.open("rb") as file:
         start = file.read(START)
-    rows = [row for row in RUNTIMES.values() if row.recognises(start)]
-    rows += [row for row in RUNTIMES.values() if path.name.lower().endswith(row.suffix)]
-    return rows[0] if rows else RUNTIMES["pytorch"]
+    names = [name for name, row in RUNTIMES.items() if row.recognises(start)]
+    names += [name for name, row in RUNTIMES.items() if path.name.lower().endswith(row.suffix)]
+    return names[0] if names else "pytorch"
 
 
 def parse(metadata: Mapping[str, str], path: Path) -> Header:

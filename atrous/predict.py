@@ -14,17 +14,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from pydantic import ValidationError
 from rich.console import Console
 
-from atrous import big_images, distributed, model_file, prediction_log, segmenter, terminal
+from atrous import artefact, big_images, distributed, model_file, prediction_log, segmenter, terminal
 from atrous import config as configs
 from atrous.big_images import NEVER, Choice
 from atrous.data import finding, image_shards
 from atrous.data.finding import Found, NamedImage, Skipped
 from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.engines import ENGINES, Engine, Outcome, Work
-from atrous.engines.contract import Predict
+from atrous.engines.contract import Predict, Stages
 from atrous.errors import ConfigError, DataError, ModelFileError, listing, out_of_memory, text_of
 from atrous.files import composed, prepare_output, remove_leftovers, user_path, write_atomically
 from atrous.inference import InferenceConfig
@@ -115,6 +116,7 @@ def run(
     engine: str = "local",
     address: str | None = None,
     speed: Speed = AUTO,
+    runtime: str | None = None,
     console: Console | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> Summary:
@@ -123,18 +125,21 @@ def run(
     `say` is called with a line for each image that fails, at once; the others are predicted. Images whose results are
     there already, by the same model in the same way, are left as they are. `engine` is a row of ENGINES, and `address`
     that of its machines. `big` says which images are predicted a few rows at a time; None: those that are large.
+    `runtime` is as in `segmenter.load`.
     """
     console, place, big = console or terminal.console(), place_of(engine, device, address), big or Choice()
-    path, out = user_path(path), place.folder(out)
+    path, out = place.file(user_path(path), runtime), place.folder(out)
     wanted = Wanted(overlays, probabilities, legend)
     model = segmenter.load(path)
+    if runtime is not None:
+        say_line(f"computed by {model.runtime}", console)
     found = find_images(sources, with_shards=True)
     require_own_names(found.images)
     model = place.of(with_settings(model, overrides, str(path)), speed)
     big_images.require(model, big, probabilities=probabilities)
     folders = tuple(wanted.folders(model.task))
     prepare(out, found.images, path, model, folders)
-    model = settled(model, found.images, console)
+    model = settled(model, found.images, console, big)
     log = Log(out, maker_of(path, model, legend=legend, big=big))
     for note in notes(found):
         console.print(note, soft_wrap=True)
@@ -153,6 +158,14 @@ class Place(NamedTuple):
     def folder(self, path: Path) -> Path:
         """The output folder, for any process."""
         return user_path(path) if self.engine.is_here else user_path(path).absolute()
+
+    def file(self, path: Path, runtime: str | None) -> Path:
+        """What the runtime opens."""
+        if runtime is None:
+            return path
+        if not self.engine.is_here:
+            raise ConfigError(f"--runtime {runtime}: other machines open the file itself; name an exported one")
+        return artefact.file_for(segmenter.model_in(path), runtime, distributed.choose_device(self.device))
 
     def of(self, model: Segmenter, speed: Speed) -> Segmenter:
         """The model, on the device if that is this machine's. Other machines don't choose a precision."""
@@ -184,9 +197,9 @@ def maker_of(path: Path, model: Segmenter, *, legend: bool, big: Choice) -> str:
     return prediction_log.maker_of(**facts, atrous=version("atrous"))
 
 
-def settled(model: Segmenter, images: Sequence[NamedImage], console: Console) -> Segmenter:
+def settled(model: Segmenter, images: Sequence[NamedImage], console: Console, big: Choice = NEVER) -> Segmenter:
     """The model in the precision that `auto` stands for, which is said; measured only where that is worth its time."""
-    model, share = model.settled(first_images(images) if len(images) >= NUM_TRIED else ())
+    model, share = model.settled(first_images(model, images, big) if len(images) >= NUM_TRIED else ())
     if share is not None:
         name = {"bf16": "bfloat16", "fp32": "float32"}[model.precision]
         reason = f"{share:.2%} of the labels of a first image are the same in bfloat16 as in float32"
@@ -194,11 +207,12 @@ def settled(model: Segmenter, images: Sequence[NamedImage], console: Console) ->
     return model
 
 
-def first_images(images: Sequence[NamedImage]) -> Iterator[Image]:
-    """Some that can be read."""
+def first_images(model: Segmenter, images: Sequence[NamedImage], big: Choice) -> Iterator[Image]:
+    """Some that can be read, and are not predicted a few rows at a time."""
     for image in images[:NUM_TRIED]:
         with contextlib.suppress(DataError):
-            yield read(image)
+            if image.entry is not None or not big_images.is_big(model, image.path, big, probabilities=False):
+                yield read(image)
 
 
 def predict_images(
@@ -215,8 +229,8 @@ def predict_images(
     done = Done(len(found.images), len(found.images) - len(images))
     for failure in found.problems:
         done.fail(failure, say)
-    here = predictor(job, model, console=console, is_alone=len(images) == 1)
-    work = Work(images, here, partial(load_predictor, job), place.device, place.address)
+    here, parts = predictors(job, model, console, is_alone=len(images) == 1)
+    work = Work(images, here, partial(load_predictor, job), place.device, place.address, parts)
     with (
         done.told(),
         contextlib.closing(place.engine.run(work)) as outcomes,
@@ -304,6 +318,18 @@ def predictor(
     return partial(outcome_of, job, model, reader, predict_large)
 
 
+def predictors(job: Job, model: Segmenter, console: Console, *, is_alone: bool) -> tuple[Predict, Stages]:
+    """What predicts an image in this process, whole and in parts."""
+    predict_large = partial(predict_big, job, model, console=console, is_alone=is_alone)
+    parts = Stages(
+        partial(read_one, job, model),
+        partial(number_together, model),
+        partial(predict_some, job, model, predict_large),
+        partial(write_one, job),
+    )
+    return partial(outcome_of, job, model, None, predict_large), parts
+
+
 def load_predictor(job: Job, device: str) -> Predict:
     """The same in another process, which shares the disk. Raises what `run` does."""
     model = on_device(with_settings(segmenter.load(job.model), job.overrides, str(job.model)), device, job.speed)
@@ -322,8 +348,84 @@ def outcome_of(job: Job, model: Segmenter, reader: Reader | None, predict_large:
         outcome = predict_large(image) if is_large else predict_image(model, job.write, job.wanted, image)
     except DataError as error:
         return Outcome(failure=text_of(error))
+    note(job, image, outcome)
+    return outcome
+
+
+class Large(NamedTuple):
+    """In place of the pixels of an image that is predicted a few rows at a time: nothing is read beside it."""
+
+    nbytes: int = 2**62
+    shape: None = None
+
+
+Value = Image | Large | Outcome  # what was read, or why not
+
+
+def read_one(job: Job, model: Segmenter, image: NamedImage) -> Value:
+    try:
+        with named(image.path, InferenceConfig()):
+            return Large() if is_big(job, model, image) else read(image)
+    except DataError as error:
+        return Outcome(failure=text_of(error))
+
+
+def number_together(model: Segmenter, value: Image | Large) -> int:
+    """One on a CPU, which is busy with one; and what it computes would depend, in the last bit, on the others."""
+    return 1 if model.device.type == "cpu" or isinstance(value, Large) else segmenter.number_at_once(value)
+
+
+def predict_some(
+    job: Job, model: Segmenter, predict_large: Predict, images: Sequence[NamedImage], values: Sequence[Value]
+) -> list[Prediction | Outcome]:
+    """All at once, or else one by one, so that each that fails is named."""
+    if len(images) == 1:
+        return [_predicted(job, model, predict_large, images[0], values[0])]
+    pixels = [value for value in values if isinstance(value, np.ndarray)]
+    try:
+        with named(images[0].path, model.inference):
+            return [*model.predict(pixels, probabilities=job.wanted.probabilities)]
+    except DataError:
+        pairs = zip(images, values, strict=True)
+        return [_predicted(job, model, predict_large, image, value) for image, value in pairs]
+
+
+def _predicted(
+    job: Job, model: Segmenter, predict_large: Predict, image: NamedImage, value: Value
+) -> Prediction | Outcome:
+    if isinstance(value, Outcome):
+        return value
+    try:
+        if isinstance(value, Large):
+            outcome = predict_large(image)
+            note(job, image, outcome)
+            return outcome
+        with named(image.path, model.inference):
+            return predicted(model, job.wanted, image, value)
+    except DataError as error:
+        return Outcome(failure=text_of(error))
+
+
+def predicted(model: Segmenter, wanted: Wanted, image: NamedImage, pixels: Image) -> Prediction:
+    try:
+        return model.predict(pixels, probabilities=wanted.probabilities)
+    except DataError as error:
+        raise DataError(f"{image.path}: {error}") from error
+
+
+def note(job: Job, image: NamedImage, outcome: Outcome) -> None:
+    """That its files are there."""
     if job.log is not None:
         prediction_log.add(job.log, image, outcome.files)
+
+
+def write_one(job: Job, image: NamedImage, prediction: Prediction) -> Outcome:
+    try:
+        with named(image.path, InferenceConfig()):
+            outcome = job.write(prediction, image)
+    except DataError as error:
+        return Outcome(failure=text_of(error))
+    note(job, image, outcome)
     return outcome
 
 
@@ -341,12 +443,7 @@ def predict_image(model: Segmenter, write: Write, wanted: Wanted, image: NamedIm
     Raises DataError with the path for what is wrong with this image, and OSError for what is wrong with the output.
     """
     with named(image.path, model.inference):
-        pixels = read(image)
-        try:
-            prediction = model.predict(pixels, probabilities=wanted.probabilities)
-        except DataError as error:
-            raise DataError(f"{image.path}: {error}") from error
-        return write(prediction, image)
+        return write(predicted(model, wanted, image, read(image)), image)
 
 
 def is_big(job: Job, model: Segmenter, image: NamedImage) -> bool:

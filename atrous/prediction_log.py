@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import platform
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from atrous.data.finding import NamedImage
 
+LOCK = threading.Lock()  # several threads of a process write images
 FOLDER, SUFFIX = ".atrous", ".jsonl"
 
 
@@ -59,7 +61,7 @@ def add(log: Log, image: NamedImage, files: Iterable[Path]) -> None:
     """Note that the files of an image are there. Raises OSError with the path."""
     row = Row(str(image.name), identity(image), [file.relative_to(log.out).as_posix() for file in files])
     try:
-        with log.own.open("a", encoding="utf-8") as file:
+        with LOCK, log.own.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row._asdict()) + "\n")
     except OSError as error:
         raise OSError(error.errno, f"cannot write {log.own}: {error.strerror}") from error

@@ -56,7 +56,7 @@ def rows_done(what: str, total: int, console: Console, *, is_alone: bool) -> Ite
     A bar in a terminal that has none yet; elsewhere a line now and then, with the time left.
     """
     if console.is_terminal and is_alone:
-        with counting(what, total, console) as advance:
+        with counting("rows", total, console) as advance:  # a path may hold what a format obeys
             yield advance
         return
     done, start = 0, time.perf_counter()
@@ -157,22 +157,30 @@ def _smooth(old: float | None, new: float) -> float:
 
 
 def tracked(items: Iterable[T], total: int, what: str, console: Console) -> Generator[T]:
-    """The items, with a bar in a terminal that ends with them, and a line now and then in a log file."""
-    columns = (TextColumn(what), MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), TextColumn("left"))
+    """The images, with a bar in a terminal that ends with them, and a line now and then in a log file."""
+    figures = TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
     is_shown = console.is_terminal and total > 1
-    last_line = time.perf_counter()
+    start = last_line = time.perf_counter()
     with Bar(
-        *columns,
-        TimeRemainingColumn(),
+        TextColumn(what),
+        MofNCompleteColumn(),
+        BarColumn(),
+        *figures,
         console=console,
         disable=not is_shown,
         transient=True,
         redirect_stderr=sys.stderr.isatty(),  # a log of errors stays one
     ) as bar:
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(what, total=total, speed="")
         for index, item in enumerate(items):
+            speed = (index + 1) / max(time.perf_counter() - start, 1e-6)
             if not console.is_terminal and time.perf_counter() - last_line > LINE_EVERY:
                 last_line = time.perf_counter()
-                console.print(f"{what} {index}/{total}", markup=False, highlight=False)
+                minutes = (total - index) / speed / 60
+                console.print(
+                    f"{what} {index}/{total}  {speed:.1f} images/s  {minutes:.1f} min left",
+                    markup=False,
+                    highlight=False,
+                )
             yield item
-            bar.advance(task)
+            bar.update(task, advance=1, speed=f"{speed:.1f} images/s")

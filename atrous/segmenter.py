@@ -12,8 +12,8 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from atrous import artefact, distributed, model_file, models
 from atrous import config as configs
-from atrous import distributed, model_file, models
 from atrous.config import Config
 from atrous.data.image_like import ImageLike, is_one_image, several
 from atrous.data.image_like import read_image as read_image
@@ -44,6 +44,7 @@ class Segmenter:
     network: Network
     header: Header
     device: torch.device = CPU  # that images are sent to
+    runtime: str = "pytorch"  # a row of RUNTIMES
     speed: Speed | None = None  # None: the network follows its model, which is being trained
 
     def __repr__(self) -> str:
@@ -152,6 +153,8 @@ class Segmenter:
     @property
     def precision(self) -> Arithmetic:
         """What is computed in. For `auto` it is fp32, until an image of 256 x 256 pixels or more settles it."""
+        if isinstance(self.network, Opened):
+            return self.network.precision
         if self.speed is None or not isinstance(self.network, Model):
             return "fp32"
         return self._preparations.settled or "fp32" if self.speed.precision == "auto" else self.speed.precision
@@ -163,9 +166,16 @@ class Segmenter:
         Raises ConfigError for bf16 where the processor has none, and for `compile` without a compiler.
         """
         pytorch.require_precision(precision, self.device)
+        if not isinstance(self.network, Model) and (precision == "bf16" or compile):
+            raise ConfigError("bf16 and compile are for networks in PyTorch; an exported one is computed as it is")
         if compile:
             pytorch.require_compiler(self.device)
-        return replace(self, speed=Speed(precision, compile))
+        if isinstance(self.network, Model):
+            return replace(self, speed=Speed(precision, compile))
+        if compile:
+            raise ConfigError(f"compile: torch.compile is for PyTorch; this network is computed by {self.runtime}")
+        network = self.network.with_precision(precision) if isinstance(self.network, Opened) else self.network
+        return replace(self, network=network, speed=Speed(precision))
 
     def settled(self, images: Iterable[Image]) -> tuple["Segmenter", float | None]:
         """With `auto` replaced by what it stands for, by the first of the images that is large enough.
@@ -280,15 +290,24 @@ def load(
     device: str | torch.device = "cpu",
     precision: Precision = "auto",
     compile: bool = False,  # noqa: A002
+    runtime: str | None = None,
 ) -> Segmenter:
     """Read a model file, or the best model of a run's folder, onto `cpu`, `cuda`, `cuda:N`, or `auto`: a GPU if any.
+
+    An exported file (.onnx, .xml, .pt2, .tflite) is computed by its own runtime, and a .safetensors file by PyTorch,
+    unless `runtime` is a row of RUNTIMES, for which the model is then exported once into the cache, or `auto`: the
+    fastest that is installed.
 
     For `precision` and `compile` see `with_speed`. Raises FileNotFoundError, ModelFileError if it is not a model of
     Atrous, or ConfigError for a missing device, a precision that it lacks, or a missing compiler.
     """
     place = device_of(device)
-    network, header = model_file.load(model_in(user_path(path)), place)
-    segmenter = Segmenter(network, header, place).with_inference(_fitting(network, header.inference))
+    file = model_in(user_path(path))
+    file = file if runtime is None else artefact.file_for(file, runtime, place)
+    network, header = model_file.load(file, place)
+    segmenter = Segmenter(network, header, place, runtime=model_file.runtime_name(file)).with_inference(
+        _fitting(network, header.inference)
+    )
     return segmenter.with_speed(precision, compile=compile)
 
 
@@ -322,10 +341,16 @@ def batches_by_size(images: Sequence[Image]) -> list[list[int]]:
     for index, image in enumerate(images):
         by_size.setdefault(image.shape, []).append(index)
     batches = []
-    for (height, width, _), indices in by_size.items():
-        count = max(1, WINDOW_PIXELS // (height * width))
+    for indices in by_size.values():
+        count = number_at_once(images[indices[0]])
         batches += [indices[start : start + count] for start in range(0, len(indices), count)]
     return batches
+
+
+def number_at_once(image: Image) -> int:
+    """How many of this size go through the network together."""
+    height, width, _ = image.shape
+    return max(1, int(WINDOW_PIXELS // max(1, height * width)))
 
 
 def model_in(path: Path) -> Path:

@@ -92,6 +92,7 @@ class Facts(NamedTuple):
     size: Size | None = None  # the only size that it takes; None: any
     frames: int = 1  # images that one pass needs
     on_grid: bool = False  # it takes only sides of k * output_stride + 1, as an exported graph does
+    int8: bool = False  # an exported graph whose convolutions compute in 8-bit integers
 
 
 class Network(Protocol):

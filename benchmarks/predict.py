@@ -89,19 +89,21 @@ class Own(NamedTuple):
     """One way to predict with Atrous."""
 
     suffix: str = ".safetensors"  # of the file, beside the model's
-    export: tuple[str, ...] = ()  # options of `atrous export` that write it; {images}: a folder of pictures
+    runtime: str = ""  # that it is exported for
+    int8: bool = False
     how: Mapping[str, Any] = {}  # options of `atrous.load`
 
 
 OWN: Mapping[str, Own] = {
     "atrous": Own(),  # as users get it
     "atrous, fp32": Own(how={"precision": "fp32"}),
-    "atrous, compiled": Own(how={"compile": True}),
-    "atrous, ONNX Runtime": Own(".onnx", ("--to", "onnx")),
-    "atrous, ONNX Runtime, int8": Own(".int8.onnx", ("--to", "onnx", "--int8", "--calibrate", "{images}")),
-    "atrous, OpenVINO": Own(".xml", ("--to", "openvino"), {"precision": "fp32"}),
-    "atrous, OpenVINO, bf16": Own(".xml", ("--to", "openvino"), {"precision": "bf16"}),
-    "atrous, OpenVINO, int8": Own(".int8.xml", ("--to", "openvino", "--int8", "--calibrate", "{images}")),
+    "atrous, bf16": Own(how={"precision": "bf16"}),
+    "atrous, compiled, bf16": Own(how={"precision": "bf16", "compile": True}),
+    "atrous, ONNX Runtime": Own(".onnx", "onnx"),
+    "atrous, ONNX Runtime, int8": Own(".int8.onnx", "onnx", int8=True),
+    "atrous, OpenVINO": Own(".xml", "openvino", how={"precision": "fp32"}),
+    "atrous, OpenVINO, bf16": Own(".xml", "openvino", how={"precision": "bf16"}),
+    "atrous, OpenVINO, int8": Own(".int8.xml", "openvino", int8=True, how={"precision": "bf16"}),
 }
 
 
@@ -112,6 +114,24 @@ def atrous_predict(case: Case, own: Own) -> Predict:
     return lambda image: segmenter.predict(image).semantic
 
 
+def write_integers(runtime: str, model: str, images: str, target: str) -> None:
+    """As `atrous export --int8` writes it, without its comparison, which refuses random weights: they amplify rounding
+    as trained ones do not.
+    """
+    from rich.console import Console
+
+    import atrous
+    from atrous import artefact, int8
+    from atrous.runtimes import RUNTIMES
+
+    segmenter, _ = int8.integer_model(atrous.load(model), int8.Request(images=[images]), Console(stderr=True))
+    write = RUNTIMES[runtime].write
+    assert write is not None
+    settings = artefact.Export(runtime, int8=True)
+    with artefact.aside(Path(target), RUNTIMES[runtime]) as temporary:
+        write(artefact.deployment_of(segmenter.model, segmenter.header, settings), temporary)
+
+
 def export_all(case: Case, names: Sequence[str]) -> None:
     """The files that these programs open. One that can't be written is missed by its program."""
     from PIL import Image as PILImage
@@ -119,16 +139,20 @@ def export_all(case: Case, names: Sequence[str]) -> None:
     from atrous.bench_process import pictures
 
     model, images = Path(case.model), Path(case.model).with_name("images")
-    images.mkdir()
+    images.mkdir(exist_ok=True)
     for number, picture in enumerate(pictures(case.image, (case.height, case.width), NUM_CALIBRATION)):
         PILImage.fromarray(picture).save(images / f"{number}.png")
-    for suffix, export in {OWN[name].suffix: OWN[name].export for name in names if OWN[name].export}.items():
-        options = [word.format(images=images) for word in export]
-        command = [sys.executable, "-m", "atrous", "export", str(model), "--out", str(model.with_suffix(suffix))]
+    for own in (OWN[name] for name in names if OWN[name].runtime):
+        target = model.with_suffix(own.suffix)
+        if target.exists():
+            continue
+        verb = ("-m", "atrous", "export", model, "--to", own.runtime, "--out", target)
+        words = (__file__, "--integers", own.runtime, model, images, target) if own.int8 else verb
+        command = [sys.executable, *map(str, words)]
         surroundings = os.environ | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run([*command, *options], env=surroundings, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
         if done.returncode:
-            print(f"{suffix}: {done.stderr.strip()}", file=sys.stderr, flush=True)
+            print(f"{target.name}: {done.stderr.strip()[-1000:]}", file=sys.stderr, flush=True)
 
 
 # ---- the peers' networks
@@ -208,21 +232,23 @@ def normalized(image: Image) -> NDArray[np.float32]:  # [1, 3, H, W]
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
 
 
-def onnx_file(model: nn.Module, case: Case, folder: str) -> Path:
+def onnx_file(model: nn.Module, case: Case) -> Path:
     """Exported at the size of the images, with the upsampling that is part of the peer's network."""
-    path = Path(folder) / "model.onnx"
-    example = torch.zeros(1, 3, case.height, case.width)
-    torch.onnx.export(model, (example,), str(path), dynamo=False, opset_version=17)
+    path = Path(case.model).with_name(f"{type(model).__name__}-{case.height}x{case.width}.onnx")
+    if not path.exists():
+        example = torch.zeros(1, 3, case.height, case.width)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        torch.onnx.export(model, (example,), str(temporary), dynamo=False, opset_version=17)
+        temporary.rename(path)
     return path
 
 
 def onnxruntime(model: nn.Module, case: Case) -> Predict:
     import onnxruntime as ort
 
-    with tempfile.TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = case.threads
-        session = ort.InferenceSession(onnx_file(model, case, folder), options, providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = case.threads
+    session = ort.InferenceSession(onnx_file(model, case), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda image: session.run(None, {name: normalized(image)})[0][0].argmax(0).astype(np.uint8)
 
@@ -232,8 +258,7 @@ def openvino(model: nn.Module, case: Case, precision: str | None = None) -> Pred
 
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": case.threads}
     hints |= {} if precision is None else {"INFERENCE_PRECISION_HINT": precision}
-    with tempfile.TemporaryDirectory() as folder:
-        network = ov.Core().compile_model(onnx_file(model, case, folder), "CPU", hints)
+    network = ov.Core().compile_model(onnx_file(model, case), "CPU", hints)
     return lambda image: network(normalized(image))[0][0].argmax(0).astype(np.uint8)
 
 
@@ -435,12 +460,16 @@ def ratio_key(timed: Timed) -> float:
     return median(seconds for times in timed.rounds for seconds in times)
 
 
-def written(case: Case, folder: str) -> Case:
-    """The case with the model file of ours."""
+def written(case: Case, folder: Path) -> Case:
+    """The case with the model file of ours; all sizes of a network have one."""
     import atrous
 
-    path = Path(folder) / "model.safetensors"
-    if case.network in NETWORKS:
+    place = folder / f"{Path(case.network).stem}-{case.num_classes}"
+    place.mkdir(parents=True, exist_ok=True)
+    path = place / "model.safetensors"
+    if path.exists():
+        pass
+    elif case.network in NETWORKS:
         network = NETWORKS[case.network]
         atrous.create(network.model, backbone=network.backbone, num_classes=case.num_classes).save(path)
     else:
@@ -464,15 +493,15 @@ def main(
     rounds: Annotated[int, typer.Option(help="turns of each program")] = 5,
     threads: Annotated[int, typer.Option(help="threads of each program")] = 2,
     image: Annotated[Path | None, typer.Option(help="a photo [default: a painted street]")] = None,
+    files: Annotated[Path | None, typer.Option(help="keeps what is exported, for the next time")] = None,
 ) -> None:
     torch.set_num_threads(threads)
     print(machine("cpu"), flush=True)
     wanted = [one for one in CASES if (one.name in case if case else not tflite)]
-    for one in [*wanted, *map(tflite_case, tflite or [])]:
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ["XDG_CACHE_HOME"] = folder  # exports that a runtime needs
+    with tempfile.TemporaryDirectory() as temporary:
+        for one in [*wanted, *map(tflite_case, tflite or [])]:
             photo = None if image is None else str(image.absolute())
-            ready = written(one._replace(threads=threads, image=photo), folder)
+            ready = written(one._replace(threads=threads, image=photo), files or Path(temporary))
             print("\n".join(table(one, measure(ready, rounds, peers, program or []))), flush=True)
 
 
@@ -480,5 +509,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         place, title = json.loads(sys.argv[2])
         serve(Case(*place), title)
+    elif sys.argv[1:2] == ["--integers"]:
+        write_integers(*sys.argv[2:])
     else:
         typer.run(main)

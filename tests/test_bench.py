@@ -14,6 +14,7 @@ import torch
 import atrous
 from atrous import bench, bench_process, cli
 from atrous.bench import Bench, Entry, Options, Row
+from atrous.deployed import Export
 from atrous.errors import ConfigError
 from atrous.report.scatter import Dot, scatter
 from atrous.run_folder import RunFolder
@@ -305,6 +306,13 @@ def test_bench_as_a_function(finished: RunFolder, tmp_path: Path) -> None:
 def test_precisions_follow_the_processor(model: Path) -> None:
     cpu = torch.device("cpu")
     assert bench.precisions_of(model, "pytorch", cpu) == ["fp32", *(["bf16"] if has_bf16(cpu) else [])]
+
+
+def test_a_file_in_integers_has_one_row(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = atrous.load(model).network.facts._replace(int8=True)
+    export = Export(facts=facts, outputs=("labels", "logits"), pads=True, is_scaled=False)
+    monkeypatch.setattr("atrous.model_file.read_metadata", lambda path: {"export": export.model_dump_json()})
+    assert bench.precisions_of(model, "openvino", torch.device("cpu")) == ["int8"]
 
 
 # ---- the plot

@@ -144,7 +144,7 @@ def test_rows_of_a_source_are_those_of_an_array(small: Segmenter) -> None:
     whole = look(small.prepared, images, SMOOTH).labels
     assert whole is not None and torch.equal(torch.cat([rows for _, rows in labels], 1), whole)
     assert [part.start for part in asked] == sorted(part.start for part in asked)
-    assert len(whole.unique()) > 1
+    assert whole.min() < whole.max()
 
 
 def test_the_blend_is_part_of_the_protocol() -> None:

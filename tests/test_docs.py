@@ -52,7 +52,10 @@ NOT_RUN = {  # a part of the command: why it is only checked
     "timm:": "the weights must be fetched",
     "train RECIPE": "stands for any recipe",
     "torchrun ": "starts many processes",
+    "mosaic.tif": "needs a large image",
+    "--bands ": "needs a raster of many bands",
     "--engine ray": "starts many processes; tests/engines runs it",
+    "--runtime ": "exports into the user's cache; tests/runtimes/test_exports.py runs it",
     "--truth ": "needs predictions in COCO's format",
     "predictions.json": "needs predictions in COCO's format",
 }

@@ -415,7 +415,8 @@ def test_a_header_that_does_not_fit_is_refused(saved: Path) -> None:
         ),
         ("net.PTH", "convert it first: atrous convert {path} --out net.safetensors"),
         ("my net.tflite", "convert it first: atrous convert '{path}' --out 'my net.safetensors'"),
-        ("net.onnx", "an exported model"),
+        ("net.mlmodel", "an exported model"),
+        ("net.onnx", "not a complete ONNX file"),
         ("street.JPG", "an image, not a model file"),
     ],
 )

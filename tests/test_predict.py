@@ -17,8 +17,9 @@ from atrous.errors import ConfigError, ModelFileError
 from atrous.files import write_atomically
 from atrous.interrupt import Interrupted
 from atrous.prediction_folder import recorded_folders
+from atrous.runtimes import pytorch
 from atrous.segmenter import Segmenter
-from tests.conftest import save
+from tests.conftest import noise, save
 from tests.runs import QUIET
 
 
@@ -349,3 +350,25 @@ def test_a_note_about_images_is_one_line_and_comes_once(
     assert line.startswith(
         f"atrous: warning: {tmp_path}/images/a.png: its values, at most 4000, are read as 12-bit ones"
     )
+
+
+def test_a_folder_is_computed_in_bf16_where_labels_agree_and_says_so(
+    small: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pytorch, "has_bf16", lambda device: True)
+    small.model.get_parameter("classify.weight").detach().zero_()
+    small.save(tmp_path / "model.safetensors")
+    for index in range(9):
+        save(tmp_path / f"photos/{index}.png", noise(256, 256) if index == 4 else noise())
+    (tmp_path / "photos/0.png").write_bytes(b"broken")
+    arguments = ["predict", str(tmp_path / "model.safetensors"), str(tmp_path / "photos")]
+    assert cli.run([*arguments, "--out", str(tmp_path / "out")]) == 1  # one image can't be read
+    line = "computing in bfloat16: 100.00% of the labels of a first image are the same in bfloat16 as in float32"
+    assert line in capsys.readouterr().out
+    assert cli.run([*arguments, "--out", str(tmp_path / "out"), "--precision", "bf16"]) == 1
+    assert "done already, by this model with these settings: 8 of 9 images" in capsys.readouterr().out
+    assert cli.run([*arguments, "--out", str(tmp_path / "out"), "--precision", "fp32"]) == 1
+    assert "done already" not in capsys.readouterr().out
+    assert cli.run([*arguments, "--out", str(tmp_path / "none"), "--precision", "fp16"]) == 2
+    assert capsys.readouterr().err == "atrous: --precision fp16: expected auto, fp32, bf16\n"
+    assert not (tmp_path / "none").exists()

@@ -14,7 +14,7 @@ CASE = Case("mobilenet_v2", 33, 49, num_classes=3, threads=1)
 
 def test_a_row_of_ours_is_a_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(benchmark.NETWORKS, "mobilenet_v2", Network("lraspp", "mobilenet_v3_small_d2", ("smp",)))
-    case = benchmark.written(CASE, str(tmp_path))
+    case = benchmark.written(CASE, tmp_path)
     labels = benchmark.programs(case)["atrous"]()(benchmark.picture(case))
     assert labels.shape == (33, 49) and labels.max() < 3
 

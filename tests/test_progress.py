@@ -36,3 +36,15 @@ def test_a_line_is_printed_as_it_is() -> None:
     line = f"[red]:smile: {'long/' * 40}a.png"
     progress.say(line, Console(file=text, width=60))
     assert text.getvalue() == line + "\n"
+
+
+def test_rows_of_an_image_are_counted_with_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_EVERY", -1.0)
+    console = Console(file=io.StringIO(), width=200)
+    with progress.rows_done("a.tif", 100, console, is_alone=False) as advance:
+        for rows in (30, 30, 40):
+            advance(rows)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert [line.split(", ")[0] for line in lines] == ["a.tif: 30 of 100 rows", "a.tif: 60 of 100 rows"]
+    assert all(line.endswith(" min left") for line in lines)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from atrous import run_folder, segmenter, train
+from atrous.distributed import World
 from atrous.errors import ConfigError
-from atrous.interrupt import Interrupted
+from atrous.interrupt import Interrupted, StopFlag
 from atrous.layers import quantization
 from atrous.run_folder import RunFolder
 from tests.conftest import tiny_config
@@ -52,8 +53,14 @@ def test_what_was_measured_while_training_is_measured_again_from_the_file(quanti
     best = segmenter.load(quantized.best)
     assert best.training is not None
     _, samples = train.splits_of(best.training)
-    again = train.measure(best, samples, train.World(0, 1, torch.device("cpu")), 0, train.StopFlag())
+    again = train.measure(best, samples, World(0, 1, torch.device("cpu")), 0, StopFlag())
     assert again.figures.to_tree()["scores"] == best.results["scores"]
+    assert best.results["protocol"]["convolutions"] == "8-bit integers"
+
+
+def test_a_runtime_without_integers_does_not_open_it_in_floats(quantized: RunFolder) -> None:
+    with pytest.raises(ConfigError, match=r"--runtime pt2: .* has learnt to round to 8-bit integers, which pt2 lacks"):
+        segmenter.load(quantized.best, runtime="pt2")
 
 
 @pytest.mark.parametrize("step", [2, pytest.param(3, marks=pytest.mark.slow)])

@@ -17,6 +17,8 @@ from atrous.errors import AtrousError, ConfigError, DataError, ModelFileError
 from atrous.inference import InferenceConfig
 from atrous.model_file import Header
 from atrous.models import MODELS
+from atrous.runtimes import pytorch
+from atrous.runtimes.contract import Speed
 from atrous.segmenter import Segmenter
 from atrous.types import Facts, Outputs
 from tests.conftest import noise
@@ -112,6 +114,59 @@ def test_a_change_of_the_header_or_the_device_prepares_anew(small: Segmenter) ->
     for other in (small.with_inference(InferenceConfig()), small.with_header(results={}), small.to("cpu")):
         assert other.network is small.network
         assert other.prepared is not small.prepared
+
+
+# ---- precision
+
+
+@pytest.fixture
+def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that computes in bfloat16, whatever this one does."""
+    monkeypatch.setattr(pytorch, "has_bf16", lambda device: True)
+
+
+def in_auto(segmenter: Segmenter) -> Segmenter:
+    """With logits so far apart that rounding decides nowhere."""
+    segmenter.model.get_parameter("classify.weight").detach().zero_()
+    segmenter.model.get_parameter("classify.bias").detach().copy_(torch.arange(3) * 10)
+    return segmenter.with_speed("auto")
+
+
+@pytest.mark.parametrize(("least", "settled"), [(0.999, "bf16"), (1.1, "fp32")])
+@pytest.mark.usefixtures("with_bf16")
+def test_auto_is_bf16_where_labels_agree(
+    small: Segmenter, least: float, settled: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmenter, "LEAST_AGREEMENT", least)
+    auto = in_auto(small)
+    exact = small.with_speed("fp32").predict(noise(256, 256)).semantic
+    auto.predict(noise())
+    assert auto.precision == "fp32"  # an image as small as this settles nothing
+    auto.predict(noise(256, 256))
+    assert auto.precision == settled
+    assert np.array_equal(auto.predict(noise(256, 256)).semantic, exact)
+    with torch.no_grad():
+        small.model.get_parameter("classify.bias").add_(1)
+    auto.predict(noise())
+    assert auto.precision == "fp32"  # other weights: nothing is known of them
+
+
+@pytest.mark.usefixtures("with_bf16")
+def test_settling_goes_by_the_first_image_that_is_large_enough(small: Segmenter) -> None:
+    auto = in_auto(small)
+    one, share = auto.settled([noise(), noise(256, 256), noise(300, 300)])
+    assert (one.precision, share, one.speed) == ("bf16", 1.0, Speed("bf16"))
+    assert auto.with_speed("auto").settled([noise()])[0].speed == Speed("fp32")
+    assert small.with_speed("bf16").settled([noise(256, 256)]) == (small.with_speed("bf16"), None)
+
+
+def test_where_there_is_no_bf16_auto_is_fp32(small: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytorch, "has_bf16", lambda device: False)
+    auto = in_auto(small)
+    auto.predict(noise(256, 256))
+    assert auto.precision == "fp32"
+    with pytest.raises(ConfigError, match=r"^precision=bf16: this cpu has no bfloat16"):
+        small.with_speed("bf16")
 
 
 # ---- devices, and how a segmenter is shown
@@ -312,7 +367,7 @@ def test_a_network_of_another_runtime_cannot_be_changed_or_saved(halves: Segment
         lambda: halves.with_inference(InferenceConfig(output_stride=16)),
         lambda: halves.save(tmp_path / "model.safetensors"),
     ):
-        with pytest.raises(ConfigError, match="Halves: an exported network has no model to train or change"):
+        with pytest.raises(ConfigError, match="an exported network has no model to train or change"):
             change()
     assert not (tmp_path / "model.safetensors").exists()
 

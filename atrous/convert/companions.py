@@ -87,8 +87,8 @@ def _settings(path: Path) -> Mapping[str, Any]:
 def _class_names(tree: Mapping[str, Any]) -> tuple[str, ...]:
     """Of `id2label`, in the order of the classes; none where nobody has named them."""
     names = tree.get("id2label", {})
-    numbers = [str(number) for number in range(len(names))]
-    if not (isinstance(names, dict) and names.keys() == set(numbers) and all(map(_is_name, names.values()))):
+    numbers = [str(number) for number in range(len(names))] if isinstance(names, dict) else None
+    if numbers is None or names.keys() != set(numbers) or not all(map(_is_name, names.values())):
         raise DamagedError(f"id2label must name the classes 0, 1, ... in words, got {quoted(str(names))}")
     ordered = tuple(names[number] for number in numbers)
     return () if all(name.startswith(GENERIC) for name in ordered) else ordered

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from atrous.convert.download import download, forget
 from atrous.errors import ConfigError, ConversionError
-from atrous.files import user_path
+from atrous.files import cache_folder as cache_folder
 
 BASE_URL = "http://download.tensorflow.org/models/"  # as published; https may not exist
 TORCHVISION_URL = "https://download.pytorch.org/models/"
@@ -410,12 +410,3 @@ def find(name: str) -> ZooModel:
     nearest = list(dict.fromkeys(names[alias] for alias in close)) or list(ZOO)
     kind = "nearest" if close else "known"
     raise ConfigError(f"no model of the zoo is called {name!r}; {kind}: {', '.join(nearest)}")
-
-
-def cache_folder() -> Path:
-    """ATROUS_CACHE, else `atrous` in the user's cache folder."""
-    folder = os.environ.get("ATROUS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "atrous")
-    try:
-        return user_path(folder)
-    except RuntimeError as error:
-        raise ConfigError(f"{folder}: there is no home folder; set ATROUS_CACHE to a folder") from error

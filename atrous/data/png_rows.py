@@ -264,4 +264,5 @@ def _samples(rows: NDArray[np.uint8], png: Png) -> NDArray[Any]:
 def _unpacked(rows: NDArray[np.uint8], depth: int) -> NDArray[np.uint8]:
     """Values of fewer than 8 bits, the first of a byte in its highest bits."""
     shifts = np.arange(8 - depth, -1, -depth, dtype=np.uint8)
-    return (rows[..., None] >> shifts & (2**depth - 1)).astype(np.uint8).reshape(len(rows), -1)
+    values: NDArray[np.uint8] = (rows[..., None] >> shifts & (2**depth - 1)).astype(np.uint8)
+    return values.reshape(len(rows), -1)

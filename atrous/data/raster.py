@@ -1,8 +1,11 @@
 """TIFF and JPEG files as rows from the top, and label maps as GeoTIFF, by rasterio: the extra `geo`."""
 
 import contextlib
+import errno
 import importlib.util
 import logging
+import os
+import re
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +24,7 @@ STRIP_BYTES = 2**24  # of rows that are read at a time, unless the file's own bl
 MOST_BYTES = 2**29  # of a row of blocks, which are decoded as a whole
 CACHE = 64  # MiB that GDAL keeps
 TILE = 512  # pixels of a side
+_ROOM = 2**20  # bytes
 _OPTIONS = {
     "GDAL_CACHEMAX": CACHE,
     "GDAL_ERROR_ON_LIBJPEG_WARNING": True,  # or what is missing at the end of a file would be grey
@@ -104,7 +108,9 @@ def _named(path: Path | str) -> Iterator[None]:
     except (MemoryError, DataError):
         raise
     except Exception as error:
-        reason = str(error.__cause__ or error).replace(str(path), "").strip(" :,")
+        reason = re.sub(
+            rf"^({re.escape(str(path))}|{re.escape(Path(path).name)})[:,] ", "", str(error.__cause__ or error)
+        )
         raise DataError(f"cannot read image {path}: {reason}") from error
 
 
@@ -270,7 +276,16 @@ def writer(
             yield _tiled(target, sums)
         _read_again(path, sums)
     except rasterio.errors.RasterioError as error:
-        raise OSError(None, str(error.__cause__ or error)) from error
+        _require_room(path)
+        raise OSError(errno.EIO, str(error.__cause__ or error)) from error
+
+
+def _require_room(path: Path) -> None:
+    """Raises OSError if nothing more can be written to a file: GDAL doesn't say why it couldn't."""
+    with path.open("ab") as file:
+        file.write(bytes(_ROOM))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _describe(target: Any, place: Place, palette: NDArray[np.uint8] | None) -> None:  # noqa: ANN401
@@ -312,4 +327,4 @@ def _read_again(path: Path, sums: list[int]) -> None:
         for index, checksum in enumerate(sums):
             rows = min(TILE, file.height - index * TILE)
             if zlib.crc32(file.read(1, window=Window(0, index * TILE, file.width, rows))) != checksum:
-                raise OSError(None, "the disk holds something else than was written")
+                raise OSError(errno.EIO, "the disk holds something else than was written")

@@ -18,12 +18,25 @@ class Outcome(NamedTuple):
 Predict = Callable[[NamedImage], Outcome]
 
 
+class Stages(NamedTuple):
+    """The work on an image in three parts, of which the outer two can be done beside the network.
+
+    Where an image fails, a part returns an Outcome that says why, in place of its result.
+    """
+
+    read: Callable[[NamedImage], Any]
+    together: Callable[[Any], int]  # how many of what was read, all of one size, are best computed at once
+    compute: Callable[[Sequence[NamedImage], Sequence[Any]], Sequence[Any]]
+    write: Callable[[NamedImage, Any], Outcome]
+
+
 class Work(NamedTuple):
     images: Sequence[NamedImage]
     predict: Predict  # in this process
     load: Callable[[str], Predict]  # the same in another process, to which this value is sent, and on this device
     device: str | None
     address: str | None  # of the machines, if the engine has many
+    stages: Stages | None = None  # `predict` in parts
 
 
 class Engine(NamedTuple):

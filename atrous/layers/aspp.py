@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from atrous.errors import ConfigError
 from atrous.layers.conv import HEAD_NORM, Activation, ConvNorm, Norm, SeparableConv
 from atrous.layers.resize import resize, scale_dimension
+from atrous.ops import window_means
 from atrous.settings import Channels, Rates, Settings, Side
 
 RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}  # by output stride; all reach equally far on the image
@@ -38,7 +39,7 @@ class ASPPConfig(Settings):
     projection: bool = True
     """A convolution that joins the branches."""
     projection_kernel: Literal[1, 3] = 1  # 3 in mmsegmentation
-    """Side of the kernel of the projection."""
+    """Side of the projection's kernel: 1 for each pixel alone, 3 with its neighbours."""
     bare_depthwise: bool = False  # true in segmentation_models_pytorch
     """No batch norm and activation within separable convolutions, between depthwise and 1x1."""
     squeeze: Squeeze = "none"  # arXiv:1905.02244
@@ -66,8 +67,7 @@ def mean_over_windows(x: Tensor, window: Window | None, stride: tuple[int, int] 
     """
     if window is None:
         return x.mean((2, 3), keepdim=True)
-    height, width = (min(side, whole) for side, whole in zip(window, x.shape[-2:], strict=True))
-    return F.avg_pool2d(x, (height, width), stride)
+    return window_means(x, window, stride)
 
 
 def window_at(

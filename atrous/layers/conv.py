@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import Function
 from torch.nn import functional as F
 
+from atrous.ops import is_exported
+
 Padding = Literal["same", "symmetric", "valid"]  # TensorFlow's, which depends on the input's size | equal | none
 Rate = int | tuple[int, int]  # for both axes | (height, width)
 Activation = Literal["relu", "relu6", "clip6", "hard_swish", "leaky_relu", "none"]
@@ -38,6 +40,8 @@ class Clip(nn.Hardtanh):
 
     def forward(self, x: Tensor) -> Tensor:
         is_learning = self.inplace and self.training and torch.is_grad_enabled() and x.requires_grad
+        if is_exported():
+            return x.clamp(self.min_val, self.max_val)  # an operator that every target has
         if not is_learning or torch.compiler.is_compiling():
             return super().forward(x)
         return cast(Tensor, _Clip.apply(x, self.min_val, self.max_val))  # type: ignore[no-untyped-call]
@@ -134,8 +138,9 @@ class ConvNorm(nn.Sequential):
     ) -> None:
         super().__init__()
         self.conv = Conv(inp, out, kernel, stride=stride, rate=rate, groups=groups, padding=padding)
-        if norm is not None:
-            self.norm = nn.BatchNorm2d(out, eps=norm.eps, momentum=norm.momentum)
+        self.norm: nn.Module = (
+            nn.Identity() if norm is None else nn.BatchNorm2d(out, eps=norm.eps, momentum=norm.momentum)
+        )
         if act != "none":
             self.act = ACTIVATIONS[act](inplace=True)
 

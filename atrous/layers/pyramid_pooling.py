@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from atrous.layers.aspp import require_variance
 from atrous.layers.conv import TORCH_NORM, ConvNorm
 from atrous.layers.resize import Convention, resize
+from atrous.ops import grid_means
 
 
 class PyramidPooling(nn.Module):
@@ -37,6 +37,6 @@ class PyramidPooling(nn.Module):
         return torch.cat([x, *levels], 1)
 
     def _level(self, branch: nn.Module, bins: int, x: Tensor) -> Tensor:
-        pooled = F.adaptive_avg_pool2d(x, bins)
+        pooled = grid_means(x, bins)
         require_variance(branch.get_submodule("norm"), pooled)
         return resize(branch(pooled), x.shape[-2:], self.convention)

@@ -3,7 +3,7 @@
 A convolution's input is rounded to 256 levels of one range, 0 among them, and its weights to 255 levels around 0, each
 output channel for itself. That is the same before a batch norm is folded into the weights and after, since the norm
 scales whole channels: networks train as they are, and no correction is needed when statistics change. All else (sums,
-activations, attention, resizing) stays in floats.
+activations, attention, resizing, the first convolution) stays in floats.
 """
 
 import copy
@@ -18,6 +18,7 @@ LEVELS = 255  # steps of an input's range; weights have 127 on each side of 0
 WEIGHT_LEVELS = 127
 RATE = 0.01  # of the newest batch in a range, as PyTorch's moving averages have it
 SMALLEST = 1e-12  # step
+COLORS = 3  # of an image
 NAME = "input_range"  # of a convolution's part, and so in the names of its buffers
 
 
@@ -98,7 +99,9 @@ def add_ranges(model: nn.Module) -> None:
 
 
 def convolutions(model: nn.Module) -> list[nn.Conv2d]:
-    return [part for part in model.modules() if isinstance(part, nn.Conv2d)]
+    """All but those that see the image itself: its bytes, once normalised, may lie just between two levels, where the
+    last bit of a float decides."""
+    return [part for part in model.modules() if isinstance(part, nn.Conv2d) and part.in_channels != COLORS]
 
 
 def _in_8_bits(part: nn.Conv2d, *inputs: Any) -> Tensor:  # noqa: ANN401 - as the part's

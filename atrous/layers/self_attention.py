@@ -9,12 +9,16 @@ from torch.nn import functional as F
 
 from atrous.layers.abn import conv_abn
 from atrous.layers.resize import resize
+from atrous.ops import at_least_0, is_exported
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
-    """[B, K, h, w] twice and [B, C, h, w] -> [B, C, h, w]: values weighted by the softmax of scale * query . key."""
+def attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, mask: Tensor | None = None) -> Tensor:
+    """[B, K, h, w] twice and [B, C, h, w] -> [B, C, h, w]: values weighted by the softmax of scale * query . key.
+
+    `mask` [hw, hw] is where a pixel attends.
+    """
     q, k, v = (x.flatten(2).mT[:, None] for x in (query, key, value))  # [B, 1, hw, K]: one head
-    mean = F.scaled_dot_product_attention(q, k, v, scale=scale)  # [B, 1, hw, C]
+    mean = F.scaled_dot_product_attention(q, k, v, mask, scale=scale)  # [B, 1, hw, C]
     return mean[:, 0].mT.reshape(value.shape)
 
 
@@ -25,8 +29,25 @@ def attend_within(query: Tensor, key: Tensor, value: Tensor, parts: int, *, scal
     """
     if parts == 1:
         return attend(query, key, value, scale=scale)
+    if is_exported():  # one graph for all sizes
+        return attend(query, key, value, scale=scale, mask=_same_part(query, parts))
     rows = zip(*(_split(x, parts) for x in (query, key, value)), strict=True)
     return torch.cat([torch.cat([attend(*cell, scale=scale) for cell in zip(*row, strict=True)], 3) for row in rows], 2)
+
+
+def _same_part(x: Tensor, parts: int) -> Tensor:  # [hw, hw]
+    """Whether two pixels are in one of the parts that `_split` makes."""
+    row, column = (_part_of(side, parts, x) for side in x.shape[-2:])
+    part = (row[:, None] * parts + column).flatten()
+    return part[:, None] == part
+
+
+def _part_of(side: int, parts: int, x: Tensor) -> Tensor:  # [side]
+    places, length = torch.arange(side, device=x.device), side // parts
+    rest = side - length * parts
+    longer = (length + 1) * rest  # places in the first parts, which have one more
+    others = rest + (places - longer) // (at_least_0(length - 1) + 1)
+    return torch.where(places < longer, places // (length + 1), others)
 
 
 def _split(x: Tensor, parts: int) -> list[tuple[Tensor, ...]]:  # rows of parts
@@ -94,7 +115,8 @@ class ObjectContext(nn.Module):
         self.parts, self.pool, self.scale = parts, pool, mid**-0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = x if self.pool == 1 else F.max_pool2d(x, [min(self.pool, side) for side in x.shape[-2:]])
+        sides = [self.pool] * 2 if is_exported() else [min(self.pool, side) for side in x.shape[-2:]]
+        pooled = x if self.pool == 1 else F.max_pool2d(x, sides)
         key = self.key(pooled)
         context = attend_within(key, key, self.value(pooled), self.parts, scale=self.scale)
         return resize(self.output(context), x.shape[-2:])

@@ -4,20 +4,20 @@ from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from atrous.backbones import AnyBackboneConfig
 from atrous.backbones.icnet import ICNetBackbone
 from atrous.layers.conv import TORCH_NORM, ConvNorm, classifier
 from atrous.layers.resize import resize
 from atrous.models.contract import MapConfig, Model
+from atrous.ops import grid_means
 from atrous.settings import Bins, Channels
 from atrous.types import Outputs
 
 
 def summed_pyramid(x: Tensor, bins: Sequence[int]) -> Tensor:
     """[B, K, h, w] -> the same, `x` plus its means over grids of `bins` x `bins` cells, resized to `x`."""
-    return x + sum(resize(F.adaptive_avg_pool2d(x, side), x.shape[-2:]) for side in bins)
+    return x + sum(resize(grid_means(x, side), x.shape[-2:]) for side in bins)
 
 
 class CascadeFeatureFusion(nn.Module):

@@ -14,6 +14,7 @@ from atrous.layers.conv import Activation, ConvNorm, Norm, SeparableConv, classi
 from atrous.layers.decoder import TAPS
 from atrous.layers.resize import image_size, resize
 from atrous.models.contract import MapConfig, Model, scaled_rates
+from atrous.ops import is_exported
 from atrous.settings import Channels, Rates, Settings
 from atrous.types import Outputs
 
@@ -166,5 +167,9 @@ class PanopticDeepLab(PanopticDeepLabSemantic):
 
 def _in_pixels(offset: Tensor, image: tuple[int, int]) -> Tensor:
     """Offsets [B, 2, h, w] in cells of their own grid as pixels of the image."""
+    if is_exported():  # targets divide tensors, not sizes
+        one, sides = offset.new_ones(()), zip(image, image_size(offset), strict=True)
+        tensors = [one * (large - 1) / (one * (small - 1)).clamp(min=1) for large, small in sides]
+        return offset * torch.stack(tensors).view(2, 1, 1)
     steps = [(large - 1) / max(small - 1, 1) for large, small in zip(image, image_size(offset), strict=True)]
     return torch.cat([direction * step for direction, step in zip(torch.split(offset, 1, 1), steps, strict=True)], 1)

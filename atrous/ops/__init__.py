@@ -2,6 +2,7 @@
 
 from atrous.ops.boundary import boundary, boundary_reference, boundary_width
 from atrous.ops.confusion import confusion_counts
+from atrous.ops.exported import at_least_0, grid_means, is_exported, window_means
 from atrous.ops.grouping import nearest_center, nearest_center_reference
 from atrous.ops.legacy import with_edge
 from atrous.ops.nearest import resize_nearest
@@ -27,11 +28,14 @@ __all__ = [
     "Direction",
     "Lattice",
     "Overlaps",
+    "at_least_0",
     "boundary",
     "boundary_reference",
     "boundary_width",
     "confusion_counts",
     "gaussian_filter_reference",
+    "grid_means",
+    "is_exported",
     "nearest_center",
     "nearest_center_reference",
     "overlaps",
@@ -52,5 +56,6 @@ __all__ = [
     "upsample_lovasz",
     "upsample_lovasz_reference",
     "upsample_part",
+    "window_means",
     "with_edge",
 ]

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
+from atrous.ops.exported import is_exported
+
 Size = tuple[int, int]  # rows, columns
 Direction = Literal["collect", "distribute"]
 # collect: the mask of a position weights what it receives from every other one
@@ -30,6 +32,8 @@ def point_wise_attention(
     One [B, h * w, h * w] is in memory, and its gradient in the backward pass. Raises ValueError for shapes that don't
     fit.
     """
+    if is_exported():
+        return point_wise_attention_reference(features, mask, mask_size, direction, softmax=softmax)
     _require_fit(features, mask, mask_size)
     dtype = torch.promote_types(torch.promote_types(features.dtype, mask.dtype), torch.float32)
     received: Tensor = _PointWiseAttention.apply(features.to(dtype), mask, mask_size, direction, softmax)  # type: ignore[no-untyped-call]
@@ -174,7 +178,7 @@ def point_wise_attention_reference(
         weights = mask.flatten(2)  # [B, others, anchors]
     else:
         index, inside = _channels(features.shape[-2:], mask_size, mask.device)
-        weights = mask.flatten(2).gather(1, index.expand(len(mask), -1, -1)) * inside.to(mask.dtype)
+        weights = mask.flatten(2).gather(1, index.expand(mask.shape[0], -1, -1)) * inside.to(mask.dtype)
     return _received(features, weights if direction == "collect" else weights.mT, softmax)
 
 

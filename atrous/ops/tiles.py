@@ -6,7 +6,7 @@ The products obey `torch.set_float32_matmul_precision`.
 
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise, product
@@ -20,6 +20,7 @@ CPU_TILE_BYTES = 1 << 20  # fits a core's own cache
 GPU_TILE_BYTES = 256 << 20  # enough to keep the device busy
 TILE_COLUMNS = 128  # at least, if the map is that wide: long rows for the vector units
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -49,10 +50,13 @@ class Tile(NamedTuple):
 
 def each_tile(function: Callable[[Tile], T], tiles: list[Tile]) -> Iterable[T]:
     """`function` of every tile, in order. On a CPU each thread has its own tile: threads that share one mostly wait."""
+    return map(function, tiles) if tiles[0].rows.mix.device.type != "cpu" else each_of(function, tiles)
+
+
+def each_of(function: Callable[[S], T], parts: Sequence[S]) -> Iterable[T]:
+    """`function` of every part, in order, each computed by one thread of the CPU."""
     threads = torch.get_num_threads()
-    if tiles[0].rows.mix.device.type != "cpu" or threads == 1:
-        return map(function, tiles)
-    return _workers(threads, os.getpid()).map(function, tiles)
+    return map(function, parts) if threads == 1 else _workers(threads, os.getpid()).map(function, parts)
 
 
 @cache

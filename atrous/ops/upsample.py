@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from atrous.ops import upsample_cells
 from atrous.ops.problem import (
     UNCOUNTED,
     PixelLosses,
@@ -139,8 +140,8 @@ def _losses(problem: Problem, factor: Tensor | None, needs_slope: bool) -> Pixel
 
 
 def kernels_for(device: torch.device) -> Kernels:
-    """Triton's on CUDA, where it is installed and agrees with the tiles; the tiles elsewhere."""
-    return _kernels_of_gpu(device) if device.type == "cuda" else TILED
+    """Triton's on CUDA, where it is installed and agrees with the tiles; elsewhere the tiles, on CPUs with cells."""
+    return _kernels_of_gpu(device) if device.type == "cuda" else CPU if device.type == "cpu" else TILED
 
 
 @cache
@@ -237,6 +238,12 @@ def tiled_argmax(small: Tensor, classes: Tensor, align_corners: bool) -> None:
         classes[tile.large] = piece
 
 
+def cells_argmax(small: Tensor, classes: Tensor, align_corners: bool) -> None:
+    """Interpolate on the borders between classes alone; everywhere, if these are, as in an untrained network's map."""
+    if not upsample_cells.argmax(small, classes, align_corners):
+        tiled_argmax(small, classes, align_corners)
+
+
 def _tile_argmax(small: Tensor, rank: Tensor, tile: Tile) -> Tensor:
     """The winner by its rank from the last: many times faster than `argmax`, as classes are not adjacent in memory."""
     scores = upsample_tile(small, tile)
@@ -258,3 +265,4 @@ def _require_range(label_smoothing: float, focal: float, hard_pixels: float) -> 
 
 
 TILED = Kernels(tiled_losses, tiled_argmax)
+CPU = Kernels(tiled_losses, cells_argmax)

@@ -16,6 +16,7 @@ from atrous.deployed import CLASSES, IMAGES, LABELS, LOGITS, PROBABILITIES, Depl
 from atrous.errors import ConfigError, ModelFileError, listing
 from atrous.layers.resize import image_size
 from atrous.models import ModelConfig
+from atrous.ops import upsample_argmax
 from atrous.types import Facts, Network, Outputs, Size
 
 Run = Callable[[NDArray[Any], Sequence[str]], list[NDArray[Any]]]  # [B, H, W, 3] bytes or floats: outputs by name
@@ -48,6 +49,7 @@ class Runtime(NamedTuple):
     extra: str = ""  # of Atrous, which installs them
     has_one_size: bool = False  # a file takes images of one size only
     beside: str = ""  # the suffix of a second file that belongs to each
+    has_bf16: bool = False  # where the processor has it
     int8: bool = False  # it computes graphs with convolutions in 8-bit integers as such
     recognises: Callable[[bytes], bool] = lambda start: False  # a file by its first START bytes, whatever it is called
 
@@ -85,6 +87,16 @@ class Opened(NamedTuple):
     pads: bool  # the graph pads to the grid
     is_scaled: bool  # the outputs depend on the scale, which is 1 in the graph
     run: Run
+    in_bf16: Run | None = None  # the same in bfloat16; None: the runtime has none
+    precision: Arithmetic = "fp32"
+
+    def with_precision(self, precision: Precision) -> "Opened":
+        """`auto` is fp32. Raises ConfigError for bf16 where the runtime has none."""
+        if precision != "bf16":
+            return self._replace(precision="fp32")
+        if self.in_bf16 is None:
+            raise ConfigError(f"precision=bf16: {self.path} is computed in fp32 only; OpenVINO and PyTorch have bf16")
+        return self._replace(precision="bf16")
 
     def __call__(self, images: Tensor, scale: float = 1.0) -> Outputs:
         if scale != 1 and self.is_scaled:
@@ -98,7 +110,10 @@ class Opened(NamedTuple):
         return self._run(images, self.names)
 
     def _run(self, pixels: NDArray[Any], names: Sequence[str]) -> dict[str, Tensor]:
-        return dict(zip(names, map(torch.from_numpy, self.run(pixels, names)), strict=True))
+        run = self.in_bf16 if self.precision == "bf16" and self.in_bf16 is not None else self.run
+        batches = [pixels] if self.facts.size is None else np.split(pixels, len(pixels))  # one at a time
+        parts = [[torch.from_numpy(x) for x in run(batch, names)] for batch in batches]
+        return {name: torch.cat(own) for name, *own in zip(names, *parts, strict=True)}
 
     def _as_exported(self, images: Tensor) -> Tensor:
         """Images that are padded to the grid, which the graph would do by itself, at a size that it takes."""
@@ -115,7 +130,28 @@ class Opened(NamedTuple):
         if self.facts.size is None:
             stride = self.facts.output_stride
             return f"evaluate.window: sides must be k * {stride} + 1 for an exported network, got {size[0]},{size[1]}"
-        return size_refusal(size, self.facts.size)
+        height, width = frame_of(self.facts.size, self.facts, pads=self.pads)
+        if (height, width) == self.facts.size:
+            return size_refusal(size, self.facts.size)
+        rows, columns = self.facts.size
+        return (
+            f"exported for whole images of {rows} x {columns} only, got {size[0]} x {size[1]}; exported with --size "
+            f"{height},{width} it would take any size, on a canvas or in windows"
+        )
+
+
+class Labelled(Opened):
+    """One that gives labels and no heads. Bytes go into the graph, which pads; floats of the image are never made."""
+
+    def labels(self, images: Tensor) -> Tensor:
+        """As `inference` decodes the logits: several times faster than the graph's own labels."""
+        (logits,) = self._run(_pixels(self.path, self.facts, images), (LOGITS,)).values()
+        if not logits.isfinite().all():
+            raise ModelFileError(f"{self.path}: the network's output is NaN or infinite: its weights are damaged")
+        height, width = image_size(images)
+        frame = frame_of((height, width), self.facts, pads=self.pads)
+        labels = upsample_argmax(logits, frame, align_corners=self.facts.convention == "aligned_corners")
+        return labels[:, :height, :width].to(images.device)
 
 
 class LabelsOnly(NamedTuple):
@@ -164,10 +200,12 @@ def size_refusal(size: Size, only: Size) -> str:
     )
 
 
-def opened(path: Path, metadata: Mapping[str, str], signature: Signature, run: Run) -> Network:
+def opened(
+    path: Path, metadata: Mapping[str, str], signature: Signature, run: Run, in_bf16: Run | None = None
+) -> Network:
     """The network of a file's graph. Raises ModelFileError for a graph that `deployed` did not make."""
     if EXPORT in metadata:
-        return _opened(path, metadata[EXPORT], signature, run)
+        return _opened(path, metadata[EXPORT], signature, run)._replace(in_bf16=in_bf16)
     channels = signature.channels
     name = LOGITS if {LABELS, LOGITS} <= channels.keys() else CLASSES
     if (number := channels.get(name)) is None:
@@ -188,7 +226,8 @@ def _opened(path: Path, text: str, signature: Signature, run: Run) -> Opened:
     wrong = [name for name in export.outputs if name not in signature.channels]
     if wrong or export.facts.size != signature.size:
         raise ModelFileError(f"{path}: its metadata and its graph disagree")
-    return Opened(path, export.facts, export.outputs, export.pads, export.is_scaled, run)
+    kind = Labelled if {LABELS, LOGITS} <= {*export.outputs} <= {LABELS, LOGITS, PROBABILITIES} else Opened
+    return kind(path, export.facts, export.outputs, export.pads, export.is_scaled, run)
 
 
 def is_stripped(metadata: Mapping[str, str]) -> bool:
@@ -215,6 +254,16 @@ def require_images(path: Path, inputs: Sequence[tuple[str, str, tuple[int | None
 def failure(error: Exception) -> Exception:
     """What a library's error while it computes means: too little memory, or a fault."""
     return MemoryError(first_line(error)) if re.search(r"alloc|memory", str(error)) else error
+
+
+def lacking(error: BaseException) -> str:
+    """What a library says that it can't convert: the operators, or its own words."""
+    text = str(error)
+    named = re.search(r"No conversion rule found for operations: ([^\n]*)", text)
+    operators = re.findall(r"(?:aten|atrous|prims)[.:]+\w+(?:\.\w+)?", text)
+    if named is not None:
+        operators = [re.sub(r"<(?:built-in )?function (\w+)[^>]*>", r"\1", named[1])]
+    return f"it lacks the operator {operators[-1]}" if operators else first_line(ValueError(text))
 
 
 def first_line(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
@@ -23,6 +22,7 @@ from atrous.runtimes.contract import (
     failure,
     first_line,
     is_stripped,
+    lacking,
     opened,
     require,
     require_images,
@@ -78,18 +78,17 @@ def _lacking(error: BaseException) -> str:
     chain = [error]
     while (cause := chain[-1].__cause__) is not None:
         chain.append(cause)
-    text = " ".join(" ".join(map(str, chain)).split())
-    operators = re.findall(r"(?:aten|atrous|prims)[.:]+\w+(?:\.\w+)?", text)
-    return f"--to onnx: ONNX lacks the operator {operators[-1]}" if operators else f"--to onnx: {text[:300]}"
+    return f"--to onnx: {lacking(ValueError(' '.join(map(str, chain))))}"
 
 
 def _name_dimensions(model: Any) -> None:  # noqa: ANN401
     (images,) = model.graph.input
-    symbols = {dim.dim_param: name for dim, name in zip(images.type.tensor_type.shape.dim, DIMENSIONS, strict=False)}
+    sides = zip(images.type.tensor_type.shape.dim, DIMENSIONS, strict=False)
+    symbols = {dim.dim_param: name for dim, name in sides if dim.dim_param}  # a fixed side has none
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in symbols:
-                dim.dim_param = symbols[dim.dim_param] or dim.dim_param
+                dim.dim_param = symbols[dim.dim_param]
 
 
 def _checksum_of(content: bytes) -> bytes:
@@ -173,6 +172,7 @@ def _session(path: Path, model: Any, device: torch.device, kind: str) -> Any:  #
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = SILENT
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # what comes next needs the cores
     providers = ["CUDAExecutionProvider"] * (device.type == "cuda") + ["CPUExecutionProvider"]
     own = [name for name in providers if name in onnxruntime.get_available_providers()]
     try:

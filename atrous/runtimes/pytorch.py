@@ -65,7 +65,8 @@ def prepare(
     `compile`, `torch.compile` makes the code instead, at the first image.
     """
     copied = _own_copy(model, torch.device(device)).eval()  # tracing runs it
-    fold_norms(copied)
+    if not quantization.has_ranges(copied):  # else values at the edge between two levels would change sides
+        fold_norms(copied)
     if getattr(copied, AUXILIARY, None) is not None:
         setattr(copied, AUXILIARY, LeftOut())
     if precision == "bf16":

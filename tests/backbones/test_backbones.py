@@ -210,10 +210,10 @@ def test_the_families_with_rows_are_those_tried_here() -> None:
 def test_a_config_has_the_settings_of_its_family_alone() -> None:
     own = {family: set(network.Config.model_fields) - {"name", "bounded"} for family, network in FAMILIES.items()}
     assert own == {
-        "mobilenet_v2": {"depth_multiplier", "divisible_by", "rates"},
+        "mobilenet_v2": {"depth_multiplier", "divisible_by", "rates", "program", "norm_eps", "last_stage"},
         "mobilenet_v3": {"depth_multiplier", "norm_eps", "rates"},
         "mobilenet_edgetpu": {"depth_multiplier", "last_channels", "rates"},
-        "resnet": {"multi_grid"},
+        "resnet": {"multi_grid", "atrous_rule", "last_stage"},
         "swidernet": {"stem_width", "width", "layers", "squeeze", "switchable", "drop_path"},
         "xception": {"multi_grid"},
         "vgg": set(),

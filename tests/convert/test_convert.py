@@ -130,7 +130,7 @@ def test_weights_of_no_known_system_are_refused(arrays: Arrays) -> None:
     assert_refused({"bert/kernel": np.ones(3)}, r"no known system \(bert/kernel\)")
     assert_refused({"bert/kernel": np.ones(3)}, "its variables are bert/kernel$", system="tf_deeplab")
     assert_refused(arrays, "system=tf_deeplap: no such system; did you mean tf_deeplab", system="tf_deeplap")
-    assert_refused(arrays, "system=caffe: no such system; known: tf_deeplab, deeplab2, semseg, ", system="caffe")
+    assert_refused(arrays, "system=caffe: no such system; known: tf_deeplab, deeplab2, csail, semseg, ", system="caffe")
 
 
 NOT_NUMBERS = (

@@ -1,5 +1,6 @@
 """Every command and all Python of docs/converting.md, on small files made here."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from atrous import cli
 from tests.conftest import save
@@ -25,6 +27,7 @@ from tests.convert.sources import (
     write_training,
 )
 from tests.reference import torchvision
+from tests.reference.pytorch_programs import golden, seeded_weights
 
 PAGE = (Path(__file__).parents[2] / "docs" / "converting.md").read_text(encoding="utf-8")
 
@@ -40,6 +43,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     write_pth(tmp_path / "train_epoch_50.pth", semseg_shapes())
     write_pth(tmp_path / "resnet18-f37072fd.pth", torchvision.classifier("resnet18", 5))
     write_pth(tmp_path / "pspnet_r50-d8_cityscapes.pth", torchvision.pspnet("resnet50", (32, 32, 64), width=8))
+    write_pth(tmp_path / "best_deeplabv3plus_mobilenet_voc_os16.pth", golden("vainf_v3plus_mobilenet_os16").shapes)
+    write_pth(tmp_path / "last.ckpt", golden("smp_v3plus_mobilenet_v2").shapes)
+    (tmp_path / "deeplabv3_mobilenet_v2").mkdir()
+    arrays = seeded_weights(golden("huggingface_dm05_os16").shapes)
+    save_file(arrays, tmp_path / "deeplabv3_mobilenet_v2" / "model.safetensors")
+    settings = json.dumps({"depth_multiplier": 0.5, "output_stride": 16})
+    (tmp_path / "deeplabv3_mobilenet_v2" / "config.json").write_text(settings)
     config = {"TRAIN": {"arch": "psp", "layers": 50, "train_h": 89, "train_w": 89, "use_ppm": False}}
     (tmp_path / "voc2012_pspnet50.yaml").write_text(yaml.safe_dump(config))
     save(tmp_path / "photos" / "street.png", np.zeros((65, 65, 3), np.uint8))
@@ -59,7 +69,7 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="LiteRT is not installed: pip install '.[litert]'")
 def test_the_commands_run_and_print_what_the_page_shows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines()]
-    assert len(commands) == 17
+    assert len(commands) == 20
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "atrous"

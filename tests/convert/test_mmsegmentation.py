@@ -50,8 +50,9 @@ def test_semsegs_weights_under_these_names_have_its_logits() -> None:
     done = conversion(arrays)
     assert done.system == "mmsegmentation"
     assert done.segmenter.model.config.backbone.name == "resnet50s"
-    assert done.assumptions[:3] == [
+    assert done.assumptions[:4] == [
         "pool_scales=1,2,3,6 (the default)",
+        "output_stride=8 (its configs named d8)",
         "align_corners=True (as in semseg)",
         "contract_dilation=False (as in semseg)",
     ]
@@ -91,7 +92,7 @@ def test_names_and_shapes_decide_the_network() -> None:
         done = conversion(empty_arrays(shapes), options=options)
         assert done.segmenter.model.config.backbone.name == row
         assert done.segmenter.label_space.names[0] == "wall"
-        assert len(done.assumptions) == 3
+        assert len(done.assumptions) == 4
         assert all(name.endswith("num_batches_tracked") for name in done.unused)
 
 
@@ -108,7 +109,7 @@ REFUSED: list[tuple[Shapes, dict[str, Any], str]] = [
     (SEMSEGS, {"contract_dilation": "true"}, "contract_dilation=True, but .* contract_dilation=False"),
     (V1C, {"pool_scales": (1, 2)}, r"its pyramid has 4 levels: name each in pool_scales=1,2,3,6; got \(1, 2\)"),
     (without(V1C, "decode_head.psp_modules.3"), {}, r"its pyramid has 3 levels: name each in pool_scales="),
-    (without(V1C, "decode_head.psp_modules"), {}, r"decode_head\.psp_modules\.\* is missing: .* only PSPNet is read"),
+    (without(V1C, "decode_head.psp_modules"), {}, "DeepLabV3, DeepLabV3.*, PSPNet, .* are read, and it is another"),
     (without(V1C, "auxiliary_head"), {}, "auxiliary_head.convs.0.conv.weight is missing"),
     (without(V1C, "backbone.stem"), {}, "backbone.stem.0.weight is missing"),
     (without(V1C, "backbone.layer3.5"), {}, r"5 units in layer3, where ResNets have 6 \(50 layers\)"),

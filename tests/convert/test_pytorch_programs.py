@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from atrous.convert.run import conversion
+from atrous.runtimes.pytorch import prepare
 from tests.convert.conftest import assert_close
 from tests.reference.pytorch_programs import CASES, golden, seeded_weights
 
@@ -61,11 +62,19 @@ OF_GOLDENS = {
 }
 
 
+SLOW = [name for name in OF_GOLDENS if any(word in name for word in ("resnet101", "kazuto", "jfzhang95_resnet"))]
+
+
 def test_each_golden_has_a_case() -> None:
     assert set(CASES) == set(OF_GOLDENS)
 
 
-@pytest.mark.parametrize("name", CASES)
+# ---- figures
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES]
+)
 @torch.no_grad()
 def test_logits_are_those_of_the_program_itself(name: str) -> None:
     case, expected = OF_GOLDENS[name], golden(name)
@@ -79,3 +88,11 @@ def test_logits_are_those_of_the_program_itself(name: str) -> None:
     for head, logits in expected.logits.items():
         if head in outputs.heads:
             assert_close(outputs.heads[head], logits)
+
+
+@pytest.mark.parametrize("name", ["vainf_v3plus_mobilenet_os16", "smp_v3plus_mobilenet_v2", "smp_pspnet_resnet18"])
+def test_networks_prepared_for_prediction_have_them_too(name: str) -> None:
+    """Norms are folded, also where zeros lie before the convolution, or where there is no norm."""
+    expected = golden(name)
+    network = prepare(conversion(seeded_weights(expected.shapes)).segmenter.model, "cpu")
+    assert_close(network(expected.image).semantic, expected.logits["logits"])

@@ -40,7 +40,7 @@ def quantized(part: nn.Module, low: float = -1.0, high: float = 3.0) -> nn.Modul
 def test_a_convolution_computes_what_integers_do() -> None:
     torch.manual_seed(0)
     conv, x = nn.Sequential(nn.Conv2d(5, 7, 1, bias=False)), torch.randn(2, 5, 6, 6) * 2
-    expected = integers(x, conv[0].weight.detach(), -1.0, 3.0)
+    expected = integers(x, next(conv.parameters()).detach(), -1.0, 3.0)
     torch.testing.assert_close(quantized(conv)(x), expected.float(), atol=1e-5, rtol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_gradients_pass_the_rounding_but_not_the_clipping() -> None:
     assert x.grad is not None
     assert x.grad.tolist() == [0, 1, 0]
     weight = torch.randn(2, 2, 1, 1, requires_grad=True)
-    quantization.rounded(weight).sum().backward()
+    quantization.rounded(weight).sum().backward()  # type: ignore[no-untyped-call]
     assert weight.grad is not None
     assert weight.grad.eq(1).all()
 
@@ -131,18 +131,18 @@ def test_a_copy_rounds_on_its_own() -> None:
 
 
 KINDS: dict[str, Callable[[], nn.Module]] = {
-    "strided, padded as TensorFlow does": lambda: Conv(3, 4, 3, stride=2, rate=1, groups=1, padding="same"),
-    "dilated": lambda: Conv(3, 4, 3, stride=1, rate=2, groups=1, padding="symmetric"),
-    "depthwise": lambda: Conv(3, 3, 3, stride=1, rate=1, groups=3, padding="symmetric"),
-    "with a bias": lambda: nn.Conv2d(3, 4, 1),
-    "of a smaller output": lambda: nn.Conv2d(3, 4, 3, 2, 1),
+    "strided, padded as TensorFlow does": lambda: Conv(5, 4, 3, stride=2, rate=1, groups=1, padding="same"),
+    "dilated": lambda: Conv(5, 4, 3, stride=1, rate=2, groups=1, padding="symmetric"),
+    "depthwise": lambda: Conv(5, 5, 3, stride=1, rate=1, groups=5, padding="symmetric"),
+    "with a bias": lambda: nn.Conv2d(5, 4, 1),
+    "of a smaller output": lambda: nn.Conv2d(5, 4, 3, 2, 1),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_as_integers_for_other_programs_it_computes_the_same(kind: str) -> None:
     torch.manual_seed(0)
-    part, x = quantized(nn.Sequential(KINDS[kind]()), -3, 3), torch.randn(2, 3, 9, 12)
+    part, x = quantized(nn.Sequential(KINDS[kind]()), -3, 3), torch.randn(2, 5, 9, 12)
     expected = part(x)
     quantization.to_integers(part)
     assert isinstance(part[0], Int8Conv)  # type: ignore[index]
@@ -151,17 +151,17 @@ def test_as_integers_for_other_programs_it_computes_the_same(kind: str) -> None:
 
 
 def test_a_bias_that_32_bits_do_not_hold_gets_coarser_weights() -> None:
-    conv = nn.Conv2d(1, 1, 1)
+    conv = nn.Conv2d(4, 1, 1)
     with torch.no_grad():
         conv.weight.fill_(1e-9)
-        conv.bias.fill_(5.0)  # type: ignore[union-attr]
+        conv.bias.fill_(5.0)
     part = quantized(nn.Sequential(conv))
     quantization.to_integers(part)
-    torch.testing.assert_close(part(torch.ones(1, 1, 1, 1)).item(), 5.0, atol=1e-4, rtol=0)
+    torch.testing.assert_close(part(torch.ones(1, 4, 1, 1)).item(), 5.0, atol=1e-4, rtol=0)
 
 
 def test_an_unseen_convolution_stays_in_floats() -> None:
-    part = nn.Sequential(nn.Conv2d(1, 1, 1))
+    part = nn.Sequential(nn.Conv2d(4, 1, 1))
     quantization.add_ranges(part)
     quantization.activate(part, is_active=True)
     quantization.to_integers(part)
@@ -169,9 +169,9 @@ def test_an_unseen_convolution_stays_in_floats() -> None:
 
 
 def test_threads_may_share_a_network() -> None:
-    part = quantized(nn.Sequential(ConvNorm(3, 8, 3, norm=TORCH_NORM), ConvNorm(8, 8, 3, norm=TORCH_NORM)))
-    x = torch.randn(1, 3, 32, 32)
-    expected, results = part(x), []
+    part = quantized(nn.Sequential(ConvNorm(4, 8, 3, norm=TORCH_NORM), ConvNorm(8, 8, 3, norm=TORCH_NORM)))
+    x = torch.randn(1, 4, 32, 32)
+    expected, results = part(x), list[Tensor]()
 
     def work() -> None:
         results.extend(part(x) for _ in range(20))
@@ -183,6 +183,14 @@ def test_threads_may_share_a_network() -> None:
         thread.join()
     assert len(results) == 60
     assert all(torch.equal(one, expected) for one in results)
+
+
+def test_what_sees_the_image_stays_in_floats() -> None:
+    model = create("fcn", backbone="mobilenet_v2", num_classes=2).model
+    others = [part for part in model.modules() if isinstance(part, nn.Conv2d) and part.in_channels == 3]
+    quantization.add_ranges(model)
+    assert len(others) == 1
+    assert not quantization.has_ranges(others[0])
 
 
 def test_names_of_ranges_are_told_from_weights() -> None:

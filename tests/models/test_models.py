@@ -406,7 +406,23 @@ def test_most_fields_are_tried() -> None:
             {"decoder": {"logits": True, "strides": ()}},
             "there is no decoder to compute the logits",
         ),
-        ("lraspp", {"squeeze": "none"}, "'sigmoid' or 'hard_sigmoid'"),
+        ("lraspp", {"squeeze": "none"}, "'sigmoid', 'hard_sigmoid' or 'hard_sigmoid_6'"),
+        (
+            "deeplab_v3",
+            {"backbone": {"name": "resnet18", "last_stage": "c4"}},
+            "deeplab_v3 needs a whole backbone: set backbone.last_stage=c5",
+        ),
+        (
+            "pspnet",
+            {"backbone": {"name": "mobilenet_v2", "last_stage": "c3"}, "output_stride": 8},
+            "no stage for a second head: set auxiliary_channels=none",
+        ),
+        ("pspnet", {"backbone": {"name": "resnet18", "last_stage": "c3"}, "output_stride": 16}, "has output_stride 8"),
+        (
+            "deeplab_v3plus",
+            {"image_pyramid": (1.0, 0.5), "auxiliary_channels": 8},
+            "needs a single output: set auxiliary_channels=none",
+        ),
         (
             "deeplab_v3",
             {"image_pyramid": (0.5, 1), "auxiliary_channels": 8},

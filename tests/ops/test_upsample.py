@@ -24,6 +24,7 @@ from atrous.ops import (
     upsample,
     upsample_argmax,
     upsample_argmax_reference,
+    upsample_cells,
     upsample_cross_entropy,
     upsample_cross_entropy_reference,
 )
@@ -377,6 +378,63 @@ def test_argmax_is_the_reference_for_any_size(data: st.DataObject, device: torch
     )
     expected = upsample_argmax_reference(logits, size, align_corners=align_corners)
     assert upsample_argmax(logits, size, align_corners=align_corners).equal(expected)
+
+
+def by_cells(logits: Tensor, size: tuple[int, int], *, align_corners: bool = True) -> Tensor:
+    """However many borders there are."""
+    classes = torch.full((len(logits), *size), 99, dtype=torch.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"MOST_BORDERS": 1, "BAND_BYTES": 300, "CHUNK_BYTES": 200}.items():
+            patch.setattr(upsample_cells, name, value)
+        assert upsample_cells.argmax(logits, classes, align_corners)
+    return classes
+
+
+@ANY
+@given(data=st.data())
+def test_argmax_by_cells_is_the_reference_for_any_size(data: st.DataObject) -> None:
+    shape = [data.draw(st.integers(1, most)) for most in (3, 9, 7, 7)]
+    size = (data.draw(st.integers(1, 20)), data.draw(st.integers(1, 20)))
+    logits, align_corners = random_logits(*shape, seed=data.draw(st.integers(0, 99))), data.draw(st.booleans())
+    logits = logits * data.draw(st.sampled_from([1.0, 0.01]))
+    expected = upsample_argmax_reference(logits, size, align_corners=align_corners)
+    assert by_cells(logits, size, align_corners=align_corners).equal(expected)
+
+
+@ANY
+@given(data=st.data())
+def test_ties_by_cells_go_to_the_lowest_class(data: st.DataObject) -> None:
+    """Whole numbers at strides of two to a power: nothing is rounded."""
+    height, width, stride = (
+        data.draw(st.integers(1, 6)),
+        data.draw(st.integers(1, 6)),
+        2 ** data.draw(st.integers(0, 3)),
+    )
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    logits = torch.randint(0, 3, (1, 5, height, width), generator=generator).float()
+    size = ((height - 1) * stride + 1, (width - 1) * stride + 1)
+    assert by_cells(logits, size).equal(upsample_argmax_reference(logits, size))
+
+
+def test_a_class_may_win_between_corners_where_others_do() -> None:
+    logits = torch.tensor([[3.0, 0.0], [0.0, 3.0], [2.0, 2.0]])[None, :, None]  # the third is second at both
+    assert by_cells(logits, (1, 5)).tolist() == [[[0, 0, 2, 1, 1]]]
+
+
+def test_where_borders_are_everywhere_all_is_interpolated() -> None:
+    logits, classes = random_logits(1, 5, 9, 9), torch.zeros(1, 17, 17, dtype=torch.uint8)
+    assert not upsample_cells.argmax(logits, classes, True)
+    assert not classes.any()
+    assert upsample_argmax(logits, (17, 17)).equal(upsample_argmax_reference(logits, (17, 17)))
+
+
+def test_smooth_maps_and_infinite_logits_are_predicted_by_cells() -> None:
+    smooth = F.interpolate(random_logits(2, 30, 4, 5).float(), (33, 41), mode="bicubic")
+    for logits in (smooth, smooth.to(torch.bfloat16), smooth.masked_fill(smooth < -4, -1e30)):
+        classes = torch.zeros(2, 129, 161, dtype=torch.uint8)
+        assert upsample_cells.argmax(logits.float(), classes, True)
+        expected = upsample_argmax_reference(logits, (129, 161))
+        assert (classes == expected).double().mean() > 0.9999  # of nearly equal logits either may win
 
 
 def test_among_equal_logits_the_lowest_class_wins(device: torch.device) -> None:

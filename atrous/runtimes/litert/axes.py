@@ -1,5 +1,6 @@
 """Operators of PyTorch that move, join, cut and sum along axes."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -64,16 +65,28 @@ def padded(graph: Graph, x: Value, pads: Sequence[int], value: float = 0.0) -> V
     return Value(graph.add("PADV2" if value else "PAD", [x.tensor, table, *extra], shape, dtype), x.order)
 
 
-def gathered(
+def restrided(
     graph: Graph, x: Value, size: Sequence[int], stride: Sequence[int], offset: int | None = None, *, memory: Tensor
 ) -> Value:
     """`as_strided`; `memory` is an example of what PyTorch has in place of `x`, with its strides."""
     places = torch.empty_strided(memory.shape, memory.stride(), dtype=torch.int32)
     places.copy_(torch.arange(memory.numel(), dtype=torch.int32).view(memory.shape))
-    index = places.as_strided(size, stride, offset or 0)
-    flat = reshaped(graph, arranged(graph, x, plain(len(x.order))), [memory.numel()])
-    inputs = [flat, graph.constant(index.numpy())]
-    return Value(graph.add("GATHER", inputs, size, graph.dtype(x), axis=0, batchDims=0), plain(len(size)))
+    return picked(graph, x, places.as_strided(size, stride, offset or 0))
+
+
+def gathered(graph: Graph, x: Value, dim: int, index: Tensor, **_: object) -> Value:
+    """Raises ConfigError for an index that is computed."""
+    if isinstance(index, Value):
+        raise ConfigError("litert: LiteRT has no gathering by a computed index of several axes, as this model does")
+    shape = graph.shape(x)
+    return picked(graph, x, torch.arange(math.prod(shape), dtype=torch.int32).view(shape).gather(dim, index))
+
+
+def picked(graph: Graph, x: Value, places: Tensor) -> Value:
+    """The elements at these places in the order of PyTorch's memory."""
+    flat = reshaped(graph, arranged(graph, x, plain(len(x.order))), [math.prod(graph.shape(x))])
+    inputs = [flat, graph.constant(places.numpy())]
+    return Value(graph.add("GATHER", inputs, places.shape, graph.dtype(x), axis=0, batchDims=0), plain(places.ndim))
 
 
 def integers(graph: Graph, values: Iterable[int]) -> int:

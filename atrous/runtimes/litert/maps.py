@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,6 +15,7 @@ from atrous.runtimes.litert.graph import NHWC, Array, Graph, Option, Shape, Valu
 from atrous.runtimes.litert.products import matmul
 
 MULTIPLIER = "depthMultiplier"
+SYMMETRIC = 1  # MirrorPadMode
 
 
 def conv2d(
@@ -132,6 +134,18 @@ def bilinear(
     return _resized(
         "RESIZE_BILINEAR", graph, x, size, factors, alignCorners=align_corners, halfPixelCenters=not align_corners
     )
+
+
+def with_edge(graph: Graph, x: Value, pads: Sequence[int]) -> Value:
+    """A border that repeats the outermost pixels; where it is one pixel wide, a mirror does so."""
+    left, right, top, bottom = pads
+    if max(pads) > 1 or min(pads) < 0:
+        raise ConfigError(f"litert: this model repeats edges by {tuple(pads)} pixels, and LiteRT by one at most")
+    batch, channels, height, width = graph.shape(x)
+    table = graph.constant(np.array([(0, 0), (top, bottom), (left, right), (0, 0)], np.int32))
+    shape = (batch, height + top + bottom, width + left + right, channels)
+    tensor = graph.add("MIRROR_PAD", [arranged(graph, x, NHWC), table], shape, graph.dtype(x), mode=SYMMETRIC)
+    return Value(tensor, NHWC)
 
 
 def nearest(graph: Graph, x: Value, size: Sequence[int] | None, factors: Sequence[float] | None = None) -> Value:

@@ -21,9 +21,9 @@ def merged(graph: Graph, outputs: Iterable[int]) -> list[Operator]:
     operators: dict[int, Operator] = {}  # by the tensor that they compute
     for operator in graph.operators:
         sources = [tensor for tensor in operator.inputs if tensor in operators]
-        if len(sources) == 1 and readers[sources[0]] == 1 and operator.op in MERGES:
-            joint = MERGES[operator.op](graph, operators[sources[0]], operator)
-            if joint is not None:
+        if len(sources) == 1 and readers[sources[0]] == 1:
+            joints = (merge(graph, operators[sources[0]], operator) for merge in MERGES.get(operator.op, ()))
+            if (joint := next(filter(None, joints), None)) is not None:
                 del operators[sources[0]]
                 operator = joint
         operators[operator.output] = operator
@@ -48,6 +48,18 @@ def _shifted(graph: Graph, source: Operator, total: Operator) -> Operator | None
         return None
     weights, bias = (_data(graph, tensor) for tensor in source.inputs[1:])
     return _weighted(graph, source, total, weights, bias + addend)
+
+
+def _prepadded(graph: Graph, source: Operator, convolution: Operator) -> Operator | None:
+    """Zeros around what is convolved become pads; those below and to the right follow from the result's size."""
+    if source.op != "PAD" or source.output != convolution.inputs[0]:
+        return None
+    images, (top, _), (left, _), channels = _data(graph, source.inputs[1]).tolist()
+    if any((*images, *channels)):
+        return None
+    above, beside = _numbers(convolution.options, "pads")
+    options = {**convolution.options, "pads": (above + top, beside + left)}
+    return convolution._replace(inputs=(source.inputs[0], *convolution.inputs[1:]), options=options)
 
 
 def _prescaled(graph: Graph, source: Operator, convolution: Operator) -> Operator | None:
@@ -111,12 +123,13 @@ def _cut(graph: Graph, source: Operator, cut: Operator) -> Operator | None:
     return source._replace(options={**source.options, "pads": (top, left)}, output=cut.output)
 
 
-MERGES: Mapping[str, Callable[[Graph, Operator, Operator], Operator | None]] = {
-    "MUL": _scaled,
-    "ADD": _shifted,
-    "SLICE": _cut,
-    "CONV_2D": _prescaled,
-    **dict.fromkeys(ACTIVATIONS, _activated),
+MERGES: Mapping[str, tuple[Callable[[Graph, Operator, Operator], Operator | None], ...]] = {
+    "MUL": (_scaled,),
+    "ADD": (_shifted,),
+    "SLICE": (_cut,),
+    "CONV_2D": (_prepadded, _prescaled),
+    "DEPTHWISE_CONV_2D": (_prepadded,),
+    **dict.fromkeys(ACTIVATIONS, (_activated,)),
 }
 
 

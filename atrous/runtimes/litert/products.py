@@ -1,14 +1,49 @@
 """Operators of PyTorch that multiply matrices."""
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from atrous.errors import ConfigError
 from atrous.runtimes.litert.axes import last, softmax, swapped
-from atrous.runtimes.litert.elements import Operand, binary, common_shape, constant_array, placed, raised, shape_of
-from atrous.runtimes.litert.graph import Graph, Option, Value, arranged, plain
+from atrous.runtimes.litert.elements import (
+    Operand,
+    binary,
+    common_shape,
+    constant_array,
+    placed,
+    raised,
+    shape_of,
+    where,
+)
+from atrous.runtimes.litert.graph import NHWC, Graph, Option, Value, arranged, plain, reshaped
 
 
 def matmul(graph: Graph, one: Operand, two: Operand) -> Value:
+    if isinstance(two, Value) and isinstance(one, Tensor) and two.order == NHWC and one.ndim == 2:
+        return _along_rows(graph, one, two)
+    if isinstance(one, Value) and isinstance(two, Tensor) and one.order == NHWC and two.ndim == 2:
+        return _along_columns(graph, one, two)
+    return _product(graph, one, two)
+
+
+def _along_rows(graph: Graph, matrix: Tensor, x: Value) -> Value:
+    """[new, H] @ [B, C, H, W], whose columns and channels lie side by side in memory."""
+    batch, rows, columns, channels = graph.tensors[x.tensor].shape
+    flat = reshaped(graph, x.tensor, (batch, rows, columns * channels))
+    y = _product(graph, matrix[None], Value(flat, plain(3)))
+    return Value(reshaped(graph, y.tensor, (batch, len(matrix), columns, channels)), NHWC)
+
+
+def _along_columns(graph: Graph, x: Value, matrix: Tensor) -> Value:
+    """[B, C, H, W] @ [W, new]: in memory, the turned matrix times [W, C] for each row."""
+    batch, rows, columns, channels = graph.tensors[x.tensor].shape
+    flat = reshaped(graph, x.tensor, (batch * rows, columns, channels))
+    y = _product(graph, matrix.mT[None], Value(flat, plain(3)))
+    return Value(reshaped(graph, y.tensor, (batch, rows, matrix.shape[1], channels)), NHWC)
+
+
+def _product(graph: Graph, one: Operand, two: Operand) -> Value:
     rank = max(len(shape_of(graph, operand)) for operand in (one, two))
     (first, adj_first), (second, adj_second) = (_matrix(graph, operand, rank) for operand in (one, two))
     (*batch, rows, _), (*other, _, columns) = (shape_of(graph, operand) for operand in (one, two))
@@ -65,5 +100,12 @@ def attention(
         raise ConfigError("litert: causal attention, which this model uses, is not supported")
     factor = graph.shape(query)[-1] ** -0.5 if scale is None else scale
     scores = matmul(graph, binary("MUL", graph, query, factor), swapped(graph, key, -2, -1))
-    scores = scores if mask is None else binary("ADD", graph, scores, mask)
-    return matmul(graph, softmax(graph, scores, -1), value)
+    return matmul(graph, softmax(graph, _masked(graph, scores, mask), -1), value)
+
+
+def _masked(graph: Graph, scores: Value, mask: Operand | None) -> Value:
+    """A mask of floats is added; one of truth values keeps the scores where it is true."""
+    if mask is None:
+        return scores
+    is_boolean = graph.dtype(mask) == "bool" if isinstance(mask, Value) else torch.as_tensor(mask).dtype == torch.bool
+    return where(graph, mask, scores, -torch.inf) if is_boolean else binary("ADD", graph, scores, mask)

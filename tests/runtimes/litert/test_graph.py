@@ -38,7 +38,7 @@ def test_axes_of_length_1_move_for_nothing() -> None:
     assert [operator.op for operator in graph.operators] == ["RESHAPE"]
 
 
-def evaluated(graph: Graph, tensor: int, arrays: dict[int, np.ndarray]) -> np.ndarray:  # type: ignore[type-arg]
+def evaluated(graph: Graph, tensor: int, arrays: dict[int, np.ndarray]) -> np.ndarray:
     for operator in graph.operators:
         array, argument = arrays[operator.inputs[0]], graph.tensors[operator.inputs[1]].data
         assert argument is not None

@@ -7,12 +7,14 @@ from torch.nn import functional as F
 
 from atrous.errors import ConfigError
 from atrous.layers.conv import Conv
+from atrous.layers.resize import resize
+from atrous.layers.self_attention import attend, attend_within
 from tests.runtimes.litert.conftest import Function, require_same, written
 
 torch.manual_seed(0)
 MAP = torch.randn(1, 6, 9, 12)
 VECTOR = torch.rand(6, 1, 1) + 0.5
-MATRIX = torch.randn(4, 6)
+MATRIX, ROWS, COLUMNS = torch.randn(4, 6), torch.randn(2, 9), torch.randn(12, 5)
 
 ELEMENTS: dict[str, Function] = {
     "abs": torch.abs,
@@ -53,12 +55,13 @@ AXES: dict[str, Function] = {
     "slice": lambda x: x[:, 1:5, 2:, :-3],
     "steps": lambda x: x[:, :, ::2, 1::3],
     "select": lambda x: x[:, 2] + x[:, -1],
-    "parts": lambda x: torch.cat(x.split([1, 2, 3], 1)[::-1], 1),
+    "parts": lambda x: torch.cat(torch.split(x, [1, 2, 3], 1)[::-1], 1),
     "joined": lambda x: torch.cat([x, VECTOR.expand(1, 6, 9, 2), 2 * x], 3),
     "stacked": lambda x: torch.stack([x, x + 1]),
     "expanded": lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 9, 12) + x[:, :, :1].expand(-1, -1, 9, -1),
     "padded": lambda x: F.pad(x, (1, 2, 0, 3), value=0.5) + F.pad(x, (3, 0, 3, 0)),
     "strided": lambda x: x.permute(0, 2, 3, 1).contiguous().as_strided((1, 4, 5), (1, 7, 2), 3),
+    "gathered": lambda x: x.gather(3, torch.arange(12).flip(0).view(1, 1, 1, 12).expand(1, 6, 9, 12)),
     "means": lambda x: x.mean((2, 3)) + x.sum((2, 3)) + x.amax((2, 3)) + x.amin((-2, -1)),
     "all": lambda x: x.mean().reshape(1),
     "arg-max": lambda x: x.argmax(1),
@@ -68,6 +71,7 @@ AXES: dict[str, Function] = {
     "layer norm": lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (6,), torch.arange(6.0), torch.ones(6)),
 }
 PRODUCTS: dict[str, Function] = {
+    "of rows and columns": lambda x: ROWS @ F.max_pool2d(x, 1) @ COLUMNS,
     "of pixels": lambda x: x.flatten(2).mT @ x.flatten(2),
     "of channels": lambda x: x.flatten(2) @ x.flatten(2).mT,
     "with a constant": lambda x: MATRIX @ x.flatten(2),
@@ -75,7 +79,9 @@ PRODUCTS: dict[str, Function] = {
     "linear": lambda x: F.linear(x.permute(0, 2, 3, 1), MATRIX, torch.ones(4)),
     "linear, computed": lambda x: F.linear(x[0, 0].mT, x[0, 1].mT),
     "einsum": lambda x: torch.einsum("bkyx,bkjx->byxj", x, x),
-    "attention": lambda x: F.scaled_dot_product_attention(*[x.flatten(2).mT[:, None]] * 3, scale=0.2),
+    "attention within": lambda x: attend_within(x, 2 * x, x + 1, 3, scale=0.2),
+    "attention by a mask": lambda x: attend(x, x, x, scale=0.1, mask=torch.eye(108)),
+    "attention": lambda x: attend(x, 2 * x, x + 1, scale=0.2),
 }
 MAPS: dict[str, Function] = {
     "conv": nn.Conv2d(6, 4, 3, padding=1),
@@ -102,6 +108,8 @@ MAPS: dict[str, Function] = {
     "smaller": lambda x: F.interpolate(x, (5, 7), mode="bilinear", align_corners=True),
     "half pixels": lambda x: F.interpolate(x, (17, 23), mode="bilinear"),
     "by factors": lambda x: F.interpolate(x, scale_factor=(2, 0.5), mode="bilinear"),
+    "legacy": lambda x: resize(x, (17, 23), "legacy"),
+    "edges": lambda x: F.pad(x, (1, 0, 1, 1), mode="replicate"),
     "nearest": lambda x: F.interpolate(x, (20, 20)),
     "nearest, exact": lambda x: F.interpolate(x, (20, 20), mode="nearest-exact"),
 }

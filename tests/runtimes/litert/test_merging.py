@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from atrous.layers.conv import TORCH_NORM, ConvNorm
-from tests.runtimes.litert.conftest import require_same
+from tests.runtimes.litert.conftest import Function, require_same
 
 X = torch.randn(1, 6, 10, 12, generator=torch.Generator().manual_seed(1))
 
@@ -41,7 +41,7 @@ def test_a_result_that_others_read_too_stays() -> None:
     conv = nn.Conv2d(6, 6, 1)
 
     def both(x: Tensor) -> Tensor:
-        y = conv(x)
+        y: Tensor = conv(x)
         return y.relu() + y
 
     operators = require_same({"both": both, "cut": lambda x: conv(x)[:, :, 1:], "kept": conv}, X)
@@ -59,6 +59,18 @@ def test_factors_and_addends_of_pixels_or_images_stay() -> None:
     }
     operators = require_same(functions, X)
     assert operators.count("MUL") >= 4
+
+
+def test_zeros_around_what_is_convolved_are_its_padding() -> None:
+    conv = nn.Conv2d(6, 4, 3, stride=2)
+
+    def padded(*pads: int, value: float = 0.0) -> Function:
+        return lambda x: conv(F.pad(x.permute(0, 3, 1, 2), pads, value=value))
+
+    image = X.permute(0, 2, 3, 1).contiguous()
+    operators = require_same({"after": padded(0, 1, 0, 1), "both": padded(1, 1, 2, 2)}, image)
+    assert operators.count("PAD") == 1  # SAME is the first, no name has the second
+    assert "PADV2" in require_same({"ones": padded(0, 1, 0, 1, value=1.0)}, image)
 
 
 def test_a_divisor_before_a_convolution_goes_into_its_weights() -> None:

@@ -14,7 +14,7 @@ from atrous import artefact, cli, export
 from atrous.artefact import Export
 from atrous.errors import AtrousError, AtrousWarning, ConfigError, ModelFileError
 from atrous.inference import InferenceConfig
-from atrous.runtimes.litert import flatbuffer, opening
+from atrous.runtimes.litert import flatbuffer
 from atrous.segmenter import Segmenter
 from tests.conftest import noise, small_segmenter
 
@@ -55,8 +55,10 @@ def test_an_image_of_the_files_size_has_the_models_labels(path: Path, small: Seg
     segmenter = atrous.load(path)
     image = noise(*SIZE)
     assert np.array_equal(segmenter.predict(image).semantic, small.predict(image).semantic)
-    pair = [one.predict(image, probabilities=True).probabilities for one in (segmenter, small)]
-    assert np.allclose(*pair, atol=1e-5)
+    ours, theirs = (one.predict(image, probabilities=True).probabilities for one in (small, segmenter))
+    assert ours is not None
+    assert theirs is not None
+    assert np.allclose(ours, theirs, atol=1e-5)
     assert segmenter.header.label_space == small.header.label_space
     assert segmenter.header.training == small.header.training
 
@@ -121,8 +123,8 @@ def test_a_size_is_chosen_and_said(small: Segmenter, tmp_path: Path, capsys: pyt
 
 def test_the_canvas_is_the_size_of_a_model_that_has_one(small: Segmenter) -> None:
     header = small.with_inference(InferenceConfig(mode="canvas", window=(33, 65))).header
-    assert export.default_size(header) == (33, 65)
-    assert export.default_size(header.model_copy(update={"training": None, "inference": InferenceConfig()})) == (
+    assert artefact.default_size(header) == (33, 65)
+    assert artefact.default_size(header.model_copy(update={"training": None, "inference": InferenceConfig()})) == (
         513,
         513,
     )
@@ -227,7 +229,7 @@ def test_it_is_told_by_its_content(path: Path, tmp_path: Path) -> None:
 
 
 def test_without_litert_the_command_that_installs_it_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs ai_edge_litert: pip install 'atrous\[litert\]'"):
         atrous.load(path)
 

@@ -1,6 +1,5 @@
 """A published model, converted and exported to LiteRT again, predicts what its original file does."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +31,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
     convert(ORIGINAL).save(folder / "m.safetensors")
     export.run(folder / "m.safetensors", "litert", size=(257, 257))
     return atrous.load(folder / "m.tflite")
-
-
-def original_labels(segmenter: Segmenter) -> Iterator[None]:
-    raise NotImplementedError
 
 
 class Original:

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from atrous.convert.system import OptionTree
 from atrous.errors import ConfigError
 from atrous.layers.dense_prediction_cell import Branch
-from atrous.settings import Settings
+from atrous.settings import Scales, Settings
 
 Pair = tuple[PositiveInt, PositiveInt]
 CROPS = ("crop_size", "eval_crop_size", "vis_crop_size")  # a flag and its aliases
@@ -57,7 +57,7 @@ class Flags(Settings):
 
     image_pyramid: tuple[PositiveFloat, ...] | None = None
     merge_method: Literal["max", "avg"] = "max"
-    eval_scales: tuple[PositiveFloat, ...] = Field((1.0,), min_length=1)
+    eval_scales: Scales = (1.0,)
     add_flipped_images: bool = False
     prediction_with_upsampled_logits: Literal[True] = True
 

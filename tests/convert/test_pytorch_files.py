@@ -1,0 +1,245 @@
+"""Files of PyTorch programs as people hold them: folders, halves, wrappers, and what is refused in one line."""
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+import atrous
+from atrous.convert.run import conversion
+from tests.convert.conftest import assert_close, assert_refused, empty_arrays, error_line, run
+from tests.reference.pytorch_programs import golden, seeded_weights
+from tests.reference.tf_deeplab import without
+
+HUGGING, SMP, CSAIL = "huggingface_dm05_os16", "smp_v3plus_mobilenet_v2", "csail_resnet18dilated_ppm_deepsup"
+VAINF, JFZHANG = "vainf_v3plus_mobilenet_os16", "jfzhang95_mobilenet_os16"
+CONFIG = {"model_type": "mobilenet_v2", "depth_multiplier": 0.5, "output_stride": 16, "layer_norm_eps": 0.001}
+NAMES = {"0": "background", "1": "cat", "2": "dog", "3": "cat", "4": "sheep"}
+
+Arrays = Mapping[str, NDArray[np.float32]]
+
+
+def tensors(arrays: Arrays, prefix: str = "") -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+@torch.no_grad()
+def assert_golden(source: Path | Arrays, name: str, **options: object) -> None:
+    done, expected = conversion(source, options=options), golden(name)
+    assert_close(done.segmenter.model(expected.image).semantic, expected.logits["logits"])
+
+
+# ---- what lies around the weights
+
+
+def test_a_training_s_notes_do_not_matter(tmp_path: Path) -> None:
+    """VainF notes the best score as a number of NumPy, others their arguments; a Lightning module has a prefix."""
+    weights = seeded_weights(golden(VAINF).shapes)
+    notes = {"best_score": np.float64(0.7), "cur_itrs": 3, "args": argparse.Namespace(crop=513, path=tmp_path)}
+    torch.save({"model_state": tensors(weights, "module."), **notes}, tmp_path / "best.pth")
+    assert_golden(tmp_path / "best.pth", VAINF)
+
+
+def test_a_lightning_module_s_network_is_found(tmp_path: Path) -> None:
+    weights = tensors(seeded_weights(golden(SMP).shapes), "model.") | {"mean": torch.ones(3), "std": torch.ones(3)}
+    torch.save({"state_dict": weights, "epoch": 3, "callbacks": {}}, tmp_path / "epoch=3.ckpt")
+    assert_golden(tmp_path / "epoch=3.ckpt", SMP)
+    unused = conversion(tmp_path / "epoch=3.ckpt").unused
+    assert [name for name in unused if not name.endswith("num_batches_tracked")] == [
+        "beside the network/mean",
+        "beside the network/std",
+    ]
+
+
+def test_a_moving_average_counts_where_there_is_nothing_else(tmp_path: Path) -> None:
+    weights = tensors(seeded_weights(golden(SMP).shapes))
+    torch.save({"model_ema": weights, "epoch": 3}, tmp_path / "ema.pth")
+    assert_golden(tmp_path / "ema.pth", SMP)
+
+
+def test_older_names_of_smp_are_read() -> None:
+    case = "smp_v3_resnet18"
+    new = {"decoder.aspp.": "decoder.0.", "decoder.conv.": "decoder.1.", "decoder.bn.": "decoder.2."}
+    weights = seeded_weights(golden(case).shapes)
+    old = {
+        next((name.replace(one, other) for one, other in new.items() if name.startswith(one)), name): array
+        for name, array in weights.items()
+    }
+    assert old.keys() != weights.keys()
+    assert_golden(old, case)
+
+
+def test_images_of_other_colours_are_an_option_of_smp() -> None:
+    arrays = empty_arrays(golden(SMP).shapes)
+    done = conversion(arrays, options={"mean": "0,0,0", "std": "255,255,255"})
+    assert done.segmenter.model.scale.flatten().tolist() == [255, 255, 255]
+    assert not any("mean" in text for text in done.assumptions)
+    assert_refused(arrays, r"std.0=0: Input should be greater than 0", {"std": "0,1,1"})
+
+
+def test_a_single_logit_becomes_two_classes() -> None:
+    done = conversion(empty_arrays(golden("smp_v3plus_mobilenet_v2_binary").shapes), options={"classes": 1})
+    assert done.segmenter.model.num_classes == 2
+    assert "its single logit is that of class 1, by a sigmoid" in done.assumptions
+
+
+# ---- Hugging Face's folders
+
+
+def write_folder(folder: Path, config: Mapping[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file(seeded_weights(golden(HUGGING).shapes), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_folder_s_settings_and_names_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_folder(tmp_path / "deeplabv3", {**CONFIG, "id2label": NAMES})
+    assert_golden(folder, HUGGING)
+    assert_golden(folder / "model.safetensors", HUGGING)
+    assert run(folder, "--out", tmp_path / "m.safetensors") == 0
+    assert "huggingface: deeplab_v3, mobilenet_v2, output stride 16" in capsys.readouterr().out
+    names = atrous.load(tmp_path / "m.safetensors").label_space.names
+    assert names == ("background", "cat", "dog", "cat 3", "sheep")
+
+
+BAD_SETTINGS: list[tuple[object, str]] = [
+    ({**CONFIG, "model_type": "segformer"}, "model_type 'segformer': of Hugging Face's networks, mobilenet_v2"),
+    ({**CONFIG, "tf_padding": False}, "tf_padding=False: Input should be True"),
+    ({**CONFIG, "output_stride": 4}, "output_stride=4: Input should be 8, 16 or 32"),
+    ({**CONFIG, "id2label": {"0": "cat"}}, "1 names for 5 classes"),
+    ({**CONFIG, "id2label": {"0": "a", "2": "b"}}, "id2label must name the classes 0, 1, ... in words"),
+    ({**CONFIG, "id2label": {"0": "a\\u001b[2J"}}, "id2label must name|1 names"),
+    ({**CONFIG, "id2label": 5}, "id2label must name"),
+    ({**CONFIG, "depth_multiplier": 0.75}, "weights of another shape than the model's"),
+    ([1, 2], "it must hold settings by name, but holds a list"),
+    ("[" * 100_000, "it must hold settings by name|it is no JSON"),
+]
+
+
+@pytest.mark.parametrize(("config", "reason"), BAD_SETTINGS)
+def test_settings_that_do_not_fit_are_refused(tmp_path: Path, config: Any, reason: str) -> None:  # noqa: ANN401
+    folder = write_folder(tmp_path / "a", config)
+    with pytest.raises(ValueError, match=reason) as error:
+        conversion(folder)
+    assert "\n" not in str(error.value)
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"cannot read .*config\.json as a file of settings: it is no JSON"):
+        conversion(folder)
+
+
+# ---- two files
+
+
+def write_halves(folder: Path) -> tuple[Path, Path]:
+    weights = tensors(seeded_weights(golden(CSAIL).shapes))
+    paths = (folder / "encoder_epoch_20.pth", folder / "decoder_epoch_20.pth")
+    for path in paths:
+        half = f"{path.name.partition('_')[0]}."
+        part = {name.removeprefix(half): value for name, value in weights.items() if name.startswith(half)}
+        torch.save(part, path)
+    return paths
+
+
+def test_either_half_brings_the_other(tmp_path: Path) -> None:
+    for source in (*write_halves(tmp_path), tmp_path):
+        assert_golden(source, CSAIL)
+
+
+def test_a_half_alone_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    encoder, decoder = write_halves(tmp_path)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for path, other in ((encoder, "decoder"), (decoder, "encoder")):
+        moved = Path(shutil.copy(path, alone))
+        line = error_line(capsys, moved, "--out", tmp_path / "m.safetensors")
+        assert f"of a network alone: put its {other} beside it" in line
+        moved.unlink()
+    (tmp_path / "encoder_epoch_9.pth").touch()
+    assert "it holds several models: name one of" in error_line(capsys, tmp_path, "--out", tmp_path / "m.safetensors")
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+# ---- refused
+
+
+def shapes(name: str) -> dict[str, tuple[int, ...]]:
+    return dict(golden(name).shapes)
+
+
+REFUSED: list[tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = [
+    ({**without(shapes(SMP), "decoder."), "decoder.blocks.0.conv1.0.weight": (256, 3, 3, 3)}, {}, "and it is another$"),
+    (without(shapes(SMP), "decoder.block1"), {}, "decoder.block1.0.weight is missing"),
+    (without(shapes(SMP), "encoder.features.18"), {}, "missing 5 weights of the model: encoder.features.18"),
+    ({**shapes(SMP), "encoder.features.0.0.weight": (32, 4, 3, 3)}, {}, r"is \[32, 4, 3, 3\], not \[32, 3, 3, 3\]"),
+    (shapes(SMP), {"encoder_name": "resnet34"}, "encoder_name=resnet34, but its .* encoder_name=mobilenet_v2"),
+    (shapes(SMP), {"classes": 21}, "classes=21, but its weights are those of classes=5"),
+    (shapes(SMP), {"encoder_output_strides": 8}, "did you mean encoder_output_stride"),
+    (
+        {**shapes("smp_pspnet_resnet18"), "encoder.layer2.0.downsample.1.weight": (7,)},
+        {},
+        "no stage of its encoder has",
+    ),
+    ({**shapes(VAINF), **shapes(JFZHANG)}, {}, "17 weights of another shape than the model's"),
+    ({**shapes(SMP), **shapes(CSAIL)}, {}, r"312 weights without a place .*: decoder\.aspp\.0"),
+    (without(shapes(VAINF), "classifier.classifier.3"), {}, "classifier.classifier.3.weight is missing"),
+    (without(shapes(VAINF), "backbone.high_level_features.17"), {}, "missing .*high_level_features.17"),
+    (shapes(VAINF), {"model": "deeplabv3plus_resnet50"}, "but its weights are those of model=deeplabv3plus_mobilenet"),
+    (shapes(VAINF), {"output_stride": 32}, "output_stride=32: Input should be 8 or 16"),
+    ({**shapes(VAINF), "backbone.block1.skip.weight": (1,)}, {}, "its backbone is the Xception of Keras"),
+    ({**shapes(JFZHANG), "backbone.layer0.0.weight": (1,)}, {}, "its backbone is DRN"),
+    (without(shapes(JFZHANG), "decoder.last_conv.8"), {}, "decoder.last_conv.8.weight is missing"),
+    (shapes(JFZHANG), {"backbone": "drn"}, "backbone=drn, but its weights are those of backbone=mobilenet"),
+    (without(shapes(CSAIL), "decoder.cbr_deepsup"), {}, "only ppm_deepsup is read"),
+    (without(shapes(CSAIL), "encoder.layer3.1"), {}, "no ResNet has 1 units of two convolutions in layer3"),
+    (
+        without(shapes("kazuto1011_v2_single"), "aspp.c3"),
+        {},
+        "it has 3 branches: name the rate of each in atrous_rates",
+    ),
+    (without(shapes("kazuto1011_v2_single"), "aspp"), {}, "only DeepLab v2 is read"),
+    (without(shapes("kazuto1011_v2_single"), "layer4.block23"), {}, "missing .*layer4.block23"),
+    (without(shapes(HUGGING), "segmentation_head.conv_pool"), {"output_stride": 16}, "missing .*conv_pool"),
+    (shapes("mmseg_psanet_r50_d8"), {}, "its masks have 117 weights: give their sides with mask_size=97,97"),
+    (shapes("mmseg_psanet_r50_d8"), {"psa_type": "collect"}, "those of psa_type=bi-direction, got collect"),
+    (shapes("mmseg_deeplabv3_r50_d8"), {"dilations": "1,12"}, r"it has 4 branches, 1x1 first"),
+    (shapes("mmseg_deeplabv3_r50_d8"), {"multi_grid": "1,2,4"}, r"has only multiples of \(2, 4, 4\)"),
+    (
+        {**shapes("mmseg_pspnet_r50_d8"), "decode_head.fpn_bottleneck.conv.weight": (512, 2048, 3, 3)},  # UPerNet
+        {},
+        "1 weight without a place .*: decode_head.fpn_bottleneck",
+    ),
+    (
+        without(shapes("torchvision_lraspp_mobilenet_v3_large"), "classifier.high_classifier"),
+        {},
+        "missing 2 weights of the model: classifier.high_classifier",
+    ),
+]
+
+
+@pytest.mark.parametrize(("weights", "options", "reason"), REFUSED)
+def test_misfits_are_refused_in_one_line(
+    weights: dict[str, tuple[int, ...]], options: dict[str, Any], reason: str
+) -> None:
+    assert_refused(empty_arrays(weights), reason, options)
+
+
+def test_files_that_are_no_checkpoints_are_refused_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "m.safetensors"
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pth")
+    assert "torch.save(model.state_dict()" in error_line(capsys, tmp_path / "whole.pth", "--out", out)
+    for name in ("sparse.pth", "sparse.ckpt", "sparse.bin", "sparse_foreign.safetensors"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(2**30)
+        assert "cannot read" in error_line(capsys, tmp_path / name, "--out", out)
+    assert not out.exists()
