@@ -166,8 +166,6 @@ class Segmenter:
         Raises ConfigError for bf16 where the processor has none, and for `compile` without a compiler.
         """
         pytorch.require_precision(precision, self.device)
-        if not isinstance(self.network, Model) and (precision == "bf16" or compile):
-            raise ConfigError("bf16 and compile are for networks in PyTorch; an exported one is computed as it is")
         if compile:
             pytorch.require_compiler(self.device)
         if isinstance(self.network, Model):
