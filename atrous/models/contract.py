@@ -107,7 +107,7 @@ class ImagePyramidConfig(MapConfig):
     """The settings of models that can merge the logits of several scales: they have no other outputs."""
 
     half_pixel_centers: bool = True  # False: TensorFlow 1 without align_corners
-    """Where corners aren't aligned, how pixels are: their outer edges coincide, or (false) their upper left corners."""
+    """How pixels lie where corners aren't aligned: outer edges coincide, or (false) upper left corners."""
     image_pyramid: Scales = (1.0,)  # arXiv:1606.00915, section 4.1.2
     """Sizes at which the network itself sees each image, also in training; each costs a pass."""
     merge: Literal["max", "mean"] = "max"

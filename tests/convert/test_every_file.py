@@ -42,7 +42,7 @@ def pixels(segmenter: Segmenter, photo: Path) -> torch.Tensor:  # [1, 3, H, W] w
     return on_canvas(image, segmenter.model, segmenter.inference.window).images.float().round()
 
 
-def labels(segmenter: Segmenter, images: torch.Tensor) -> NDArray[np.integer]:  # type: ignore[type-arg]
+def labels(segmenter: Segmenter, images: torch.Tensor) -> NDArray[np.integer]:
     return predict_labels(segmenter.model, images, segmenter.inference)[0].numpy()
 
 

@@ -146,7 +146,7 @@ def test_as_integers_for_other_programs_it_computes_the_same(kind: str) -> None:
     expected = part(x)
     quantization.to_integers(part)
     assert isinstance(part[0], Int8Conv)  # type: ignore[index]
-    assert part[0].weight.dtype == torch.int8  # type: ignore[index,union-attr]
+    assert part[0].weight.dtype == torch.int8  # type: ignore[index]
     torch.testing.assert_close(part(x), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -154,7 +154,7 @@ def test_a_bias_that_32_bits_do_not_hold_gets_coarser_weights() -> None:
     conv = nn.Conv2d(4, 1, 1)
     with torch.no_grad():
         conv.weight.fill_(1e-9)
-        conv.bias.fill_(5.0)
+        conv.bias.fill_(5.0)  # type: ignore[union-attr]
     part = quantized(nn.Sequential(conv))
     quantization.to_integers(part)
     torch.testing.assert_close(part(torch.ones(1, 4, 1, 1)).item(), 5.0, atol=1e-4, rtol=0)
