@@ -133,14 +133,21 @@ def upsampling_share(case: Case, own: Own, image: Image) -> float:
         partial(upsample_argmax, logits, image_size(padded), align_corners=is_aligned),
         partial(segmenter.predict, image),
     )
-    part, whole = (median(timed(call) for _ in range(SHARE_CALLS + 1)) for call in calls)
+    part, whole = (median(timed(call).core for _ in range(SHARE_CALLS + 1)) for call in calls)
     return part / whole
 
 
-def timed(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
+class Seconds(NamedTuple):
+    clock: float
+    core: (
+        float  # of all threads of the process: what others do on the machine hardly changes it, if there is one thread
+    )
+
+
+def timed(call: Callable[[], object]) -> Seconds:
+    clock, core = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - start
+    return Seconds(time.perf_counter() - clock, time.process_time() - core)
 
 
 def write_integers(runtime: str, model: str, images: str, target: str) -> None:
@@ -361,8 +368,8 @@ def serve(case: Case, program: str) -> None:
     tell({"labels": describe(labels), "share": share})
     for _ in sys.stdin:
         predict(image)  # others had the cache in between
-        times: list[float] = []
-        while not times or (case.height < BIG and sum(times) < STEP):
+        times: list[Seconds] = []
+        while not times or (case.height < BIG and sum(one.clock for one in times) < STEP):
             times.append(timed(partial(predict, image)))
         tell({"times": times, "mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
 
@@ -425,7 +432,7 @@ def worker(case: Case, program: str, peers: Path | None) -> Iterator[Worker]:
 
 
 class Timed(NamedTuple):
-    rounds: list[list[float]]  # seconds
+    rounds: list[list[Seconds]]
     mebibytes: float = math.nan
     labels: str = ""
     share: float = math.nan  # of upsampling and arg-max, where it is known
@@ -457,28 +464,34 @@ def measure(case: Case, rounds: int, peers: Path | None, only: Sequence[str]) ->
 def with_turn(timed: Timed, answer: Mapping[str, Any]) -> Timed:
     if "error" in answer:
         return timed._replace(error=answer["error"])
-    return timed._replace(rounds=[*timed.rounds, answer["times"]], mebibytes=answer["mebibytes"])
+    times = [Seconds(*one) for one in answer["times"]]
+    return timed._replace(rounds=[*timed.rounds, times], mebibytes=answer["mebibytes"])
 
 
-def ratio(one: Timed, other: Timed) -> float:
+def ratio(one: Timed, other: Timed, of: str) -> float:
     """How many times as fast the first is: the median of the ratios of the rounds, whose medians were taken in turn."""
-    return median(median(b) / median(a) for a, b in zip(one.rounds, other.rounds, strict=True))
+    pairs = zip(medians(one, of), medians(other, of), strict=True)
+    return median(theirs / ours for ours, theirs in pairs)
+
+
+def medians(timed: Timed, of: str) -> list[float]:
+    """Of each round."""
+    return [median(getattr(seconds, of) for seconds in times) for times in timed.rounds]
 
 
 def table(case: Case, timed: Mapping[str, Timed]) -> Iterator[str]:
     first = next(iter(timed))
-    yield f"\n**{case.name}** ({case.height} x {case.width}, {case.num_classes} classes)\n"
-    yield f"| program | median ms | best ms | MiB | times as fast as {first} | upsampling, arg-max | its label map |"
-    yield "|---|--:|--:|--:|--:|--:|---|"
+    yield f"\n**{case.name}** ({case.height} x {case.width}, {case.num_classes} classes, {case.threads} threads)\n"
+    yield f"| program | ms | ms of cores | MiB | {first} / this: ms | of cores | upsampling, arg-max | its label map |"
+    yield "|---|--:|--:|--:|--:|--:|--:|---|"
     for name, one in timed.items():
         if one.error:
-            yield f"| {name} | failed: {one.error} | | | | | |"
+            yield f"| {name} | failed: {one.error} | | | | | | |"
             continue
-        times = [seconds for times in one.rounds for seconds in times]
-        compared = f"{ratio(one, timed[first]):.2f}" if not timed[first].error else ""
+        times = [f"{1000 * median(medians(one, of)):,.1f}" for of in Seconds._fields]
+        compared = ["" if timed[first].error else f"{ratio(one, timed[first], of):.2f}" for of in Seconds._fields]
         share = "" if math.isnan(one.share) else f"{one.share:.1%}"
-        cells = [f"{1000 * median(times):,.1f}", f"{1000 * min(times):,.1f}", f"{one.mebibytes:,.0f}", compared, share]
-        yield f"| {name} | {' | '.join(cells)} | {one.labels} |"
+        yield f"| {name} | {' | '.join([*times, f'{one.mebibytes:,.0f}', *compared, share, one.labels])} |"
     yield from conclusion(timed)
 
 
@@ -487,12 +500,9 @@ def conclusion(timed: Mapping[str, Timed]) -> Iterator[str]:
     done = {name: one for name, one in timed.items() if not one.error}
     sides = [{name: one for name, one in done.items() if name.startswith("atrous") == is_ours} for is_ours in (1, 0)]
     if all(sides):
-        ours, theirs = (min(side, key=lambda name: ratio_key(side[name])) for side in sides)
-        yield f"\n{ours}: {ratio(done[ours], done[theirs]):.2f} times as fast as the best peer, {theirs}"
-
-
-def ratio_key(timed: Timed) -> float:
-    return median(seconds for times in timed.rounds for seconds in times)
+        ours, theirs = (min(side, key=lambda name: median(medians(side[name], "core"))) for side in sides)
+        clock, core = (ratio(done[ours], done[theirs], of) for of in Seconds._fields)
+        yield f"\n{ours} against {theirs}, the peers' fastest: {clock:.2f} times as fast, by cores {core:.2f}"
 
 
 def written(case: Case, folder: Path) -> Case:

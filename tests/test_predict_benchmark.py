@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import predict as benchmark
-from benchmarks.predict import Case, Network, Timed
+from benchmarks.predict import Case, Network, Seconds, Timed
 
 CASE = Case("mobilenet_v2", 33, 49, num_classes=3, threads=1)
 
@@ -19,23 +19,28 @@ def test_a_row_of_ours_is_a_prediction(tmp_path: Path, monkeypatch: pytest.Monke
     assert labels.shape == (33, 49) and labels.max() < 3
 
 
+def rounds(*medians: float) -> list[list[Seconds]]:
+    return [[Seconds(clock, clock / 2)] for clock in medians]
+
+
 def test_ratios_are_of_the_same_round() -> None:
     """Of the medians 2, 1 and 4 against 4, 4 and 4: the middle one of 2, 4 and 1."""
-    ours = Timed([[2, 9, 1], [1], [4]])
-    assert benchmark.ratio(ours, Timed([[4]] * 3)) == 2
+    ours = Timed([[Seconds(one, 1) for one in times] for times in ([2, 9, 1], [1], [4])])
+    assert benchmark.ratio(ours, Timed(rounds(4, 4, 4)), "clock") == 2
+    assert benchmark.ratio(ours, Timed(rounds(4, 4, 4)), "core") == 2
 
 
 def test_a_table_names_what_failed_and_the_best_of_both_sides() -> None:
     timed = {
-        "smp, eager": Timed([[0.4], [0.4]], 100, "33 x 49"),
-        "smp, OpenVINO": Timed([[0.3], [0.3]], 100, "33 x 49"),
-        "atrous": Timed([[0.2], [0.2]], 100, "33 x 49", 0.05),
+        "smp, eager": Timed(rounds(0.4, 0.4), 100, "33 x 49"),
+        "smp, OpenVINO": Timed(rounds(0.3, 0.3), 100, "33 x 49"),
+        "atrous": Timed(rounds(0.2, 0.2), 100, "33 x 49", 0.05),
         "atrous, compiled": Timed([], error="there is no compiler"),
     }
     text = "\n".join(benchmark.table(CASE, timed))
-    assert "| atrous | 200.0 | 200.0 | 100 | 2.00 | 5.0% | 33 x 49 |" in text
-    assert "| atrous, compiled | failed: there is no compiler | | | | | |" in text
-    assert "atrous: 1.50 times as fast as the best peer, smp, OpenVINO" in text
+    assert "| atrous | 200.0 | 100.0 | 100 | 2.00 | 2.00 | 5.0% | 33 x 49 |" in text
+    assert "| atrous, compiled | failed: there is no compiler | | | | | | |" in text
+    assert "atrous against smp, OpenVINO, the peers' fastest: 1.50 times as fast, by cores 1.50" in text
 
 
 def test_images_of_peers_are_normalised_as_imagenet_is() -> None:
