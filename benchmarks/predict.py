@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)  # not this folder: its train.py and memory.py are no one else's
+if __name__ == "__main__":
+    sys.path[0] = str(ROOT)  # not this folder, whose train.py is not the package's
 
 from benchmarks.train import declare_vision_operators, machine  # noqa: E402
 
