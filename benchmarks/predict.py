@@ -548,7 +548,7 @@ def main(
         for one in [*wanted, *map(tflite_case, tflite or [])]:
             photo = None if image is None else str(image.absolute())
             ready = written(one._replace(threads=threads, image=photo), files or Path(temporary))
-            print("\n".join(table(one, measure(ready, rounds, peers, program or []))), flush=True)
+            print("\n".join(table(ready, measure(ready, rounds, peers, program or []))), flush=True)
 
 
 if __name__ == "__main__":
