@@ -30,7 +30,7 @@ from atrous.models import MODELS, AnyModelConfig, format_1, task_of
 from atrous.optim import OptimConfig
 from atrous.recipes import hint
 from atrous.recipes import recipes as recipes
-from atrous.settings import Count, Seed, Settings
+from atrous.settings import MAX_COUNT, Count, Seed, Settings
 from atrous.tasks import TASKS
 from atrous.trees import TreeError, kind_of, parse_yaml, read_yaml
 
@@ -87,8 +87,8 @@ class TrainConfig(Settings):
     """Which weights of `init` to take; all_but_logits where the classes differ, matching for whatever fits."""
     ema: float | None = Field(None, gt=0, lt=1)
     """Decay of averaged weights, which are then evaluated and saved, such as 0.999; none: no averaging."""
-    quantize_after: int | None = Field(None, ge=0)
-    """Steps after which convolutions learn to compute in 8-bit integers, for `atrous export --int8`; none: never."""
+    quantize_after: int | None = Field(None, ge=0, le=MAX_COUNT)
+    """Steps before the network learns 8-bit arithmetic, for `atrous export --int8`; none: never."""
     save_every: Count = 500
     """Steps between two saves: what a kill can lose at most."""
     eval_every: Count | None = 1000

@@ -18,7 +18,7 @@ from atrous.convert.comparison import THRESHOLD, Agreement, percent, total
 from atrous.convert.filling import BYTES, SIGNED, UNIT, blank_model, range_of
 from atrous.convert.kinds import kind_of
 from atrous.models.deeplab_v3 import DeepLabV3
-from tests.conftest import noise
+from tests.conftest import SHARED, noise
 from tests.convert import graphs
 from tests.convert.conftest import error_line, run
 from tests.convert.graphs import changed, half_width_steps
@@ -187,7 +187,7 @@ def photo(folder: Path) -> Path:
 
 @pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="LiteRT is not installed: pip install '.[litert]'")
 def test_check_runs_the_original(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = Path(__file__).parents[2] / "shared" / "models" / "deeplabv3_257_mv_gpu.tflite"
+    source = SHARED / "models" / "deeplabv3_257_mv_gpu.tflite"
     if not source.exists():
         pytest.skip(f"no published model at {source}")
     assert run(source, "--out", tmp_path / "m.safetensors", "--check", photo(tmp_path)) == 0
