@@ -32,7 +32,7 @@ from atrous.data.packed import INDEX, Index, Kind, Row, Shard, Split, read_index
 from atrous.data.strips import checksums
 from atrous.data.transforms import Window, resample_window
 from atrous.errors import AtrousError, ConfigError, DataError, listing, text_of
-from atrous.files import prepare_output, user_path, write_atomically
+from atrous.files import prepare_output, remove_leftovers, user_path, write_atomically
 from atrous.progress import counting, say
 from atrous.recipes import recipes
 from atrous.settings import Settings, Side
@@ -231,6 +231,7 @@ def _pack(out: Path, packing: Packing, workers: int, console: Console) -> Index:
     kind: Kind = packing.options.to
     index = Index(format=kind, label_space=packing.space, splits=splits, source=packing.source)
     write_atomically(out / INDEX, index.model_dump_json(indent=1) + "\n")
+    remove_leftovers(out)  # while BEGUN, which they may be of, is there
     (out / BEGUN).unlink(missing_ok=True)
     return index
 

@@ -247,6 +247,7 @@ def test_a_killed_packing_goes_on(tmp_path: Path) -> None:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
+    (out / "..packing.json.1").write_bytes(b"{")  # as a kill within a write leaves it
     subprocess.run([*command, *options, "--out", str(out)], check=True, capture_output=True)
     assert contents(out) == contents(tmp_path / "whole")
 
