@@ -50,7 +50,7 @@ class BackboneConfig(Settings):
     @property
     def output_strides(self) -> tuple[int, ...]:
         """The possible output strides."""
-        return OUTPUT_STRIDES
+        return tuple(stride for stride in OUTPUT_STRIDES if stride <= STRIDES[self.deepest])
 
     @property
     def own_rates(self) -> tuple[int, ...] | None:
@@ -150,11 +150,6 @@ def read_name(settings: Any) -> Any:  # noqa: ANN401 - any YAML value
 def strides_at(output_stride: int, names: Iterable[str]) -> dict[str, int]:
     """The strides of these feature maps, none coarser than the output stride."""
     return {name: min(STRIDES[name], output_stride) for name in names}
-
-
-def strides_of(deepest: Stage) -> tuple[int, ...]:
-    """The output strides of a network that ends with this stage."""
-    return tuple(stride for stride in OUTPUT_STRIDES if stride <= STRIDES[deepest])
 
 
 def require_grid(config: BackboneConfig, multi_grid: tuple[int, ...] | None, units: int) -> None:

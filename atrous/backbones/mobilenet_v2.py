@@ -15,7 +15,6 @@ from atrous.backbones.contract import (
     ImageNet,
     Stage,
     strides_at,
-    strides_of,
 )
 from atrous.backbones.rates import AtrousRule, Placement, placed, strides_to_rates
 from atrous.layers.conv import SLIM_NORM, TORCH_NORM, ConvNorm, Norm, Padding
@@ -96,10 +95,6 @@ class MobileNetV2(Backbone):
         @property
         def deepest(self) -> Stage:
             return self.last_stage
-
-        @property
-        def output_strides(self) -> tuple[int, ...]:
-            return strides_of(self.last_stage)
 
         @property
         def num_blocks(self) -> int:

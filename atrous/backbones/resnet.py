@@ -17,7 +17,6 @@ from atrous.backbones.contract import (
     Stage,
     require_grid,
     strides_at,
-    strides_of,
 )
 from atrous.backbones.rates import AtrousRule, Placement, strides_to_rates
 from atrous.layers.conv import TORCH_NORM, ConvNorm, Norm, Padding
@@ -206,10 +205,6 @@ class ResNet(Backbone):
         @property
         def deepest(self) -> Stage:
             return self.last_stage
-
-        @property
-        def output_strides(self) -> tuple[int, ...]:
-            return strides_of(self.last_stage)
 
         @property
         def imagenet(self) -> ImageNet:

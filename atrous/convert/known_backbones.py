@@ -1,5 +1,6 @@
 """Backbones that several PyTorch programs share: how they are recognised, and how their weights are named."""
 
+from collections.abc import Callable
 from typing import Any
 
 from atrous.backbones.mobilenet_v2 import ROWS
@@ -15,6 +16,7 @@ RESNETS = {  # by whether units are bottlenecks, and their number in layer3
     (True, 36): "resnet152",
 }
 NUM_BLOCKS = sum(row.repeats for row in ROWS)  # of MobileNetV2
+NUM_LOW = 4  # of MobileNetV2's features, the first ones, are called low by some
 
 
 def resnet(evidence: Evidence[Any], prefix: str) -> str:
@@ -63,3 +65,14 @@ def numbered(ours: str, theirs: str) -> Rules:
 def pair(ours: str, conv: str, norm: str) -> Rules:
     """A convolution and its batch norm, each with a name of its own."""
     return (rf"{ours}\.conv", conv), (rf"{ours}\.norm", norm)
+
+
+def leveled_mobilenet(first: Rules, block_rules: Callable[[str, str], Rules]) -> Rules:
+    """MobileNetV2 in two sequences of features. `first` are the rules of the first block, which has no expansion."""
+    blocks = [
+        block_rules(rf"backbone\.blocks\.{index}", f"backbone.{level}_level_features.{index + 1}.conv")
+        for index in range(1, NUM_BLOCKS)
+        for level in ("low" if index + 1 < NUM_LOW else "high",)
+    ]
+    stem = numbered(r"backbone\.stem", "backbone.low_level_features.0")
+    return (*stem, *first, *(rule for rules in blocks for rule in rules))

@@ -124,6 +124,11 @@ def one_pass(options: Any) -> int:  # noqa: ANN401 - of any system
     return 1
 
 
+def off_grid(evidence: Evidence[Any], config: ModelConfig) -> InferenceConfig:
+    """The inference of programs that show images to the network as they are, without padding to its grid."""
+    return InferenceConfig(pad_to_grid=False)
+
+
 class System(NamedTuple, Generic[OptionsT]):
     """A program to convert from; the steps that all of them share are in `conversion`."""
 

@@ -79,25 +79,25 @@ def _epsilons(model: Model, names: Mapping[str, str]) -> Iterator[tuple[str, flo
 
 def traced(model: Model, names: Mapping[str, str], size: Size) -> tuple[Flow, Value]:
     """What a model on the meta device computes, and its logits."""
-    recorder = _Recorder(model, names, size)
-    with torch.no_grad(), recorder:
-        images = torch.empty(1, 3, *size, device="meta")
-        recorder.values[id(images)] = image(size)
-        recorder.alive.append(images)
-        outputs = model(images)
+    outputs, recorder = _run(model, names, size)
     logits = outputs.semantic if outputs.classes is None else outputs.classes
     return recorder.flow, recorder.values[id(logits)]
 
 
 def recorded(backbone: nn.Module, names: Mapping[str, str], size: Size) -> tuple[Flow, dict[str, Value]]:
     """What a backbone on the meta device computes, and its features."""
-    recorder = _Recorder(backbone, names, size)
+    features, recorder = _run(backbone, names, size)
+    return recorder.flow, {name: recorder.values[id(x)] for name, x in features.items()}
+
+
+def _run(network: nn.Module, names: Mapping[str, str], size: Size) -> tuple[Any, "_Recorder"]:
+    """What a network on the meta device returns, and the record of it."""
+    recorder = _Recorder(network, names, size)
     with torch.no_grad(), recorder:
         images = torch.empty(1, 3, *size, device="meta")
         recorder.values[id(images)] = image(size)
         recorder.alive.append(images)
-        features = backbone(images)
-    return recorder.flow, {name: recorder.values[id(x)] for name, x in features.items()}
+        return network(images), recorder
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

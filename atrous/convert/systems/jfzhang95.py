@@ -5,16 +5,14 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from atrous.convert.arrays import Array, Shapes
-from atrous.convert.known_backbones import NUM_BLOCKS, numbered, pair, resnet, resnet_stages, resnet_stem
+from atrous.convert.known_backbones import leveled_mobilenet, numbered, pair, resnet, resnet_stages, resnet_stem
 from atrous.convert.layouts import PYTORCH, Rules, beside, pooled_image_first
-from atrous.convert.system import ConfigFields, Deduction, Evidence, System
+from atrous.convert.system import ConfigFields, Deduction, Evidence, System, off_grid
 from atrous.errors import ConversionError
-from atrous.inference import InferenceConfig
 from atrous.layers.aspp import RATES
 from atrous.models import ModelConfig
 from atrous.settings import Settings
 
-NUM_LOW = 4  # of MobileNetV2's features, the first ones, are called low
 MULTI_GRID = (1, 2, 4)
 BACKBONES: dict[str, ConfigFields] = {  # by its names
     "resnet": {"name": "resnet101", "multi_grid": MULTI_GRID, "atrous_rule": "stage"},
@@ -48,13 +46,10 @@ def _mobilenet_rules() -> Rules:
         *numbered(rf"{ours}\.depthwise", f"{low}1.conv"),
         *pair(rf"{ours}\.project", f"{low}1.conv.3", f"{low}1.conv.4"),
     )
-    others = [rule for index in range(1, NUM_BLOCKS) for rule in _block_rules(index)]
-    return (*numbered(r"backbone\.stem", f"{low}0"), *first, *others)
+    return leveled_mobilenet(first, _block_rules)
 
 
-def _block_rules(index: int) -> Rules:
-    ours, level = rf"backbone\.blocks\.{index}", "low" if index + 1 < NUM_LOW else "high"
-    theirs = f"backbone.{level}_level_features.{index + 1}.conv"
+def _block_rules(ours: str, theirs: str) -> Rules:
     return (
         *numbered(rf"{ours}\.expand", theirs),
         *pair(rf"{ours}\.depthwise", f"{theirs}.3", f"{theirs}.4"),
@@ -110,16 +105,12 @@ def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, b
     return {"out_stride=16 (the default)": "out_stride" not in evidence.options.model_fields_set}
 
 
-def inference(evidence: Evidence[Options], config: ModelConfig) -> InferenceConfig:
-    return InferenceConfig(pad_to_grid=False)
-
-
 SYSTEM = System(
     recognised,
     Options,
     config,
     rules,
     assumptions,
-    inference,
+    off_grid,
     layout=PYTORCH._replace(our_axes=_our_axes, leftovers=beside(r"backbone\.features\..*")),  # the same weights again
 )

@@ -12,9 +12,8 @@ from atrous.backbones.contract import IMAGENET_MEAN, IMAGENET_STD
 from atrous.convert.arrays import BESIDE, Array, Arrays, Shapes
 from atrous.convert.known_backbones import NUM_BLOCKS, numbered, pair, resnet, resnet_stages, resnet_stem
 from atrous.convert.layouts import PYTORCH, Rules, beside, pooled_image_first
-from atrous.convert.system import ConfigFields, Deduction, Evidence, Normalization, System
+from atrous.convert.system import ConfigFields, Deduction, Evidence, Normalization, System, off_grid
 from atrous.errors import ConversionError
-from atrous.inference import InferenceConfig
 from atrous.models import ModelConfig
 from atrous.settings import Rates, Settings
 
@@ -258,10 +257,6 @@ def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, b
     }
 
 
-def inference(evidence: Evidence[Options], config: ModelConfig) -> InferenceConfig:
-    return InferenceConfig(pad_to_grid=False)
-
-
 def normalization(options: Options) -> Normalization | None:
     if options.mean is None and options.std is None:
         return None
@@ -274,7 +269,7 @@ SYSTEM = System(
     config,
     rules,
     assumptions,
-    inference,
+    off_grid,
     layout=PYTORCH._replace(our_axes=_our_axes, leftovers=beside(r"classification_head\..*"), unfolded=_unfolded),
     normalization=normalization,
     renamed=renamed,

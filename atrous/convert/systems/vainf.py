@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import PositiveInt
 
 from atrous.convert.arrays import Array, Shapes
-from atrous.convert.known_backbones import NUM_BLOCKS, numbered, pair, resnet, resnet_stages, resnet_stem
+from atrous.convert.known_backbones import leveled_mobilenet, numbered, pair, resnet, resnet_stages, resnet_stem
 from atrous.convert.label_spaces import PUBLISHED, published_label_space
 from atrous.convert.layouts import PYTORCH, Rules, pooled_image_first
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System
@@ -17,7 +17,6 @@ from atrous.layers.aspp import RATES
 from atrous.models import ModelConfig
 from atrous.settings import Settings
 
-NUM_LOW = 4  # of MobileNetV2's features, the first ones, are called low
 LOW_CHANNELS = 48  # of the decoder's projection
 ASPP = {"deeplab_v3": "classifier.classifier.0", "deeplab_v3plus": "classifier.aspp"}
 CLASSIFIERS = {"deeplab_v3": "classifier.classifier.4", "deeplab_v3plus": "classifier.classifier.3"}
@@ -52,13 +51,10 @@ def _mobilenet_rules() -> Rules:
         *numbered(rf"{ours}0\.depthwise", f"{low}1.conv.0"),
         *pair(rf"{ours}0\.project", f"{low}1.conv.1", f"{low}1.conv.2"),
     )
-    others = [rule for index in range(1, NUM_BLOCKS) for rule in _block_rules(index)]
-    return (*numbered(r"backbone\.stem", f"{low}0"), *first, *others)
+    return leveled_mobilenet(first, _block_rules)
 
 
-def _block_rules(index: int) -> Rules:
-    ours, level = rf"backbone\.blocks\.{index}", "low" if index + 1 < NUM_LOW else "high"
-    theirs = f"backbone.{level}_level_features.{index + 1}.conv"
+def _block_rules(ours: str, theirs: str) -> Rules:
     return (
         *numbered(rf"{ours}\.expand", f"{theirs}.0"),
         *numbered(rf"{ours}\.depthwise", f"{theirs}.1"),
