@@ -1,6 +1,6 @@
 """Backbones that several PyTorch programs share: how they are recognised, and how their weights are named."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from atrous.backbones.mobilenet_v2 import ROWS
@@ -31,7 +31,7 @@ def resnet(evidence: Evidence[Any], prefix: str) -> str:
 
 
 def resnet_stem(prefix: str = "") -> Rules:
-    return (r"backbone\.stem\.0\.conv", f"{prefix}conv1"), (r"backbone\.stem\.0\.norm", f"{prefix}bn1")
+    return pair(r"backbone\.stem\.0", f"{prefix}conv1", f"{prefix}bn1")
 
 
 def deep_stem(prefix: str = "") -> Rules:
@@ -67,12 +67,43 @@ def pair(ours: str, conv: str, norm: str) -> Rules:
     return (rf"{ours}\.conv", conv), (rf"{ours}\.norm", norm)
 
 
-def leveled_mobilenet(first: Rules, block_rules: Callable[[str, str], Rules]) -> Rules:
-    """MobileNetV2 in two sequences of features. `first` are the rules of the first block, which has no expansion."""
-    blocks = [
-        block_rules(rf"backbone\.blocks\.{index}", f"backbone.{level}_level_features.{index + 1}.conv")
-        for index in range(1, NUM_BLOCKS)
-        for level in ("low" if index + 1 < NUM_LOW else "high",)
-    ]
-    stem = numbered(r"backbone\.stem", "backbone.low_level_features.0")
-    return (*stem, *first, *(rule for rules in blocks for rule in rules))
+def separable(ours: str, convs: str, norm: str) -> Rules:
+    """A depthwise and a pointwise convolution with one batch norm, behind the second."""
+    return (
+        (rf"{ours}\.depthwise\.conv", f"{convs}.0"),
+        (rf"{ours}\.pointwise\.conv", f"{convs}.1"),
+        (rf"{ours}\.pointwise\.norm", norm),
+    )
+
+
+def aspp(theirs: str, body: str = "") -> Rules:
+    """torchvision's names; separable branches, which others add, have their two convolutions in `body`."""
+    return (
+        *numbered(r"aspp\.branches\.(\d)", rf"{theirs}.convs.\1"),
+        *separable(r"aspp\.branches\.(\d)", rf"{theirs}.convs.\1.0{body}", rf"{theirs}.convs.\1.1"),
+        *pair(r"aspp\.image_pooling", f"{theirs}.convs.4.1", f"{theirs}.convs.4.2"),
+        *numbered(r"aspp\.projection", f"{theirs}.project"),
+    )
+
+
+def mobilenet_v2(feature: Callable[[int], str], *, nested: bool) -> Rules:
+    """torchvision's names. Convolution and batch norm are a sequence of their own in a block, but for the last, if they
+    are `nested`; the first block has no expansion, so that its parts have other numbers.
+    """
+    blocks = (rule for index in range(NUM_BLOCKS) for rule in _block(index, f"{feature(index + 1)}.conv", nested))
+    return (*numbered(r"backbone\.stem", feature(0)), *blocks)
+
+
+def _block(index: int, theirs: str, nested: bool) -> Iterator[tuple[str, str]]:
+    for place, part in enumerate(("expand", "depthwise", "project")[index == 0 :]):
+        ours = rf"backbone\.blocks\.{index}\.{part}"
+        if nested and part != "project":
+            yield from numbered(ours, f"{theirs}.{place}")
+        else:
+            first = place if nested else 3 * place
+            yield from pair(ours, f"{theirs}.{first}", f"{theirs}.{first + 1}")
+
+
+def low_or_high(index: int) -> str:
+    """A feature of MobileNetV2 in two sequences."""
+    return f"backbone.{'low' if index < NUM_LOW else 'high'}_level_features.{index}"

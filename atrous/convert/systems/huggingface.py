@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from atrous.convert.arrays import Shapes
-from atrous.convert.known_backbones import NUM_BLOCKS
+from atrous.convert.known_backbones import NUM_BLOCKS, pair
 from atrous.convert.layouts import PYTORCH, Rules, beside
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System
 from atrous.errors import ConversionError
@@ -16,7 +16,6 @@ MODEL_TYPE = "mobilenet_v2"
 STEM = "mobilenet_v2.conv_stem."
 CLASSIFIER = "segmentation_head.classifier.convolution"
 MULTIPLIERS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)  # of the published networks
-STEM_WIDTH = 32
 HEAD = {
     r"aspp\.image_pooling": "segmentation_head.conv_pool",
     r"aspp\.branches\.0": "segmentation_head.conv_aspp",
@@ -47,7 +46,7 @@ def recognised(shapes: Shapes) -> bool:
 
 
 def _layer(ours: str, theirs: str) -> Rules:
-    return (rf"{ours}\.conv", f"{theirs}.convolution"), (rf"{ours}\.norm", f"{theirs}.normalization")
+    return pair(ours, f"{theirs}.convolution", f"{theirs}.normalization")
 
 
 def _block_rules(index: int) -> Rules:

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from atrous.convert.arrays import Array, Shapes
-from atrous.convert.known_backbones import leveled_mobilenet, numbered, pair, resnet, resnet_stages, resnet_stem
+from atrous.convert.known_backbones import low_or_high, mobilenet_v2, numbered, pair, resnet, resnet_stages, resnet_stem
 from atrous.convert.layouts import PYTORCH, Rules, beside, pooled_image_first
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System, off_grid
 from atrous.errors import ConversionError
@@ -40,26 +40,12 @@ def recognised(shapes: Shapes) -> bool:
 # ---- names
 
 
-def _mobilenet_rules() -> Rules:
-    ours, low = r"backbone\.blocks\.0", "backbone.low_level_features."
-    first = (
-        *numbered(rf"{ours}\.depthwise", f"{low}1.conv"),
-        *pair(rf"{ours}\.project", f"{low}1.conv.3", f"{low}1.conv.4"),
-    )
-    return leveled_mobilenet(first, _block_rules)
-
-
-def _block_rules(ours: str, theirs: str) -> Rules:
-    return (
-        *numbered(rf"{ours}\.expand", theirs),
-        *pair(rf"{ours}\.depthwise", f"{theirs}.3", f"{theirs}.4"),
-        *pair(rf"{ours}\.project", f"{theirs}.6", f"{theirs}.7"),
-    )
-
-
 HEAD: Rules = (
-    *((rf"aspp\.branches\.{index}\.conv", f"aspp.aspp{index + 1}.atrous_conv") for index in range(4)),
-    *((rf"aspp\.branches\.{index}\.norm", f"aspp.aspp{index + 1}.bn") for index in range(4)),
+    *(
+        rule
+        for index in range(4)
+        for rule in pair(rf"aspp\.branches\.{index}", f"aspp.aspp{index + 1}.atrous_conv", f"aspp.aspp{index + 1}.bn")
+    ),
     *pair(r"aspp\.image_pooling", "aspp.global_avg_pool.1", "aspp.global_avg_pool.2"),
     *pair(r"aspp\.projection", "aspp.conv1", "aspp.bn1"),
     *pair(r"decoder\.0\.low_level", "decoder.conv1", "decoder.bn1"),
@@ -67,11 +53,12 @@ HEAD: Rules = (
     *pair(r"decoder\.0\.refine\.1", "decoder.last_conv.4", "decoder.last_conv.5"),
     ("classify", "decoder.last_conv.8"),
 )
+MOBILENET_RULES = mobilenet_v2(low_or_high, nested=False)
 RESNET: Rules = (*resnet_stem("backbone."), *resnet_stages("backbone."))
 
 
 def rules(config: ModelConfig) -> Rules:
-    backbone = _mobilenet_rules() if config.backbone.name == "mobilenet_v2" else RESNET
+    backbone = MOBILENET_RULES if config.backbone.name == "mobilenet_v2" else RESNET
     return (*backbone, *HEAD)
 
 

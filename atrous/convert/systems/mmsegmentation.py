@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from torch import nn
 
 from atrous.convert.arrays import Shape, Shapes
-from atrous.convert.known_backbones import resnet_stages
+from atrous.convert.known_backbones import pair, resnet_stages, resnet_stem
 from atrous.convert.layouts import PYTORCH, Rules, beside
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System
 from atrous.errors import ConfigError, ConversionError
@@ -74,7 +74,7 @@ LEAVES = {  # names of parameters that are ours alone
 
 
 def _module(ours: str, theirs: str) -> Rules:
-    return (rf"{ours}\.conv", f"{theirs}.conv"), (rf"{ours}\.norm", f"{theirs}.bn")
+    return pair(ours, f"{theirs}.conv", f"{theirs}.bn")
 
 
 def _branch(ours: str, theirs: str) -> Rules:
@@ -111,8 +111,7 @@ def _shape(name: str, shape: Shape) -> Shape:
 
 
 RULES: Rules = (
-    (r"backbone\.stem\.0\.conv", "backbone.conv1"),  # unless the stem is a deep one
-    (r"backbone\.stem\.0\.norm", "backbone.bn1"),
+    *resnet_stem("backbone."),  # unless it is a deep one
     *resnet_stages("backbone."),
     *_module(r"aspp\.image_pooling", f"{HEAD}image_pool.1"),
     *_module(r"aspp\.branches\.(\d)", rf"{HEAD}aspp_modules.\1"),
@@ -140,13 +139,10 @@ RULES: Rules = (
     *(rule for suffix, direction in PSA_SUFFIXES for rule in _direction(suffix, direction)),
     *_module("projection", f"{HEAD}proj"),
     (r"classify(\.1)?", f"{HEAD}conv_seg"),
-    (r"pyramid\.branches\.(\d+)\.conv", rf"{PYRAMID}\1.1.conv"),
-    (r"pyramid\.branches\.(\d+)\.norm", rf"{PYRAMID}\1.1.bn"),
-    (r"head\.conv\.conv", "decode_head.bottleneck.conv"),
-    (r"head\.conv\.norm", "decode_head.bottleneck.bn"),
+    *_module(r"pyramid\.branches\.(\d+)", rf"{PYRAMID}\1.1"),
+    *_module(r"head\.conv", f"{HEAD}bottleneck"),
     (r"head\.classify", "decode_head.conv_seg"),
-    (r"auxiliary\.conv\.conv", "auxiliary_head.convs.0.conv"),
-    (r"auxiliary\.conv\.norm", "auxiliary_head.convs.0.bn"),
+    *_module(r"auxiliary\.conv", "auxiliary_head.convs.0"),
     (r"auxiliary\.classify", "auxiliary_head.conv_seg"),
 )
 DEEP_STEM: Rules = tuple(

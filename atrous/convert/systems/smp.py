@@ -10,7 +10,16 @@ from torch import nn
 
 from atrous.backbones.contract import IMAGENET_MEAN, IMAGENET_STD
 from atrous.convert.arrays import BESIDE, Array, Arrays, Shapes
-from atrous.convert.known_backbones import NUM_BLOCKS, numbered, pair, resnet, resnet_stages, resnet_stem
+from atrous.convert.known_backbones import (
+    aspp,
+    mobilenet_v2,
+    numbered,
+    pair,
+    resnet,
+    resnet_stages,
+    resnet_stem,
+    separable,
+)
 from atrous.convert.layouts import PYTORCH, Rules, beside, pooled_image_first
 from atrous.convert.system import ConfigFields, Deduction, Evidence, Normalization, System, off_grid
 from atrous.errors import ConversionError
@@ -53,47 +62,17 @@ def recognised(shapes: Shapes) -> bool:
 # ---- names
 
 
-def _mobilenet_rules() -> Rules:
-    ours, theirs = r"backbone\.blocks\.0", "encoder.features.1.conv"
-    first = (*numbered(rf"{ours}\.depthwise", f"{theirs}.0"), *pair(rf"{ours}\.project", f"{theirs}.1", f"{theirs}.2"))
-    others = [rule for index in range(1, NUM_BLOCKS) for rule in _block_rules(index)]
-    ends = (*numbered(r"backbone\.stem", "encoder.features.0"), *numbered(r"backbone\.last", "encoder.features.18"))
-    return (*ends, *first, *others)
-
-
-def _block_rules(index: int) -> Rules:
-    ours, theirs = rf"backbone\.blocks\.{index}", f"encoder.features.{index + 1}.conv"
-    return (
-        *numbered(rf"{ours}\.expand", f"{theirs}.0"),
-        *numbered(rf"{ours}\.depthwise", f"{theirs}.1"),
-        *pair(rf"{ours}\.project", f"{theirs}.2", f"{theirs}.3"),
-    )
-
-
-def _separable(ours: str, conv: str, norm: str) -> Rules:
-    return (
-        (rf"{ours}\.depthwise\.conv", f"{conv}.0"),
-        (rf"{ours}\.pointwise\.conv", f"{conv}.1"),
-        (rf"{ours}\.pointwise\.norm", norm),
-    )
-
-
-def _aspp_rules(aspp: str) -> Rules:
-    return (
-        *numbered(r"aspp\.branches\.(\d)", rf"{aspp}.convs.\1"),
-        *_separable(r"aspp\.branches\.(\d)", rf"{aspp}.convs.\1.0", rf"{aspp}.convs.\1.1"),
-        *pair(r"aspp\.image_pooling", f"{aspp}.convs.4.1", f"{aspp}.convs.4.2"),
-        *numbered(r"aspp\.projection", f"{aspp}.project"),
-    )
-
-
+MOBILENET_RULES: Rules = (
+    *mobilenet_v2(lambda index: f"encoder.features.{index}", nested=True),
+    *numbered(r"backbone\.last", "encoder.features.18"),
+)
 HEADS: dict[str, Rules] = {
-    "deeplab_v3": (*_aspp_rules("decoder.aspp"), *pair("refine", "decoder.conv", "decoder.bn"), ("classify", LOGITS)),
+    "deeplab_v3": (*aspp("decoder.aspp"), *pair("refine", "decoder.conv", "decoder.bn"), ("classify", LOGITS)),
     "deeplab_v3plus": (
-        *_aspp_rules("decoder.aspp.0"),
-        *_separable("refine", "decoder.aspp.1", "decoder.aspp.2"),
+        *aspp("decoder.aspp.0"),
+        *separable("refine", "decoder.aspp.1", "decoder.aspp.2"),
         *numbered(r"decoder\.0\.low_level", "decoder.block1"),
-        *_separable(r"decoder\.0\.refine\.0", "decoder.block2.0", "decoder.block2.1"),
+        *separable(r"decoder\.0\.refine\.0", "decoder.block2.0", "decoder.block2.1"),
         ("classify", LOGITS),
     ),
     "pspnet": (
@@ -106,7 +85,7 @@ RESNET: Rules = (*resnet_stem("encoder."), *resnet_stages("encoder."))
 
 
 def rules(config: ModelConfig) -> Rules:
-    backbone = _mobilenet_rules() if config.backbone.name == "mobilenet_v2" else RESNET
+    backbone = MOBILENET_RULES if config.backbone.name == "mobilenet_v2" else RESNET
     return (*backbone, *HEADS[config.name])
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from atrous.backbones.mobilenet_v3 import MOBILENETS, STEM, Row
 from atrous.convert.arrays import Array, Arrays, Shapes
-from atrous.convert.known_backbones import numbered, resnet, resnet_stages, resnet_stem
+from atrous.convert.known_backbones import aspp, numbered, pair, resnet, resnet_stages, resnet_stem
 from atrous.convert.label_spaces import PUBLISHED, published_label_space
 from atrous.convert.layouts import PYTORCH, Rules, pooled_image_first
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System
@@ -100,14 +100,8 @@ RULES: dict[str, Rules] = {
     "deeplab_v3": _all_rules(
         "backbone.",
         (
-            (r"aspp\.branches\.(\d)\.conv", r"classifier.0.convs.\1.0"),
-            (r"aspp\.branches\.(\d)\.norm", r"classifier.0.convs.\1.1"),
-            (r"aspp\.image_pooling\.conv", "classifier.0.convs.4.1"),
-            (r"aspp\.image_pooling\.norm", "classifier.0.convs.4.2"),
-            (r"aspp\.projection\.conv", "classifier.0.project.0"),
-            (r"aspp\.projection\.norm", "classifier.0.project.1"),
-            (r"refine\.conv", "classifier.1"),
-            (r"refine\.norm", "classifier.2"),
+            *aspp("classifier.0"),
+            *pair("refine", "classifier.1", "classifier.2"),
             ("classify", "classifier.4"),
             *_fcn_head("auxiliary", "aux_classifier"),
         ),

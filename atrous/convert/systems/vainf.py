@@ -8,7 +8,17 @@ import numpy as np
 from pydantic import PositiveInt
 
 from atrous.convert.arrays import Array, Shapes
-from atrous.convert.known_backbones import leveled_mobilenet, numbered, pair, resnet, resnet_stages, resnet_stem
+from atrous.convert.known_backbones import (
+    aspp,
+    low_or_high,
+    mobilenet_v2,
+    numbered,
+    pair,
+    resnet,
+    resnet_stages,
+    resnet_stem,
+    separable,
+)
 from atrous.convert.label_spaces import PUBLISHED, published_label_space
 from atrous.convert.layouts import PYTORCH, Rules, pooled_image_first
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System
@@ -44,52 +54,22 @@ def recognised(shapes: Shapes) -> bool:
 # ---- names
 
 
-def _mobilenet_rules() -> Rules:
-    """The first block has no expansion, so that its parts have other numbers."""
-    ours, low = r"backbone\.blocks\.", "backbone.low_level_features."
-    first = (
-        *numbered(rf"{ours}0\.depthwise", f"{low}1.conv.0"),
-        *pair(rf"{ours}0\.project", f"{low}1.conv.1", f"{low}1.conv.2"),
-    )
-    return leveled_mobilenet(first, _block_rules)
-
-
-def _block_rules(ours: str, theirs: str) -> Rules:
-    return (
-        *numbered(rf"{ours}\.expand", f"{theirs}.0"),
-        *numbered(rf"{ours}\.depthwise", f"{theirs}.1"),
-        *pair(rf"{ours}\.project", f"{theirs}.2", f"{theirs}.3"),
-    )
-
-
-def _branch_rules(aspp: str) -> Rules:
-    return (
-        *numbered(r"aspp\.branches\.(\d)", rf"{aspp}.convs.\1"),
-        (r"aspp\.branches\.(\d)\.depthwise\.conv", rf"{aspp}.convs.\1.0.body.0"),
-        (r"aspp\.branches\.(\d)\.pointwise\.conv", rf"{aspp}.convs.\1.0.body.1"),
-        (r"aspp\.branches\.(\d)\.pointwise\.norm", rf"{aspp}.convs.\1.1"),
-        *pair(r"aspp\.image_pooling", f"{aspp}.convs.4.1", f"{aspp}.convs.4.2"),
-        *numbered(r"aspp\.projection", f"{aspp}.project"),
-    )
-
-
 HEADS: dict[str, Rules] = {
     "deeplab_v3": pair("refine", "classifier.classifier.1", "classifier.classifier.2"),
     "deeplab_v3plus": (
         *numbered(r"decoder\.0\.low_level", "classifier.project"),
         *numbered(r"decoder\.0\.refine\.0", "classifier.classifier"),
-        (r"decoder\.0\.refine\.0\.depthwise\.conv", "classifier.classifier.0.body.0"),
-        (r"decoder\.0\.refine\.0\.pointwise\.conv", "classifier.classifier.0.body.1"),
-        (r"decoder\.0\.refine\.0\.pointwise\.norm", "classifier.classifier.1"),
+        *separable(r"decoder\.0\.refine\.0", "classifier.classifier.0.body", "classifier.classifier.1"),
     ),
 }
+MOBILENET_RULES = mobilenet_v2(low_or_high, nested=True)
 RESNET: Rules = (*resnet_stem("backbone."), *resnet_stages("backbone."))
 
 
 def rules(config: ModelConfig) -> Rules:
-    backbone = _mobilenet_rules() if config.backbone.name == "mobilenet_v2" else RESNET
+    backbone = MOBILENET_RULES if config.backbone.name == "mobilenet_v2" else RESNET
     classify = ("classify", CLASSIFIERS[config.name])
-    return (*backbone, *_branch_rules(ASPP[config.name]), *HEADS[config.name], classify)
+    return (*backbone, *aspp(ASPP[config.name], ".body"), *HEADS[config.name], classify)
 
 
 def _our_axes(name: str, array: Array) -> Array:
