@@ -23,14 +23,13 @@ from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
-from atrous import artefact, data, distributed, evaluate, model_file, predict, segmenter, terminal, verb_module
-from atrous.data.survey import Split
+from atrous import artefact, distributed, evaluate, model_file, predict, segmenter, terminal, verb_module
 from atrous.deployed import Export
 from atrous.distributed import World
 from atrous.environment import environment
 from atrous.errors import AtrousError, ConfigError, Mismatch, listing, text_of
 from atrous.files import prepare_file, write_atomically
-from atrous.plan import surroundings
+from atrous.plan import last_words, surroundings
 from atrous.progress import counting, say
 from atrous.report.html import environment as pages
 from atrous.report.scatter import Dot, scatter
@@ -285,14 +284,7 @@ def require_usable(path: Path, overrides: Sequence[str], console: Console, *, is
         if others := [text for text in overrides if text not in protocol_of(overrides)]:
             raise ConfigError(f"{others[0]}: only settings of data, evaluate and decode apply to a benchmark")
         return
-    config = evaluate.settings(model, overrides, str(path))
-    space = data.label_space(config.data)
-    evaluate.require_same_classes(model.label_space, space, path)
-    samples = data.samples(config.data, config.data.val, model.task.needs)
-    split, skip_errors = Split(config.data.val, samples), config.data.on_error == "skip"
-    world = World(0, 1, torch.device("cpu"))
-    evaluate.survey_of(model.task, split, space, world, workers=0, skip_errors=skip_errors, console=console)
-    evaluate.require_fields(samples, model.task, config)
+    evaluate.prepared(model, overrides, path, World(0, 1, torch.device("cpu")), workers=0, console=console)
 
 
 def own_size(model: Segmenter) -> Size:
@@ -422,15 +414,14 @@ def answer_of(worker: Worker) -> dict[str, Any]:
     finally:
         is_late = not timer.is_alive()
         timer.cancel()
-    return {"error": f"no answer within {MAX_SECONDS:.0f} s" if is_late else last_words(worker)}
+    return {"error": f"no answer within {MAX_SECONDS:.0f} s" if is_late else end_of(worker)}
 
 
-def last_words(worker: Worker) -> str:
-    """Of a process that ended by itself."""
+def end_of(worker: Worker) -> str:
+    """Why a process ended by itself."""
     code = worker.process.wait()
     worker.faults.seek(0)
-    last = worker.faults.read().strip().splitlines()[-1:] or ["no message"]
-    return f"its process ended with exit code {code}: {last[0]}"
+    return last_words(code, worker.faults.read())
 
 
 def opened(row: Row, answer: Mapping[str, Any]) -> Row:

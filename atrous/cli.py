@@ -338,7 +338,7 @@ def evaluate(
     """Measure a model on labelled images, or stored predictions: overall scores and a table by class."""
     from atrous import evaluate, scoring
 
-    chosen = None if metrics is None else metrics.replace(",", " ").split()
+    chosen = None if metrics is None else _words(metrics)
     if watch and runtime is not None:
         raise ConfigError("--watch evaluates the models of a training, by PyTorch; --runtime does not apply")
     if watch:
@@ -474,8 +474,7 @@ def predict(
 
     speed = _speed(precision, compile)
     words = images or []
-    overrides = [text for text in words if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
-    sources = [text for text in words if text not in overrides]
+    sources, overrides = _apart(words)
     predict.require_order(model, sources, overrides)
     if images_json is not None and format is None:
         raise ConfigError("--images-json lists the images of a benchmark; it needs --format")
@@ -566,7 +565,7 @@ def bench(
     """
     from atrous import bench
 
-    overrides = [text for text in models if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
+    files, overrides = _apart(models)
     options = bench.Options(
         size=None if size is None else bench.parsed_size(size),
         image=image,
@@ -578,7 +577,7 @@ def bench(
         device=device,
     )
     result = bench.run(
-        [Path(text) for text in models if text not in overrides],
+        [Path(text) for text in files],
         overrides,
         options,
         runtimes=_words(runtimes),
@@ -588,6 +587,12 @@ def bench(
     )
     if not result.is_complete:
         raise typer.Exit(1)
+
+
+def _apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Files, and settings."""
+    overrides = [text for text in words if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
+    return [text for text in words if text not in overrides], overrides
 
 
 def _words(text: str | None) -> list[str]:

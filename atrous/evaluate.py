@@ -24,13 +24,12 @@ from atrous.layers import quantization
 from atrous.models import MODELS, Model
 from atrous.progress import counting, say
 from atrous.report import Evaluation, ImageScore
-from atrous.runtimes.contract import Precision, Speed
+from atrous.runtimes.contract import ARITHMETIC, Precision, Speed
 from atrous.segmenter import NUM_TRIED, Segmenter
 from atrous.tasks import Task
 from atrous.tasks.contract import Figures, summed
 from atrous.types import Image, Sample
 
-ARITHMETIC = {"fp32": "float32", "bf16": "bfloat16"}
 EXACT = Speed("fp32")  # a figure is to be trusted
 BASE = "folder/deeplab_v3plus"  # whose section `data` is replaced
 
@@ -196,18 +195,35 @@ def measured(
     is_known: bool = False,
 ) -> Measured:
     """Evaluate the model in the file `path`. Its data's labels are looked at first, unless they are known."""
-    config = settings(original, overrides, str(path))
-    space = data.label_space(config.data)
-    require_same_classes(original.label_space, space, path)
-    samples = data.samples(config.data, config.data.val, original.task.needs)
-    skip_errors, split = config.data.on_error == "skip", Split(config.data.val, samples)
-    if not is_known:
-        survey_of(original.task, split, space, world, workers=workers, skip_errors=skip_errors, console=console)
-    require_fields(samples, original.task, config)
+    config, space, samples = prepared(
+        original, overrides, path, world, workers=workers, console=console, is_known=is_known
+    )
     model = original.with_inference(config.evaluate).with_header(label_space=space, decode=config.decode)
     model = model.to(world.device).with_speed(speed.precision, compile=speed.compile)
     model, _ = model.settled(first_images(samples))
     return Measured(model, samples, measure(model, samples, config, world, workers, metrics, console))
+
+
+def prepared(
+    model: Segmenter,
+    overrides: Sequence[str],
+    path: Path,
+    world: World,
+    *,
+    workers: int,
+    console: Console,
+    is_known: bool = False,
+) -> tuple[Config, LabelSpace, Sequence[Sample]]:
+    """The settings, classes and samples to measure the model with; they are looked at unless they are known."""
+    config = settings(model, overrides, str(path))
+    space = data.label_space(config.data)
+    require_same_classes(model.label_space, space, path)
+    samples = data.samples(config.data, config.data.val, model.task.needs)
+    skip_errors, split = config.data.on_error == "skip", Split(config.data.val, samples)
+    if not is_known:
+        survey_of(model.task, split, space, world, workers=workers, skip_errors=skip_errors, console=console)
+    require_fields(samples, model.task, config)
+    return config, space, samples
 
 
 def first_images(samples: Sequence[Sample]) -> Iterator[Image]:

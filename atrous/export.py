@@ -7,8 +7,8 @@ from rich.console import Console
 
 from atrous import artefact, int8, segmenter, terminal, verb_module
 from atrous.artefact import Export
-from atrous.data.finding import find
-from atrous.errors import ConfigError, DataError
+from atrous.data.finding import find_all
+from atrous.errors import ConfigError
 from atrous.files import user_path
 from atrous.runtimes import RUNTIMES
 from atrous.runtimes.contract import Opened
@@ -86,12 +86,7 @@ def default_path(path: Path, to: str) -> Path:
 
 
 def read_images(sources: Sequence[str]) -> dict[str, Image]:
-    if not sources:
-        return {}
-    found = find(sources, lambda folder: False)
-    if found.problems:
-        raise DataError(found.problems[0])
-    return {str(image.path): read_image(image.path) for image in found.images}
+    return {str(image.path): read_image(image.path) for image in (find_all(sources) if sources else ())}
 
 
 def parse_size(text: str | None) -> Size | None:

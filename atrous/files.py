@@ -33,19 +33,8 @@ def cache_folder() -> Path:
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """After a kill, or on a full disk, `path` is still the old file, or absent. Raises OSError with the path."""
-    temporary = _beside(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):  # it was renamed, or never created
-            temporary.unlink()
+    with written_aside(path) as temporary:
+        temporary.write_bytes(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager
@@ -64,7 +53,8 @@ def written_aside(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it was renamed, or never created
+            temporary.unlink()
 
 
 def append_line(path: Path, line: str) -> None:

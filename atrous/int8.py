@@ -11,7 +11,7 @@ from rich.console import Console
 from atrous import calibration, data, distributed, evaluate, segmenter
 from atrous.artefact import CPU, fitted, in_floats, protocol_of
 from atrous.calibration import Method
-from atrous.data.finding import find
+from atrous.data.finding import find_all
 from atrous.deployed import CLASSES, LABELS
 from atrous.errors import AtrousError, ConfigError, DataError, Mismatch
 from atrous.inference import as_batch, labels_at_image, look
@@ -74,10 +74,7 @@ def counted(readers: Sequence[Reader], advance: Callable[[int], object]) -> Iter
 def images_of(model: Segmenter, request: Request) -> list[Reader]:
     """The images that are named; without names, those that the data has for training."""
     if request.images:
-        found = find(request.images, lambda folder: False)
-        if found.problems:
-            raise DataError(found.problems[0])
-        return spread([(str(image.path), reader_of(image.path)) for image in found.images])
+        return spread([(str(image.path), reader_of(image.path)) for image in find_all(request.images)])
     if not request.settings:
         raise ConfigError(
             "--int8 needs images to calibrate on: add --calibrate IMAGES, or the data, such as data.root=MYDATA"

@@ -267,9 +267,14 @@ def told(done: "subprocess.CompletedProcess[str]") -> Measured:
     saving = max((one["saving"] for one in lines if "saving" in one), default=0)
     error = next((one["error"] for one in lines if "error" in one), "")
     if done.returncode and not error:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        error = f"its process ended with exit code {done.returncode}: {last[0]}"
+        error = last_words(done.returncode, done.stderr)
     return Measured(points, saving, error)
+
+
+def last_words(code: int, faults: str) -> str:
+    """Of a process that ended by itself, from what it wrote to standard error."""
+    last = faults.strip().splitlines()[-1:] or ["no message"]
+    return f"its process ended with exit code {code}: {last[0]}"
 
 
 # ---- what fits

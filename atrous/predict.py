@@ -37,7 +37,7 @@ from atrous.prediction_log import Log, Reader
 from atrous.progress import say as say_line
 from atrous.progress import tracked
 from atrous.run_folder import RunFolder
-from atrous.runtimes.contract import Speed
+from atrous.runtimes.contract import ARITHMETIC, Speed
 from atrous.segmenter import NUM_TRIED, Segmenter, model_in
 from atrous.settings import Settings
 from atrous.submissions import answers, drafts, image_ids
@@ -201,9 +201,8 @@ def settled(model: Segmenter, images: Sequence[NamedImage], console: Console, bi
     """The model in the precision that `auto` stands for, which is said; measured only where that is worth its time."""
     model, share = model.settled(first_images(model, images, big) if len(images) >= NUM_TRIED else ())
     if share is not None:
-        name = {"bf16": "bfloat16", "fp32": "float32"}[model.precision]
         reason = f"{share:.2%} of the labels of a first image are the same in bfloat16 as in float32"
-        say_line(f"computing in {name}: {reason}", console)
+        say_line(f"computing in {ARITHMETIC[model.precision]}: {reason}", console)
     return model
 
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.data.shards import Entry
-from atrous.errors import listing
+from atrous.errors import DataError, listing
 from atrous.files import composed, is_not_data, on_disk, user_path
 
 # What systems put among people's files. Names that begin with a dot are hidden too.
@@ -45,6 +45,14 @@ class Found(NamedTuple):
 
 Items = Iterator[NamedImage | Skipped]
 IsResult = Callable[[Path], bool]  # whether a folder holds results of a prediction instead of images
+
+
+def find_all(sources: Sequence[str]) -> list[NamedImage]:
+    """The images of sources, results of predictions too. Raises DataError for a folder that can't be read."""
+    found = find(sources, lambda folder: False)
+    if found.problems:
+        raise DataError(found.problems[0])
+    return list(found.images)
 
 
 def find(sources: Sequence[str], is_result: IsResult) -> Found:

@@ -20,18 +20,17 @@ from numpy.typing import NDArray
 from atrous.data import pillow
 from atrous.errors import DataError
 from atrous.files import require_regular
-from atrous.wire.png import SIGNATURE, chunk
+from atrous.wire.png import GREY, MOST_SIDE, PALETTE, SIGNATURE, chunk
 
 STRIP_BYTES = 2**22  # of rows that are decoded at a time
 READ_BYTES = 2**16
 MOST_INFLATED = 1040  # bytes that deflate can make of one
-GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6  # colour types
+RGB, GREY_ALPHA, RGBA = 2, 4, 6  # more colour types
 _SAMPLES = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 _DEPTHS = {GREY: (1, 2, 4, 8, 16), PALETTE: (1, 2, 4, 8), RGB: (8, 16), GREY_ALPHA: (8, 16), RGBA: (8, 16)}
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # Pillow's, by the bytes of a pixel
 _META = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")  # may say how the picture is to be turned
 _MOST_META = 2**20  # bytes of a chunk that is read whole
-MOST_SIDE = 2**31 - 1  # pixels, by the format
 
 
 class Chunk(NamedTuple):

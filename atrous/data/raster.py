@@ -198,7 +198,8 @@ def strips(raster: Raster) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_] | N
     from rasterio.windows import Window
 
     (height, width), source, gaps = raster.size, raster.source, raster.has_gaps
-    table, scale = _palette(raster), _scale(raster)
+    table = _palette(raster)
+    scale = _scale(raster) if table is None else None
     for top, count in _pieces(raster):
         with _named(raster.name):
             window = Window(0, top, width, min(count, height - top))
@@ -230,7 +231,7 @@ def _scale(raster: Raster) -> NDArray[np.uint8] | None:  # [256]
     source, is_inverse = raster.source, _is_white_zero(raster.source)
     text = source.tags(raster.colors[0], ns="IMAGE_STRUCTURE").get("NBITS", "8")
     largest = 2 ** int(text) - 1 if text.isdigit() and 1 <= int(text) < 8 else 255
-    if _palette(raster) is not None or (largest == 255 and not is_inverse):
+    if largest == 255 and not is_inverse:
         return None
     values = np.arange(256).clip(max=largest) * 255 // largest
     return (255 - values if is_inverse else values).astype(np.uint8)

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from atrous.data import jpeg, pillow, pixels, png, png_rows, raster
 from atrous.data.pillow import LIMIT, limit_of_pixels
-from atrous.data.png_rows import PALETTE, RGB, Png
+from atrous.data.png_rows import RGB, Png
 from atrous.errors import ConfigError, DataError
 from atrous.files import require_regular
 from atrous.types import Size
-from atrous.wire.png import SIGNATURE
+from atrous.wire.png import PALETTE, SIGNATURE
 
 Strip: TypeAlias = NDArray[np.uint8]  # [rows, W, 4]: red, green, blue, and 0 where a pixel has no data
 MOST_WIDE = 2**18  # pixels of a row: a window's rows of them are in memory

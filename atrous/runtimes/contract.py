@@ -27,6 +27,7 @@ AT_IMAGE = (LABELS, PROBABILITIES)  # outputs at the image's size, which inferen
 UNKNOWN_MEAN = (127.5, 127.5, 127.5)
 
 Arithmetic = Literal["fp32", "bf16"]
+ARITHMETIC: Mapping[Arithmetic, str] = {"fp32": "float32", "bf16": "bfloat16"}  # in words
 Precision = Literal["auto", "fp32", "bf16"]  # auto: bf16 where it is faster and its labels agree with those of fp32
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 

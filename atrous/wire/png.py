@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, PALETTE = 0, 3  # colour types
-MOST_SIDE = 2**31 - 1  # pixels
+MOST_SIDE = 2**31 - 1  # pixels, by the format
 LEVEL = 6  # of deflate, as Pillow has it
 
 
