@@ -47,7 +47,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("rb+") as file:  # Windows syncs only what may be written
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
