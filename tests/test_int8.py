@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 import atrous
@@ -154,7 +155,12 @@ def test_ranges_of_a_training_need_no_images(
     out = place / "learnt.onnx"
     assert cli.run(["export", str(learnt), "--to", "onnx", "--int8", "--size", "65,97", "--out", str(out)]) == 0
     assert "the ranges of 8-bit integers are those of the training" in capsys.readouterr().out
-    assert atrous.load(out).network.facts.int8
+    network, model = atrous.load(out).network, atrous.load(learnt)
+    assert network.facts.int8 and isinstance(network, Opened)
+    settings = artefact.Export("onnx", (65, 97), int8=True)
+    module, image = artefact.deployment_of(model.model, model.header, settings).module, noise(65, 97)[None]
+    expected = dict(zip(module.names, module(torch.from_numpy(image)), strict=True))["logits"]
+    torch.testing.assert_close(network.outputs(image)["logits"], expected, atol=1e-6, rtol=1e-5)
     assert cli.run(["export", str(learnt), "--to", "onnx", "--int8", "--calibrate", str(place / "images")]) == 2
     assert "has learnt its ranges" in capsys.readouterr().err
 
