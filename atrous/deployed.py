@@ -123,6 +123,11 @@ class Deployment(NamedTuple):
     def names(self) -> tuple[str, ...]:
         return self.module.names
 
+    def computed(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the graph gives in PyTorch for images [B, H, W, 3]."""
+        outputs: tuple[Tensor, ...] = self.module(images)
+        return outputs
+
 
 def export_of(module: Deployed, model: Model, size: Size | None) -> Export:
     is_int8 = any(isinstance(part, Int8Conv) for part in module.modules())
