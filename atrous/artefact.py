@@ -101,6 +101,8 @@ def write(
     require_writable(path, export.runtime)
     model = model.to(CPU).eval() if export.int8 else in_floats(model.to(CPU).eval())
     deployment = deployment_of(model, header, export)
+    if export.int8 and runtime.as_rounded is not None:
+        deployment = runtime.as_rounded(deployment)
     with aside(path, runtime) as temporary:
         assert runtime.write is not None
         runtime.write(deployment, temporary)

@@ -24,6 +24,7 @@ COLORS = 3  # of an image
 ROUNDING = ("quantize_per_tensor", "fake_quantize_per_tensor_affine")  # operators
 NEARLY_ZERO = 1e-30  # added to anything that matters, it changes nothing
 NAME = "input_range"  # of a convolution's part, and so in the names of its buffers
+RESULT = "result_range"  # the same, for runtimes whose integer convolutions give bytes
 
 
 class Range(nn.Module):
@@ -76,6 +77,14 @@ class Range(nn.Module):
         return step, (-self.low / step).round().clamp(0, LEVELS).to(torch.int32)
 
 
+def steps_of(low: float, high: float) -> tuple[float, int]:
+    """The distance of two levels, and the level that 0 is on, of a range."""
+    one = Range()
+    one.set(low, high)
+    step, zero = one.steps()
+    return float(step), int(zero)
+
+
 def weight_steps(weight: Tensor) -> Tensor:
     """The distance of two levels in each output channel."""
     return weight.detach().abs().flatten(1).amax(1).clamp(min=SMALLEST * WEIGHT_LEVELS) / WEIGHT_LEVELS
@@ -124,11 +133,17 @@ def called(part: nn.Conv2d, weights: Mapping[str, Tensor], *inputs: Any) -> Tens
     return type(part).forward(view, *inputs)
 
 
-def ranges(model: nn.Module) -> Iterator[tuple[str, Range]]:
+def add_results(model: nn.Module) -> None:
+    """Let each convolution that has a range have one of its result, too, in place. It rounds nothing here."""
+    for part in convolutions(model):
+        part.add_module(RESULT, Range().to(part.weight.device).eval())
+
+
+def ranges(model: nn.Module, kind: str = NAME) -> Iterator[tuple[str, Range]]:
     """By the names of the convolutions."""
     for name, part in model.named_modules():
-        if isinstance(part, Range):
-            yield name.removesuffix(f".{NAME}"), part
+        if isinstance(part, Range) and name.rpartition(".")[2] == kind:
+            yield name.removesuffix(f".{kind}"), part
 
 
 def has_ranges(model: nn.Module) -> bool:
@@ -147,7 +162,7 @@ def activate(model: nn.Module, *, is_active: bool) -> None:
 
 def is_of_range(name: str) -> bool:
     """Whether a weight, by its name, is a part of a range."""
-    return NAME in name.split(".")
+    return not {NAME, RESULT}.isdisjoint(name.split("."))
 
 
 def without_ranges(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -159,6 +174,7 @@ def remove_ranges(model: nn.Module) -> None:
     for part in convolutions(model):
         if NAME in part._modules:
             del part._modules[NAME], part.__dict__["forward"]
+            part._modules.pop(RESULT, None)
 
 
 # ---- for other programs
@@ -190,6 +206,8 @@ class Int8Conv(nn.Module):
         step, zero = own.steps()
         self.step, self.zero = float(step), int(zero)
         self.form: Form = "operators"
+        result = part._modules.get(RESULT)
+        self.result = (float(result.low), float(result.high)) if isinstance(result, Range) else None
         self.conv = _stripped(part)
         steps = weight_steps(part.weight)
         bias = torch.zeros_like(steps) if part.bias is None else part.bias.detach()
@@ -227,7 +245,7 @@ def _stripped(part: nn.Conv2d) -> nn.Conv2d:
     """The settings of a convolution, without its weights."""
     part = copy.copy(part)
     part._parameters = cast(Any, {"weight": None, "bias": None})
-    part._modules = {name: child for name, child in part._modules.items() if name != NAME}
+    part._modules = {name: child for name, child in part._modules.items() if name not in (NAME, RESULT)}
     part.__dict__.pop("forward", None)
     return part
 
