@@ -19,7 +19,7 @@ from torch import Tensor
 
 from atrous import model_file
 from atrous.data import synthetic
-from atrous.deployed import CLASSES, LABELS, PROBABILITIES, Deployed, Deployment, export_of, maps_of
+from atrous.deployed import CLASSES, LABELS, PROBABILITIES, HEADS, Decoder, Deployed, Deployment, export_of, maps_of, outputs_of
 from atrous.errors import AtrousWarning, ConfigError, Mismatch, text_of
 from atrous.files import cache_folder, prepare_file
 from atrous.inference import InferenceConfig, Seen, as_batch, labels_at_image, look, predict_probabilities
@@ -31,6 +31,7 @@ from atrous.runtimes import RUNTIMES, Runtime
 from atrous.runtimes.contract import EXPORT, Opened
 from atrous.runtimes.contract import require as require_packages
 from atrous.runtimes.pytorch import checksum, fold_norms
+from atrous.tasks import TASKS, Task
 from atrous.types import Image, Size
 
 SIZES = ((97, 131), (128, 96), (257, 225))  # that an export for any size is tried at: on the network's grid and off it
@@ -51,18 +52,23 @@ class Comparison(NamedTuple):
     wrong: int  # pixels with another class although they are not
     difference: float  # the largest of any output, as a share of the largest value
     tolerance: float = TOLERANCE  # of the difference
+    decoded: Mapping[str, int] = {}  # pixels of other maps, by their names, that are not what the heads say
 
     @property
     def is_same(self) -> bool:
-        return not self.wrong and self.difference <= self.tolerance
+        return not self.wrong and not any(self.decoded.values()) and self.difference <= self.tolerance
 
     def describe(self) -> str:
         height, width = self.size
         reason = "of two classes with equal logits" if self.tolerance == TOLERANCE else "the others within the rounding"
         ties = f" ({self.ties} {reason})" if self.ties else ""
         wrong = f", {self.wrong} pixels WRONG" if self.wrong else ""
+        maps = "".join(
+            f", {name} map equal" if not pixels else f", {pixels} pixels of the {name} map WRONG"
+            for name, pixels in self.decoded.items()
+        )
         return (
-            f"{self.name}, {height} x {width}: {self.equal:.4%} of labels equal{ties}{wrong}, "
+            f"{self.name}, {height} x {width}: {self.equal:.4%} of labels equal{ties}{wrong}{maps}, "
             f"outputs within {self.difference:.1e} of the largest"
         )
 
@@ -74,6 +80,7 @@ class Export(NamedTuple):
     size: Size | None = None  # of images; None: any
     probabilities: bool = False
     int8: bool = False  # convolutions in 8-bit integers, for a model whose ranges are active
+    grouping: bool = True  # of a panoptic model's things, in the graph, if the runtime can
 
     @property
     def tolerance(self) -> float:
@@ -105,7 +112,7 @@ def write(
         assert isinstance(network, Opened)
         comparisons = []
         for name, image in {**trials(export.size), **(images or {})}.items():
-            comparisons.append(compare(model, network, name, fitted(image, export.size), export.tolerance))
+            comparisons.append(compare(model, header, network, name, fitted(image, export.size), export.tolerance))
             say(comparisons[-1])
         require_same(path, comparisons)
         judge(network)
@@ -149,7 +156,7 @@ def file_for(path: Path, name: str, device: torch.device) -> Path:
             raise ConfigError(f"--runtime {name}: {path} has learnt to round to 8-bit integers, which {name} lacks")
         say_once = f"exporting {path} for {name}, once: it is kept in {cached.parent}"
         warnings.warn(AtrousWarning(say_once), stacklevel=2)
-        write(network, header, cached, Export(name, size, int8=is_rounded))
+        write(network, header, cached, Export(name, size, int8=is_rounded, grouping=False))
     return cached
 
 
@@ -195,13 +202,23 @@ def deployment_of(model: Model, header: Header, export: Export) -> Deployment:
     """The graph and its metadata. On a canvas of the network's own size, and where it never is, nothing is padded."""
     is_canvas = header.inference.mode == "canvas" and export.size == header.inference.window
     pads = header.inference.pad_to_grid and not is_canvas
-    module = Deployed(model, probabilities=export.probabilities, pads=pads).eval()
+    module = Deployed(
+        model, probabilities=export.probabilities, pads=pads, decoders=decoders_of(model, header, export)
+    ).eval()
     if export.int8:
         fold_norms(module.network)
         quantization.to_integers(module.network.eval())
     metadata = {"atrous_format": FORMAT, **header.to_metadata(), "checksum": checksum(model.state_dict())}
     metadata[EXPORT] = export_of(module, model, export.size).model_dump_json()
     return Deployment(module, export.size, {**metadata, "header_checksum": header_checksum(metadata)})
+
+
+def decoders_of(model: Model, header: Header, export: Export) -> Mapping[str, Decoder]:
+    """Of the maps that a task decodes, if the runtime can compute them."""
+    decoders = TASKS[model.task].decoders
+    if decoders is None or not export.grouping or not RUNTIMES[export.runtime].groups:
+        return {}
+    return decoders(header.label_space, header.decode)
 
 
 @contextmanager
@@ -243,7 +260,9 @@ def fitted(image: Image, size: Size | None) -> Image:
     return np.array(PILImage.fromarray(image).resize(size[::-1], PILImage.Resampling.BILINEAR))
 
 
-def compare(model: Model, network: Opened, name: str, image: Image, tolerance: float = TOLERANCE) -> Comparison:
+def compare(
+    model: Model, header: Header, network: Opened, name: str, image: Image, tolerance: float = TOLERANCE
+) -> Comparison:
     """By the outputs that other programs read: bytes in, everything out."""
     seen = look(model, as_batch(image, CPU), protocol_of(network))
     expected = maps_of(seen.outputs)
@@ -258,7 +277,25 @@ def compare(model: Model, network: Opened, name: str, image: Image, tolerance: f
         probabilities = predict_probabilities(model, as_batch(image, CPU), protocol_of(network))
         differences.append(_difference(outputs[PROBABILITIES], probabilities))
     equal = 1 - float(differs.double().mean())
-    return Comparison(name, size, equal, int(differs.sum()) - wrong, wrong, max(differences), tolerance)
+    decoded = _wrongly_decoded(TASKS[model.task], header, seen, outputs)
+    return Comparison(name, size, equal, int(differs.sum()) - wrong, wrong, max(differences), tolerance, decoded)
+
+
+def _wrongly_decoded(task: Task, header: Header, seen: Seen, outputs: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many pixels of each map that a task decodes are neither what the model's heads say nor what the file's do.
+
+    The last bit of a height or an offset decides whose pixel it is, so that the file's own heads count, too.
+    """
+    maps = [name for name in outputs if name not in (LABELS, PROBABILITIES, *HEADS)]
+    if not maps:
+        return {}
+    of_model, of_file = (
+        task.decode(one, header.label_space, header.decode)[0] for one in (seen, seen._replace(outputs=outputs_of(outputs)))
+    )
+    return {
+        name: int(((outputs[name][0] != getattr(of_model, name)) & (outputs[name][0] != getattr(of_file, name))).sum())
+        for name in maps
+    }
 
 
 def protocol_of(network: Opened) -> InferenceConfig:
