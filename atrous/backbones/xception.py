@@ -50,10 +50,12 @@ class Kind(NamedTuple):
     clip: Activation  # where there is no ReLU
     of_sum: type[nn.Module]
     padding: Padding
+    stem: Padding = "symmetric"
 
 
 FREE = Kind("relu", "none", nn.Identity, "symmetric")
 BOUNDED = Kind("relu6", "clip6", nn.ReLU6, "same")
+KINDS = {"tensorflow": FREE, "bonlime": FREE._replace(stem="same")}  # by program
 
 
 class XceptionUnit(nn.Module):
@@ -98,6 +100,9 @@ class Xception(Backbone):
         multi_grid: Rates | None = None  # arXiv:1706.05587, 3.2.1
         """Factors on the last three atrous rates, such as [1, 2, 4]; none: all 1."""
 
+        program: Literal["tensorflow", "bonlime"] = "tensorflow"
+        """How the first convolution pads images of even sizes: as in TensorFlow DeepLab, or in bonlime's in Keras."""
+
         @property
         def imagenet(self) -> ImageNet:
             return ImageNet(f"zoo:{self.name}_imagenet")
@@ -109,7 +114,7 @@ class Xception(Backbone):
 
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)
-        kind, units = BOUNDED if config.bounded else FREE, _units(XCEPTIONS[config.name])
+        kind, units = BOUNDED if config.bounded else KINDS[config.program], _units(XCEPTIONS[config.name])
         _, *plan, last = strides_to_rates([2, *(unit.stride for unit in units.values()), 1], output_stride, "unit")
         inp, features = STEM[-1], iter(FEATURES)
         self.stem = _stem(kind)
@@ -142,7 +147,7 @@ def _units(row: Row) -> dict[str, Unit]:
 def _stem(kind: Kind) -> nn.Sequential:
     first, second = STEM
     return nn.Sequential(
-        ConvNorm(3, first, 3, norm=SLIM_NORM, stride=2, act=kind.relu),
+        ConvNorm(3, first, 3, norm=SLIM_NORM, stride=2, act=kind.relu, padding=kind.stem),
         ConvNorm(first, second, 3, norm=SLIM_NORM, act=kind.relu),
     )
 

@@ -7,6 +7,7 @@ from atrous.convert.arrays import Arrays, Shape, Shapes
 from atrous.convert.flow.values import Flow
 from atrous.convert.label_spaces import published_label_space
 from atrous.convert.layouts import PYTORCH, Layout, Rules
+from atrous.convert.readers.keras import Layer
 from atrous.data.label_space import LabelSpace
 from atrous.errors import ConversionError
 from atrous.inference import InferenceConfig
@@ -57,6 +58,7 @@ class ForeignWeights(NamedTuple):
     is_rounded: bool = False  # to 8 bits, or less, while it runs
     options: Mapping[str, Any] = {}  # what a file beside the weights says; the user's own take precedence
     class_names: tuple[str, ...] = ()  # as such a file has them
+    layers: Mapping[str, Layer] = {}  # as a file of Keras describes them, by their names
 
 
 class Evidence(NamedTuple, Generic[OptionsT]):
