@@ -1,4 +1,7 @@
-"""Xception (Chollet 2016, arXiv:1610.02357), aligned and modified as in figure 4 of DeepLab v3+ (arXiv:1802.02611)."""
+"""Xception (Chollet 2016, arXiv:1610.02357), aligned and modified as in figure 4 of DeepLab v3+ (arXiv:1802.02611).
+
+As in TensorFlow's DeepLab, and in jfzhang95's program in PyTorch.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -6,10 +9,19 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from atrous.backbones.contract import Backbone, BackboneConfig, ImageNet, require_grid, strides_at
+from atrous.backbones.contract import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Backbone,
+    BackboneConfig,
+    ImageNet,
+    require_grid,
+    strides_at,
+)
 from atrous.backbones.rates import Placement, strides_to_rates
-from atrous.layers.conv import ACTIVATIONS, SLIM_NORM, Activation, ConvNorm, Padding, SeparableConv
+from atrous.layers.conv import ACTIVATIONS, SLIM_NORM, TORCH_NORM, Activation, ConvNorm, Norm, Padding, SeparableConv
 from atrous.settings import Rates
+from atrous.types import RGB
 
 
 class Unit(NamedTuple):
@@ -39,44 +51,55 @@ XCEPTIONS = {
     "xception_65": Row(ENTRY, 16),
     "xception_71": Row(LONG_ENTRY, 16),
 }
-# The features of each unit with a stride: its input, and the output of its second convolution, before the stride.
+# The features of each unit with a stride: its input, and what decoders tap of it.
 FEATURES = (("c1",), ("c2", "low_level"), ("c3", "low_level_8"), ("c4", "low_level_16"))
 
 
+HALVES = (127.5, 127.5, 127.5)
+
+
 class Kind(NamedTuple):
-    """The activations and padding of a whole network."""
+    """What is the same in a whole network: weights are valid only for the kind that they were trained with."""
 
     relu: Activation
     clip: Activation  # where there is no ReLU
     of_sum: type[nn.Module]
     padding: Padding
+    norm: Norm = SLIM_NORM
+    in_place: bool = False  # a unit's first ReLU overwrites its input, also for the shortcut and for decoders
+    color: tuple[RGB, RGB] = (HALVES, HALVES)  # mean and std
 
 
 FREE = Kind("relu", "none", nn.Identity, "symmetric")
 BOUNDED = Kind("relu6", "clip6", nn.ReLU6, "same")
+IN_PLACE = FREE._replace(norm=TORCH_NORM, in_place=True, color=(IMAGENET_MEAN, IMAGENET_STD))
 
 
 class XceptionUnit(nn.Module):
-    """Returns its output and that of its second convolution, before any activation.
+    """Returns its output and what decoders tap: that of its second convolution, before any activation, or, if it
+    overwrites its input, that input.
 
     There is an activation before each convolution, not after it.
     """
 
     def __init__(self, inp: int, unit: Unit, place: Placement, kind: Kind) -> None:
         super().__init__()
-        (first, second, out), (stride, rate, _), clip = unit.widths, place, kind.clip
+        (first, second, out), (stride, rate, _), clip, norm = unit.widths, place, kind.clip, kind.norm
+        last_rate = 1 if kind.in_place and unit.stride > 1 else rate  # jfzhang95 leaves the rate out where it dilates
         self.relu = ACTIVATIONS[kind.relu]()  # not in place: the shortcut and decoders need its input
-        self.separable1 = SeparableConv(inp, first, norm=SLIM_NORM, rate=rate, act=clip)
-        self.separable2 = SeparableConv(first, second, norm=SLIM_NORM, rate=rate, act=clip)
+        self.separable1 = SeparableConv(inp, first, norm=norm, rate=rate, act=clip)
+        self.separable2 = SeparableConv(first, second, norm=norm, rate=rate, act=clip)
         self.separable3 = SeparableConv(
-            second, out, norm=SLIM_NORM, stride=stride, rate=rate, act=clip, padding=kind.padding
+            second, out, norm=norm, stride=stride, rate=last_rate, act=clip, padding=kind.padding
         )
-        self.shortcut = ConvNorm(inp, out, norm=SLIM_NORM, stride=stride, act=clip) if unit.projects else nn.Identity()
-        self.of_sum = kind.of_sum()
+        self.shortcut = ConvNorm(inp, out, norm=norm, stride=stride, act=clip) if unit.projects else nn.Identity()
+        self.of_sum, self.in_place = kind.of_sum(), kind.in_place
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        tap = self.separable2(self.relu(self.separable1(self.relu(x))))
-        return self.of_sum(self.shortcut(x) + self.separable3(self.relu(tap))), tap
+        seen = self.relu(x)
+        x = seen if self.in_place else x
+        tap = self.separable2(self.relu(self.separable1(seen)))
+        return self.of_sum(self.shortcut(x) + self.separable3(self.relu(tap))), x if self.in_place else tap
 
 
 if TYPE_CHECKING:
@@ -90,17 +113,28 @@ class Xception(Backbone):
     the first.
     """
 
-    mean = (127.5, 127.5, 127.5)
-    std = (127.5, 127.5, 127.5)
-
     class Config(BackboneConfig):
         name: Name
         multi_grid: Rates | None = None  # arXiv:1706.05587, 3.2.1
         """Factors on the last three atrous rates, such as [1, 2, 4]; none: all 1."""
+        program: Literal["tensorflow", "jfzhang95"] = "tensorflow"
+        """Whose shortcuts, epsilon, colours and features for decoders; weights fit only their own."""
+
+        @property
+        def kind(self) -> Kind:
+            return IN_PLACE if self.program == "jfzhang95" else BOUNDED if self.bounded else FREE
 
         @property
         def imagenet(self) -> ImageNet:
+            if self.program != "tensorflow":
+                return ImageNet(advice="there are some for program=tensorflow")
             return ImageNet(f"zoo:{self.name}_imagenet")
+
+        @model_validator(mode="after")
+        def _bounded_units_are_tensorflows(self) -> "Xception.Config":
+            if self.bounded and self.program != "tensorflow":
+                raise ValueError(f"bounded=true: the units of program={self.program} are not, only tensorflow's")
+            return self
 
         @model_validator(mode="after")
         def _grid_has_a_factor_for_each_convolution(self) -> "Xception.Config":
@@ -109,7 +143,8 @@ class Xception(Backbone):
 
     def __init__(self, config: Config, output_stride: int) -> None:
         super().__init__(config, output_stride)
-        kind, units = BOUNDED if config.bounded else FREE, _units(XCEPTIONS[config.name])
+        kind, units = config.kind, _units(XCEPTIONS[config.name])
+        self.mean, self.std = kind.color
         _, *plan, last = strides_to_rates([2, *(unit.stride for unit in units.values()), 1], output_stride, "unit")
         inp, features = STEM[-1], iter(FEATURES)
         self.stem = _stem(kind)
@@ -120,7 +155,9 @@ class Xception(Backbone):
             self.units[name] = XceptionUnit(inp, unit, place, kind)
             if unit.stride > 1:
                 self.features_of[name] = next(features)
-                self.channels.update(zip(self.features_of[name], (inp, unit.widths[1]), strict=False))
+                self.channels.update(
+                    zip(self.features_of[name], (inp, inp if kind.in_place else unit.widths[1]), strict=False)
+                )
             inp = unit.widths[-1]
         self.exit_2 = _last(inp, [last.rate * factor for factor in config.multi_grid or (1, 1, 1)], kind)
         self.strides = strides_at(output_stride, self.channels)
@@ -142,14 +179,18 @@ def _units(row: Row) -> dict[str, Unit]:
 def _stem(kind: Kind) -> nn.Sequential:
     first, second = STEM
     return nn.Sequential(
-        ConvNorm(3, first, 3, norm=SLIM_NORM, stride=2, act=kind.relu),
-        ConvNorm(first, second, 3, norm=SLIM_NORM, act=kind.relu),
+        ConvNorm(3, first, 3, norm=kind.norm, stride=2, act=kind.relu),
+        ConvNorm(first, second, 3, norm=kind.norm, act=kind.relu),
     )
 
 
 def _last(inp: int, rates: Sequence[int], kind: Kind) -> nn.Sequential:
-    convs = nn.Sequential()
+    """With an activation after each convolution; jfzhang95 has it before the first one, and not after a depthwise."""
+    convs = nn.Sequential(ACTIVATIONS[kind.relu]()) if kind.in_place else nn.Sequential()
+    act = kind.clip if kind.in_place else kind.relu
     for number, (out, rate) in enumerate(zip(LAST, rates, strict=True), 1):
-        convs.add_module(f"separable{number}", SeparableConv(inp, out, norm=SLIM_NORM, rate=rate, act=kind.relu))
+        convs.add_module(f"separable{number}", SeparableConv(inp, out, norm=kind.norm, rate=rate, act=act))
+        if kind.in_place:
+            convs.add_module(f"relu{number}", ACTIVATIONS[kind.relu](inplace=True))
         inp = out
     return convs

@@ -43,10 +43,10 @@ def deep_stem(prefix: str = "") -> Rules:
     )
 
 
-def resnet_stages(prefix: str = "") -> Rules:
-    """The stages of a ResNet under torchvision's names."""
+def resnet_stages(prefix: str = "", first: int = 1) -> Rules:
+    """The stages of a ResNet under torchvision's names, which count from the `first`."""
     return tuple(
-        (rf"backbone\.c{stage + 1}\.(\d+)\.{ours}", rf"{prefix}layer{stage}.\1.{theirs}")
+        (rf"backbone\.c{stage + 1}\.(\d+)\.{ours}", rf"{prefix}layer{first + stage - 1}.\1.{theirs}")
         for stage in range(1, 5)
         for ours, theirs in (
             (r"conv(\d)\.conv", r"conv\2"),

@@ -21,6 +21,7 @@ from tests.reference.tf_deeplab import without
 
 HUGGING, SMP, CSAIL = "huggingface_dm05_os16", "smp_v3plus_mobilenet_v2", "csail_resnet18dilated_ppm_deepsup"
 VAINF, JFZHANG = "vainf_v3plus_mobilenet_os16", "jfzhang95_mobilenet_os16"
+XCEPTION = "jfzhang95_xception_os16"
 CONFIG = {"model_type": "mobilenet_v2", "depth_multiplier": 0.5, "output_stride": 16, "layer_norm_eps": 0.001}
 NAMES = {"0": "background", "1": "cat", "2": "dog", "3": "cat", "4": "sheep"}
 
@@ -195,7 +196,11 @@ REFUSED: list[tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = [
     (shapes(VAINF), {"model": "deeplabv3plus_resnet50"}, "but its weights are those of model=deeplabv3plus_mobilenet"),
     (shapes(VAINF), {"output_stride": 32}, "output_stride=32: Input should be 8 or 16"),
     ({**shapes(VAINF), "backbone.block1.skip.weight": (1,)}, {}, "its backbone is the Xception of Keras"),
-    ({**shapes(JFZHANG), "backbone.layer0.0.weight": (1,)}, {}, "its backbone is DRN"),
+    (shapes("jfzhang95_drn"), {"backbone": "xception"}, "but its weights are those of backbone=drn"),
+    (without(shapes("jfzhang95_drn"), "backbone.layer7"), {}, "missing 5 weights of the model: backbone.layer7.0.weig"),
+    (without(shapes(XCEPTION), "backbone.block9"), {}, r"missing .* of the model: backbone.block9.rep"),
+    (without(shapes(XCEPTION), "backbone.conv4.bn"), {}, "missing 4 weights of the model: backbone.conv4.bn"),
+    ({**shapes(XCEPTION), **shapes("jfzhang95_drn")}, {}, "weights? of another shape than the model's"),
     (without(shapes(JFZHANG), "decoder.last_conv.8"), {}, "decoder.last_conv.8.weight is missing"),
     (shapes(JFZHANG), {"backbone": "drn"}, "backbone=drn, but its weights are those of backbone=mobilenet"),
     (without(shapes(CSAIL), "decoder.cbr_deepsup"), {}, "only ppm_deepsup is read"),

@@ -30,6 +30,10 @@ OF_GOLDENS = {
     "jfzhang95_mobilenet_os16": Case("jfzhang95", "deeplab_v3plus", "mobilenet_v2"),
     "jfzhang95_mobilenet_os8": Case("jfzhang95", "deeplab_v3plus", "mobilenet_v2", {"out_stride": 8}),
     "jfzhang95_resnet_os16": Case("jfzhang95", "deeplab_v3plus", "resnet101"),
+    "jfzhang95_resnet_os8": Case("jfzhang95", "deeplab_v3plus", "resnet101", {"out_stride": 8}),
+    "jfzhang95_xception_os16": Case("jfzhang95", "deeplab_v3plus", "xception_65"),
+    "jfzhang95_xception_os8": Case("jfzhang95", "deeplab_v3plus", "xception_65", {"out_stride": 8}),
+    "jfzhang95_drn": Case("jfzhang95", "deeplab_v3plus", "drn_d_54"),
     "mmseg_ccnet_r50_d8": Case("mmsegmentation", "ccnet", "resnet50c"),
     "mmseg_danet_r50_d8": Case("mmsegmentation", "danet", "resnet50c"),
     "mmseg_deeplabv3_r50_d8": Case("mmsegmentation", "deeplab_v3", "resnet50c"),
@@ -62,7 +66,11 @@ OF_GOLDENS = {
 }
 
 
-SLOW = [name for name in OF_GOLDENS if any(word in name for word in ("resnet101", "kazuto", "jfzhang95_resnet"))]
+SLOW = [
+    name
+    for name in OF_GOLDENS
+    if any(word in name for word in ("resnet101", "kazuto", "jfzhang95_resnet", "xception_os8"))
+]
 
 
 def test_each_golden_has_a_case() -> None:
