@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +16,14 @@ from safetensors.numpy import save_file
 
 import atrous
 from atrous.convert.run import conversion
+from atrous.convert.systems import smp
 from tests.convert.conftest import assert_close, assert_refused, empty_arrays, error_line, run
 from tests.reference.pytorch_programs import golden, seeded_weights
 from tests.reference.tf_deeplab import without
 
 HUGGING, SMP, CSAIL = "huggingface_dm05_os16", "smp_v3plus_mobilenet_v2", "csail_resnet18dilated_ppm_deepsup"
 VAINF, JFZHANG = "vainf_v3plus_mobilenet_os16", "jfzhang95_mobilenet_os16"
+TIMM = "smp_v3plus_tu_mobilenetv3_small"
 XCEPTION = "jfzhang95_xception_os16"
 CONFIG = {"model_type": "mobilenet_v2", "depth_multiplier": 0.5, "output_stride": 16, "layer_norm_eps": 0.001}
 NAMES = {"0": "background", "1": "cat", "2": "dog", "3": "cat", "4": "sheep"}
@@ -137,6 +140,25 @@ def test_settings_that_do_not_fit_are_refused(tmp_path: Path, config: Any, reaso
         conversion(folder)
 
 
+# ---- segmentation_models_pytorch's
+
+
+def test_a_folder_of_smp_says_which_encoder_it_has(tmp_path: Path, timm: Any) -> None:  # noqa: ANN401
+    save_file(seeded_weights(golden(TIMM).shapes), tmp_path / "model.safetensors")
+    settings = {"_model_class": "DeepLabV3Plus", "encoder_name": "tu-mobilenetv3_small_050", "classes": 5}
+    settings |= {"encoder_output_stride": 16, "decoder_atrous_rates": [12, 24, 36], "aux_params": None}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert_golden(tmp_path, TIMM)
+    done = conversion(tmp_path)
+    assert not any("encoder_output_stride" in text or "rates" in text for text in done.assumptions)
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "classes": 6}))
+    with pytest.raises(ValueError, match="classes=6, but its weights are those of classes=5"):
+        conversion(tmp_path)
+    for name, reason in (("tu-resnet1818", "no network of this name"), ("tu-mobilenetv3_small_075", "missing|shape")):
+        with pytest.raises(ValueError, match=reason):
+            conversion(tmp_path, options={"encoder_name": name, "classes": 5})
+
+
 # ---- two files
 
 
@@ -176,10 +198,13 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
     return dict(golden(name).shapes)
 
 
+shapes_of_head = {  # of a DeepLabV3Plus
+    name: shape for name, shape in shapes(SMP).items() if not name.startswith("encoder.")
+}
 REFUSED: list[tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = [
     ({**without(shapes(SMP), "decoder."), "decoder.blocks.0.conv1.0.weight": (256, 3, 3, 3)}, {}, "and it is another$"),
     (without(shapes(SMP), "decoder.block1"), {}, "decoder.block1.0.weight is missing"),
-    (without(shapes(SMP), "encoder.features.18"), {}, "missing 5 weights of the model: encoder.features.18"),
+    (without(shapes(SMP), "encoder.features.18.1"), {}, "missing 4 weights of the model: encoder.features.18"),
     ({**shapes(SMP), "encoder.features.0.0.weight": (32, 4, 3, 3)}, {}, r"is \[32, 4, 3, 3\], not \[32, 3, 3, 3\]"),
     (shapes(SMP), {"encoder_name": "resnet34"}, "encoder_name=resnet34, but its .* encoder_name=mobilenet_v2"),
     (shapes(SMP), {"classes": 21}, "classes=21, but its weights are those of classes=5"),
@@ -191,6 +216,20 @@ REFUSED: list[tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = [
     ),
     ({**shapes(VAINF), **shapes(JFZHANG)}, {}, "17 weights of another shape than the model's"),
     ({**shapes(SMP), **shapes(CSAIL)}, {}, r"312 weights without a place .*: decoder\.aspp\.0"),
+    (
+        {**shapes("smp_v3_resnet18"), "decoder.aspp.convs.0.0.weight": (256, 256, 1, 1)},
+        {},
+        "encoder_depth=4: a DeepLab is read with encoder_depth=5",
+    ),
+    (
+        {**shapes("smp_v3plus_resnext50_aux"), "encoder.layer1.0.conv2.weight": (96, 3, 3, 3)},
+        {},
+        r"has a 3x3 of \[96, ",
+    ),
+    (shapes(TIMM), {}, "its encoder is one of timm's: say which with encoder_name=tu-NAME"),
+    (shapes(TIMM), {"encoder_name": "resnet18"}, "encoder_name=tu-NAME, such as tu-resnet18; got resnet18"),
+    *(({**shapes_of_head, weight: (1,)}, {}, re.escape(text)) for weight, text in smp.OTHERS.items()),
+    ({**shapes_of_head, "encoder.conv1.weight": (32, 3, 3, 3)}, {}, "tu-NAME are read, and it has another"),
     (without(shapes(VAINF), "classifier.classifier.3"), {}, "classifier.classifier.3.weight is missing"),
     (without(shapes(VAINF), "backbone.high_level_features.17"), {}, "missing .*high_level_features.17"),
     (shapes(VAINF), {"model": "deeplabv3plus_resnet50"}, "but its weights are those of model=deeplabv3plus_mobilenet"),

@@ -55,6 +55,14 @@ OF_GOLDENS = {
     "smp_v3plus_resnet50_dense_os8": Case(
         "smp", "deeplab_v3plus", "resnet50", {"encoder_output_stride": 8, "decoder_atrous_rates": (6, 12, 18)}
     ),
+    "smp_v3plus_resnext50_aux": Case("smp", "deeplab_v3plus", "resnext50_32x4d"),
+    "smp_v3plus_tu_mobilenetv3_small": Case(
+        "smp", "deeplab_v3plus", "timm:mobilenetv3_small_050", {"encoder_name": "tu-mobilenetv3_small_050"}
+    ),
+    "smp_v3_tu_convnext_atto": Case("smp", "deeplab_v3", "timm:convnext_atto", {"encoder_name": "tu-convnext_atto"}),
+    "smp_pspnet_tu_efficientnet_lite0_depth5": Case(
+        "smp", "pspnet", "timm:efficientnet_lite0", {"encoder_name": "tu-efficientnet_lite0"}
+    ),
     "torchvision_deeplabv3_mobilenet_v3_large": Case("torchvision", "deeplab_v3", "mobilenet_v3_large_tv"),
     "torchvision_lraspp_mobilenet_v3_large": Case("torchvision", "lraspp", "mobilenet_v3_large_tv"),
     "vainf_v3_mobilenet_os16": Case("vainf", "deeplab_v3", "mobilenet_v2"),
@@ -84,8 +92,10 @@ def test_each_golden_has_a_case() -> None:
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES]
 )
 @torch.no_grad()
-def test_logits_are_those_of_the_program_itself(name: str) -> None:
+def test_logits_are_those_of_the_program_itself(name: str, request: pytest.FixtureRequest) -> None:
     case, expected = OF_GOLDENS[name], golden(name)
+    if case.backbone.startswith("timm:"):
+        request.getfixturevalue("timm")
     done = conversion(seeded_weights(expected.shapes), options=case.options)
     config = done.segmenter.model.config
     assert (done.system, config.name, config.backbone.name) == (case.system, case.model, case.backbone)
