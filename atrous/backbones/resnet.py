@@ -64,6 +64,13 @@ class Basic(nn.Module):
         return (self.shortcut(x) + residual).relu_(), residual
 
 
+class OnceDilated(Basic):
+    """mmsegmentation's `Basic`: the second 3x3 is never dilated."""
+
+    def __init__(self, inp: int, width: int, place: Placement, norm: Norm) -> None:
+        super().__init__(inp, width, place._replace(next_rate=1), norm)
+
+
 class Lite(nn.Module):
     """TensorFlow's `Basic`: the second of its 3x3 has the stride, so that both have one rate."""
 
@@ -188,6 +195,8 @@ RESNETS = {
     "resnext101_32x8d": Row(Grouped8, (3, 4, 23, 3), TORCHVISION),
     "wide_resnet50_2": Row(Wide, (3, 4, 6, 3), TORCHVISION),
     "wide_resnet101_2": Row(Wide, (3, 4, 23, 3), TORCHVISION),
+    "resnet18b": Row(OnceDilated, (2, 2, 2, 2), TORCHVISION),
+    "resnet18c": Row(OnceDilated, (2, 2, 2, 2), TORCHVISION, deep_stem=(32, 32, 64)),
     "resnet50c": Row(Bottleneck, (3, 4, 6, 3), TORCHVISION, deep_stem=(32, 32, 64)),
     "resnet101c": Row(Bottleneck, (3, 4, 23, 3), TORCHVISION, deep_stem=(32, 32, 64)),
     "resnet50s": Row(Bottleneck, (3, 4, 6, 3), SEMSEG, deep_stem=(64, 64, 128)),

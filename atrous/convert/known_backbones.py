@@ -9,7 +9,6 @@ from atrous.convert.layouts import Rules
 from atrous.convert.system import Evidence
 from atrous.errors import ConversionError
 
-K = TypeVar("K")
 V = TypeVar("V")
 SHALLOW = {2: "resnet18", 6: "resnet34"}  # by the number of units in layer3
 DEPTHS = {6: 50, 23: 101, 36: 152}
@@ -31,14 +30,16 @@ def resnet(evidence: Evidence[Any], prefix: str) -> str:
         return _known(SHALLOW, units, f"{evidence.label}: no ResNet has {units} units of two convolutions in layer3")
     depth = _known(DEPTHS, units, f"{evidence.label}: no ResNet has {units} bottlenecks in layer3")
     first = evidence.shape(f"{prefix}layer1.0.conv2.weight")
-    seen = f"{evidence.label}: no ResNet of depth {depth} has a 3x3 of {list(first)} in its first bottleneck"
-    name = _known(DEEP, first[:2], seen).format(depth)
+    if first[:2] not in DEEP:
+        problem = f"no ResNet of depth {depth} has a 3x3 of {list(first)} in its first bottleneck"
+        raise ConversionError(f"{evidence.label}: {problem}")
+    name = DEEP[first[0], first[1]].format(depth)
     if name not in RESNETS:
         raise ConversionError(f"{evidence.label}: its backbone is {name}, which Atrous does not have")
     return name
 
 
-def _known(table: Mapping[K, V], key: K, problem: str) -> V:
+def _known(table: Mapping[int, V], key: int, problem: str) -> V:
     if key not in table:
         raise ConversionError(f"{problem}; known: {', '.join(map(str, table.values()))}")
     return table[key]

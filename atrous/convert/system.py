@@ -23,6 +23,7 @@ OptionsT = TypeVar("OptionsT", bound=Settings)
 NUM_LISTED = 5  # names in a message
 
 
+RGBBytes: TypeAlias = tuple[int, int, int]
 Normalization: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]  # (shift, scale), of all channels or of each
 
 
@@ -57,6 +58,7 @@ class ForeignWeights(NamedTuple):
     is_rounded: bool = False  # to 8 bits, or less, while it runs
     options: Mapping[str, Any] = {}  # what a file beside the weights says; the user's own take precedence
     class_names: tuple[str, ...] = ()  # as such a file has them
+    class_colors: tuple[RGBBytes, ...] = ()
 
 
 class Evidence(NamedTuple, Generic[OptionsT]):

@@ -259,7 +259,7 @@ REFUSED: list[tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = [
     (
         {**shapes("mmseg_pspnet_r50_d8"), "decode_head.fpn_bottleneck.conv.weight": (512, 2048, 3, 3)},  # UPerNet
         {},
-        "1 weight without a place .*: decode_head.fpn_bottleneck",
+        "UPerNet .mmsegmentation., which Atrous does not read",
     ),
     (
         without(shapes("torchvision_lraspp_mobilenet_v3_large"), "classifier.high_classifier"),

@@ -41,6 +41,9 @@ OF_GOLDENS = {
     "mmseg_deeplabv3plus_r50b_d16_mg124": Case(
         "mmsegmentation", "deeplab_v3plus", "resnet50", {"output_stride": 16, "multi_grid": (1, 2, 4)}
     ),
+    "mmseg_deeplabv3plus_mobilenet_d8": Case("mmsegmentation", "deeplab_v3plus", "mobilenet_v2"),
+    "mmseg_deeplabv3plus_r18_d8": Case("mmsegmentation", "deeplab_v3plus", "resnet18c"),
+    "mmseg_pspnet_r18b_d8": Case("mmsegmentation", "pspnet", "resnet18b"),
     "mmseg_encnet_r50_d8": Case("mmsegmentation", "encnet", "resnet50c"),
     "mmseg_psanet_r50_d8": Case("mmsegmentation", "psanet", "resnet50c", {"mask_size": (9, 13)}),
     "mmseg_pspnet_r50_d8": Case("mmsegmentation", "pspnet", "resnet50c"),
