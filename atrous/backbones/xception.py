@@ -1,6 +1,6 @@
 """Xception (Chollet 2016, arXiv:1610.02357), aligned and modified as in figure 4 of DeepLab v3+ (arXiv:1802.02611).
 
-As in TensorFlow's DeepLab, and in jfzhang95's program in PyTorch.
+As in TensorFlow's DeepLab, and in two programs in PyTorch: jfzhang95's, and that of Panoptic-DeepLab's first author.
 """
 
 from collections.abc import Sequence
@@ -68,11 +68,14 @@ class Kind(NamedTuple):
     norm: Norm = SLIM_NORM
     in_place: bool = False  # a unit's first ReLU overwrites its input, also for the shortcut and for decoders
     color: tuple[RGB, RGB] = (HALVES, HALVES)  # mean and std
+    taps_exit: bool = True  # decoders at stride 16 tap within the exit flow; else before it
 
 
 FREE = Kind("relu", "none", nn.Identity, "symmetric")
 BOUNDED = Kind("relu6", "clip6", nn.ReLU6, "same")
-IN_PLACE = FREE._replace(norm=TORCH_NORM, in_place=True, color=(IMAGENET_MEAN, IMAGENET_STD))
+IN_TORCH = FREE._replace(norm=TORCH_NORM, color=(IMAGENET_MEAN, IMAGENET_STD), taps_exit=False)
+IN_PLACE = IN_TORCH._replace(in_place=True, taps_exit=True)
+PROGRAMS = {"tensorflow": FREE, "bowenc0221": IN_TORCH, "jfzhang95": IN_PLACE}
 
 
 class XceptionUnit(nn.Module):
@@ -117,12 +120,12 @@ class Xception(Backbone):
         name: Name
         multi_grid: Rates | None = None  # arXiv:1706.05587, 3.2.1
         """Factors on the last three atrous rates, such as [1, 2, 4]; none: all 1."""
-        program: Literal["tensorflow", "jfzhang95"] = "tensorflow"
+        program: Literal["tensorflow", "bowenc0221", "jfzhang95"] = "tensorflow"
         """Whose shortcuts, epsilon, colours and features for decoders; weights fit only their own."""
 
         @property
         def kind(self) -> Kind:
-            return IN_PLACE if self.program == "jfzhang95" else BOUNDED if self.bounded else FREE
+            return BOUNDED if self.bounded else PROGRAMS[self.program]
 
         @property
         def imagenet(self) -> ImageNet:
@@ -159,6 +162,8 @@ class Xception(Backbone):
                     zip(self.features_of[name], (inp, inp if kind.in_place else unit.widths[1]), strict=False)
                 )
             inp = unit.widths[-1]
+        self.taps_exit = kind.taps_exit
+        self.channels |= {} if self.taps_exit else {"low_level_16": self.channels["c4"]}
         self.exit_2 = _last(inp, [last.rate * factor for factor in config.multi_grid or (1, 1, 1)], kind)
         self.strides = strides_at(output_stride, self.channels)
 
@@ -167,8 +172,8 @@ class Xception(Backbone):
         for name, unit in self.units.items():
             before, (x, tap) = x, unit(x)
             features.update(zip(self.features_of.get(name, ()), (before, tap), strict=False))
-        features["c5"] = self.exit_2(x)
-        return features
+        features |= {} if self.taps_exit else {"low_level_16": features["c4"]}
+        return {**features, "c5": self.exit_2(x)}
 
 
 def _units(row: Row) -> dict[str, Unit]:

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 import atrous
 from atrous.convert.run import conversion
-from atrous.convert.systems import smp
+from atrous.convert.systems import bowenc0221, smp
 from tests.convert.conftest import assert_close, assert_refused, empty_arrays, error_line, run
 from tests.reference.pytorch_programs import golden, seeded_weights
 from tests.reference.tf_deeplab import without
@@ -24,6 +24,7 @@ from tests.reference.tf_deeplab import without
 HUGGING, SMP, CSAIL = "huggingface_dm05_os16", "smp_v3plus_mobilenet_v2", "csail_resnet18dilated_ppm_deepsup"
 VAINF, JFZHANG = "vainf_v3plus_mobilenet_os16", "jfzhang95_mobilenet_os16"
 TIMM = "smp_v3plus_tu_mobilenetv3_small"
+PANOPTIC = "bowenc0221_mobilenet"
 XCEPTION = "jfzhang95_xception_os16"
 CONFIG = {"model_type": "mobilenet_v2", "depth_multiplier": 0.5, "output_stride": 16, "layer_norm_eps": 0.001}
 NAMES = {"0": "background", "1": "cat", "2": "dog", "3": "cat", "4": "sheep"}
@@ -93,6 +94,15 @@ def test_a_single_logit_becomes_two_classes() -> None:
     done = conversion(empty_arrays(golden("smp_v3plus_mobilenet_v2_binary").shapes), options={"classes": 1})
     assert done.segmenter.model.num_classes == 2
     assert "its single logit is that of class 1, by a sigmoid" in done.assumptions
+
+
+def test_panoptic_deeplab_of_19_classes_knows_cityscapes_and_the_program_s_grouping() -> None:
+    names = dict(shapes(PANOPTIC))
+    head = "decoder.semantic_head.classifier.semantic.1"
+    done = conversion(empty_arrays({**names, f"{head}.weight": (19, 64, 1, 1), f"{head}.bias": (19,)}))
+    assert done.segmenter.label_space.things == tuple(range(11, 19))
+    assert done.segmenter.header.decode.model_dump()["stuff_area"] == 2048
+    assert "the 19 classes are those of Cityscapes" in done.assumptions
 
 
 # ---- Hugging Face's folders
@@ -235,6 +245,24 @@ REFUSED: list[tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = [
     (shapes(VAINF), {"model": "deeplabv3plus_resnet50"}, "but its weights are those of model=deeplabv3plus_mobilenet"),
     (shapes(VAINF), {"output_stride": 32}, "output_stride=32: Input should be 8 or 16"),
     ({**shapes(VAINF), "backbone.block1.skip.weight": (1,)}, {}, "its backbone is the Xception of Keras"),
+    (
+        without(shapes(PANOPTIC), "decoder.instance_head.classifier.offset"),
+        {},
+        "missing 12 weights .*: decoder.instance_",
+    ),
+    (
+        without(shapes(PANOPTIC), "decoder.semantic_decoder.project.2"),
+        {},
+        "low_level_channels|weights? without a place|sh",
+    ),
+    (without(shapes(PANOPTIC), "backbone.features.17"), {}, "missing .* of the model: backbone.features.17"),
+    ({**shapes(PANOPTIC), "decoder.semantic_decoder.fuse.1.0.1.weight": (64, 9, 1, 1)}, {}, r"is \[64, 9, 1, 1\], not"),
+    ({**shapes(PANOPTIC), **shapes("bowenc0221_resnet50")}, {}, "16 weights of another shape than the model.s"),
+    (shapes(PANOPTIC), {"atrous_rates": "1,2"}, "weights of another shape than the model.s"),
+    *(
+        ({**shapes(PANOPTIC), weight: (1,)}, {}, re.escape(f"{text}, which Atrous does not read from it"))
+        for weight, text in bowenc0221.OTHERS.items()
+    ),
     (shapes("jfzhang95_drn"), {"backbone": "xception"}, "but its weights are those of backbone=drn"),
     (without(shapes("jfzhang95_drn"), "backbone.layer7"), {}, "missing 5 weights of the model: backbone.layer7.0.weig"),
     (without(shapes(XCEPTION), "backbone.block9"), {}, r"missing .* of the model: backbone.block9.rep"),

@@ -23,7 +23,7 @@ from atrous.convert.known_backbones import (
     resnet_stem,
     separable,
 )
-from atrous.convert.layouts import PYTORCH, Rules, beside, pooled_image_first
+from atrous.convert.layouts import PYTORCH, Rules, beside, identity_norm, pooled_image_first
 from atrous.convert.system import ConfigFields, Deduction, Evidence, Normalization, System, off_grid
 from atrous.errors import ConfigError, ConversionError
 from atrous.models import ModelConfig
@@ -156,14 +156,9 @@ def _with_norms(expected: set[str], arrays: Arrays) -> Arrays:
     norms = {
         f"{name.removesuffix('0.bias')}1.{leaf}": array
         for name, bias in biases.items()
-        for leaf, array in _identity(bias).items()
+        for leaf, array in identity_norm(bias, EPS).items()
     }
     return {name: array for name, array in arrays.items() if name not in biases} | norms
-
-
-def _identity(bias: Array) -> dict[str, Array]:
-    ones = np.ones_like(bias)
-    return {"weight": ones, "bias": bias, "running_mean": 0 * ones, "running_var": (1 - EPS) * ones}
 
 
 def _with_two_classes(arrays: Arrays) -> Arrays:
