@@ -244,7 +244,10 @@ REFUSED: list[tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = [
     (without(shapes(VAINF), "backbone.high_level_features.17"), {}, "missing .*high_level_features.17"),
     (shapes(VAINF), {"model": "deeplabv3plus_resnet50"}, "but its weights are those of model=deeplabv3plus_mobilenet"),
     (shapes(VAINF), {"output_stride": 32}, "output_stride=32: Input should be 8 or 16"),
-    ({**shapes(VAINF), "backbone.block1.skip.weight": (1,)}, {}, "its backbone is the Xception of Keras"),
+    ({**shapes(VAINF), "backbone.stage2.0.branches.0.0.conv1.weight": (1,)}, {}, "its backbone is HRNet"),
+    (shapes("vainf_v3_xception_os8"), {"model": "deeplabv3_resnet50"}, "are those of model=deeplabv3_xception"),
+    (without(shapes("vainf_v3_xception_os8"), "backbone.block12.skipbn"), {}, "missing 4 weights .*: backbone.block12"),
+    ({**shapes(VAINF), **shapes("vainf_v3plus_xception_os16")}, {}, "of another shape than the model's"),
     (
         without(shapes(PANOPTIC), "decoder.instance_head.classifier.offset"),
         {},

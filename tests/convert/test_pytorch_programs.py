@@ -75,6 +75,8 @@ OF_GOLDENS = {
     "vainf_v3_resnet50_os8": Case("vainf", "deeplab_v3", "resnet50", {"output_stride": 8}),
     "vainf_v3plus_mobilenet_os16": Case("vainf", "deeplab_v3plus", "mobilenet_v2"),
     "vainf_v3plus_mobilenet_os8": Case("vainf", "deeplab_v3plus", "mobilenet_v2", {"output_stride": 8}),
+    "vainf_v3plus_xception_os16": Case("vainf", "deeplab_v3plus", "xception_41"),
+    "vainf_v3_xception_os8": Case("vainf", "deeplab_v3", "xception_41", {"output_stride": 8}),
     "vainf_v3plus_resnet50_separable_os16": Case("vainf", "deeplab_v3plus", "resnet50"),
     "vainf_v3plus_resnet101_os16": Case("vainf", "deeplab_v3plus", "resnet101"),
 }
@@ -115,9 +117,12 @@ def test_logits_are_those_of_the_program_itself(name: str, request: pytest.Fixtu
             assert_close(other, values)
 
 
-@pytest.mark.parametrize("name", ["vainf_v3plus_mobilenet_os16", "smp_v3plus_mobilenet_v2", "smp_pspnet_resnet18"])
+@pytest.mark.parametrize(
+    "name", ["vainf_v3_xception_os8", "vainf_v3plus_mobilenet_os16", "smp_v3plus_mobilenet_v2", "smp_pspnet_resnet18"]
+)
 def test_networks_prepared_for_prediction_have_them_too(name: str) -> None:
     """Norms are folded, also where zeros lie before the convolution, or where there is no norm."""
     expected = golden(name)
-    network = prepare(conversion(seeded_weights(expected.shapes)).segmenter.model, "cpu")
+    options = OF_GOLDENS[name].options
+    network = prepare(conversion(seeded_weights(expected.shapes), options=options).segmenter.model, "cpu")
     assert_close(network(expected.image).semantic, expected.logits["logits"])
