@@ -15,11 +15,12 @@ from atrous.convert.class_names import packed_names
 from atrous.convert.companions import described, find_weights, joined
 from atrous.convert.filling import shapes_of
 from atrous.convert.kinds import Kind, is_blank, kind_of
+from atrous.convert.notes import noted
 from atrous.convert.readers.archive import extract, find_model
 from atrous.convert.readers.checkpoint import OBJECT_SUFFIX, read_checkpoint
 from atrous.convert.readers.frozen_graph import read_graph
 from atrous.convert.readers.keras import read_keras
-from atrous.convert.readers.pth import read_pth, without_wrapper
+from atrous.convert.readers.pth import read_content, read_pth, without_wrapper
 from atrous.convert.readers.safetensors import read_safetensors
 from atrous.convert.readers.tflite import read_tflite
 from atrous.convert.system import ForeignWeights, OptionTree
@@ -140,7 +141,8 @@ def _read_tflite(path: Path, label: str) -> ForeignWeights:
 
 
 def _read_pth(path: Path, label: str) -> ForeignWeights:
-    weights = described(path, ForeignWeights(label, read_pth(path)))
+    content = read_content(path)
+    weights = noted(described(path, ForeignWeights(label, content.arrays)), content.notes)
     return joined(path, weights, lambda partner: ForeignWeights(str(partner), read_pth(partner)))
 
 

@@ -24,6 +24,7 @@ OptionsT = TypeVar("OptionsT", bound=Settings)
 NUM_LISTED = 5  # names in a message
 
 
+RGBBytes: TypeAlias = tuple[int, int, int]
 Normalization: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]  # (shift, scale), of all channels or of each
 
 
@@ -59,6 +60,7 @@ class ForeignWeights(NamedTuple):
     options: Mapping[str, Any] = {}  # what a file beside the weights says; the user's own take precedence
     class_names: tuple[str, ...] = ()  # as such a file has them
     layers: Mapping[str, Layer] = {}  # as a file of Keras describes them, by their names
+    class_colors: tuple[RGBBytes, ...] = ()
 
 
 class Evidence(NamedTuple, Generic[OptionsT]):
