@@ -42,7 +42,8 @@ class Hints(NamedTuple):
     atrous_rates: tuple[int, ...] | None = None
     multi_grid: tuple[int, ...] | None = None
     pooling: Pooling | None = None
-    convention: Convention = "aligned_corners"
+    convention: Convention = "aligned_corners"  # by which logits are resized
+    decoder_convention: Convention = "aligned_corners"
     block_rates: tuple[int, ...] | None = None  # of a backbone's blocks, one each
 
 
