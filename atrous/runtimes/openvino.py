@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from atrous.deployed import IMAGES, Deployment, traced
 from atrous.errors import ConfigError, ModelFileError
-from atrous.layers.quantization import with_products
+from atrous.layers.quantization import write_as
 from atrous.models import ModelConfig
 from atrous.runtimes.contract import (
     Runtime,
@@ -60,7 +60,7 @@ def write(deployment: Deployment, path: Path) -> None:
 def _model(deployment: Deployment) -> Any:  # noqa: ANN401 - a Model of OpenVINO
     import openvino
 
-    with_products(deployment.module)
+    write_as(deployment.module, "products")
     program = traced(deployment)
     try:
         with warnings.catch_warnings():
