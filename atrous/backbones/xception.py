@@ -105,7 +105,15 @@ class Xception(Backbone):
 
         @property
         def imagenet(self) -> ImageNet:
+            if self.program != "tensorflow":
+                return ImageNet(advice="there are some for program=tensorflow")
             return ImageNet(f"zoo:{self.name}_imagenet")
+
+        @model_validator(mode="after")
+        def _bounded_units_are_tensorflows(self) -> "Xception.Config":
+            if self.bounded and self.program != "tensorflow":
+                raise ValueError(f"bounded=true: the units of program={self.program} are not, only tensorflow's")
+            return self
 
         @model_validator(mode="after")
         def _grid_has_a_factor_for_each_convolution(self) -> "Xception.Config":

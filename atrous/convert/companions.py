@@ -34,7 +34,7 @@ def joined(path: Path, weights: ForeignWeights, read: Reader) -> ForeignWeights:
         for name, part in ((half, weights), (other, read(partner)))
         for weight, array in part.arrays.items()
     }
-    whole = weights._replace(arrays=arrays, label=f"{weights.label} and {partner.name}")
+    whole = weights._replace(arrays=arrays, averages={}, label=f"{weights.label} and {partner.name}")
     return whole if csail.recognised(shapes_of(arrays)) else weights
 
 

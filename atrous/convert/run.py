@@ -29,15 +29,17 @@ def convert(
     system: str | None = None,
     options: Mapping[str, Any] | None = None,
     labels: str | Path | None = None,
+    ema: bool = False,
 ) -> Segmenter:
     """The model in `source`: a checkpoint, frozen graph, .tflite, .pth, archive, `zoo:NAME`, or arrays by name.
 
     `system` is recognised by the names of the weights unless it is set. `options` say what weights can't, under the
     names of the system's own flags (for semseg also `config`, the path of its YAML file). `labels` is the path of a
-    text with the name of each class on a line. Raises FileNotFoundError, ConversionError if the weights belong to no
-    known model, or ConfigError if an option is wrong; each in one line.
+    text with the name of each class on a line. `ema` takes the moving average from a file that has it beside the
+    weights. Raises FileNotFoundError, ConversionError if the weights belong to no known model, or ConfigError if an
+    option is wrong; each in one line.
     """
-    return conversion(source, system=system, options=options, labels=labels).segmenter
+    return conversion(source, system=system, options=options, labels=labels, ema=ema).segmenter
 
 
 def conversion(
@@ -46,12 +48,13 @@ def conversion(
     system: str | None = None,
     options: Mapping[str, Any] | None = None,
     labels: str | Path | None = None,
+    ema: bool = False,
     console: Console | None = None,
 ) -> Conversion:
     """Like `convert`, with what was not used and what was assumed; `console` shows a download."""
     foreign = open_source(source, system, options or {}, console)
     names = None if labels is None else user_path(labels)
-    return convert_weights(foreign.weights, foreign.system, foreign.options, names)
+    return convert_weights(foreign.weights, foreign.system, foreign.options, names, ema=ema)
 
 
 # ---- the verb
@@ -66,6 +69,7 @@ def run(
     images: Sequence[Path] = (),
     labels: Path | None = None,
     checked: Sequence[Path] = (),
+    ema: bool = False,
     console: Console | None = None,
 ) -> Conversion:
     """Convert, print what was used and what was assumed, and write one model file.
@@ -79,7 +83,7 @@ def run(
     _require_writable(out)
     if checked:
         require_runtime(user_path(source))
-    result = conversion(source, system=system, options=parse_options(options), labels=labels, console=console)
+    result = conversion(source, system=system, options=parse_options(options), labels=labels, ema=ema, console=console)
     if checked and world.rank == 0:
         check(result, open_original(user_path(source)), checked, console)
     if images:

@@ -19,7 +19,7 @@ from atrous.convert.readers.archive import extract, find_model
 from atrous.convert.readers.checkpoint import OBJECT_SUFFIX, read_checkpoint
 from atrous.convert.readers.frozen_graph import read_graph
 from atrous.convert.readers.keras import read_keras
-from atrous.convert.readers.pth import read_pth, without_wrapper
+from atrous.convert.readers.pth import read_content, read_pth, split, without_wrapper
 from atrous.convert.readers.safetensors import read_safetensors
 from atrous.convert.readers.tflite import read_tflite
 from atrous.convert.system import ForeignWeights, OptionTree
@@ -52,6 +52,8 @@ KINDS = (
     *ARCHIVES,
     "zoo:NAME",
 )
+AVERAGE = "/ExponentialMovingAverage"  # ends the names of a moving average in a checkpoint
+ONLY_AVERAGE = "the moving average, as which the file has its weights"
 ARRAYS = "the arrays"  # their label in messages
 
 
@@ -140,12 +142,15 @@ def _read_tflite(path: Path, label: str) -> ForeignWeights:
 
 
 def _read_pth(path: Path, label: str) -> ForeignWeights:
-    weights = described(path, ForeignWeights(label, read_pth(path)))
+    content = read_content(path)
+    weights = described(path, ForeignWeights(label, content.arrays, averages=content.averages))
+    weights = weights._replace(left_out=(*weights.left_out, *([ONLY_AVERAGE] if content.is_average else [])))
     return joined(path, weights, lambda partner: ForeignWeights(str(partner), read_pth(partner)))
 
 
 def _read_safetensors(path: Path, label: str) -> ForeignWeights:
-    return described(path, ForeignWeights(label, read_safetensors(path)))
+    weights, averages = (without_wrapper(part) for part in split(read_safetensors(path)))
+    return described(path, ForeignWeights(label, weights, averages=averages))
 
 
 def _read_keras(path: Path, label: str) -> ForeignWeights:
@@ -171,7 +176,9 @@ def _read_index(path: Path, label: str) -> ForeignWeights:
 def _read_checkpoint(path: Path, label: str) -> ForeignWeights:
     if path.is_file() and not CHECKPOINT.search(path.name):
         raise ConversionError(f"{path}: not a kind of file that can be converted; known: {', '.join(KINDS)}")
-    return ForeignWeights(label, read_checkpoint(path))
+    arrays = read_checkpoint(path)
+    averages = {name.removesuffix(AVERAGE): array for name, array in arrays.items() if name.endswith(AVERAGE)}
+    return ForeignWeights(label, arrays, averages=averages)
 
 
 READERS: dict[tuple[str, ...], Callable[[Path, str], ForeignWeights]] = {  # by how a name ends

@@ -136,7 +136,7 @@ def test_a_whole_model_of_other_layers_is_refused(layer: keras.Described, reason
 
 
 def test_what_a_whole_model_says_of_its_layers_agrees(tmp_path: Path) -> None:
-    right = [
+    right: list[keras.Described] = [
         ("Conv", "Conv2D", {"strides": [2, 2], "dilation_rate": 1}),
         ("aspp0_BN", "BatchNormalization", {"epsilon": 1e-5}),
     ]

@@ -68,8 +68,7 @@ def _claim(weight: Weight) -> int:
         raise RefusedError(f"{name!r} is {dataset.dtype}; only floats and integers are read")
     if dataset.shape is None or dataset.is_virtual or dataset.external:
         raise RefusedError(f"{name!r} is empty, or lies in another file, which is not read")
-    size: int = dataset.dtype.itemsize
-    return max(math.prod(dataset.shape), math.prod(dataset.chunks or ())) * size
+    return int(max(math.prod(dataset.shape), math.prod(dataset.chunks or ())) * dataset.dtype.itemsize)
 
 
 # ---- layouts
