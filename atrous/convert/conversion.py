@@ -53,7 +53,8 @@ def convert_weights(
     unused = fill(model, row.rules(config), row.layout, weights.arrays, weights.label)
     label_space, classes = row.label_space(model.num_classes, evidence.options)
     if names := weights.class_names if labels is None else read_names(labels, model.num_classes):
-        label_space, classes = named_label_space(names, label_space, str(labels or weights.label)), []
+        label = str(labels or weights.label)
+        label_space, classes = named_label_space(names, label_space, label, weights.class_colors), []
     needed = [text for text, is_needed in row.assumptions(evidence, config).items() if is_needed]
     assumptions = needed + classes + range_of_images(model, normalization) + list(weights.left_out)
     assumptions += [PLAIN] if weights.averages else []

@@ -123,3 +123,9 @@ KERAS = Layout(_keras_names, kernel_shape, as_our_kernel, re.compile(r"(?!)"), n
 def pooled_image_first(array: Array) -> Array:
     """The weights of ASPP's projection where the pooled image is the last of the branches: the first of ours."""
     return np.roll(array, len(array), axis=1)
+
+
+def identity_norm(bias: Array, eps: float) -> dict[str, Array]:
+    """The weights of a batch norm that adds the bias and does nothing else."""
+    ones = np.ones_like(bias)
+    return {"weight": ones, "bias": bias, "running_mean": 0 * ones, "running_var": (1 - eps) * ones}

@@ -15,6 +15,7 @@ from atrous.convert.class_names import packed_names
 from atrous.convert.companions import described, find_weights, joined
 from atrous.convert.filling import shapes_of
 from atrous.convert.kinds import Kind, is_blank, kind_of
+from atrous.convert.notes import noted
 from atrous.convert.readers.archive import extract, find_model
 from atrous.convert.readers.checkpoint import OBJECT_SUFFIX, read_checkpoint
 from atrous.convert.readers.frozen_graph import read_graph
@@ -145,6 +146,7 @@ def _read_pth(path: Path, label: str) -> ForeignWeights:
     content = read_content(path)
     weights = described(path, ForeignWeights(label, content.arrays, averages=content.averages))
     weights = weights._replace(left_out=(*weights.left_out, *([ONLY_AVERAGE] if content.is_average else [])))
+    weights = noted(weights, content.notes)
     return joined(path, weights, lambda partner: ForeignWeights(str(partner), read_pth(partner)))
 
 

@@ -24,6 +24,7 @@ OptionsT = TypeVar("OptionsT", bound=Settings)
 NUM_LISTED = 5  # names in a message
 
 
+RGBBytes: TypeAlias = tuple[int, int, int]
 Normalization: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]  # (shift, scale), of all channels or of each
 
 
@@ -41,7 +42,8 @@ class Hints(NamedTuple):
     atrous_rates: tuple[int, ...] | None = None
     multi_grid: tuple[int, ...] | None = None
     pooling: Pooling | None = None
-    convention: Convention = "aligned_corners"
+    convention: Convention = "aligned_corners"  # by which logits are resized
+    decoder_convention: Convention = "aligned_corners"
     block_rates: tuple[int, ...] | None = None  # of a backbone's blocks, one each
 
 
@@ -60,6 +62,7 @@ class ForeignWeights(NamedTuple):
     class_names: tuple[str, ...] = ()  # as such a file has them
     averages: Mapping[str, Array] = {}  # a moving average of the weights, under their names
     layers: Mapping[str, Layer] = {}  # as a file of Keras describes them, by their names
+    class_colors: tuple[RGBBytes, ...] = ()
 
 
 class Evidence(NamedTuple, Generic[OptionsT]):
