@@ -11,9 +11,9 @@ from rich.console import Console
 from atrous import distributed, terminal
 from atrous.convert.comparison import THRESHOLD, compare, percent, total
 from atrous.convert.conversion import Conversion, convert_weights
-from atrous.convert.originals import Original, open_original, require_runtime
+from atrous.convert.originals import Original, open_original, require_program
 from atrous.convert.recalibrate import has_folded_norms, recalibrate
-from atrous.convert.sources import SourceLike, open_source
+from atrous.convert.sources import SourceLike, open_source, read
 from atrous.errors import ConfigError, Mismatch
 from atrous.files import prepare_output, user_path
 from atrous.segmenter import Segmenter, read_image
@@ -81,11 +81,11 @@ def run(
     console, out, world = console or terminal.console(), user_path(out), distributed.join("cpu")
     console.quiet = console.quiet or world.rank > 0
     _require_writable(out)
-    if checked:
-        require_runtime(user_path(source))
+    program = require_program(user_path(source)) if checked else None
     result = conversion(source, system=system, options=parse_options(options), labels=labels, ema=ema, console=console)
-    if checked and world.rank == 0:
-        check(result, open_original(user_path(source)), checked, console)
+    if program is not None and world.rank == 0:
+        beside = result if program == user_path(source) else result._replace(source=read(program))
+        check(beside, open_original(program), checked, console)
     if images:
         recalibrate(result.segmenter.model, result.segmenter.inference, images, read_image, world)
     if world.rank == 0:

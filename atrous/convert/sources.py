@@ -36,6 +36,7 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar")
 PYTORCH = (".pth", ".pt", ".pth.tar", ".bin")
 LIGHTNING = ".ckpt"  # also the end of a checkpoint's prefix in TensorFlow, which is no file
 SAFETENSORS = ".safetensors"
+ONNX = ".onnx"
 KERAS = (".h5", ".hdf5", ".keras")
 ZOO = "zoo:"
 CHECKPOINT = re.compile(r"\.index$|\.data-\d+-of-\d+$")
@@ -161,6 +162,13 @@ def _read_keras(path: Path, label: str) -> ForeignWeights:
     return ForeignWeights(label, file.arrays, options=options, layers=file.layers)
 
 
+def _refuse_onnx(path: Path, label: str) -> ForeignWeights:
+    raise ConversionError(
+        f"{label}: a model in ONNX, whose exporter has folded batch norms and dropped names: convert the file that it "
+        "was exported from; a model that Atrous exported needs no conversion: atrous predict MODEL.onnx IMAGES"
+    )
+
+
 def _read_ckpt(path: Path, label: str) -> ForeignWeights:
     return _read_pth(path, label) if path.is_file() else _read_checkpoint(path, label)
 
@@ -190,6 +198,7 @@ READERS: dict[tuple[str, ...], Callable[[Path, str], ForeignWeights]] = {  # by 
     (SAFETENSORS,): _read_safetensors,
     (LIGHTNING,): _read_ckpt,
     KERAS: _read_keras,
+    (ONNX,): _refuse_onnx,
     ARCHIVES: _read_archive,
 }
 BY_CONTENT: dict[Kind | None, Callable[[Path, str], ForeignWeights]] = {
@@ -200,4 +209,5 @@ BY_CONTENT: dict[Kind | None, Callable[[Path, str], ForeignWeights]] = {
     "archive": _read_archive,
     "index": _read_index,
     "keras": _read_keras,
+    "onnx": _refuse_onnx,
 }
