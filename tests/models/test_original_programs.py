@@ -1,7 +1,7 @@
 """ICNet and OCNet beside their programs: hellochick/ICNet-tensorflow (`ICNet_BN`) and openseg-group/OCNet.pytorch.
 
-Their logits were computed on weights from the seeded formulas: ICNet's under TensorFlow 2.21, with its pyramid of 1, 2, 3
-and 4 bins; OCNet's on three stages of ResNet-50's depth, with InPlaceABN as a plain batch norm.
+Their logits were computed on weights from the seeded formulas: ICNet's under TensorFlow 2.21, with its pyramid of 1, 2,
+3 and 4 bins; OCNet's on ResNet-50, with InPlaceABN as a plain batch norm.
 """
 
 import re
