@@ -70,7 +70,7 @@ ICNET: Rules = (
 
 
 def icnet_weights(model: nn.Module, arrays: Arrays) -> dict[str, Tensor]:
-    weights = {}
+    weights: dict[str, NDArray[np.float32]] = {}
     for path, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             name = require_name(path, ICNET)
@@ -131,7 +131,7 @@ def ocnet_weights(model: nn.Module, golden: Golden) -> dict[str, Tensor]:
     }
     for weight, first in {name: name.replace("f_query", "f_key") for name in arrays}.items():
         arrays[first] = arrays[weight]  # query and key are one
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for path, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d | nn.Conv2d):
             name = ocnet_name(path)
