@@ -634,6 +634,9 @@ def convert(
     labels: Annotated[
         Path | None, typer.Option(help="a text file with the name of each class on a line", show_default=False)
     ] = None,
+    ema: Annotated[
+        bool, typer.Option("--ema", help="take the moving average of the weights, where the file has both")
+    ] = False,
     check: Annotated[
         list[str] | None,
         typer.Option(
@@ -653,7 +656,16 @@ def convert(
             raise DataError(searched.problems[0])
         return [image.path for image in searched.images]
 
-    run.run(source, out, options or [], system=system, images=images(recalibrate), labels=labels, checked=images(check))
+    run.run(
+        source,
+        out,
+        options or [],
+        system=system,
+        images=images(recalibrate),
+        labels=labels,
+        checked=images(check),
+        ema=ema,
+    )
 
 
 @app.command(short_help="write a model as a file for other programs")

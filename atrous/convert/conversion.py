@@ -20,6 +20,8 @@ from atrous.errors import ConfigError, ConversionError
 from atrous.models import MODELS, ModelConfig
 from atrous.segmenter import Segmenter
 
+PLAIN = "the weights themselves: the file also has a moving average of them, which --ema takes"
+
 
 class Conversion(NamedTuple):
     segmenter: Segmenter
@@ -31,9 +33,9 @@ class Conversion(NamedTuple):
 
 
 def convert_weights(
-    weights: ForeignWeights, system: str | None, options: OptionTree, labels: Path | None = None
+    weights: ForeignWeights, system: str | None, options: OptionTree, labels: Path | None = None, *, ema: bool = False
 ) -> Conversion:
-    """The model of these weights, its classes named as in the file `labels`.
+    """The model of these weights, or of their moving average, its classes named as in the file `labels`.
 
     Raises ConversionError or ConfigError, in one line, if there is none.
     """
@@ -41,6 +43,7 @@ def convert_weights(
     if name not in SYSTEMS:
         raise ConfigError(f"system={name}: no such system{nearest(name, list(SYSTEMS))}")
     row = SYSTEMS[name]
+    weights = averaged(weights) if ema else weights
     weights = weights._replace(arrays=row.renamed(weights.arrays))
     evidence = agreed(row, weights, gather(row, weights, options))
     config = deduced_config(row, evidence)
@@ -54,6 +57,7 @@ def convert_weights(
         label_space, classes = named_label_space(names, label_space, label, weights.class_colors), []
     needed = [text for text, is_needed in row.assumptions(evidence, config).items() if is_needed]
     assumptions = needed + classes + range_of_images(model, normalization) + list(weights.left_out)
+    assumptions += [PLAIN] if weights.averages else []
     origin = {
         "source": weights.label,
         "system": name,
@@ -64,6 +68,13 @@ def convert_weights(
     header = {"inference": row.inference(evidence, config), "decode": row.decode(evidence, config), "origin": origin}
     result = segmenter.of_model(model.eval(), label_space, **header)
     return Conversion(result, name, len(weights.arrays) - len(unused), unused, assumptions, weights)
+
+
+def averaged(weights: ForeignWeights) -> ForeignWeights:
+    """With the moving average in place of the weights. Raises ConfigError where the file has no such thing."""
+    if not weights.averages:
+        raise ConfigError(f"--ema: {weights.label} holds no moving average beside its weights")
+    return weights._replace(arrays={**weights.arrays, **weights.averages}, averages={})
 
 
 def recognise(shapes: Shapes, label: str) -> str:

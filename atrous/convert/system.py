@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from atrous.convert.arrays import Arrays, Shape, Shapes
+from atrous.convert.arrays import Array, Arrays, Shape, Shapes
 from atrous.convert.flow.values import Flow
 from atrous.convert.label_spaces import published_label_space
 from atrous.convert.layouts import PYTORCH, Layout, Rules
@@ -60,6 +60,7 @@ class ForeignWeights(NamedTuple):
     is_rounded: bool = False  # to 8 bits, or less, while it runs
     options: Mapping[str, Any] = {}  # what a file beside the weights says; the user's own take precedence
     class_names: tuple[str, ...] = ()  # as such a file has them
+    averages: Mapping[str, Array] = {}  # a moving average of the weights, under their names
     layers: Mapping[str, Layer] = {}  # as a file of Keras describes them, by their names
     class_colors: tuple[RGBBytes, ...] = ()
 
