@@ -19,7 +19,18 @@ from torch import Tensor
 
 from atrous import model_file
 from atrous.data import synthetic
-from atrous.deployed import CLASSES, LABELS, PROBABILITIES, HEADS, Decoder, Deployed, Deployment, export_of, maps_of, outputs_of
+from atrous.deployed import (
+    CLASSES,
+    LABELS,
+    PROBABILITIES,
+    HEADS,
+    Decoder,
+    Deployed,
+    Deployment,
+    export_of,
+    maps_of,
+    outputs_of,
+)
 from atrous.errors import AtrousWarning, ConfigError, Mismatch, text_of
 from atrous.files import cache_folder, prepare_file
 from atrous.inference import InferenceConfig, Seen, as_batch, labels_at_image, look, predict_probabilities
@@ -290,7 +301,8 @@ def _wrongly_decoded(task: Task, header: Header, seen: Seen, outputs: Mapping[st
     if not maps:
         return {}
     of_model, of_file = (
-        task.decode(one, header.label_space, header.decode)[0] for one in (seen, seen._replace(outputs=outputs_of(outputs)))
+        task.decode(one, header.label_space, header.decode)[0]
+        for one in (seen, seen._replace(outputs=outputs_of(outputs)))
     )
     return {
         name: int(((outputs[name][0] != getattr(of_model, name)) & (outputs[name][0] != getattr(of_file, name))).sum())

@@ -70,10 +70,14 @@ def possible(export: Export, model: Segmenter, console: Console) -> Export:
     name, row = export.runtime, RUNTIMES[export.runtime]
     if export.size is None and row.has_one_size:
         export = export._replace(size=artefact.default_size(model.header))
-        console.print(f"--size {export.size[0]},{export.size[1]}: files for {name} take images of one size", soft_wrap=True)
+        console.print(
+            f"--size {export.size[0]},{export.size[1]}: files for {name} take images of one size", soft_wrap=True
+        )
     if export.grouping and model.task.decoders is not None and not row.groups:
         export = export._replace(grouping=False)
-        console.print(f"--no-grouping: files for {name} can't group pixels into things; `atrous.load` does", soft_wrap=True)
+        console.print(
+            f"--no-grouping: files for {name} can't group pixels into things; `atrous.load` does", soft_wrap=True
+        )
     return export
 
 

@@ -53,7 +53,7 @@ def nearest(image: Tensor, targets: Tensor, centers: Tensor, images: Tensor) -> 
 
     K + b, if image b has no centre.
     """
-    dy, dx = (targets[:, None] - centers[None, :, 1:]).unbind(-1)
+    dy, dx = targets[:, :1] - centers[:, 1], targets[:, 1:] - centers[:, 2]
     distances = (dy * dy + dx * dx).sqrt()  # [P, K]
     far = torch.finfo(distances.dtype).max
     padded = F.pad(distances, (0, images.shape[0] - centers.shape[0]), value=far)
