@@ -21,9 +21,9 @@ from atrous import model_file
 from atrous.data import synthetic
 from atrous.deployed import (
     CLASSES,
+    HEADS,
     LABELS,
     PROBABILITIES,
-    HEADS,
     Decoder,
     Deployed,
     Deployment,

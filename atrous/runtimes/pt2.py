@@ -3,7 +3,6 @@
 PyTorch's reader unpickles what a file tells it to, and evaluates its expressions: only files without are read.
 """
 
-import copy
 import io
 import json
 import re
