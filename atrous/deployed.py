@@ -134,10 +134,17 @@ class Deployment(NamedTuple):
     module: Deployed
     size: Size | None  # of images; None: any
     metadata: Mapping[str, str]
+    program: ExportedProgram | None = None  # the graph, where a runtime has changed it
 
     @property
     def names(self) -> tuple[str, ...]:
         return self.module.names
+
+    def computed(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the graph gives in PyTorch for images [B, H, W, 3]."""
+        module = self.module if self.program is None else self.program.module(check_guards=False)
+        outputs: tuple[Tensor, ...] = module(images)
+        return outputs
 
 
 def export_of(module: Deployed, model: Model, size: Size | None) -> Export:
@@ -162,6 +169,8 @@ def traced(deployment: Deployment, *, named: bool = False) -> ExportedProgram:
 
     Raises ConfigError for a network whose graph depends on the size.
     """
+    if deployment.program is not None:
+        return deployment.program
     batch, size = (2, TRACED) if deployment.size is None else (1, deployment.size)
     images = torch.zeros(batch, *size, 3, dtype=torch.uint8)
     dynamic = {IMAGES: dict.fromkeys(range(3), Dim.DYNAMIC) if deployment.size is None else None}

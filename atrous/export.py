@@ -34,9 +34,10 @@ def run(
     """Export the model file `path` for a runtime, a row of RUNTIMES, and print what was compared.
 
     `size` is the only one that the file will take; None: any, or `default_size` where it must be one. With `grouping`,
-    a panoptic model's graph also groups pixels into things, if the format can. `images` are compared, too. With `integers`, convolutions compute in 8-bit integers; what that costs is printed, and measured on
-    data. Raises ConfigError for what the runtime can't do, OSError, and Mismatch if the file computes something else:
-    then it isn't written.
+    a panoptic model's graph also groups pixels into things, if the format can. `images` are compared, too. With
+    `integers`, convolutions compute in 8-bit integers; what that costs is printed, and measured on data. Raises
+    ConfigError for what the runtime can't do, OSError, and Mismatch if the file computes something else: then it isn't
+    written.
     """
     console = console or terminal.console()
     path = user_path(path)
@@ -69,10 +70,9 @@ def possible(export: Export, model: Segmenter, console: Console) -> Export:
     """What files for the runtime can do of what is asked for; the rest is said."""
     name, row = export.runtime, RUNTIMES[export.runtime]
     if export.size is None and row.has_one_size:
-        export = export._replace(size=artefact.default_size(model.header))
-        console.print(
-            f"--size {export.size[0]},{export.size[1]}: files for {name} take images of one size", soft_wrap=True
-        )
+        height, width = artefact.default_size(model.header)
+        export = export._replace(size=(height, width))
+        console.print(f"--size {height},{width}: files for {name} take images of one size", soft_wrap=True)
     if export.grouping and model.task.decoders is not None and not row.groups:
         export = export._replace(grouping=False)
         console.print(

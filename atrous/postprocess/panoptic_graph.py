@@ -1,7 +1,7 @@
 """Grouping and merging (`postprocess.panoptic`) as one graph for other programs: many images, no loop, no branch.
 
-Its numbers are those of `group_pixels` and `merge`. B is the number of images, K of the centres in all of them, P of all
-pixels of things; each image has one more centre, of the things that have none.
+Its numbers are those of `group_pixels` and `merge`. B is the number of images, K of the centres in all of them, P of
+the pixels of things; each image has one more centre, of the things that have none.
 """
 
 from typing import NamedTuple

@@ -21,6 +21,7 @@ from torch.fx import Graph, GraphModule
 from atrous.deployed import Deployment, traced
 from atrous.errors import ModelFileError
 from atrous.files import write_atomically
+from atrous.layers.quantization import write_as
 from atrous.models import ModelConfig
 from atrous.runtimes.contract import Runtime, Signature, failure, first_line, opened, require_images
 from atrous.types import Network
@@ -38,6 +39,7 @@ KINDS = {torch.uint8: "UINT8", torch.float32: "FLOAT"}
 
 
 def write(deployment: Deployment, path: Path) -> None:
+    write_as(deployment.module, "plain")
     program = traced(deployment, named=True)
     content = io.BytesIO()
     with warnings.catch_warnings():
@@ -130,7 +132,8 @@ def _graph_for(program: ExportedProgram, device: torch.device, names: Sequence[s
     """The part that computes these outputs. Bytes become floats in it anyway, so that it takes floats as well."""
     module = program.module(check_guards=False).to(device)
     graph = Graph()
-    outputs = dict(zip(_names(program), graph.graph_copy(module.graph, {}), strict=True))
+    results: Any = graph.graph_copy(module.graph, {})
+    outputs = dict(zip(_names(program), results, strict=True))
     graph.output([outputs[name] for name in names])
     for node in list(graph.nodes):
         if node.target in ASSERTIONS:
@@ -166,4 +169,4 @@ def recognises(start: bytes) -> bool:
     return start[:4] == b"PK\x03\x04" and any(part in start for part in (b"/data/weights/", b"/archive_format"))
 
 
-PT2 = Runtime(".pt2", read_metadata, open_file, write=write, groups=True, recognises=recognises)
+PT2 = Runtime(".pt2", read_metadata, open_file, write=write, groups=True, int8=True, recognises=recognises)
