@@ -127,10 +127,14 @@ def _require_checksums(path: Path, text: bytes, metadata: Mapping[str, str]) -> 
 
 
 def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.device) -> Network:
+    return open_graph(path, read_metadata(path))
+
+
+def open_graph(path: Path, metadata: Mapping[str, str]) -> Network:
+    """Of an .xml file, or of ONNX, which OpenVINO reads itself."""
     require(OPENVINO, str(path))
     import openvino
 
-    metadata = read_metadata(path)
     core = openvino.Core()
     try:
         model = core.read_model(path)
@@ -202,5 +206,6 @@ OPENVINO = Runtime(
     has_bf16=True,
     groups=True,
     int8=True,
+    opens={"onnx": open_graph},
     recognises=recognises,
 )

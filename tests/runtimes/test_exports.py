@@ -298,6 +298,52 @@ def test_every_model_is_exported_for_every_target(name: str, tmp_path: Path) -> 
                 assert float((own == other).double().mean()) > 0.999
 
 
+# ---- by another runtime
+
+
+@pytest.fixture(scope="module")
+def onnx_file(model: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxruntime")
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    artefact.write(model.model, model.header, path, Export("onnx", (49, 65)))
+    return path
+
+
+def test_openvino_opens_onnx(onnx_file: Path, model: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    image = noise(49, 65)
+    for asked, used in (("openvino", "openvino"), ("auto", "openvino"), ("onnx", "onnx"), (None, "onnx")):
+        loaded = atrous.load(onnx_file, runtime=asked)
+        assert loaded.runtime == used and loaded.header == atrous.load(onnx_file).header
+        assert np.mean(loaded.predict(image).semantic == model.predict(image).semantic) > 0.999
+    with pytest.raises(ConfigError, match=r"--runtime pt2: .*model.onnx is a file for onnx"):
+        atrous.load(onnx_file, runtime="pt2")
+    monkeypatch.setitem(RUNTIMES, "openvino", RUNTIMES["openvino"]._replace(packages=("no_such_package",)))
+    assert atrous.load(onnx_file, runtime="auto").runtime == "onnx"
+    with pytest.raises(
+        ConfigError, match=r"--runtime openvino needs no_such_package: pip install 'atrous\[openvino\]'"
+    ):
+        atrous.load(onnx_file, runtime="openvino")
+
+
+def test_openvino_opens_onnx_without_metadata(onnx_file: Path, model: Segmenter, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    path, image = copy_of(onnx_file, tmp_path), noise(49, 65)
+    stripped_of_metadata(path)
+    with pytest.warns(AtrousWarning, match="its metadata was stripped: classes are numbered"):
+        loaded = atrous.load(path, runtime="openvino")
+    assert loaded.runtime == "openvino" and loaded.classes == numbered_names(3)
+    assert np.mean(loaded.predict(image).semantic == model.predict(image).semantic) > 0.999
+
+
+def test_integers_stay_with_the_runtime_that_they_were_measured_by(
+    onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(artefact, "_is_int8", lambda path: True)
+    assert atrous.load(onnx_file, runtime="auto").runtime == "onnx"
+
+
 # ---- things
 
 
