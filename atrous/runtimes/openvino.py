@@ -50,7 +50,7 @@ def write(deployment: Deployment, path: Path) -> None:
     try:
         openvino.save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:  # the library's own, for a disk that is full
-        raise OSError(errno.EIO, first_line(error)) from error
+        raise OSError(errno.EIO, f"OpenVINO could not write it, as on a full disk ({first_line(error)})") from error
     weights = hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
     text = path.read_bytes().replace(_entry(CHECKSUMS[1], NOTHING), _entry(CHECKSUMS[1], weights))
     graph = hashlib.sha256(text).hexdigest()
