@@ -22,10 +22,22 @@ ONE_SET_OF_WEIGHTS = [
     name
     for name in BACKBONES
     if 32 in backbone_config(name).output_strides
-    and name not in ("pnasnet", *OF_STAGES)
+    and name not in ("pnasnet", "resnet18b", "resnet18c", *OF_STAGES)  # mmsegmentation leaves a rate out
     and not name.startswith("mobilenet_v3")
 ]
-DEEP = ("resnet101", "resnet152", "resnet101c", "resnet_v1_101", "resnet_v1_101_beta", "xception_65", "xception_71")
+DEEP = (
+    "resnet101",
+    "resnet152",
+    "resnet101c",
+    "resnet_v1_101",
+    "resnet_v1_101_beta",
+    "resnext101_32x4d",
+    "resnext101_32x8d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+    "xception_65",
+    "xception_71",
+)
 SMALL: dict[str, dict[str, object]] = {  # of each family a network that is quick to train
     "mobilenet_v2": {"name": "mobilenet_v2", "depth_multiplier": 0.25},
     "mobilenet_v3": {"name": "mobilenet_v3_small_seg", "depth_multiplier": 0.25},
