@@ -233,8 +233,7 @@ def smp_network(case: Case) -> nn.Module:
 def semseg_network(case: Case) -> nn.Module:
     from model.pspnet import PSPNet  # type: ignore[import-not-found]
 
-    model = PSPNet(layers=50, classes=case.num_classes, zoom_factor=8, pretrained=False).eval()
-    return Padded(model)
+    return Padded(PSPNet(layers=50, classes=case.num_classes, zoom_factor=8, pretrained=False)).eval()
 
 
 class Padded(nn.Module):
