@@ -315,6 +315,7 @@ def onnx_file(case: Case, peer: str, *, in_graph: bool = False) -> Path:
 
 def write_onnx(case: Case, peer: str, *, in_graph: bool) -> None:
     """By PyTorch's older exporter, which most programs use, or by the newer one what that refuses."""
+    torch.manual_seed(0)
     path, model, sides = onnx_file(case, peer, in_graph=in_graph), PEER_NETWORKS[peer](case), (case.height, case.width)
     example = torch.zeros(1, *sides, 3, dtype=torch.uint8) if in_graph else torch.zeros(1, 3, *sides)
     network, temporary = InGraph(model).eval() if in_graph else model, path.with_suffix(".part")
