@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from atrous.deployed import CLASSES, IMAGES, LABELS, LOGITS, PROBABILITIES, Deployment, Export, frame_of, outputs_of
+from atrous.deployed import (
+    CLASSES,
+    HEADS,
+    IMAGES,
+    LABELS,
+    LOGITS,
+    PROBABILITIES,
+    Deployment,
+    Export,
+    frame_of,
+    outputs_of,
+)
 from atrous.errors import ConfigError, ModelFileError, listing
 from atrous.layers.resize import image_size
 from atrous.models import ModelConfig
@@ -23,7 +34,6 @@ Run = Callable[[NDArray[Any], Sequence[str]], list[NDArray[Any]]]  # [B, H, W, 3
 START = 256
 EXPORT = "export"  # the key of what `Opened` must know, in the metadata of an exported file
 MEAN_WITHIN = 1e-3  # of padding
-AT_IMAGE = (LABELS, PROBABILITIES)  # outputs at the image's size, which inference computes by itself
 UNKNOWN_MEAN = (127.5, 127.5, 127.5)
 
 Arithmetic = Literal["fp32", "bf16"]
@@ -53,6 +63,7 @@ class Runtime(NamedTuple):
     has_bf16: bool = False  # where the processor has it
     int8: bool = False  # it computes graphs with convolutions in 8-bit integers
     as_rounded: Callable[[Deployment], Deployment] | None = None  # its integer convolutions give bytes: where they do
+    groups: bool = False  # its graphs may hold tensors whose sizes follow from values, such as the number of things
     recognises: Callable[[bytes], bool] = lambda start: False  # a file by its first START bytes, whatever it is called
 
     @property
@@ -104,7 +115,7 @@ class Opened(NamedTuple):
         if scale != 1 and self.is_scaled:
             raise ConfigError(f"{self.path}: evaluate.scales: its windows of means are those of scale 1; use PyTorch")
         pixels = self._as_exported(images).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        maps = self._run(pixels.astype(np.float32, copy=False), [name for name in self.names if name not in AT_IMAGE])
+        maps = self._run(pixels.astype(np.float32, copy=False), [name for name in self.names if name in HEADS])
         return outputs_of({name: x.to(images.device) for name, x in maps.items()})
 
     def outputs(self, images: NDArray[np.uint8]) -> dict[str, Tensor]:

@@ -200,6 +200,7 @@ OPENVINO = Runtime(
     extra="openvino",
     beside=".bin",
     has_bf16=True,
+    groups=True,
     int8=True,
     recognises=recognises,
 )
