@@ -75,7 +75,7 @@ class Case(NamedTuple):
     @property
     def name(self) -> str:
         classes = "" if self.num_classes == 21 else f"-{self.num_classes}"
-        return f"{self.network}-{self.height}{classes}"
+        return f"{Path(self.network).name}-{self.height}{classes}"
 
 
 SIZES = ((512, 512), (1024, 2048))
