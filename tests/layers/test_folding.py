@@ -68,6 +68,7 @@ CONVS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("size", [(12, 14), (13, 9), (1, 1), (2, 7)])
 @torch.no_grad()
 def test_a_folded_and_packed_convolution_is_the_same_function(options: dict[str, Any], size: tuple[int, int]) -> None:
+    torch.manual_seed(0)  # of the weights: where sums nearly cancel, the last bits are a large part of them
     for act in (*ACTIVATIONS, "none"):
         part = trained(ConvNorm(8, 8, norm=SLIM_NORM, act=act, **options))
         prepared = copy.deepcopy(part)
