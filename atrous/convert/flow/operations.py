@@ -104,7 +104,7 @@ def _result(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     if operation.op == "size":
         return constant(None if inputs[0].size is None else np.array([1, *inputs[0].size, 0]))
     if "feature" not in kinds and not operation.weights:
-        return _prepared(operation, inputs) if "image" in kinds else _computed(operation, inputs)
+        return _prepared(flow, operation, inputs) if "image" in kinds else _computed(operation, inputs)
     return OPERATIONS.get(operation.op, _other)(flow, operation, inputs)
 
 
@@ -141,12 +141,13 @@ def _sliced(operation: Operation, arrays: list[Array]) -> Array:
     return array[None if from_start & 1 else begin : None if to_end & 1 else end : step]
 
 
-def _prepared(operation: Operation, inputs: list[Value]) -> Value:
+def _prepared(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     x = next(x for x in inputs if x.kind == "image")
     if operation.op in AFFINE:
         return _changed(operation.op, x, inputs)
     if operation.op == "pad":
-        return x._replace(pads=_constant_pads(inputs) or NO_PADS)
+        pads = _constant_pads(inputs)
+        return x._replace(size=flow.size) if pads is None else x._replace(pads=pads)  # computed: to the whole canvas
     if operation.op == "resize":
         x = x._replace(size=_target(inputs))
     if operation.op in ("identity", "space_to_batch", "batch_to_space"):
