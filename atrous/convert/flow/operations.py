@@ -44,6 +44,8 @@ ARITHMETIC = {
 MOST_NUMBERS = 16  # in a constant that is computed
 NUM_CHANNELS = 3  # of an image
 MOST_PREPARED = 5  # operations on images that are named
+MEAN_OF_OTHERS = "mean over other axes"  # of several maps
+MAXIMUM, SOFTMAX, REVERSED = "maximum of maps", "softmax", "reversed"
 SPATIAL = ((1, 2), (2, 3))  # axes of a map, in TensorFlow's order and in PyTorch's
 EXTREMES = (  # conventions by (corners are aligned, half-pixel centres)
     ("legacy", "half-pixel centres"),
@@ -234,7 +236,7 @@ def _pool(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
 def _reduced(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     axes = inputs[1].array if len(inputs) > 1 else None
     is_spatial = axes is not None and tuple(np.sort(axes.reshape(-1)).tolist()) in SPATIAL
-    return averaged(inputs[0]) if is_spatial else value("mean over other axes", inputs[0])
+    return averaged(inputs[0]) if is_spatial else value(MEAN_OF_OTHERS, inputs[0])
 
 
 def _resize(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from atrous.convert.arrays import Array
-from atrous.convert.flow.agreement import changes
+from atrous.convert.flow.agreement import changes, sizes_of_images
 from atrous.convert.flow.traced import CONVENTIONS
 from atrous.convert.flow.values import Affine, Flow, Layer, Resize, Value, components, layer_key
 from atrous.convert.system import Hints, Normalization, Pooling
 from atrous.convert.systems.tf_deeplab.scopes import ROOTS
-from atrous.types import Convention, Size
+from atrous.types import Convention
 
 NOMINAL = (2049, 2080)  # of images where a graph takes any size: larger than all windows, an odd and an even side
 STRIDES = (8, 16, 32)
@@ -42,13 +42,9 @@ def hints_of(flow: Flow) -> Hints:
 
 def _runs(flow: Flow) -> dict[str, Layer]:
     """Each layer as it runs on the image at its own scale, if it does, else on the first."""
-    sizes = next((sizes for layers in flow.layers.values() if (sizes := _sizes_of_images(layers))), [])
+    sizes = sizes_of_images(flow)
     run = sizes.index(flow.size) if flow.size in sizes else 0
     return {name: layers[min(run, len(layers) - 1)] for name, layers in flow.layers.items()}
-
-
-def _sizes_of_images(layers: list[Layer]) -> list[Size | None]:
-    return [layer.input.size for layer in layers if layer.input.kind == "image"]
 
 
 def _output_stride(flow: Flow) -> int | None:
