@@ -9,7 +9,7 @@ from atrous.convert.arrays import Shapes
 from atrous.convert.class_names import read_names
 from atrous.convert.declared import require_layers
 from atrous.convert.filling import blank_model, fill, range_of_images, shapes_of
-from atrous.convert.flow.agreement import disagreements
+from atrous.convert.flow.agreement import disagreements, num_passes
 from atrous.convert.flow.traced import expectation
 from atrous.convert.flow.values import Flow
 from atrous.convert.label_spaces import named_label_space
@@ -123,8 +123,8 @@ def agreed(system: System[OptionsT], weights: ForeignWeights, evidence: Evidence
 
 def _require_passes(system: System[OptionsT], flow: Flow, evidence: Evidence[OptionsT]) -> None:
     """Whoever has a graph of one pass may still ask for more."""
-    passes = max((len(runs) for runs in flow.layers.values()), default=1)
-    if passes > 1 and passes != (asked := system.passes(evidence.options)):
+    passes = num_passes(flow)
+    if passes > 1 and passes != (asked := system.passes(evidence.options).number):
         raise ConversionError(
             f"{evidence.label}: its graph runs the network {passes} times on an image, at several scales or flipped; "
             f"its options say how: they stand for {asked} now"
@@ -135,4 +135,5 @@ def _different(system: System[OptionsT], flow: Flow, evidence: Evidence[OptionsT
     defaults = {name: system.options.model_fields[name].get_default() for name in system.runtime_options}
     as_graph = evidence._replace(options=evidence.options.model_copy(update=defaults))
     config = deduced_config(system, as_graph)
-    return disagreements(flow, expectation(config, system.layout.names, system.rules(config), flow.size))
+    model = expectation(config, system.layout.names, system.rules(config), flow.size)
+    return disagreements(flow, model, system.passes(evidence.options))
