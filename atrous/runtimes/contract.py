@@ -51,8 +51,7 @@ class Runtime(NamedTuple):
     has_one_size: bool = False  # a file takes images of one size only
     beside: str = ""  # the suffix of a second file that belongs to each
     has_bf16: bool = False  # where the processor has it
-    int8: bool = False  # it computes graphs with convolutions in 8-bit integers
-    as_rounded: Callable[[Deployment], Deployment] | None = None  # its integer convolutions give bytes: where they do
+    as_rounded: Callable[[Deployment], Deployment] | None = None  # where its integer convolutions give integers
     recognises: Callable[[bytes], bool] = lambda start: False  # a file by its first START bytes, whatever it is called
 
     @property

@@ -206,6 +206,5 @@ ONNX = Runtime(
     write=write,
     packages=("onnx", "onnxscript", "onnxruntime"),
     extra="onnx",
-    int8=True,
     recognises=recognises,
 )

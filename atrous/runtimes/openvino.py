@@ -200,6 +200,5 @@ OPENVINO = Runtime(
     extra="openvino",
     beside=".bin",
     has_bf16=True,
-    int8=True,
     recognises=recognises,
 )
