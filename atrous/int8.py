@@ -65,9 +65,7 @@ def integer_model(
     return model, []
 
 
-def calibrated(
-    model: Segmenter, readers: Sequence[Reader], name: str, console: Console, *, results: bool
-) -> Segmenter:
+def calibrated(model: Segmenter, readers: Sequence[Reader], name: str, console: Console, *, results: bool) -> Segmenter:
     """With those ranges that it has not yet."""
     method: Method = next(one for one in get_args(Method) if one == name)
     passes = 1 if method == "minmax" else 2

@@ -199,10 +199,7 @@ def learnt(place: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_ranges_of_a_training_need_no_images(
-    learnt: Path, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(artefact, "TOLERANCE_OF_INTEGERS", math.inf)  # after a few steps, the rounding is amplified
+def test_ranges_of_a_training_need_no_images(learnt: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = place / "learnt.onnx"
     assert cli.run(["export", str(learnt), "--to", "onnx", "--int8", "--size", "65,97", "--out", str(out)]) == 0
     assert "the ranges of 8-bit integers are those of the training" in capsys.readouterr().out
@@ -214,6 +211,18 @@ def test_ranges_of_a_training_need_no_images(
     torch.testing.assert_close(network.outputs(image)["logits"], expected, atol=1e-6, rtol=1e-5)
     assert cli.run(["export", str(learnt), "--to", "onnx", "--int8", "--calibrate", str(place / "images")]) == 2
     assert "has learnt its ranges" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_litert_measures_what_a_training_did_not_learn(learnt: Path, place: Path) -> None:
+    """Ranges of results; without images, those convolutions compute in floats."""
+    sizes = []
+    for words in ([], ["--calibrate", str(place / "images")]):
+        out = place / "learnt.tflite"
+        asked = ["--to", "litert", "--int8", "--size", "33,49", "--out", str(out), *words]
+        assert cli.run(["export", str(learnt), *asked]) == 0
+        sizes.append(out.stat().st_size)
+    assert sizes[1] < sizes[0]
 
 
 @pytest.mark.slow

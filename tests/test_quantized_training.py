@@ -9,7 +9,7 @@ import torch
 
 from atrous import run_folder, segmenter, train
 from atrous.distributed import World
-from atrous.errors import ConfigError
+from atrous.errors import AtrousWarning, ConfigError
 from atrous.interrupt import Interrupted, StopFlag
 from atrous.layers import quantization
 from atrous.run_folder import RunFolder
@@ -58,9 +58,12 @@ def test_what_was_measured_while_training_is_measured_again_from_the_file(quanti
     assert best.results["protocol"]["convolutions"] == "8-bit integers"
 
 
-def test_a_runtime_without_integers_does_not_open_it_in_floats(quantized: RunFolder) -> None:
-    with pytest.raises(ConfigError, match=r"--runtime pt2: .* has learnt to round to 8-bit integers, which pt2 lacks"):
-        segmenter.load(quantized.best, runtime="pt2")
+def test_another_runtime_opens_it_in_integers(
+    quantized: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATROUS_CACHE", str(tmp_path))
+    with pytest.warns(AtrousWarning, match="exporting .* for pt2, once"):
+        assert segmenter.load(quantized.best, runtime="pt2").network.facts.int8
 
 
 @pytest.mark.parametrize("step", [2, pytest.param(3, marks=pytest.mark.slow)])
