@@ -168,7 +168,7 @@ def test_all_forms_compute_the_same(form: quantization.Form) -> None:
 @pytest.mark.parametrize("form", ["operators", "plain"])
 def test_moved_values_round_as_if_they_were_greater(form: quantization.Form) -> None:
     part = quantized(nn.Sequential(nn.Conv2d(1, 1, 1, bias=False)), -1.28, 1.27)
-    part[0].weight.data.fill_(1.0)  # type: ignore[index, union-attr]
+    part[0].weight.data.fill_(1.0)  # type: ignore[index]
     quantization.to_integers(part)
     quantization.write_as(part, form)
     x = torch.tensor([0.0, 0.004, 0.006]).view(1, 1, 1, 3)  # in steps of 0.01
