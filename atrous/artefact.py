@@ -19,10 +19,23 @@ from torch import Tensor
 
 from atrous import model_file
 from atrous.data import synthetic
-from atrous.deployed import CLASSES, LABELS, LOGITS, PROBABILITIES, Deployed, Deployment, export_of, frame_of, maps_of
+from atrous.deployed import (
+    CLASSES,
+    HEADS,
+    LABELS,
+    LOGITS,
+    PROBABILITIES,
+    Decoder,
+    Deployed,
+    Deployment,
+    export_of,
+    frame_of,
+    maps_of,
+    outputs_of,
+)
 from atrous.errors import AtrousWarning, ConfigError, Mismatch, text_of
 from atrous.files import cache_folder, prepare_file
-from atrous.inference import InferenceConfig, as_batch, labels_at_image, look, predict_probabilities
+from atrous.inference import InferenceConfig, Seen, as_batch, labels_at_image, look, predict_probabilities
 from atrous.layers import quantization
 from atrous.layers.resize import resize
 from atrous.model_file import FORMAT, Header, header_checksum
@@ -31,6 +44,7 @@ from atrous.runtimes import RUNTIMES, Runtime
 from atrous.runtimes.contract import EXPORT, Opened
 from atrous.runtimes.contract import require as require_packages
 from atrous.runtimes.pytorch import checksum, fold_norms
+from atrous.tasks import TASKS
 from atrous.types import Image, Size
 
 SIZES = ((97, 131), (128, 96), (257, 225))  # that an export for any size is tried at: on the network's grid and off it
@@ -54,18 +68,23 @@ class Comparison(NamedTuple):
     difference: float  # the largest of any output, as a share of the largest value; of integers the root mean square
     tolerance: float = TOLERANCE  # of the difference
     is_int8: bool = False
+    decoded: Mapping[str, int] = {}  # pixels of other maps, by their names, that are not what the heads say
 
     @property
     def is_same(self) -> bool:
-        return not self.wrong and self.difference <= self.tolerance
+        return not self.wrong and not any(self.decoded.values()) and self.difference <= self.tolerance
 
     def describe(self) -> str:
         height, width = self.size
         reason = "within the rounding" if self.is_int8 else "of two classes with equal logits"
         ties = f" ({self.ties} {reason})" if self.ties else ""
         wrong = f", {self.wrong} pixels WRONG" if self.wrong else ""
+        maps = "".join(
+            f", {name} map equal" if not pixels else f", {pixels} pixels of the {name} map WRONG"
+            for name, pixels in self.decoded.items()
+        )
         return (
-            f"{self.name}, {height} x {width}: {self.equal:.4%} of labels equal{ties}{wrong}, "
+            f"{self.name}, {height} x {width}: {self.equal:.4%} of labels equal{ties}{wrong}{maps}, "
             f"outputs within {self.difference:.1e} of the largest{self._allowed()}"
         )
 
@@ -81,6 +100,7 @@ class Export(NamedTuple):
     size: Size | None = None  # of images; None: any
     probabilities: bool = False
     int8: bool = False  # convolutions in 8-bit integers, for a model whose ranges are active
+    grouping: bool = True  # of a panoptic model's things, in the graph, if the runtime can
 
 
 def write(
@@ -108,11 +128,11 @@ def write(
         runtime.write(deployment, temporary)
         network = runtime.open(temporary, header.model, header.num_classes, CPU)
         assert isinstance(network, Opened)
-        reference = by_integers(deployment) if export.int8 else by_model(model, network)
+        reference = by_integers(deployment) if export.int8 else by_model(model, header, network)
         judged = of_integers if export.int8 else of_floats
         comparisons = []
         for name, image in {**trials(export.size), **(images or {})}.items():
-            comparisons.append(judged(reference, network, name, fitted(image, export.size)))
+            comparisons.append(judged(reference, header, network, name, fitted(image, export.size)))
             say(comparisons[-1])
         require_same(path, comparisons)
         judge(network)
@@ -153,7 +173,7 @@ def file_for(path: Path, name: str, device: torch.device) -> Path:
         size = default_size(header) if RUNTIMES[name].has_one_size else None
         say_once = f"exporting {path} for {name}, once: it is kept in {cached.parent}"
         warnings.warn(AtrousWarning(say_once), stacklevel=2)
-        write(network, header, cached, Export(name, size, int8=quantization.rounds(network)))
+        write(network, header, cached, Export(name, size, int8=quantization.rounds(network), grouping=False))
     return cached
 
 
@@ -199,13 +219,23 @@ def deployment_of(model: Model, header: Header, export: Export) -> Deployment:
     """The graph and its metadata. On a canvas of the network's own size, and where it never is, nothing is padded."""
     is_canvas = header.inference.mode == "canvas" and export.size == header.inference.window
     pads = header.inference.pad_to_grid and not is_canvas
-    module = Deployed(model, probabilities=export.probabilities, pads=pads).eval()
+    module = Deployed(
+        model, probabilities=export.probabilities, pads=pads, decoders=decoders_of(model, header, export)
+    ).eval()
     if export.int8:
         fold_norms(module.network)
         quantization.to_integers(module.network.eval())
     metadata = {"atrous_format": FORMAT, **header.to_metadata(), "checksum": checksum(model.state_dict())}
     metadata[EXPORT] = export_of(module, model, export.size).model_dump_json()
     return Deployment(module, export.size, {**metadata, "header_checksum": header_checksum(metadata)})
+
+
+def decoders_of(model: Model, header: Header, export: Export) -> Mapping[str, Decoder]:
+    """Of the maps that a task decodes, if the runtime can compute them."""
+    decoders = TASKS[model.task].decoders
+    if decoders is None or not export.grouping or not RUNTIMES[export.runtime].groups:
+        return {}
+    return decoders(header.label_space, header.decode)
 
 
 @contextmanager
@@ -250,7 +280,7 @@ def fitted(image: Image, size: Size | None) -> Image:
 Reference: TypeAlias = Callable[[Image], Maps]  # what a file should give for an image
 
 
-def by_model(model: Model, network: Opened) -> Reference:
+def by_model(model: Model, header: Header, network: Opened) -> Reference:
     """As `inference` shows the image to the model."""
 
     def outputs(image: Image) -> Maps:
@@ -261,7 +291,7 @@ def by_model(model: Model, network: Opened) -> Reference:
             maps[LABELS] = labels_at_image(seen)
         if PROBABILITIES in network.names:
             maps[PROBABILITIES] = predict_probabilities(model, images, protocol)
-        return maps
+        return {**maps, **decoded(header, network, seen)}
 
     return outputs
 
@@ -276,16 +306,16 @@ def by_integers(deployment: Deployment) -> Reference:
     return outputs
 
 
-def of_floats(reference: Reference, network: Opened, name: str, image: Image) -> Comparison:
+def of_floats(reference: Reference, header: Header, network: Opened, name: str, image: Image) -> Comparison:
     """By the outputs that other programs read: bytes in, everything out."""
     expected, outputs = reference(image), network.outputs(image[None])
     differences = {part: _difference(outputs[part], x) for part, x in _floats(expected)}
     largest = max(differences.values())
     first = min(differences.get(LOGITS, math.inf), TOLERANCE)
-    return _compared(network, name, image, (expected, outputs), first)._replace(difference=largest)
+    return _compared(header, network, name, image, (expected, outputs), first)._replace(difference=largest)
 
 
-def of_integers(reference: Reference, network: Opened, name: str, image: Image) -> Comparison:
+def of_integers(reference: Reference, header: Header, network: Opened, name: str, image: Image) -> Comparison:
     """As `of_floats`; where single values fell on the other side of an edge between two levels, the outputs may differ
     by twice as much as if all values moved by a thousandth of a level."""
     expected, outputs = reference(image), network.outputs(image[None])
@@ -297,15 +327,17 @@ def of_integers(reference: Reference, network: Opened, name: str, image: Image) 
         allowed = {part: max(EXACT, 2 * _deviation(moved[part], x)) for part, x in _floats(expected)}
     worst = max(differences, key=lambda part: differences[part] / allowed[part])
     first = max(_difference(outputs[LOGITS], expected[LOGITS]), EXACT) if LOGITS in expected else 0.0
-    compared = _compared(network, name, image, (expected, outputs), first)
+    compared = _compared(header, network, name, image, (expected, outputs), first)
     return compared._replace(difference=differences[worst], tolerance=allowed[worst], is_int8=True)
 
 
 def _floats(maps: Maps) -> list[tuple[str, Tensor]]:
-    return [(name, x) for name, x in maps.items() if name != LABELS]
+    return [(name, x) for name, x in maps.items() if x.is_floating_point()]
 
 
-def _compared(network: Opened, name: str, image: Image, maps: tuple[Maps, Maps], difference: float) -> Comparison:
+def _compared(
+    header: Header, network: Opened, name: str, image: Image, maps: tuple[Maps, Maps], difference: float
+) -> Comparison:
     """The labels, which may differ where logits that are `difference` apart explain it."""
     expected, outputs = maps
     size = image.shape[0], image.shape[1]
@@ -314,7 +346,32 @@ def _compared(network: Opened, name: str, image: Image, maps: tuple[Maps, Maps],
         return Comparison(name, size, float(is_equal), 0, 0, 0.0)
     differs = outputs[LABELS] != expected[LABELS]
     wrong = int((differs & ~_ties(network, expected[LOGITS], size, difference)).sum()) if differs.any() else 0
-    return Comparison(name, size, 1 - float(differs.double().mean()), int(differs.sum()) - wrong, wrong, 0.0)
+    equal, ties = 1 - float(differs.double().mean()), int(differs.sum()) - wrong
+    return Comparison(name, size, equal, ties, wrong, 0.0, decoded=_wrongly_decoded(header, network, size, maps))
+
+
+def _wrongly_decoded(header: Header, network: Opened, size: Size, maps: tuple[Maps, Maps]) -> dict[str, int]:
+    """How many pixels of each map that a task decodes are neither what is expected nor what the file's own heads say.
+
+    The last bit of a height or an offset decides whose pixel it is, so that the file's own heads count, too.
+    """
+    expected, outputs = maps
+    of_heads = decoded(header, network, _seen(network, outputs, size))
+    return {name: int(((outputs[name] != expected[name]) & (outputs[name] != x)).sum()) for name, x in of_heads.items()}
+
+
+def decoded(header: Header, network: Opened, seen: Seen) -> Maps:
+    """The maps [1, H, W] of a task's decoding that the file gives, too, by their names."""
+    names = [name for name in network.names if name not in (LABELS, PROBABILITIES, *HEADS)]
+    if not names:
+        return {}
+    (prediction,) = TASKS[network.facts.task].decode(seen, header.label_space, header.decode)
+    return {name: getattr(prediction, name)[None] for name in names}
+
+
+def _seen(network: Opened, maps: Maps, size: Size) -> Seen:
+    frame = frame_of(size, network.facts, pads=network.pads)
+    return Seen(outputs_of(maps), frame, size, size, network.facts.convention, is_mean=False)
 
 
 def protocol_of(network: Opened) -> InferenceConfig:

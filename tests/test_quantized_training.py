@@ -15,6 +15,7 @@ from atrous.layers import quantization
 from atrous.model_file import Header
 from atrous.models import Model
 from atrous.run_folder import RunFolder
+from atrous.training.data import splits_of
 from tests.conftest import tiny_config
 from tests.runs import QUIET, Tiny, assert_same, losses, stop_after, validations, weights
 
@@ -54,7 +55,7 @@ def test_the_best_model_is_one_that_rounds(quantized: RunFolder) -> None:
 def test_what_was_measured_while_training_is_measured_again_from_the_file(quantized: RunFolder) -> None:
     best = segmenter.load(quantized.best)
     assert best.training is not None
-    _, samples = train.splits_of(best.training)
+    _, samples = splits_of(best.training)
     again = train.measure(best, samples, World(0, 1, torch.device("cpu")), 0, StopFlag())
     assert again.figures.to_tree()["scores"] == best.results["scores"]
     assert best.results["protocol"]["convolutions"] == "8-bit integers"
@@ -73,7 +74,7 @@ def test_another_runtime_gets_it_in_integers(
     monkeypatch.setattr(artefact, "write", write)
     with pytest.warns(AtrousWarning, match="exporting .* for pt2, once"), pytest.raises(ConfigError, match="not writ"):
         segmenter.load(quantized.best, runtime="pt2")
-    assert exports == [artefact.Export("pt2", int8=True)]
+    assert exports == [artefact.Export("pt2", int8=True, grouping=False)]
 
 
 @pytest.mark.parametrize("step", [2, pytest.param(3, marks=pytest.mark.slow)])

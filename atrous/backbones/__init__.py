@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 from pydantic import Discriminator, PlainValidator, SerializeAsAny, TypeAdapter
 
 from atrous.backbones.contract import Backbone, BackboneConfig, read_name
+from atrous.backbones.drn import DRN
 from atrous.backbones.icnet import ICNetBackbone
 from atrous.backbones.mobilenet_edgetpu import MobileNetEdgeTPU
 from atrous.backbones.mobilenet_v2 import MobileNetV2
@@ -23,6 +24,7 @@ FAMILIES: dict[str, type[Backbone]] = {
     "mobilenet_v3": MobileNetV3,
     "mobilenet_edgetpu": MobileNetEdgeTPU,
     "resnet": ResNet,
+    "drn": DRN,
     "swidernet": SWideRNet,
     "xception": Xception,
     "vgg": VGG,

@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381), as in TensorFlow's DeepLab and in three programs in PyTorch."""
+"""MobileNetV2 (Sandler et al. 2018, arXiv:1801.04381), as in TensorFlow's DeepLab and in four programs in PyTorch."""
 
 from collections.abc import Iterator
 from itertools import islice, repeat
@@ -68,6 +68,7 @@ PADDED = TORCH._replace(pads_input=True, rule="unit", last=None)
 PROGRAMS = {
     "tensorflow": Program(SLIM_NORM, "same", "same", False, "unit", False, "expanded", None, HALVES),
     "torchvision": TORCH,  # and segmentation_models_pytorch
+    "mmsegmentation": TORCH._replace(last=None),
     "vainf": PADDED._replace(stem="valid"),
     "jfzhang95": PADDED._replace(late=True),
 }
@@ -85,7 +86,7 @@ class MobileNetV2(Backbone):
         """Factor on all widths, relative to the paper's: smaller is faster and less accurate."""
         divisible_by: Channels | None = None  # as in TF DeepLab
         """What all widths are a multiple of; none: 8 at full width, else 1."""
-        program: Literal["tensorflow", "torchvision", "vainf", "jfzhang95"] = "tensorflow"
+        program: Literal["tensorflow", "torchvision", "mmsegmentation", "vainf", "jfzhang95"] = "tensorflow"
         """Whose paddings, rates, epsilon, colours, and whose features for decoders; weights fit only their own."""
         norm_eps: PositiveFloat | None = None
         """Epsilon of the batch norms; none: as in the program."""

@@ -1,8 +1,12 @@
-"""ResNet (He et al. 2015, arXiv:1512.03385), as in torchvision, semseg, TensorFlow's DeepLab and deeplab2."""
+"""ResNet (He et al. 2015, arXiv:1512.03385), as in torchvision, semseg, TensorFlow's DeepLab and deeplab2.
+
+ResNeXt (Xie et al. 2016, arXiv:1611.05431) and wide ResNets (arXiv:1605.07146), as in torchvision, are rows with other
+bottlenecks.
+"""
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pydantic import model_validator
 from torch import Tensor, nn
@@ -60,6 +64,13 @@ class Basic(nn.Module):
         return (self.shortcut(x) + residual).relu_(), residual
 
 
+class OnceDilated(Basic):
+    """mmsegmentation's `Basic`: the second 3x3 is never dilated."""
+
+    def __init__(self, inp: int, width: int, place: Placement, norm: Norm) -> None:
+        super().__init__(inp, width, place._replace(next_rate=1), norm)
+
+
 class Lite(nn.Module):
     """TensorFlow's `Basic`: the second of its 3x3 has the stride, so that both have one rate."""
 
@@ -80,18 +91,38 @@ class Bottleneck(nn.Module):
     """A 3x3, which has the stride, between two 1x1, for the deep networks (figure 5, right); returns as `Basic`."""
 
     expansion = 4
+    widening: ClassVar[int] = 1  # of the 3x3, and so of what comes before it
+    groups: ClassVar[int] = 1
 
     def __init__(self, inp: int, width: int, place: Placement, norm: Norm) -> None:
         super().__init__()
-        out = self.expansion * width
-        self.conv1 = ConvNorm(inp, width, norm=norm)
-        self.conv2 = ConvNorm(width, width, 3, norm=norm, stride=place.stride, rate=place.rate)
-        self.conv3 = ConvNorm(width, out, norm=norm, act="none")
+        out, wide = self.expansion * width, self.widening * width
+        self.conv1 = ConvNorm(inp, wide, norm=norm)
+        self.conv2 = ConvNorm(wide, wide, 3, norm=norm, stride=place.stride, rate=place.rate, groups=self.groups)
+        self.conv3 = ConvNorm(wide, out, norm=norm, act="none")
         self.shortcut = _shortcut(inp, out, place.stride, norm)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         residual = self.conv3(self.conv2(self.conv1(x)))
         return (self.shortcut(x) + residual).relu_(), residual
+
+
+class Wide(Bottleneck):
+    """Twice as wide inside."""
+
+    widening = 2
+
+
+class Grouped4(Bottleneck):
+    """ResNeXt's 32x4d: 32 groups, of 4 channels each in c2."""
+
+    widening, groups = 2, 32
+
+
+class Grouped8(Bottleneck):
+    """ResNeXt's 32x8d."""
+
+    widening, groups = 4, 32
 
 
 class Caffe(Bottleneck):
@@ -159,6 +190,13 @@ RESNETS = {
     "resnet50": Row(Bottleneck, (3, 4, 6, 3), TORCHVISION, imagenet="zoo:resnet50_imagenet"),
     "resnet101": Row(Bottleneck, (3, 4, 23, 3), TORCHVISION, imagenet="zoo:resnet101_imagenet"),
     "resnet152": Row(Bottleneck, (3, 8, 36, 3), TORCHVISION, imagenet="zoo:resnet152_imagenet"),
+    "resnext50_32x4d": Row(Grouped4, (3, 4, 6, 3), TORCHVISION),
+    "resnext101_32x4d": Row(Grouped4, (3, 4, 23, 3), TORCHVISION),
+    "resnext101_32x8d": Row(Grouped8, (3, 4, 23, 3), TORCHVISION),
+    "wide_resnet50_2": Row(Wide, (3, 4, 6, 3), TORCHVISION),
+    "wide_resnet101_2": Row(Wide, (3, 4, 23, 3), TORCHVISION),
+    "resnet18b": Row(OnceDilated, (2, 2, 2, 2), TORCHVISION),
+    "resnet18c": Row(OnceDilated, (2, 2, 2, 2), TORCHVISION, deep_stem=(32, 32, 64)),
     "resnet50c": Row(Bottleneck, (3, 4, 6, 3), TORCHVISION, deep_stem=(32, 32, 64)),
     "resnet101c": Row(Bottleneck, (3, 4, 23, 3), TORCHVISION, deep_stem=(32, 32, 64)),
     "resnet50s": Row(Bottleneck, (3, 4, 6, 3), SEMSEG, deep_stem=(64, 64, 128)),

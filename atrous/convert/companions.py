@@ -8,13 +8,13 @@ from typing import Any
 from atrous.convert.filling import shapes_of
 from atrous.convert.readers.damage import DamagedError, quoted, reading, require_file
 from atrous.convert.system import ForeignWeights
-from atrous.convert.systems import csail, huggingface
+from atrous.convert.systems import csail, huggingface, smp
 from atrous.errors import ConversionError
 
 HALVES = ("encoder", "decoder")
 SETTINGS = "config.json"
 MAX_SETTINGS = 2**20  # bytes
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of Hugging Face
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of Hugging Face, and of what is published there
 GENERIC = "LABEL_"  # what names of classes begin with where nobody has set them
 
 Reader = Callable[[Path], ForeignWeights]
@@ -39,13 +39,14 @@ def joined(path: Path, weights: ForeignWeights, read: Reader) -> ForeignWeights:
 
 
 def described(path: Path, weights: ForeignWeights) -> ForeignWeights:
-    """With what Hugging Face's `config.json` beside the weights says, if they are of a network that is read."""
-    beside = path.with_name(SETTINGS)
-    if not (huggingface.recognised(shapes_of(weights.arrays)) and beside.is_file()):
+    """With what `config.json` beside the weights says, if they are of a program that writes one."""
+    beside, shapes = path.with_name(SETTINGS), shapes_of(weights.arrays)
+    system = next((one for one in (huggingface.SYSTEM, smp.SYSTEM) if one.recognised(shapes)), None)
+    if system is None or not beside.is_file():
         return weights
     with reading(beside, "file of settings"):
         tree = _settings(beside)
-        options = {name: tree[name] for name in huggingface.Options.model_fields if name in tree}
+        options = {name: tree[name] for name in system.options.model_fields if name in tree}
         return weights._replace(options=options, class_names=_class_names(tree))
 
 

@@ -1,33 +1,48 @@
 """Backbones that several PyTorch programs share: how they are recognised, and how their weights are named."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from atrous.backbones.mobilenet_v2 import ROWS
+from atrous.backbones.resnet import RESNETS
 from atrous.convert.layouts import Rules
 from atrous.convert.system import Evidence
 from atrous.errors import ConversionError
 
-RESNETS = {  # by whether units are bottlenecks, and their number in layer3
-    (False, 2): "resnet18",
-    (False, 6): "resnet34",
-    (True, 6): "resnet50",
-    (True, 23): "resnet101",
-    (True, 36): "resnet152",
+V = TypeVar("V")
+SHALLOW = {2: "resnet18", 6: "resnet34"}  # by the number of units in layer3
+DEPTHS = {6: 50, 23: 101, 36: 152}
+PLAIN = (64, 64)  # channels that the 3x3 of the first bottleneck makes, and sees
+DEEP = {  # by these
+    PLAIN: "resnet{}",
+    (128, 4): "resnext{}_32x4d",
+    (256, 8): "resnext{}_32x8d",
+    (128, 128): "wide_resnet{}_2",
 }
 NUM_BLOCKS = sum(row.repeats for row in ROWS)  # of MobileNetV2
 NUM_LOW = 4  # of MobileNetV2's features, the first ones, are called low by some
 
 
 def resnet(evidence: Evidence[Any], prefix: str) -> str:
-    """torchvision's name of the ResNet below `prefix`."""
+    """torchvision's name of the ResNet below `prefix`, which is a row of ours."""
     units = evidence.count_modules(f"{prefix}layer3.")
-    has_bottlenecks = evidence.has(f"{prefix}layer1.0.conv3.weight")
-    if (has_bottlenecks, units) not in RESNETS:
-        kind = "bottlenecks" if has_bottlenecks else "units of two convolutions"
-        known = ", ".join(RESNETS.values())
-        raise ConversionError(f"{evidence.label}: no ResNet has {units} {kind} in layer3; known: {known}")
-    return RESNETS[has_bottlenecks, units]
+    if not evidence.has(f"{prefix}layer1.0.conv3.weight"):
+        return _known(SHALLOW, units, f"{evidence.label}: no ResNet has {units} units of two convolutions in layer3")
+    depth = _known(DEPTHS, units, f"{evidence.label}: no ResNet has {units} bottlenecks in layer3")
+    first = evidence.shape(f"{prefix}layer1.0.conv2.weight")
+    if first[:2] not in DEEP:
+        problem = f"no ResNet of depth {depth} has a 3x3 of {list(first)} in its first bottleneck"
+        raise ConversionError(f"{evidence.label}: {problem}")
+    name = DEEP[first[0], first[1]].format(depth)
+    if name not in RESNETS:
+        raise ConversionError(f"{evidence.label}: its backbone is {name}, which Atrous does not have")
+    return name
+
+
+def _known(table: Mapping[int, V], key: int, problem: str) -> V:
+    if key not in table:
+        raise ConversionError(f"{problem}; known: {', '.join(map(str, table.values()))}")
+    return table[key]
 
 
 def resnet_stem(prefix: str = "") -> Rules:
@@ -43,10 +58,10 @@ def deep_stem(prefix: str = "") -> Rules:
     )
 
 
-def resnet_stages(prefix: str = "") -> Rules:
-    """The stages of a ResNet under torchvision's names."""
+def resnet_stages(prefix: str = "", first: int = 1) -> Rules:
+    """The stages of a ResNet under torchvision's names, which count from the `first`."""
     return tuple(
-        (rf"backbone\.c{stage + 1}\.(\d+)\.{ours}", rf"{prefix}layer{stage}.\1.{theirs}")
+        (rf"backbone\.c{stage + 1}\.(\d+)\.{ours}", rf"{prefix}layer{first + stage - 1}.\1.{theirs}")
         for stage in range(1, 5)
         for ours, theirs in (
             (r"conv(\d)\.conv", r"conv\2"),

@@ -25,12 +25,18 @@ def published_label_space(
     return space, [f"the {num_classes} classes are those of {name}"]
 
 
-def named_label_space(names: tuple[str, ...], space: LabelSpace, label: str) -> LabelSpace:
-    """The space of these names: the published one if it has the same. Raises ConversionError for another number."""
+def named_label_space(
+    names: tuple[str, ...], space: LabelSpace, label: str, colors: tuple[tuple[int, int, int], ...] = ()
+) -> LabelSpace:
+    """The space of these names: the published one if it has the same. Raises ConversionError for another number.
+
+    Colours count if there is one for each class.
+    """
     if len(names) != len(space.names):
         raise ConversionError(f"{label}: {len(names)} names for {len(space.names)} classes")
     is_same = all(ours == _plain(theirs) for ours, theirs in zip(map(_plain, space.names), names, strict=True))
-    return space if is_same else LabelSpace(names=distinct(names))
+    fitting = colors if len(colors) == len(names) else ()
+    return space if is_same else LabelSpace(names=distinct(names), colors=fitting)
 
 
 def _plain(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Panoptic-DeepLab (Cheng et al. 2020, arXiv:1911.10194), as its authors' deeplab2 builds it."""
+"""Panoptic-DeepLab (Cheng et al. 2020, arXiv:1911.10194), as its authors build it in deeplab2 and in PyTorch."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from atrous.backbones import AnyBackboneConfig
 from atrous.backbones.resnet import ResNet
+from atrous.errors import ConfigError
 from atrous.layers.aspp import ASPP, RATES, Sides, Window, window_at
 from atrous.layers.conv import Activation, ConvNorm, Norm, SeparableConv, classifier
 from atrous.layers.decoder import TAPS
@@ -19,18 +20,22 @@ from atrous.settings import Channels, Rates, Settings
 from atrous.types import Outputs
 
 KERNEL = 5  # of the convolutions in decoders and heads (section 4.2)
-STRIDES = (8, 4)  # of the features that the decoders take in
+STRIDES = (16, 8, 4)  # of the features that the decoders take in: the last two in deeplab2, all in PyTorch
 
 
 class BranchConfig(Settings):
     aspp_channels: Channels = 256
     """Channels of ASPP's branches and projection."""
-    low_level_channels: tuple[Channels, Channels] = (64, 32)
-    """Channels to which the features at stride 8 and 4 are reduced."""
+    low_level_channels: tuple[Channels, ...] = Field((64, 32), min_length=2, max_length=3)
+    """Channels to which the features at stride 8 and 4 are reduced; of three, the first is for those at stride 16."""
     decoder_channels: Channels = 256
     """Channels of the decoder's 5x5 convolutions."""
     head_channels: Channels = 256
     """Channels of the heads' 5x5 convolutions."""
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return STRIDES[-len(self.low_level_channels) :]
 
 
 SEMANTIC = BranchConfig()
@@ -82,14 +87,19 @@ class Branch(nn.Module):
         )
         self.low_level, self.fuse = nn.ModuleList(), nn.ModuleList()
         inp = own.aspp_channels
-        for stride, thin in zip(STRIDES, own.low_level_channels, strict=True):
+        self.strides = own.strides
+        if missing := [stride for stride in self.strides if TAPS[stride] not in channels]:
+            raise ConfigError(
+                f"{config.backbone.name} has no features at stride {missing[0]}, which the decoder takes in"
+            )
+        for stride, thin in zip(self.strides, own.low_level_channels, strict=True):
             self.low_level.append(ConvNorm(channels[TAPS[stride]], thin, norm=norm, act=act))
             self.fuse.append(_conv(inp + thin, own.decoder_channels, config, act))
             inp = own.decoder_channels
 
     def forward(self, features: Mapping[str, Tensor], window: Window | None) -> Tensor:
         x = self.aspp(features["c5"], window)
-        for stride, low_level, fuse in zip(STRIDES, self.low_level, self.fuse, strict=True):
+        for stride, low_level, fuse in zip(self.strides, self.low_level, self.fuse, strict=True):
             low = features[TAPS[stride]]
             x = fuse(torch.cat([resize(x, image_size(low)), low_level(low)], 1))
         out: Tensor = x

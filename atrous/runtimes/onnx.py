@@ -206,5 +206,6 @@ ONNX = Runtime(
     write=write,
     packages=("onnx", "onnxscript", "onnxruntime"),
     extra="onnx",
+    groups=True,
     recognises=recognises,
 )

@@ -181,7 +181,7 @@ def _compiled(core: Any, path: Path, precision: str, kind: str, names: tuple[str
 
 def _run(compiled: Any, images: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:  # noqa: ANN401
     try:
-        maps = compiled(images)
+        maps = compiled(images, share_outputs=True)  # copied below, and not before
     except Exception as error:
         raise failure(error) from error
     return [np.array(maps[index]) for index in range(len(names))]
@@ -200,5 +200,6 @@ OPENVINO = Runtime(
     extra="openvino",
     beside=".bin",
     has_bf16=True,
+    groups=True,
     recognises=recognises,
 )

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from atrous.backbones import BACKBONES, FAMILIES, AnyBackboneConfig, Backbone, build_backbone
+from atrous.backbones.drn import DRNS
 from atrous.backbones.mobilenet_v2 import MobileNetV2
 from atrous.backbones.resnet import RESNETS
 from atrous.layers.inverted_residual import round_channels
@@ -21,10 +22,22 @@ ONE_SET_OF_WEIGHTS = [
     name
     for name in BACKBONES
     if 32 in backbone_config(name).output_strides
-    and name not in ("pnasnet", *OF_STAGES)
+    and name not in ("pnasnet", "resnet18b", "resnet18c", *OF_STAGES)  # mmsegmentation leaves a rate out
     and not name.startswith("mobilenet_v3")
 ]
-DEEP = ("resnet101", "resnet152", "resnet101c", "resnet_v1_101", "resnet_v1_101_beta", "xception_65", "xception_71")
+DEEP = (
+    "resnet101",
+    "resnet152",
+    "resnet101c",
+    "resnet_v1_101",
+    "resnet_v1_101_beta",
+    "resnext101_32x4d",
+    "resnext101_32x8d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+    "xception_65",
+    "xception_71",
+)
 SMALL: dict[str, dict[str, object]] = {  # of each family a network that is quick to train
     "mobilenet_v2": {"name": "mobilenet_v2", "depth_multiplier": 0.25},
     "mobilenet_v3": {"name": "mobilenet_v3_small_seg", "depth_multiplier": 0.25},
@@ -34,6 +47,7 @@ SMALL: dict[str, dict[str, object]] = {  # of each family a network that is quic
     "xception": {"name": "xception_41"},
     "vgg": {"name": "vgg16"},
     "icnet": {"name": "icnet_resnet50"},
+    "drn": {"name": "drn_d_22"},
     "nasnet": {"name": "pnasnet", "depth_multiplier": 0.1, "classification_head": True},
 }
 
@@ -113,7 +127,7 @@ def test_training_reaches_every_weight_through_some_feature(family: str) -> None
 
 
 def test_parameter_counts() -> None:
-    """torchvision's without `fc`; TensorFlow's, VGG's and ICNet's without the head."""
+    """torchvision's without `fc`; TensorFlow's, VGG's, ICNet's and DRN's without the head."""
     counts = {
         "resnet18": 11_176_512,
         "resnet34": 21_284_672,
@@ -124,6 +138,8 @@ def test_parameter_counts() -> None:
         "mobilenet_v2": 1_811_712,
         "vgg16": 14_714_688,
         "icnet_resnet50": 5_950_528,
+        "drn_d_22": 15_880_752,
+        "drn_d_54": 35_296_176,
     }
     assert {name: num_parameters(on_meta(name, backbone_config(name).output_strides[0])) for name in counts} == counts
 
@@ -215,7 +231,8 @@ def test_a_config_has_the_settings_of_its_family_alone() -> None:
         "mobilenet_edgetpu": {"depth_multiplier", "last_channels", "rates"},
         "resnet": {"multi_grid", "atrous_rule", "last_stage"},
         "swidernet": {"stem_width", "width", "layers", "squeeze", "switchable", "drop_path"},
-        "xception": {"multi_grid"},
+        "xception": {"multi_grid", "program"},
+        "drn": set(),
         "vgg": set(),
         "icnet": set(),
         "nasnet": {"depth_multiplier", "classification_head", "remove_stride_32", "drop_path"},
@@ -225,7 +242,7 @@ def test_a_config_has_the_settings_of_its_family_alone() -> None:
 
 def test_output_strides_are_those_that_can_be_built() -> None:
     fixed = {"vgg16": (8,), "icnet_resnet50": (32,), "auto_deeplab_s": (8,), "auto_deeplab_m": (8,)}
-    fixed["auto_deeplab_l"] = (8,)
+    fixed |= {"auto_deeplab_l": (8,), **dict.fromkeys(DRNS, (8,))}
     assert {name: backbone_config(name).output_strides for name in BACKBONES} == {
         name: fixed.get(name, (8, 16, 32)) for name in BACKBONES
     }

@@ -7,13 +7,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from atrous.backbones.rates import Placement
-from atrous.backbones.xception import BOUNDED, FREE, Kind, Unit, Xception, XceptionUnit
+from atrous.backbones.xception import BOUNDED, FREE, IN_PLACE, POOLED, Kind, PooledUnit, Unit, Xception, XceptionUnit
+from atrous.errors import ConfigError
 from atrous.layers.conv import Conv
 from tests.backbones.conftest import on_meta
 
 
-def _convs(name: str, output_stride: int, grid: tuple[int, ...] | None = None) -> dict[str, nn.Conv2d]:
-    modules = on_meta(name, output_stride, multi_grid=grid).named_modules()
+def _convs(
+    name: str, output_stride: int, grid: tuple[int, ...] | None = None, program: str = "tensorflow"
+) -> dict[str, nn.Conv2d]:
+    modules = on_meta(name, output_stride, multi_grid=grid, program=program).named_modules()
     return {path: module for path, module in modules if isinstance(module, nn.Conv2d) and module.groups > 1}
 
 
@@ -99,6 +102,52 @@ def test_a_unit_has_activations_only_before_its_convolutions(kind: Kind, bound: 
     assert float(tap.min()) < 0
     torch.testing.assert_close(output, expected if kind is FREE else expected.clamp(0, 6))
     assert bool((expected.abs() > 6).any())
+
+
+@torch.no_grad()
+def test_a_unit_of_jfzhang95_starts_with_an_activation_for_its_shortcut_too() -> None:
+    unit, x = _unit(IN_PLACE), torch.randn(2, 4, 9, 10)
+    before = x.clone()
+    output, tap = unit(x)
+    assert torch.equal(x, before)
+    assert torch.equal(tap, x.relu())
+    y = _conv(unit.separable2, _conv(unit.separable1, tap, float("inf")).relu(), float("inf"))
+    torch.testing.assert_close(output, unit.shortcut(tap) + _conv(unit.separable3, y.relu(), float("inf")))
+
+
+def test_jfzhang95_dilates_two_of_three_convolutions_where_a_unit_loses_its_stride() -> None:
+    convs = _convs("xception_65", 8, program="jfzhang95")
+    rates = [convs[f"units.exit_1.separable{index}.depthwise.conv"].dilation for index in (1, 2, 3)]
+    assert rates == [(2, 2), (2, 2), (1, 1)]
+    assert convs["exit_2.separable1.depthwise.conv"].dilation == (4, 4)
+
+
+@torch.no_grad()
+def test_a_unit_before_it_was_aligned_pools_behind_two_convolutions() -> None:
+    torch.manual_seed(0)
+    unit, x = PooledUnit(4, Unit((4, 6, 6), 2), Placement(2, 1, 1), POOLED).eval(), torch.randn(2, 4, 9, 10)
+    before = x.clone()
+    output, tap = unit(x)
+    assert torch.equal(tap, before)
+    y = unit.convs[1](unit.convs[0](x.relu()).relu())
+    torch.testing.assert_close(output, unit.shortcut(x) + torch.nn.functional.max_pool2d(y, 3, 2, 1))
+    middle = PooledUnit(4, Unit((4, 4, 4), projects=False), Placement(1, 2, 2), POOLED)
+    assert len(middle.convs) == 3
+    assert middle(x)[0].shape == x.shape
+
+
+def test_vainf_s_last_convolutions_lose_the_border() -> None:
+    backbone = on_meta("xception_41", 16, program="vainf")
+    assert backbone(torch.zeros(1, 3, 513, 513, device="meta"))["c5"].shape == (1, 2048, 28, 28)
+    with pytest.raises(ConfigError, match="too small for the Xception of program=vainf: its map of 4 x 6 loses 4"):
+        backbone(torch.zeros(1, 3, 66, 97, device="meta"))
+    with pytest.raises(ValueError, match="there is none with program=vainf"):
+        Xception.Config(name="xception_41", program="vainf", multi_grid=(1, 2, 4))
+
+
+def test_bounded_units_are_tensorflows_alone() -> None:
+    with pytest.raises(ValueError, match="bounded=true: the units of program=jfzhang95 are not"):
+        Xception.Config(name="xception_65", program="jfzhang95", bounded=True)
 
 
 @given(height=st.integers(1, 9), width=st.integers(1, 9), scale=st.floats(0.1, 100))

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +16,16 @@ from safetensors.numpy import save_file
 
 import atrous
 from atrous.convert.run import conversion
+from atrous.convert.systems import bowenc0221, smp
 from tests.convert.conftest import assert_close, assert_refused, empty_arrays, error_line, run
 from tests.reference.pytorch_programs import golden, seeded_weights
 from tests.reference.tf_deeplab import without
 
 HUGGING, SMP, CSAIL = "huggingface_dm05_os16", "smp_v3plus_mobilenet_v2", "csail_resnet18dilated_ppm_deepsup"
 VAINF, JFZHANG = "vainf_v3plus_mobilenet_os16", "jfzhang95_mobilenet_os16"
+TIMM = "smp_v3plus_tu_mobilenetv3_small"
+PANOPTIC = "bowenc0221_mobilenet"
+XCEPTION = "jfzhang95_xception_os16"
 CONFIG = {"model_type": "mobilenet_v2", "depth_multiplier": 0.5, "output_stride": 16, "layer_norm_eps": 0.001}
 NAMES = {"0": "background", "1": "cat", "2": "dog", "3": "cat", "4": "sheep"}
 
@@ -91,6 +96,15 @@ def test_a_single_logit_becomes_two_classes() -> None:
     assert "its single logit is that of class 1, by a sigmoid" in done.assumptions
 
 
+def test_panoptic_deeplab_of_19_classes_knows_cityscapes_and_the_program_s_grouping() -> None:
+    names = dict(shapes(PANOPTIC))
+    head = "decoder.semantic_head.classifier.semantic.1"
+    done = conversion(empty_arrays({**names, f"{head}.weight": (19, 64, 1, 1), f"{head}.bias": (19,)}))
+    assert done.segmenter.label_space.things == tuple(range(11, 19))
+    assert done.segmenter.header.decode.model_dump()["stuff_area"] == 2048
+    assert "the 19 classes are those of Cityscapes" in done.assumptions
+
+
 # ---- Hugging Face's folders
 
 
@@ -136,6 +150,25 @@ def test_settings_that_do_not_fit_are_refused(tmp_path: Path, config: Any, reaso
         conversion(folder)
 
 
+# ---- segmentation_models_pytorch's
+
+
+def test_a_folder_of_smp_says_which_encoder_it_has(tmp_path: Path, timm: Any) -> None:  # noqa: ANN401
+    save_file(seeded_weights(golden(TIMM).shapes), tmp_path / "model.safetensors")
+    settings = {"_model_class": "DeepLabV3Plus", "encoder_name": "tu-mobilenetv3_small_050", "classes": 5}
+    settings |= {"encoder_output_stride": 16, "decoder_atrous_rates": [12, 24, 36], "aux_params": None}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    assert_golden(tmp_path, TIMM)
+    done = conversion(tmp_path)
+    assert not any("encoder_output_stride" in text or "rates" in text for text in done.assumptions)
+    (tmp_path / "config.json").write_text(json.dumps({**settings, "classes": 6}))
+    with pytest.raises(ValueError, match="classes=6, but its weights are those of classes=5"):
+        conversion(tmp_path)
+    for name, reason in (("tu-resnet1818", "no network of this name"), ("tu-mobilenetv3_small_075", "missing|shape")):
+        with pytest.raises(ValueError, match=reason):
+            conversion(tmp_path, options={"encoder_name": name, "classes": 5})
+
+
 # ---- two files
 
 
@@ -175,10 +208,13 @@ def shapes(name: str) -> dict[str, tuple[int, ...]]:
     return dict(golden(name).shapes)
 
 
+shapes_of_head = {  # of a DeepLabV3Plus
+    name: shape for name, shape in shapes(SMP).items() if not name.startswith("encoder.")
+}
 REFUSED: list[tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = [
     ({**without(shapes(SMP), "decoder."), "decoder.blocks.0.conv1.0.weight": (256, 3, 3, 3)}, {}, "and it is another$"),
     (without(shapes(SMP), "decoder.block1"), {}, "decoder.block1.0.weight is missing"),
-    (without(shapes(SMP), "encoder.features.18"), {}, "missing 5 weights of the model: encoder.features.18"),
+    (without(shapes(SMP), "encoder.features.18.1"), {}, "missing 4 weights of the model: encoder.features.18"),
     ({**shapes(SMP), "encoder.features.0.0.weight": (32, 4, 3, 3)}, {}, r"is \[32, 4, 3, 3\], not \[32, 3, 3, 3\]"),
     (shapes(SMP), {"encoder_name": "resnet34"}, "encoder_name=resnet34, but its .* encoder_name=mobilenet_v2"),
     (shapes(SMP), {"classes": 21}, "classes=21, but its weights are those of classes=5"),
@@ -190,12 +226,51 @@ REFUSED: list[tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = [
     ),
     ({**shapes(VAINF), **shapes(JFZHANG)}, {}, "17 weights of another shape than the model's"),
     ({**shapes(SMP), **shapes(CSAIL)}, {}, r"312 weights without a place .*: decoder\.aspp\.0"),
+    (
+        {**shapes("smp_v3_resnet18"), "decoder.aspp.convs.0.0.weight": (256, 256, 1, 1)},
+        {},
+        "encoder_depth=4: a DeepLab is read with encoder_depth=5",
+    ),
+    (
+        {**shapes("smp_v3plus_resnext50_aux"), "encoder.layer1.0.conv2.weight": (96, 3, 3, 3)},
+        {},
+        r"has a 3x3 of \[96, ",
+    ),
+    (shapes(TIMM), {}, "its encoder is one of timm's: say which with encoder_name=tu-NAME"),
+    (shapes(TIMM), {"encoder_name": "resnet18"}, "encoder_name=tu-NAME, such as tu-resnet18; got resnet18"),
+    *(({**shapes_of_head, weight: (1,)}, {}, re.escape(text)) for weight, text in smp.OTHERS.items()),
+    ({**shapes_of_head, "encoder.conv1.weight": (32, 3, 3, 3)}, {}, "tu-NAME are read, and it has another"),
     (without(shapes(VAINF), "classifier.classifier.3"), {}, "classifier.classifier.3.weight is missing"),
     (without(shapes(VAINF), "backbone.high_level_features.17"), {}, "missing .*high_level_features.17"),
     (shapes(VAINF), {"model": "deeplabv3plus_resnet50"}, "but its weights are those of model=deeplabv3plus_mobilenet"),
     (shapes(VAINF), {"output_stride": 32}, "output_stride=32: Input should be 8 or 16"),
-    ({**shapes(VAINF), "backbone.block1.skip.weight": (1,)}, {}, "its backbone is the Xception of Keras"),
-    ({**shapes(JFZHANG), "backbone.layer0.0.weight": (1,)}, {}, "its backbone is DRN"),
+    ({**shapes(VAINF), "backbone.stage2.0.branches.0.0.conv1.weight": (1,)}, {}, "its backbone is HRNet"),
+    (shapes("vainf_v3_xception_os8"), {"model": "deeplabv3_resnet50"}, "are those of model=deeplabv3_xception"),
+    (without(shapes("vainf_v3_xception_os8"), "backbone.block12.skipbn"), {}, "missing 4 weights .*: backbone.block12"),
+    ({**shapes(VAINF), **shapes("vainf_v3plus_xception_os16")}, {}, "of another shape than the model's"),
+    (
+        without(shapes(PANOPTIC), "decoder.instance_head.classifier.offset"),
+        {},
+        "missing 12 weights .*: decoder.instance_",
+    ),
+    (
+        without(shapes(PANOPTIC), "decoder.semantic_decoder.project.2"),
+        {},
+        "low_level_channels|weights? without a place|sh",
+    ),
+    (without(shapes(PANOPTIC), "backbone.features.17"), {}, "missing .* of the model: backbone.features.17"),
+    ({**shapes(PANOPTIC), "decoder.semantic_decoder.fuse.1.0.1.weight": (64, 9, 1, 1)}, {}, r"is \[64, 9, 1, 1\], not"),
+    ({**shapes(PANOPTIC), **shapes("bowenc0221_resnet50")}, {}, "16 weights of another shape than the model.s"),
+    (shapes(PANOPTIC), {"atrous_rates": "1,2"}, "weights of another shape than the model.s"),
+    *(
+        ({**shapes(PANOPTIC), weight: (1,)}, {}, re.escape(f"{text}, which Atrous does not read from it"))
+        for weight, text in bowenc0221.OTHERS.items()
+    ),
+    (shapes("jfzhang95_drn"), {"backbone": "xception"}, "but its weights are those of backbone=drn"),
+    (without(shapes("jfzhang95_drn"), "backbone.layer7"), {}, "missing 5 weights of the model: backbone.layer7.0.weig"),
+    (without(shapes(XCEPTION), "backbone.block9"), {}, r"missing .* of the model: backbone.block9.rep"),
+    (without(shapes(XCEPTION), "backbone.conv4.bn"), {}, "missing 4 weights of the model: backbone.conv4.bn"),
+    ({**shapes(XCEPTION), **shapes("jfzhang95_drn")}, {}, "weights? of another shape than the model's"),
     (without(shapes(JFZHANG), "decoder.last_conv.8"), {}, "decoder.last_conv.8.weight is missing"),
     (shapes(JFZHANG), {"backbone": "drn"}, "backbone=drn, but its weights are those of backbone=mobilenet"),
     (without(shapes(CSAIL), "decoder.cbr_deepsup"), {}, "only ppm_deepsup is read"),
@@ -215,7 +290,7 @@ REFUSED: list[tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = [
     (
         {**shapes("mmseg_pspnet_r50_d8"), "decode_head.fpn_bottleneck.conv.weight": (512, 2048, 3, 3)},  # UPerNet
         {},
-        "1 weight without a place .*: decode_head.fpn_bottleneck",
+        "UPerNet .mmsegmentation., which Atrous does not read",
     ),
     (
         without(shapes("torchvision_lraspp_mobilenet_v3_large"), "classifier.high_classifier"),

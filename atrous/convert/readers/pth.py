@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -75,7 +75,19 @@ class InertMapping(Inert):
         return OrderedDict()
 
 
+class Content(NamedTuple):
+    """Of a file of `torch.save`."""
+
+    arrays: dict[str, Array]
+    notes: Mapping[str, Any]  # what a training saves beside the weights, as a stranger's file has it
+
+
 def read_pth(path: Path) -> dict[str, Array]:
+    """The weights alone."""
+    return read_content(path).arrays
+
+
+def read_content(path: Path) -> Content:
     """The weights in a file of `torch.save`, without `module.` before their names; bfloat16 becomes float32.
 
     They are under one of KEYS, or in the file's own mapping; other entries are left out. Raises FileNotFoundError, or
@@ -87,7 +99,8 @@ def read_pth(path: Path) -> dict[str, Array]:
             tree = _load(path)
         tensors = _tensors(tree)
         _require_room(tensors.values(), size)
-        return {name: as_array(name, tensor) for name, tensor in without_wrapper(tensors).items()}
+        arrays = {name: as_array(name, tensor) for name, tensor in without_wrapper(tensors).items()}
+        return Content(arrays, tree)
 
 
 def without_wrapper(values: Mapping[str, T]) -> dict[str, T]:

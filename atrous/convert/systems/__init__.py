@@ -4,6 +4,8 @@ from typing import Any
 
 from atrous.convert.system import System
 from atrous.convert.systems import (
+    bonlime,
+    bowenc0221,
     csail,
     deeplab2,
     huggingface,
@@ -26,7 +28,9 @@ SYSTEMS: dict[str, System[Any]] = {  # in the order in which they are tried
     "mmsegmentation": mmsegmentation.SYSTEM,
     "vainf": vainf.SYSTEM,
     "jfzhang95": jfzhang95.SYSTEM,
+    "bowenc0221": bowenc0221.SYSTEM,
     "smp": smp.SYSTEM,
     "huggingface": huggingface.SYSTEM,
     "kazuto1011": kazuto1011.SYSTEM,
+    "bonlime": bonlime.SYSTEM,
 }

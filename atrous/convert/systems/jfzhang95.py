@@ -1,11 +1,21 @@
-"""jfzhang95/pytorch-deeplab-xception: DeepLab v3+ on ResNet-101 and MobileNetV2."""
+"""jfzhang95/pytorch-deeplab-xception: DeepLab v3+ on ResNet-101, Xception-65, DRN-D-54 and MobileNetV2."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import PositiveInt
 
 from atrous.convert.arrays import Array, Shapes
-from atrous.convert.known_backbones import low_or_high, mobilenet_v2, numbered, pair, resnet, resnet_stages, resnet_stem
+from atrous.convert.known_backbones import (
+    deep_stem,
+    low_or_high,
+    mobilenet_v2,
+    numbered,
+    pair,
+    resnet,
+    resnet_stages,
+    resnet_stem,
+)
 from atrous.convert.layouts import PYTORCH, Rules, beside, pooled_image_first
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System, off_grid
 from atrous.errors import ConversionError
@@ -17,10 +27,13 @@ MULTI_GRID = (1, 2, 4)
 BACKBONES: dict[str, ConfigFields] = {  # by its names
     "resnet": {"name": "resnet101", "multi_grid": MULTI_GRID, "atrous_rule": "stage"},
     "mobilenet": {"name": "mobilenet_v2", "program": "jfzhang95"},
+    "xception": {"name": "xception_65", "program": "jfzhang95"},
+    "drn": {"name": "drn_d_54"},
 }
-OTHERS = {
-    "backbone.layer0.0.weight": "DRN (a dilated residual network of eight stages)",
-    "backbone.block1.skip.weight": "an Xception whose shortcuts begin after the activation",
+MARKS = {  # a weight that only one of them has
+    "backbone.low_level_features.0.0.weight": "mobilenet",
+    "backbone.block1.skip.weight": "xception",
+    "backbone.layer0.0.weight": "drn",
 }
 DECODER: ConfigFields = {"low_level_channels": 48, "separable": False, "norm_eps": 1e-5, "dropout": (0.5, 0.1)}
 
@@ -53,13 +66,57 @@ HEAD: Rules = (
     *pair(r"decoder\.0\.refine\.1", "decoder.last_conv.4", "decoder.last_conv.5"),
     ("classify", "decoder.last_conv.8"),
 )
-MOBILENET_RULES = mobilenet_v2(low_or_high, nested=False)
-RESNET: Rules = (*resnet_stem("backbone."), *resnet_stages("backbone."))
+
+
+def _separable(ours: str, conv: str, norm: str) -> Rules:
+    """A depthwise convolution with a batch norm of its own, and a 1x1 whose batch norm lies beside both."""
+    return (
+        *pair(rf"{ours}\.depthwise", f"{conv}.conv1", f"{conv}.bn"),
+        *pair(rf"{ours}\.pointwise", f"{conv}.pointwise", norm),
+    )
+
+
+def _unit(name: str, number: int, first: int) -> Iterator[tuple[str, str]]:
+    """A box of figure 4; activations count among its parts, from the convolution on that is the `first`."""
+    ours, theirs = rf"backbone\.units\.{name}", f"backbone.block{number}"
+    for index in range(3):
+        place = first + 3 * index
+        yield from _separable(rf"{ours}\.separable{index + 1}", f"{theirs}.rep.{place}", f"{theirs}.rep.{place + 1}")
+    yield from pair(rf"{ours}\.shortcut", f"{theirs}.skip", f"{theirs}.skipbn")
+
+
+UNITS = (*(f"entry_{index}" for index in (1, 2, 3)), *(f"middle_{index}" for index in range(1, 17)), "exit_1")
+XCEPTION: Rules = (
+    *deep_stem("backbone."),
+    *(
+        rule
+        for number, name in enumerate(UNITS, 1)
+        for rule in _unit(name, number, 0 if name in UNITS[:2] else 1)  # which follow an activation
+    ),
+    *(
+        rule
+        for index in (1, 2, 3)
+        for rule in _separable(
+            rf"backbone\.exit_2\.separable{index}", f"backbone.conv{index + 2}", f"backbone.bn{index + 2}"
+        )
+    ),
+)
+DRN: Rules = (
+    *numbered(r"backbone\.stem\.(\d)", r"backbone.layer\1"),
+    *resnet_stages("backbone.", first=3),
+    *numbered(r"backbone\.last\.0", "backbone.layer7"),
+    *numbered(r"backbone\.last\.1", "backbone.layer8"),
+)
+RULES = {
+    "mobilenet_v2": mobilenet_v2(low_or_high, nested=False),
+    "xception_65": XCEPTION,
+    "drn_d_54": DRN,
+    "resnet101": (*resnet_stem("backbone."), *resnet_stages("backbone.")),
+}
 
 
 def rules(config: ModelConfig) -> Rules:
-    backbone = MOBILENET_RULES if config.backbone.name == "mobilenet_v2" else RESNET
-    return (*backbone, *HEAD)
+    return (*RULES[config.backbone.name], *HEAD)
 
 
 def _our_axes(name: str, array: Array) -> Array:
@@ -70,13 +127,11 @@ def _our_axes(name: str, array: Array) -> Array:
 
 
 def config(evidence: Evidence[Options]) -> Deduction:
-    if other := next((text for weight, text in OTHERS.items() if evidence.has(weight)), None):
-        raise ConversionError(f"{evidence.label}: its backbone is {other}, which Atrous does not have")
     num_classes = evidence.shape("decoder.last_conv.8.weight")[0]
-    backbone = "mobilenet" if evidence.has("backbone.low_level_features.0.0.weight") else "resnet"
+    backbone = next((name for weight, name in MARKS.items() if evidence.has(weight)), "resnet")
     if backbone == "resnet" and (name := resnet(evidence, "backbone.")) != "resnet101":
         raise ConversionError(f"{evidence.label}: its backbone is {name}, where this program has resnet101 alone")
-    stride = evidence.options.out_stride
+    stride = _output_stride(evidence, backbone)
     fields: ConfigFields = {
         "name": "deeplab_v3plus",
         "backbone": BACKBONES[backbone],
@@ -88,8 +143,14 @@ def config(evidence: Evidence[Options]) -> Deduction:
     return Deduction(fields, {"backbone": backbone, "num_classes": num_classes})
 
 
+def _output_stride(evidence: Evidence[Options], backbone: str) -> int:
+    """The program builds a DRN at 8, whatever its argument says."""
+    return 8 if backbone == "drn" else evidence.options.out_stride
+
+
 def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, bool]:
-    return {"out_stride=16 (the default)": "out_stride" not in evidence.options.model_fields_set}
+    has_choice = len(config.backbone.output_strides) > 1
+    return {"out_stride=16 (the default)": has_choice and "out_stride" not in evidence.options.model_fields_set}
 
 
 SYSTEM = System(

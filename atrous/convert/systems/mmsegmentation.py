@@ -1,21 +1,24 @@
-"""mmsegmentation's DeepLabs, PSPNet, PSANet, CCNet, DANet and EncNet, on each of the three stems of its ResNets."""
+"""mmsegmentation's DeepLabs, PSPNet, PSANet, CCNet, DANet and EncNet, on three kinds of ResNets and MobileNetV2."""
 
 import math
 import re
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple, TypeAlias
 
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from torch import nn
 
+from atrous.backbones.contract import IMAGENET_MEAN, IMAGENET_STD
+from atrous.backbones.mobilenet_v2 import ROWS
+from atrous.backbones.resnet import RESNETS
 from atrous.convert.arrays import Shape, Shapes
 from atrous.convert.known_backbones import pair, resnet_stages, resnet_stem
 from atrous.convert.layouts import PYTORCH, Rules, beside
-from atrous.convert.system import ConfigFields, Deduction, Evidence, System
+from atrous.convert.system import ConfigFields, Deduction, Evidence, Normalization, System
 from atrous.errors import ConfigError, ConversionError
 from atrous.models import ModelConfig
 from atrous.models.psanet import PSANet
-from atrous.settings import Settings
+from atrous.settings import Rates, Settings
 
 
 class Stem(NamedTuple):
@@ -32,14 +35,47 @@ STEMS = {  # by the channels of the first 3x3 convolution; 0: a single 7x7
     32: Stem("resnet{}c", True, False, "as in the configs of ResNetV1c"),
     0: Stem("resnet{}", True, False, "as in the configs of ResNet"),
 }
+OF_MOBILENET = Stem("mobilenet_v2", False, False, "as in the configs of MobileNetV2")
+SHALLOW_ROWS = {0: "resnet18b", 32: "resnet18c"}  # by the channels of the first 3x3, too
 DEPTHS = {6: 50, 23: 101, 36: 152}  # by the number of units in layer3
+SHALLOW = {2: 18}  # of those with units of two convolutions
+NATIVE_STRIDES = (4, 8, 16, 16, 32, 32)  # of MobileNetV2's rows after the first
 BINS = (1, 2, 3, 6)
 HEAD = "decode_head."
 PYRAMID = f"{HEAD}psp_modules."
 RATES = {8: (12, 24, 36), 16: (6, 12, 18)}  # of ASPP, in its configs
-BASE_RATES = {8: (2, 4, 4), 16: (1, 2, 2)}  # of the last stage without a multi-grid, if the first unit keeps its rate
 EPS = 1e-5
 PSA_TYPES = {"collect": "collect", "distribute": "distribute", "bi-direction": "bidirectional"}
+
+
+Deviations: TypeAlias = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+
+
+KNOWN = "DeepLabV3, DeepLabV3+, PSPNet, PSANet, CCNet, DANet and EncNet are read"
+OTHERS = {  # by what names of weights begin with
+    f"{HEAD}0.": "OCRNet or another cascade of heads",
+    f"{HEAD}fpn_bottleneck.": "UPerNet",
+    "neck.": "a network with a neck",
+    "backbone.layer1.0.conv2.fc1.": "a network on ResNeSt",
+    "backbone.layer1.0.downsample.2.": "a network on ResNetV1d",
+    "backbone.stage4.": "a network on HRNet",
+    "backbone.patch_embed": "a transformer",
+}
+OTHER_HEADS = {  # of networks without one of HEADS
+    f"{HEAD}scale_heads.": "Semantic FPN",
+    f"{HEAD}acm_modules.": "APCNet",
+    f"{HEAD}dcm_modules.": "DMNet",
+    f"{HEAD}gc_block.": "GCNet",
+    f"{HEAD}nonlocal_block.": "the non-local network",
+    f"{HEAD}dnl_block.": "DNLNet",
+    f"{HEAD}isa.": "ISANet",
+    f"{HEAD}ema_module.": "EMANet",
+    f"{HEAD}fusion.": "ANN",
+    f"{HEAD}conv_up_input.": "LR-ASPP",
+    f"{HEAD}fusion_conv.": "SegFormer",
+    f"{HEAD}pixel_decoder.": "Mask2Former or MaskFormer",
+    f"{HEAD}conv_cat.": "FCN with its input joined to its output",
+}
 
 
 class Options(Settings):
@@ -50,9 +86,14 @@ class Options(Settings):
     pool_scales: tuple[PositiveInt, ...] | None = None  # (1, 2, 3, 6)
     align_corners: bool | None = None
     contract_dilation: bool | None = None
-    output_stride: Literal[8, 16] = 8  # the product of its backbone's strides
+    output_stride: Literal[8, 16, 32] = 8  # the product of its backbone's strides
     dilations: tuple[PositiveInt, ...] | None = None  # of ASPP, with the 1 of its 1x1
-    multi_grid: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
+    multi_grid: Rates | None = None  # the rates themselves
+    style: Literal["pytorch"] = "pytorch"  # caffe: another convolution of a bottleneck has the stride
+    avg_down: Literal[False] = False  # true in ResNetV1d: a mean before the shortcuts' 1x1
+    bgr_to_rgb: Literal[True] = True
+    mean: tuple[float, float, float] | None = None  # of the images, in 0..255; None: ImageNet's
+    std: Deviations | None = None
     recurrence: PositiveInt = 2
     psa_type: Literal["collect", "distribute", "bi-direction"] | None = None
     mask_size: tuple[PositiveInt, PositiveInt] | None = None
@@ -60,7 +101,7 @@ class Options(Settings):
 
 
 def recognised(shapes: Shapes) -> bool:
-    return "decode_head.conv_seg.weight" in shapes
+    return any(name.startswith(HEAD) for name in shapes) and any(name.startswith("backbone.") for name in shapes)
 
 
 # ---- names
@@ -152,32 +193,81 @@ DEEP_STEM: Rules = tuple(
 )
 
 
+def _mobilenet() -> Iterator[tuple[str, str]]:
+    """Blocks are numbered within the rows of the table; the first one has no expansion."""
+    numbers = [(layer, index) for layer, row in enumerate(ROWS, 1) for index in range(row.repeats)]
+    yield from _module(r"backbone\.stem", "backbone.conv1")
+    for block, (layer, index) in enumerate(numbers):
+        for place, part in enumerate(("expand", "depthwise", "project")[block == 0 :]):
+            yield from _module(rf"backbone\.blocks\.{block}\.{part}", f"backbone.layer{layer}.{index}.conv.{place}")
+
+
+MOBILENET: Rules = tuple(_mobilenet())
+
+
 def rules(config: ModelConfig) -> Rules:
     has_deep_stem = config.backbone.name.endswith(("s", "c"))
     alone = _direction("", config.psa_type) if isinstance(config, PSANet.Config) else ()  # it has the first's names
-    return (*alone, *DEEP_STEM, *RULES) if has_deep_stem else (*alone, *RULES)
+    backbone = MOBILENET if config.backbone.name == "mobilenet_v2" else DEEP_STEM if has_deep_stem else ()
+    return (*alone, *backbone, *RULES)
 
 
 # ---- the network
 
 
 def config(evidence: Evidence[Options]) -> Deduction:
-    stem = STEMS[_stem_channels(evidence)]
-    depth, num_classes = _depth(evidence), evidence.shape("decode_head.conv_seg.weight")[0]
-    align_corners = evidence.options.align_corners
+    head = next((read for name, read in HEADS.items() if evidence.has_prefix(f"{HEAD}{name}")), None)
+    others = OTHERS if head else {**OTHERS, **OTHER_HEADS}
+    if other := next((text for name, text in others.items() if evidence.has_prefix(name)), None):
+        raise ConversionError(f"{evidence.label}: {other} (mmsegmentation), which Atrous does not read; {KNOWN}")
+    if head is None:
+        raise ConversionError(
+            f"{evidence.label}: it is another network of mmsegmentation than those that are read; {KNOWN}"
+        )
+    num_classes, align_corners = evidence.shape(f"{HEAD}conv_seg.weight")[0], evidence.options.align_corners
     fields: ConfigFields = {
-        "backbone": {"name": stem.backbone.format(depth), "multi_grid": _multi_grid(evidence)},
+        "backbone": _mobilenet_config(evidence) if _is_mobile(evidence) else _resnet_config(evidence),
         "num_classes": num_classes,
         "output_stride": evidence.options.output_stride,
-        "align_corners": stem.align_corners if align_corners is None else align_corners,
+        "align_corners": _stem(evidence).align_corners if align_corners is None else align_corners,
     }
-    head = next((read for name, read in HEADS.items() if evidence.has_prefix(f"{HEAD}{name}")), None)
-    if head is None:
-        known = "DeepLabV3, DeepLabV3+, PSPNet, PSANet, CCNet, DANet and EncNet"
-        raise ConversionError(f"{evidence.label}: of mmsegmentation's networks {known} are read, and it is another")
     fields |= head(evidence, fields)
-    decided = {"depth": depth, "num_classes": num_classes, "contract_dilation": stem.contract_dilation}
-    return Deduction(fields, decided)
+    return Deduction(fields, {"depth": None if _is_mobile(evidence) else _depth(evidence), "num_classes": num_classes})
+
+
+def _is_mobile(evidence: Evidence[Options]) -> bool:
+    return evidence.has("backbone.conv1.conv.weight") and evidence.has("backbone.layer7.0.conv.0.conv.weight")
+
+
+def _mobilenet_config(evidence: Evidence[Options]) -> ConfigFields:
+    """Only the first block of a row is dilated."""
+    stride = evidence.options.output_stride
+    natives = (2, *NATIVE_STRIDES)
+    rates = (
+        rate
+        for native, row in zip(natives, ROWS, strict=True)
+        for rate in (max(1, native // stride), *[1] * (row.repeats - 1))
+    )
+    return {"name": "mobilenet_v2", "program": "mmsegmentation", "rates": tuple(rates)}
+
+
+def _resnet_config(evidence: Evidence[Options]) -> ConfigFields:
+    depth, channels = _depth(evidence), _stem_channels(evidence)
+    name = SHALLOW_ROWS.get(channels) if depth in SHALLOW.values() else STEMS[channels].backbone.format(depth)
+    if name not in RESNETS:
+        raise ConversionError(f"{evidence.label}: Atrous has no ResNet-{depth} with a first 3x3 of {channels} channels")
+    rule = "unit" if _contracts(evidence) else "stage"
+    other = {} if rule == RESNETS[name].program.rule else {"atrous_rule": rule}
+    return {"name": name, "multi_grid": _multi_grid(evidence), **other}
+
+
+def _contracts(evidence: Evidence[Options]) -> bool:
+    option = evidence.options.contract_dilation
+    return _stem(evidence).contract_dilation if option is None else option
+
+
+def _stem(evidence: Evidence[Options]) -> Stem:
+    return OF_MOBILENET if _is_mobile(evidence) else STEMS[_stem_channels(evidence)]
 
 
 def _stem_channels(evidence: Evidence[Options]) -> int:
@@ -192,15 +282,13 @@ def _stem_channels(evidence: Evidence[Options]) -> int:
 
 def _depth(evidence: Evidence[Options]) -> int:
     units = evidence.count_modules("backbone.layer3.")
-    if not evidence.has("backbone.layer1.0.conv3.weight"):
-        raise ConversionError(
-            f"{evidence.label}: its units have two convolutions, and mmsegmentation dilates only the first; "
-            "Atrous has no network like that"
-        )
-    if units not in DEPTHS:
-        known = ", ".join(f"{count} ({depth} layers)" for count, depth in DEPTHS.items())
-        raise ConversionError(f"{evidence.label}: {units} units in layer3, where ResNets have {known}")
-    return DEPTHS[units]
+    has_bottlenecks = evidence.has("backbone.layer1.0.conv3.weight")
+    depths = DEPTHS if has_bottlenecks else SHALLOW
+    if units not in depths:
+        kind = "bottlenecks" if has_bottlenecks else "units of two convolutions"
+        known = ", ".join(f"{count} ({depth} layers)" for count, depth in depths.items())
+        raise ConversionError(f"{evidence.label}: {units} {kind} in layer3, where ResNets that are read have {known}")
+    return depths[units]
 
 
 def _bins(evidence: Evidence[Options]) -> tuple[int, ...]:
@@ -216,7 +304,9 @@ def _multi_grid(evidence: Evidence[Options]) -> tuple[int, ...] | None:
     rates, stride = evidence.options.multi_grid, evidence.options.output_stride
     if rates is None:
         return None
-    base = BASE_RATES[stride]
+    whole = 32 // stride
+    first = max(1, whole // 2) if _contracts(evidence) else whole
+    base = (first, *[whole] * (len(rates) - 1))
     if any(rate % one for rate, one in zip(rates, base, strict=True)):
         raise ConfigError(
             f"{evidence.label}: multi_grid={rates}: Atrous has only multiples of {base} at output stride {stride}"
@@ -232,7 +322,12 @@ def _width(evidence: Evidence[Options], name: str) -> int:
 
 
 def _auxiliary(evidence: Evidence[Options]) -> ConfigFields:
-    return {"auxiliary_channels": _width(evidence, "auxiliary_head.convs.0.conv")}
+    """Of networks that need none."""
+    return {"auxiliary_channels": _auxiliary_width(evidence) if evidence.has_prefix("auxiliary_head.") else None}
+
+
+def _auxiliary_width(evidence: Evidence[Options]) -> int:
+    return _width(evidence, "auxiliary_head.convs.0.conv")
 
 
 def _pspnet(evidence: Evidence[Options], fields: ConfigFields) -> ConfigFields:
@@ -242,7 +337,7 @@ def _pspnet(evidence: Evidence[Options], fields: ConfigFields) -> ConfigFields:
 
 def _deeplab(evidence: Evidence[Options], fields: ConfigFields) -> ConfigFields:
     options, is_separable = evidence.options, evidence.has(f"{HEAD}aspp_modules.1.depthwise_conv.conv.weight")
-    dilations = options.dilations or (1, *RATES[options.output_stride])
+    dilations = options.dilations or (1, *RATES.get(options.output_stride, RATES[16]))
     if dilations[0] != 1 or len(dilations) != (count := evidence.count_modules(f"{HEAD}aspp_modules.")):
         raise ConfigError(
             f"{evidence.label}: it has {count} branches, 1x1 first: dilations=1,12,24,36; got {dilations}"
@@ -272,7 +367,7 @@ def _encnet(evidence: Evidence[Options], fields: ConfigFields) -> ConfigFields:
         "num_codewords": evidence.shape(f"{HEAD}enc_module.encoding.0.codewords")[0],
         "lateral": evidence.has_prefix(f"{HEAD}lateral_convs."),
     }
-    return {"name": "encnet", **head, **_auxiliary(evidence)}
+    return {"name": "encnet", **head, "auxiliary_channels": _auxiliary_width(evidence)}
 
 
 def _ccnet(evidence: Evidence[Options], fields: ConfigFields) -> ConfigFields:
@@ -282,7 +377,7 @@ def _ccnet(evidence: Evidence[Options], fields: ConfigFields) -> ConfigFields:
         "recurrences": evidence.options.recurrence,
         "activation": "relu",
     }
-    return {"name": "ccnet", **head, **_auxiliary(evidence)}
+    return {"name": "ccnet", **head, "auxiliary_channels": _auxiliary_width(evidence)}
 
 
 def _psanet(evidence: Evidence[Options], fields: ConfigFields) -> ConfigFields:
@@ -303,7 +398,7 @@ def _psanet(evidence: Evidence[Options], fields: ConfigFields) -> ConfigFields:
         "psa_channels": _width(evidence, f"{HEAD}reduce.conv"),
         "head_channels": _width(evidence, f"{HEAD}bottleneck.conv"),
         "projection_padding": 1,
-        **_auxiliary(evidence),
+        "auxiliary_channels": _auxiliary_width(evidence),
     }
 
 
@@ -318,8 +413,8 @@ HEADS: dict[str, Callable[[Evidence[Options], ConfigFields], ConfigFields]] = { 
 
 
 def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, bool]:
-    stem, options, present = STEMS[_stem_channels(evidence)], evidence.options, evidence.options.model_fields_set
-    rates = ",".join(map(str, (1, *RATES[options.output_stride])))
+    stem, options, present = _stem(evidence), evidence.options, evidence.options.model_fields_set
+    rates = ",".join(map(str, (1, *RATES.get(options.output_stride, RATES[16]))))
     return {
         "pool_scales=1,2,3,6 (the default)": config.name == "pspnet" and options.pool_scales is None,
         "output_stride=8 (its configs named d8)": "output_stride" not in present,
@@ -328,8 +423,15 @@ def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, b
         "mask_size: a square": config.name == "psanet" and options.mask_size is None,
         "shrink_factor=2 (the default)": config.name == "psanet" and "shrink_factor" not in present,
         f"align_corners={stem.align_corners} ({stem.origin})": options.align_corners is None,
-        f"contract_dilation={stem.contract_dilation} ({stem.origin})": options.contract_dilation is None,
+        f"contract_dilation={stem.contract_dilation} ({stem.origin})": options.contract_dilation is None
+        and not _is_mobile(evidence),
     }
+
+
+def normalization(options: Options) -> Normalization | None:
+    if options.mean is None and options.std is None:
+        return None
+    return options.mean or IMAGENET_MEAN, options.std or IMAGENET_STD
 
 
 SYSTEM = System(
@@ -343,4 +445,5 @@ SYSTEM = System(
         shape=_shape,
         leftovers=beside(r"auxiliary_head\..*"),  # of DANet, which has no such head here
     ),
+    normalization=normalization,
 )

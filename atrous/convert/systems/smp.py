@@ -1,4 +1,4 @@
-"""segmentation_models_pytorch: DeepLab v3, v3+ and PSPNet on ResNets and MobileNetV2."""
+"""segmentation_models_pytorch: DeepLab v3, v3+ and PSPNet on ResNets, ResNeXts, MobileNetV2 and timm's networks."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,10 @@ import numpy as np
 from pydantic import PositiveFloat, PositiveInt
 from torch import nn
 
-from atrous.backbones.contract import IMAGENET_MEAN, IMAGENET_STD
+from atrous.backbones.contract import IMAGENET_MEAN, IMAGENET_STD, BackboneConfig
+from atrous.backbones.mobilenet_v2 import MobileNetV2
+from atrous.backbones.resnet import ResNet
+from atrous.backbones.timm import PREFIX, Timm
 from atrous.convert.arrays import BESIDE, Array, Arrays, Shapes
 from atrous.convert.known_backbones import (
     aspp,
@@ -20,9 +23,9 @@ from atrous.convert.known_backbones import (
     resnet_stem,
     separable,
 )
-from atrous.convert.layouts import PYTORCH, Rules, beside, pooled_image_first
+from atrous.convert.layouts import PYTORCH, Rules, beside, identity_norm, pooled_image_first
 from atrous.convert.system import ConfigFields, Deduction, Evidence, Normalization, System, off_grid
-from atrous.errors import ConversionError
+from atrous.errors import ConfigError, ConversionError
 from atrous.models import ModelConfig
 from atrous.settings import Rates, Settings
 
@@ -33,6 +36,11 @@ RATES = (12, 24, 36)  # at each output stride
 EPS = 1e-5
 STRIDES = {"deeplab_v3": 8, "deeplab_v3plus": 16}  # its defaults
 OUTPUT_STRIDES = {"c3": 8, "c4": 16, "c5": 32}  # of a PSPNet that ends with the stage
+SEEN = {  # the weight that sees the encoder's last map
+    "pspnet": POOL,
+    "deeplab_v3": "decoder.aspp.convs.0.0.weight",
+    "deeplab_v3plus": "decoder.aspp.0.convs.0.0.weight",
+}
 LAST_UNITS = {  # a weight whose output channels are those of the stage
     "c3": ("encoder.layer2.0.downsample.1.weight", "encoder.features.6.conv.2.weight"),
     "c4": ("encoder.layer3.0.downsample.1.weight", "encoder.features.13.conv.2.weight"),
@@ -40,13 +48,22 @@ LAST_UNITS = {  # a weight whose output channels are those of the stage
 }
 BIAS = re.compile(r"decoder\..*\.0\.bias")
 MOBILENET: ConfigFields = {"name": "mobilenet_v2", "program": "torchvision"}
+TIMM, TIMM_WEIGHTS = "tu-", "encoder.model."  # what names of timm's networks begin with, and those of their weights
+OTHERS = {  # a weight of an encoder that is not read
+    "encoder._conv_stem.weight": "an EfficientNet of efficientnet_pytorch (efficientnet-b0 to b7)",
+    "encoder.conv_stem.weight": "a timm-efficientnet",
+    "encoder.layer0.conv1.weight": "an SENet, or a ResNet or ResNeXt with squeeze-and-excitation",
+    "encoder.features.conv1_1.conv.weight": "a DPN",
+    "encoder.features.conv0.weight": "a DenseNet",
+    "encoder.patch_embed1.proj.weight": "a Mix Transformer",
+}
 COLORS = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
 
 class Options(Settings):
     """Arguments of its networks; None: whatever the weights say, or else its default."""
 
-    encoder_name: str | None = None
+    encoder_name: str | None = None  # tu-NAME must be said: weights of timm's networks don't tell which one it is
     encoder_output_stride: Literal[8, 16, 32] | None = None  # DeepLab v3: 8, v3+: 16
     decoder_atrous_rates: Rates = RATES
     classes: PositiveInt | None = None
@@ -55,8 +72,7 @@ class Options(Settings):
 
 
 def recognised(shapes: Shapes) -> bool:
-    is_known = any(name in shapes for name in ("encoder.conv1.weight", "encoder.features.0.0.weight"))
-    return is_known and f"{LOGITS}.weight" in shapes
+    return f"{LOGITS}.weight" in shapes and any(name.startswith("encoder.") for name in shapes)
 
 
 # ---- names
@@ -82,11 +98,16 @@ HEADS: dict[str, Rules] = {
     ),
 }
 RESNET: Rules = (*resnet_stem("encoder."), *resnet_stages("encoder."))
+OF_TIMM: Rules = ((r"backbone\.network(.*)", r"encoder.model\1"),)
+BACKBONES: dict[type[BackboneConfig], Rules] = {
+    MobileNetV2.Config: MOBILENET_RULES,
+    ResNet.Config: RESNET,
+    Timm.Config: OF_TIMM,
+}
 
 
 def rules(config: ModelConfig) -> Rules:
-    backbone = MOBILENET_RULES if config.backbone.name == "mobilenet_v2" else RESNET
-    return (*backbone, *HEADS[config.name])
+    return (*BACKBONES[type(config.backbone)], *HEADS[config.name])
 
 
 def _our_axes(name: str, array: Array) -> Array:
@@ -135,14 +156,9 @@ def _with_norms(expected: set[str], arrays: Arrays) -> Arrays:
     norms = {
         f"{name.removesuffix('0.bias')}1.{leaf}": array
         for name, bias in biases.items()
-        for leaf, array in _identity(bias).items()
+        for leaf, array in identity_norm(bias, EPS).items()
     }
     return {name: array for name, array in arrays.items() if name not in biases} | norms
-
-
-def _identity(bias: Array) -> dict[str, Array]:
-    ones = np.ones_like(bias)
-    return {"weight": ones, "bias": bias, "running_mean": 0 * ones, "running_var": (1 - EPS) * ones}
 
 
 def _with_two_classes(arrays: Arrays) -> Arrays:
@@ -156,32 +172,52 @@ def _with_two_classes(arrays: Arrays) -> Arrays:
 
 def config(evidence: Evidence[Options]) -> Deduction:
     name, options = _name(evidence), evidence.options
-    is_mobile = evidence.has("encoder.features.0.0.weight")
-    encoder = "mobilenet_v2" if is_mobile else resnet(evidence, "encoder.")
-    backbone = MOBILENET if is_mobile else {"name": encoder, "atrous_rule": "stage"}
+    encoder, backbone = _encoder(evidence)
+    stage = _last_stage(evidence, SEEN[name])
     classes = evidence.shape(f"{LOGITS}.weight")[0]
+    is_whole = stage == "c5"
+    if name != "pspnet" and not is_whole:
+        raise ConversionError(
+            f"{evidence.label}: encoder_depth={int(stage[1])}: a DeepLab is read with encoder_depth=5"
+        )
+    stride = options.encoder_output_stride or STRIDES[name] if name in STRIDES else OUTPUT_STRIDES[stage]
     fields: ConfigFields = {
         "name": name,
-        "backbone": backbone,
+        "backbone": backbone if is_whole else {**backbone, "last_stage": stage},
         "num_classes": max(2, classes),
-        "output_stride": options.encoder_output_stride or STRIDES.get(name, 32),
+        "output_stride": stride,
         **_head(name, evidence),
     }
-    if name == "pspnet":
-        stage = _last_stage(evidence)
-        fields |= {"backbone": {**backbone, "last_stage": stage}, "output_stride": OUTPUT_STRIDES[stage]}
     return Deduction(fields, {"encoder_name": encoder, "classes": classes})
 
 
+def _encoder(evidence: Evidence[Options]) -> tuple[str, ConfigFields]:
+    """Its name there, and what it is here."""
+    if other := next((text for weight, text in OTHERS.items() if evidence.has(weight)), None):
+        raise ConversionError(f"{evidence.label}: its encoder is {other}, which Atrous does not read")
+    if evidence.has_prefix(TIMM_WEIGHTS):
+        name = evidence.options.encoder_name or ""
+        if not name.startswith(TIMM):
+            problem = f"its encoder is one of timm's: say which with encoder_name={TIMM}NAME, such as tu-resnet18"
+            raise ConfigError(f"{evidence.label}: {problem}; got {name or None}")
+        return name, {"name": f"{PREFIX}{name.removeprefix(TIMM)}"}
+    if evidence.has("encoder.features.0.0.weight"):
+        return "mobilenet_v2", MOBILENET
+    if not evidence.has("encoder.layer1.0.conv1.weight"):
+        known = f"ResNets, ResNeXts, mobilenet_v2 and {TIMM}NAME"
+        raise ConversionError(f"{evidence.label}: of its encoders {known} are read, and it has another")
+    name = resnet(evidence, "encoder.")
+    return name, {"name": name, "atrous_rule": "stage"}
+
+
 def _name(evidence: Evidence[Options]) -> str:
-    if evidence.has(POOL):
-        return "pspnet"
-    if evidence.has("decoder.aspp.0.convs.0.0.weight"):
-        return "deeplab_v3plus"
-    if evidence.has("decoder.aspp.convs.0.0.weight"):
-        return "deeplab_v3"
-    kinds = "DeepLabV3, DeepLabV3Plus and PSPNet"
-    raise ConversionError(f"{evidence.label}: of segmentation_models_pytorch only {kinds} are read, and it is another")
+    name = next((name for name, weight in SEEN.items() if evidence.has(weight)), None)
+    if name is None:
+        kinds = "DeepLabV3, DeepLabV3Plus and PSPNet"
+        raise ConversionError(
+            f"{evidence.label}: of segmentation_models_pytorch only {kinds} are read, and it is another"
+        )
+    return name
 
 
 def _head(name: str, evidence: Evidence[Options]) -> ConfigFields:
@@ -212,26 +248,29 @@ def _head(name: str, evidence: Evidence[Options]) -> ConfigFields:
     return {"aspp": aspp, "head_channels": width("decoder.aspp.1.1.weight"), "decoder": decoder}
 
 
-def _last_stage(evidence: Evidence[Options]) -> str:
-    """The stage whose channels the pyramid has."""
-    inp = evidence.shape(POOL)[1]
+def _last_stage(evidence: Evidence[Options], weight: str) -> str:
+    """The stage whose channels the first of the decoder's weights has."""
+    if evidence.has_prefix(TIMM_WEIGHTS):  # which are read whole alone
+        return "c5"
+    inp = evidence.shape(weight)[1]
     stages = (
         stage for stage, names in LAST_UNITS.items() for name in names if evidence.shapes.get(name, ())[:1] == (inp,)
     )
     stage = next(stages, None)
     if stage is None:
-        raise ConversionError(f"{evidence.label}: its pyramid sees {inp} channels, which no stage of its encoder has")
+        raise ConversionError(f"{evidence.label}: its decoder sees {inp} channels, which no stage of its encoder has")
     return stage
 
 
 def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, bool]:
     options, present = evidence.options, evidence.options.model_fields_set
     has_rates = config.name != "pspnet"
+    colors = "the encoder's own" if config.backbone.name.startswith(PREFIX) else "ImageNet's"
     return {
         f"encoder_output_stride={config.output_stride} (the default)": has_rates
         and options.encoder_output_stride is None,
         "decoder_atrous_rates=12,24,36 (the default)": has_rates and "decoder_atrous_rates" not in present,
-        "images have ImageNet's mean and std (mean=, std= in 0..255 say otherwise)": not {"mean", "std"} & present,
+        f"images have {colors} mean and std (mean=, std= in 0..255 say otherwise)": not {"mean", "std"} & present,
         "its single logit is that of class 1, by a sigmoid": evidence.shape(f"{LOGITS}.weight")[0] == 1,
     }
 

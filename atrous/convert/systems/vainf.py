@@ -1,6 +1,7 @@
-"""VainF/DeepLabV3Plus-Pytorch: DeepLab v3 and v3+ on ResNet-50, ResNet-101 and MobileNetV2."""
+"""VainF/DeepLabV3Plus-Pytorch: DeepLab v3 and v3+ on ResNet-50, ResNet-101, MobileNetV2 and Keras's Xception."""
 
 import re
+from collections.abc import Iterator
 from functools import partial
 from typing import Literal
 
@@ -10,6 +11,7 @@ from pydantic import PositiveInt
 from atrous.convert.arrays import Array, Shapes
 from atrous.convert.known_backbones import (
     aspp,
+    deep_stem,
     low_or_high,
     mobilenet_v2,
     numbered,
@@ -34,8 +36,12 @@ PREFIXES = {"deeplab_v3": "deeplabv3_", "deeplab_v3plus": "deeplabv3plus_"}
 FUSED = re.compile(r"classifier\.classifier\.0(\.body\.[01])?\.weight")
 OTHERS = {
     "backbone.stage2.0.branches.0.0.conv1.weight": "HRNet",
-    "backbone.block1.skip.weight": "the Xception of Keras",
 }
+BACKBONES: dict[str, ConfigFields] = {  # by its names
+    "mobilenet": {"name": "mobilenet_v2", "program": "vainf"},
+    "xception": {"name": "xception_41", "program": "vainf"},
+}
+MARKS = {"backbone.low_level_features.0.0.weight": "mobilenet", "backbone.block1.skip.weight": "xception"}
 
 
 class Options(Settings):
@@ -66,8 +72,36 @@ MOBILENET_RULES = mobilenet_v2(low_or_high, nested=True)
 RESNET: Rules = (*resnet_stem("backbone."), *resnet_stages("backbone."))
 
 
+def _bare(ours: str, conv: str, norm: str) -> Rules:
+    """A separable convolution with one batch norm, which lies beside it."""
+    return (
+        (rf"{ours}\.depthwise\.conv", f"{conv}.conv1"),
+        (rf"{ours}\.pointwise\.conv", f"{conv}.pointwise"),
+        (rf"{ours}\.pointwise\.norm", norm),
+    )
+
+
+def _unit(name: str, number: int, first: int) -> Iterator[tuple[str, str]]:
+    """Activations count among its parts, from the convolution on that is the `first`."""
+    ours, theirs = rf"backbone\.units\.{name}", f"backbone.block{number}"
+    for index in range(3):
+        place = first + 3 * index
+        yield from _bare(rf"{ours}\.convs\.{index}", f"{theirs}.rep.{place}", f"{theirs}.rep.{place + 1}")
+    yield from pair(rf"{ours}\.shortcut", f"{theirs}.skip", f"{theirs}.skipbn")
+
+
+UNITS = (*(f"entry_{index}" for index in (1, 2, 3)), *(f"middle_{index}" for index in range(1, 9)), "exit_1")
+XCEPTION: Rules = (
+    *deep_stem("backbone."),
+    *(rule for number, name in enumerate(UNITS, 1) for rule in _unit(name, number, int(number > 1))),
+    *_bare(r"backbone\.exit_2\.separable1", "backbone.conv3", "backbone.bn3"),
+    *_bare(r"backbone\.exit_2\.separable2", "backbone.conv4", ""),
+)
+OF_BACKBONES = {"mobilenet_v2": MOBILENET_RULES, "xception_41": XCEPTION}
+
+
 def rules(config: ModelConfig) -> Rules:
-    backbone = MOBILENET_RULES if config.backbone.name == "mobilenet_v2" else RESNET
+    backbone = OF_BACKBONES.get(config.backbone.name, RESNET)
     classify = ("classify", CLASSIFIERS[config.name])
     return (*backbone, *aspp(ASPP[config.name], ".body"), *HEADS[config.name], classify)
 
@@ -92,11 +126,11 @@ def config(evidence: Evidence[Options]) -> Deduction:
     if is_separable and name == "deeplab_v3":
         raise ConversionError(f"{evidence.label}: DeepLab v3 with --separable_conv, which Atrous does not have")
     num_classes = evidence.shape(f"{CLASSIFIERS[name]}.weight")[0]
-    is_mobile = evidence.has("backbone.low_level_features.0.0.weight")
-    backbone = "mobilenet" if is_mobile else resnet(evidence, "backbone.")
+    mark = next((name for weight, name in MARKS.items() if evidence.has(weight)), None)
+    backbone = mark or resnet(evidence, "backbone.")
     fields: ConfigFields = {
         "name": name,
-        "backbone": {"name": "mobilenet_v2", "program": "vainf"} if is_mobile else backbone,
+        "backbone": BACKBONES.get(backbone, backbone),
         "num_classes": num_classes,
         "output_stride": evidence.options.output_stride,
         "align_corners": False,
