@@ -102,7 +102,7 @@ def _observe(
     protocol: InferenceConfig,
     note: Callable[[str, Tensor], None],
 ) -> None:
-    """Let `note` have all that the ranges without values are of, while the network sees the images as in a prediction."""
+    """Let `note` have all that ranges without values are of, while the network sees the images as in a prediction."""
 
     def of_input(name: str) -> Callable[..., None]:
         return lambda part, inputs: note(name, inputs[0])

@@ -45,12 +45,12 @@ def run(
     target = user_path(out) if out is not None else default_path(segmenter.model_in(path), to)
     artefact.require_writable(target, to)
     if integers is not None:
-        int8.require_possible(to, integers)
+        int8.require_possible(integers)
     model = segmenter.load(path)
     pictures = read_images(images)
     console.print(f"exporting {path} for {to}; the file is then compared with the model", soft_wrap=True)
     settings = possible(Export(to, size, probabilities, int8=integers is not None, grouping=grouping), model, console)
-    exported, judge = (model, unjudged) if integers is None else integer_model(model, integers, settings.size, console)
+    exported, judge = (model, unjudged) if integers is None else integer_model(model, integers, settings, console)
     artefact.write(
         exported.model,
         model.header,
@@ -82,12 +82,13 @@ def possible(export: Export, model: Segmenter, console: Console) -> Export:
 
 
 def integer_model(
-    model: Segmenter, integers: int8.Request, size: Size | None, console: Console
+    model: Segmenter, integers: int8.Request, settings: Export, console: Console
 ) -> tuple[Segmenter, Judge]:
     """The model with ranges, and what compares a file of it with floats."""
-    rounded, readers = int8.integer_model(model, integers, console)
+    has_results = RUNTIMES[settings.runtime].as_rounded is not None
+    rounded, readers = int8.integer_model(model, integers, console, results=has_results)
     floats = prepare(artefact.in_floats(model.model), "cpu")
-    return rounded, lambda network: int8.require_agreement(floats, network, readers, size, console)
+    return rounded, lambda network: int8.require_agreement(floats, network, readers, settings.size, console)
 
 
 def unjudged(network: Opened) -> None:

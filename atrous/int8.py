@@ -16,8 +16,8 @@ from atrous.deployed import CLASSES, LABELS
 from atrous.errors import AtrousError, ConfigError, DataError, Mismatch
 from atrous.inference import as_batch, labels_at_image, look
 from atrous.layers import quantization
+from atrous.models import Model
 from atrous.progress import counting, say
-from atrous.runtimes import RUNTIMES
 from atrous.runtimes.contract import Opened
 from atrous.segmenter import Segmenter, read_image
 from atrous.types import Image, Network, Sample, Size
@@ -35,34 +35,47 @@ class Request(NamedTuple):
     settings: Sequence[str] = ()  # of the data to measure on, and to calibrate on where no images are named
 
 
-def require_possible(to: str, request: Request) -> None:
-    """Raises ConfigError for a runtime without integers and for an unknown method, before anything is read."""
-    able = [name for name, row in RUNTIMES.items() if row.int8]
-    if not RUNTIMES[to].int8:
-        raise ConfigError(f"--int8 with --to {to}: it has no integer convolutions; {' and '.join(able)} have them")
+def require_possible(request: Request) -> None:
+    """Raises ConfigError for an unknown method, before anything is read."""
     if request.method not in get_args(Method):
         raise ConfigError(f"--calibration {request.method}: expected {', '.join(get_args(Method))}")
 
 
-def integer_model(model: Segmenter, request: Request, console: Console) -> tuple[Segmenter, list[Reader]]:
-    """The model with ranges, its own or those of images, and the images.
+def integer_model(
+    model: Segmenter, request: Request, console: Console, *, results: bool = False
+) -> tuple[Segmenter, list[Reader]]:
+    """The model with ranges, its own or those of images, and the images that floats are compared on.
 
-    Raises ConfigError, FileNotFoundError or DataError where there is nothing to calibrate on.
+    With `results`, what convolutions give has ranges, too; a training did not learn them, but without images some
+    convolutions then compute in floats. Raises ConfigError, FileNotFoundError or DataError where there is nothing to
+    calibrate on.
     """
-    if quantization.rounds(model.model):
-        if request.images:
-            raise ConfigError("--calibrate: the model has learnt its ranges (train.quantize_after); leave it out")
-        say("the ranges of 8-bit integers are those of the training", console)
-        return model, []
-    readers = readable(images_of(model, request), console)
-    method: Method = next(name for name in get_args(Method) if name == request.method)
+    if not quantization.rounds(model.model):
+        readers = readable(images_of(model, request), console)
+        floats = replace(model, network=in_floats(model.model))
+        return calibrated(floats, readers, request.method, console, results=results), readers
+    if request.images and not results:
+        raise ConfigError("--calibrate: the model has learnt its ranges (train.quantize_after); leave it out")
+    say("the ranges of 8-bit integers are those of the training", console)
+    if results and (request.images or request.settings):
+        readers = readable(images_of(model, request), console)
+        return calibrated(model, readers, request.method, console, results=True), []
+    if results:
+        say("shortcuts and the like compute in floats: --calibrate IMAGES measures the ranges of their sums", console)
+    return model, []
+
+
+def calibrated(model: Segmenter, readers: Sequence[Reader], name: str, console: Console, *, results: bool) -> Segmenter:
+    """With those ranges that it has not yet."""
+    method: Method = next(one for one in get_args(Method) if one == name)
     passes = 1 if method == "minmax" else 2
+    assert isinstance(model.network, Model)
     with counting(f"calibrating on {len(readers)} images", passes * len(readers), console) as advance:
         network = calibration.calibrated(
-            in_floats(model.model), lambda: counted(readers, advance), model.inference, method
+            model.network, lambda: counted(readers, advance), model.inference, method, results=results
         )
     say(f"calibrated on {len(readers)} images ({method})", console)
-    return replace(model, network=network), readers
+    return replace(model, network=network)
 
 
 def counted(readers: Sequence[Reader], advance: Callable[[int], object]) -> Iterator[Image]:

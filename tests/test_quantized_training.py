@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from atrous import run_folder, segmenter, train
+from atrous import artefact, run_folder, segmenter, train
 from atrous.distributed import World
-from atrous.errors import ConfigError
+from atrous.errors import AtrousWarning, ConfigError
 from atrous.interrupt import Interrupted, StopFlag
 from atrous.layers import quantization
+from atrous.model_file import Header
+from atrous.models import Model
 from atrous.run_folder import RunFolder
 from atrous.training.data import splits_of
 from tests.conftest import tiny_config
@@ -59,9 +61,20 @@ def test_what_was_measured_while_training_is_measured_again_from_the_file(quanti
     assert best.results["protocol"]["convolutions"] == "8-bit integers"
 
 
-def test_a_runtime_without_integers_does_not_open_it_in_floats(quantized: RunFolder) -> None:
-    with pytest.raises(ConfigError, match=r"--runtime pt2: .* has learnt to round to 8-bit integers, which pt2 lacks"):
+def test_another_runtime_gets_it_in_integers(
+    quantized: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exports: list[artefact.Export] = []
+
+    def write(model: Model, header: Header, path: Path, export: artefact.Export) -> None:
+        exports.append(export)
+        raise ConfigError("not written here")
+
+    monkeypatch.setenv("ATROUS_CACHE", str(tmp_path))
+    monkeypatch.setattr(artefact, "write", write)
+    with pytest.warns(AtrousWarning, match="exporting .* for pt2, once"), pytest.raises(ConfigError, match="not writ"):
         segmenter.load(quantized.best, runtime="pt2")
+    assert exports == [artefact.Export("pt2", int8=True, grouping=False)]
 
 
 @pytest.mark.parametrize("step", [2, pytest.param(3, marks=pytest.mark.slow)])

@@ -21,7 +21,6 @@ WEIGHT_LEVELS = 127
 RATE = 0.01  # of the newest batch in a range, as PyTorch's moving averages have it
 SMALLEST = 1e-12  # step
 COLORS = 3  # of an image
-ROUNDING = ("quantize_per_tensor", "fake_quantize_per_tensor_affine")  # operators
 NEARLY_ZERO = 1e-30  # added to anything that matters, it changes nothing
 NAME = "input_range"  # of a convolution's part, and so in the names of its buffers
 RESULT = "result_range"  # the same, for runtimes whose integer convolutions give bytes
@@ -190,6 +189,11 @@ def in_levels(x: Tensor, step: float, zero: int) -> Tensor:
     return y
 
 
+def in_plain_levels(x: Tensor, step: float, zero: int) -> Tensor:
+    """The same in operators that every program has."""
+    return ((x * (1 / step)).round().clamp(-zero, LEVELS - zero)) * step
+
+
 class Int8Conv(nn.Module):
     """A convolution with its weights stored as integers, in operators that runtimes turn into integer arithmetic."""
 
@@ -222,10 +226,7 @@ class Int8Conv(nn.Module):
 
     def forward(self, x: Tensor, *others: Any) -> Tensor:  # noqa: ANN401 - as the part's
         weights = self.dequantized() if self.form == "operators" else self.products()
-        if self.form == "plain":
-            x = torch.fake_quantize_per_tensor_affine(x, self.step, self.zero, 0, LEVELS)
-        else:
-            x = in_levels(x, self.step, self.zero)
+        x = (in_plain_levels if self.form == "plain" else in_levels)(x, self.step, self.zero)
         return called(self.conv, weights, x, *others)
 
     def dequantized(self) -> dict[str, Tensor]:
@@ -260,17 +261,19 @@ def to_integers(model: nn.Module) -> None:
                 setattr(parent, name, Int8Conv(child).eval())
 
 
-class _Moved(TorchDispatchMode):
+class _Moved(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds a share of a step to all that is rounded."""
 
     def __init__(self, share: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.share = share
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
-        if func.name().partition("::")[2] in ROUNDING:
+        if func.name() == "quantized_decomposed::quantize_per_tensor":
             x, step, *others = args
             args = (x + self.share * step, step, *others)
+        if func is torch.ops.aten.round.default:
+            args = (args[0] + self.share,)
         return func(*args, **(kwargs or {}))
 
 

@@ -61,8 +61,7 @@ class Runtime(NamedTuple):
     has_one_size: bool = False  # a file takes images of one size only
     beside: str = ""  # the suffix of a second file that belongs to each
     has_bf16: bool = False  # where the processor has it
-    int8: bool = False  # it computes graphs with convolutions in 8-bit integers
-    as_rounded: Callable[[Deployment], Deployment] | None = None  # its integer convolutions give bytes: where they do
+    as_rounded: Callable[[Deployment], Deployment] | None = None  # where its integer convolutions give integers
     groups: bool = False  # its graphs may hold tensors whose sizes follow from values, such as the number of things
     opens: Mapping[str, Callable[[Path, Mapping[str, str]], Network]] = {}  # files of other rows, with their metadata
     recognises: Callable[[bytes], bool] = lambda start: False  # a file by its first START bytes, whatever it is called

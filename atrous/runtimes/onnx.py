@@ -218,6 +218,5 @@ ONNX = Runtime(
     packages=("onnx", "onnxscript", "onnxruntime"),
     extra="onnx",
     groups=True,
-    int8=True,
     recognises=recognises,
 )

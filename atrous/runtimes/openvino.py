@@ -205,7 +205,6 @@ OPENVINO = Runtime(
     beside=".bin",
     has_bf16=True,
     groups=True,
-    int8=True,
     opens={"onnx": open_graph},
     recognises=recognises,
 )

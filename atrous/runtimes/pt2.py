@@ -169,4 +169,4 @@ def recognises(start: bytes) -> bool:
     return start[:4] == b"PK\x03\x04" and any(part in start for part in (b"/data/weights/", b"/archive_format"))
 
 
-PT2 = Runtime(".pt2", read_metadata, open_file, write=write, groups=True, int8=True, recognises=recognises)
+PT2 = Runtime(".pt2", read_metadata, open_file, write=write, groups=True, recognises=recognises)

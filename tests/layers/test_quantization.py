@@ -150,6 +150,33 @@ def test_as_integers_for_other_programs_it_computes_the_same(kind: str) -> None:
     torch.testing.assert_close(part(x), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("form", ["products", "plain"])
+def test_all_forms_compute_the_same(form: quantization.Form) -> None:
+    torch.manual_seed(0)
+    part, x = (
+        quantized(nn.Sequential(nn.Conv2d(5, 4, 3), nn.Conv2d(4, 6, 1, bias=False)), -3, 3),
+        torch.randn(2, 5, 9, 12),
+    )
+    quantization.to_integers(part)
+    expected = part(x)
+    quantization.write_as(part, form)
+    torch.testing.assert_close(part(x), expected, atol=1e-6, rtol=1e-6)
+    has_bias = [bool(one.bias_step.mul(one.bias).any()) for one in part.children() if isinstance(one, Int8Conv)]
+    assert has_bias == [True, form == "products"]  # OpenVINO needs one
+
+
+@pytest.mark.parametrize("form", ["operators", "plain"])
+def test_moved_values_round_as_if_they_were_greater(form: quantization.Form) -> None:
+    part = quantized(nn.Sequential(nn.Conv2d(1, 1, 1, bias=False)), -1.28, 1.27)
+    part[0].weight.data.fill_(1.0)  # type: ignore[index]
+    quantization.to_integers(part)
+    quantization.write_as(part, form)
+    x = torch.tensor([0.0, 0.004, 0.006]).view(1, 1, 1, 3)  # in steps of 0.01
+    with quantization.moved(0.2):
+        torch.testing.assert_close(part(x).flatten(), torch.tensor([0.0, 0.01, 0.01]))
+    torch.testing.assert_close(part(x).flatten(), torch.tensor([0.0, 0.0, 0.01]))
+
+
 def test_a_bias_that_32_bits_do_not_hold_gets_coarser_weights() -> None:
     conv = nn.Conv2d(4, 1, 1)
     with torch.no_grad():

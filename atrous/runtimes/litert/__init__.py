@@ -16,6 +16,5 @@ LITERT = Runtime(
     packages=("ai_edge_litert",),
     extra="litert",
     has_one_size=True,
-    int8=True,
     as_rounded=with_rounding,
 )

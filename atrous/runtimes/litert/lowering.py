@@ -45,7 +45,8 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
     """In operators that have a counterpart, as far as PyTorch knows."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's own, about its own
-        return program.run_decompositions(_decompositions())
+        result: ExportedProgram = program.run_decompositions(_decompositions())
+    return result
 
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:

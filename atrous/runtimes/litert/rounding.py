@@ -1,4 +1,4 @@
-"""Where a program rounds to 8-bit integers: LiteRT's integer convolutions give bytes, so that their results are rounded.
+"""Where a program rounds to 8-bit integers: LiteRT's integer convolutions give bytes, so their results are rounded.
 
 A result that is rounded anyway, for the next convolution, is rounded as that one needs it; other results, such as those
 of shortcuts, to the range that was measured of them. All else stays in floats.

@@ -9,8 +9,11 @@ from torch import nn
 
 from atrous import artefact, segmenter
 from atrous.artefact import Export
+from atrous.calibration import calibrated
 from atrous.data.label_space import LabelSpace, numbered_names
+from atrous.inference import InferenceConfig
 from atrous.models import Model
+from tests.conftest import noise
 from tests.models.conftest import VARIANTS, small
 
 FAST = ("deeplab_v3", "panoptic_deeplab")
@@ -41,3 +44,16 @@ def test_a_model_computes_the_same_in_litert(variant: str, tmp_path: Path) -> No
     assert len(comparisons) == 2
     assert max(one.difference for one in comparisons) < 1e-4
     assert np.mean([one.equal for one in comparisons]) > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deeplab_v3plus", "panoptic_deeplab", "image_classifier"])
+def test_a_model_of_integers_computes_what_its_graph_does(name: str, tmp_path: Path) -> None:
+    """With joined branches, shortcuts, several heads, and no map at all."""
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip install '.[litert]'")
+    model = model_of(name)
+    header = segmenter.of_model(model, LabelSpace(names=numbered_names(5))).header
+    rounded = calibrated(model, lambda: iter([noise(60, 70), noise(50, 66)]), InferenceConfig(), results=True)
+    comparisons = artefact.write(rounded, header, tmp_path / "m.tflite", Export("litert", SIZE, int8=True))
+    assert min(one.difference for one in comparisons) < 1e-6
+    assert (tmp_path / "m.tflite").stat().st_size < 0.5 * sum(4 * one.numel() for one in model.parameters())
