@@ -141,6 +141,13 @@ def _read_pth(path: Path, label: str) -> ForeignWeights:
     return joined(path, weights, lambda partner: ForeignWeights(str(partner), read_pth(partner)))
 
 
+def _refuse_pickle(path: Path, label: str) -> ForeignWeights:
+    raise ConversionError(
+        f"{path}: a pickle, such as Detectron2's, of which no network is read; weights of another program can be saved "
+        'alone: torch.save(model.state_dict(), "weights.pth")'
+    )
+
+
 def _read_safetensors(path: Path, label: str) -> ForeignWeights:
     return described(path, ForeignWeights(label, read_safetensors(path)))
 
@@ -172,6 +179,7 @@ READERS: dict[tuple[str, ...], Callable[[Path, str], ForeignWeights]] = {  # by 
     (SAFETENSORS,): _read_safetensors,
     (LIGHTNING,): _read_ckpt,
     ARCHIVES: _read_archive,
+    (".pkl", ".pickle"): _refuse_pickle,
 }
 BY_CONTENT: dict[Kind | None, Callable[[Path, str], ForeignWeights]] = {
     "tflite": _read_tflite,
