@@ -1,17 +1,17 @@
 """The ranges of 8-bit integers, from what the convolutions of a trained network are given on some images."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from atrous.inference import InferenceConfig, as_batch, look
 from atrous.layers import quantization
-from atrous.layers.quantization import LEVELS
+from atrous.layers.quantization import LEVELS, Range
 from atrous.models import Model
 from atrous.types import Image
 
@@ -42,10 +42,18 @@ def calibrated(
     images: Callable[[], Iterable[Image]],
     protocol: InferenceConfig,
     method: Method = "minmax",
+    *,
+    results: bool = False,
 ) -> Model:
-    """A copy of `model` that computes as 8-bit integers do. `images` are read twice, but for minmax."""
+    """A copy of `model` that computes as 8-bit integers do. `images` are read twice, but for minmax.
+
+    With `results`, the ranges of what convolutions give are measured, too; ranges that the model has are kept.
+    """
     model = copy.deepcopy(model).eval()
-    quantization.add_ranges(model)
+    if not quantization.has_ranges(model):
+        quantization.add_ranges(model)
+    if results:
+        quantization.add_results(model)
     extremes: dict[str, tuple[float, float]] = {}
 
     def widen(name: str, x: Tensor) -> None:
@@ -55,10 +63,18 @@ def calibrated(
 
     _observe(model, images, protocol, widen)
     ranges = extremes if method == "minmax" else _chosen(model, images, protocol, extremes, METHODS[method])
-    for name, one in quantization.ranges(model):
+    for name, one in _unknown(model):
         if name in ranges:  # else no image came there
             one.set(*ranges[name])
     return model
+
+
+def _unknown(model: Model) -> Iterator[tuple[str, Range]]:
+    """The ranges without values, by names of their own."""
+    for kind in (quantization.NAME, quantization.RESULT):
+        for name, one in quantization.ranges(model, kind):
+            if not one.count:
+                yield f"{name}.{kind}", one
 
 
 def _chosen(
@@ -86,12 +102,20 @@ def _observe(
     protocol: InferenceConfig,
     note: Callable[[str, Tensor], None],
 ) -> None:
-    """Let `note` have all that convolutions are given while the network sees the images as in a prediction."""
+    """Let `note` have all that the ranges without values are of, while the network sees the images as in a prediction."""
 
-    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def of_input(name: str) -> Callable[..., None]:
         return lambda part, inputs: note(name, inputs[0])
 
-    handles = [one.register_forward_pre_hook(hook(name)) for name, one in quantization.ranges(model)]
+    def of_result(name: str) -> Callable[..., None]:
+        return lambda part, inputs, result: note(name, result)
+
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(of_input(name))
+        if name.endswith(quantization.NAME)
+        else model.get_submodule(name.rpartition(".")[0]).register_forward_hook(of_result(name))
+        for name, _ in list(_unknown(model))
+    ]
     try:
         for image in images():
             look(model, as_batch(image, model.shift.device), protocol)

@@ -679,6 +679,9 @@ def export(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="let it also give the class probabilities of each pixel")
     ] = False,
+    grouping: Annotated[
+        bool, typer.Option("--grouping/--no-grouping", help="of a panoptic model: let it also give the panoptic map")
+    ] = True,
     images: Annotated[
         list[str] | None,
         typer.Option(
@@ -711,6 +714,7 @@ def export(
         out=out,
         size=export.parse_size(size),
         probabilities=probabilities,
+        grouping=grouping,
         images=images or [],
         integers=_integers(int8, calibrate, calibration, overrides),
     )

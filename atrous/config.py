@@ -22,7 +22,7 @@ from pydantic.fields import FieldInfo
 from atrous import other_words, trees
 from atrous.backbones import BACKBONES, PREFIXES, BackboneConfig
 from atrous.data import FORMATS, AnyDataConfig, description, recognised
-from atrous.data.transforms import AugmentConfig
+from atrous.data.augment_config import AugmentConfig
 from atrous.errors import ConfigError, warn_once
 from atrous.files import user_path
 from atrous.inference import InferenceConfig

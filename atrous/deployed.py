@@ -5,8 +5,8 @@ Padding, normalisation, upsampling, cropping and the arg-max are inside, with th
 
 import copy
 import warnings
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeAlias
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +23,9 @@ from atrous.types import NO_MAP, Facts, Outputs, Size
 
 IMAGES = "images"  # the input: [B, H, W, 3] uint8, RGB
 LABELS, LOGITS, CLASSES, PROBABILITIES = "labels", "logits", "classes", "probabilities"
+CENTER, OFFSET = "center", "offset"
+HEADS = (LOGITS, CENTER, OFFSET, CLASSES)  # what inference reads
+Decoder: TypeAlias = Callable[[Tensor, Outputs], Tensor]  # [B, H, W], from classes and heads at the image's size
 TRACED = (70, 99)  # height and width that no part of a network has
 SMALL = (1, 3, 65, 65)
 HALF = 0.5  # a scale, to learn whether a network's outputs depend on it
@@ -31,13 +34,21 @@ HALF = 0.5  # a scale, to learn whether a network's outputs depend on it
 class Deployed(nn.Module):
     """[B, H, W, 3] uint8 -> a tensor for each of `names`.
 
-    `labels` [B, H, W] (uint8 for up to 256 classes, else int32) and, on request, `probabilities` [B, C, H, W];
-    `logits` and a panoptic network's `center` and `offset` on the network's own grid; `classes` [B, C] of a classifier.
+    `labels` [B, H, W] (uint8 for up to 256 classes, else int32), a map [B, H, W] of each of `decoders` and, on request,
+    `probabilities` [B, C, H, W]; `logits` and a panoptic network's `center` and `offset` on the network's own grid;
+    `classes` [B, C] of a classifier.
     """
 
     mean: Tensor  # [3, 1, 1]
 
-    def __init__(self, model: Model, *, probabilities: bool = False, pads: bool = True) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        probabilities: bool = False,
+        pads: bool = True,
+        decoders: Mapping[str, Decoder] | None = None,
+    ) -> None:
         super().__init__()
         self.facts = model.facts
         self.pads = pads and self.facts.convention == "aligned_corners"
@@ -45,7 +56,8 @@ class Deployed(nn.Module):
         fold(self.network)
         self.register_buffer("mean", model.shift.detach().clone())
         self.network.shift = torch.zeros_like(model.shift)  # images are centred here, so that 0 pads them
-        self.names = names_of(model, probabilities=probabilities)
+        self.decoders = dict(decoders or {})
+        self.names = names_of(model, tuple(self.decoders), probabilities=probabilities)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         height, width = images.shape[1:3]
@@ -56,10 +68,14 @@ class Deployed(nn.Module):
         outputs: Outputs = self.network(centred)
         maps = dict(maps_of(outputs))
         if LABELS in self.names:
-            full = resize(outputs.semantic, frame, self.facts.convention)[:, :, :height, :width]
-            maps[LABELS] = full.argmax(1).to(torch.uint8 if self.facts.num_classes <= 256 else torch.int32)
-            maps[PROBABILITIES] = full.softmax(1) if PROBABILITIES in self.names else full
+            full = {name: self._at_image(x, frame, (height, width)) for name, x in maps.items()}
+            maps[LABELS] = full[LOGITS].argmax(1).to(torch.uint8 if self.facts.num_classes <= 256 else torch.int32)
+            maps[PROBABILITIES] = full[LOGITS].softmax(1) if PROBABILITIES in self.names else full[LOGITS]
+            maps |= {name: decode(maps[LABELS], outputs_of(full)) for name, decode in self.decoders.items()}
         return tuple(maps[name] for name in self.names)
+
+    def _at_image(self, x: Tensor, frame: Size, size: Size) -> Tensor:
+        return resize(x, frame, self.facts.convention)[:, :, : size[0], : size[1]]
 
 
 def frame_of(size: Size, facts: Facts, *, pads: bool) -> Size:
@@ -73,21 +89,21 @@ def frame_of(size: Size, facts: Facts, *, pads: bool) -> Size:
 def maps_of(outputs: Outputs) -> Mapping[str, Tensor]:
     """What inference reads of a network's outputs, by the names that they have in files."""
     semantic = outputs.semantic if outputs.semantic.ndim == 4 else None
-    maps = {LOGITS: semantic, "center": outputs.center, "offset": outputs.offset, CLASSES: outputs.classes}
+    maps = {LOGITS: semantic, CENTER: outputs.center, OFFSET: outputs.offset, CLASSES: outputs.classes}
     return {name: x for name, x in maps.items() if x is not None}
 
 
 def outputs_of(maps: Mapping[str, Tensor]) -> Outputs:
     """The reverse."""
-    return Outputs(maps.get(LOGITS, NO_MAP), maps.get(CLASSES), maps.get("center"), maps.get("offset"))
+    return Outputs(maps.get(LOGITS, NO_MAP), maps.get(CLASSES), maps.get(CENTER), maps.get(OFFSET))
 
 
-def names_of(model: Model, *, probabilities: bool) -> tuple[str, ...]:
+def names_of(model: Model, decoded: tuple[str, ...] = (), *, probabilities: bool) -> tuple[str, ...]:
     """The outputs' names, labels first."""
     with torch.inference_mode():
         maps = maps_of(model(torch.zeros(SMALL, device=model.shift.device)))
     if LOGITS in maps:
-        return (LABELS, *maps, *([PROBABILITIES] if probabilities else []))
+        return (LABELS, *decoded, *maps, *([PROBABILITIES] if probabilities else []))
     if probabilities:
         raise ConfigError(f"--probabilities: a {model.task} network has no class map")
     return tuple(maps)
@@ -118,10 +134,17 @@ class Deployment(NamedTuple):
     module: Deployed
     size: Size | None  # of images; None: any
     metadata: Mapping[str, str]
+    program: ExportedProgram | None = None  # the graph, where a runtime has changed it
 
     @property
     def names(self) -> tuple[str, ...]:
         return self.module.names
+
+    def computed(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What the graph gives in PyTorch for images [B, H, W, 3]."""
+        module = self.module if self.program is None else self.program.module(check_guards=False)
+        outputs: tuple[Tensor, ...] = module(images)
+        return outputs
 
 
 def export_of(module: Deployed, model: Model, size: Size | None) -> Export:
@@ -146,6 +169,8 @@ def traced(deployment: Deployment, *, named: bool = False) -> ExportedProgram:
 
     Raises ConfigError for a network whose graph depends on the size.
     """
+    if deployment.program is not None:
+        return deployment.program
     batch, size = (2, TRACED) if deployment.size is None else (1, deployment.size)
     images = torch.zeros(batch, *size, 3, dtype=torch.uint8)
     dynamic = {IMAGES: dict.fromkeys(range(3), Dim.DYNAMIC) if deployment.size is None else None}

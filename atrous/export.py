@@ -26,14 +26,15 @@ def run(
     out: Path | None = None,
     size: Size | None = None,
     probabilities: bool = False,
+    grouping: bool = True,
     images: Sequence[str] = (),
     integers: int8.Request | None = None,
     console: Console | None = None,
 ) -> Path:
     """Export the model file `path` for a runtime, a row of RUNTIMES, and print what was compared.
 
-    `size` is the only one that the file will take; None: any, or `default_size` where it must be one. `images` are
-    compared, too. With `integers`, convolutions compute in 8-bit integers; what that costs is printed, and measured on
+    `size` is the only one that the file will take; None: any, or `default_size` where it must be one. With `grouping`,
+    a panoptic model's graph also groups pixels into things, if the format can. `images` are compared, too. With `integers`, convolutions compute in 8-bit integers; what that costs is printed, and measured on
     data. Raises ConfigError for what the runtime can't do, OSError, and Mismatch if the file computes something else:
     then it isn't written.
     """
@@ -47,11 +48,8 @@ def run(
     model = segmenter.load(path)
     pictures = read_images(images)
     console.print(f"exporting {path} for {to}; the file is then compared with the model", soft_wrap=True)
-    if size is None and RUNTIMES[to].has_one_size:
-        size = artefact.default_size(model.header)
-        console.print(f"--size {size[0]},{size[1]}: files for {to} take images of one size", soft_wrap=True)
-    settings = Export(to, size, probabilities, int8=integers is not None)
-    exported, judge = (model, unjudged) if integers is None else integer_model(model, integers, size, console)
+    settings = possible(Export(to, size, probabilities, int8=integers is not None, grouping=grouping), model, console)
+    exported, judge = (model, unjudged) if integers is None else integer_model(model, integers, settings.size, console)
     artefact.write(
         exported.model,
         model.header,
@@ -65,6 +63,21 @@ def run(
     if integers is not None and integers.settings:
         int8.print_loss(model, target, integers.settings, console)
     return target
+
+
+def possible(export: Export, model: Segmenter, console: Console) -> Export:
+    """What files for the runtime can do of what is asked for; the rest is said."""
+    name, row = export.runtime, RUNTIMES[export.runtime]
+    if export.size is None and row.has_one_size:
+        height, width = artefact.default_size(model.header)
+        export = export._replace(size=(height, width))
+        console.print(f"--size {height},{width}: files for {name} take images of one size", soft_wrap=True)
+    if export.grouping and model.task.decoders is not None and not row.groups:
+        export = export._replace(grouping=False)
+        console.print(
+            f"--no-grouping: files for {name} can't group pixels into things; `atrous.load` does", soft_wrap=True
+        )
+    return export
 
 
 def integer_model(

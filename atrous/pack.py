@@ -30,7 +30,7 @@ from atrous.data.label_space import LabelSpace
 from atrous.data.loader import read_each
 from atrous.data.packed import INDEX, Index, Kind, Row, Shard, Split, read_index
 from atrous.data.strips import checksums
-from atrous.data.transforms import Window, resample_window
+from atrous.data.windows import Window, resample_window
 from atrous.errors import AtrousError, ConfigError, DataError, listing, text_of
 from atrous.files import prepare_output, remove_leftovers, user_path, write_atomically
 from atrous.progress import counting, say

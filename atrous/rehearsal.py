@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from atrous import config as configs
-from atrous import distributed, run_folder, terminal, train
+from atrous import distributed, run_folder, terminal
 from atrous.config import Config
 from atrous.data.label_space import LabelSpace
 from atrous.data.survey import Survey
@@ -26,7 +26,9 @@ from atrous.errors import AtrousError, out_of_memory
 from atrous.interrupt import StopFlag
 from atrous.peak_memory import peak, release_memory, reset_peak, status
 from atrous.tasks.contract import Objective
-from atrous.train import Learner, Pass, Standing
+from atrous.training import learner as learners
+from atrous.training.learner import Learner, Standing
+from atrous.training.passes import Pass, add_gradients, agree
 from atrous.types import Batch
 
 POINTS = 2  # make a line
@@ -61,12 +63,12 @@ def rehearse(order: Mapping[str, Any]) -> None:
     space = LabelSpace.model_validate_json(order["space"])
     world = World(0, 1, distributed.choose_device(order["device"]))
     limit_memory(order["memory"], world)
-    learner, _ = train.build(config, space, (), {}, world, terminal.console(), is_new=False)
-    objective = train.objective_of(learner.model, config, space, made_up_survey(space), world)
+    learner, _ = learners.build(config, space, (), {}, world, terminal.console(), is_new=False)
+    objective = learners.objective_of(learner.model, config, space, made_up_survey(space), world)
     tell_points(order["images"], partial(point, learner, objective, config, space, world))
     release_memory()
     reset_peak(world.device)
-    run_folder.serialized(train.snapshot(learner, Standing()))
+    run_folder.serialized(learners.snapshot(learner, Standing()))
     tell(saving=peak(world.device))
 
 
@@ -103,10 +105,10 @@ def step(learner: Learner, objective: Objective, config: Config, batch: Batch, w
     start, settings = time.perf_counter(), config.train.model_copy(update={"micro_batch": None, "accumulate": 1})
     on_device = batch.to(world.device)
     passes = [Pass(on_device, objective.targets(on_device))]
-    counts, _ = train.agree(objective, passes, 0, settings, StopFlag(), world)
-    train.set_schedules(learner, config, 0, world)
-    losses = train.add_gradients(learner.parallel, objective, passes, counts, settings, 0, world)
-    train.update(learner, config, 0)
+    counts, _ = agree(objective, passes, 0, settings, StopFlag(), world)
+    learners.set_schedules(learner, config, 0, world)
+    losses = add_gradients(learner.parallel, objective, passes, counts, settings, 0, world)
+    learners.update(learner, config, 0)
     [float(term) for term in losses[-1].terms.values()]  # a GPU has then done it
     return time.perf_counter() - start
 

@@ -97,7 +97,8 @@ def _indices(label: str) -> Any:  # noqa: ANN401
 def atrous_job(dataset: str, reading: str, place: str, resampling: str) -> Job:
     import torch
 
-    from atrous.data.transforms import AugmentConfig, augment
+    from atrous.data.augment_config import AugmentConfig
+    from atrous.data.transforms import augment
 
     torch.set_num_threads(1)
     crop = DATA[dataset].crop
@@ -144,8 +145,9 @@ def measure(dataset: str, reading: str, who: str, place: str, files: list[tuple[
 
 def memory(place: str) -> list[float]:
     """Resident MiB of a process before the first batch, and after each of three epochs."""
+    from atrous.data.augment_config import AugmentConfig
     from atrous.data.loader import Stream, training_batches
-    from atrous.data.transforms import AugmentConfig, augment
+    from atrous.data.transforms import augment
 
     samples = samples_of("voc", "shards", place)
     config = AugmentConfig(crop=(513, 513), scale_step=0)

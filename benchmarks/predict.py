@@ -6,14 +6,14 @@ pip install -e .[peers]       # or: pip install --no-deps --target PEERS/smp seg
 git clone https://github.com/hszhao/semseg PEERS/semseg        (the PSPNet of its paper)
 python benchmarks/predict.py --peers PEERS [--case mobilenet_v2-512] [--rounds 5] [--tflite FILE.tflite] [--image PHOTO]
 
-A process each, which take turns. Networks have random weights and the same number of classes.
+A process each, which take turns. Networks have random weights and the same number of classes. All processes live at the
+same time: with large images, name some programs at a time (`--program`), the standard among them.
 """
 
 import contextlib
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -40,6 +40,7 @@ from benchmarks.train import declare_vision_operators, machine  # noqa: E402
 
 Image = NDArray[np.uint8]  # [H, W, 3]
 Predict = Callable[[Image], NDArray[Any]]  # [H, W] classes
+MEBI = 2**20
 MEAN, SCALE = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, of uint8
 NUM_CALIBRATION = 8  # pictures
 SHARE_CALLS = 4
@@ -93,40 +94,51 @@ class Own(NamedTuple):
     suffix: str = ".safetensors"  # of the file, beside the model's
     runtime: str = ""  # that it is exported for
     int8: bool = False
+    is_sized: bool = False  # for images of one size, as the peers' files are
     how: Mapping[str, Any] = {}  # options of `atrous.load`
 
+    def file(self, case: Case) -> Path:
+        size = f".{case.height}x{case.width}" if self.is_sized else ""
+        return Path(case.model).with_suffix(f"{size}{'.int8' if self.int8 else ''}{self.suffix}")
 
+
+FP32, BF16 = {"precision": "fp32"}, {"precision": "bf16"}
 OWN: Mapping[str, Own] = {
     "atrous": Own(),  # as users get it
-    "atrous, fp32": Own(how={"precision": "fp32"}),
-    "atrous, bf16": Own(how={"precision": "bf16"}),
-    "atrous, compiled, bf16": Own(how={"precision": "bf16", "compile": True}),
+    "atrous, fp32": Own(how=FP32),
+    "atrous, bf16": Own(how=BF16),
+    "atrous, compiled, bf16": Own(how={**BF16, "compile": True}),
     "atrous, ONNX Runtime": Own(".onnx", "onnx"),
-    "atrous, ONNX Runtime, int8": Own(".int8.onnx", "onnx", int8=True),
-    "atrous, OpenVINO": Own(".xml", "openvino", how={"precision": "fp32"}),
-    "atrous, OpenVINO, bf16": Own(".xml", "openvino", how={"precision": "bf16"}),
-    "atrous, OpenVINO, int8": Own(".int8.xml", "openvino", int8=True, how={"precision": "bf16"}),
+    "atrous, ONNX Runtime, int8": Own(".onnx", "onnx", int8=True),
+    "atrous, LiteRT": Own(".tflite", "litert", is_sized=True),
+    "atrous, OpenVINO": Own(".xml", "openvino", how=FP32),
+    "atrous, OpenVINO, bf16": Own(".xml", "openvino", how=BF16),
+    "atrous, OpenVINO, bf16, one size": Own(".xml", "openvino", is_sized=True, how=BF16),
+    "atrous, OpenVINO, int8": Own(".xml", "openvino", int8=True, how=BF16),
+    "atrous, OpenVINO, int8, one size": Own(".xml", "openvino", int8=True, is_sized=True, how=BF16),
 }
 
 
-def opened(case: Case, own: Own) -> Any:  # noqa: ANN401 - a Segmenter; the peers' processes don't import it
-    import atrous
+class Program(NamedTuple):
+    """One that is ready to predict."""
 
-    return atrous.load(Path(case.model).with_suffix(own.suffix), **own.how)
-
-
-def atrous_predict(case: Case, own: Own) -> Predict:
-    segmenter = opened(case, own)
-    return lambda image: segmenter.predict(image).semantic
+    predict: Predict
+    share: Callable[[Image], float] = lambda image: math.nan  # of upsampling and arg-max, where it is known
 
 
-def upsampling_share(case: Case, own: Own, image: Image) -> float:
-    """Upsampling and arg-max as a part of a whole prediction."""
+def atrous_program(case: Case, own: Own) -> Program:
+    import atrous  # not in the peers' processes
+
+    segmenter = atrous.load(own.file(case), **own.how)
+    return Program(lambda image: segmenter.predict(image).semantic, partial(upsampling_share, segmenter))
+
+
+def upsampling_share(segmenter: Any, image: Image) -> float:  # noqa: ANN401 - a Segmenter
+    """Upsampling and arg-max as a part of a whole prediction, by the clock."""
     from atrous.inference import as_batch, pad_to_grid
     from atrous.layers.resize import image_size
     from atrous.ops import upsample_argmax
 
-    segmenter = opened(case, own)
     padded = pad_to_grid(as_batch(image, segmenter.device), segmenter.network)
     is_aligned = segmenter.network.facts.convention == "aligned_corners"
     logits = segmenter.prepared(padded).semantic
@@ -134,7 +146,7 @@ def upsampling_share(case: Case, own: Own, image: Image) -> float:
         partial(upsample_argmax, logits, image_size(padded), align_corners=is_aligned),
         partial(segmenter.predict, image),
     )
-    part, whole = (median(timed(call).core for _ in range(SHARE_CALLS + 1)) for call in calls)
+    part, whole = (median(timed(call).clock for _ in range(SHARE_CALLS + 1)) for call in calls)
     return part / whole
 
 
@@ -151,7 +163,7 @@ def timed(call: Callable[[], object]) -> Seconds:
     return Seconds(time.perf_counter() - clock, time.process_time() - core)
 
 
-def write_integers(runtime: str, model: str, images: str, target: str) -> None:
+def write_integers(runtime: str, model: str, images: str, size: str, target: str) -> None:
     """As `atrous export --int8` writes it, without its comparison, which refuses random weights: they amplify rounding
     as trained ones do not.
     """
@@ -164,7 +176,8 @@ def write_integers(runtime: str, model: str, images: str, target: str) -> None:
     segmenter, _ = int8.integer_model(atrous.load(model), int8.Request(images=[images]), Console(stderr=True))
     write = RUNTIMES[runtime].write
     assert write is not None
-    settings = artefact.Export(runtime, int8=True)
+    height, width = map(int, size.split(",")) if size else (0, 0)
+    settings = artefact.Export(runtime, (height, width) if size else None, int8=True)
     with artefact.aside(Path(target), RUNTIMES[runtime]) as temporary:
         write(artefact.deployment_of(segmenter.model, segmenter.header, settings), temporary)
 
@@ -175,21 +188,30 @@ def export_all(case: Case, names: Sequence[str]) -> None:
 
     from atrous.bench_process import pictures
 
-    model, images = Path(case.model), Path(case.model).with_name("images")
+    images = Path(case.model).with_name("images")
     images.mkdir(exist_ok=True)
     for number, picture in enumerate(pictures(case.image, (case.height, case.width), NUM_CALIBRATION)):
         PILImage.fromarray(picture).save(images / f"{number}.png")
     for own in (OWN[name] for name in names if OWN[name].runtime):
-        target = model.with_suffix(own.suffix)
-        if target.exists():
-            continue
-        verb = ("-m", "atrous", "export", model, "--to", own.runtime, "--out", target)
-        words = (__file__, "--integers", own.runtime, model, images, target) if own.int8 else verb
-        command = [sys.executable, *map(str, words)]
-        surroundings = os.environ | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(f"{target.name}: {done.stderr.strip()[-1000:]}", file=sys.stderr, flush=True)
+        if not own.file(case).exists():
+            run_alone(export_command(case, own, images))
+
+
+def export_command(case: Case, own: Own, images: Path) -> list[object]:
+    size, target = f"{case.height},{case.width}" if own.is_sized else "", own.file(case)
+    if own.int8:
+        return [__file__, "--integers", own.runtime, case.model, images, size, target]
+    sized = ["--size", size] if size else []
+    return ["-m", "atrous", "export", case.model, "--to", own.runtime, "--out", target, *sized]
+
+
+def run_alone(words: Sequence[object], folders: Sequence[str] = ()) -> None:
+    """Python in a process of its own, whose failure is told."""
+    surroundings = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *folders])}
+    command = [sys.executable, *map(str, words)]
+    done = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{' '.join(command[1:])}: {done.stderr.strip()[-1000:]}", file=sys.stderr, flush=True)
 
 
 # ---- the peers' networks
@@ -269,66 +291,116 @@ def normalized(image: Image) -> NDArray[np.float32]:  # [1, 3, H, W]
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
 
 
-def onnx_file(model: nn.Module, case: Case) -> Path:
-    """Exported at the size of the images, with the upsampling that is part of the peer's network."""
-    path = Path(case.model).with_name(f"{type(model).__name__}-{case.height}x{case.width}.onnx")
-    if not path.exists():
-        example = torch.zeros(1, 3, case.height, case.width)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        torch.onnx.export(model, (example,), str(temporary), dynamo=False, opset_version=17)
-        temporary.rename(path)
-    return path
+class InGraph(nn.Module):
+    """All in the graph, as a careful user exports it: [1, H, W, 3] bytes -> [1, H, W] classes."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        for name, values in (("mean", MEAN), ("scale", SCALE)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = (images.permute(0, 3, 1, 2).float() - self.mean) / self.scale
+        return self.model(pixels).argmax(1).to(torch.uint8)  # type: ignore[no-any-return]
 
 
-def onnxruntime(model: nn.Module, case: Case) -> Predict:
+def onnx_file(case: Case, peer: str, *, in_graph: bool = False) -> Path:
+    """Where the peer's network is, with the upsampling that is part of it, for images of this size."""
+    kind = "-labels" if in_graph else ""
+    return Path(case.model).with_name(f"{peer}-{case.height}x{case.width}{kind}.onnx")
+
+
+def write_onnx(case: Case, peer: str, *, in_graph: bool) -> None:
+    """By PyTorch's older exporter, which most programs use, or by the newer one what that refuses."""
+    path, model, sides = onnx_file(case, peer, in_graph=in_graph), PEER_NETWORKS[peer](case), (case.height, case.width)
+    example = torch.zeros(1, *sides, 3, dtype=torch.uint8) if in_graph else torch.zeros(1, 3, *sides)
+    network, temporary = InGraph(model).eval() if in_graph else model, path.with_suffix(".part")
+    try:
+        torch.onnx.export(network, (example,), str(temporary), dynamo=False, opset_version=17)
+    except (RuntimeError, torch.onnx.errors.OnnxExporterError):
+        torch.onnx.export(network, (example,), str(temporary), dynamo=True, external_data=False)
+    temporary.rename(path)
+
+
+def onnxruntime(case: Case, peer: str) -> Predict:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = case.threads
-    session = ort.InferenceSession(onnx_file(model, case), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(onnx_file(case, peer), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda image: session.run(None, {name: normalized(image)})[0][0].argmax(0).astype(np.uint8)
 
 
-def openvino(model: nn.Module, case: Case, precision: str | None = None) -> Predict:
+def openvino(case: Case, peer: str, precision: str | None = None) -> Predict:
+    network = openvino_network(onnx_file(case, peer), case, precision)
+    return lambda image: network(normalized(image))[0][0].argmax(0).astype(np.uint8)
+
+
+def openvino_in_graph(case: Case, peer: str) -> Predict:
+    network = openvino_network(onnx_file(case, peer, in_graph=True), case, None)
+    return lambda image: network(image[None])[0][0]
+
+
+def openvino_network(path: Path, case: Case, precision: str | None) -> Any:  # noqa: ANN401
     import openvino as ov
 
     hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": case.threads}
     hints |= {} if precision is None else {"INFERENCE_PRECISION_HINT": precision}
-    network = ov.Core().compile_model(onnx_file(model, case), "CPU", hints)
-    return lambda image: network(normalized(image))[0][0].argmax(0).astype(np.uint8)
+    return ov.Core().compile_model(path, "CPU", hints)
 
 
-Pipeline = Callable[[nn.Module, Case], Predict]
-PIPELINES: Mapping[str, Pipeline] = {
+IN_PYTORCH: Mapping[str, Callable[[nn.Module, Case], Predict]] = {
     "eager": eager,
     "channels-last, bf16": reduced,
     "compiled, bf16": compiled,
+}
+EXPORTED: Mapping[str, Callable[[Case, str], Predict]] = {
     "ONNX Runtime": onnxruntime,
     "OpenVINO": openvino,
     "OpenVINO, bf16": partial(openvino, precision="bf16"),
+    "OpenVINO, all in the graph": openvino_in_graph,
 }
 
 
-def peer_predict(case: Case, peer: str, pipeline: str) -> Predict:
-    return PIPELINES[pipeline](PEER_NETWORKS[peer](case), case)
+def peer_program(case: Case, peer: str, pipeline: str) -> Program:
+    if pipeline in EXPORTED:
+        return Program(EXPORTED[pipeline](case, peer))
+    return Program(IN_PYTORCH[pipeline](PEER_NETWORKS[peer](case), case))
+
+
+def export_peers(case: Case, names: Sequence[str], peers: Path | None) -> None:
+    """Not in the processes that open the files, whose memory is measured."""
+    for peer in PEER_NETWORKS:
+        pipelines = [name.removeprefix(f"{peer}, ") for name in names if name.startswith(f"{peer}, ")]
+        for in_graph in {name == "OpenVINO, all in the graph" for name in pipelines if name in EXPORTED}:
+            if not onnx_file(case, peer, in_graph=in_graph).exists():
+                run_alone([__file__, "--onnx", json.dumps([case, peer, in_graph])], folders_of(peers))
+
+
+def folders_of(peers: Path | None) -> list[str]:
+    return [str(path.absolute()) for path in sorted(peers.iterdir())] if peers else []
 
 
 # ---- the published TFLite models
 
 
-def litert_original(case: Case) -> Predict:
+def litert_original(case: Case) -> Program:
     """As its documentation shows; a float model takes -1..1."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     interpreter = Interpreter(case.network, num_threads=case.threads)
     with contextlib.suppress(RuntimeError):
         interpreter.allocate_tensors()
-        return partial(invoke, interpreter)
+        return Program(partial(invoke, interpreter))
     plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # XNNPACK refuses this file
     interpreter = Interpreter(case.network, num_threads=case.threads, experimental_op_resolver_type=plain)
     interpreter.allocate_tensors()
-    return partial(invoke, interpreter)
+    return Program(partial(invoke, interpreter))
 
 
 def invoke(interpreter: Any, image: Image) -> NDArray[Any]:  # noqa: ANN401
@@ -343,36 +415,40 @@ def invoke(interpreter: Any, image: Image) -> NDArray[Any]:  # noqa: ANN401
 # ---- programs by name
 
 
-def programs(case: Case) -> dict[str, Callable[[], Predict]]:
+def programs(case: Case) -> dict[str, Callable[[], Program]]:
     """What is compared; the first of the peers' is the standard that ratios are of."""
-    ours = {name: partial(atrous_predict, case, own) for name, own in OWN.items()}
+    ours = {name: partial(atrous_program, case, own) for name, own in OWN.items()}
     if case.network not in NETWORKS:
         return {"LiteRT, original file": partial(litert_original, case), **ours}
-    peers = NETWORKS[case.network].peers
-    theirs = {f"{peer}, {kind}": partial(peer_predict, case, peer, kind) for peer in peers for kind in PIPELINES}
-    return {**theirs, **ours}
+    kinds = [(peer, kind) for peer in NETWORKS[case.network].peers for kind in (*IN_PYTORCH, *EXPORTED)]
+    return {**{f"{peer}, {kind}": partial(peer_program, case, peer, kind) for peer, kind in kinds}, **ours}
 
 
 # ---- a process that measures
 
 
-def serve(case: Case, program: str) -> None:
+def serve(case: Case, name: str) -> None:
     """Warm up, then predict for a round at each line of the input, and print how long each prediction took."""
+    from atrous.peak_memory import peak, release_memory, reset_peak
+
     warnings.simplefilter("ignore")
     torch.set_num_threads(case.threads)
     torch.manual_seed(0)
-    predict = programs(case)[program]()
-    image = picture(case)
+    device = torch.device("cpu")
+    program, image = programs(case)[name](), picture(case)
     for _ in range(WARM_UP):
-        labels = predict(image)
-    share = upsampling_share(case, OWN[program], image) if program in OWN and case.network in NETWORKS else math.nan
+        labels = program.predict(image)
+    share = program.share(image)
+    release_memory()  # others are measured now
     tell({"labels": describe(labels), "share": share})
     for _ in sys.stdin:
-        predict(image)  # others had the cache in between
+        reset_peak(device)
+        program.predict(image)  # others had the cache in between
         times: list[Seconds] = []
         while not times or (case.height < BIG and sum(one.clock for one in times) < STEP):
-            times.append(timed(partial(predict, image)))
-        tell({"times": times, "mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
+            times.append(timed(partial(program.predict, image)))
+        tell({"times": times, "mebibytes": peak(device) / MEBI})
+        release_memory()
 
 
 def picture(case: Case) -> Image:
@@ -418,7 +494,7 @@ class Worker(NamedTuple):
 
 @contextlib.contextmanager
 def worker(case: Case, program: str, peers: Path | None) -> Iterator[Worker]:
-    folders = [str(path) for path in sorted(peers.iterdir())] if peers and not program.startswith("atrous") else []
+    folders = [] if program.startswith("atrous") else folders_of(peers)
     paths = os.pathsep.join([str(ROOT), *folders, os.environ.get("PYTHONPATH", "")])
     surroundings = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(case.threads)}
     command = [sys.executable, __file__, "--child", json.dumps([case, program])]
@@ -444,6 +520,7 @@ def measure(case: Case, rounds: int, peers: Path | None, only: Sequence[str]) ->
     """Every program of a case: A B C A B C ..."""
     names = [name for name in programs(case) if not only or any(word in name for word in only)]
     export_all(case, [name for name in names if name in OWN])
+    export_peers(case, names, peers)
     with contextlib.ExitStack() as stack:
         timed, workers = dict[str, Timed](), dict[str, Worker]()
         for name in names:
@@ -557,5 +634,8 @@ if __name__ == "__main__":
         serve(Case(*place), title)
     elif sys.argv[1:2] == ["--integers"]:
         write_integers(*sys.argv[2:])
+    elif sys.argv[1:2] == ["--onnx"]:
+        place, title, is_labels = json.loads(sys.argv[2])
+        write_onnx(Case(*place), title, in_graph=is_labels)
     else:
         typer.run(main)

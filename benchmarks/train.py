@@ -80,9 +80,10 @@ def atrous_step(case: Case) -> Step:
     from rich.console import Console
 
     from atrous import config as configs
-    from atrous import train
     from atrous.data.label_space import LabelSpace
     from atrous.distributed import World
+    from atrous.training import learner as learners
+    from atrous.training import passes
     from atrous.types import Batch
 
     network = NETWORKS[case.network]
@@ -90,17 +91,17 @@ def atrous_step(case: Case) -> Step:
     config = configs.load(network.recipe, settings)
     space = LabelSpace(names=tuple(f"class {number}" for number in range(case.num_classes)), ignore=IGNORE)
     world = World(0, 1, torch.device(case.device))
-    learner, _ = train.build(config, space, (), {}, world, Console(quiet=True), is_new=False)  # random weights
+    learner, _ = learners.build(config, space, (), {}, world, Console(quiet=True), is_new=False)  # random weights
     parallel = compiled(learner.parallel, case)
-    objective = train.objective_of(learner.model, config, space, None, world)
+    objective = learners.objective_of(learner.model, config, space, None, world)
 
     def step(images: Tensor, labels: Tensor) -> None:
         batch = Batch(("",) * case.batch, images, labels).to(world.device)
         targets = objective.targets(batch)
-        train.set_schedules(learner, config, 0, world)
+        learners.set_schedules(learner, config, 0, world)
         counts = objective.counts(targets, 0)
-        train.add_gradients(parallel, objective, [train.Pass(batch, targets)], counts, config.train, 0, world)
-        train.update(learner, config, 0)
+        passes.add_gradients(parallel, objective, [passes.Pass(batch, targets)], counts, config.train, 0, world)
+        learners.update(learner, config, 0)
 
     return step
 

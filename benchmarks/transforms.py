@@ -14,16 +14,11 @@ from typing import Any
 import numpy as np
 import PIL
 
-from atrous.data.transforms import (
-    AugmentConfig,
-    Choice,
-    augment,
-    choose,
-    pad_to,
-    resize_then_crop,
-    scale_and_crop,
-    scaled_window,
-)
+from atrous.data.augment_config import AugmentConfig
+from atrous.data.choices import Choice, choose
+from atrous.data.geometry import pad_to
+from atrous.data.transforms import augment, scale_and_crop
+from atrous.data.windows import resize_then_crop, scaled_window
 from atrous.types import Sample
 
 SIZE, CROP = (1024, 2048), (769, 769)  # Cityscapes, and DeepLab's crop for it

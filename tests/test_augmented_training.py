@@ -17,7 +17,9 @@ from atrous.distributed import World
 from atrous.interrupt import Interrupted
 from atrous.models import build
 from atrous.run_folder import RunFolder
-from atrous.train import SHOWN_IN_A_ROW, Standing, training_batches_from
+from atrous.training.augmentation import SHOWN_IN_A_ROW
+from atrous.training.data import training_batches_from
+from atrous.training.learner import Standing
 from atrous.types import Image
 from tests.conftest import RECIPE, TINY, save, tiny_config, write_folder_data
 from tests.runs import QUIET, assert_same, losses, stop_after, weights

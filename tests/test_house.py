@@ -17,7 +17,7 @@ from atrous.data import FORMATS
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "atrous"
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-TASK_AGNOSTIC = ("train", "evaluate", "predict", "segmenter", "run_folder", "progress", "demo", "report")
+TASK_AGNOSTIC = ("train", "training", "evaluate", "predict", "segmenter", "run_folder", "progress", "demo", "report")
 VAGUE = {"utils", "util", "common", "core", "base", "helpers", "misc", "manager", "engine"}
 
 

@@ -19,6 +19,7 @@ from atrous.config import Config, load, to_yaml
 from atrous.errors import ConfigError, OutOfMemory
 from atrous.models import Model
 from atrous.run_folder import RunFolder
+from atrous.training import passes
 from atrous.types import Batch
 from tests.conftest import tiny_config
 from tests.runs import QUIET, Terms, Tiny, assert_close, assert_same, change_losses, losses, weights
@@ -279,7 +280,7 @@ def test_rows_of_metrics_tell_it(halved: tuple[RunFolder, Config]) -> None:
 
 # ---- outside of the passes
 
-OUTSIDE = (("a batch", train, "vary", 3), ("an update", train, "update", 3), ("a save", run_folder, "serialized", 2))
+OUTSIDE = (("a batch", passes, "vary", 3), ("an update", train, "update", 3), ("a save", run_folder, "serialized", 2))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from atrous.config import Config
 from atrous.distributed import World
 from atrous.models import build
 from atrous.run_folder import Resume, RunFolder
+from atrous.training.learner import Learner, update
 from tests.conftest import tiny_config
 from tests.models.conftest import VARIANTS, all_logits, config_of, random_images, small
 from tests.processes import answers_of
@@ -34,9 +35,8 @@ def trained(world: World, config: Config, path: Path, resume: Resume, smallest: 
     """A part of a training by one of its processes; how many values of weights it held, and of how many."""
     parallel.SMALLEST_UNIT = smallest
     held: list[tuple[int, int]] = []
-    update = train.update
 
-    def note(learner: train.Learner, *rest: Any) -> None:  # noqa: ANN401
+    def note(learner: Learner, *rest: Any) -> None:  # noqa: ANN401
         parameters = list(learner.model.parameters())
         parts = [one.to_local() if isinstance(one, DTensor) else one for one in parameters]
         held.append((sum(part.numel() for part in parts), sum(one.numel() for one in parameters)))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import predict as benchmark
 from benchmarks.predict import Case, Network, Seconds, Timed
@@ -15,8 +16,29 @@ CASE = Case("mobilenet_v2", 33, 49, num_classes=3, threads=1)
 def test_a_row_of_ours_is_a_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(benchmark.NETWORKS, "mobilenet_v2", Network("lraspp", "mobilenet_v3_small_d2", ("smp",)))
     case = benchmark.written(CASE, tmp_path)
-    labels = benchmark.programs(case)["atrous"]()(benchmark.picture(case))
+    image = benchmark.picture(case)
+    program = benchmark.programs(case)["atrous"]()
+    labels = program.predict(image)
     assert labels.shape == (33, 49) and labels.max() < 3
+    assert 0 < program.share(image) < 1
+
+
+def test_each_file_of_ours_has_a_name_of_its_own() -> None:
+    case = CASE._replace(model="folder/model.safetensors")
+    files = {name: own.file(case) for name, own in benchmark.OWN.items() if own.runtime}
+    assert files["atrous, OpenVINO, int8, one size"] == Path("folder/model.33x49.int8.xml")
+    kinds = {(own.runtime, own.int8, own.is_sized) for own in benchmark.OWN.values() if own.runtime}
+    assert len(set(files.values())) == len(kinds)
+
+
+def test_a_peer_in_one_graph_computes_what_its_pipeline_computes() -> None:
+    """Bytes are normalised as `normalized` does it, and the likeliest class is taken."""
+    model = torch.nn.Conv2d(3, 5, 1)
+    image = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    with torch.inference_mode():
+        labels = benchmark.InGraph(model)(torch.from_numpy(image)[None])[0]
+        expected = model(torch.from_numpy(benchmark.normalized(image))).argmax(1)[0]
+    assert labels.dtype == torch.uint8 and labels.equal(expected.to(torch.uint8))
 
 
 def rounds(*medians: float) -> list[list[Seconds]]:

@@ -13,6 +13,7 @@ from atrous.errors import ConfigError
 from atrous.interrupt import Interrupted, StopFlag
 from atrous.layers import quantization
 from atrous.run_folder import RunFolder
+from atrous.training.data import splits_of
 from tests.conftest import tiny_config
 from tests.runs import QUIET, Tiny, assert_same, losses, stop_after, validations, weights
 
@@ -52,7 +53,7 @@ def test_the_best_model_is_one_that_rounds(quantized: RunFolder) -> None:
 def test_what_was_measured_while_training_is_measured_again_from_the_file(quantized: RunFolder) -> None:
     best = segmenter.load(quantized.best)
     assert best.training is not None
-    _, samples = train.splits_of(best.training)
+    _, samples = splits_of(best.training)
     again = train.measure(best, samples, World(0, 1, torch.device("cpu")), 0, StopFlag())
     assert again.figures.to_tree()["scores"] == best.results["scores"]
     assert best.results["protocol"]["convolutions"] == "8-bit integers"

@@ -17,9 +17,13 @@ from torch import Tensor
 
 from atrous.backbones import BACKBONES, build_backbone
 from atrous.data.ade20k import ADE20K, WITH_OTHER
+from atrous.data.augment_config import AugmentConfig
+from atrous.data.choices import random_scale
 from atrous.data.cityscapes import CITYSCAPES
+from atrous.data.geometry import pad_to
 from atrous.data.label_space import voc_colors
-from atrous.data.transforms import AugmentConfig, augment, pad_to, random_scale, resized_size, scaled_window
+from atrous.data.transforms import augment, resized_size
+from atrous.data.windows import scaled_window
 from atrous.inference import on_canvas
 from atrous.layers.conv import ConvNorm, Norm
 from atrous.layers.resize import resize, resize_nearest, scale_dimension

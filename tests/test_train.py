@@ -27,7 +27,8 @@ from atrous.errors import AtrousError, ConfigError, DataError
 from atrous.interrupt import Interrupted
 from atrous.report import Evaluation
 from atrous.run_folder import RunFolder
-from atrous.train import Losses
+from atrous.training import passes, saves
+from atrous.training.passes import Losses
 from tests.conftest import TINY, save, tiny_config
 from tests.runs import (
     QUIET,
@@ -224,7 +225,7 @@ def test_losses_are_read_only_where_they_are_logged_or_saved(
 ) -> None:
     """Reading one waits for the device."""
     reads: list[tuple[str, int]] = []
-    mean_terms, require_finite = train.mean_terms, train.require_finite
+    mean_terms, require_finite = passes.mean_terms, passes.require_finite
 
     def mean(rows: list[Losses], world: World) -> dict[str, float]:
         reads.append(("logged", rows[-1].step))
@@ -235,7 +236,8 @@ def test_losses_are_read_only_where_they_are_logged_or_saved(
         require_finite(rows, world)
 
     monkeypatch.setattr(train, "mean_terms", mean)
-    monkeypatch.setattr(train, "require_finite", finite)
+    for module in (passes, saves):
+        monkeypatch.setattr(module, "require_finite", finite)
     config = tiny("train.steps=7", "train.log_every=3", "train.eval_every=100", "train.save_every=5")
     run = train.train(config, tmp_path / "run", console=QUIET)
     logged = [("logged", 3), ("checked", 3)], [("logged", 6), ("checked", 6)], [("logged", 7), ("checked", 7)]
@@ -314,28 +316,6 @@ def test_weights_after_a_loss_that_is_not_finite_are_never_saved(
     for state in (weights(run), atrous.load(run.last).model.state_dict()):
         assert all(tensor.isfinite().all() for tensor in state.values())
     assert not run.best.exists()
-
-
-def test_a_loss_that_is_not_finite_in_one_process_stops_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise the first process, whose own loss is still finite, would save weights that are not."""
-    finite = [Losses(1, ("a",), {"semantic": torch.tensor(1.0)}, 1.0)]
-    broken = [*finite, Losses(2, ("b",), {"semantic": torch.tensor(float("inf"))}, 1.0)]
-    world = World(0, 2, CPU)
-    train.require_finite(finite, world)
-    with pytest.raises(FloatingPointError, match=r"at step 2 \(semantic inf\) for b;"):
-        train.require_finite(broken, world)
-    monkeypatch.setattr("atrous.distributed.sum_over_processes", lambda count: count + 1)
-    with pytest.raises(FloatingPointError, match="not finite in another process"):
-        train.require_finite(finite, world)
-
-
-def test_the_terms_of_all_passes_add_up_to_the_logged_loss() -> None:
-    def row(step: int, value: float, factor: float) -> Losses:
-        terms = {"semantic": torch.tensor(value), "auxiliary": torch.tensor(value / 2)}
-        return Losses(step, ("a", "b"), terms, factor)
-
-    rows = [row(1, 100.0, 0.5), row(2, 1.0, 0.5), row(2, 3.0, 0.5)]
-    assert train.mean_terms(rows, World(0, 1, CPU)) == {"semantic": 2.0, "auxiliary": 1.0}
 
 
 # ---- refused
@@ -527,17 +507,6 @@ def test_an_interruption_while_labels_are_read_leaves_nothing_behind(
 
 
 # ---- length
-
-
-@pytest.mark.parametrize(
-    ("epochs", "steps"),
-    [(1.0, 6), (0.5, 3), (1.1, 7), (0.01, 1)],  # of 12 images in batches of 2
-)
-def test_epochs_are_steps_that_complete_the_last_one(epochs: float, steps: int) -> None:
-    config = train.in_steps(tiny_config(f"train.epochs={epochs}"), World(0, 1, torch.device("cpu")))
-    assert (config.train.steps, config.train.epochs) == (steps, None)
-    four = train.in_steps(tiny_config("train.epochs=1", "train.accumulate=2"), World(0, 3, torch.device("cpu")))
-    assert four.train.steps == 1
 
 
 def test_steps_and_epochs_take_each_others_place() -> None:

@@ -69,6 +69,7 @@ class Kind(NamedTuple):
     clip: Activation  # where there is no ReLU
     of_sum: type[nn.Module]
     padding: Padding
+    stem: Padding = "symmetric"  # of the first convolution
     norm: Norm = SLIM_NORM
     in_place: bool = False  # a unit's first ReLU overwrites its input, also for the shortcut and for decoders
     color: tuple[RGB, RGB] = (HALVES, HALVES)  # mean and std
@@ -81,8 +82,9 @@ FREE = Kind("relu", "none", nn.Identity, "symmetric")
 BOUNDED = Kind("relu6", "clip6", nn.ReLU6, "same")
 IN_TORCH = FREE._replace(norm=TORCH_NORM, color=(IMAGENET_MEAN, IMAGENET_STD), taps_exit=False)
 IN_PLACE = IN_TORCH._replace(in_place=True, taps_exit=True)
-POOLED = IN_TORCH._replace(pools=True, rule="stage")
-PROGRAMS = {"tensorflow": FREE, "bowenc0221": IN_TORCH, "jfzhang95": IN_PLACE, "vainf": POOLED}
+POOLED = IN_TORCH._replace(pools=True, rule="stage", stem="valid")
+EVEN = FREE._replace(stem="same")
+PROGRAMS = {"tensorflow": FREE, "bonlime": EVEN, "bowenc0221": IN_TORCH, "jfzhang95": IN_PLACE, "vainf": POOLED}
 
 
 class XceptionUnit(nn.Module):
@@ -175,8 +177,8 @@ class Xception(Backbone):
         name: Name
         multi_grid: Rates | None = None  # arXiv:1706.05587, 3.2.1
         """Factors on the last three atrous rates, such as [1, 2, 4]; none: all 1."""
-        program: Literal["tensorflow", "bowenc0221", "jfzhang95", "vainf"] = "tensorflow"
-        """Whose shortcuts, epsilon, colours and features for decoders; weights fit only their own."""
+        program: Literal["tensorflow", "bonlime", "bowenc0221", "jfzhang95", "vainf"] = "tensorflow"
+        """Whose padding, shortcuts, epsilon, colours and features for decoders; weights fit only their own."""
 
         @property
         def kind(self) -> Kind:
@@ -243,10 +245,10 @@ def _units(row: Row) -> dict[str, Unit]:
 
 def _stem(kind: Kind) -> nn.Sequential:
     first, second = STEM
-    padding: Padding = "valid" if kind.pools else "symmetric"
+    second_padding: Padding = "valid" if kind.pools else "symmetric"
     return nn.Sequential(
-        ConvNorm(3, first, 3, norm=kind.norm, stride=2, act=kind.relu, padding=padding),
-        ConvNorm(first, second, 3, norm=kind.norm, act=kind.relu, padding=padding),
+        ConvNorm(3, first, 3, norm=kind.norm, stride=2, act=kind.relu, padding=kind.stem),
+        ConvNorm(first, second, 3, norm=kind.norm, act=kind.relu, padding=second_padding),
     )
 
 

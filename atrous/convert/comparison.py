@@ -14,23 +14,28 @@ from atrous.convert.originals import Maps, Original
 from atrous.errors import ConversionError
 from atrous.inference import Seen, as_batch, frame_of, labels_at_image
 from atrous.layers.resize import image_size
+from atrous.ops import upsample_part, with_edge
 from atrous.segmenter import Segmenter, read_image
-from atrous.types import Outputs, Size
+from atrous.types import Convention, Outputs, Size
 
 THRESHOLD = 0.999  # of a graph that computes in floats, as the model does
+TIE = 2e-5  # as a part of the largest logit: two logits that float32 adds up in another order differ by 7e-6 each
 
 
 class Agreement(NamedTuple):
     name: str  # of the image
     num_equal: int
     num_pixels: int
+    num_ties: int = 0  # of labels that differ where two classes have the same logit, but for rounding
 
     @property
     def share(self) -> float:
-        return self.num_equal / self.num_pixels
+        """Of the labels that are no ties."""
+        return self.num_equal / max(self.num_pixels - self.num_ties, 1)
 
     def line(self) -> str:
-        return f"{self.name}: {percent(self.share)} of {self.num_pixels} labels are the original's"
+        ties = f", but for {self.num_ties} where two classes tie" if self.num_ties else ""
+        return f"{self.name}: {percent(self.share)} of {self.num_pixels} labels are the original's{ties}"
 
 
 def percent(share: float) -> str:
@@ -48,6 +53,7 @@ def total(agreements: Sequence[Agreement]) -> Agreement:
         f"all {len(agreements)} images",
         sum(one.num_equal for one in agreements),
         sum(one.num_pixels for one in agreements),
+        sum(one.num_ties for one in agreements),
     )
 
 
@@ -59,9 +65,29 @@ def _of_image(result: Conversion, original: Original, path: Path) -> Agreement:
     seen = frame.images.round() if original.takes_bytes else frame.images
     maps = original.run(_as_graph_takes(result, seen))
     size, content = image_size(seen), (frame.height, frame.width)
-    ours = _labels(segmenter, model(seen), size, content)
+    outputs = model(seen)
+    ours = _labels(segmenter, outputs, size, content)
     theirs = _labels_in(maps, segmenter, size, content, result.source.label)
-    return Agreement(path.name, int((ours == theirs).sum()), ours.numel())
+    num_ties = 0 if outputs.classes is not None else ties(outputs.semantic, size, model.facts.convention, ours, theirs)
+    return Agreement(path.name, int((ours == theirs).sum()), ours.numel(), num_ties)
+
+
+def ties(logits: Tensor, frame: Size, convention: Convention, ours: Tensor, theirs: Tensor) -> int:
+    """How many labels [H, W] differ where two classes tie; `logits` [1, C, h, w] are resized to `frame` for them.
+
+    That takes place for a row at a time: [C, H, W] may be large.
+    """
+    is_legacy = convention == "legacy"
+    maps, size = (with_edge(logits), (frame[0] + 1, frame[1] + 1)) if is_legacy else (logits, frame)
+    room, differing = TIE * float(logits.abs().max()), (ours != theirs) & (theirs < logits.shape[1])
+    count = 0
+    for row in differing.any(1).nonzero().flatten().tolist():
+        columns = differing[row].nonzero().flatten()
+        part = slice(row, row + 1), slice(0, frame[1])
+        line = upsample_part(maps, size, *part, align_corners=convention != "half_pixel")[0, :, 0, columns]
+        first, second = (line.gather(0, labels[row, columns][None].long()) for labels in (ours, theirs))
+        count += int((first - second <= room).sum())
+    return count
 
 
 def _as_graph_takes(result: Conversion, images: Tensor) -> NDArray[np.float32]:

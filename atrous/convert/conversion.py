@@ -7,6 +7,7 @@ from atrous import segmenter
 from atrous.config import nearest
 from atrous.convert.arrays import Shapes
 from atrous.convert.class_names import read_names
+from atrous.convert.declared import require_layers
 from atrous.convert.filling import blank_model, fill, range_of_images, shapes_of
 from atrous.convert.flow.agreement import disagreements
 from atrous.convert.flow.traced import expectation
@@ -45,6 +46,7 @@ def convert_weights(
     config = deduced_config(row, evidence)
     normalization = weights.normalization or row.normalization(evidence.options)
     model = blank_model(config, normalization)
+    require_layers(model, row.layout.names(model, row.rules(config)), weights.layers, weights.label)
     unused = fill(model, row.rules(config), row.layout, weights.arrays, weights.label)
     label_space, classes = row.label_space(model.num_classes, evidence.options)
     if names := weights.class_names if labels is None else read_names(labels, model.num_classes):

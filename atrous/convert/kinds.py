@@ -5,8 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
-Kind: TypeAlias = Literal["tflite", "graph", "pytorch", "safetensors", "archive", "index"]
+Kind: TypeAlias = Literal["tflite", "graph", "pytorch", "safetensors", "archive", "index", "keras"]
 
+ZIP_MAGIC, HDF5_MAGIC = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
+ZIP_NAME_AT = 30  # of an archive's first member
+KERAS_MEMBERS = (b"metadata.json", b"config.json", b"model.weights.h5")
 HEAD, TAIL = 512, 8  # bytes that are looked at
 TABLE = bytes.fromhex("57fb808b247547db")  # ends the index of a checkpoint
 TAR, TAR_AT = b"ustar", 257
@@ -40,7 +43,13 @@ def is_blank(path: Path) -> bool:
 
 def _is_pytorch(ends: Ends) -> bool:
     """A zip archive, or a pickle of the older format."""
-    return ends.head.startswith(b"PK\x03\x04") or (ends.head[:1] == b"\x80" and ends.head[1:2] in (b"\x02", b"\x03"))
+    return ends.head.startswith(ZIP_MAGIC) or (ends.head[:1] == b"\x80" and ends.head[1:2] in (b"\x02", b"\x03"))
+
+
+def _is_keras(ends: Ends) -> bool:
+    """An HDF5 file, or an archive with one."""
+    is_archive = ends.head.startswith(ZIP_MAGIC) and ends.head[ZIP_NAME_AT:].startswith(KERAS_MEMBERS)
+    return ends.head.startswith(HDF5_MAGIC) or is_archive
 
 
 def _is_safetensors(ends: Ends) -> bool:
@@ -54,6 +63,7 @@ def _is_archive(ends: Ends) -> bool:
 
 KINDS: dict[Kind, Callable[[Ends], bool]] = {
     "tflite": lambda ends: ends.head[4:8] == b"TFL3",
+    "keras": _is_keras,
     "pytorch": _is_pytorch,
     "safetensors": _is_safetensors,
     "archive": _is_archive,

@@ -58,7 +58,7 @@ def _same_axes(name: str, array: Array) -> Array:
     return array
 
 
-def _nothing_folded(module: nn.Module, names: Mapping[str, str], arrays: Arrays) -> Arrays:
+def nothing_folded(module: nn.Module, names: Mapping[str, str], arrays: Arrays) -> Arrays:
     return arrays
 
 
@@ -68,7 +68,56 @@ def beside(*names: str) -> re.Pattern[str]:
     return re.compile("|".join((counters, f"{BESIDE}.*", *names)))
 
 
-PYTORCH = Layout(_names, _shape, _same_axes, beside(), _nothing_folded)
+PYTORCH = Layout(_names, _shape, _same_axes, beside(), nothing_folded)
+
+
+# ---- Keras
+
+
+NORM_LEAVES = {  # a batch norm's
+    "weight": "gamma",
+    "bias": "beta",
+    "running_mean": "moving_mean",
+    "running_var": "moving_variance",
+}
+
+
+def leaves(module: nn.Module) -> dict[str, str]:
+    """What Keras calls the weights of a layer, by our own names; {} of what isn't a layer with weights."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return NORM_LEAVES
+    if not isinstance(module, nn.Conv2d):
+        return {}
+    is_depthwise = module.groups == module.in_channels > 1
+    kernel = {"weight": "depthwise_kernel" if is_depthwise else "kernel"}
+    return kernel if module.bias is None else {**kernel, "bias": "bias"}
+
+
+def kernel_axes(name: str) -> Shape:
+    """TensorFlow's order of our axes (out, in, height, width): HWIM for a depthwise kernel, else HWIO."""
+    return (2, 3, 0, 1) if name.endswith("depthwise_kernel") else (2, 3, 1, 0)
+
+
+def kernel_shape(name: str, shape: Shape) -> Shape:
+    return tuple(shape[axis] for axis in kernel_axes(name)) if len(shape) == 4 else shape
+
+
+def as_our_kernel(name: str, array: Array) -> Array:
+    return array.transpose(np.argsort(kernel_axes(name))) if array.ndim == 4 else array
+
+
+def _keras_names(module: nn.Module, rules: Rules) -> dict[str, str]:
+    return {
+        f"{path}.{ours}": f"{require_name(path, rules)}/{theirs}"
+        for path, part in module.named_modules()
+        for ours, theirs in leaves(part).items()
+    }
+
+
+KERAS = Layout(_keras_names, kernel_shape, as_our_kernel, re.compile(r"(?!)"), nothing_folded)
+
+
+# ---- channels
 
 
 def pooled_image_first(array: Array) -> Array:

@@ -13,15 +13,18 @@ from atrous.convert import zoo
 from atrous.convert.arrays import Arrays
 from atrous.convert.class_names import packed_names
 from atrous.convert.companions import described, find_weights, joined
+from atrous.convert.filling import shapes_of
 from atrous.convert.kinds import Kind, is_blank, kind_of
 from atrous.convert.notes import noted
 from atrous.convert.readers.archive import extract, find_model
 from atrous.convert.readers.checkpoint import OBJECT_SUFFIX, read_checkpoint
 from atrous.convert.readers.frozen_graph import read_graph
+from atrous.convert.readers.keras import read_keras
 from atrous.convert.readers.pth import read_content, read_pth, without_wrapper
 from atrous.convert.readers.safetensors import read_safetensors
 from atrous.convert.readers.tflite import read_tflite
 from atrous.convert.system import ForeignWeights, OptionTree
+from atrous.convert.systems import bonlime
 from atrous.convert.systems.tf_deeplab.frozen import from_graph
 from atrous.convert.systems.tf_deeplab.lite import from_tflite
 from atrous.errors import ConfigError, ConversionError
@@ -33,6 +36,7 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar")
 PYTORCH = (".pth", ".pt", ".pth.tar", ".bin")
 LIGHTNING = ".ckpt"  # also the end of a checkpoint's prefix in TensorFlow, which is no file
 SAFETENSORS = ".safetensors"
+KERAS = (".h5", ".hdf5", ".keras")
 ZOO = "zoo:"
 CHECKPOINT = re.compile(r"\.index$|\.data-\d+-of-\d+$")
 SAVED_MODEL, VARIABLES = "saved_model.pb", "variables/variables.index"
@@ -45,6 +49,7 @@ KINDS = (
     *PYTORCH,
     SAFETENSORS,
     LIGHTNING,
+    *KERAS,
     *ARCHIVES,
     "zoo:NAME",
 )
@@ -152,6 +157,12 @@ def _read_safetensors(path: Path, label: str) -> ForeignWeights:
     return described(path, ForeignWeights(label, read_safetensors(path)))
 
 
+def _read_keras(path: Path, label: str) -> ForeignWeights:
+    file = read_keras(path)
+    options = bonlime.declared(file.layers, label) if bonlime.recognised(shapes_of(file.arrays)) else {}
+    return ForeignWeights(label, file.arrays, options=options, layers=file.layers)
+
+
 def _read_ckpt(path: Path, label: str) -> ForeignWeights:
     return _read_pth(path, label) if path.is_file() else _read_checkpoint(path, label)
 
@@ -178,6 +189,7 @@ READERS: dict[tuple[str, ...], Callable[[Path, str], ForeignWeights]] = {  # by 
     PYTORCH: _read_pth,
     (SAFETENSORS,): _read_safetensors,
     (LIGHTNING,): _read_ckpt,
+    KERAS: _read_keras,
     ARCHIVES: _read_archive,
     (".pkl", ".pickle"): _refuse_pickle,
 }
@@ -188,4 +200,5 @@ BY_CONTENT: dict[Kind | None, Callable[[Path, str], ForeignWeights]] = {
     "safetensors": _read_safetensors,
     "archive": _read_archive,
     "index": _read_index,
+    "keras": _read_keras,
 }

@@ -7,6 +7,7 @@ from atrous.convert.arrays import Arrays, Shape, Shapes
 from atrous.convert.flow.values import Flow
 from atrous.convert.label_spaces import published_label_space
 from atrous.convert.layouts import PYTORCH, Layout, Rules
+from atrous.convert.readers.keras import Layer
 from atrous.data.label_space import LabelSpace
 from atrous.errors import ConversionError
 from atrous.inference import InferenceConfig
@@ -41,7 +42,8 @@ class Hints(NamedTuple):
     atrous_rates: tuple[int, ...] | None = None
     multi_grid: tuple[int, ...] | None = None
     pooling: Pooling | None = None
-    convention: Convention = "aligned_corners"
+    convention: Convention = "aligned_corners"  # by which logits are resized
+    decoder_convention: Convention = "aligned_corners"
     block_rates: tuple[int, ...] | None = None  # of a backbone's blocks, one each
 
 
@@ -58,6 +60,7 @@ class ForeignWeights(NamedTuple):
     is_rounded: bool = False  # to 8 bits, or less, while it runs
     options: Mapping[str, Any] = {}  # what a file beside the weights says; the user's own take precedence
     class_names: tuple[str, ...] = ()  # as such a file has them
+    layers: Mapping[str, Layer] = {}  # as a file of Keras describes them, by their names
     class_colors: tuple[RGBBytes, ...] = ()
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from atrous.data.transforms import BINOMIAL, LUMA, AugmentConfig
+from atrous.data.augment_config import AugmentConfig
+from atrous.data.colors import BINOMIAL, LUMA
 from atrous.types import Batch, Sample
 
 REACH = 3  # standard deviations that a gaussian kernel extends to

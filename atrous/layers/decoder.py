@@ -38,6 +38,8 @@ class DecoderConfig(Settings):
     """Share of values dropped after each of the convolutions; []: none."""
     align_corners: bool = True  # TF DeepLab; false in torchvision's manner
     """How features are upsampled: corner pixels coincide, or (false) outer edges do."""
+    half_pixel_centers: bool = True  # False: TensorFlow 1 without align_corners
+    """How pixels lie where corners aren't aligned: outer edges coincide, or (false) upper left corners."""
     logits: bool = False
     """The 1x1 convolutions compute the logits themselves; `channels` is not used."""
     norm_eps: PositiveFloat = HEAD_NORM.eps
@@ -50,6 +52,10 @@ class DecoderConfig(Settings):
         if self.logits and not self.strides:
             raise ValueError("logits=true needs strides: without them there is no decoder to compute the logits")
         return self
+
+    @property
+    def convention(self) -> Convention:
+        return "aligned_corners" if self.align_corners else "half_pixel" if self.half_pixel_centers else "legacy"
 
 
 def build_conv(inp: int, out: int, kernel: int, kind: Kind, act: Activation, norm: Norm) -> nn.Module:

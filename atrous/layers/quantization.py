@@ -8,18 +8,23 @@ activations, attention, resizing, the first convolution) stays in floats.
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 LEVELS = 255  # steps of an input's range; weights have 127 on each side of 0
 WEIGHT_LEVELS = 127
 RATE = 0.01  # of the newest batch in a range, as PyTorch's moving averages have it
 SMALLEST = 1e-12  # step
 COLORS = 3  # of an image
+ROUNDING = ("quantize_per_tensor", "fake_quantize_per_tensor_affine")  # operators
+NEARLY_ZERO = 1e-30  # added to anything that matters, it changes nothing
 NAME = "input_range"  # of a convolution's part, and so in the names of its buffers
+RESULT = "result_range"  # the same, for runtimes whose integer convolutions give bytes
 
 
 class Range(nn.Module):
@@ -72,6 +77,14 @@ class Range(nn.Module):
         return step, (-self.low / step).round().clamp(0, LEVELS).to(torch.int32)
 
 
+def steps_of(low: float, high: float) -> tuple[float, int]:
+    """The distance of two levels, and the level that 0 is on, of a range."""
+    one = Range()
+    one.set(low, high)
+    step, zero = one.steps()
+    return float(step), int(zero)
+
+
 def weight_steps(weight: Tensor) -> Tensor:
     """The distance of two levels in each output channel."""
     return weight.detach().abs().flatten(1).amax(1).clamp(min=SMALLEST * WEIGHT_LEVELS) / WEIGHT_LEVELS
@@ -120,11 +133,17 @@ def called(part: nn.Conv2d, weights: Mapping[str, Tensor], *inputs: Any) -> Tens
     return type(part).forward(view, *inputs)
 
 
-def ranges(model: nn.Module) -> Iterator[tuple[str, Range]]:
+def add_results(model: nn.Module) -> None:
+    """Let each convolution that has a range have one of its result, too, in place. It rounds nothing here."""
+    for part in convolutions(model):
+        part.add_module(RESULT, Range().to(part.weight.device).eval())
+
+
+def ranges(model: nn.Module, kind: str = NAME) -> Iterator[tuple[str, Range]]:
     """By the names of the convolutions."""
     for name, part in model.named_modules():
-        if isinstance(part, Range):
-            yield name.removesuffix(f".{NAME}"), part
+        if isinstance(part, Range) and name.rpartition(".")[2] == kind:
+            yield name.removesuffix(f".{kind}"), part
 
 
 def has_ranges(model: nn.Module) -> bool:
@@ -143,7 +162,7 @@ def activate(model: nn.Module, *, is_active: bool) -> None:
 
 def is_of_range(name: str) -> bool:
     """Whether a weight, by its name, is a part of a range."""
-    return NAME in name.split(".")
+    return not {NAME, RESULT}.isdisjoint(name.split("."))
 
 
 def without_ranges(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -155,9 +174,20 @@ def remove_ranges(model: nn.Module) -> None:
     for part in convolutions(model):
         if NAME in part._modules:
             del part._modules[NAME], part.__dict__["forward"]
+            part._modules.pop(RESULT, None)
 
 
 # ---- for other programs
+
+
+Form = Literal["operators", "products", "plain"]  # how an integer convolution is written
+
+
+def in_levels(x: Tensor, step: float, zero: int) -> Tensor:
+    """Rounded to bytes and back, in two operators that runtimes know."""
+    operators, levels = torch.ops.quantized_decomposed, (step, zero, 0, LEVELS, torch.uint8)
+    y: Tensor = operators.dequantize_per_tensor(operators.quantize_per_tensor(x, *levels), *levels)
+    return y
 
 
 class Int8Conv(nn.Module):
@@ -175,7 +205,9 @@ class Int8Conv(nn.Module):
         assert isinstance(own, Range)
         step, zero = own.steps()
         self.step, self.zero = float(step), int(zero)
-        self.multiplies = False  # how weights become floats
+        self.form: Form = "operators"
+        result = part._modules.get(RESULT)
+        self.result = (float(result.low), float(result.high)) if isinstance(result, Range) else None
         self.conv = _stripped(part)
         steps = weight_steps(part.weight)
         bias = torch.zeros_like(steps) if part.bias is None else part.bias.detach()
@@ -189,10 +221,11 @@ class Int8Conv(nn.Module):
         self.register_buffer("bias", (bias / self.bias_step).round().to(torch.int32))
 
     def forward(self, x: Tensor, *others: Any) -> Tensor:  # noqa: ANN401 - as the part's
-        operators = torch.ops.quantized_decomposed
-        levels = self.step, self.zero, 0, LEVELS, torch.uint8
-        x = operators.dequantize_per_tensor(operators.quantize_per_tensor(x, *levels), *levels)
-        weights = self.products() if self.multiplies else self.dequantized()
+        weights = self.dequantized() if self.form == "operators" else self.products()
+        if self.form == "plain":
+            x = torch.fake_quantize_per_tensor_affine(x, self.step, self.zero, 0, LEVELS)
+        else:
+            x = in_levels(x, self.step, self.zero)
         return called(self.conv, weights, x, *others)
 
     def dequantized(self) -> dict[str, Tensor]:
@@ -204,7 +237,7 @@ class Int8Conv(nn.Module):
         return {"weight": weight, "bias": dequantize(self.bias, self.bias_step, self.zeros, 0, *limits)}
 
     def products(self) -> dict[str, Tensor]:
-        """As OpenVINO has it."""
+        """As OpenVINO and plain PyTorch have it."""
         return {"weight": self.weight.float() * self.weight_step.view(-1, 1, 1, 1), "bias": self.bias * self.bias_step}
 
 
@@ -212,7 +245,7 @@ def _stripped(part: nn.Conv2d) -> nn.Conv2d:
     """The settings of a convolution, without its weights."""
     part = copy.copy(part)
     part._parameters = cast(Any, {"weight": None, "bias": None})
-    part._modules = {name: child for name, child in part._modules.items() if name != NAME}
+    part._modules = {name: child for name, child in part._modules.items() if name not in (NAME, RESULT)}
     part.__dict__.pop("forward", None)
     return part
 
@@ -227,8 +260,35 @@ def to_integers(model: nn.Module) -> None:
                 setattr(parent, name, Int8Conv(child).eval())
 
 
-def with_products(model: nn.Module) -> None:
-    """Let integers become floats by products, in place: not all runtimes read the operator that does both."""
+class _Moved(TorchDispatchMode):
+    """Adds a share of a step to all that is rounded."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        if func.name().partition("::")[2] in ROUNDING:
+            x, step, *others = args
+            args = (x + self.share * step, step, *others)
+        return func(*args, **(kwargs or {}))
+
+
+def moved(share: float) -> AbstractContextManager[object]:
+    """Within it, integer convolutions round as if each value were greater by this share of the distance of two levels:
+    how far their outputs move tells what values at the edge between two levels may do."""
+    return _Moved(share)
+
+
+def write_as(model: nn.Module, form: Form) -> None:
+    """Let integer convolutions be written in operators that a runtime reads, in place.
+
+    `products` is for OpenVINO, which does not read the operator that makes floats of integers. Where the sum of a
+    convolution without a bias and another one is taken (a shortcut), in a graph for any size, its low-precision passes
+    compute something else (seen in 2026.4): there no bias is 0 throughout.
+    """
     for part in model.modules():
         if isinstance(part, Int8Conv):
-            part.multiplies = True
+            part.form = form
+            if form == "products" and not part.bias.any():
+                part.bias[0], part.bias_step[0] = 1, NEARLY_ZERO

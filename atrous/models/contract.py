@@ -299,7 +299,7 @@ def build_decoder(
         merge=config.merge,
         num_convolutions=config.num_convolutions,
         dropout=config.dropout,
-        convention="aligned_corners" if config.align_corners else "half_pixel",
+        convention=config.convention,
         act=act,
         norm=HEAD_NORM._replace(eps=config.norm_eps),
     )

@@ -5,6 +5,7 @@ the order. Only the other cells, those on the borders between classes, are inter
 could win: a class whose largest corner is below another's smallest corner can't.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from atrous.ops.tiles import each_of, positions
 
-BAND_BYTES = 1 << 20  # of the small map: fits a core's own cache
+BAND_BYTES = 6 << 20  # of the small map, at most: each band has its cost in Python, where threads wait for each other
 CHUNK_BYTES = 1 << 19  # of interpolated scores
 MOST_BORDERS = 0.4  # of all cells; if there are more, it is faster to interpolate all
-SLACK = 16  # times the rounding error of a score, by which one that can win may seem too small
+SLACK = 16  # times the rounding error of the largest score, by which one that can win may seem too small
 
 
 class Axis(NamedTuple):
@@ -45,12 +46,12 @@ class Band(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """Some of the cells, by their upper left corners."""
+    """Some of the cells, by their upper left corners. The cells are the last axis: long rows for the vector units."""
 
     y: Tensor  # [N]
     x: Tensor  # [N]
-    corners: list[Tensor]  # four [N, K]: upper left, upper right, lower left, lower right
-    classes: Tensor  # [N, K], ascending
+    corners: list[Tensor]  # four [K, N]: upper left, upper right, lower left, lower right
+    classes: Tensor  # [K, N], ascending; the last is repeated where there are fewer
 
 
 def argmax(small: Tensor, classes: Tensor, align_corners: bool) -> bool:
@@ -60,7 +61,7 @@ def argmax(small: Tensor, classes: Tensor, align_corners: bool) -> bool:
     images = small.permute(0, 2, 3, 1).contiguous()
     batch, height, width, _ = images.shape
     winners = torch.empty(batch, height + 1, width + 1, dtype=classes.dtype)  # the last ones repeated
-    step = max(1, BAND_BYTES // images[0, 0].nbytes)
+    step = math.ceil(height / math.ceil(images[0].nbytes / BAND_BYTES))
     bands = [slice(top, min(top + step, height)) for top in range(0, height, step)]
     parts = [
         Band(Maps(*maps, rows, columns), band) for maps in zip(images, winners, classes, strict=True) for band in bands
@@ -116,66 +117,65 @@ def _fill(work: tuple[Band, Tensor]) -> None:
 
 
 def _with_candidates(small: Tensor, y: Tensor, x: Tensor) -> list[Cells]:
-    """The cells in groups of about equally many classes that could win."""
+    """The cells in two groups: those with two classes that could win, nearly all, and those with more."""
     if not len(y):
         return []
     height, width, num_classes = small.shape
     below, right = (y + 1).clamp_(max=height - 1), (x + 1).clamp_(max=width - 1)
-    flat = small.view(-1, num_classes)
-    corners = [flat.index_select(0, row * width + column) for row in (y, below) for column in (x, right)]  # [N, C]
-    highest = torch.maximum(torch.maximum(corners[0], corners[1]), torch.maximum(corners[2], corners[3]))
-    lowest = torch.minimum(torch.minimum(corners[0], corners[1]), torch.minimum(corners[2], corners[3]))
-    least = lowest.amax(1, keepdim=True)
-    least -= SLACK * torch.finfo(small.dtype).eps * highest.abs().amax(1, keepdim=True)
-    can_win = highest >= least
-    number = can_win.sum(1)
-    table = _table(can_win, number)
+    corners = [row * width + column for row in (y, below) for column in (x, right)]  # [N]
+    cell, label = _can_win(small.view(-1, num_classes), corners).nonzero().unbind(1)
+    number = torch.bincount(cell)
+    first = number.cumsum(0) - number
     groups = []
-    for size in torch.unique(number).tolist():
-        (own,) = (number == size).nonzero(as_tuple=True)
-        classes = table[own, :size]
-        groups.append(Cells(y[own], x[own], [corner[own].gather(1, classes) for corner in corners], classes))
+    for is_own in (number == 2, number > 2):
+        (own,) = is_own.nonzero(as_tuple=True)
+        if len(own):
+            place = torch.arange(int(number[own].max()))[:, None]
+            classes = label[first[own] + torch.minimum(place, number[own] - 1)]
+            values = [small.take(corner[own] * num_classes + classes) for corner in corners]
+            groups.append(Cells(y[own], x[own], values, classes))
     return groups
 
 
-def _table(can_win: Tensor, number: Tensor) -> Tensor:
-    """[N, C] bool as [N, K]: the numbers of those that are true, ascending, then zeros."""
-    cell, label = can_win.nonzero().unbind(1)
-    place = torch.arange(len(cell)) - (number.cumsum(0) - number)[cell]
-    table = torch.zeros(len(can_win), int(number.max()), dtype=torch.int64)
-    table[cell, place] = label
-    return table
+def _can_win(flat: Tensor, corners: list[Tensor]) -> Tensor:
+    """[N, C]: the classes that are the largest somewhere in each cell, and perhaps some that nearly are."""
+    values = [flat.index_select(0, corner) for corner in corners]
+    highest = torch.maximum(torch.maximum(values[0], values[1]), torch.maximum(values[2], values[3]))
+    lowest = torch.minimum(torch.minimum(values[0], values[1]), torch.minimum(values[2], values[3]))
+    least = lowest.amax(1, keepdim=True)
+    least -= SLACK * torch.finfo(flat.dtype).eps * highest.abs().max()
+    return highest >= least
 
 
 def _interpolate(maps: Maps, cells: Cells) -> None:
     """Interpolate the scores of the candidates over the pixels of each cell, and write the first of the largest."""
     height, width = int(maps.rows.number[cells.y].max()), int(maps.columns.number[cells.x].max())
-    step = max(1, CHUNK_BYTES // (cells.classes.shape[1] * height * width * maps.small.element_size()))
+    step = max(1, CHUNK_BYTES // (len(cells.classes) * height * width * maps.small.element_size()))
     for start in range(0, len(cells.y), step):
         part = slice(start, start + step)
         y, below = _pixels(maps.rows, cells.y[part], height)
         x, right = _pixels(maps.columns, cells.x[part], width)
-        one, two, three, four = (corner[part, :, None] for corner in cells.corners)  # [N, K, 1]
-        left_share, right_share = 1 - right[:, None], right[:, None]  # [N, 1, columns]
-        upper = (one * left_share).addcmul_(two, right_share)[:, :, None]  # [N, K, 1, columns]
-        lower = (three * left_share).addcmul_(four, right_share)[:, :, None]
-        scores = (upper * (1 - below)[:, None, :, None]).addcmul_(lower, below[:, None, :, None])
-        won = _first_largest(scores, cells.classes[part].to(maps.classes.dtype))
-        maps.classes[y[:, :, None], x[:, None]] = won
+        one, two, three, four = (corner[:, None, part] for corner in cells.corners)  # [K, 1, N]
+        upper = (one * (1 - right)).addcmul_(two, right)[:, None]  # [K, 1, columns, N]
+        lower = (three * (1 - right)).addcmul_(four, right)[:, None]
+        below = below[:, None]  # [rows, 1, N]
+        scores = (upper * (1 - below)).addcmul_(lower, below)
+        won = _first_largest(scores, cells.classes[:, None, None, part].to(maps.classes.dtype))
+        pixels = y[:, None] * maps.classes.shape[1] + x
+        maps.classes.view(-1).scatter_(0, pixels.flatten(), won.flatten())
 
 
 def _pixels(axis: Axis, cells: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """The rows (or columns) of the large map in each cell, [N, length], the last repeated, and their shares."""
-    place = torch.minimum(torch.arange(length), axis.number[cells, None] - 1)
-    index = axis.start[cells, None] + place
+    """The rows (or columns) of the large map in each cell, [length, N], the last repeated, and their shares."""
+    place = torch.minimum(torch.arange(length)[:, None], axis.number[cells] - 1)
+    index = axis.start[cells] + place
     return index, axis.share[index]
 
 
 def _first_largest(scores: Tensor, classes: Tensor) -> Tensor:
-    """[N, K, rows, columns] and [N, K] -> [N, rows, columns]."""
-    best, won = scores[:, 0], classes[:, 0, None, None].expand(scores[:, 0].shape)
-    for index in range(1, scores.shape[1]):
-        one = scores[:, index]
-        won = torch.where(one > best, classes[:, index, None, None], won)
+    """[K, rows, columns, N] and [K, 1, 1, N] -> [rows, columns, N]."""
+    best, won = scores[0], classes[0]
+    for one, label in zip(scores[1:], classes[1:], strict=True):
+        won = torch.where(one > best, label, won)
         best = torch.maximum(best, one)
     return won

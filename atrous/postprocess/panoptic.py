@@ -24,12 +24,12 @@ class Merging(NamedTuple):
     is_thing_without_center: bool = False  # without any centre, all thing pixels are one thing (likewise), else void
 
 
-def peaks(heatmap: Tensor, *, threshold: float = 0.1, kernel: int = 7) -> Tensor:  # [H, W]
+def peaks(heatmap: Tensor, *, threshold: float = 0.1, kernel: int = 7) -> Tensor:  # [H, W], or many: [B, H, W]
     """The heatmap where it is above `threshold` and a maximum of its `kernel` x `kernel` surroundings, else 0."""
     scores = torch.where(heatmap > threshold, heatmap, 0.0)
     padding = (kernel - 1) // 2
-    padded = F.pad(scores[None, None], (padding, kernel - 1 - padding) * 2)
-    surroundings = F.max_pool2d(padded, kernel, stride=1)[0, 0]
+    padded = F.pad(scores, (padding, kernel - 1 - padding) * 2)
+    surroundings = F.max_pool2d(padded[None], kernel, stride=1)[0]
     return torch.where(scores == surroundings, scores, 0.0)
 
 
@@ -78,7 +78,11 @@ def merge(semantic: Tensor, instances: Tensor, things: Tensor, how: Merging) -> 
 
 
 def _stuff_to_keep(semantic: Tensor, is_stuff: Tensor, num_classes: int, how: Merging) -> Tensor:  # [C] bool
-    areas = torch.bincount(semantic[is_stuff], minlength=num_classes)
+    return is_large(torch.bincount(semantic[is_stuff], minlength=num_classes), how)
+
+
+def is_large(areas: Tensor, how: Merging) -> Tensor:
+    """Whether so many pixels of a stuff class are kept."""
     if how.is_limit_void and how.stuff_area > 0:
         return areas > how.stuff_area
     return areas >= how.stuff_area

@@ -12,7 +12,18 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from atrous.deployed import CLASSES, IMAGES, LABELS, LOGITS, PROBABILITIES, Deployment, Export, frame_of, outputs_of
+from atrous.deployed import (
+    CLASSES,
+    HEADS,
+    IMAGES,
+    LABELS,
+    LOGITS,
+    PROBABILITIES,
+    Deployment,
+    Export,
+    frame_of,
+    outputs_of,
+)
 from atrous.errors import ConfigError, ModelFileError, listing
 from atrous.layers.resize import image_size
 from atrous.models import ModelConfig
@@ -23,7 +34,6 @@ Run = Callable[[NDArray[Any], Sequence[str]], list[NDArray[Any]]]  # [B, H, W, 3
 START = 256
 EXPORT = "export"  # the key of what `Opened` must know, in the metadata of an exported file
 MEAN_WITHIN = 1e-3  # of padding
-AT_IMAGE = (LABELS, PROBABILITIES)  # outputs at the image's size, which inference computes by itself
 UNKNOWN_MEAN = (127.5, 127.5, 127.5)
 
 Arithmetic = Literal["fp32", "bf16"]
@@ -51,7 +61,9 @@ class Runtime(NamedTuple):
     has_one_size: bool = False  # a file takes images of one size only
     beside: str = ""  # the suffix of a second file that belongs to each
     has_bf16: bool = False  # where the processor has it
-    int8: bool = False  # it computes graphs with convolutions in 8-bit integers as such
+    int8: bool = False  # it computes graphs with convolutions in 8-bit integers
+    as_rounded: Callable[[Deployment], Deployment] | None = None  # its integer convolutions give bytes: where they do
+    groups: bool = False  # its graphs may hold tensors whose sizes follow from values, such as the number of things
     recognises: Callable[[bytes], bool] = lambda start: False  # a file by its first START bytes, whatever it is called
 
     @property
@@ -103,7 +115,7 @@ class Opened(NamedTuple):
         if scale != 1 and self.is_scaled:
             raise ConfigError(f"{self.path}: evaluate.scales: its windows of means are those of scale 1; use PyTorch")
         pixels = self._as_exported(images).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        maps = self._run(pixels.astype(np.float32, copy=False), [name for name in self.names if name not in AT_IMAGE])
+        maps = self._run(pixels.astype(np.float32, copy=False), [name for name in self.names if name in HEADS])
         return outputs_of({name: x.to(images.device) for name, x in maps.items()})
 
     def outputs(self, images: NDArray[np.uint8]) -> dict[str, Tensor]:
@@ -114,7 +126,7 @@ class Opened(NamedTuple):
         run = self.in_bf16 if self.precision == "bf16" and self.in_bf16 is not None else self.run
         batches = [pixels] if self.facts.size is None else np.split(pixels, len(pixels))  # one at a time
         parts = [[torch.from_numpy(x) for x in run(batch, names)] for batch in batches]
-        return {name: torch.cat(own) for name, *own in zip(names, *parts, strict=True)}
+        return {name: torch.cat(own) if len(own) > 1 else own[0] for name, *own in zip(names, *parts, strict=True)}
 
     def _as_exported(self, images: Tensor) -> Tensor:
         """Images that are padded to the grid, which the graph would do by itself, at a size that it takes."""
@@ -147,7 +159,7 @@ class Labelled(Opened):
     def labels(self, images: Tensor) -> Tensor:
         """As `inference` decodes the logits: several times faster than the graph's own labels."""
         (logits,) = self._run(_pixels(self.path, self.facts, images), (LOGITS,)).values()
-        if not logits.isfinite().all():
+        if not (logits.sum().isfinite() or logits.isfinite().all()):  # the sum is several times as fast
             raise ModelFileError(f"{self.path}: the network's output is NaN or infinite: its weights are damaged")
         height, width = image_size(images)
         frame = frame_of((height, width), self.facts, pads=self.pads)

@@ -19,6 +19,7 @@ from torch.export import ExportedProgram
 from atrous.deployed import Deployment, traced
 from atrous.errors import ModelFileError
 from atrous.files import write_atomically
+from atrous.layers.quantization import write_as
 from atrous.models import ModelConfig
 from atrous.runtimes.contract import Runtime, Signature, failure, first_line, opened, require_images
 from atrous.types import Network
@@ -35,6 +36,7 @@ KINDS = {torch.uint8: "UINT8", torch.float32: "FLOAT"}
 
 
 def write(deployment: Deployment, path: Path) -> None:
+    write_as(deployment.module, "plain")
     program = traced(deployment, named=True)
     content = io.BytesIO()
     with warnings.catch_warnings():
@@ -155,4 +157,4 @@ def recognises(start: bytes) -> bool:
     return start[:4] == b"PK\x03\x04" and any(part in start for part in (b"/data/weights/", b"/archive_format"))
 
 
-EXPORTED = Runtime(".pt2", read_metadata, open_file, write=write, recognises=recognises)
+EXPORTED = Runtime(".pt2", read_metadata, open_file, write=write, groups=True, int8=True, recognises=recognises)

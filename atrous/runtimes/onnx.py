@@ -206,6 +206,7 @@ ONNX = Runtime(
     write=write,
     packages=("onnx", "onnxscript", "onnxruntime"),
     extra="onnx",
+    groups=True,
     int8=True,
     recognises=recognises,
 )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from atrous.deployed import IMAGES, Deployment, traced
 from atrous.errors import ConfigError, ModelFileError
-from atrous.layers.quantization import with_products
+from atrous.layers.quantization import write_as
 from atrous.models import ModelConfig
 from atrous.runtimes.contract import (
     Runtime,
@@ -60,7 +60,7 @@ def write(deployment: Deployment, path: Path) -> None:
 def _model(deployment: Deployment) -> Any:  # noqa: ANN401 - a Model of OpenVINO
     import openvino
 
-    with_products(deployment.module)
+    write_as(deployment.module, "products")
     program = traced(deployment)
     try:
         with warnings.catch_warnings():
@@ -181,7 +181,7 @@ def _compiled(core: Any, path: Path, precision: str, kind: str, names: tuple[str
 
 def _run(compiled: Any, images: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:  # noqa: ANN401
     try:
-        maps = compiled(images)
+        maps = compiled(images, share_outputs=True)  # copied below, and not before
     except Exception as error:
         raise failure(error) from error
     return [np.array(maps[index]) for index in range(len(names))]
@@ -200,6 +200,7 @@ OPENVINO = Runtime(
     extra="openvino",
     beside=".bin",
     has_bf16=True,
+    groups=True,
     int8=True,
     recognises=recognises,
 )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from atrous.data.label_space import LabelSpace
 from atrous.data.survey import Survey
+from atrous.deployed import Decoder
 from atrous.distributed import World
 from atrous.errors import ConfigError, listing
 from atrous.inference import Seen
@@ -195,6 +196,7 @@ class Task(NamedTuple):
     painted: Callable[[Labels, LabelSpace], Mapping[str, Color]] = _nothing  # names and colours in a painted image
     compared: tuple[str, ...] = ()  # captions of the two panels that a report lays over each other
     meaning: str = ""  # of the headline, in words that follow its value
+    decoders: Callable[[LabelSpace, Any], Mapping[str, Decoder]] | None = None  # of maps in exported graphs, by name
     is_local: bool = False  # a pixel's label follows from the network's output there, so rows are decoded in any parts
 
     def measuring(self, names: Sequence[str] | None = None) -> "Task":

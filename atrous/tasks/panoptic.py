@@ -14,12 +14,14 @@ from atrous.data import survey
 from atrous.data.label_space import LabelSpace
 from atrous.data.survey import Survey
 from atrous.data.targets import thing_targets
+from atrous.deployed import Decoder
 from atrous.distributed import World
 from atrous.errors import ConfigError, listing
 from atrous.inference import Seen, at_image, maps_at_content, probabilities_at
 from atrous.losses.panoptic import heatmap_loss, offset_loss
 from atrous.losses.semantic import LossConfig, hard_pixel_share, require_heads, semantic_loss
 from atrous.postprocess.panoptic import Merging, find_centers, group_pixels, merge, peaks, score_map
+from atrous.postprocess.panoptic_graph import Grouping, panoptic_map
 from atrous.settings import MAX_COUNT, Settings
 from atrous.tasks.class_map import CONFUSION, class_weights
 from atrous.tasks.contract import Labels, Metric, Result, Targets, Task, TrainingData
@@ -200,14 +202,34 @@ def decode_one(
     maxima = peaks(center, threshold=config.threshold, kernel=config.kernel)
     centers = find_centers(maxima, top_k=config.top_k)
     instances = group_pixels(centers, offset, things[semantic])
-    how = Merging(
+    return merge(semantic, instances, things, merging(space, config)), score_map(maxima, centers, instances)
+
+
+def merging(space: LabelSpace, config: PanopticDecodeConfig) -> Merging:
+    return Merging(
         space.panoptic_divisor,
         void_of(space),
         config.stuff_area,
         is_limit_void=config.at_limit == "void",
         is_thing_without_center=config.without_center == "thing",
     )
-    return merge(semantic, instances, things, how), score_map(maxima, centers, instances)
+
+
+def decoders(space: LabelSpace, config: PanopticDecodeConfig) -> dict[str, Decoder]:
+    """Raises ConfigError where a graph might find more things than there are numbers, which it can't refuse."""
+    if not 0 < config.top_k < space.panoptic_divisor:
+        raise ConfigError(
+            f"decode.top_k={config.top_k}: a graph that groups things needs a limit to their number, below "
+            f"panoptic_divisor={space.panoptic_divisor}; export with --no-grouping"
+        )
+    how = Grouping(thing_mask(space), config.threshold, config.kernel, config.top_k, merging(space, config))
+
+    def panoptic(classes: Tensor, maps: Outputs) -> Tensor:
+        assert maps.center is not None
+        assert maps.offset is not None
+        return panoptic_map(classes, maps.center, maps.offset, how)
+
+    return {"panoptic": panoptic}
 
 
 def thing_scores(
@@ -302,6 +324,7 @@ PANOPTIC = Task(
     class_weights=class_weights,
     paint_truth=paint_truth,
     painted=painted,
+    decoders=decoders,
     compared=("Truth", "Prediction"),
     meaning="the mean over the classes of the share of segments that are matched, times how well these agree",
 )

@@ -7,12 +7,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from atrous.convert.comparison import compare, total
+from atrous.convert.comparison import compare, ties, total
 from atrous.convert.originals import open_original
 from atrous.convert.readers.tflite import read_tflite
 from atrous.convert.run import conversion
 from atrous.errors import ConversionError
 from atrous.inference import as_batch, on_canvas, predict_labels
+from atrous.layers.resize import image_size
 from atrous.segmenter import Segmenter, read_image
 from tests.conftest import SHARED
 from tests.reference import tflite
@@ -29,6 +30,7 @@ BYTES = {  # the share of LiteRT's labels, whose rounding differs; some are of p
     "more/edgetpu_slim_cityscapes_quant": 0.7,
     "more/made_int8_argmax_uint8_input": 0.99,
 }
+MOST_TIES = 5  # of the 263169 labels of a photo
 GRAPHS = ("made_frozen_noalign", "made_frozen_norate", "portrait_frozen_flattened_atrous")
 
 pytestmark = [
@@ -46,13 +48,23 @@ def labels(segmenter: Segmenter, images: torch.Tensor) -> NDArray[np.integer]:
     return predict_labels(segmenter.model, images, segmenter.inference)[0].numpy()
 
 
+@torch.no_grad()
+def assert_equal_but_for_ties(segmenter: Segmenter, images: torch.Tensor, expected: torch.Tensor) -> None:
+    """All labels, but for the few where two classes tie."""
+    model, ours = segmenter.model, torch.from_numpy(labels(segmenter, images))
+    num_ties = ties(model(images).semantic, image_size(images), model.facts.convention, ours, expected)
+    assert int((ours != expected).sum()) == num_ties <= MOST_TIES
+
+
 @pytest.mark.parametrize("name", FLOATS)
 def test_the_labels_of_floats_are_those_of_litert(name: str) -> None:
     pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip install '.[litert]'")
     path = MODELS / f"{name}.tflite"
     done = conversion(path)
     assert not done.source.is_rounded
-    assert total(compare(done, open_original(path), PHOTOS)).share >= 0.9999
+    whole = total(compare(done, open_original(path), PHOTOS))
+    assert whole.share == 1
+    assert whole.num_ties <= len(PHOTOS) * MOST_TIES
 
 
 @pytest.mark.parametrize("name", [*BYTES, "more/made_dynamic_range"])
@@ -66,9 +78,7 @@ def test_the_labels_of_8_bits_are_those_of_the_same_graph_in_floats(name: str) -
             own = tflite.real_numbers(graph, images[0].permute(1, 2, 0).numpy())
         else:
             own = done.segmenter.model.normalized(images)
-        with torch.no_grad():
-            expected = tflite.labels(graph, own).numpy()
-        assert np.mean(labels(done.segmenter, images) == expected) >= 0.9999
+        assert_equal_but_for_ties(done.segmenter, images, tflite.labels(graph, own))
 
 
 @pytest.mark.parametrize("name", BYTES)
@@ -84,8 +94,8 @@ def test_the_labels_of_frozen_graphs_are_tensorflows(name: str) -> None:
     segmenter = conversion(MODELS / "more" / f"{name}.pb").segmenter
     with np.load(MODELS / "more" / f"{name}.npz") as expected:
         for photo in PHOTOS:
-            images = pixels(segmenter, photo)
-            assert np.mean(labels(segmenter, images) == expected[photo.stem]) >= 0.9999
+            theirs = torch.from_numpy(expected[photo.stem].astype(np.int64))
+            assert_equal_but_for_ties(segmenter, pixels(segmenter, photo), theirs)
 
 
 def test_a_file_for_the_edge_tpu_is_refused_with_the_one_to_take() -> None:

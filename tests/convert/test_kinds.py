@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import atrous
 from atrous.convert import convert
-from atrous.convert.comparison import THRESHOLD, Agreement, percent, total
+from atrous.convert.comparison import THRESHOLD, Agreement, percent, ties, total
 from atrous.convert.filling import BYTES, SIGNED, UNIT, blank_model, range_of
 from atrous.convert.kinds import kind_of
 from atrous.models.deeplab_v3 import DeepLabV3
+from atrous.types import Convention
 from tests.conftest import SHARED, noise
 from tests.convert import graphs
 from tests.convert.conftest import error_line, run
@@ -246,6 +248,21 @@ def test_shares_by_hand() -> None:
     assert percent(0.99999) == "99.99 %"
     assert percent(1) == "100.00 %"
     assert 0.998 < THRESHOLD < 1
+
+
+@pytest.mark.parametrize("convention", ["aligned_corners", "half_pixel", "legacy"])
+def test_labels_may_differ_where_two_classes_tie(convention: Convention) -> None:
+    """Class 0 is ahead of class 1 on the left, by rounding alone; on the right by far; class 9 doesn't exist."""
+    logits = torch.zeros(1, 3, 2, 2)
+    logits[0, 0] = torch.tensor([[1.0, 2.0], [1.0, 2.0]])
+    logits[0, 1] = 1 - 1e-6
+    ours, theirs = torch.zeros(4, 4, dtype=torch.uint8), torch.zeros(4, 4, dtype=torch.int64)
+    assert ties(logits, (4, 4), convention, ours, theirs) == 0
+    theirs[1, 0], theirs[3, 0], theirs[2, 3], theirs[0, 1], theirs[0, 0] = 1, 1, 1, 2, 9
+    assert ties(logits, (4, 4), convention, ours, theirs) == 2
+    agreement = Agreement("a", 13, 16, 2)
+    assert agreement.share == 13 / 14
+    assert agreement.line() == "a: 92.85 % of 16 labels are the original's, but for 2 where two classes tie"
 
 
 def test_an_unknown_operator_in_the_middle_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,22 +63,35 @@ def test_a_frozen_graph_without_names_has_the_same_weights(tmp_path: Path) -> No
     assert named.flow.epsilons == bare.flow.epsilons
 
 
-@pytest.mark.parametrize("is_aligned", [True, False])
-def test_a_decoder_and_separable_branches_are_told_apart(is_aligned: bool, tmp_path: Path) -> None:
+def resizing(convention: str) -> dict[str, bool]:
+    return {"align_corners": convention == "aligned_corners", "half_pixel_centers": convention == "half_pixel"}
+
+
+@pytest.mark.parametrize(
+    ("inner", "last"),
+    [
+        ("aligned_corners", "aligned_corners"),
+        ("half_pixel", "half_pixel"),
+        ("legacy", "legacy"),
+        ("legacy", "aligned_corners"),
+        ("aligned_corners", "half_pixel"),
+    ],
+)
+def test_a_decoder_and_separable_branches_are_told_apart(inner: str, last: str, tmp_path: Path) -> None:
     """Branches of equal shapes by the order in which they are joined, whatever the order in the file."""
     backbone = {"name": "mobilenet_v2", "depth_multiplier": 0.5}
-    decoder = {"channels": 32, "low_level_channels": 8, "align_corners": is_aligned}
-    fields = {"backbone": backbone, "aspp": {"channels": 32}, "decoder": decoder, "align_corners": is_aligned}
+    settings = [{**resizing(one), "half_pixel_centers": one != "legacy"} for one in (inner, last)]
+    decoder = {"channels": 32, "low_level_channels": 8, **settings[0]}
+    fields = {"backbone": backbone, "aspp": {"channels": 32}, "decoder": decoder, **settings[1]}
     model = build(DeepLabV3Plus.Config.model_validate(fields), 3)
     tf_deeplab.load_seeded(model)
     path = tmp_path / "graph.tflite"
-    steps = plus_steps()
-    for name in () if is_aligned else ("up", "ResizeBilinear_1"):
-        steps = changed(steps, name, align_corners=False, half_pixel_centers=True)
+    steps = changed(plus_steps(), "up", **resizing(inner))
+    steps = changed(steps, "ResizeBilinear_1", **resizing(last))
     path.write_bytes(graphs.lite(steps, tf_deeplab.folded_checkpoint(model), name="x"))
     segmenter = convert(path)
     assert segmenter.model.config.name == "deeplab_v3plus"
-    assert segmenter.model.facts.convention == ("aligned_corners" if is_aligned else "half_pixel")
+    assert segmenter.model.facts.convention == last
     with torch.no_grad():
         assert_close(segmenter.model(random_image(65, 65)).semantic, model.eval()(random_image(65, 65)).semantic, 1e-5)
 

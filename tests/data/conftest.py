@@ -29,8 +29,8 @@ from atrous.data import (
     voc,
 )
 from atrous.data import list as list_files
+from atrous.data.choices import Choice
 from atrous.data.contract import DataConfig
-from atrous.data.transforms import Choice
 from atrous.errors import DataError
 from atrous.types import Image, Sample
 

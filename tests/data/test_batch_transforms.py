@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from atrous.data.augment_config import AugmentConfig
 from atrous.data.batch_transforms import kernels, mixed, noise, varied, vary, vary_sample
+from atrous.data.choices import choose, variation_of
+from atrous.data.colors import BINOMIAL
 from atrous.data.loader import Stream, training_batches
-from atrous.data.transforms import BINOMIAL, AugmentConfig, augment, choose, variation_of
+from atrous.data.transforms import augment
 from atrous.types import Batch, Sample
 from tests.data.conftest import FILL, IGNORE, max_difference, noise_image
 from tests.reference.batch_transforms import gaussian, varied_by_definition

@@ -21,6 +21,7 @@ from atrous.data.dividing import draw, places_aside
 from atrous.data.inventory import inventory
 from atrous.distributed import World
 from atrous.errors import AtrousError, ConfigError, DataError
+from atrous.training.settings import in_steps, settled
 from tests.conftest import SMALL_MODEL
 from tests.data.conftest import save, write
 from tests.runs import QUIET
@@ -259,5 +260,5 @@ def test_epochs_are_of_the_images_that_are_left(tmp_path: Path) -> None:
     root = write_photos(tmp_path / "data")
     to_learn, _ = divided(folder.Config(root=root))
     config = load("folder/deeplab_v3plus", [*QUICK, f"data.root={root}", "train.epochs=1", "train.batch=1"])
-    settled = train.in_steps(train.settled(config, QUIET), World(0, 1, torch.device("cpu")))
-    assert settled.train.steps == len(to_learn)
+    in_full = in_steps(settled(config, QUIET), World(0, 1, torch.device("cpu")))
+    assert in_full.train.steps == len(to_learn)

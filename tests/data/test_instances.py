@@ -12,6 +12,7 @@ from PIL import Image as PILImage
 
 import atrous.data
 from atrous.data import folder, survey
+from atrous.data.augment_config import AugmentConfig
 from atrous.data.image_files import ImageFiles
 from atrous.data.instances import count_pairs, numbers_of, runs_of, things_alone
 from atrous.data.label_space import LabelSpace
@@ -19,7 +20,7 @@ from atrous.data.pairing import Pair
 from atrous.data.pixels import Codes, upright
 from atrous.data.survey import Split, Survey
 from atrous.data.targets import thing_targets
-from atrous.data.transforms import AugmentConfig, augment, scale_and_crop
+from atrous.data.transforms import augment, scale_and_crop
 from atrous.distributed import World
 from atrous.errors import AtrousWarning, DataError
 from atrous.types import Sample

@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import atrous.data
 from atrous.data import mix, png
+from atrous.data.augment_config import AugmentConfig
 from atrous.data.cityscapes import Config as CityscapesConfig
 from atrous.data.folder import Config
 from atrous.data.image_files import ImageFiles, decode, read_label
@@ -27,7 +28,7 @@ from atrous.data.loader import Stream, training_batches
 from atrous.data.pairing import Pair
 from atrous.data.pixels import read_image
 from atrous.data.strips import LateError, whole
-from atrous.data.transforms import AugmentConfig, augment
+from atrous.data.transforms import augment
 from atrous.errors import DataError
 from atrous.types import Batch, Sample
 

@@ -11,7 +11,10 @@ import pytest
 
 from atrous import cli
 from atrous.data import samples, tfrecord
-from atrous.data.transforms import AugmentConfig, augment, choose, cut_legs
+from atrous.data.augment_config import AugmentConfig
+from atrous.data.choices import choose
+from atrous.data.geometry import cut_legs
+from atrous.data.transforms import augment
 from atrous.errors import DataError
 from atrous.types import Sample
 from atrous.wire import records

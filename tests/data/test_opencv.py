@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from atrous import cli
-from atrous.data import opencv, transforms
-from atrous.data.transforms import AugmentConfig, Window, augment, resample_window, scaled_window
+from atrous.data import opencv
+from atrous.data.augment_config import AugmentConfig
+from atrous.data.transforms import augment
+from atrous.data.windows import Window, resample_window, scaled_window
 from atrous.types import Image, Sample
 from tests.conftest import TINY
 from tests.data.conftest import max_difference, noise_image
@@ -56,7 +58,7 @@ def test_the_same_far_from_the_corner_of_a_large_image(scale: float) -> None:
 def test_where_nothing_begins_near_pillow_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     image = noise_image(300, 200)
     windows = [scaled_window((300, 200), scale, (50, 60), (0.9, 0.6)) for scale in (0.4, 0.77, 1.3, 1.9)]
-    monkeypatch.setattr(transforms, "FAR", 0)
+    monkeypatch.setattr("atrous.data.windows.FAR", 0)
     monkeypatch.setattr(opencv, "resized", None)
     for window in windows:
         assert max_difference(resample_window(image, window, "opencv"), resized_then_cropped(image, window)) <= 1

@@ -17,19 +17,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from atrous.data import originals
+from atrous.data.augment_config import AugmentConfig, Style
+from atrous.data.choices import Choice, choose, num_scales
+from atrous.data.geometry import flip, pad_to
+from atrous.data.original_styles import ranged_size
 from atrous.data.strips import Strips, checksums
-from atrous.data.transforms import (
-    STYLES,
-    AugmentConfig,
-    Choice,
-    Style,
-    augment,
-    choose,
-    flip,
-    num_scales,
-    pad_to,
-    ranged_size,
-)
+from atrous.data.transforms import STYLES, augment
 from atrous.types import Sample
 from tests.data.conftest import FILL, IGNORE, STILL, noise_image
 

@@ -5,17 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atrous.data.transforms import (
-    AugmentConfig,
-    Kernel,
-    augment,
-    blur,
-    choose,
-    pad_to,
-    resample_window,
-    scale_and_crop,
-    scaled_window,
-)
+from atrous.data.augment_config import AugmentConfig, Kernel
+from atrous.data.choices import choose
+from atrous.data.colors import blur
+from atrous.data.geometry import pad_to
+from atrous.data.transforms import augment, scale_and_crop
+from atrous.data.windows import resample_window, scaled_window
 from atrous.types import Sample
 from tests.data.conftest import FILL, IGNORE, STILL, max_difference, noise_image
 from tests.reference.transforms import binomial_by_definition, in_the_order_of_semseg

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 import atrous.data
 from atrous.data import shards, strips
+from atrous.data.augment_config import AugmentConfig
 from atrous.data.loader import Stream, epoch_order, missing_fields, order_of, training_batches, whole_samples
 from atrous.data.packed import read_index
 from atrous.data.shards import buffered_order, key_of, name_of, split_name
 from atrous.data.strips import LateError, Strips
-from atrous.data.transforms import AugmentConfig, augment
+from atrous.data.transforms import augment
 from atrous.errors import DataError
 from atrous.pack import checked_options, run
 from atrous.types import Batch, Sample

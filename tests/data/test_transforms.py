@@ -10,28 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from atrous.data.transforms import (
-    AugmentConfig,
-    Window,
-    _near_start,
-    add_noise,
-    augment,
-    blur,
-    choose,
-    flip,
-    jitter_colors,
-    pad_to,
-    random_angle,
-    random_blur,
-    random_scale,
-    resample_window,
-    resize_then_crop,
-    resized_size,
-    rotate_window,
-    scale_and_crop,
-    scaled_window,
-    stretched,
-)
+from atrous.data.augment_config import AugmentConfig
+from atrous.data.choices import choose, random_angle, random_blur, random_scale
+from atrous.data.colors import add_noise, blur, jitter_colors
+from atrous.data.geometry import flip, pad_to
+from atrous.data.transforms import augment, resized_size, scale_and_crop, stretched
+from atrous.data.windows import Window, _near_start, resample_window, resize_then_crop, rotate_window, scaled_window
 from atrous.types import Image, LabelMap, Sample
 from tests.data.conftest import FILL, IGNORE, STILL, max_difference, noise_image
 from tests.reference.transforms import nearest_by_definition, resize_rotate_crop

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from atrous.layers.conv import HEAD_NORM, Clip
-from atrous.layers.decoder import Decoder, Kind, Merge
+from atrous.layers.decoder import Decoder, DecoderConfig, Kind, Merge
 from atrous.layers.resize import resize
+from tests.reference.legacy import legacy
 
 CHANNELS = {"c5": 6, "low_level": 3, "low_level_8": 5, "low_level_16": 7}
 IMAGE = (65, 97)
@@ -45,6 +46,19 @@ def test_features_come_first_then_the_thin_low_level_ones() -> None:
     thin = decoder[0].get_submodule("low_level")(features["low_level"])
     torch.testing.assert_close(joined, torch.cat([resize(features["c5"], (17, 25)), thin], 1))
     assert thin.shape == (1, 2, 17, 25)
+
+
+@torch.no_grad()
+def test_features_are_upsampled_by_tensorflow_1s_resizing() -> None:
+    decoder, features = (
+        _decoder((8, 4), convention=DecoderConfig(align_corners=False, half_pixel_centers=False).convention),
+        _features(),
+    )
+    first, second = _refined(decoder, features)
+    before = decoder[0](features["c5"], features["low_level_8"], (9, 13))
+    for joined, deep, size in ((first, features["c5"], (9, 13)), (second, before, (17, 25))):
+        expected = torch.from_numpy(legacy(deep.numpy(), size))
+        torch.testing.assert_close(joined[:, : deep.shape[1]], expected)
 
 
 @torch.no_grad()

@@ -27,7 +27,11 @@ class Golden(NamedTuple):
 
 @cache
 def golden(case: str) -> Golden:
-    with np.load(GOLDENS / f"{case}.npz") as file:
+    return read_golden(GOLDENS / f"{case}.npz")
+
+
+def read_golden(path: Path) -> Golden:
+    with np.load(path) as file:
         meta = json.loads(file["meta"].tobytes())
         logits = {name: torch.from_numpy(file[name]) for name in file.files if name != "meta"}
     shapes = {name: tuple(shape) for name, shape in meta["shapes"]}

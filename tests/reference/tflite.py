@@ -91,6 +91,7 @@ OPS: dict[str, Callable[[Operator, list[Any], Stored], Tensor]] = {
 }
 
 
+@torch.no_grad()
 def labels(model: TfLite, image: Tensor) -> Tensor:  # [H, W]
     y = run(model, image)
     return y[0] if y.dtype == torch.int64 else y[0].argmax(0)

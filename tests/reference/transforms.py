@@ -7,17 +7,10 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from atrous.data.transforms import (
-    Choice,
-    Window,
-    blur,
-    flip,
-    pad_to,
-    resample_window,
-    resize_then_crop,
-    rotate_window,
-    scaled_window,
-)
+from atrous.data.choices import Choice
+from atrous.data.colors import blur
+from atrous.data.geometry import flip, pad_to
+from atrous.data.windows import Window, resample_window, resize_then_crop, rotate_window, scaled_window
 from atrous.types import Color, Image, Sample
 
 

@@ -36,11 +36,11 @@ from atrous.models import Model, ModelConfig
 from atrous.types import Convention, Size
 
 CLIPS = {(0, 6): "relu6", (-6, 6): "clip6", (-1, 1): "clip1"}
-ALIGNED, HALF_PIXEL = "bilinear, aligned corners", "bilinear, half-pixel centres"
+ALIGNED, HALF_PIXEL, LEGACY = (f"bilinear, {rule}" for rule in ("aligned corners", "half-pixel centres", "legacy"))
 CONVENTIONS: dict[Convention, str] = {
     "aligned_corners": ALIGNED,
     "half_pixel": HALF_PIXEL,
-    "legacy": "bilinear, legacy",
+    "legacy": LEGACY,
 }
 TRANSPARENT = (
     "alias",
@@ -55,6 +55,7 @@ TRANSPARENT = (
     "div",
 )
 ONE_SCALE = {"image_pyramid": (1.0,)}  # the layers of other scales are the same
+EDGE = "replication_pad2d"  # the last row and column repeated: `resize` so makes TensorFlow 1's of aligned corners
 SPATIAL = 2  # the first axis of a map's height and width
 
 
@@ -167,6 +168,10 @@ def _clip(flow: Flow, inputs: list[Value], args: tuple[Any, ...]) -> Value:
 
 def _resize(flow: Flow, inputs: list[Value], args: tuple[Any, ...]) -> Value:
     size = (int(args[1][-2]), int(args[1][-1]))
+    if inputs[0].op == EDGE:
+        x = inputs[0].inputs[0]
+        flow.resizes.append(Resize("", x, LEGACY, (size[0] - 1, size[1] - 1)))
+        return x
     flow.resizes.append(Resize("", inputs[0], ALIGNED if len(args) > 2 and args[2] else HALF_PIXEL, size))
     return inputs[0]
 

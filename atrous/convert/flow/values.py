@@ -1,6 +1,7 @@
 """What flows through a network: expressions of its layers, equal where two networks compute the same."""
 
 import hashlib
+from collections.abc import Container, Iterator
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -232,6 +233,20 @@ def padding_at(size: Size | None, kernel: Pair, stride: Pair, rate: Pair) -> Pad
     sides = size or (1 << 20, 1 << 20)
     height, width = (same_padding(*axis) for axis in zip(sides, kernel, stride, rate, strict=True))
     return height, width
+
+
+# ---- looking into values
+
+
+def components(*values: Value, ends: Container[str] = ()) -> Iterator[Value]:
+    """These values and what they are made of, each once, though it occurs often; `ends`: keys not to look into."""
+    waiting, seen = list(values), set[str]()
+    while waiting:
+        x = waiting.pop()
+        if x.key not in seen:
+            seen.add(x.key)
+            yield x
+            waiting += () if x.key in ends else reversed(x.inputs)
 
 
 # ---- messages

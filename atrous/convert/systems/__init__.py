@@ -4,6 +4,7 @@ from typing import Any
 
 from atrous.convert.system import System
 from atrous.convert.systems import (
+    bonlime,
     bowenc0221,
     csail,
     deeplab2,
@@ -31,4 +32,5 @@ SYSTEMS: dict[str, System[Any]] = {  # in the order in which they are tried
     "smp": smp.SYSTEM,
     "huggingface": huggingface.SYSTEM,
     "kazuto1011": kazuto1011.SYSTEM,
+    "bonlime": bonlime.SYSTEM,
 }

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from atrous.runtimes.litert.graph import Array, Graph, Operator, Tensor
 
@@ -47,6 +47,8 @@ VERSIONS = {  # of an operator, where the first does not know what we use of it:
     "RESIZE_BILINEAR": 3,
     "RESIZE_NEAREST_NEIGHBOR": 3,
 }
+VERSIONS_OF_INTEGERS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "CONCATENATION": 2, "DEQUANTIZE": 2, "PAD": 2}
+Code: TypeAlias = tuple[str, int]  # an operator and its version
 
 
 def serialised(
@@ -69,9 +71,9 @@ def serialised(
     subgraph.name = "main"
     subgraph.tensors = [_tensor(schema, model, graph.tensors[one], names.get(one, f"tensor_{one}")) for one in places]
     subgraph.inputs, subgraph.outputs = ([places[one] for one in side.values()] for side in (inputs, outputs))
-    codes = list(dict.fromkeys(operator.op for operator in operators))
+    codes = list(dict.fromkeys(_code_of(graph, operator) for operator in operators))
     subgraph.operators = [_operator(schema, graph, operator, codes, places) for operator in operators]
-    model.operatorCodes, model.subgraphs = [_code(schema, op) for op in codes], [subgraph]
+    model.operatorCodes, model.subgraphs = [_code(schema, *code) for code in codes], [subgraph]
     model.signatureDefs = [_signature(schema, inputs, outputs, places)]
     model.metadata = [_metadata(schema, model, name, content) for name, content in metadata.items()]
     return _packed(model)
@@ -128,11 +130,11 @@ def _operator(
     schema: Any,  # noqa: ANN401
     graph: Graph,
     operator: Operator,
-    codes: Sequence[str],
+    codes: Sequence[Code],
     places: Mapping[int, int],
 ) -> Any:  # noqa: ANN401
     result = schema.OperatorT()
-    result.opcodeIndex = codes.index(operator.op)
+    result.opcodeIndex = codes.index(_code_of(graph, operator))
     result.inputs, result.outputs = [places[one] for one in operator.inputs], [places[operator.output]]
     if operator.op in OPTIONS:
         kind = OPTIONS[operator.op]
@@ -153,11 +155,16 @@ def _types(schema: Any, graph: Graph, operator: Operator) -> dict[str, int]:  # 
     return tables.get(operator.op, {})
 
 
-def _code(schema: Any, op: str) -> Any:  # noqa: ANN401
+def _code_of(graph: Graph, operator: Operator) -> Code:
+    is_int8 = graph.tensors[operator.inputs[0]].dtype == "int8"
+    return operator.op, (VERSIONS_OF_INTEGERS if is_int8 else VERSIONS).get(operator.op, VERSIONS.get(operator.op, 1))
+
+
+def _code(schema: Any, op: str, version: int) -> Any:  # noqa: ANN401
     code = schema.OperatorCodeT()
     code.builtinCode = getattr(schema.BuiltinOperator, op)
     code.deprecatedBuiltinCode = min(code.builtinCode, 127)
-    code.version = VERSIONS.get(op, 1)
+    code.version = version
     return code
 
 

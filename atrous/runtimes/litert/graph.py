@@ -62,6 +62,12 @@ class Graph:
             self.constants[key] = len(self.tensors) - 1
         return self.constants[key]
 
+    def integers(self, data: Array, scale: tuple[float, ...], zero_point: tuple[int, ...], axis: int) -> int:
+        """A constant of integers that stand for floats."""
+        data = np.ascontiguousarray(data)
+        self.tensors.append(Tensor(data.shape, str(data.dtype), data, scale, zero_point, axis))
+        return len(self.tensors) - 1
+
     def add(self, op: str, inputs: Sequence[int], shape: Sequence[int], dtype: str, **options: Option) -> int:
         """An operator's result."""
         output = self.tensor(shape, dtype)

@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.ao.quantization.fx._decomposed  # defines operators
 from torch.export import ExportedProgram
 from torch.fx.node import Node, map_arg
 from torch.utils import _pytree as pytree
 
 from atrous.errors import ConfigError
-from atrous.runtimes.litert import axes, elements, maps, products
+from atrous.runtimes.litert import axes, elements, integers, maps, products
 from atrous.runtimes.litert.elements import Operand, dtype_name
 from atrous.runtimes.litert.graph import Graph, Value, plain, viewed
 
@@ -27,9 +28,7 @@ class Lowered(NamedTuple):
 
 def lower(program: ExportedProgram) -> Lowered:
     """Raises ConfigError with its name for an operator that has no counterpart."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's own, about its own
-        program = program.run_decompositions(_decompositions())
+    program = decomposed(program)
     graph, values, inputs = Graph(), _constants(program), list[Value]()
     with torch.no_grad():
         for node in program.graph.nodes:
@@ -40,6 +39,13 @@ def lower(program: ExportedProgram) -> Lowered:
                 values[node.name] = _called(graph, node, values)
     (results,) = (node.args[0] for node in program.graph.nodes if node.op == "output")
     return Lowered(graph, inputs, [_computed(values[node.name], number) for number, node in enumerate(results)])
+
+
+def decomposed(program: ExportedProgram) -> ExportedProgram:
+    """In operators that have a counterpart, as far as PyTorch knows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own, about its own
+        return program.run_decompositions(_decompositions())
 
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:
@@ -78,7 +84,7 @@ def _called(graph: Graph, node: Node, values: Mapping[str, Any]) -> Any:  # noqa
     if target in IGNORED:
         return None
     if target is operator.getitem or not any(isinstance(leaf, Value) for leaf in leaves):
-        return target(*args, **kwargs)  # a constant
+        return CONSTANTS.get(target, target)(*args, **kwargs)
     if target in VIEWS:
         return viewed(graph, args[0], tuple(node.meta["val"].shape))
     if target is aten.as_strided.default:
@@ -100,6 +106,8 @@ VIEWS = {
     aten.squeeze.dims,
     aten.unsqueeze.default,
 }
+quantized = torch.ops.quantized_decomposed
+CONSTANTS: dict[Any, Callable[..., Any]] = {quantized.dequantize_per_channel.default: integers.levels}
 LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.abs.default: partial(elements.unary, "ABS"),
     aten.exp.default: partial(elements.unary, "EXP"),
@@ -182,5 +190,7 @@ LOWERINGS: dict[Any, Callable[..., Any]] = {
     aten.upsample_bilinear2d.vec: maps.bilinear,
     aten.upsample_nearest2d.vec: maps.nearest,
     aten._upsample_nearest_exact2d.vec: maps.nearest_exact,
+    quantized.quantize_per_tensor.default: integers.rounded,
+    quantized.dequantize_per_tensor.default: integers.in_floats,
 }
 """Functions of the graph and the operator's own arguments. What isn't here is decomposed by PyTorch, or refused."""

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from atrous.errors import ConfigError
 from atrous.runtimes.litert.axes import integers, permuted, reduced
 from atrous.runtimes.litert.elements import binary, raised
-from atrous.runtimes.litert.graph import NHWC, Array, Graph, Option, Shape, Value, arranged, in_memory, viewed
+from atrous.runtimes.litert.graph import NHWC, Array, Graph, Option, Order, Shape, Value, arranged, in_memory, viewed
+from atrous.runtimes.litert.integers import Levels
 from atrous.runtimes.litert.products import matmul
 
 MULTIPLIER = "depthMultiplier"
@@ -21,8 +22,8 @@ SYMMETRIC = 1  # MirrorPadMode
 def conv2d(
     graph: Graph,
     x: Value,
-    weight: Tensor,
-    bias: Tensor | None = None,
+    weight: Tensor | Levels,
+    bias: Tensor | Levels | None = None,
     stride: Sequence[int] = (1, 1),
     padding: Sequence[int] = (0, 0),
     dilation: Sequence[int] = (1, 1),
@@ -34,14 +35,13 @@ def conv2d(
     stride, padding, dilation = (pair(values) for values in (stride, padding, dilation))
     out, _, *kernel = weight.shape
     is_depthwise = groups == channels and groups > 1
-    filters = weight.permute(1, 2, 3, 0) if is_depthwise else weight.permute(0, 2, 3, 1)
     extents = [rate * (side - 1) + 1 for rate, side in zip(dilation, kernel, strict=True)]
     sides = [
         (old + 2 * pad - extent) // step + 1
         for old, pad, extent, step in zip(size, padding, extents, stride, strict=True)
     ]
-    shift = torch.zeros(out) if bias is None else bias
-    inputs = [arranged(graph, x, NHWC), *(graph.constant(_floats(values)) for values in (filters, shift))]
+    order = (1, 2, 3, 0) if is_depthwise else (0, 2, 3, 1)
+    inputs = [arranged(graph, x, NHWC), *_weights(graph, weight, bias, order)]
     options: dict[str, Option] = {
         **_steps(stride, padding),
         "dilationHFactor": dilation[0],
@@ -50,6 +50,16 @@ def conv2d(
     }
     op = "DEPTHWISE_CONV_2D" if is_depthwise else "CONV_2D"
     return Value(graph.add(op, inputs, (batch, *sides, out), "float32", **options), NHWC)
+
+
+def _weights(graph: Graph, weight: Tensor | Levels, bias: Tensor | Levels | None, order: Order) -> tuple[int, int]:
+    """With these axes, the channels of the result last or first; in integers, each channel has a scale."""
+    if isinstance(weight, Levels) and isinstance(bias, Levels):
+        axis = order.index(0)
+        return weight.permute(*order).constant(graph, axis), bias.constant(graph, 0)
+    assert isinstance(weight, Tensor) and not isinstance(bias, Levels)
+    shift = torch.zeros(len(weight)) if bias is None else bias
+    return graph.constant(_floats(weight.permute(*order))), graph.constant(_floats(shift))
 
 
 def _floats(values: Tensor) -> Array:

@@ -7,6 +7,7 @@ import numpy as np
 
 from atrous.layers.conv import same_padding
 from atrous.runtimes.litert.graph import Array, Graph, Operator, Option
+from atrous.runtimes.litert.integers import in_integers
 
 ACTIVATION = "fusedActivationFunction"
 ACTIVATIONS = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}  # ActivationFunctionType
@@ -17,7 +18,8 @@ SAME, VALID = 0, 1  # Padding
 
 def merged(graph: Graph, outputs: Iterable[int]) -> list[Operator]:
     """The graph's operators, in order, each joined with the only one that reads its result where that is possible."""
-    readers = Counter([tensor for operator in graph.operators for tensor in operator.inputs] + list(outputs))
+    outputs = list(outputs)
+    readers = Counter([tensor for operator in graph.operators for tensor in operator.inputs] + outputs)
     operators: dict[int, Operator] = {}  # by the tensor that they compute
     for operator in graph.operators:
         sources = [tensor for tensor in operator.inputs if tensor in operators]
@@ -27,7 +29,8 @@ def merged(graph: Graph, outputs: Iterable[int]) -> list[Operator]:
                 del operators[sources[0]]
                 operator = joint
         operators[operator.output] = operator
-    return [part for operator in operators.values() for part in _with_padding(graph, operator)]
+    joined = in_integers(graph, list(operators.values()), outputs)
+    return [part for operator in joined for part in _with_padding(graph, operator)]
 
 
 def _scaled(graph: Graph, source: Operator, product: Operator) -> Operator | None:
@@ -66,7 +69,8 @@ def _prescaled(graph: Graph, source: Operator, convolution: Operator) -> Operato
     """A factor or divisor per channel of what is convolved goes into the weights: zeros around it stay zeros."""
     tensors = [tensor for tensor in source.inputs if graph.tensors[tensor].data is not None]
     weights, shape = graph.tensors[convolution.inputs[1]].data, graph.tensors[convolution.inputs[0]].shape
-    if source.op not in ("MUL", "DIV") or source.options or len(tensors) != 1 or weights is None:
+    is_int8 = bool(graph.tensors[convolution.inputs[1]].scale)
+    if source.op not in ("MUL", "DIV") or source.options or len(tensors) != 1 or weights is None or is_int8:
         return None
     computed = source.inputs[0]
     factor = _data(graph, tensors[0]).reshape(-1)
@@ -89,6 +93,8 @@ def _per_channel(graph: Graph, source: Operator, operator: Operator) -> Array | 
     if len(others) != 1 or source.op not in CHANNEL_AXES or source.options.get(ACTIVATION):
         return None
     if any(graph.tensors[tensor].data is None for tensor in (*others, *source.inputs[1:])):
+        return None
+    if graph.tensors[source.inputs[1]].scale:  # integers
         return None
     constant, shape = _data(graph, others[0]), graph.tensors[source.output].shape
     is_per_channel = constant.size == 1 or (constant.size == constant.shape[-1] == shape[-1])
@@ -153,6 +159,7 @@ def _pad(graph: Graph, operator: Operator, around: Sequence[tuple[int, int]]) ->
     shape = [length + sum(pair) for length, pair in zip(source.shape, around, strict=True)]
     table = graph.constant(np.array(around, np.int32))
     output = graph.tensor(shape, source.dtype)
+    graph.tensors[output] = source._replace(shape=tuple(shape))  # 0 is on the same level
     if operator.op != "MAX_POOL_2D":
         return Operator("PAD", (operator.inputs[0], table), output)
     lowest = graph.constant(np.array([np.finfo(np.float32).min], np.float32))

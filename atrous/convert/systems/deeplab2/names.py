@@ -1,18 +1,19 @@
 """deeplab2's names: which variables of a TensorFlow 2 object checkpoint are a module's, and the order of their axes."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 from torch import nn
 
-from atrous.convert.arrays import Array, Arrays, Shape
-from atrous.convert.layouts import Layout, Rules, require_name
+from atrous.convert.arrays import Array
+from atrous.convert.layouts import Layout, Rules, as_our_kernel, kernel_shape, leaves, nothing_folded, require_name
 
-NORM_LEAVES = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 # What a training saves besides the model: counters, and the slots of its optimisers.
 LEFTOVERS = re.compile(r"(save_counter|global_step|step|.*/\.OPTIMIZER_SLOT/.*|(optimizer|backbone_optimizer)/.*)")
 PROJECTION = re.compile(r".*aspp/_proj_conv_bn_act/_conv/kernel")
+NORM = "_batch_norm"
+INNER = {"kernel": "_conv", "depthwise_kernel": "_depthwise_conv", "gamma": NORM}  # parts of a layer, by first weight
 NUM_BRANCHES = 5  # of ASPP, whose image mean is the last in deeplab2 and the first here
 
 
@@ -139,16 +140,11 @@ def variables(module: nn.Module, rules: Rules) -> dict[str, str]:
 
 def _variables_of(path: str, module: nn.Module, rules: Rules) -> Iterator[tuple[str, str]]:
     layer, _, own = path.rpartition(".")
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        scope = _scope(layer, rules)
-        yield from ((leaf, f"{scope}/_batch_norm/{name}") for leaf, name in NORM_LEAVES.items())
-    elif isinstance(module, nn.Conv2d):
-        is_depthwise = module.groups == module.in_channels > 1
-        inner = "/_depthwise_conv" if is_depthwise else "/_conv"
-        scope = f"{_scope(layer, rules)}{inner}" if own == "conv" else _scope(path, rules)
-        yield "weight", f"{scope}/{'depthwise_kernel' if is_depthwise else 'kernel'}"
-        if module.bias is not None:
-            yield "bias", f"{scope}/bias"
+    names = leaves(module)
+    if names:
+        inner = INNER[next(iter(names.values()))]
+        scope = f"{_scope(layer, rules)}/{inner}" if own == "conv" or inner == NORM else _scope(path, rules)
+        yield from ((ours, f"{scope}/{theirs}") for ours, theirs in names.items())
 
 
 def _scope(path: str, rules: Rules) -> str:
@@ -160,25 +156,10 @@ def _scope(path: str, rules: Rules) -> str:
 # ---- axes
 
 
-def axes(variable: str) -> Shape:
-    """TensorFlow's order of our axes (out, in, height, width): HWIM for a depthwise kernel, else HWIO."""
-    return (2, 3, 0, 1) if variable.endswith("depthwise_kernel") else (2, 3, 1, 0)
-
-
-def variable_shape(variable: str, shape: Shape) -> Shape:
-    return tuple(shape[axis] for axis in axes(variable)) if len(shape) == 4 else shape
-
-
 def our_axes(variable: str, array: Array) -> Array:
     """The projection of ASPP takes the image mean's channels last; ours takes them first."""
-    if array.ndim != 4:
-        return array
-    ours = array.transpose(np.argsort(axes(variable)))
+    ours = as_our_kernel(variable, array)
     return np.roll(ours, ours.shape[1] // NUM_BRANCHES, 1) if PROJECTION.fullmatch(variable) else ours
 
 
-def nothing_folded(module: nn.Module, names: Mapping[str, str], arrays: Arrays) -> Arrays:
-    return arrays
-
-
-DEEPLAB2 = Layout(variables, variable_shape, our_axes, LEFTOVERS, nothing_folded)
+DEEPLAB2 = Layout(variables, kernel_shape, our_axes, LEFTOVERS, nothing_folded)

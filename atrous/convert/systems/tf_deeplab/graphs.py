@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from atrous.convert.arrays import Array
 from atrous.convert.flow.agreement import changes
 from atrous.convert.flow.traced import CONVENTIONS
-from atrous.convert.flow.values import Affine, Flow, Layer, Value
+from atrous.convert.flow.values import Affine, Flow, Layer, Resize, Value, components, layer_key
 from atrous.convert.system import Hints, Normalization, Pooling
 from atrous.convert.systems.tf_deeplab.scopes import ROOTS
 from atrous.types import Convention
@@ -35,7 +36,8 @@ def hints_of(flow: Flow) -> Hints:
     stride = _output_stride(flow)
     rates = _rates(flow, ASPP if "aspp0/weights" in flow.layers else SUMMED)
     grid, pooling = _multi_grid(flow, stride), _pooling(flow, stride)
-    return Hints(stride, rates or None, grid, pooling, _convention(flow), _block_rates(flow) or None)
+    logits, decoder = (_convention(resizes) for resizes in _resizes(flow))
+    return Hints(stride, rates or None, grid, pooling, logits, decoder, _block_rates(flow) or None)
 
 
 def _first_runs(flow: Flow) -> dict[str, Layer]:
@@ -88,9 +90,20 @@ def _pooling(flow: Flow, stride: int | None) -> Pooling | None:
     return Pooling((height, width), pool.stride)
 
 
-def _convention(flow: Flow) -> Convention:
-    """That of all maps that grow, if they share one; aligned corners else, from which the model's are then compared."""
-    texts = {one.convention for one in flow.resizes if one.input.kind == "feature" and changes(one)}
+def _resizes(flow: Flow) -> tuple[list[Resize], list[Resize]]:
+    """Of logits, which no layer takes, and of a decoder's features."""
+    maps = [one for one in flow.resizes if one.input.kind == "feature" and changes(one)]
+    taken = {x.key for x in components(*(layer.input for layers in flow.layers.values() for layer in layers))}
+    logits = [one for one in maps if one.input.key not in taken]
+    pooled = layer_key(IMAGE_POOLING)
+    return logits, [
+        one for one in maps if one.input.key in taken and pooled not in {x.key for x in components(one.input)}
+    ]
+
+
+def _convention(resizes: Sequence[Resize]) -> Convention:
+    """The one that all share; aligned corners else, from which the model's are then compared."""
+    texts = {one.convention for one in resizes}
     return next((name for name, text in CONVENTIONS.items() if texts == {text}), "aligned_corners")
 
 

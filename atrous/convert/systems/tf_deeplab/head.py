@@ -223,7 +223,8 @@ def _decoder(evidence: FlagEvidence, trunk: Trunk) -> ConfigFields:
         "channels": _outputs(evidence, _last_conv(evidence)),
         "separable": evidence.has(split, "decoder/decoder_conv0_depthwise/depthwise_weights"),
         "merge": "sum" if evidence.has(split, conv) else "concat",
-        "align_corners": evidence.hints.convention != "half_pixel",
+        "align_corners": evidence.hints.decoder_convention == "aligned_corners",
+        "half_pixel_centers": evidence.hints.decoder_convention != "legacy",
         "logits": not evidence.has(LOGITS),
     }
 

@@ -16,7 +16,7 @@ from atrous.backbones import BACKBONES, BackboneConfig, build_backbone
 from atrous.convert.arrays import Shape
 from atrous.convert.flow.operations import Operation, Operations, flow_of
 from atrous.convert.flow.traced import recorded
-from atrous.convert.flow.values import Flow, Layer, Value, layer_key
+from atrous.convert.flow.values import Flow, Layer, Value, components, layer_key
 from atrous.convert.systems.tf_deeplab.layout import TENSORFLOW
 from atrous.convert.systems.tf_deeplab.network import planned, widths_near
 from atrous.convert.systems.tf_deeplab.scopes import NAS, ROOTS, backbone_rules
@@ -176,18 +176,15 @@ def _parts(flow: Flow, kernels: Kernels, template: Template) -> list[Part]:
     places = {layer_key(name): name for name in flow.layers} | template.places
     rest = {name: runs[0] for name, runs in flow.layers.items() if name not in template.layers}
     return [
-        Part(name, layer, kernels[name], frozenset(_leaves(layer.input, places)))
+        Part(
+            name,
+            layer,
+            kernels[name],
+            frozenset(places[x.key] for x in components(layer.input, ends=places) if x.key in places),
+        )
         for name, layer in rest.items()
         if name in kernels
     ]
-
-
-def _leaves(x: Value, places: Mapping[str, str]) -> Iterator[str]:
-    """The layers and places that it is made of."""
-    if x.key in places:
-        yield places[x.key]
-    for one in () if x.key in places else x.inputs:
-        yield from _leaves(one, places)
 
 
 def _classifier(parts: list[Part], root: str) -> dict[str, str]:
