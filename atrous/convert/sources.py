@@ -151,6 +151,13 @@ def _read_pth(path: Path, label: str) -> ForeignWeights:
     return joined(path, weights, lambda partner: ForeignWeights(str(partner), read_pth(partner)))
 
 
+def _refuse_pickle(path: Path, label: str) -> ForeignWeights:
+    raise ConversionError(
+        f"{path}: a pickle, such as Detectron2's, of which no network is read; weights of another program can be saved "
+        'alone: torch.save(model.state_dict(), "weights.pth")'
+    )
+
+
 def _read_safetensors(path: Path, label: str) -> ForeignWeights:
     weights, averages = (without_wrapper(part) for part in split(read_safetensors(path)))
     return described(path, ForeignWeights(label, weights, averages=averages))
@@ -200,6 +207,7 @@ READERS: dict[tuple[str, ...], Callable[[Path, str], ForeignWeights]] = {  # by 
     KERAS: _read_keras,
     (ONNX,): _refuse_onnx,
     ARCHIVES: _read_archive,
+    (".pkl", ".pickle"): _refuse_pickle,
 }
 BY_CONTENT: dict[Kind | None, Callable[[Path, str], ForeignWeights]] = {
     "tflite": _read_tflite,
