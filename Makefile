@@ -3,9 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 BENCHMARKS := crf panoptic psa transforms upsample
-# Tests use one thread each, so that each core gets its own worker, and one more works while others wait for processes.
+# Tests use one thread each, so that each core gets its own worker; more would disturb tests that measure memory.
 # `worksteal` gives a worker consecutive tests, which share a module's fixtures, and balances the load at the end.
-WORKERS = $(shell $(BIN)/python -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))')
+WORKERS = $(shell $(BIN)/python -c 'import os; print(min(8, os.cpu_count() or 1))')
 PARALLEL = --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
