@@ -95,7 +95,7 @@ def leaves(module: nn.Module) -> dict[str, str]:
 
 def kernel_axes(name: str) -> Shape:
     """TensorFlow's order of our axes (out, in, height, width): HWIM for a depthwise kernel, else HWIO."""
-    return (2, 3, 0, 1) if name.endswith("depthwise_kernel") else (2, 3, 1, 0)
+    return (2, 3, 0, 1) if name.endswith(("depthwise_kernel", "depthwise_weights")) else (2, 3, 1, 0)
 
 
 def kernel_shape(name: str, shape: Shape) -> Shape:

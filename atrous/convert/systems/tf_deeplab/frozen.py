@@ -2,6 +2,7 @@
 
 from atrous.convert.arrays import Array
 from atrous.convert.flow.operations import flow_of
+from atrous.convert.layouts import NORM_LEAVES
 from atrous.convert.readers.frozen_graph import Graph
 from atrous.convert.system import ForeignWeights
 from atrous.convert.systems.tf_deeplab import unnamed
@@ -13,7 +14,6 @@ from atrous.convert.systems.tf_deeplab.graphs import (
     normalization_of,
     without_holes,
 )
-from atrous.convert.systems.tf_deeplab.layout import NORM_LEAVES
 from atrous.convert.systems.tf_deeplab.nodes import FAKE_QUANT, WEIGHTS, epsilons, operations, sources
 from atrous.convert.systems.tf_deeplab.unnamed import Variables
 from atrous.types import Size

@@ -6,15 +6,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from torch import nn
 
-from atrous.convert.arrays import Array, Arrays, Shape
-from atrous.convert.layouts import Layout, Rules, rename, require_name
+from atrous.convert.arrays import Array, Arrays
+from atrous.convert.layouts import NORM_LEAVES, Layout, Rules, as_our_kernel, kernel_shape, rename, require_name
 
-NORM_LEAVES = {
-    "weight": "gamma",
-    "bias": "beta",
-    "running_mean": "moving_mean",
-    "running_var": "moving_variance",
-}
 # Slots of optimisers, averages, counters, and the ranges of 8-bit training.
 LEFTOVERS = re.compile(
     r"(.*/)?(global_step|Momentum|Adam|Adam_1|RMSProp|RMSProp_1|ExponentialMovingAverage|beta[12]_power|"
@@ -51,22 +45,6 @@ def _layer_scope(path: str, rules: Rules) -> str:
     return require_name(path.rpartition(".")[0], rules)
 
 
-# ---- axes
-
-
-def axes(variable: str) -> Shape:
-    """TensorFlow's order of our axes (out, in, height, width): HWIM for a depthwise kernel, else HWIO."""
-    return (2, 3, 0, 1) if variable.endswith("depthwise_weights") else (2, 3, 1, 0)
-
-
-def variable_shape(variable: str, shape: Shape) -> Shape:
-    return tuple(shape[axis] for axis in axes(variable)) if len(shape) == 4 else shape
-
-
-def _our_axes(variable: str, array: Array) -> Array:
-    return array.transpose(np.argsort(axes(variable))) if array.ndim == 4 else array
-
-
 # ---- folded batch norms
 
 
@@ -96,4 +74,4 @@ def _only_shifting(bias: Array, eps: float) -> dict[str, Array]:
     return {"weight": scale, "bias": bias, "running_mean": 0 * ones, "running_var": ones}
 
 
-TENSORFLOW = Layout(variables, variable_shape, _our_axes, LEFTOVERS, _unfolded)
+TENSORFLOW = Layout(variables, kernel_shape, as_our_kernel, LEFTOVERS, _unfolded)

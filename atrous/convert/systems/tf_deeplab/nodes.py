@@ -6,9 +6,9 @@ from types import MappingProxyType
 from atrous.convert.arrays import Array
 from atrous.convert.flow.operations import MAXIMUM, REVERSED, SOFTMAX, Operation, Operations
 from atrous.convert.flow.values import NO_PADS, Pads, Pair
+from atrous.convert.layouts import NORM_LEAVES
 from atrous.convert.readers.frozen_graph import Graph, Node
 from atrous.convert.systems.tf_deeplab.graphs import without_holes
-from atrous.convert.systems.tf_deeplab.layout import NORM_LEAVES
 
 WEIGHTS = frozenset({"weights", "depthwise_weights", "pointwise_weights"})
 FAKE_QUANT = "FakeQuant"

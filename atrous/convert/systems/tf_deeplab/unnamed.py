@@ -8,9 +8,9 @@ import numpy as np
 
 from atrous.convert.arrays import Array
 from atrous.convert.flow.values import scope_of
+from atrous.convert.layouts import NORM_LEAVES
 from atrous.convert.readers.frozen_graph import Graph, Node
 from atrous.convert.systems.tf_deeplab import structure
-from atrous.convert.systems.tf_deeplab.layout import NORM_LEAVES
 from atrous.convert.systems.tf_deeplab.nodes import (
     FAKE_QUANT,
     constant_behind,
