@@ -34,9 +34,10 @@ def run(
     """Export the model file `path` for a runtime, a row of RUNTIMES, and print what was compared.
 
     `size` is the only one that the file will take; None: any, or `default_size` where it must be one. With `grouping`,
-    a panoptic model's graph also groups pixels into things, if the format can. `images` are compared, too. With `integers`, convolutions compute in 8-bit integers; what that costs is printed, and measured on
-    data. Raises ConfigError for what the runtime can't do, OSError, and Mismatch if the file computes something else:
-    then it isn't written.
+    a panoptic model's graph also groups pixels into things, if the format can. `images` are compared, too. With
+    `integers`, convolutions compute in 8-bit integers; what that costs is printed, and measured on data. Raises
+    ConfigError for what the runtime can't do, OSError, and Mismatch if the file computes something else: then it isn't
+    written.
     """
     console = console or terminal.console()
     path = user_path(path)
