@@ -3,15 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 BENCHMARKS := crf panoptic psa transforms upsample
-# Tests use one thread each, so that each core gets its own worker. `worksteal` gives a worker consecutive tests, which
-# share a module's fixtures, and balances the load at the end.
-PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
+# Tests use one thread each, so that each core gets its own worker; more would disturb tests that measure memory.
+# `worksteal` gives a worker consecutive tests, which share a module's fixtures, and balances the load at the end.
+WORKERS = $(shell $(BIN)/python -c 'import os; print(min(8, os.cpu_count() or 1))')
+PARALLEL = --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow coverage check format bench
+.PHONY: help demo test slow all coverage check format bench
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Of the processes that tests start, too.
+test slow all coverage: export OMP_NUM_THREADS = 1
 
 demo: $(INSTALLED) ## train, evaluate, predict and report on synthetic street scenes: minutes on two cores
 	$(BIN)/atrous demo
@@ -22,7 +26,10 @@ test: $(INSTALLED) ## run the fast tests
 slow: $(INSTALLED) ## run the slow tests: killed and resumed runs, many processes, the demo's score
 	$(BIN)/pytest -m slow $(PARALLEL)
 
-coverage: $(INSTALLED) ## run the fast tests and print how much of the code they reach
+all: $(INSTALLED) ## run the fast and the slow tests together, which takes less time than one after the other
+	$(BIN)/pytest $(PARALLEL)
+
+coverage: $(INSTALLED) ## run the fast tests, at half their speed, and print how much of the code they reach
 	$(BIN)/pytest -m "not slow" $(PARALLEL) --cov --cov-report=term
 
 check: $(INSTALLED) ## check format, lint, types and layers

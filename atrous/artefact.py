@@ -41,7 +41,7 @@ from atrous.layers.resize import resize
 from atrous.model_file import FORMAT, Header, header_checksum
 from atrous.models import Model
 from atrous.runtimes import RUNTIMES, Runtime
-from atrous.runtimes.contract import EXPORT, Opened
+from atrous.runtimes.contract import EXPORT, Opened, parsed_export
 from atrous.runtimes.contract import require as require_packages
 from atrous.runtimes.pytorch import checksum, fold_norms
 from atrous.tasks import TASKS
@@ -158,11 +158,14 @@ def file_for(path: Path, name: str, device: torch.device) -> Path:
     installed, with the command that installs it; and what `write` raises.
     """
     own = model_file.runtime_name(path)
-    name = fastest(own, device) if name == "auto" else name
+    name = fastest(path, own, device) if name == "auto" else name
     if name == own:
         return path
     if name not in RUNTIMES:
         raise ConfigError(f"--runtime {name}: expected auto, {', '.join(RUNTIMES)}")
+    if own in RUNTIMES[name].opens:
+        require_packages(RUNTIMES[name], f"--runtime {name}")
+        return path
     if own != "pytorch":
         raise ConfigError(f"--runtime {name}: {path} is a file for {own}; name the .safetensors file that it is from")
     require_packages(RUNTIMES[name], f"--runtime {name}")
@@ -177,11 +180,28 @@ def file_for(path: Path, name: str, device: torch.device) -> Path:
     return cached
 
 
-def fastest(own: str, device: torch.device) -> str:
-    """On a GPU PyTorch; elsewhere the first of FASTEST that is installed. An exported file has its own."""
-    if own != "pytorch" or device.type != "cpu":
+def opener_of(path: Path, name: str | None, device: torch.device) -> str:
+    """The runtime that opens the file: its own, or that asked for, which may be `auto`, if it opens such files."""
+    own = model_file.runtime_name(path)
+    name = fastest(path, own, device) if name == "auto" else name
+    return name if name is not None and own in RUNTIMES[name].opens else own
+
+
+def fastest(path: Path, own: str, device: torch.device) -> str:
+    """On a GPU PyTorch; elsewhere the first of FASTEST that is installed and can open the file, or a model's export."""
+    if device.type != "cpu":
         return own
-    return next((name for name in FASTEST if RUNTIMES[name].is_installed), own)
+    possible = [name for name in FASTEST if RUNTIMES[name].is_installed]
+    if own == "pytorch":
+        return next(iter(possible), own)
+    names = [name for name in possible if name == own or own in RUNTIMES[name].opens]
+    return names[0] if names and not _is_int8(path) else own
+
+
+def _is_int8(path: Path) -> bool:
+    """Whether a file computes in 8-bit integers, which each runtime rounds in its own way."""
+    text = model_file.read_metadata(path).get(EXPORT)
+    return text is not None and parsed_export(path, text).facts.int8
 
 
 def cached_file(path: Path, name: str) -> Path:

@@ -516,14 +516,17 @@ def page(bench: Bench) -> str:
         if row.times and row.score is not None
     ]
     names = dict.fromkeys(row.entry.path.name for row in bench.rows)
+    lines = [cells(row, bench) for row in bench.rows]
+    rows = [line[:-1] for line in lines]
+    failures = [f"{name}, {precision}: {failure}" for name, precision, *_, failure in lines if failure]
     content = {
         "title": f"Speed of {', '.join(names)}",
         "subtitle": f"{bench.facts['device']}, {bench.facts['threads']} threads",
         "score": bench.title,
         "plot": Markup(scatter(dots, "median ms of an image", bench.title)),
-        "headings": [*HEADINGS, *([bench.title] if bench.title else []), ""],
-        "rows": [cells(row, bench) for row in bench.rows],
-        "remarks": bench.remarks,
+        "headings": [*HEADINGS, *([bench.title] if bench.title else [])],
+        "rows": rows,
+        "remarks": [*failures, *bench.remarks],
         "facts": bench.facts,
     }
     return pages().get_template("bench.html").render(content)

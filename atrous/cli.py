@@ -72,7 +72,13 @@ def main_options(
         typer.echo(context.get_help())
 
 
-TARGETS = ("litert", "onnx", "openvino", "pt2")  # what `export --to` takes; a test compares it with RUNTIMES
+def _names_of_files(folder: str, *others: str) -> list[str]:
+    """The rows of a table with a file, or a folder, for each; `others` are none. Reading the table takes seconds."""
+    paths = (Path(__file__).parent / folder).glob("[a-z]*")
+    return sorted(path.stem for path in paths if path.stem not in others)
+
+
+TARGETS = _names_of_files("runtimes", "contract", "pytorch")  # what `export --to` takes
 
 
 def _target_names(incomplete: str) -> list[str]:
@@ -118,14 +124,12 @@ def _recipe_names(incomplete: str) -> list[str]:
 
 def _engine_names(incomplete: str = "") -> list[str]:
     """A file for each. For the shell's completion and the help."""
-    files = (Path(__file__).parent / "engines").glob("[a-z]*.py")
-    return sorted(path.stem for path in files if path.stem != "contract" and path.stem.startswith(incomplete))
+    return [name for name in _names_of_files("engines", "contract") if name.startswith(incomplete)]
 
 
 def _format_names(incomplete: str = "") -> list[str]:
     """Of official formats: a file for each. For the shell's completion and the help."""
-    files = (Path(__file__).parent / "submissions" / "formats").glob("[a-z]*.py")
-    return sorted(path.stem for path in files if path.stem.startswith(incomplete))
+    return [name for name in _names_of_files("submissions/formats") if name.startswith(incomplete)]
 
 
 @app.command(short_help="train, evaluate and predict once, on synthetic scenes")
@@ -634,6 +638,9 @@ def convert(
     labels: Annotated[
         Path | None, typer.Option(help="a text file with the name of each class on a line", show_default=False)
     ] = None,
+    ema: Annotated[
+        bool, typer.Option("--ema", help="take the moving average of the weights, where the file has both")
+    ] = False,
     check: Annotated[
         list[str] | None,
         typer.Option(
@@ -653,7 +660,16 @@ def convert(
             raise DataError(searched.problems[0])
         return [image.path for image in searched.images]
 
-    run.run(source, out, options or [], system=system, images=images(recalibrate), labels=labels, checked=images(check))
+    run.run(
+        source,
+        out,
+        options or [],
+        system=system,
+        images=images(recalibrate),
+        labels=labels,
+        checked=images(check),
+        ema=ema,
+    )
 
 
 @app.command(short_help="write a model as a file for other programs")
@@ -664,7 +680,10 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="litert, onnx, openvino or pt2", show_default=False, autocompletion=_target_names
+            metavar="NAME",
+            help=f"{', '.join(TARGETS[:-1])} or {TARGETS[-1]}",
+            show_default=False,
+            autocompletion=_target_names,
         ),
     ],
     out: Annotated[

@@ -92,23 +92,25 @@ def header_checksum(metadata: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(items).encode()).hexdigest()
 
 
-def load(path: Path, device: torch.device) -> tuple[Network, Header]:
-    """The network in a file, opened by the runtime of its kind, and its header.
+def load(path: Path, device: torch.device, name: str | None = None) -> tuple[Network, Header]:
+    """The network in a file, opened by the runtime of its kind, or by `name`, which opens such files, and its header.
 
     Raises FileNotFoundError, ModelFileError with the path if the file is damaged or not a model of Atrous, or
     ConfigError for a runtime that is not installed.
     """
     metadata = read_metadata(path)
     runtime = runtime_of(path)
+    other = None if name is None else RUNTIMES[name].opens.get(runtime_name(path))
     if runtime.write is not None and not metadata:
-        return _without_metadata(path, runtime, device)
+        return _without_metadata(path, runtime.open(path, UNKNOWN, 0, device) if other is None else other(path, {}))
     header = parse(metadata, path)
+    if other is not None:
+        return other(path, metadata), header
     return runtime.open(path, header.model, header.num_classes, device), header
 
 
-def _without_metadata(path: Path, runtime: Runtime, device: torch.device) -> tuple[Network, Header]:
+def _without_metadata(path: Path, network: Network) -> tuple[Network, Header]:
     """An exported network with numbered classes; what it is, its file doesn't say."""
-    network = runtime.open(path, UNKNOWN, 0, device)
     space = LabelSpace(names=numbered_names(network.facts.num_classes))
     warnings.warn(AtrousWarning(f"{path}: its metadata was stripped: classes are numbered"), stacklevel=2)
     return network, Header.model_construct(model=UNKNOWN, label_space=space)

@@ -130,7 +130,7 @@ def run(
     console, place, big = console or terminal.console(), place_of(engine, device, address), big or Choice()
     path, out = place.file(user_path(path), runtime), place.folder(out)
     wanted = Wanted(overlays, probabilities, legend)
-    model = segmenter.load(path)
+    model = segmenter.load(path, runtime=place.opener(path, runtime))
     if runtime is not None:
         say_line(f"computed by {model.runtime}", console)
     found = find_images(sources, with_shards=True)
@@ -167,6 +167,12 @@ class Place(NamedTuple):
             raise ConfigError(f"--runtime {runtime}: other machines open the file itself; name an exported one")
         return artefact.file_for(segmenter.model_in(path), runtime, distributed.choose_device(self.device))
 
+    def opener(self, path: Path, runtime: str | None) -> str | None:
+        """The runtime that opens this file; None: its own."""
+        if runtime is None:
+            return None
+        return artefact.opener_of(segmenter.model_in(path), runtime, distributed.choose_device(self.device))
+
     def of(self, model: Segmenter, speed: Speed) -> Segmenter:
         """The model, on the device if that is this machine's. Other machines don't choose a precision."""
         if self.engine.is_here:
@@ -194,7 +200,7 @@ def maker_of(path: Path, model: Segmenter, *, legend: bool, big: Choice) -> str:
     weights = model_file.read_metadata(file).get("checksum") or hashlib.sha256(file.read_bytes()).hexdigest()
     header = model.header.to_metadata()  # with the settings of this prediction
     facts = {"weights": weights, "header": header, "legend": legend, "big": big, "precision": model.precision}
-    return prediction_log.maker_of(**facts, atrous=version("atrous"))
+    return prediction_log.maker_of(**facts, runtime=model.runtime, atrous=version("atrous"))
 
 
 def settled(model: Segmenter, images: Sequence[NamedImage], console: Console, big: Choice = NEVER) -> Segmenter:

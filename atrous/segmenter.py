@@ -294,7 +294,7 @@ def load(
 
     An exported file (.onnx, .xml, .pt2, .tflite) is computed by its own runtime, and a .safetensors file by PyTorch,
     unless `runtime` is a row of RUNTIMES, for which the model is then exported once into the cache, or `auto`: the
-    fastest that is installed.
+    fastest that is installed. OpenVINO opens .onnx files, too.
 
     For `precision` and `compile` see `with_speed`. Raises FileNotFoundError, ModelFileError if it is not a model of
     Atrous, or ConfigError for a missing device, a precision that it lacks, or a missing compiler.
@@ -302,10 +302,9 @@ def load(
     place = device_of(device)
     file = model_in(user_path(path))
     file = file if runtime is None else artefact.file_for(file, runtime, place)
-    network, header = model_file.load(file, place)
-    segmenter = Segmenter(network, header, place, runtime=model_file.runtime_name(file)).with_inference(
-        _fitting(network, header.inference)
-    )
+    name = artefact.opener_of(file, runtime, place)
+    network, header = model_file.load(file, place, name)
+    segmenter = Segmenter(network, header, place, runtime=name).with_inference(_fitting(network, header.inference))
     return segmenter.with_speed(precision, compile=compile)
 
 

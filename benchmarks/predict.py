@@ -75,7 +75,7 @@ class Case(NamedTuple):
     @property
     def name(self) -> str:
         classes = "" if self.num_classes == 21 else f"-{self.num_classes}"
-        return f"{self.network}-{self.height}{classes}"
+        return f"{Path(self.network).name}-{self.height}{classes}"
 
 
 SIZES = ((512, 512), (1024, 2048))
@@ -233,8 +233,7 @@ def smp_network(case: Case) -> nn.Module:
 def semseg_network(case: Case) -> nn.Module:
     from model.pspnet import PSPNet  # type: ignore[import-not-found]
 
-    model = PSPNet(layers=50, classes=case.num_classes, zoom_factor=8, pretrained=False).eval()
-    return Padded(model)
+    return Padded(PSPNet(layers=50, classes=case.num_classes, zoom_factor=8, pretrained=False)).eval()
 
 
 class Padded(nn.Module):
@@ -316,6 +315,7 @@ def onnx_file(case: Case, peer: str, *, in_graph: bool = False) -> Path:
 
 def write_onnx(case: Case, peer: str, *, in_graph: bool) -> None:
     """By PyTorch's older exporter, which most programs use, or by the newer one what that refuses."""
+    torch.manual_seed(0)
     path, model, sides = onnx_file(case, peer, in_graph=in_graph), PEER_NETWORKS[peer](case), (case.height, case.width)
     example = torch.zeros(1, *sides, 3, dtype=torch.uint8) if in_graph else torch.zeros(1, 3, *sides)
     network, temporary = InGraph(model).eval() if in_graph else model, path.with_suffix(".part")

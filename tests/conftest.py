@@ -64,6 +64,16 @@ settings.load_profile("atrous")
 OPERATORS: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # a definition lives as long as this
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest come first, then the other slow ones: at the end, a long one would leave all workers but one idle."""
+    items.sort(key=lambda item: (not has_more_time(item), item.get_closest_marker("slow") is None))
+
+
+def has_more_time(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("timeout")
+    return marker is not None and marker.args[0] > float(item.config.getini("timeout"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """A second thread costs the tests' small tensors more than it saves, and on one thread sums are reproducible."""

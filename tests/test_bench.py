@@ -16,7 +16,6 @@ from atrous import bench, bench_process, cli
 from atrous.bench import Bench, Entry, Options, Row
 from atrous.deployed import Export
 from atrous.errors import ConfigError
-from atrous.report.scatter import Dot, scatter
 from atrous.run_folder import RunFolder
 from atrous.runtimes import RUNTIMES
 from atrous.runtimes.pytorch import has_bf16
@@ -313,14 +312,3 @@ def test_a_file_in_integers_has_one_row(model: Path, monkeypatch: pytest.MonkeyP
     export = Export(facts=facts, outputs=("labels", "logits"), pads=True, is_scaled=False)
     monkeypatch.setattr("atrous.model_file.read_metadata", lambda path: {"export": export.model_dump_json()})
     assert bench.precisions_of(model, "openvino", torch.device("cpu")) == ["int8"]
-
-
-# ---- the plot
-
-
-def test_names_of_dots_do_not_lie_on_one_another() -> None:
-    svg = scatter([Dot("a <b>", 10, 0.7), Dot("c", 10.1, 0.7), Dot("d", 40, 0.2)], "ms", "mIoU")
-    assert "a &lt;b&gt;" in svg and svg.count('class="dot"') == 3
-    lines = [float(y) for y in re.findall(r'y="([\d.]+)">(?:a |c)', svg)]
-    assert abs(lines[0] - lines[1]) >= 12
-    assert scatter([], "ms", "mIoU") == ""

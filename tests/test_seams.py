@@ -243,6 +243,52 @@ CONSTANT = Runtime(".constant", lambda path: json.loads(path.read_text())["metad
     "from atrous.runtimes.constant import CONSTANT",
 )
 
+WRITER = Addition(
+    "runtimes/boxed.py",
+    '''
+"""A zip archive with the metadata, and the graph as PyTorch has it."""
+
+import io
+import json
+import zipfile
+
+import torch
+from atrous.deployed import traced
+from atrous.runtimes.contract import Runtime, Signature, opened
+
+
+def write(deployment, path):
+    graph = io.BytesIO()
+    torch.export.save(traced(deployment, named=True), graph)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("box.json", json.dumps(dict(deployment.metadata)))
+        archive.writestr("graph", graph.getvalue())
+
+
+def read_metadata(path):
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("box.json"))
+
+
+def open_file(path, config, num_classes, device):
+    with zipfile.ZipFile(path) as archive:
+        module = torch.export.load(io.BytesIO(archive.read("graph"))).module()
+
+    def run(images, names):
+        outputs = module(torch.from_numpy(images).byte())
+        return [outputs[name].numpy() for name in names]
+
+    return opened(path, read_metadata(path), Signature((64, 96), {"labels": None, "logits": num_classes}), run)
+
+
+BOXED = Runtime(".box", read_metadata, open_file, write=write, recognises=lambda start: b"box.json" in start)
+''',
+    "runtimes/__init__.py",
+    "RUNTIMES: dict[str, Runtime] = {",
+    '"boxed": BOXED,',
+    "from atrous.runtimes.boxed import BOXED",
+)
+
 TRAINING = (
     "augment.crop=33,33",
     "train.batch=2",
@@ -260,7 +306,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a copy of the package and all additions: in each table one line, and its import."""
     folder = tmp_path_factory.mktemp("copy")
     shutil.copytree(PACKAGE, folder / "atrous", ignore=shutil.ignore_patterns("__pycache__"))
-    for addition in (TASK, MODEL, FAMILY, LAYOUT, RUNTIME):
+    for addition in (TASK, MODEL, FAMILY, LAYOUT, RUNTIME, WRITER):
         (folder / "atrous" / addition.file).write_text(addition.text)
         table = folder / "atrous" / addition.table
         text = table.read_text()
@@ -355,3 +401,20 @@ def test_a_runtime(package: Path) -> None:
     predicted = [sum(column) for column in zip(*figures["confusion"], strict=True)]
     assert [index for index, pixels in enumerate(predicted) if pixels] == [2]
     assert "an exported network has no model" in done.stderr
+
+
+def test_a_runtime_that_writes(package: Path) -> None:
+    model = package / "boxed.safetensors"
+    atrous.create("deeplab_v3", backbone="mobilenet_v2", num_classes=8).save(model)
+    data = ("data.format=synthetic", "data.num_val=2", "data.size=64,96")
+    done = run(
+        package,
+        ("export", model.name, "--to", "boxed", "--size", "64,96"),
+        ("evaluate", "boxed.box", *data, "evaluate.mode=whole", "--json", "boxed.json", "--workers", "0"),
+        ("export", model.name, "--to", "box"),
+        ("export", "--help"),
+    )
+    assert "codes [0, 0, 2, 0]" in done.stdout, done.stderr
+    assert "wrote boxed.box" in done.stdout and "boxed" in done.stdout.partition("--to")[2]
+    assert json.loads((package / "boxed.json").read_text())["protocol"]["runtime"] == "boxed"
+    assert "--to box: expected boxed, onnx" in done.stderr

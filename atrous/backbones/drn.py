@@ -19,9 +19,7 @@ class Row(NamedTuple):
 
 DRNS = {
     "drn_d_22": Row(Basic, (2, 2, 2, 2)),
-    "drn_d_38": Row(Basic, (3, 4, 6, 3)),
     "drn_d_54": Row(Bottleneck, (3, 4, 6, 3)),
-    "drn_d_105": Row(Bottleneck, (3, 4, 23, 3)),
 }
 STEM = (16, 16, 32)
 WIDTHS = {"c2": 64, "c3": 128, "c4": 256, "c5": 512}

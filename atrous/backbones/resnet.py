@@ -1,7 +1,6 @@
 """ResNet (He et al. 2015, arXiv:1512.03385), as in torchvision, semseg, TensorFlow's DeepLab and deeplab2.
 
-ResNeXt (Xie et al. 2016, arXiv:1611.05431) and wide ResNets (arXiv:1605.07146), as in torchvision, are rows with other
-bottlenecks.
+ResNeXt (Xie et al. 2016, arXiv:1611.05431), as in torchvision, are rows with other bottlenecks.
 """
 
 from collections.abc import Sequence
@@ -107,12 +106,6 @@ class Bottleneck(nn.Module):
         return (self.shortcut(x) + residual).relu_(), residual
 
 
-class Wide(Bottleneck):
-    """Twice as wide inside."""
-
-    widening = 2
-
-
 class Grouped4(Bottleneck):
     """ResNeXt's 32x4d: 32 groups, of 4 channels each in c2."""
 
@@ -193,8 +186,6 @@ RESNETS = {
     "resnext50_32x4d": Row(Grouped4, (3, 4, 6, 3), TORCHVISION),
     "resnext101_32x4d": Row(Grouped4, (3, 4, 23, 3), TORCHVISION),
     "resnext101_32x8d": Row(Grouped8, (3, 4, 23, 3), TORCHVISION),
-    "wide_resnet50_2": Row(Wide, (3, 4, 6, 3), TORCHVISION),
-    "wide_resnet101_2": Row(Wide, (3, 4, 23, 3), TORCHVISION),
     "resnet18b": Row(OnceDilated, (2, 2, 2, 2), TORCHVISION),
     "resnet18c": Row(OnceDilated, (2, 2, 2, 2), TORCHVISION, deep_stem=(32, 32, 64)),
     "resnet50c": Row(Bottleneck, (3, 4, 6, 3), TORCHVISION, deep_stem=(32, 32, 64)),

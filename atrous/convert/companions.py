@@ -1,6 +1,5 @@
 """Files that belong to a file of weights: the other half of a network, or the settings beside it."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from atrous.convert.readers.damage import DamagedError, quoted, reading, require
 from atrous.convert.system import ForeignWeights
 from atrous.convert.systems import csail, huggingface, smp
 from atrous.errors import ConversionError
+from atrous.trees import TreeError, read_json
 
 HALVES = ("encoder", "decoder")
 SETTINGS = "config.json"
@@ -34,7 +34,7 @@ def joined(path: Path, weights: ForeignWeights, read: Reader) -> ForeignWeights:
         for name, part in ((half, weights), (other, read(partner)))
         for weight, array in part.arrays.items()
     }
-    whole = weights._replace(arrays=arrays, label=f"{weights.label} and {partner.name}")
+    whole = weights._replace(arrays=arrays, averages={}, label=f"{weights.label} and {partner.name}")
     return whole if csail.recognised(shapes_of(arrays)) else weights
 
 
@@ -77,8 +77,8 @@ def _settings(path: Path) -> Mapping[str, Any]:
     if require_file(path).stat().st_size > MAX_SETTINGS:
         raise DamagedError(f"it has more than {MAX_SETTINGS} bytes")
     try:
-        tree = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+        tree = read_json(path)
+    except TreeError as error:
         raise DamagedError(f"it is no JSON: {quoted(str(error))}") from error
     if not isinstance(tree, dict):
         raise DamagedError(f"it must hold settings by name, but holds a {type(tree).__name__}")

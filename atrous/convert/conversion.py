@@ -9,7 +9,7 @@ from atrous.convert.arrays import Shapes
 from atrous.convert.class_names import read_names
 from atrous.convert.declared import require_layers
 from atrous.convert.filling import blank_model, fill, range_of_images, shapes_of
-from atrous.convert.flow.agreement import disagreements
+from atrous.convert.flow.agreement import disagreements, num_passes
 from atrous.convert.flow.traced import expectation
 from atrous.convert.flow.values import Flow
 from atrous.convert.label_spaces import named_label_space
@@ -19,6 +19,8 @@ from atrous.convert.systems import SYSTEMS
 from atrous.errors import ConfigError, ConversionError
 from atrous.models import MODELS, ModelConfig
 from atrous.segmenter import Segmenter
+
+PLAIN = "the weights themselves: the file also has a moving average of them, which --ema takes"
 
 
 class Conversion(NamedTuple):
@@ -31,9 +33,9 @@ class Conversion(NamedTuple):
 
 
 def convert_weights(
-    weights: ForeignWeights, system: str | None, options: OptionTree, labels: Path | None = None
+    weights: ForeignWeights, system: str | None, options: OptionTree, labels: Path | None = None, *, ema: bool = False
 ) -> Conversion:
-    """The model of these weights, its classes named as in the file `labels`.
+    """The model of these weights, or of their moving average, its classes named as in the file `labels`.
 
     Raises ConversionError or ConfigError, in one line, if there is none.
     """
@@ -41,6 +43,7 @@ def convert_weights(
     if name not in SYSTEMS:
         raise ConfigError(f"system={name}: no such system{nearest(name, list(SYSTEMS))}")
     row = SYSTEMS[name]
+    weights = averaged(weights) if ema else weights
     weights = weights._replace(arrays=row.renamed(weights.arrays))
     evidence = agreed(row, weights, gather(row, weights, options))
     config = deduced_config(row, evidence)
@@ -54,6 +57,7 @@ def convert_weights(
         label_space, classes = named_label_space(names, label_space, label, weights.class_colors), []
     needed = [text for text, is_needed in row.assumptions(evidence, config).items() if is_needed]
     assumptions = needed + classes + range_of_images(model, normalization) + list(weights.left_out)
+    assumptions += [PLAIN] if weights.averages else []
     origin = {
         "source": weights.label,
         "system": name,
@@ -64,6 +68,13 @@ def convert_weights(
     header = {"inference": row.inference(evidence, config), "decode": row.decode(evidence, config), "origin": origin}
     result = segmenter.of_model(model.eval(), label_space, **header)
     return Conversion(result, name, len(weights.arrays) - len(unused), unused, assumptions, weights)
+
+
+def averaged(weights: ForeignWeights) -> ForeignWeights:
+    """With the moving average in place of the weights. Raises ConfigError where the file has no such thing."""
+    if not weights.averages:
+        raise ConfigError(f"--ema: {weights.label} holds no moving average beside its weights")
+    return weights._replace(arrays={**weights.arrays, **weights.averages}, averages={})
 
 
 def recognise(shapes: Shapes, label: str) -> str:
@@ -112,8 +123,8 @@ def agreed(system: System[OptionsT], weights: ForeignWeights, evidence: Evidence
 
 def _require_passes(system: System[OptionsT], flow: Flow, evidence: Evidence[OptionsT]) -> None:
     """Whoever has a graph of one pass may still ask for more."""
-    passes = max((len(runs) for runs in flow.layers.values()), default=1)
-    if passes > 1 and passes != (asked := system.passes(evidence.options)):
+    passes = num_passes(flow)
+    if passes > 1 and passes != (asked := system.passes(evidence.options).number):
         raise ConversionError(
             f"{evidence.label}: its graph runs the network {passes} times on an image, at several scales or flipped; "
             f"its options say how: they stand for {asked} now"
@@ -124,4 +135,5 @@ def _different(system: System[OptionsT], flow: Flow, evidence: Evidence[OptionsT
     defaults = {name: system.options.model_fields[name].get_default() for name in system.runtime_options}
     as_graph = evidence._replace(options=evidence.options.model_copy(update=defaults))
     config = deduced_config(system, as_graph)
-    return disagreements(flow, expectation(config, system.layout.names, system.rules(config), flow.size))
+    model = expectation(config, system.layout.names, system.rules(config), flow.size)
+    return disagreements(flow, model, system.passes(evidence.options))

@@ -90,8 +90,11 @@ def shapes_of(arrays: Arrays) -> dict[str, Shape]:
 
 def original_shapes(module: nn.Module, rules: Rules, layout: Layout) -> dict[str, Shape]:
     """The module's weights, under the original's names and with their shapes there."""
-    state = module.state_dict()
-    return {name: layout.shape(name, tuple(state[key].shape)) for key, name in layout.names(module, rules).items()}
+    return _shapes(layout.names(module, rules), module.state_dict(), layout)
+
+
+def _shapes(names: Mapping[str, str], state: Mapping[str, Tensor], layout: Layout) -> dict[str, Shape]:
+    return {name: layout.shape(name, tuple(state[key].shape)) for key, name in names.items()}
 
 
 def fill(model: Model, rules: Rules, layout: Layout, arrays: Arrays, label: str) -> list[str]:
@@ -102,7 +105,7 @@ def fill(model: Model, rules: Rules, layout: Layout, arrays: Arrays, label: str)
     """
     names, state = layout.names(model, rules), model.state_dict()
     arrays = layout.unfolded(model, names, arrays)
-    require_all(original_shapes(model, rules, layout), shapes_of(arrays), label)
+    require_all(_shapes(names, state, layout), shapes_of(arrays), label)
     unused = sorted(arrays.keys() - names.values())
     require_no_model_left([name for name in unused if not layout.leftovers.fullmatch(name)], label)
     tensors = {

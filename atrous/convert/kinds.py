@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
-Kind: TypeAlias = Literal["tflite", "graph", "pytorch", "safetensors", "archive", "index", "keras"]
+Kind: TypeAlias = Literal["tflite", "graph", "pytorch", "safetensors", "archive", "index", "keras", "onnx"]
 
 ZIP_MAGIC, HDF5_MAGIC = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n"
 ZIP_NAME_AT = 30  # of an archive's first member
@@ -15,6 +15,7 @@ TABLE = bytes.fromhex("57fb808b247547db")  # ends the index of a checkpoint
 TAR, TAR_AT = b"ustar", 257
 NODE = re.compile(rb"\x0a([\x80-\xff]{0,4}[\x01-\x7f])\x0a[\x01-\x7f][A-Za-z0-9.]")  # a graph's first, which has a name
 SAVED_MODEL = re.compile(rb"\x08\x01\x12[\x80-\xff]{0,4}[\x01-\x7f]")
+ONNX = re.compile(rb"\x08[\x03-\x20][\x12\x1a\x22\x3a\x42]")  # its version, which is 3 or more, and another field
 
 
 class Ends(NamedTuple):
@@ -68,5 +69,6 @@ KINDS: dict[Kind, Callable[[Ends], bool]] = {
     "safetensors": _is_safetensors,
     "archive": _is_archive,
     "index": lambda ends: ends.tail == TABLE,
+    "onnx": lambda ends: bool(ONNX.match(ends.head)),
     "graph": lambda ends: bool(NODE.match(ends.head) or SAVED_MODEL.match(ends.head)),
 }

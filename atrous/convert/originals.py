@@ -18,6 +18,7 @@ Maps: TypeAlias = list[NDArray[Any]]  # what a graph makes of an image, each wit
 INT8_SHIFT = 128
 LABELS = "SemanticPredictions"  # TensorFlow DeepLab's name of its labels
 IMAGE_OPS = ("Placeholder",)
+SAVED_MODEL = "saved_model.pb"
 
 
 class Original(NamedTuple):
@@ -32,19 +33,41 @@ class Runtime(NamedTuple):
     opened: Callable[[Path], Original]
 
 
-def require_runtime(path: Path) -> Runtime:
-    """Raises ConfigError, in one line, where nothing can run the file, or what could isn't installed."""
-    kind = kind_of(path) if path.is_file() else None
-    runtime = RUNTIMES.get(kind)
-    if runtime is None:
-        raise ConfigError(f"--check: {path} is no graph that a program could run: name a .tflite or a frozen .pb")
+def require_program(source: Path) -> Path:
+    """The file that can run: the source itself, or the one frozen graph beside a checkpoint.
+
+    Raises ConfigError, in one line, where there is none, or what could run it isn't installed.
+    """
+    program = source if _runs(source) else _graph_beside(source)
+    if program is None:
+        raise ConfigError(
+            f"--check: {source} is no graph that a program could run, and has none beside it: leave --check out, or "
+            "name a .tflite or a frozen .pb"
+        )
+    runtime = _runtime(program)
     if find_spec(runtime.module) is None:
-        raise ConfigError(f"--check needs {runtime.name} to run {path}: pip install {runtime.install}")
-    return runtime
+        raise ConfigError(f"--check needs {runtime.name} to run {program}: pip install {runtime.install}")
+    return program
 
 
-def open_original(path: Path) -> Original:
-    return require_runtime(path).opened(path)
+def _runs(path: Path) -> bool:
+    return path.is_file() and kind_of(path) in RUNTIMES and path.name != SAVED_MODEL
+
+
+def _graph_beside(source: Path) -> Path | None:
+    """Of a checkpoint, or of a folder with one."""
+    is_checkpoint = source.with_name(f"{source.name.removesuffix('.index')}.index").is_file()
+    folder = source if source.is_dir() else source.parent
+    graphs = [path for path in sorted(folder.glob("*.pb")) if _runs(path)] if source.is_dir() or is_checkpoint else []
+    return graphs[0] if len(graphs) == 1 else None
+
+
+def _runtime(program: Path) -> Runtime:
+    return RUNTIMES[kind_of(program)]
+
+
+def open_original(program: Path) -> Original:
+    return _runtime(program).opened(program)
 
 
 # ---- LiteRT

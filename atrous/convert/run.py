@@ -11,9 +11,9 @@ from rich.console import Console
 from atrous import distributed, terminal
 from atrous.convert.comparison import THRESHOLD, compare, percent, total
 from atrous.convert.conversion import Conversion, convert_weights
-from atrous.convert.originals import Original, open_original, require_runtime
+from atrous.convert.originals import Original, open_original, require_program
 from atrous.convert.recalibrate import has_folded_norms, recalibrate
-from atrous.convert.sources import SourceLike, open_source
+from atrous.convert.sources import SourceLike, open_source, read
 from atrous.errors import ConfigError, Mismatch
 from atrous.files import prepare_output, user_path
 from atrous.segmenter import Segmenter, read_image
@@ -29,15 +29,17 @@ def convert(
     system: str | None = None,
     options: Mapping[str, Any] | None = None,
     labels: str | Path | None = None,
+    ema: bool = False,
 ) -> Segmenter:
     """The model in `source`: a checkpoint, frozen graph, .tflite, .pth, archive, `zoo:NAME`, or arrays by name.
 
     `system` is recognised by the names of the weights unless it is set. `options` say what weights can't, under the
     names of the system's own flags (for semseg also `config`, the path of its YAML file). `labels` is the path of a
-    text with the name of each class on a line. Raises FileNotFoundError, ConversionError if the weights belong to no
-    known model, or ConfigError if an option is wrong; each in one line.
+    text with the name of each class on a line. `ema` takes the moving average from a file that has it beside the
+    weights. Raises FileNotFoundError, ConversionError if the weights belong to no known model, or ConfigError if an
+    option is wrong; each in one line.
     """
-    return conversion(source, system=system, options=options, labels=labels).segmenter
+    return conversion(source, system=system, options=options, labels=labels, ema=ema).segmenter
 
 
 def conversion(
@@ -46,12 +48,13 @@ def conversion(
     system: str | None = None,
     options: Mapping[str, Any] | None = None,
     labels: str | Path | None = None,
+    ema: bool = False,
     console: Console | None = None,
 ) -> Conversion:
     """Like `convert`, with what was not used and what was assumed; `console` shows a download."""
     foreign = open_source(source, system, options or {}, console)
     names = None if labels is None else user_path(labels)
-    return convert_weights(foreign.weights, foreign.system, foreign.options, names)
+    return convert_weights(foreign.weights, foreign.system, foreign.options, names, ema=ema)
 
 
 # ---- the verb
@@ -66,6 +69,7 @@ def run(
     images: Sequence[Path] = (),
     labels: Path | None = None,
     checked: Sequence[Path] = (),
+    ema: bool = False,
     console: Console | None = None,
 ) -> Conversion:
     """Convert, print what was used and what was assumed, and write one model file.
@@ -77,11 +81,11 @@ def run(
     console, out, world = console or terminal.console(), user_path(out), distributed.join("cpu")
     console.quiet = console.quiet or world.rank > 0
     _require_writable(out)
-    if checked:
-        require_runtime(user_path(source))
-    result = conversion(source, system=system, options=parse_options(options), labels=labels, console=console)
-    if checked and world.rank == 0:
-        check(result, open_original(user_path(source)), checked, console)
+    program = require_program(user_path(source)) if checked else None
+    result = conversion(source, system=system, options=parse_options(options), labels=labels, ema=ema, console=console)
+    if program is not None and world.rank == 0:
+        beside = result if program == user_path(source) else result._replace(source=read(program))
+        check(beside, open_original(program), checked, console)
     if images:
         recalibrate(result.segmenter.model, result.segmenter.inference, images, read_image, world)
     if world.rank == 0:

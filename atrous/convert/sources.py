@@ -20,7 +20,7 @@ from atrous.convert.readers.archive import extract, find_model
 from atrous.convert.readers.checkpoint import OBJECT_SUFFIX, read_checkpoint
 from atrous.convert.readers.frozen_graph import read_graph
 from atrous.convert.readers.keras import read_keras
-from atrous.convert.readers.pth import read_content, read_pth, without_wrapper
+from atrous.convert.readers.pth import read_content, read_pth, split, without_wrapper
 from atrous.convert.readers.safetensors import read_safetensors
 from atrous.convert.readers.tflite import read_tflite
 from atrous.convert.system import ForeignWeights, OptionTree
@@ -36,6 +36,7 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar")
 PYTORCH = (".pth", ".pt", ".pth.tar", ".bin")
 LIGHTNING = ".ckpt"  # also the end of a checkpoint's prefix in TensorFlow, which is no file
 SAFETENSORS = ".safetensors"
+ONNX = ".onnx"
 KERAS = (".h5", ".hdf5", ".keras")
 ZOO = "zoo:"
 CHECKPOINT = re.compile(r"\.index$|\.data-\d+-of-\d+$")
@@ -53,6 +54,8 @@ KINDS = (
     *ARCHIVES,
     "zoo:NAME",
 )
+AVERAGE = "/ExponentialMovingAverage"  # ends the names of a moving average in a checkpoint
+ONLY_AVERAGE = "the moving average, as which the file has its weights"
 ARRAYS = "the arrays"  # their label in messages
 
 
@@ -142,18 +145,35 @@ def _read_tflite(path: Path, label: str) -> ForeignWeights:
 
 def _read_pth(path: Path, label: str) -> ForeignWeights:
     content = read_content(path)
-    weights = noted(described(path, ForeignWeights(label, content.arrays)), content.notes)
+    weights = described(path, ForeignWeights(label, content.arrays, averages=content.averages))
+    weights = weights._replace(left_out=(*weights.left_out, *([ONLY_AVERAGE] if content.is_average else [])))
+    weights = noted(weights, content.notes)
     return joined(path, weights, lambda partner: ForeignWeights(str(partner), read_pth(partner)))
 
 
+def _refuse_pickle(path: Path, label: str) -> ForeignWeights:
+    raise ConversionError(
+        f"{path}: a pickle, such as Detectron2's, of which no network is read; weights of another program can be saved "
+        'alone: torch.save(model.state_dict(), "weights.pth")'
+    )
+
+
 def _read_safetensors(path: Path, label: str) -> ForeignWeights:
-    return described(path, ForeignWeights(label, read_safetensors(path)))
+    weights, averages = (without_wrapper(part) for part in split(read_safetensors(path)))
+    return described(path, ForeignWeights(label, weights, averages=averages))
 
 
 def _read_keras(path: Path, label: str) -> ForeignWeights:
     file = read_keras(path)
     options = bonlime.declared(file.layers, label) if bonlime.recognised(shapes_of(file.arrays)) else {}
     return ForeignWeights(label, file.arrays, options=options, layers=file.layers)
+
+
+def _refuse_onnx(path: Path, label: str) -> ForeignWeights:
+    raise ConversionError(
+        f"{label}: a model in ONNX, whose exporter has folded batch norms and dropped names: convert the file that it "
+        "was exported from; a model that Atrous exported needs no conversion: atrous predict MODEL.onnx IMAGES"
+    )
 
 
 def _read_ckpt(path: Path, label: str) -> ForeignWeights:
@@ -173,7 +193,9 @@ def _read_index(path: Path, label: str) -> ForeignWeights:
 def _read_checkpoint(path: Path, label: str) -> ForeignWeights:
     if path.is_file() and not CHECKPOINT.search(path.name):
         raise ConversionError(f"{path}: not a kind of file that can be converted; known: {', '.join(KINDS)}")
-    return ForeignWeights(label, read_checkpoint(path))
+    arrays = read_checkpoint(path)
+    averages = {name.removesuffix(AVERAGE): array for name, array in arrays.items() if name.endswith(AVERAGE)}
+    return ForeignWeights(label, arrays, averages=averages)
 
 
 READERS: dict[tuple[str, ...], Callable[[Path, str], ForeignWeights]] = {  # by how a name ends
@@ -183,7 +205,9 @@ READERS: dict[tuple[str, ...], Callable[[Path, str], ForeignWeights]] = {  # by 
     (SAFETENSORS,): _read_safetensors,
     (LIGHTNING,): _read_ckpt,
     KERAS: _read_keras,
+    (ONNX,): _refuse_onnx,
     ARCHIVES: _read_archive,
+    (".pkl", ".pickle"): _refuse_pickle,
 }
 BY_CONTENT: dict[Kind | None, Callable[[Path, str], ForeignWeights]] = {
     "tflite": _read_tflite,
@@ -193,4 +217,5 @@ BY_CONTENT: dict[Kind | None, Callable[[Path, str], ForeignWeights]] = {
     "archive": _read_archive,
     "index": _read_index,
     "keras": _read_keras,
+    "onnx": _refuse_onnx,
 }

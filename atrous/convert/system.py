@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from atrous.convert.arrays import Arrays, Shape, Shapes
+from atrous.convert.arrays import Array, Arrays, Shape, Shapes
+from atrous.convert.flow.agreement import Passes
 from atrous.convert.flow.values import Flow
 from atrous.convert.label_spaces import published_label_space
 from atrous.convert.layouts import PYTORCH, Layout, Rules
@@ -60,6 +61,7 @@ class ForeignWeights(NamedTuple):
     is_rounded: bool = False  # to 8 bits, or less, while it runs
     options: Mapping[str, Any] = {}  # what a file beside the weights says; the user's own take precedence
     class_names: tuple[str, ...] = ()  # as such a file has them
+    averages: Mapping[str, Array] = {}  # a moving average of the weights, under their names
     layers: Mapping[str, Layer] = {}  # as a file of Keras describes them, by their names
     class_colors: tuple[RGBBytes, ...] = ()
 
@@ -125,8 +127,8 @@ def own_colors(options: Any) -> Normalization | None:  # noqa: ANN401 - of any s
     return None
 
 
-def one_pass(options: Any) -> int:  # noqa: ANN401 - of any system
-    return 1
+def one_pass(options: Any) -> Passes:  # noqa: ANN401 - of any system
+    return Passes()
 
 
 def off_grid(evidence: Evidence[Any], config: ModelConfig) -> InferenceConfig:
@@ -150,7 +152,7 @@ class System(NamedTuple, Generic[OptionsT]):
     unpacked: Callable[[OptionTree, str], dict[str, Any]] = as_they_are  # aliases and the program's files resolved
     runtime_options: tuple[str, ...] = ()  # that may differ from what a graph shows: weights fit all their values
     graph_options: tuple[tuple[str, Any], ...] = ()  # (option, value) that only a graph shows, tried where one differs
-    passes: Callable[[OptionsT], int] = one_pass  # of the network over an image
+    passes: Callable[[OptionsT], Passes] = one_pass  # of the network over an image
     decode: Callable[[Evidence[OptionsT], ModelConfig], ConfigFields] = task_defaults  # the section `decode`
     renamed: Callable[[Arrays], Arrays] = as_named  # weights under older names of the program, under today's
     normalization: Callable[[OptionsT], Normalization | None] = own_colors  # of images; None: the backbone's own

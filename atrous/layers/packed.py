@@ -1,7 +1,8 @@
 """Convolutions as oneDNN computes them fastest on a CPU: weights in its own order, the activation in the same pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,9 @@ from torch.nn import functional as F
 from atrous.layers.conv import Clip, Conv, ConvNorm, padding_of
 from atrous.layers.quantization import has_ranges
 
-SIDE = 64  # pixels of a map that the order of the weights is chosen for; any other is computed, too
+MAX_RATE = 6  # of depthwise convolutions that oneDNN has kernels for; others take up to 15 times as long
 KINDS = (torch.float32, torch.bfloat16)
+Pair = tuple[int, int]
 PLAIN: tuple[str, list[float]] = ("none", [])
 ACTIVATIONS: dict[type[nn.Module], Callable[..., tuple[str, list[float]]]] = {  # oneDNN's names and numbers
     nn.ReLU: lambda act: ("relu", []),
@@ -23,28 +25,84 @@ ACTIVATIONS: dict[type[nn.Module], Callable[..., tuple[str, list[float]]]] = {  
 }
 
 
+class Settings(NamedTuple):
+    """Of a convolution, in oneDNN's order."""
+
+    stride: Pair
+    padding: Pair
+    rate: Pair
+    groups: int
+
+
+def _pair(sides: Iterable[int]) -> Pair:
+    height, width = sides
+    return height, width
+
+
 class PackedConv(nn.Module):
     """The convolution and activation of other modules, for prediction alone."""
 
     def __init__(self, conv: nn.Conv2d, act: nn.Module | None) -> None:
         super().__init__()
         assert not isinstance(conv.padding, str)
-        self.conv = (conv.stride, [*conv.padding], conv.dilation, conv.groups)
+        self.conv = Settings(_pair(conv.stride), _pair(conv.padding), _pair(conv.dilation), conv.groups)
         self.sized = isinstance(conv, Conv) and conv.sized
         self.kernel = conv.kernel_size
+        self.phases = self.conv.rate if _has_phases(conv) else None
         self.attribute, self.scalars = PLAIN if act is None else ACTIVATIONS[type(act)](act)
         self.bias = None if conv.bias is None else conv.bias.detach()
-        self.weight = _packed(conv)
+        self.weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
+        self.is_packed = False
 
     def forward(self, x: Tensor) -> Tensor:  # [B, K, h, w]
-        stride, padding, rate, groups = self.conv
-        spare = [0, 0]
-        if self.sized:
-            padding, spare = padding_of(x.shape[-2:], self.kernel, stride, rate)
+        if self.phases is not None:
+            near = self.conv._replace(rate=(1, 1), padding=_pair(side // 2 for side in self.kernel))
+            return joined(self._convolved(split(x, self.phases), near), self.phases, x.shape)
+        if not self.sized:
+            return self._convolved(x, self.conv)
+        around, spare = padding_of(x.shape[-2:], self.kernel, self.conv.stride, self.conv.rate)
+        return self._convolved(x, self.conv._replace(padding=_pair(around)))[..., spare[0] :, spare[1] :]
+
+    def _convolved(self, x: Tensor, conv: Settings) -> Tensor:
+        """The order of weights that is best depends on the map's size, and is that of the first map."""
+        stride, padding, rate, groups = conv
+        if not self.is_packed:
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+                self.weight, padding, stride, rate, groups, list(x.shape)
+            )
+            self.is_packed = True
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, self.weight, self.bias, padding, stride, rate, groups, self.attribute, self.scalars, ""
         )
-        return y[..., spare[0] :, spare[1] :] if any(spare) else y
+        return y
+
+
+def _has_phases(conv: nn.Conv2d) -> bool:
+    """Whether it is computed by phases: a depthwise convolution at a great rate that keeps the size."""
+    is_depthwise = conv.groups == conv.in_channels == conv.out_channels and tuple(conv.stride) == (1, 1)
+    keeps = [rate * (side // 2) for rate, side in zip(conv.dilation, conv.kernel_size, strict=True)]
+    is_odd = all(side % 2 for side in conv.kernel_size)
+    return is_depthwise and is_odd and [*conv.padding] == keeps and max(conv.dilation) > MAX_RATE
+
+
+def split(x: Tensor, rate: Pair) -> Tensor:
+    """[B, K, h, w] -> [B * rate * rate, K, h / rate, w / rate]: every rate-th row and column, from each beginning on.
+
+    A convolution at this rate is one at rate 1 in each of these parts. Zeros follow where the sides are no multiples.
+    """
+    (batch, channels, height, width), (down, across) = x.shape, rate
+    x = F.pad(x, (0, -width % across, 0, -height % down)).permute(0, 2, 3, 1)
+    parts = x.reshape(batch, -1, down, (width + across - 1) // across, across, channels).permute(0, 2, 4, 1, 3, 5)
+    return parts.reshape(batch * down * across, *parts.shape[3:]).permute(0, 3, 1, 2)
+
+
+def joined(parts: Tensor, rate: Pair, shape: Sequence[int]) -> Tensor:
+    """The reverse: [B, K, h, w]."""
+    (batch, channels, height, width), (down, across) = shape, rate
+    _, _, rows, columns = parts.shape
+    x = parts.permute(0, 2, 3, 1).reshape(batch, down, across, rows, columns, channels).permute(0, 3, 1, 4, 2, 5)
+    whole = x.reshape(batch, rows * down, columns * across, channels).permute(0, 3, 1, 2)
+    return whole[:, :, :height, :width].contiguous(memory_format=torch.channels_last)
 
 
 def pack(module: nn.Module) -> None:
@@ -90,12 +148,3 @@ def works(kind: torch.dtype) -> bool:
     except (RuntimeError, AttributeError, TypeError):
         return False
     return ours.shape == theirs.shape and bool((ours - theirs).abs().max() < 0.02 * theirs.abs().max())
-
-
-def _packed(conv: nn.Conv2d) -> Tensor:
-    weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
-    size = [1, conv.in_channels, SIDE, SIDE]
-    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
-        weight, conv.padding, conv.stride, conv.dilation, conv.groups, size
-    )
-    return packed

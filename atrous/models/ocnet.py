@@ -30,7 +30,7 @@ ASP_POOL = 2  # of ASP-OC: side of the max pooling before its attention
 class ContextPyramid(nn.Module):
     """The reduced map and the object contexts within its parts: base-OC with one part, else pyramid-OC.
 
-    Key and value are half as wide, as in the authors' program.
+    Key and value are half as wide, as in the authors' program of base-OC; docs/parity.md has how its others differ.
     """
 
     def __init__(self, inp: int, width: int, bins: Sequence[int]) -> None:

@@ -1,7 +1,7 @@
 """Grouping and merging (`postprocess.panoptic`) as one graph for other programs: many images, no loop, no branch.
 
-Its numbers are those of `group_pixels` and `merge`. B is the number of images, K of the centres in all of them, P of the
-pixels of things; each image has one more centre, of the things that have none.
+Its numbers are those of `group_pixels` and `merge`. B is the number of images, K of the centres in all of them, P of
+the pixels of things; each image has one more centre, of the things that have none.
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class Grouping(NamedTuple):
 
 
 def panoptic_map(semantic: Tensor, center: Tensor, offset: Tensor, how: Grouping) -> Tensor:
-    """[B, H, W] int32 from classes [B, H, W], heights [B, 1, H, W] and offsets [B, 2, H, W], all at the image's size."""
+    """[B, H, W] int32, from classes [B, H, W], heights [B, 1, H, W] and offsets [B, 2, H, W] at the image's size."""
     semantic = semantic.long()
     is_thing = how.things[semantic]
     pixels = is_thing.nonzero()  # [P, 3]: image, y, x
@@ -53,7 +53,7 @@ def nearest(image: Tensor, targets: Tensor, centers: Tensor, images: Tensor) -> 
 
     K + b, if image b has no centre.
     """
-    dy, dx = (targets[:, None] - centers[None, :, 1:]).unbind(-1)
+    dy, dx = targets[:, :1] - centers[:, 1], targets[:, 1:] - centers[:, 2]
     distances = (dy * dy + dx * dx).sqrt()  # [P, K]
     far = torch.finfo(distances.dtype).max
     padded = F.pad(distances, (0, images.shape[0] - centers.shape[0]), value=far)

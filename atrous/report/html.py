@@ -1,6 +1,7 @@
 """The content of a report, and its page: one file that loads nothing else, with all text escaped."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -83,7 +84,9 @@ def page(report: Report) -> str:
     return environment().get_template("report.html").render(content)
 
 
+@cache
 def environment() -> Environment:
+    """Which compiles each template once."""
     result = Environment(
         loader=PackageLoader("atrous", "report"),
         autoescape=True,

@@ -2,10 +2,10 @@
 
 from atrous.runtimes import pytorch
 from atrous.runtimes.contract import Runtime
-from atrous.runtimes.exported import EXPORTED
 from atrous.runtimes.litert import LITERT
 from atrous.runtimes.onnx import ONNX
 from atrous.runtimes.openvino import OPENVINO
+from atrous.runtimes.pt2 import PT2
 
 __all__ = ["RUNTIMES", "Runtime"]
 
@@ -15,6 +15,6 @@ RUNTIMES: dict[str, Runtime] = {
     ),
     "onnx": ONNX,
     "openvino": OPENVINO,
-    "pt2": EXPORTED,
+    "pt2": PT2,
     "litert": LITERT,
 }

@@ -63,6 +63,7 @@ class Runtime(NamedTuple):
     has_bf16: bool = False  # where the processor has it
     as_rounded: Callable[[Deployment], Deployment] | None = None  # where its integer convolutions give integers
     groups: bool = False  # its graphs may hold tensors whose sizes follow from values, such as the number of things
+    opens: Mapping[str, Callable[[Path, Mapping[str, str]], Network]] = {}  # files of other rows, with their metadata
     recognises: Callable[[bytes], bool] = lambda start: False  # a file by its first START bytes, whatever it is called
 
     @property
@@ -231,15 +232,20 @@ def opened(
 
 
 def _opened(path: Path, text: str, signature: Signature, run: Run) -> Opened:
-    try:
-        export = Export.model_validate_json(text)
-    except ValidationError as error:
-        raise ModelFileError(f"{path}: its metadata is damaged: {EXPORT}: {error.errors()[0]['msg']}") from error
+    export = parsed_export(path, text)
     wrong = [name for name in export.outputs if name not in signature.channels]
     if wrong or export.facts.size != signature.size:
         raise ModelFileError(f"{path}: its metadata and its graph disagree")
     kind = Labelled if {LABELS, LOGITS} <= {*export.outputs} <= {LABELS, LOGITS, PROBABILITIES} else Opened
     return kind(path, export.facts, export.outputs, export.pads, export.is_scaled, run)
+
+
+def parsed_export(path: Path, text: str) -> Export:
+    """Raises ModelFileError."""
+    try:
+        return Export.model_validate_json(text)
+    except ValidationError as error:
+        raise ModelFileError(f"{path}: its metadata is damaged: {EXPORT}: {error.errors()[0]['msg']}") from error
 
 
 def is_stripped(metadata: Mapping[str, str]) -> bool:

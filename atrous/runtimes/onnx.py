@@ -1,9 +1,10 @@
 """ONNX files, computed by ONNX Runtime."""
 
+import contextlib
 import hashlib
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -56,21 +57,31 @@ def write(deployment: Deployment, path: Path) -> None:
 
 def _model(deployment: Deployment) -> Any:  # noqa: ANN401 - a ModelProto
     program = traced(deployment)
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            logger.setLevel(logging.ERROR)
+        with _quiet():
             onnx_program = torch.onnx.export(
                 program, dynamo=True, input_names=[IMAGES], output_names=list(deployment.names), verbose=False
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ConfigError(_lacking(error)) from error
-    finally:
-        logger.setLevel(level)
     assert onnx_program is not None
     return onnx_program.model_proto
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the libraries say of their own code."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _lacking(error: BaseException) -> str:

@@ -50,7 +50,7 @@ def write(deployment: Deployment, path: Path) -> None:
     try:
         openvino.save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:  # the library's own, for a disk that is full
-        raise OSError(errno.EIO, first_line(error)) from error
+        raise OSError(errno.EIO, f"OpenVINO could not write it, as on a full disk ({first_line(error)})") from error
     weights = hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
     text = path.read_bytes().replace(_entry(CHECKSUMS[1], NOTHING), _entry(CHECKSUMS[1], weights))
     graph = hashlib.sha256(text).hexdigest()
@@ -127,10 +127,14 @@ def _require_checksums(path: Path, text: bytes, metadata: Mapping[str, str]) -> 
 
 
 def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.device) -> Network:
+    return open_graph(path, read_metadata(path))
+
+
+def open_graph(path: Path, metadata: Mapping[str, str]) -> Network:
+    """Of an .xml file, or of ONNX, which OpenVINO reads itself."""
     require(OPENVINO, str(path))
     import openvino
 
-    metadata = read_metadata(path)
     core = openvino.Core()
     try:
         model = core.read_model(path)
@@ -201,5 +205,6 @@ OPENVINO = Runtime(
     beside=".bin",
     has_bf16=True,
     groups=True,
+    opens={"onnx": open_graph},
     recognises=recognises,
 )

@@ -30,7 +30,9 @@ RESIZING = ("resizing", "Resizing", {"height": 64})
 INPUT = ("input_1", "InputLayer", {"batch_input_shape": [None, 64, 96, 3]})
 
 
-@pytest.mark.parametrize("case", keras.CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if "os8" in case else case for case in keras.CASES]
+)
 @torch.no_grad()
 def test_logits_are_those_of_the_program_itself(case: str) -> None:
     expected = keras.golden(case)
@@ -136,7 +138,7 @@ def test_a_whole_model_of_other_layers_is_refused(layer: keras.Described, reason
 
 
 def test_what_a_whole_model_says_of_its_layers_agrees(tmp_path: Path) -> None:
-    right = [
+    right: list[keras.Described] = [
         ("Conv", "Conv2D", {"strides": [2, 2], "dilation_rate": 1}),
         ("aspp0_BN", "BatchNormalization", {"epsilon": 1e-5}),
     ]

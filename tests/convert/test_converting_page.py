@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.numpy import save_file
 
@@ -26,9 +27,10 @@ from tests.convert.sources import (
     write_tflite,
     write_training,
 )
-from tests.reference import torchvision
+from tests.reference import keras, torchvision
 from tests.reference.pytorch_programs import golden, seeded_weights
 
+KERAS = "deeplabv3_mobilenetv2_tf_dim_ordering_tf_kernels.h5"
 PAGE = (Path(__file__).parents[2] / "docs" / "converting.md").read_text(encoding="utf-8")
 
 
@@ -50,6 +52,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     save_file(arrays, tmp_path / "deeplabv3_mobilenet_v2" / "model.safetensors")
     settings = json.dumps({"depth_multiplier": 0.5, "output_stride": 16})
     (tmp_path / "deeplabv3_mobilenet_v2" / "config.json").write_text(settings)
+    both = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    torch.save({"state_dict": both, "state_dict_ema": both}, tmp_path / "averaged.pth")
+    keras.write_named(tmp_path / KERAS, keras.seeded_weights("bonlime_mobilenetv2_alpha05"))
     config = {"TRAIN": {"arch": "psp", "layers": 50, "train_h": 89, "train_w": 89, "use_ppm": False}}
     (tmp_path / "voc2012_pspnet50.yaml").write_text(yaml.safe_dump(config))
     save(tmp_path / "photos" / "street.png", np.zeros((65, 65, 3), np.uint8))
@@ -69,7 +74,7 @@ def blocks(language: str) -> list[str]:
 @pytest.mark.skipif(find_spec("ai_edge_litert") is None, reason="LiteRT is not installed: pip install '.[litert]'")
 def test_the_commands_run_and_print_what_the_page_shows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines()]
-    assert len(commands) == 20
+    assert len(commands) == 22
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "atrous"

@@ -18,6 +18,8 @@ from atrous.convert import convert
 from atrous.convert.comparison import THRESHOLD, Agreement, percent, ties, total
 from atrous.convert.filling import BYTES, SIGNED, UNIT, blank_model, range_of
 from atrous.convert.kinds import kind_of
+from atrous.convert.originals import require_program
+from atrous.errors import ConfigError
 from atrous.models.deeplab_v3 import DeepLabV3
 from atrous.types import Convention
 from tests.conftest import SHARED, noise
@@ -232,7 +234,7 @@ def test_a_share_below_the_threshold_fails_unless_the_original_rounds(
         return done._replace(source=done.source._replace(is_rounded=is_rounded))
 
     zeros = Original(lambda image: [np.full((1, 65, 65), 99)], takes_bytes=False)
-    monkeypatch.setattr(verb, "require_runtime", lambda path: None)
+    monkeypatch.setattr(verb, "require_program", lambda path: path)
     monkeypatch.setattr(verb, "open_original", lambda path: zeros)
     monkeypatch.setattr(verb, "conversion", conversion)
     out = tmp_path / "m.safetensors"
@@ -240,6 +242,35 @@ def test_a_share_below_the_threshold_fails_unless_the_original_rounds(
     assert out.exists() == (code == 0)
     printed = capsys.readouterr()
     assert ("less than 99.90 %" in printed.err) == (code == 1)
+
+
+def test_the_program_of_a_checkpoint_is_the_frozen_graph_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("atrous.convert.originals.find_spec", lambda name: name)
+    prefix = write_training(tmp_path / "logs")
+    sources = [prefix, prefix.with_name(f"{prefix.name}.index"), prefix.parent]
+    for source in sources:
+        with pytest.raises(ConfigError, match="is no graph that a program could run, and has none beside it"):
+            require_program(source)
+    write_frozen(prefix.parent / "frozen_inference_graph.pb")
+    assert {require_program(source) for source in sources} == {prefix.parent / "frozen_inference_graph.pb"}
+    (prefix.parent / "notes.pth").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"notes\.pth is no graph"):
+        require_program(prefix.parent / "notes.pth")
+    write_frozen(prefix.parent / "another.pb")
+    with pytest.raises(ConfigError, match="has none beside it"):
+        require_program(prefix)
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.pth", "m.pb", "m"])
+def test_onnx_is_refused_with_what_to_convert_instead(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(b"\x08\x08\x12\x07pytorch\x1a\x052.13.0:" + bytes(600))
+    line = error_line(capsys, tmp_path / name, "--out", tmp_path / "o.safetensors")
+    assert "a model in ONNX" in line and "convert the file that it was exported from" in line
+    assert not (tmp_path / "o.safetensors").exists()
 
 
 def test_shares_by_hand() -> None:

@@ -14,7 +14,7 @@ from atrous.convert.run import conversion
 from atrous.convert.systems import SYSTEMS
 from atrous.inference import InferenceConfig, predict_probabilities
 from atrous.models.deeplab_v3plus import DeepLabV3Plus
-from tests.convert.conftest import assert_close, assert_refused, empty_arrays, random_image
+from tests.convert.conftest import assert_close, assert_refused, config_of, empty_arrays, random_image
 from tests.reference import pytorch_programs as programs
 from tests.reference import torchvision as reference
 from tests.reference.semseg import golden, seeded_weights
@@ -92,11 +92,11 @@ def test_names_and_shapes_decide_the_network() -> None:
         shapes = reference.pspnet(backbone, STEMS[stem], 150)
         options = {"depth": backbone.removeprefix("resnet"), "num_classes": 150, "pool_scales": "1,2,3,6"}
         assert [name for name, system in SYSTEMS.items() if system.recognised(shapes)] == ["mmsegmentation"]
-        done = conversion(empty_arrays(shapes), options=options)
-        assert done.segmenter.model.config.backbone.name == row
-        assert done.segmenter.label_space.names[0] == "wall"
-        assert len(done.assumptions) == 4
-        assert all(name.endswith("num_batches_tracked") for name in done.unused)
+        assert config_of(SYSTEMS["mmsegmentation"], shapes, **options).backbone.name == row
+    done = conversion(empty_arrays(reference.pspnet("resnet50", STEMS["semseg's"], 150)))
+    assert done.segmenter.label_space.names[0] == "wall"
+    assert len(done.assumptions) == 5
+    assert all(name.endswith("num_batches_tracked") for name in done.unused)
 
 
 # ---- notes beside the weights

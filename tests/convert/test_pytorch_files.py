@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import pickle
 import re
 import shutil
 from collections.abc import Mapping
@@ -313,6 +314,8 @@ def test_files_that_are_no_checkpoints_are_refused_in_a_line(
     out = tmp_path / "m.safetensors"
     torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pth")
     assert "torch.save(model.state_dict()" in error_line(capsys, tmp_path / "whole.pth", "--out", out)
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps({"model": {"a": np.zeros(3)}}, protocol=4))
+    assert "a pickle, such as Detectron2's" in error_line(capsys, tmp_path / "model_final.pkl", "--out", out)
     for name in ("sparse.pth", "sparse.ckpt", "sparse.bin", "sparse_foreign.safetensors"):
         with (tmp_path / name).open("wb") as file:
             file.truncate(2**30)

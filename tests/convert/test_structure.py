@@ -1,5 +1,6 @@
 """Graphs whose layers have lost their names, or have others: by the kernels, and what each layer takes."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,13 @@ import pytest
 import torch
 
 from atrous.convert import convert
+from atrous.convert.conversion import convert_weights
 from atrous.convert.readers.frozen_graph import Graph, read_graph
-from atrous.convert.readers.tflite import TfLite, read_tflite
+from atrous.convert.readers.tflite import Operator, TfLite, read_tflite
 from atrous.convert.run import conversion
 from atrous.convert.systems.tf_deeplab.frozen import from_graph
 from atrous.convert.systems.tf_deeplab.lite import from_tflite
-from atrous.errors import ConversionError
+from atrous.errors import AtrousError, ConversionError
 from atrous.models import build
 from atrous.models.deeplab_v3plus import DeepLabV3Plus
 from tests.conftest import SHARED
@@ -159,3 +161,24 @@ def test_a_published_graph_that_misses_a_layer_is_refused() -> None:
     weights = from_tflite(cut, "a.tflite")
     with pytest.raises(ConversionError):
         convert({name: array for name, array in weights.arrays.items() if name})
+
+
+MUTATIONS: dict[str, Callable[[Operator, Operator], Operator]] = {
+    "another operation": lambda own, other: own._replace(op="TAN"),
+    "inputs of another": lambda own, other: own._replace(inputs=other.inputs),
+    "no outputs": lambda own, other: own._replace(outputs=()),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_an_operator_that_is_another_is_refused_in_one_line(mutation: str, tmp_path: Path) -> None:
+    path = tmp_path / "graph.tflite"
+    path.write_bytes(graphs.lite(half_width_steps(), folded_half_width()))
+    model = read_tflite(path)
+    operators = list(model.operators)
+    for place in np.random.default_rng(0).choice(len(operators) - 12, 2, replace=False):
+        changed_one = MUTATIONS[mutation](operators[place], operators[place + 7])
+        mutant = model._replace(operators=(*operators[:place], changed_one, *operators[place + 1 :]))
+        with pytest.raises(AtrousError) as refusal:
+            convert_weights(from_tflite(mutant, "a.tflite"), None, {})
+        assert "\n" not in str(refusal.value)

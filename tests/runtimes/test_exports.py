@@ -14,12 +14,14 @@ import atrous
 from atrous import artefact, cli, segmenter
 from atrous.artefact import Export
 from atrous.data.label_space import LabelSpace, numbered_names
-from atrous.deployed import Deployment
+from atrous.deployed import Decoder, Deployment
 from atrous.errors import AtrousWarning, ConfigError, Mismatch, ModelFileError
 from atrous.inference import InferenceConfig
 from atrous.model_file import FORMAT, header_checksum
 from atrous.runtimes import RUNTIMES
 from atrous.segmenter import Segmenter
+from atrous.tasks import TASKS
+from atrous.tasks.panoptic import PanopticDecodeConfig, decoders
 from tests.conftest import noise, save
 from tests.models.conftest import SMALL
 from tests.models.conftest import small as small_model
@@ -40,7 +42,7 @@ def of(name: str) -> Segmenter:
     for key, parameter in model.named_parameters():
         if key.endswith((".gamma", ".output.weight")):  # attentions begin at 0
             torch.nn.init.normal_(parameter)
-    return segmenter.of_model(model, LabelSpace(names=numbered_names(model.num_classes)))
+    return segmenter.of_model(model, LabelSpace(names=numbered_names(model.num_classes), things=(1, 3)))
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +296,98 @@ def test_every_model_is_exported_for_every_target(name: str, tmp_path: Path) -> 
         for own, other in zip(*outputs, strict=True):
             if own is not None and not own.is_floating_point():
                 assert float((own == other).double().mean()) > 0.999
+
+
+# ---- by another runtime
+
+
+@pytest.fixture(scope="module")
+def onnx_file(model: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnxruntime")
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    artefact.write(model.model, model.header, path, Export("onnx", (49, 65)))
+    return path
+
+
+def test_openvino_opens_onnx(onnx_file: Path, model: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    image = noise(49, 65)
+    for asked, used in (("openvino", "openvino"), ("auto", "openvino"), ("onnx", "onnx"), (None, "onnx")):
+        loaded = atrous.load(onnx_file, runtime=asked)
+        assert loaded.runtime == used and loaded.header == atrous.load(onnx_file).header
+        assert np.mean(loaded.predict(image).semantic == model.predict(image).semantic) > 0.999
+    with pytest.raises(ConfigError, match=r"--runtime pt2: .*model.onnx is a file for onnx"):
+        atrous.load(onnx_file, runtime="pt2")
+    monkeypatch.setitem(RUNTIMES, "openvino", RUNTIMES["openvino"]._replace(packages=("no_such_package",)))
+    assert atrous.load(onnx_file, runtime="auto").runtime == "onnx"
+    with pytest.raises(
+        ConfigError, match=r"--runtime openvino needs no_such_package: pip install 'atrous\[openvino\]'"
+    ):
+        atrous.load(onnx_file, runtime="openvino")
+
+
+def test_openvino_opens_onnx_without_metadata(onnx_file: Path, model: Segmenter, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    path, image = copy_of(onnx_file, tmp_path), noise(49, 65)
+    stripped_of_metadata(path)
+    with pytest.warns(AtrousWarning, match="its metadata was stripped: classes are numbered"):
+        loaded = atrous.load(path, runtime="openvino")
+    assert loaded.runtime == "openvino" and loaded.classes == numbered_names(3)
+    assert np.mean(loaded.predict(image).semantic == model.predict(image).semantic) > 0.999
+
+
+def test_integers_stay_with_the_runtime_that_they_were_measured_by(
+    onnx_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(artefact, "_is_int8", lambda path: True)
+    assert atrous.load(onnx_file, runtime="auto").runtime == "onnx"
+
+
+# ---- things
+
+
+@pytest.fixture(scope="module")
+def panoptic() -> Segmenter:
+    """Things begin and end at blobs of an image, so that there are many, and some stuff is too small."""
+    made = of("panoptic_deeplab")
+    with torch.no_grad():
+        made.model.get_parameter("center_head.classify.bias").add_(0.2)
+    return made.with_header(decode=PanopticDecodeConfig(threshold=0.05, stuff_area=300))
+
+
+def test_the_panoptic_map_is_in_the_file(panoptic: Segmenter, tmp_path: Path) -> None:
+    path, image = tmp_path / "model.pt2", noise(60, 70)
+    comparisons = artefact.write(panoptic.model, panoptic.header, path, Export("pt2", (60, 70)))
+    assert all(one.is_same and one.decoded == {"panoptic": 0} for one in comparisons)
+    assert "panoptic map equal" in comparisons[0].describe()
+    expected = panoptic.predict(image).panoptic
+    assert expected is not None and len(np.unique(expected)) > 5
+    outputs = torch.export.load(path).module()(torch.from_numpy(image[None]))
+    assert list(outputs) == ["labels", "panoptic", "logits", "center", "offset"]
+    assert outputs["panoptic"].dtype == torch.int32
+    assert np.array_equal(outputs["panoptic"][0].numpy(), expected)
+
+
+def test_a_panoptic_map_that_differs_is_not_kept(
+    panoptic: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(space: LabelSpace, config: PanopticDecodeConfig) -> dict[str, Decoder]:
+        return decoders(space, config.model_copy(update={"threshold": 0.5}))
+
+    monkeypatch.setitem(TASKS, "panoptic", TASKS["panoptic"]._replace(decoders=other))
+    with pytest.raises(Mismatch, match=r"pixels of the panoptic map WRONG"):
+        artefact.write(panoptic.model, panoptic.header, tmp_path / "model.pt2", Export("pt2", (65, 65)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("top_k", [0, 1000])
+def test_things_without_number_are_refused(panoptic: Segmenter, top_k: int, tmp_path: Path) -> None:
+    unlimited = panoptic.with_header(decode=PanopticDecodeConfig(top_k=top_k))
+    with pytest.raises(ConfigError, match=rf"decode.top_k={top_k}: .* below panoptic_divisor=1000; .* --no-grouping"):
+        artefact.write(unlimited.model, unlimited.header, tmp_path / "a.pt2", Export("pt2"))
+    deployment = artefact.deployment_of(unlimited.model, unlimited.header, Export("pt2", grouping=False))
+    assert deployment.names == ("labels", "logits", "center", "offset")
 
 
 # ---- the command line

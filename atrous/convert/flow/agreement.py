@@ -1,14 +1,41 @@
 """Where a graph and a model differ, layer by layer."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from atrous.convert.flow.values import Flow, Layer, Resize, Value, described, once, outputs_of, scope_of, times
+from atrous.convert.flow.operations import MAXIMUM, MEAN_OF_OTHERS, REVERSED, SOFTMAX
+from atrous.convert.flow.values import (
+    Flow,
+    Layer,
+    Resize,
+    Value,
+    described,
+    joined,
+    once,
+    outputs_of,
+    scope_of,
+    times,
+    value,
+)
+from atrous.layers.resize import scale_dimension
+from atrous.types import Size
 
 EPSILON_DIFFERS = 0.01  # as a part of it: TensorFlow raises 1e-5 to 1.001e-5
 NOT_KNOWN = "a size that it computes"
+
+
+class Passes(NamedTuple):
+    """How a network sees an image several times: at several scales, or flipped."""
+
+    number: int = 1
+    joined: Literal["max of logits", "mean of logits", "mean of probabilities"] = "mean of probabilities"
+    is_flipped: bool = False
+    scales: tuple[float, ...] = (1.0,)
+
+
+ONCE = Passes()
 
 
 class Expectation(NamedTuple):
@@ -20,13 +47,14 @@ class Expectation(NamedTuple):
     epsilons: Mapping[str, float]  # of batch norms, by the name of their variance
 
 
-def disagreements(graph: Flow, model: Expectation) -> list[str]:
+def disagreements(graph: Flow, model: Expectation, passes: Passes = ONCE) -> list[str]:
     """One text for each difference: what of which layer the graph has, and what the model has."""
     return [
         *_layers(graph, model.flow),
         *_epsilons(graph, model),
         *_outputs(graph, model),
         *_resizes(graph, model),
+        *_joins(graph, model.logits, passes),
     ]
 
 
@@ -97,6 +125,36 @@ def _epsilons(graph: Flow, model: Expectation) -> Iterator[str]:
 def _outputs(graph: Flow, model: Expectation) -> Iterator[str]:
     if model.logits.key not in graph.keys:
         yield f"the logits of the model are {described(model.logits)}, which the graph doesn't compute"
+
+
+def num_passes(graph: Flow) -> int:
+    return max((len(runs) for runs in graph.layers.values()), default=1)
+
+
+def sizes_of_images(graph: Flow) -> list[Size | None]:
+    """As the first layer takes them, one for each pass."""
+    runs = ([layer.input for layer in layers] for layers in graph.layers.values())
+    return next(([x.size for x in inputs] for inputs in runs if inputs[0].kind == "image"), [])
+
+
+def _joins(graph: Flow, logits: Value, passes: Passes) -> Iterator[str]:
+    """Whoever has a graph of one pass may still ask for more."""
+    if num_passes(graph) > 1 and _joined(logits, passes).key not in graph.keys:
+        flipped = ", of flipped images, too" if passes.is_flipped else ""
+        yield f"its {num_passes(graph)} passes are not joined by the {passes.joined}{flipped}, as the options have it"
+    sizes, height, width = set(sizes_of_images(graph)), *graph.size
+    expected = {(scale_dimension(height, one), scale_dimension(width, one)) for one in passes.scales}
+    if num_passes(graph) > 1 and None not in sizes and sizes != expected:
+        seen, asked = (", ".join(sorted(times(one) for one in several if one)) for several in (sizes, expected))
+        yield f"its passes see images of {seen}, those of the options {asked}"
+
+
+def _joined(logits: Value, passes: Passes) -> Value:
+    views = [logits, value(REVERSED, logits)] if passes.is_flipped else [logits]
+    maps = views * (passes.number // len(views))
+    if passes.joined == "mean of probabilities":
+        maps = [value(SOFTMAX, one) for one in maps]
+    return value(MAXIMUM if passes.joined == "max of logits" else MEAN_OF_OTHERS, joined(*maps))
 
 
 # ---- resizing

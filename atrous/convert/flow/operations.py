@@ -44,6 +44,8 @@ ARITHMETIC = {
 MOST_NUMBERS = 16  # in a constant that is computed
 NUM_CHANNELS = 3  # of an image
 MOST_PREPARED = 5  # operations on images that are named
+MEAN_OF_OTHERS = "mean over other axes"  # of several maps
+MAXIMUM, SOFTMAX, REVERSED = "maximum of maps", "softmax", "reversed"
 SPATIAL = ((1, 2), (2, 3))  # axes of a map, in TensorFlow's order and in PyTorch's
 EXTREMES = (  # conventions by (corners are aligned, half-pixel centres)
     ("legacy", "half-pixel centres"),
@@ -104,7 +106,7 @@ def _result(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     if operation.op == "size":
         return constant(None if inputs[0].size is None else np.array([1, *inputs[0].size, 0]))
     if "feature" not in kinds and not operation.weights:
-        return _prepared(operation, inputs) if "image" in kinds else _computed(operation, inputs)
+        return _prepared(flow, operation, inputs) if "image" in kinds else _computed(operation, inputs)
     return OPERATIONS.get(operation.op, _other)(flow, operation, inputs)
 
 
@@ -141,12 +143,13 @@ def _sliced(operation: Operation, arrays: list[Array]) -> Array:
     return array[None if from_start & 1 else begin : None if to_end & 1 else end : step]
 
 
-def _prepared(operation: Operation, inputs: list[Value]) -> Value:
+def _prepared(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     x = next(x for x in inputs if x.kind == "image")
     if operation.op in AFFINE:
         return _changed(operation.op, x, inputs)
     if operation.op == "pad":
-        return x._replace(pads=_constant_pads(inputs) or NO_PADS)
+        pads = _constant_pads(inputs)
+        return x._replace(size=flow.size) if pads is None else x._replace(pads=pads)  # computed: to the whole canvas
     if operation.op == "resize":
         x = x._replace(size=_target(inputs))
     if operation.op in ("identity", "space_to_batch", "batch_to_space"):
@@ -233,7 +236,7 @@ def _pool(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
 def _reduced(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     axes = inputs[1].array if len(inputs) > 1 else None
     is_spatial = axes is not None and tuple(np.sort(axes.reshape(-1)).tolist()) in SPATIAL
-    return averaged(inputs[0]) if is_spatial else value("mean over other axes", inputs[0])
+    return averaged(inputs[0]) if is_spatial else value(MEAN_OF_OTHERS, inputs[0])
 
 
 def _resize(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:

@@ -21,7 +21,7 @@ ROOTS = ("layers", "_layer_checkpoint_dependencies")  # of numbered weights; the
 MAX_TEXT = 2**24  # bytes of an attribute; the description of Xception takes some 10**6
 MAX_LAYERS = 10_000
 GROWTH, SLACK = 4, 2**20  # weights may be compressed, but hardly shrink
-SECONDS, BYTES_A_SECOND = 20, 2**23  # of the processor
+SECONDS, BYTES_A_SECOND = 10, 2**23  # of the processor
 MEMORY = 2**32  # bytes of addresses, besides what the file needs
 
 
@@ -68,8 +68,7 @@ def _claim(weight: Weight) -> int:
         raise RefusedError(f"{name!r} is {dataset.dtype}; only floats and integers are read")
     if dataset.shape is None or dataset.is_virtual or dataset.external:
         raise RefusedError(f"{name!r} is empty, or lies in another file, which is not read")
-    size: int = dataset.dtype.itemsize
-    return max(math.prod(dataset.shape), math.prod(dataset.chunks or ())) * size
+    return int(max(math.prod(dataset.shape), math.prod(dataset.chunks or ())) * dataset.dtype.itemsize)
 
 
 # ---- layouts

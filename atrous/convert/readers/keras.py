@@ -72,7 +72,7 @@ def _extract(path: Path, weights: Path) -> str:
                 raise DamagedError(f"its members claim {sizes[CONFIG]} and {sizes[WEIGHTS]} bytes")
             weights.write_bytes(archive.read(WEIGHTS))
             return archive.read(CONFIG).decode()
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
         raise DamagedError(f"truncated or damaged: {quoted(str(error))}") from error
 
 

@@ -7,7 +7,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -21,10 +21,11 @@ from atrous.convert.readers.damage import DamagedError, quoted, reading, require
 T = TypeVar("T")
 
 KIND = "PyTorch checkpoint"
-KEYS = (  # under which training scripts save the weights; those of a moving average count where there are no others
-    *("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params"),
-    *("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "params_ema"),
-)
+KEYS = ("state_dict", "model", "model_state_dict", "model_state", "net", "network", "weights", "params")  # of weights
+AVERAGES = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema", "params_ema")  # moving ones
+SWAPPED = ("message_hub", "current_model_state")  # of mmengine and Lightning, which save the average as the weights
+AVERAGED = re.compile(r"(ema_model|model_ema|ema|swa_model|averaged_model)\.(?=.)")  # before names within one mapping
+STEPS = ("n_averaged", "steps")  # of a moving average
 WRAPPERS = ("module.", "_orig_mod.", "base.")  # by training on several GPUs, by torch.compile, by several scales
 HOLDERS = ("model.", "net.", "network.", "segmentor.")  # a Lightning module's, which may hold more than its network
 ZIP_MAGIC = b"PK\x03\x04"
@@ -80,6 +81,8 @@ class Content(NamedTuple):
 
     arrays: dict[str, Array]
     notes: Mapping[str, Any]  # what a training saves beside the weights, as a stranger's file has it
+    averages: Mapping[str, Array] = {}  # a moving average of the weights, under their names, where the file has both
+    is_average: bool = False  # the weights themselves are one
 
 
 def read_pth(path: Path) -> dict[str, Array]:
@@ -97,10 +100,7 @@ def read_content(path: Path) -> Content:
     with reading(path, KIND):
         with _library_errors():
             tree = _load(path)
-        tensors = _tensors(tree)
-        _require_room(tensors.values(), size)
-        arrays = {name: as_array(name, tensor) for name, tensor in without_wrapper(tensors).items()}
-        return Content(arrays, tree)
+        return _content(tree, size)
 
 
 def without_wrapper(values: Mapping[str, T]) -> dict[str, T]:
@@ -217,12 +217,53 @@ def _refusal(name: str) -> str:
 # ---- its content
 
 
-def _tensors(tree: object) -> dict[str, Tensor]:
+def _content(tree: object, size: int) -> Content:
+    """What is in a file of so many bytes."""
     if not isinstance(tree, Mapping):
         raise DamagedError(f"it must hold weights by name, but holds a {type(tree).__name__}")
-    for entry in (*(tree.get(key) for key in KEYS), tree):
-        if isinstance(entry, Mapping) and (tensors := _tensors_among(entry)):
-            return tensors
+    tensors, is_average = _tensors(tree)
+    average = {} if is_average else _first(tree, AVERAGES)
+    _require_room([*tensors.values(), *average.values()], size)
+    weights, averages = split(tensors)
+    arrays, others = _arrays(weights), _arrays(averages or _without_steps(average))
+    is_swapped = any(key in tree for key in SWAPPED)
+    is_same = bool(others) and not is_swapped and others.keys() <= arrays.keys()
+    return Content(arrays, tree, others if is_same else {}, is_average or (bool(others) and is_swapped))
+
+
+def split(values: Mapping[str, T]) -> tuple[dict[str, T], dict[str, T]]:
+    """A network's values, and those of its moving average beside it in one mapping, without what shows the average.
+
+    Both are whole, or all values are the network's.
+    """
+    average = {AVERAGED.sub("", name, 1): value for name, value in values.items() if AVERAGED.match(name)}
+    weights = {name: value for name, value in values.items() if not AVERAGED.match(name)}
+    is_one = without_wrapper(_without_steps(average)).keys() <= without_wrapper(weights).keys()
+    return (weights, _without_steps(average)) if average and weights and is_one else (dict(values), {})
+
+
+def _without_steps(average: Mapping[str, T]) -> dict[str, T]:
+    return {name: value for name, value in average.items() if name not in STEPS}
+
+
+def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+    return {name: as_array(name, tensor) for name, tensor in without_wrapper(tensors).items()}
+
+
+def _first(tree: Mapping[Any, Any], keys: Iterable[str]) -> dict[str, Tensor]:
+    """The tensors of the first entry that has some; {} if none has."""
+    entries = (_tensors_among(tree[key]) for key in keys if isinstance(tree.get(key), Mapping))
+    return next((tensors for tensors in entries if tensors), {})
+
+
+def _tensors(tree: Mapping[Any, Any]) -> tuple[dict[str, Tensor], bool]:
+    """The weights, and whether they are a moving average, which counts where there are no others."""
+    if tensors := _first(tree, KEYS):
+        return tensors, False
+    if average := _first(tree, AVERAGES):
+        return _without_steps(average), True
+    if tensors := _tensors_among(tree):
+        return tensors, False
     entries = [f"{quoted(str(name))} ({type(value).__name__})" for name, value in islice(tree.items(), NUM_LISTED)]
     more = f" and {len(tree) - NUM_LISTED} more" if len(tree) > NUM_LISTED else ""
     raise DamagedError(f"it holds no weights, but {', '.join(entries) or 'nothing'}{more}")

@@ -86,6 +86,7 @@ OPS = {  # BuiltinOperator: those that networks for images use; others are named
     98: "LEAKY_RELU",
     100: "MIRROR_PAD",
     102: "SPLIT_V",
+    105: "REVERSE_V2",
     114: "QUANTIZE",
     117: "HARD_SWISH",
 }

@@ -107,7 +107,7 @@ def rules(config: ModelConfig) -> Rules:
 
 
 def _our_axes(name: str, array: Array) -> Array:
-    return pooled_image_first(array) if name.endswith("aspp.project.0.weight") and array.ndim == 4 else array
+    return pooled_image_first(array) if name.endswith("aspp.project.0.weight") else array
 
 
 POOLING = re.compile(r"(decoder\.\w+_decoder\.aspp\.convs\.4\.aspp_pooling)\.1\.weight")

@@ -120,7 +120,7 @@ def rules(config: ModelConfig) -> Rules:
 
 
 def _our_axes(name: str, array: Array) -> Array:
-    return pooled_image_first(array) if name == "aspp.conv1.weight" and array.ndim == 4 else array
+    return pooled_image_first(array) if name == "aspp.conv1.weight" else array
 
 
 # ---- the network

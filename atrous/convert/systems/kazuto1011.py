@@ -55,7 +55,7 @@ def rules(config: ModelConfig) -> Rules:
 
 def _our_axes(name: str, array: Array) -> Array:
     """Images are blue, green, red there."""
-    return array[:, ::-1] if name == FIRST and array.ndim == 4 else array
+    return array[:, ::-1] if name == FIRST else array
 
 
 # ---- the network

@@ -135,7 +135,7 @@ def rules(config: ModelConfig) -> Rules:
 
 
 def _our_axes(name: str, array: Array) -> Array:
-    return pooled_image_first(array) if name == PROJECTION and array.ndim == 4 else array
+    return pooled_image_first(array) if name == PROJECTION else array
 
 
 def _with_bias(module: nn.Module, names: Mapping[str, str], arrays: Arrays) -> Arrays:

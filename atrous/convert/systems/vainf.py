@@ -110,7 +110,7 @@ def _our_axes(name: str, array: Array) -> Array:
     """The decoder's low-level features come first there."""
     if name.endswith(".project.0.weight") and array.shape[1] == 5 * len(array):
         return pooled_image_first(array)
-    if FUSED.fullmatch(name) and array.ndim == 4:
+    if FUSED.fullmatch(name):
         return np.roll(array, -LOW_CHANNELS, axis=int(array.shape[1] > 1))
     return array
 

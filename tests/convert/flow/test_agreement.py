@@ -8,6 +8,9 @@ import torch
 
 import atrous
 from atrous.convert import convert
+from atrous.convert.flow.agreement import Expectation, Passes, disagreements
+from atrous.convert.flow.operations import MAXIMUM, Operation, Operations, flow_of
+from atrous.convert.flow.values import Flow, layer_key, value
 from atrous.convert.run import conversion
 from atrous.convert.systems.tf_deeplab.graphs import without_holes
 from atrous.errors import ConfigError, ConversionError
@@ -23,6 +26,7 @@ from tests.reference.legacy import legacy
 
 MORE = SHARED / "models" / "more"
 BLOCK = f"{graphs.ROOT}/expanded_conv_14/depthwise"  # of rate 2 at output stride 16
+WEIGHTS = "logits/semantic/weights"
 STRIDED = f"{graphs.ROOT}/expanded_conv_3/depthwise"
 
 
@@ -265,3 +269,38 @@ def test_a_published_graph_with_holes_in_its_kernels_has_its_own_labels() -> Non
 def test_the_rounding_of_a_published_graph_is_said() -> None:
     done = conversion(MORE / "portrait_frozen_fakequant.pb")
     assert any("120 FakeQuant operations is left out" in text for text in done.assumptions)
+
+
+# ---- several passes
+
+
+def two_passes(before: str, joined: str) -> Flow:
+    """Of one layer, over an image of 65 x 65 and half of it; what it gives is joined."""
+    views = [Operation("resize", "half", ("image", "size"), "half")]
+    for name, source in (("a", "image"), ("b", "half")):
+        views.append(Operation("conv", name, (source,), name, WEIGHTS))
+        views.append(Operation(before, f"{name}_", (name,), f"{name}_"))
+    views.append(Operation("concat", "all", ("a_", "b_"), "all"))
+    views.append(Operation(joined, "end", ("all", "axis"), "end"))
+    constants = {"size": np.array([33, 33]), "axis": np.array([4])}
+    return flow_of(Operations(views, constants, ("image",), {}), (65, 65))
+
+
+@pytest.mark.parametrize(
+    ("before", "joined", "passes", "fault"),
+    [
+        ("softmax", "reduce_mean", Passes(2, "mean of probabilities", scales=(0.5, 1)), None),
+        ("identity", "reduce_mean", Passes(2, "mean of logits", scales=(0.5, 1)), None),
+        ("identity", MAXIMUM, Passes(2, "max of logits", scales=(0.5, 1)), None),
+        ("identity", "reduce_mean", Passes(2, "max of logits", scales=(0.5, 1)), "not joined by the max of logits"),
+        ("identity", MAXIMUM, Passes(2, "mean of probabilities", scales=(0.5, 1)), "not joined by the mean of prob"),
+        ("softmax", "reduce_mean", Passes(2, is_flipped=True, scales=(0.5, 1)), "of flipped images, too"),
+        ("softmax", "reduce_mean", Passes(2, scales=(0.75, 1)), "images of 33 x 33, 65 x 65, those of the options 49"),
+    ],
+)
+def test_how_passes_are_joined_is_compared(before: str, joined: str, passes: Passes, fault: str | None) -> None:
+    once = flow_of(Operations([Operation("conv", "a", ("image",), "a", WEIGHTS)], {}, ("image",), {}), (65, 65))
+    logits = value("unused")._replace(key=layer_key(WEIGHTS))
+    texts = disagreements(two_passes(before, joined), Expectation(once, logits, "aligned_corners", {}), passes)
+    assert len(texts) == (fault is not None)
+    assert fault is None or fault in texts[0]

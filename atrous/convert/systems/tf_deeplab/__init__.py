@@ -1,5 +1,6 @@
 """TensorFlow's research/deeplab: DeepLab v2 to v3+, the dense prediction cell, Auto-DeepLab."""
 
+from atrous.convert.flow.agreement import Passes
 from atrous.convert.label_spaces import numbered_label_space
 from atrous.convert.system import Evidence, System
 from atrous.convert.systems.tf_deeplab import network
@@ -44,8 +45,13 @@ def inference(evidence: Evidence[Flags], config: ModelConfig) -> InferenceConfig
     return InferenceConfig(**on_canvas, scales=flags.eval_scales, flip=flags.add_flipped_images)
 
 
-def passes(flags: Flags) -> int:
-    return len(flags.eval_scales) * len(flags.image_pyramid or (1.0,)) * (2 if flags.add_flipped_images else 1)
+def passes(flags: Flags) -> Passes:
+    pyramid, num_views = flags.image_pyramid or (1.0,), 2 if flags.add_flipped_images else 1
+    scales = tuple(one * other for one in flags.eval_scales for other in pyramid)
+    number = len(scales) * num_views
+    if len(pyramid) > 1:
+        return Passes(number, "max of logits" if flags.merge_method == "max" else "mean of logits", scales=scales)
+    return Passes(number, "mean of probabilities", flags.add_flipped_images, scales)
 
 
 def assumptions(evidence: Evidence[Flags], config: ModelConfig) -> dict[str, bool]:

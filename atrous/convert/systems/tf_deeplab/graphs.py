@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from atrous.convert.arrays import Array
-from atrous.convert.flow.agreement import changes
+from atrous.convert.flow.agreement import changes, sizes_of_images
 from atrous.convert.flow.traced import CONVENTIONS
 from atrous.convert.flow.values import Affine, Flow, Layer, Resize, Value, components, layer_key
 from atrous.convert.system import Hints, Normalization, Pooling
@@ -40,24 +40,26 @@ def hints_of(flow: Flow) -> Hints:
     return Hints(stride, rates or None, grid, pooling, logits, decoder, _block_rates(flow) or None)
 
 
-def _first_runs(flow: Flow) -> dict[str, Layer]:
-    return {name: layers[0] for name, layers in flow.layers.items()}
+def _runs(flow: Flow) -> dict[str, Layer]:
+    """Each layer as it runs on the image at its own scale, if it does, else on the first."""
+    sizes = sizes_of_images(flow)
+    run = sizes.index(flow.size) if flow.size in sizes else 0
+    return {name: layers[min(run, len(layers) - 1)] for name, layers in flow.layers.items()}
 
 
 def _output_stride(flow: Flow) -> int | None:
     """The images' size over that of the backbone's smallest maps, but for those that are means of the whole image."""
-    layers = {name: layer for name, layer in _first_runs(flow).items() if name.partition("/")[0] in SCOPES}
+    layers = {name: layer for name, layer in _runs(flow).items() if name.partition("/")[0] in SCOPES}
     trunk = [layer.input for name, layer in layers.items() if "squeeze_excite" not in name]
     heights = [x.size[0] for x in trunk if x.size and x.size != (1, 1)]
-    return next((stride for stride in STRIDES if heights and math.ceil(flow.size[0] / stride) == min(heights)), None)
+    whole = next((x.size[0] for x in trunk if x.size and x.kind == "image"), flow.size[0])
+    return next((stride for stride in STRIDES if heights and math.ceil(whole / stride) == min(heights)), None)
 
 
 def _rates(flow: Flow, branches: re.Pattern[str]) -> tuple[int, ...]:
     """Those of the branches of ASPP, in the order of their numbers."""
     rates = {
-        int(match[1] or 0): layer.rate[0]
-        for name, layer in _first_runs(flow).items()
-        if (match := branches.fullmatch(name))
+        int(match[1] or 0): layer.rate[0] for name, layer in _runs(flow).items() if (match := branches.fullmatch(name))
     }
     return tuple(rate for _, rate in sorted(rates.items()))
 
@@ -65,9 +67,7 @@ def _rates(flow: Flow, branches: re.Pattern[str]) -> tuple[int, ...]:
 def _multi_grid(flow: Flow, stride: int | None) -> tuple[int, ...] | None:
     """The factors on the rates of the last stage's units, if they are whole."""
     rates = {
-        match[1] or match[2]: layer.rate[0]
-        for name, layer in _first_runs(flow).items()
-        if (match := GRID.fullmatch(name))
+        match[1] or match[2]: layer.rate[0] for name, layer in _runs(flow).items() if (match := GRID.fullmatch(name))
     }
     base = STRIDES[-1] // stride if stride else 0
     if not (rates and base) or any(rate % base for rate in rates.values()):
@@ -77,10 +77,10 @@ def _multi_grid(flow: Flow, stride: int | None) -> tuple[int, ...] | None:
 
 def _pooling(flow: Flow, stride: int | None) -> Pooling | None:
     """The window of the image-level features, in pixels of the image."""
-    layers = flow.layers.get(IMAGE_POOLING)
-    if not layers or stride is None:
+    layer = _runs(flow).get(IMAGE_POOLING)
+    if layer is None or stride is None:
         return None
-    x = layers[0].input
+    x = layer.input
     if x.op == "mean":
         return Pooling()
     if x.key not in flow.pools:
@@ -110,7 +110,7 @@ def _convention(resizes: Sequence[Resize]) -> Convention:
 def _block_rates(flow: Flow) -> tuple[int, ...]:
     """Of the kernel in each block of a MobileNet that isn't 1x1."""
     rates: dict[int, int] = {}
-    for name, layer in _first_runs(flow).items():
+    for name, layer in _runs(flow).items():
         if match := BLOCK.fullmatch(name):
             index = int(match[1] or 0)
             rates[index] = max(rates.get(index, 1), layer.rate[0] if layer.kernel != (1, 1) else 1)
@@ -149,7 +149,7 @@ def normalization_of(flow: Flow, stored: tuple[float, float] | None = None) -> N
 def left_out(flow: Flow, *said: str, is_stored: bool = False) -> tuple[str, ...]:
     """What an image goes through in a graph and not in our model, after what else is `said`."""
     x = _image(flow)
-    num_computed = sum(layer.pads is None for layer in _first_runs(flow).values())
+    num_computed = sum(layer.pads is None for layer in _runs(flow).values())
     if num_computed:
         said = (*said, f"the padding of {num_computed} layers, which the graph computes, is TensorFlow's SAME")
     if x is None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from atrous.convert.arrays import Array
-from atrous.convert.flow.operations import Operation, Operations, flow_of
+from atrous.convert.flow.operations import MAXIMUM, REVERSED, SOFTMAX, Operation, Operations, flow_of
 from atrous.convert.flow.values import Pair, scope_of
 from atrous.convert.readers.tflite import Operator, Tensor, TfLite, dequantised
 from atrous.convert.system import ForeignWeights
@@ -55,6 +55,9 @@ KINDS = {
     "CONCATENATION": "concat",
     **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CAST", "TRANSPOSE"), "identity"),
     "FAKE_QUANT": "identity",
+    "REDUCE_MAX": MAXIMUM,
+    "SOFTMAX": SOFTMAX,
+    "REVERSE_V2": REVERSED,
     "SHAPE": "size",
     "PACK": "list",
 }

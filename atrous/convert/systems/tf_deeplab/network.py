@@ -159,7 +159,8 @@ def _as_in_file(evidence: FlagEvidence, fields: ConfigFields, output_stride: int
     if isinstance(config, MobileNetEdgeTPU.Config) and evidence.shapes.get(last):
         channels = evidence.shapes[last][-1]
         changes["last_channels"] = None if channels == own.channels["c5"] else channels
-    as_graph = planned(config, hints.output_stride).block_rates if hints.output_stride else None
+    stride = hints.output_stride
+    as_graph = planned(config, stride).block_rates if stride in config.output_strides else None
     if as_graph and hints.block_rates not in (None, as_graph) and len(hints.block_rates) == len(as_graph):
         _require_its_stride(evidence, output_stride)
         changes["rates"] = hints.block_rates

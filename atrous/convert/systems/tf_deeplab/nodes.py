@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from atrous.convert.arrays import Array
-from atrous.convert.flow.operations import Operation, Operations
+from atrous.convert.flow.operations import MAXIMUM, REVERSED, SOFTMAX, Operation, Operations
 from atrous.convert.flow.values import NO_PADS, Pads, Pair
 from atrous.convert.readers.frozen_graph import Graph, Node
 from atrous.convert.systems.tf_deeplab.graphs import without_holes
@@ -41,6 +41,9 @@ KINDS = {
     **dict.fromkeys(("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "BiasAdd"), "norm"),
     **dict.fromkeys(("Identity", "Squeeze", "ExpandDims", "Reshape", "Transpose", "Cast"), "identity"),
     **dict.fromkeys(("StopGradient", "CheckNumerics", "PlaceholderWithDefault", "Snapshot"), "identity"),
+    "Max": MAXIMUM,
+    "Softmax": SOFTMAX,
+    "ReverseV2": REVERSED,
     "Shape": "size",
     "Pack": "list",
     "StridedSlice": "slice",

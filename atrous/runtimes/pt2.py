@@ -9,12 +9,14 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
+from torch.fx import Graph, GraphModule
 
 from atrous.deployed import Deployment, traced
 from atrous.errors import ModelFileError
@@ -32,6 +34,7 @@ WORDS |= {"False", "CleanDiv", "CeilToInt", "IntTrueDiv", "ToFloat", "Identity",
 WORDS |= {"Integer", "Rational", "Add", "Mul", "LessThan", "GreaterThan", "StrictLessThan", "StrictGreaterThan"}
 WORDS |= {"Equality", "Unequality", "Infinity", "NegativeInfinity", "IntInfinity", "TruncToInt", "FloorToInt"}
 SYMBOL = re.compile(r"Symbol\('([suz]\d+)'(?:, \w+=(?:True|False))*\)")
+ASSERTIONS = {torch.ops.aten._assert_tensor_metadata.default, torch.ops.aten.sym_constrain_range_for_size.default}
 KINDS = {torch.uint8: "UINT8", torch.float32: "FLOAT"}
 
 
@@ -106,8 +109,9 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.load(path)
-        module = _module(program).to(device)
         signature = _signature(path, program)
+        graphs = cache(partial(_graph_for, program, device))
+        graphs(())  # what is wrong with the file shows now
     except ModelFileError:
         raise
     except Exception as error:  # of PyTorch's reader: of any kind for a damaged graph
@@ -116,22 +120,30 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
     def run(images: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
         try:
             with torch.inference_mode():
-                outputs = module(torch.from_numpy(images).to(device))
+                outputs = graphs(tuple(names))(torch.from_numpy(images).to(device))
         except Exception as error:
             raise failure(error) from error
-        return [outputs[name].cpu().numpy() for name in names]
+        return [x.cpu().numpy() for x in outputs]
 
     return opened(path, metadata, signature, run)
 
 
-def _module(program: ExportedProgram) -> torch.nn.Module:
-    """Bytes become floats in the graph anyway, so that it takes floats as well."""
-    module = program.module(check_guards=False)
-    for node in list(module.graph.nodes):
-        if node.target is torch.ops.aten._assert_tensor_metadata.default:
-            module.graph.erase_node(node)
-    module.recompile()
-    return module
+def _graph_for(program: ExportedProgram, device: torch.device, names: Sequence[str]) -> GraphModule:
+    """The part that computes these outputs. Bytes become floats in it anyway, so that it takes floats as well."""
+    module = program.module(check_guards=False).to(device)
+    graph = Graph()
+    results: Any = graph.graph_copy(module.graph, {})
+    outputs = dict(zip(_names(program), results, strict=True))
+    graph.output([outputs[name] for name in names])
+    for node in list(graph.nodes):
+        if node.target in ASSERTIONS:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    return GraphModule(module, graph)
+
+
+def _names(program: ExportedProgram) -> list[str]:
+    return list(program.call_spec.out_spec.context)
 
 
 def _signature(path: Path, program: ExportedProgram) -> Signature:
@@ -157,4 +169,4 @@ def recognises(start: bytes) -> bool:
     return start[:4] == b"PK\x03\x04" and any(part in start for part in (b"/data/weights/", b"/archive_format"))
 
 
-EXPORTED = Runtime(".pt2", read_metadata, open_file, write=write, groups=True, recognises=recognises)
+PT2 = Runtime(".pt2", read_metadata, open_file, write=write, groups=True, recognises=recognises)
