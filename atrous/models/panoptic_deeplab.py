@@ -27,7 +27,7 @@ class BranchConfig(Settings):
     aspp_channels: Channels = 256
     """Channels of ASPP's branches and projection."""
     low_level_channels: tuple[Channels, ...] = Field((64, 32), min_length=2, max_length=3)
-    """Channels to which the features at stride 8 and 4 are reduced; of three, the first is for those at stride 16."""
+    """Channels to which the features at stride 8 and 4 are reduced; three begin at stride 16."""
     decoder_channels: Channels = 256
     """Channels of the decoder's 5x5 convolutions."""
     head_channels: Channels = 256
