@@ -289,6 +289,14 @@ def pad_to_grid(images: Tensor, network: Network) -> Tensor:
     return _pad(images, network, bottom, right)
 
 
+def _at_its_size(images: Tensor, network: Network) -> Tensor:
+    """Smaller images padded at the bottom and right, with the network's mean colour, if it takes one size only."""
+    if network.facts.size is None:
+        return images
+    bottom, right = (max(0, only - side) for only, side in zip(network.facts.size, image_size(images), strict=True))
+    return _pad(images, network, bottom, right)
+
+
 def _pad(images: Tensor, network: Network, bottom: int, right: int, top: int = 0, left: int = 0) -> Tensor:
     if right == bottom == top == left == 0:
         return images
@@ -546,7 +554,7 @@ def _in_one_pass(network: Network, views: list[View], source: Source, config: In
     top, bottom = views[0].rows.start, max(view.rows.stop for view in views)
     images = source.read(slice(top, min(bottom, source.size[0])))
     windows = torch.cat([_shown(images, view, top, network) for view in views])
-    padded = pad_to_grid(windows, network) if config.pad_to_grid else windows
+    padded = _at_its_size(pad_to_grid(windows, network) if config.pad_to_grid else windows, network)
     maps, frame = _maps(network, padded), image_size(padded)
     if network.facts.convention == "legacy":
         maps, frame = with_edge(maps), _larger(frame)

@@ -14,7 +14,7 @@ from atrous.calibration import Method
 from atrous.data.finding import find_all
 from atrous.deployed import CLASSES, LABELS
 from atrous.errors import AtrousError, ConfigError, DataError, Mismatch
-from atrous.inference import as_batch, labels_at_image, look
+from atrous.inference import InferenceConfig, as_batch, labels_at_image, look
 from atrous.layers import quantization
 from atrous.models import Model
 from atrous.progress import counting, say
@@ -158,20 +158,28 @@ def agreement(floats: Network, network: Opened, image: Image) -> float:
     return float((outputs[CLASSES].argmax(1) == classes.argmax(1)).double().mean())
 
 
+def canvas_for(network: Network, inference: InferenceConfig) -> list[str]:
+    """The settings by which a file for images of one size takes any, as when it predicts."""
+    own = segmenter.fitting(network, inference)
+    height, width = own.window
+    return [] if own == inference else [f"evaluate.mode={own.mode}", f"evaluate.window={height},{width}"]
+
+
 def print_loss(model: Segmenter, target: Path, settings: Sequence[str], console: Console) -> None:
     """Measure the model in floats and the exported file, on the validation split of the data, and print both."""
     world, quiet = distributed.join("cpu"), Console(quiet=True)
-    floats = replace(model, network=in_floats(model.model))
+    floats, integers = replace(model, network=in_floats(model.model)), segmenter.load(target)
+    canvas = canvas_for(integers.network, evaluate.settings(model, settings, str(target)).evaluate)
     scores, lines = list[float](), list[str]()
-    for one in (floats, segmenter.load(target)):
+    for one in (floats, integers):
         with console.status("measuring"):
             evaluation = evaluate.measured(
-                one, settings, target, world, workers=0, metrics=None, console=quiet, is_known=bool(scores)
+                one, [*settings, *canvas], target, world, workers=0, metrics=None, console=quiet, is_known=bool(scores)
             ).evaluation
         figures = evaluation.figures
         scores.append(figures.scores[figures.headline])
         lines.append(f"{figures.titles[figures.headline]} {scores[-1]:.2%}")
     loss = 100 * (scores[0] - scores[1])
     change = f"{abs(loss):.2f} points {'less' if loss >= 0 else 'more'}"
-    data_of = f"{evaluation.protocol['data']}, {evaluation.protocol['images']} images"
+    data_of = ", ".join([evaluation.protocol["data"], f"{evaluation.protocol['images']} images", *canvas])
     console.print(f"in floats: {lines[0]}; in 8-bit integers: {lines[1]}, {change} ({data_of})", soft_wrap=True)

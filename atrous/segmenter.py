@@ -304,7 +304,7 @@ def load(
     file = file if runtime is None else artefact.file_for(file, runtime, place)
     name = artefact.opener_of(file, runtime, place)
     network, header = model_file.load(file, place, name)
-    segmenter = Segmenter(network, header, place, runtime=name).with_inference(_fitting(network, header.inference))
+    segmenter = Segmenter(network, header, place, runtime=name).with_inference(fitting(network, header.inference))
     return segmenter.with_speed(precision, compile=compile)
 
 
@@ -316,7 +316,7 @@ def equal_share(one: Labels, other: Labels) -> float:
     return min((float((a == b).double().mean()) for a, b in maps), default=0.0)
 
 
-def _fitting(network: Network, inference: InferenceConfig) -> InferenceConfig:
+def fitting(network: Network, inference: InferenceConfig) -> InferenceConfig:
     """The protocol, but for an exported network of one size: images of other sizes lie on a canvas of it."""
     size = network.facts.size
     if not isinstance(network, Opened) or size is None or inference.mode != "whole":
