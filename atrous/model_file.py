@@ -33,9 +33,11 @@ from atrous.types import Network
 FORMAT = "2"  # of the metadata; a file of a later format is refused
 READABLE = ("1", "2")
 CONVERTIBLE = (  # by `atrous convert`
-    *(".tflite", ".pb", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".index", ".tar.gz", ".tgz", ".tar"),
+    *(".tflite", ".pb", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".index", ".h5", ".hdf5", ".keras"),
+    *(".tar.gz", ".tgz", ".tar"),
 )
-EXPORTED = (".h5", ".keras", ".mlmodel", ".engine")  # by other programs
+EXPORTED = (".mlmodel", ".engine")  # by other programs
+PICKLES = (".pkl", ".pickle")
 SECTIONS = ("model", "label_space", "inference", "decode", "training", "results", "origin")  # as JSON
 
 
@@ -118,8 +120,6 @@ def _without_metadata(path: Path, network: Network) -> tuple[Network, Header]:
 
 def read_metadata(path: Path) -> Mapping[str, str]:
     """Of a file's header. Raises like `load`; for a file of another kind, with what to do."""
-    if path.name.startswith("zoo:") or path.with_name(f"{path.name}.index").is_file():  # a checkpoint's prefix
-        raise ModelFileError(f"{path}: {_answer_to_foreign(path)}")
     _require_file(path)
     try:
         return runtime_of(path).read_metadata(path)
@@ -139,11 +139,16 @@ def _answer_to_foreign(path: Path) -> str:
 OTHER_KINDS: Mapping[tuple[str, ...], Callable[[Path], str]] = {  # by how a name ends: the answer
     CONVERTIBLE: _answer_to_foreign,
     EXPORTED: lambda path: "an exported model, which can't be read; convert the checkpoint that it is from",
+    PICKLES: lambda path: (
+        "a pickle, which could run code when it is read; save the weights by torch.save, and convert them"
+    ),
     IMAGE_SUFFIXES: lambda path: "an image, not a model file",
 }
 
 
 def _require_file(path: Path) -> None:
+    if path.name.startswith("zoo:") or path.with_name(f"{path.name}.index").is_file():  # a checkpoint's prefix
+        raise ModelFileError(f"{path}: {_answer_to_foreign(path)}")
     if not path.exists():
         raise FileNotFoundError(f"no such model file: {path}")
     if path.is_dir():

@@ -411,11 +411,12 @@ def test_a_header_that_does_not_fit_is_refused(saved: Path) -> None:
             (f"net.v2{suffix}", "--out net.safetensors")
             for suffixes in (*READERS, ARCHIVES)
             for suffix in suffixes
-            if suffix != ".safetensors"
+            if suffix not in (".safetensors", ".onnx", ".pkl", ".pickle")
         ),
         ("net.PTH", "convert it first: atrous convert {path} --out net.safetensors"),
         ("my net.tflite", "convert it first: atrous convert '{path}' --out 'my net.safetensors'"),
         ("net.mlmodel", "an exported model"),
+        ("net.pkl", "a pickle, which could run code"),
         ("net.onnx", "not a complete ONNX file"),
         ("street.JPG", "an image, not a model file"),
     ],
