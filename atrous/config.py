@@ -23,7 +23,7 @@ from atrous import other_words, trees
 from atrous.backbones import BACKBONES, PREFIXES, BackboneConfig
 from atrous.data import FORMATS, AnyDataConfig, description, recognised
 from atrous.data.augment_config import AugmentConfig
-from atrous.errors import ConfigError, warn_once
+from atrous.errors import ConfigError, listing, warn_once
 from atrous.files import user_path
 from atrous.inference import InferenceConfig
 from atrous.models import MODELS, AnyModelConfig, format_1, task_of
@@ -471,6 +471,7 @@ def _differences(place: str, left: Any, right: Any) -> Iterator[tuple[str, Any, 
 
 EXPERIMENT = "training"  # the section of a model's header that holds a whole experiment
 MAX_SHOWN = 60  # characters of a value
+MANY = 40  # names in an error of one line
 EXPLANATIONS = {  # pydantic's type of an error -> what is expected
     "int_parsing": "must be a whole number",
     "int_type": "must be a whole number",
@@ -559,7 +560,7 @@ def _unknown_kind(section: str, part: Any) -> str:  # noqa: ANN401 - any YAML va
         return f"{place} is missing; known: {', '.join(kinds)}"
     value = str(part[key]) if isinstance(part, dict) else str(getattr(part, key, part))
     what = key if section == "data" else section.rpartition(".")[2]
-    return f"{place}={_shortened(value)}: unknown {what}{nearest(value, kinds) or '; known: ' + ', '.join(kinds)}"
+    return f"{place}={_shortened(value)}: unknown {what}{nearest(value, kinds) or '; known: ' + listing(kinds, MANY)}"
 
 
 def _single_keys(value: Any) -> Iterator[str]:  # noqa: ANN401 - any YAML value

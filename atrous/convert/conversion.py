@@ -41,7 +41,7 @@ def convert_weights(
     """
     name = system or recognise(shapes_of(weights.arrays), weights.label)
     if name not in SYSTEMS:
-        raise ConfigError(f"system={name}: no such system{nearest(name, list(SYSTEMS))}")
+        raise ConfigError(f"system={name}: no such system{nearest(name, SYSTEMS) or '; known: ' + ', '.join(SYSTEMS)}")
     row = SYSTEMS[name]
     weights = averaged(weights) if ema else weights
     weights = weights._replace(arrays=row.renamed(weights.arrays))

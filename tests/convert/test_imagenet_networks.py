@@ -14,7 +14,7 @@ from tests.convert.conftest import random_image
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 STAGES = ("layer1", "layer2", "layer3", "layer4")
-NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+NETWORKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d")
 SLOW = ("resnet34", "resnet101", "resnet152")
 SIZE = (65, 98)  # odd and even: paddings at stride 2 differ
 
@@ -96,8 +96,8 @@ def test_timms_and_torchvisions_weights_are_interchangeable(torchvision: Any, ti
 # ---- networks that look like one of ours, and aren't
 
 OTHERS = {
-    "resnext50_32x4d": "layer1.0.conv1",
-    "wide_resnet50_2": "layer1.0.conv1",
+    "resnext101_64x4d": "3x3 of [256, 4, 3, 3]",
+    "wide_resnet50_2": "its backbone is wide_resnet50_2",
     "seresnet50": "layer1.0.se.fc1",
     "mobilenetv2_100": "timm:mobilenetv2_100",
     "mobilenetv3_large_100": "timm:mobilenetv3_large_100",
