@@ -1,6 +1,6 @@
 """Backbones that several PyTorch programs share: how they are recognised, and how their weights are named."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from atrous.backbones.mobilenet_v2 import ROWS
@@ -56,6 +56,22 @@ def deep_stem(prefix: str = "") -> Rules:
         for index in range(3)
         for ours, theirs in (("conv", "conv"), ("norm", "bn"))
     )
+
+
+def xception_units(
+    middle: int, separable: Callable[[str, str, str], Rules], parts: Sequence[str], *, bare: int
+) -> Rules:
+    """Xception's units up to the first of the exit flow, numbered; `separable` takes our name and theirs of convolution
+    and batch norm. Activations count among a unit's parts, and the first `bare` units don't begin with one."""
+    names = ("entry_1", "entry_2", "entry_3", *(f"middle_{index}" for index in range(1, middle + 1)), "exit_1")
+    rules = list[tuple[str, str]]()
+    for number, name in enumerate(names, 1):
+        ours, theirs = rf"backbone\.units\.{name}", f"backbone.block{number}"
+        for index, part in enumerate(parts):
+            place = 3 * index + (number > bare)
+            rules += separable(rf"{ours}\.{part}", f"{theirs}.rep.{place}", f"{theirs}.rep.{place + 1}")
+        rules += pair(rf"{ours}\.shortcut", f"{theirs}.skip", f"{theirs}.skipbn")
+    return tuple(rules)
 
 
 def resnet_stages(prefix: str = "", first: int = 1) -> Rules:

@@ -1,6 +1,5 @@
 """jfzhang95/pytorch-deeplab-xception: DeepLab v3+ on ResNet-101, Xception-65, DRN-D-54 and MobileNetV2."""
 
-from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import PositiveInt
@@ -15,6 +14,7 @@ from atrous.convert.known_backbones import (
     resnet,
     resnet_stages,
     resnet_stem,
+    xception_units,
 )
 from atrous.convert.layouts import PYTORCH, Rules, beside, pooled_image_first
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System, off_grid
@@ -76,23 +76,9 @@ def _separable(ours: str, conv: str, norm: str) -> Rules:
     )
 
 
-def _unit(name: str, number: int, first: int) -> Iterator[tuple[str, str]]:
-    """A box of figure 4; activations count among its parts, from the convolution on that is the `first`."""
-    ours, theirs = rf"backbone\.units\.{name}", f"backbone.block{number}"
-    for index in range(3):
-        place = first + 3 * index
-        yield from _separable(rf"{ours}\.separable{index + 1}", f"{theirs}.rep.{place}", f"{theirs}.rep.{place + 1}")
-    yield from pair(rf"{ours}\.shortcut", f"{theirs}.skip", f"{theirs}.skipbn")
-
-
-UNITS = (*(f"entry_{index}" for index in (1, 2, 3)), *(f"middle_{index}" for index in range(1, 17)), "exit_1")
 XCEPTION: Rules = (
     *deep_stem("backbone."),
-    *(
-        rule
-        for number, name in enumerate(UNITS, 1)
-        for rule in _unit(name, number, 0 if name in UNITS[:2] else 1)  # which follow an activation
-    ),
+    *xception_units(16, _separable, ("separable1", "separable2", "separable3"), bare=2),
     *(
         rule
         for index in (1, 2, 3)

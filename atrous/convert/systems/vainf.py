@@ -1,7 +1,6 @@
 """VainF/DeepLabV3Plus-Pytorch: DeepLab v3 and v3+ on ResNet-50, ResNet-101, MobileNetV2 and Keras's Xception."""
 
 import re
-from collections.abc import Iterator
 from functools import partial
 from typing import Literal
 
@@ -20,6 +19,7 @@ from atrous.convert.known_backbones import (
     resnet_stages,
     resnet_stem,
     separable,
+    xception_units,
 )
 from atrous.convert.label_spaces import PUBLISHED, published_label_space
 from atrous.convert.layouts import PYTORCH, Rules, pooled_image_first
@@ -81,19 +81,9 @@ def _bare(ours: str, conv: str, norm: str) -> Rules:
     )
 
 
-def _unit(name: str, number: int, first: int) -> Iterator[tuple[str, str]]:
-    """Activations count among its parts, from the convolution on that is the `first`."""
-    ours, theirs = rf"backbone\.units\.{name}", f"backbone.block{number}"
-    for index in range(3):
-        place = first + 3 * index
-        yield from _bare(rf"{ours}\.convs\.{index}", f"{theirs}.rep.{place}", f"{theirs}.rep.{place + 1}")
-    yield from pair(rf"{ours}\.shortcut", f"{theirs}.skip", f"{theirs}.skipbn")
-
-
-UNITS = (*(f"entry_{index}" for index in (1, 2, 3)), *(f"middle_{index}" for index in range(1, 9)), "exit_1")
 XCEPTION: Rules = (
     *deep_stem("backbone."),
-    *(rule for number, name in enumerate(UNITS, 1) for rule in _unit(name, number, int(number > 1))),
+    *xception_units(8, _bare, (r"convs\.0", r"convs\.1", r"convs\.2"), bare=1),
     *_bare(r"backbone\.exit_2\.separable1", "backbone.conv3", "backbone.bn3"),
     *_bare(r"backbone\.exit_2\.separable2", "backbone.conv4", ""),
 )
