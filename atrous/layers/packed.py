@@ -52,7 +52,6 @@ class PackedConv(nn.Module):
         self.attribute, self.scalars = PLAIN if act is None else ACTIVATIONS[type(act)](act)
         self.bias = None if conv.bias is None else conv.bias.detach()
         self.weight = conv.weight.detach().contiguous(memory_format=torch.channels_last)
-        self.is_packed = False
 
     def forward(self, x: Tensor) -> Tensor:  # [B, K, h, w]
         if self.phases is not None:
@@ -66,13 +65,12 @@ class PackedConv(nn.Module):
     def _convolved(self, x: Tensor, conv: Settings) -> Tensor:
         """The order of weights that is best depends on the map's size, and is that of the first map."""
         stride, padding, rate, groups = conv
-        if not self.is_packed:
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight, padding, stride, rate, groups, list(x.shape)
-            )
-            self.is_packed = True
+        weight = self.weight  # read once: another thread may set it meanwhile
+        if not weight.is_mkldnn:
+            weight = torch.ops.mkldnn._reorder_convolution_weight(weight, padding, stride, rate, groups, list(x.shape))
+            self.weight = weight
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, padding, stride, rate, groups, self.attribute, self.scalars, ""
+            x, weight, self.bias, padding, stride, rate, groups, self.attribute, self.scalars, ""
         )
         return y
 

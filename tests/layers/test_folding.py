@@ -1,6 +1,7 @@
 """Folded, packed and lowered networks against the networks that they are made from."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -112,6 +113,17 @@ def test_depthwise_convolutions_at_great_rates_are_computed_in_phases(
     packed = PackedConv(conv, None)
     assert packed.phases == phases
     assert_near(packed(x), conv(x))
+
+
+@pytest.mark.skipif(not works(torch.float32), reason="PyTorch has no oneDNN here")
+@torch.no_grad()
+def test_the_first_maps_may_come_from_many_threads() -> None:
+    conv, images = nn.Conv2d(16, 16, 3, padding=1), [maps(1, 16, side, 20) for side in range(5, 45, 5)]
+    packed = PackedConv(conv, None)
+    with ThreadPoolExecutor(len(images)) as threads:
+        results = list(threads.map(torch.no_grad()(packed), images))
+    for x, y in zip(images, results, strict=True):
+        assert_near(y, conv(x))
 
 
 @torch.no_grad()
