@@ -215,10 +215,11 @@ def test_check_without_the_runtime_names_its_package(
     assert not out.exists()
 
 
-@pytest.mark.parametrize(("is_rounded", "code"), [(False, 1), (True, 0)])
+@pytest.mark.parametrize(("is_rounded", "code", "shape"), [(False, 1, (1, 65, 65)), (True, 0, (1, 65 * 65))])
 def test_a_share_below_the_threshold_fails_unless_the_original_rounds(
     is_rounded: bool,
     code: int,
+    shape: tuple[int, ...],
     tmp_path: Path,
     lite: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -233,7 +234,7 @@ def test_a_share_below_the_threshold_fails_unless_the_original_rounds(
         done = real(*arguments, **settings)  # type: ignore[arg-type]
         return done._replace(source=done.source._replace(is_rounded=is_rounded))
 
-    zeros = Original(lambda image: [np.full((1, 65, 65), 99)], takes_bytes=False)
+    zeros = Original(lambda image: [np.full(shape, 99)], takes_bytes=False)
     monkeypatch.setattr(verb, "require_program", lambda path: path)
     monkeypatch.setattr(verb, "open_original", lambda path: zeros)
     monkeypatch.setattr(verb, "conversion", conversion)
