@@ -274,6 +274,52 @@ def test_onnx_is_refused_with_what_to_convert_instead(
     assert not (tmp_path / "o.safetensors").exists()
 
 
+CORE_ML = b"\x08\x03\x12\x2b\x0a\x29\x0a\x05image\x12\x1bInput image to be segmented\x1a\x02\x22\x00"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("m.mlmodel", CORE_ML, "a model in Core ML"),
+        ("m.onnx", CORE_ML, "a model in Core ML"),
+        ("m.MLMODEL", b"text", "a model in Core ML"),
+        ("m.param", b"7767517\n", "a model of ncnn"),
+        ("m.xml", b"<?xml version='1.0'?>", "a model in OpenVINO's format"),
+        ("m.rknn", b"RKNN", "compiled for a Rockchip NPU"),
+        ("m.npy", b"\x93NUMPY", "a single array of NumPy"),
+    ],
+)
+def test_models_of_other_programs_are_named(
+    name: str, content: bytes, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(content + bytes(600))
+    line = error_line(capsys, tmp_path / name, "--out", tmp_path / "o.safetensors")
+    assert (what in line and "that it was" in line) or "read from a .npz" in line
+    assert not (tmp_path / "o.safetensors").exists()
+
+
+def test_a_folder_of_core_ml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "DeepLab.mlpackage" / "Data").mkdir(parents=True)
+    line = error_line(capsys, tmp_path / "DeepLab.mlpackage", "--out", tmp_path / "o.safetensors")
+    assert "a model in Core ML" in line
+
+
+@pytest.mark.parametrize("name", ["variables.npz", "variables"])
+def test_arrays_by_name_are_read_from_numpys_archive(name: str, tmp_path: Path) -> None:
+    """TensorFlow's names of tensors are those of variables with :0 behind them."""
+    path = tmp_path / "saved.npz"
+    np.savez(path, **{f"{variable}:0": array for variable, array in half_width().items()})
+    path.rename(tmp_path / name)
+    whole, plain = convert(tmp_path / name).model.state_dict(), convert(half_width()).model.state_dict()
+    assert all(torch.equal(tensor, plain[key]) for key, tensor in whole.items())
+
+
+def test_a_graph_whose_weights_lie_elsewhere_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "graph.pb").write_bytes(writers.node("image", "Placeholder") + writers.node("b", "Relu", "image"))
+    line = error_line(capsys, tmp_path / "graph.pb", "--out", tmp_path / "o.safetensors")
+    assert "it holds no weights of a network's layers; a graph may have them in a checkpoint" in line
+
+
 def test_shares_by_hand() -> None:
     whole = total([Agreement("a", 9, 10), Agreement("b", 90, 90)])
     assert (whole.share, whole.name) == (0.99, "all 2 images")
