@@ -65,6 +65,26 @@ def test_a_lightning_module_s_network_is_found(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("holder", ["deeplab.", "student._orig_mod.", "lit.seg_model."])
+def test_a_module_may_hold_its_network_under_any_name(holder: str, tmp_path: Path) -> None:
+    weights = tensors(seeded_weights(golden(VAINF).shapes), holder) | {"loss.weight": torch.ones(3)}
+    torch.save({"state_dict": weights}, tmp_path / "last.ckpt")
+    done = conversion(tmp_path / "last.ckpt")
+    assert done.system == "vainf"
+    assert done.num_used == len(weights) - len(done.unused)
+    assert any(name.endswith("loss.weight") for name in done.unused)
+
+
+def test_two_networks_in_one_module_are_no_network() -> None:
+    """Also where only one of them is known, whose weights are almost all."""
+    weights = empty_arrays({f"net_a.{name}": shape for name, shape in golden(VAINF).shapes.items()})
+    for other in (
+        {"net_b.conv.weight": np.zeros((8, 8, 3, 3))},
+        {name.replace("_a", "_b"): x for name, x in weights.items()},
+    ):
+        assert_refused({**weights, **other}, "weights of no known system")
+
+
 def test_a_moving_average_counts_where_there_is_nothing_else(tmp_path: Path) -> None:
     weights = tensors(seeded_weights(golden(SMP).shapes))
     torch.save({"model_ema": weights, "epoch": 3}, tmp_path / "ema.pth")
