@@ -125,6 +125,8 @@ def deduced_config(system: System[OptionsT], evidence: Evidence[OptionsT]) -> Mo
     """The config of the one model that has these weights, with which all options agree."""
     fields, decided = system.config(evidence)
     require_agreement(evidence.options, decided, evidence.label)
+    if fields.get("num_classes") == 1:
+        raise ConversionError(f"{evidence.label}: it has a single class, which is not read from this program")
     config = MODELS[fields["name"]].Config
     assert fields.keys() <= config.model_fields.keys(), f"the system sets fields that {fields['name']} doesn't have"
     return validated(config, fields, evidence.label, ConversionError)
