@@ -97,7 +97,7 @@ def test_a_file_may_be_one_mapping(tmp_path: Path, form: str) -> None:
 
 
 KERNEL = {"conv.weight": torch.ones(2, 3, 3, 3)}
-ELSEWHERE = {
+ELSEWHERE: dict[str, Callable[[dict[str, Tensor]], object]] = {
     "an entry of an entry": lambda weights: {"model": {"state_dict": weights, "epoch": 3}},
     "an entry of another": lambda weights: {"checkpoint": {"net": weights}, "loss": {"weight": torch.ones(2)}},
     "any name": lambda weights: {"generator": weights, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}},
