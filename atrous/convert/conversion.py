@@ -135,5 +135,7 @@ def _different(system: System[OptionsT], flow: Flow, evidence: Evidence[OptionsT
     defaults = {name: system.options.model_fields[name].get_default() for name in system.runtime_options}
     as_graph = evidence._replace(options=evidence.options.model_copy(update=defaults))
     config = deduced_config(system, as_graph)
-    model = expectation(config, system.layout.names, system.rules(config), flow.size)
-    return disagreements(flow, model, system.passes(evidence.options))
+    passes = system.passes(evidence.options)
+    scales = passes.scales if num_passes(flow) > 1 else ()
+    model = expectation(config, system.layout.names, system.rules(config), flow.size, scales)
+    return disagreements(flow, model, passes)
