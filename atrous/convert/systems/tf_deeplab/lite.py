@@ -8,7 +8,7 @@ import numpy as np
 
 from atrous.convert.arrays import Array
 from atrous.convert.flow.operations import MAXIMUM, REVERSED, SOFTMAX, Operation, Operations, flow_of
-from atrous.convert.flow.values import Pair, scope_of
+from atrous.convert.flow.values import NEAR_SIXTH, SIXTH, Pair, scope_of
 from atrous.convert.readers.tflite import Operator, Tensor, TfLite, dequantised
 from atrous.convert.system import ForeignWeights
 from atrous.convert.systems.tf_deeplab import structure
@@ -26,6 +26,7 @@ from atrous.types import Size
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 EDGE_TPU = "edgetpu-custom-op"
 INT8_SHIFT = 128  # an int8 input is a pixel less 128
+SUMMAND, HALF_WAY = "half-way", 3  # of a hard sigmoid, relu6(x + 3) / 6
 SMALL = 16  # numbers in a constant that says how, not what: an axis, a size, a padding
 LOWEST = {"uint8": 0, "int8": -128}
 BELOW = re.compile(r"(\w+_)?weights(_quant)?|BatchNorm\w*|Conv2D\w*")  # below a layer's scope, in a tensor's name
@@ -164,8 +165,19 @@ def _variables(model: TfLite, operator: Operator, scope: str) -> dict[str, Array
     kernel = without_holes(_kernel_of(model, operator))[0]
     name = _weights_name(operator, {operator.inputs[1]: scope})
     bias = operator.inputs[2] if len(operator.inputs) > 2 else -1
-    biases = np.zeros(kernel[0, 0].size if operator.op != "CONV_2D" else kernel.shape[3], np.float32)
-    return {name: kernel, f"{scope}/biases": biases if bias < 0 else dequantised(_stored_tensor(model, bias))}
+    none = np.zeros(kernel[0, 0].size if operator.op != "CONV_2D" else kernel.shape[3], np.float32)
+    biases = none if bias < 0 else dequantised(_stored_tensor(model, bias))
+    return {name: kernel, f"{scope}/biases": biases - HALF_WAY if _is_gate(model, operator) else biases}
+
+
+def _is_gate(model: TfLite, operator: Operator) -> bool:
+    """Whether it makes relu6(y) / 6 alone: a hard sigmoid, whose 3 a converter has added to the biases."""
+    takers = [one for one in model.operators if operator.outputs[0] in one.inputs]
+    if operator.options.activation != "RELU6" or len(takers) != 1 or takers[0].op != "MUL":
+        return False
+    factors = (_stored_tensor(model, index) for index in takers[0].inputs if index >= 0)
+    numbers = [dequantised(factor) for factor in factors if factor.data is not None]
+    return any(number.size == 1 and abs(float(number.item()) - SIXTH) < NEAR_SIXTH for number in numbers)
 
 
 def _stored_tensor(model: TfLite, index: int) -> Tensor:
@@ -182,8 +194,21 @@ def _stored_tensor(model: TfLite, index: int) -> Tensor:
 
 def _operations(model: TfLite, scopes: Mapping[int, str]) -> Operations:
     constants = {str(index): array for index, array in _constants(model)}
-    operations = [_operation(model, operator, scopes) for operator in model.operators if operator.outputs]
+    constants[SUMMAND] = np.array(HALF_WAY, np.float32)
+    operators = (operator for operator in model.operators if operator.outputs)
+    operations = [part for operator in operators for part in _parts(model, operator, scopes)]
     return Operations(operations, constants, tuple(map(str, model.inputs)), {}, weights=())
+
+
+def _parts(model: TfLite, operator: Operator, scopes: Mapping[int, str]) -> Iterator[Operation]:
+    """An operator; a gate's convolution makes x, and relu6(x + 3) follows."""
+    operation = _operation(model, operator, scopes)
+    if operation.weights and _is_gate(model, operator):
+        x = f"{operation.output} before its activation"
+        yield operation._replace(output=x, activation="")
+        yield Operation("add", operation.name, (x, SUMMAND), operation.output, activation=operation.activation)
+    else:
+        yield operation
 
 
 def _constants(model: TfLite) -> Iterator[tuple[int, Array]]:
