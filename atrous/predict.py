@@ -4,7 +4,6 @@ import contextlib
 import errno
 import glob
 import hashlib
-import os
 import shlex
 import shutil
 import signal
@@ -27,7 +26,7 @@ from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.engines import ENGINES, Engine, Outcome, Work
 from atrous.engines.contract import Predict, Stages
 from atrous.errors import ConfigError, DataError, ModelFileError, listing, out_of_memory, text_of
-from atrous.files import composed, prepare_output, remove_leftovers, user_path, write_atomically
+from atrous.files import beside, composed, prepare_output, remove_leftovers, user_path, write_atomically
 from atrous.inference import InferenceConfig
 from atrous.interrupt import Interrupted
 from atrous.model_file import CONVERTIBLE
@@ -725,7 +724,7 @@ def require_names_differ_on_disk(images: Sequence[NamedImage], out: Path) -> Non
 
 def is_one_file(folder: Path, one: Path, other: Path) -> bool:
     """Whether the disk of `folder` takes two names for the same."""
-    probe = folder / f".probe.{os.getpid()}"
+    probe = beside(folder / "probe")
     try:
         write_atomically(probe / one, b"")
         return (probe / other).exists()

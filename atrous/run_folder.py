@@ -26,7 +26,7 @@ from atrous import distributed
 from atrous.config import Config
 from atrous.distributed import World
 from atrous.errors import ConfigError, ModelFileError, listing
-from atrous.files import keep, prepare_output, sync_folder, write_atomically
+from atrous.files import keep, prepare_output, remove_leftovers, sync_folder, write_atomically
 from atrous.models.format_1 import upgraded_row
 from atrous.resume import (
     ACCEPTED,
@@ -327,7 +327,8 @@ def locked(run: RunFolder) -> Iterator[None]:
     except Timeout:
         raise ConfigError(f"--out {run.path}: another training is running there{_process(run)}") from None
     try:
-        remove_leftovers(run)
+        for folder in {path.parent for path in (*run.files, *run.marks)}:
+            remove_leftovers(folder)
         write_atomically(run.process, f"{os.getpid()} on {platform.node()}")
         yield
     except BaseException:
@@ -344,14 +345,6 @@ def _process(run: RunFolder) -> str:
     with contextlib.suppress(OSError):  # it has just ended, or just begun
         return f" (process {run.process.read_text(encoding='utf-8')})"
     return ""
-
-
-def remove_leftovers(run: RunFolder) -> None:
-    """Delete half-written files of a process that was killed while it saved."""
-    for path in (*run.files, *run.marks):
-        for leftover in path.parent.glob(f".{path.name}.*"):
-            if leftover.suffix[1:].isdecimal():  # a process
-                leftover.unlink()
 
 
 def remove(run: RunFolder) -> None:

@@ -22,10 +22,11 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import atrous
-from atrous import run_folder, train
+from atrous import files, run_folder, train
 from atrous.config import to_yaml
 from atrous.distributed import World
 from atrous.errors import ConfigError, DataError, ModelFileError
+from atrous.files import beside
 from atrous.models.format_1 import BACKBONE
 from atrous.run_folder import RunFolder, State
 from tests.conftest import tiny_config
@@ -351,9 +352,12 @@ def test_a_run_whose_config_has_flat_model_settings_is_resumed(finished: RunFold
         run_folder.resumed(run, tiny_config(*FINISHED, "model.backbone.depth_multiplier=0.2"), ALONE)
 
 
-def test_half_written_files_of_a_killed_process_are_removed(finished: RunFolder, tmp_path: Path) -> None:
+def test_half_written_files_of_a_killed_process_are_removed(
+    finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = copied(finished, tmp_path / "run")
-    leftovers = [path.with_name(f".{path.name}.123") for path in (*run.files, run.process)]
+    leftovers = [beside(path) for path in (*run.files, run.process)]
+    monkeypatch.setattr(files, "STARTED", "0" * 6)  # of another process with this one's number
     others = [run.path / name for name in (".config.yaml.swp", ".metrics.json.12", ".mine")]
     for path in (*leftovers, *others):
         path.write_text("half")
