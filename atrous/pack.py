@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import re
 import zlib
 from collections import Counter
@@ -32,7 +31,7 @@ from atrous.data.packed import INDEX, Index, Kind, Row, Shard, Split, read_index
 from atrous.data.strips import checksums
 from atrous.data.windows import Window, resample_window
 from atrous.errors import AtrousError, ConfigError, DataError, listing, text_of
-from atrous.files import prepare_output, remove_leftovers, user_path, write_atomically
+from atrous.files import prepare_output, remove_leftovers, user_path, write_atomically, written_aside
 from atrous.progress import counting, say
 from atrous.recipes import recipes
 from atrous.settings import Settings, Side
@@ -231,7 +230,6 @@ def _pack(out: Path, packing: Packing, workers: int, console: Console) -> Index:
     kind: Kind = packing.options.to
     index = Index(format=kind, label_space=packing.space, splits=splits, source=packing.source)
     write_atomically(out / INDEX, index.model_dump_json(indent=1) + "\n")
-    remove_leftovers(out)  # while BEGUN, which they may be of, is there
     (out / BEGUN).unlink(missing_ok=True)
     return index
 
@@ -239,6 +237,7 @@ def _pack(out: Path, packing: Packing, workers: int, console: Console) -> Index:
 def _begun(out: Path, packing: Packing) -> dict[str, list[Written]]:
     """The shards that are noted as written, by split. Refuses a folder with anything else in it."""
     path = out / BEGUN
+    remove_leftovers(out)
     if not path.exists():
         others = sorted(entry.name for entry in out.iterdir() if entry.name != LOCK)
         if others:
@@ -253,8 +252,6 @@ def _begun(out: Path, packing: Packing) -> dict[str, list[Written]]:
         raise DataError(f"{path} is damaged; remove the folder, and pack again") from error
     if source != packing.source:
         raise ConfigError(f"--out {out} holds the beginning of another packing; remove it, or choose another folder")
-    for leftover in out.glob(".*.part"):  # of a packing that was killed
-        leftover.unlink()
     return begun
 
 
@@ -308,19 +305,11 @@ def _write(path: Path, items: Sequence[Item], space: LabelSpace, end: bytes) -> 
     """Aside, then renamed: a shard is whole, or not there."""
     good = [item for item in items if not item.problem]
     content = (*(item.content for item in good), end)
-    digest, temporary = hashlib.sha256(), path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            for part in content:
-                file.write(part)
-                digest.update(part)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    digest = hashlib.sha256()
+    with written_aside(path) as temporary, temporary.open("wb") as file:
+        for part in content:
+            file.write(part)
+            digest.update(part)
     size = sum(map(len, content))
     shard = Shard(name=path.name, samples=len(good), bytes=size, sha256=digest.hexdigest())
     return Written(shard=shard, taken=len(items), skipped=_problems(items), **_counts(good, space))

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from atrous import run_folder
 from atrous.config import Config, load
+from atrous.files import beside
 from atrous.losses.semantic import semantic_loss
 from atrous.run_folder import RunFolder
 
@@ -85,3 +87,11 @@ def folder_config(root: Path, *overrides: str) -> Config:
     """Four steps on a dataset of the `folder` layout."""
     small = ("augment.crop=33,49", "train.batch=2", "train.steps=4", "model.backbone.depth_multiplier=0.1")
     return load("synthetic/deeplab_v3plus_tiny", ["data.format=folder", f"data.root={root}", *small, *overrides])
+
+
+def leftover(path: Path) -> Path:
+    """What a process that was killed while it wrote the file leaves of it."""
+    with patch("os.getpid", return_value=2**22 + 1):  # Linux has no number above 2**22
+        half = beside(path)
+    half.write_bytes(b"half")
+    return half

@@ -4,8 +4,6 @@ import errno
 import os
 import platform
 import resource
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from atrous.files import (
     write_atomically,
     written_aside,
 )
+from tests.runs import leftover
 
 
 @contextmanager
@@ -46,23 +45,14 @@ def test_writing_makes_folders_and_replaces_files(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def leave(path: Path) -> Path:
-    """What a process that was killed while it wrote the file has left of it."""
-    before = set(path.parent.iterdir())
-    code = f"w(Path({str(path)!r}), '1')"
-    start = "import os; from pathlib import Path; from atrous.files import write_atomically as w"
-    command = [sys.executable, "-c", f"{start}; os.fsync = lambda file: os._exit(9); {code}"]
-    assert subprocess.run(command, check=False).returncode == 9
-    (leftover,) = set(path.parent.iterdir()) - before
-    return leftover
-
-
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    leftover, mine = leave(tmp_path / "a.png"), [".a.png.12", ".a.png", "a.png", ".a.png.swp", "b.1-2-3-4"]
+    mine = [".a.png.12", ".a.png", "a.png", ".a.png.swp", "b.1-2-3-4"]
     for name in mine:
         (tmp_path / name).touch()
-    folder = leftover.with_name(leftover.name.replace("a.png", "copy"))
+    folder = leftover(tmp_path / "copy")
+    folder.unlink()
     (folder / "masks").mkdir(parents=True)
+    leftover(tmp_path / "a.png")
     remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(mine)
     remove_leftovers(tmp_path / "missing")

@@ -19,7 +19,7 @@ from atrous.data import shards, tfrecord
 from atrous.errors import ConfigError, DataError
 from atrous.interrupt import Interrupted
 from tests.conftest import SHARED, SMALL_MODEL, write_folder_data
-from tests.runs import QUIET, assert_same, losses, stop_after, weights
+from tests.runs import QUIET, assert_same, leftover, losses, stop_after, weights
 
 QUICK = ("augment.crop=33,49", "train.batch=2", "train.steps=6", "train.eval_every=6", "train.save_every=2")
 
@@ -210,7 +210,7 @@ def test_a_packing_that_was_stopped_goes_on(folder: Path, tmp_path: Path, monkey
     assert not (out / "index.json").exists() and (out / ".packing.json").exists()
     first = out / "train-000000.tar"
     time_of_first = first.stat().st_mtime_ns
-    (out / ".train-000009.tar.part").write_bytes(b"left over")
+    leftover(out / "train-000009.tar")
     with pytest.raises(ConfigError, match="holds the beginning of another packing"):
         packed(folder, out, quality=90, **options)
     packed(folder, out, **options)
@@ -247,7 +247,7 @@ def test_a_killed_packing_goes_on(tmp_path: Path) -> None:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    (out / "..packing.json.1").write_bytes(b"{")  # as a kill within a write leaves it
+    leftover(out / ".packing.json")
     subprocess.run([*command, *options, "--out", str(out)], check=True, capture_output=True)
     assert contents(out) == contents(tmp_path / "whole")
 

@@ -22,15 +22,14 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import atrous
-from atrous import files, run_folder, train
+from atrous import run_folder, train
 from atrous.config import to_yaml
 from atrous.distributed import World
 from atrous.errors import ConfigError, DataError, ModelFileError
-from atrous.files import beside
 from atrous.models.format_1 import BACKBONE
 from atrous.run_folder import RunFolder, State
 from tests.conftest import tiny_config
-from tests.runs import QUIET, Tiny, assert_same, copied, folder_config, losses, validations, weights
+from tests.runs import QUIET, Tiny, assert_same, copied, folder_config, leftover, losses, validations, weights
 from tests.test_files import full_disk
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -352,14 +351,11 @@ def test_a_run_whose_config_has_flat_model_settings_is_resumed(finished: RunFold
         run_folder.resumed(run, tiny_config(*FINISHED, "model.backbone.depth_multiplier=0.2"), ALONE)
 
 
-def test_half_written_files_of_a_killed_process_are_removed(
-    finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_written_files_of_a_killed_process_are_removed(finished: RunFolder, tmp_path: Path) -> None:
     run = copied(finished, tmp_path / "run")
-    leftovers = [beside(path) for path in (*run.files, run.process)]
-    monkeypatch.setattr(files, "STARTED", "0" * 6)  # of another process with this one's number
+    leftovers = [leftover(path) for path in (*run.files, run.process)]
     others = [run.path / name for name in (".config.yaml.swp", ".metrics.json.12", ".mine")]
-    for path in (*leftovers, *others):
+    for path in others:
         path.write_text("half")
     with run_folder.locked(run):
         assert not any(path.exists() for path in leftovers)
