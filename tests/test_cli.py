@@ -22,6 +22,7 @@ from PIL import Image
 from rich.console import Console
 
 from atrous import __version__, cli, create, report
+from atrous.commands import evaluate, options
 from atrous.config import Config, load, override
 from atrous.errors import ConfigError, ConversionError, DataError, ModelFileError, ProcessDied
 from atrous.interrupt import Interrupted
@@ -280,7 +281,7 @@ def test_where_a_run_goes_without_out(monkeypatch: pytest.MonkeyPatch, tiny: Cal
     folders: list[Path] = []
     monkeypatch.setattr("atrous.config.load", lambda *_: tiny())
     monkeypatch.setattr("atrous.train.train", lambda config, out, **_: folders.append(out))
-    for source, options, folder in (
+    for source, words, folder in (
         (RECIPE, (), f"runs/{RECIPE}"),
         (RECIPE, ("--resume",), f"runs/{RECIPE}"),
         ("mine/street.v2.yaml", (), "runs/street.v2"),
@@ -288,7 +289,7 @@ def test_where_a_run_goes_without_out(monkeypatch: pytest.MonkeyPatch, tiny: Cal
         ("runs/a/config.yaml", ("--resume",), "runs/a"),
         ("runs/a/config.yaml", (), "runs/config"),
     ):
-        assert run("train", source, *options) == 0
+        assert run("train", source, *words) == 0
         assert folders.pop() == Path(folder), source
 
 
@@ -557,10 +558,12 @@ def test_conventions_of_command_lines(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "os", SimpleNamespace(sched_getaffinity=lambda _: {0, 1, 2, 3, 4, 9}, environ=os.environ))
+    monkeypatch.setattr(
+        options, "os", SimpleNamespace(sched_getaffinity=lambda _: {0, 1, 2, 3, 4, 9}, environ=os.environ)
+    )
     for processes, cores in (("1", 6), ("2", 3), ("16", 1)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-        assert cli._own_cores() == cores
+        assert options.own_cores() == cores
 
 
 def test_a_model_of_other_classes_is_refused(
@@ -660,4 +663,4 @@ def test_overlays_have_a_legend_on_request(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_size_of_a_report_is_that_of_a_run() -> None:
-    assert inspect.signature(cli.evaluate).parameters["report_size"].default == report.MAX_BYTES / 1e6
+    assert inspect.signature(evaluate.evaluate).parameters["report_size"].default == report.MAX_BYTES / 1e6

@@ -18,7 +18,9 @@ from torch import Tensor
 import atrous
 from atrous import train
 from atrous.config import to_yaml
-from atrous.inference import InferenceConfig, Seen, look
+from atrous.inference import InferenceConfig
+from atrous.inference.look import look
+from atrous.inference.seen import Seen
 from atrous.interrupt import SIGNALS, Interrupted, StopFlag, stop_signals
 from atrous.run_folder import read_state
 from atrous.types import Network

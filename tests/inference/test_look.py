@@ -14,17 +14,11 @@ from torch.nn import functional as F
 from atrous import models
 from atrous.config import load
 from atrous.errors import ConfigError, ModelFileError
-from atrous.inference import (
-    InferenceConfig,
-    Seen,
-    look,
-    on_canvas,
-    pad_to_grid,
-    predict_labels,
-    predict_probabilities,
-    probabilities_at,
-    window_starts,
-)
+from atrous.inference import InferenceConfig
+from atrous.inference.frames import on_canvas, pad_to_grid
+from atrous.inference.look import look, predict_labels, predict_probabilities
+from atrous.inference.seen import Seen, probabilities_at
+from atrous.inference.windows import window_starts
 from atrous.layers.resize import resize
 from atrous.models import MODELS, Model
 from atrous.postprocess.crf import CRFS, refine
