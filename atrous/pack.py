@@ -29,6 +29,7 @@ from atrous.data.inventory import inventory
 from atrous.data.label_space import LabelSpace
 from atrous.data.loader import read_each
 from atrous.data.packed import INDEX, Index, Kind, Row, Shard, Split, read_index
+from atrous.data.recognising import recognised
 from atrous.data.strips import checksums
 from atrous.data.windows import Window, resample_window
 from atrous.errors import AtrousError, ConfigError, DataError, listing, text_of
@@ -164,7 +165,7 @@ def data_config(source: str, overrides: Sequence[str]) -> DataConfig:
         return configs.load(source, overrides).data
     keys = [text.partition("=")[0] for text in overrides]
     root = user_path(source)
-    named = [] if "data.format" in keys else [f"data.format={data.recognised(root)}"]
+    named = [] if "data.format" in keys else [f"data.format={recognised(root, data.FORMATS)}"]
     return configs.load(BASE, [*named, f"data.root={root}", *overrides]).data
 
 
