@@ -17,7 +17,6 @@ from atrous.errors import ConfigError, ModelFileError
 from atrous.files import write_atomically
 from atrous.interrupt import Interrupted
 from atrous.predicting.images import find_images
-from atrous.predicting.output import is_one_file
 from atrous.prediction_folder import recorded_folders
 from atrous.runtimes import pytorch
 from atrous.segmenter import Segmenter
@@ -302,12 +301,6 @@ def test_names_that_the_disk_takes_for_one_are_refused(
     monkeypatch.setattr("atrous.predicting.output.is_one_file", lambda folder, one, other: True)
     with pytest.raises(ConfigError, match=r"A\.png would both be written as|a\.png and .*A\.png would both be written"):
         predict.run(model, [str(images)], tmp_path / "out", console=QUIET)
-
-
-def test_whether_a_disk_takes_two_names_for_one(tmp_path: Path) -> None:
-    assert is_one_file(tmp_path, Path("deep/a"), Path("deep/../deep/a"))
-    assert not is_one_file(tmp_path, Path("deep/a"), Path("deep/b"))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_result_named_by_itself_is_refused(model: Path, images: Path) -> None:

@@ -1,7 +1,5 @@
 """semseg's testing protocol against a slow reference, and windows without a base size."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -160,26 +158,6 @@ def test_the_longer_side_is_met_exactly(height: int, width: int, base: int) -> N
     assert max(size) == base
     short = min(height, width) * base / max(height, width)
     assert abs(min(size) - max(short, 1)) <= 0.5 + 1e-9
-
-
-@given(window=st.integers(1, 1500))
-@settings(max_examples=300)
-def test_a_third_of_overlap_is_a_stride_of_two_thirds(window: int) -> None:
-    """In whole numbers: 465 * (1 - 1 / 3) is a little more than 310."""
-    starts = window_starts(10 * window, window, InferenceConfig().overlap)
-    assert starts[1] == -(-2 * window // 3)
-    assert len(starts) == math.ceil(9 * window / starts[1]) + 1
-
-
-def test_windows_of_the_published_protocols() -> None:
-    for length, window, expected in (
-        (2048, 713, [0, 476, 952, 1335]),
-        (1024, 713, [0, 311]),
-        (512, 473, [0, 39]),
-        (473, 473, [0]),
-        (512, 465, [0, 47]),
-    ):
-        assert window_starts(length, window, 1 / 3) == expected
 
 
 def test_the_protocol_says_its_base_size() -> None:
