@@ -22,7 +22,7 @@ from atrous.inference import InferenceConfig
 from atrous.inference.look import look
 from atrous.inference.seen import Seen
 from atrous.interrupt import SIGNALS, Interrupted, StopFlag, stop_signals
-from atrous.run_folder import read_state
+from atrous.run_state import read_state
 from atrous.types import Network
 from tests.runs import QUIET, Tiny, assert_same, losses, stop_after, validations, weights
 

@@ -10,7 +10,7 @@ from atrous.errors import (
 )
 
 if TYPE_CHECKING:
-    from atrous.run_folder import Resume
+    from atrous.run_opening import Resume
 from atrous.commands.options import DEFAULT_WORKERS, Device, Overrides, Workers, recipe_names
 
 
