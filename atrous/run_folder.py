@@ -1,4 +1,4 @@
-"""The folder of a training: its files, and who may write there. They are complete or absent, so that a kill loses little.
+"""The folder of a training: its files, and who may write there. Each is complete or absent, so a kill loses little.
 
 Only the process that writes (rank 0) changes anything; on the others these functions do nothing.
 """
