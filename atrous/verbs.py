@@ -25,8 +25,8 @@ from atrous.convert.sources import SourceLike
 from atrous.data.packed import Index
 from atrous.evaluate import run as run_evaluation
 from atrous.files import user_path
-from atrous.pack import checked_options
 from atrous.pack import run as run_packing
+from atrous.packing.job import checked_options
 from atrous.plan import Plan
 from atrous.plan import run as run_plan
 from atrous.report import Evaluation

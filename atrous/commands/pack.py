@@ -46,8 +46,9 @@ def pack(
 ) -> None:
     """Pack a dataset into a few large files, for data.format=shards or for TensorFlow. A rerun goes on."""
     from atrous import pack
+    from atrous.packing.job import checked_options
 
-    options = pack.checked_options(
+    options = checked_options(
         to=to,
         style=style,
         quality=quality,
