@@ -35,7 +35,10 @@ from atrous.deployed import (
 )
 from atrous.errors import AtrousWarning, ConfigError, Mismatch, text_of
 from atrous.files import beside, cache_folder, prepare_file, remove_leftovers
-from atrous.inference import InferenceConfig, Seen, as_batch, labels_at_image, look, predict_probabilities
+from atrous.inference import InferenceConfig
+from atrous.inference.frames import as_batch
+from atrous.inference.look import look, predict_probabilities
+from atrous.inference.seen import Seen, labels_at_image
 from atrous.layers import quantization
 from atrous.layers.resize import resize
 from atrous.model_file import FORMAT, Header, header_checksum

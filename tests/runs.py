@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from atrous import run_folder
+from atrous import run_metrics, run_state
 from atrous.config import Config, load
 from atrous.files import beside
 from atrous.losses.semantic import semantic_loss
@@ -22,22 +22,23 @@ from atrous.run_folder import RunFolder
 Tiny = Callable[..., Config]
 Terms = dict[str, Tensor]
 QUIET = Console(quiet=True)
+FINISHED = ("train.eval_every=2",)  # settings of the run in the fixture `finished`
 
 
 def weights(run: RunFolder) -> Terms:
     """Of the state that the run would be resumed from."""
-    model: Terms = run_folder.read_state(run.state)["model"]
+    model: Terms = run_state.read_state(run.state)["model"]
     return model
 
 
 def losses(run: RunFolder) -> list[dict[str, Any]]:
     """The rows of logged steps."""
-    return [row for row in run_folder.read_rows(run.metrics) if "loss" in row]
+    return [row for row in run_metrics.read_rows(run.metrics) if "loss" in row]
 
 
 def validations(run: RunFolder) -> list[dict[str, Any]]:
     """The rows of validations."""
-    return [row for row in run_folder.read_rows(run.metrics) if "scores" in row]
+    return [row for row in run_metrics.read_rows(run.metrics) if "scores" in row]
 
 
 def copied(run: RunFolder, path: Path) -> RunFolder:
