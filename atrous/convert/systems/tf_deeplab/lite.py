@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from atrous.convert.arrays import Array
 from atrous.convert.flow.operations import MAXIMUM, REVERSED, SOFTMAX, Operation, Operations, flow_of
 from atrous.convert.flow.values import Pair, scope_of
@@ -55,7 +57,9 @@ KINDS = {
     "LOGISTIC": "sigmoid",
     "HARD_SWISH": "hard_swish",
     "CONCATENATION": "concat",
-    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CAST", "TRANSPOSE"), "identity"),
+    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "SQUEEZE", "EXPAND_DIMS", "CAST"), "identity"),
+    "RESHAPE": "reshape",
+    "TRANSPOSE": "transpose",
     "FAKE_QUANT": "identity",
     "REDUCE_MAX": MAXIMUM,
     "SOFTMAX": SOFTMAX,
@@ -108,7 +112,7 @@ def _is_layer(model: TfLite, operator: Operator) -> bool:
 
 
 def _require_convolution(model: TfLite, operator: Operator, label: str) -> None:
-    """Raises ConversionError unless it has weights of four dimensions, which its depth multiplier divides."""
+    """Raises ConversionError unless it has constant weights of four dimensions, which its depth multiplier divides."""
     indices, multiplier = operator.inputs, operator.options.depth_multiplier
     if len(indices) < 2 or min(indices[:2]) < 0:
         raise ConversionError(f"{label}: a convolution without weights")
@@ -118,6 +122,9 @@ def _require_convolution(model: TfLite, operator: Operator, label: str) -> None:
         name = model.tensors[indices[1]].name[:80]
         reason = f"weights of the shape {list(shape)}, multiplier {multiplier}, fit no convolution"
         raise ConversionError(f"{label}: {name!r}: {reason}")
+    for index in (one for one in indices[1:3] if one >= 0):
+        if (stored := _stored_tensor(model, index)).data is None:
+            raise ConversionError(f"{label}: weights that are computed when it runs: {stored.name[:80]!r}")
 
 
 # ---- weights
@@ -170,10 +177,10 @@ def _kernel_of(model: TfLite, operator: Operator) -> Array:
 
 def _variables(model: TfLite, operator: Operator, scope: str) -> dict[str, Array]:
     kernel = without_holes(_kernel_of(model, operator))[0]
-    variables: dict[str, Array] = {_weights_name(operator, {operator.inputs[1]: scope}): kernel}
-    if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-        variables[f"{scope}/biases"] = dequantised(_stored_tensor(model, operator.inputs[2]))
-    return variables
+    name = _weights_name(operator, {operator.inputs[1]: scope})
+    bias = operator.inputs[2] if len(operator.inputs) > 2 else -1
+    biases = np.zeros(kernel[0, 0].size if operator.op != "CONV_2D" else kernel.shape[3], np.float32)
+    return {name: kernel, f"{scope}/biases": biases if bias < 0 else dequantised(_stored_tensor(model, bias))}
 
 
 def _stored_tensor(model: TfLite, index: int) -> Tensor:
@@ -192,7 +199,7 @@ def _operations(model: TfLite, scopes: Mapping[int, str]) -> Operations:
     constants = {str(index): array for index, array in _constants(model)}
     relus = _activations(model)
     operations = [_operation(model, operator, scopes, relus) for operator in model.operators if operator.outputs]
-    return Operations(operations, constants, tuple(map(str, model.inputs)), {})
+    return Operations(operations, constants, tuple(map(str, model.inputs)), {}, weights=())
 
 
 def _constants(model: TfLite) -> Iterator[tuple[int, Array]]:
@@ -221,6 +228,7 @@ def _operation(model: TfLite, operator: Operator, scopes: Mapping[int, str], rel
         align_corners=options.align_corners,
         half_pixel_centers=options.half_pixel_centers,
         method="nearest" if operator.op == "RESIZE_NEAREST_NEIGHBOR" else "bilinear",
+        axis=options.axis if operator.op == "CONCATENATION" else None,
     )
 
 
