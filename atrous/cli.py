@@ -100,7 +100,10 @@ Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N; by default a GPU if there is one", show_default=False)
 ]
 Compile = Annotated[
-    bool, typer.Option("--compile", help="by torch.compile: takes minutes at first, pays for many images of one size")
+    bool,
+    typer.Option(
+        "--compile", help="by torch.compile: tens of seconds at the first image, pays for many images of one size"
+    ),
 ]
 PRECISIONS = "fp32, bf16, or auto: bf16 where it is faster and labels agree"
 Workers = Annotated[int, typer.Option(min=0, help="processes that read images; 0: the main process reads them itself")]
