@@ -50,7 +50,10 @@ Device = Annotated[
 
 
 Compile = Annotated[
-    bool, typer.Option("--compile", help="by torch.compile: takes minutes at first, pays for many images of one size")
+    bool,
+    typer.Option(
+        "--compile", help="by torch.compile: tens of seconds at the first image, pays for many images of one size"
+    ),
 ]
 
 
