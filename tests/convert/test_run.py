@@ -5,6 +5,7 @@ import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -286,7 +287,7 @@ def test_a_model_never_takes_the_place_of_its_source(tmp_path: Path, capsys: pyt
 
 
 def test_weights_of_8_bits_without_a_scale_are_refused() -> None:
-    weights = half_width()
-    rounded = {**weights, "logits/semantic/weights": weights["logits/semantic/weights"].astype(np.int8)}
+    rounded: dict[str, NDArray[Any]] = dict(half_width())
+    rounded["logits/semantic/weights"] = rounded["logits/semantic/weights"].astype(np.int8)
     with pytest.raises(ConversionError, match="1 weight rounded to 8 bits, without a scale: logits/semantic/weights"):
         convert(rounded)

@@ -112,6 +112,11 @@ def make_labelled(folder: Path) -> None:
         archive.writestr("labels.txt", LABELS)
 
 
+def read_labelled(path: Path) -> None:
+    packed_names(path)
+    read_lite(path)
+
+
 def read_labels(path: Path) -> None:
     try:
         read_names(path, LABELS.count("\n"))
@@ -141,7 +146,7 @@ PARTS = [  # of what is read in several steps, or from several files
     Target("encoder_epoch_20.pth", read_source, make_halves),
     Target("decoder_epoch_20.pth", lambda path: read_source(path.with_name("encoder_epoch_20.pth")), make_halves),
     Target("labels.txt", read_labels, lambda folder: (folder / "labels.txt").write_text(LABELS, encoding="utf-8")),
-    Target("m.tflite", lambda path: (packed_names(path), read_lite(path)), make_labelled),
+    Target("m.tflite", read_labelled, make_labelled),
     Target("notes.txt", read_notes, lambda folder: (folder / "notes.txt").write_text(CONFIG)),
 ]
 
