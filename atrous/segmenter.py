@@ -21,7 +21,10 @@ from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.deployed import frame_of
 from atrous.errors import ConfigError, ModelFileError, listing
 from atrous.files import user_path
-from atrous.inference import WINDOW_PIXELS, InferenceConfig, as_batch, look
+from atrous.inference import InferenceConfig
+from atrous.inference.frames import as_batch
+from atrous.inference.look import look
+from atrous.inference.maps import WINDOW_PIXELS
 from atrous.layers import quantization
 from atrous.model_file import Header, require_same_classes
 from atrous.models import MODELS, AnyModelConfig, Model, ModelConfig
