@@ -159,7 +159,8 @@ class Labelled(Opened):
     def labels(self, images: Tensor) -> Tensor:
         """As `inference` decodes the logits: several times faster than the graph's own labels."""
         (logits,) = self._run(_pixels(self.path, self.facts, images), (LOGITS,)).values()
-        if not (logits.sum().isfinite() or logits.isfinite().all()):  # the sum is several times as fast
+        values = logits.numpy()  # without PyTorch's threads, which would wait for those of the runtime
+        if not (np.isfinite(values.sum()) or np.isfinite(values).all()):  # the sum is several times as fast
             raise ModelFileError(f"{self.path}: the network's output is NaN or infinite: its weights are damaged")
         height, width = image_size(images)
         frame = frame_of((height, width), self.facts, pads=self.pads)
