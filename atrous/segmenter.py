@@ -174,10 +174,12 @@ class Segmenter:
             pytorch.require_compiler(self.device)
         if isinstance(self.network, Model):
             return replace(self, speed=Speed(precision, compile))
+        if isinstance(self.network, Opened):
+            network = self.network.with_precision(precision).with_compiler(is_compiled=compile)
+            return replace(self, network=network, speed=Speed(precision, compile))
         if compile:
             raise ConfigError(f"compile: torch.compile is for PyTorch; this network is computed by {self.runtime}")
-        network = self.network.with_precision(precision) if isinstance(self.network, Opened) else self.network
-        return replace(self, network=network, speed=Speed(precision))
+        return replace(self, speed=Speed(precision))
 
     def settled(self, images: Iterable[Image]) -> tuple["Segmenter", float | None]:
         """With `auto` replaced by what it stands for, by the first of the images that is large enough.
