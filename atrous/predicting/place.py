@@ -14,7 +14,7 @@ from atrous.data.finding import NamedImage
 from atrous.engines import ENGINES, Engine
 from atrous.errors import ConfigError, DataError
 from atrous.files import user_path
-from atrous.predicting.one_image import read
+from atrous.predicting.one_image import read_pixels
 from atrous.progress import say as say_line
 from atrous.runtimes.contract import ARITHMETIC, Speed
 from atrous.segmenter import NUM_TRIED, Segmenter
@@ -81,4 +81,4 @@ def first_images(model: Segmenter, images: Sequence[NamedImage], big: Choice) ->
     for image in images[:NUM_TRIED]:
         with contextlib.suppress(DataError):
             if image.entry is not None or not big_images.is_big(model, image.path, big, probabilities=False):
-                yield read(image)
+                yield read_pixels(image)
