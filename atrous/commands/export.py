@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atrous.errors import (
-    ConfigError,
-)
+from atrous.commands.options import TARGETS, Overrides, target_names
+from atrous.errors import ConfigError
 
 if TYPE_CHECKING:
     from atrous.int8 import Request
-from atrous.commands.options import TARGETS, Overrides, target_names
 
 
 def export(

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atrous import segmenter
-from atrous.config import nearest
 from atrous.convert.arrays import Shapes
 from atrous.convert.class_names import read_names
 from atrous.convert.declared import require_layers
@@ -17,7 +16,7 @@ from atrous.convert.options import read_options, require_agreement, validated
 from atrous.convert.readers.pth import held
 from atrous.convert.system import Evidence, ForeignWeights, OptionsT, OptionTree, System, listed
 from atrous.convert.systems import SYSTEMS
-from atrous.errors import ConfigError, ConversionError
+from atrous.errors import ConfigError, ConversionError, nearest
 from atrous.models import MODELS, ModelConfig
 from atrous.segmenter import Segmenter
 
