@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from atrous import run_folder, visualize
-from atrous.config import TrainConfig
+from atrous import run_metrics, visualize
 from atrous.distributed import World
 from atrous.errors import ConfigError
 from atrous.event_file import EventFile, names_in, require_package
@@ -19,6 +18,7 @@ from atrous.report.pictures import painter
 from atrous.report.training import known_number
 from atrous.run_folder import RunFolder
 from atrous.segmenter import Segmenter
+from atrous.train_config import TrainConfig
 from atrous.types import Sample
 
 NUM_PICTURES = 3  # validation images, the same ones each time
@@ -93,7 +93,7 @@ def events_of(run: RunFolder, done: int, *, is_due: bool, console: Console) -> E
     first_step = done if is_due else done + 1
     first_step = first_step if names_in(run.events) and done else 0
     events = EventFile(run.events, first_step, partial(say, console=console))
-    for row in run_folder.read_rows(run.metrics):
+    for row in run_metrics.read_rows(run.metrics):
         if row["step"] >= first_step:
             events.add_scalars(row["step"], scalars(row))
     return events

@@ -12,7 +12,8 @@ from torch import Tensor
 from atrous.convert.conversion import Conversion
 from atrous.convert.originals import Maps, Original
 from atrous.errors import ConversionError
-from atrous.inference import Seen, as_batch, frame_of, labels_at_image
+from atrous.inference.frames import as_batch, frame_of
+from atrous.inference.seen import Seen, labels_at_image
 from atrous.layers.resize import image_size
 from atrous.ops import upsample_part, with_edge
 from atrous.segmenter import Segmenter, read_image

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atrous import segmenter
-from atrous.config import nearest
 from atrous.convert.arrays import Shapes
 from atrous.convert.class_names import read_names
 from atrous.convert.declared import require_layers
@@ -17,7 +16,7 @@ from atrous.convert.options import read_options, require_agreement, validated
 from atrous.convert.readers.pth import held
 from atrous.convert.system import Evidence, ForeignWeights, OptionsT, OptionTree, System, listed
 from atrous.convert.systems import SYSTEMS
-from atrous.errors import ConfigError, ConversionError
+from atrous.errors import ConfigError, ConversionError, nearest
 from atrous.models import MODELS, ModelConfig
 from atrous.segmenter import Segmenter
 
@@ -167,5 +166,7 @@ def _different(system: System[OptionsT], flow: Flow, evidence: Evidence[OptionsT
     defaults = {name: system.options.model_fields[name].get_default() for name in system.runtime_options}
     as_graph = evidence._replace(options=evidence.options.model_copy(update=defaults))
     config = deduced_config(system, as_graph)
-    model = expectation(config, system.layout.names, system.rules(config), flow.size)
-    return disagreements(flow, model, system.passes(evidence.options))
+    passes = system.passes(evidence.options)
+    scales = passes.scales if num_passes(flow) > 1 else ()
+    model = expectation(config, system.layout.names, system.rules(config), flow.size, scales)
+    return disagreements(flow, model, passes)

@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from atrous import distributed, models, optim, parallel, pretrained, segmenter
-from atrous.config import Config, TrainConfig
+from atrous.config import Config
 from atrous.data.label_space import LabelSpace
 from atrous.data.survey import Survey
 from atrous.distributed import World
@@ -20,11 +20,13 @@ from atrous.layers.recompute import recompute
 from atrous.models import Model, task_of
 from atrous.resume import Source, images_of_step
 from atrous.reuse import Reused
-from atrous.run_folder import RunFolder, State
+from atrous.run_folder import RunFolder
+from atrous.run_state import State
 from atrous.runtimes.pytorch import require_same_weights
 from atrous.segmenter import Segmenter
 from atrous.tasks import TASKS
 from atrous.tasks.contract import Objective, TrainingData
+from atrous.train_config import TrainConfig
 from atrous.types import Sample
 
 
