@@ -23,12 +23,12 @@ from safetensors.torch import save_file
 
 import atrous
 from atrous import run_folder, train
-from atrous.config import to_yaml
+from atrous.config import to_tree, to_yaml
 from atrous.distributed import World
 from atrous.errors import ConfigError, DataError, ModelFileError
 from atrous.models.format_1 import BACKBONE
 from atrous.run_folder import RunFolder, State
-from tests.conftest import tiny_config
+from tests.conftest import MOBILENET, tiny_config
 from tests.runs import QUIET, Tiny, assert_same, copied, folder_config, losses, validations, weights
 from tests.test_files import full_disk
 
@@ -311,15 +311,15 @@ def test_weights_that_are_not_finite_are_neither_read_nor_written(
     run = copied(finished, tmp_path / "run")
     state = run_folder.read_state(run.state)
     content = run.state.read_bytes()
-    state["optimizer"]["state"][3]["exp_avg"].view(-1)[0] = value
-    with pytest.raises(FloatingPointError, match=r"optimizer\.state\.3\.exp_avg is not finite after step 4; the last"):
+    state["optimizer"]["state"][1]["exp_avg"][0] = value
+    with pytest.raises(FloatingPointError, match=r"optimizer\.state\.1\.exp_avg is not finite after step 4; the last"):
         run_folder.write_state(run, state)
     assert run.state.read_bytes() == content
     monkeypatch.setattr(run_folder, "_not_finite", lambda _: iter(()))
     run_folder.write_state(run, state)
     monkeypatch.undo()
     with pytest.raises(
-        ModelFileError, match=r"last\.pt: optimizer\.state\.3\.exp_avg holds values that are not finite"
+        ModelFileError, match=r"last\.pt: optimizer\.state\.1\.exp_avg holds values that are not finite"
     ):
         run_folder.read_state(run.state)
 
@@ -342,13 +342,15 @@ def flat(tree: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_run_whose_config_has_flat_model_settings_is_resumed(finished: RunFolder, tmp_path: Path) -> None:
     run = copied(finished, tmp_path / "run")
-    run.config.write_text(yaml.safe_dump(flat(yaml.safe_load(run.config.read_text()))))
+    config = tiny_config(*FINISHED, *MOBILENET)
+    run.config.write_text(yaml.safe_dump(flat(to_tree(config))))
     assert "depth_multiplier: 0.1\n  divisible_by" in run.config.read_text()
-    with run_folder.opened(run, tiny_config(*FINISHED), ALONE, resume=True) as opening:
+    with run_folder.opened(run, config, ALONE, resume=True) as opening:
         assert opening.state is not None
         assert opening.state["step"] == 4
+    wider = tiny_config(*FINISHED, *MOBILENET, "model.backbone.depth_multiplier=0.2")
     with pytest.raises(ConfigError, match=r"--resume: model\.backbone\.depth_multiplier is 0\.2 here but 0\.1"):
-        run_folder.resumed(run, tiny_config(*FINISHED, "model.backbone.depth_multiplier=0.2"), ALONE)
+        run_folder.resumed(run, wider, ALONE)
 
 
 def test_half_written_files_of_a_killed_process_are_removed(finished: RunFolder, tmp_path: Path) -> None:
