@@ -86,7 +86,7 @@ def stop_after(step: int, monkeypatch: pytest.MonkeyPatch, task: str = "semantic
 
 def folder_config(root: Path, *overrides: str) -> Config:
     """Four steps on a dataset of the `folder` layout."""
-    small = ("augment.crop=33,49", "train.batch=2", "train.steps=4", "model.backbone.depth_multiplier=0.1")
+    small = ("augment.crop=33,49", "train.batch=2", "train.steps=4", "model.backbone=resnet_tiny")
     return load("synthetic/deeplab_v3plus_tiny", ["data.format=folder", f"data.root={root}", *small, *overrides])
 
 

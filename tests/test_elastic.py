@@ -13,7 +13,7 @@ from atrous import parallel, run_state, train
 from atrous.config import Config, to_yaml
 from atrous.distributed import World
 from atrous.run_folder import RunFolder
-from tests.conftest import tiny_config
+from tests.conftest import MOBILENET, tiny_config
 from tests.processes import answers_of
 from tests.runs import QUIET, assert_same, losses
 
@@ -47,7 +47,8 @@ class Death(NamedTuple):
 
 
 def torchrun(place: Path, size: int, death: Death, *overrides: str) -> "subprocess.CompletedProcess[str]":
-    (place / "config.yaml").write_text(to_yaml(tiny_config(f"train.steps={STEPS}", "train.save_every=2", *overrides)))
+    steps = (f"train.steps={STEPS}", "train.save_every=2")
+    (place / "config.yaml").write_text(to_yaml(tiny_config(*MOBILENET, *steps, *overrides)))
     (place / "killer.py").write_text(KILLER)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
     command += ["--max-restarts=3", str(place / "killer.py"), str(place / "killed"), str(death.rank), str(death.step)]

@@ -22,7 +22,7 @@ from atrous.layers import quantization
 from atrous.runtimes import RUNTIMES
 from atrous.runtimes.contract import Opened
 from atrous.segmenter import Segmenter
-from tests.conftest import noise, save, tiny_config, write_folder_data
+from tests.conftest import MOBILENET, noise, save, tiny_config, write_folder_data
 from tests.models.conftest import small as small_model
 from tests.runs import QUIET
 
@@ -194,7 +194,8 @@ def test_a_file_that_computes_something_else_is_not_written(
 
 @pytest.fixture(scope="module")
 def learnt(place: Path) -> Path:
-    config = tiny_config("data.format=folder", f"data.root={place / 'mydata'}", "train.quantize_after=1")
+    settings = ("data.format=folder", f"data.root={place / 'mydata'}", "train.quantize_after=1")
+    config = tiny_config(*MOBILENET, *settings)
     return train.train(config, place / "run", console=QUIET).best
 
 
@@ -236,7 +237,7 @@ def test_without_the_option_it_is_exported_in_floats(learnt: Path, place: Path) 
 @pytest.mark.slow
 def test_the_loss_is_measured_on_data(learnt: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = train.train(
-        tiny_config("data.format=folder", f"data.root={place / 'mydata'}", "train.steps=1"),
+        tiny_config(*MOBILENET, "data.format=folder", f"data.root={place / 'mydata'}", "train.steps=1"),
         place / "plain",
         console=QUIET,
     )

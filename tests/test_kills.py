@@ -36,7 +36,7 @@ from atrous import cli, environment, run_metrics
 from atrous.config import to_yaml
 from atrous.report import facts
 from atrous.run_folder import RunFolder
-from tests.conftest import tiny_config
+from tests.conftest import MOBILENET, tiny_config
 from tests.processes import PRELOADED
 from tests.runs import assert_same, losses, weights
 
@@ -377,7 +377,8 @@ class Attempts:
 @pytest.mark.timeout(3600)  # it takes two minutes on a free machine, and many on a very busy one
 def test_fifty_misfortunes_change_nothing(start: Start, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(to_yaml(tiny_config("train.steps=20", "train.save_every=2", "train.eval_every=10")))
+    steps = ("train.steps=20", "train.save_every=2", "train.eval_every=10")
+    recipe.write_text(to_yaml(tiny_config(*MOBILENET, *steps)))
     attempts, rng = Attempts(start, tmp_path, recipe), np.random.default_rng(1)
     assert attempts.once(Misfortune()) == 0
     whole = attempts.run

@@ -21,15 +21,16 @@ from atrous.models import build
 from atrous.run_folder import RunFolder
 from atrous.run_opening import Resume
 from atrous.training.learner import Learner, update
-from tests.conftest import tiny_config
+from tests.conftest import MOBILENET, tiny_config
 from tests.models.conftest import VARIANTS, all_logits, config_of, random_images, small
 from tests.processes import answers_of
 from tests.runs import QUIET, assert_close, assert_same, losses, validations
 
 LARGE = ("deeplab_v1", "deeplab_v1, side branches", "icnet, its own backbone")  # they take seconds
 # Frozen batch norms and no dropout: without a GPU the statistics of a pass are each process's own.
+EVERY = ("train.save_every=2", "train.eval_every=4")
 ALIKE = ("train.batch_norm=frozen", "model.aspp.dropout=0", "optim.schedule=constant", "optim.lr=0.05")
-RICH = (*ALIKE, "train.ema=0.9", "optim.clip_norm=0.5", "optim.name=sgd", "train.save_every=2", "train.eval_every=4")
+RICH = (*MOBILENET, *ALIKE, "train.ema=0.9", "optim.clip_norm=0.5", "optim.name=sgd", *EVERY)
 
 
 def trained(world: World, config: Config, path: Path, resume: Resume, smallest: int) -> tuple[int, int]:

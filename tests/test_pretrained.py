@@ -26,7 +26,7 @@ from atrous.errors import AtrousError, ConfigError, ModelFileError
 from atrous.models import MODELS, Model, build
 from atrous.reuse import Donor, copied
 from atrous.run_folder import RunFolder
-from tests.conftest import SHARED, SMALL_MODEL
+from tests.conftest import MOBILENET, SHARED, SMALL_MODEL
 from tests.convert.readers.writers import write_checkpoint
 from tests.reference import torchvision
 from tests.reference.tf_deeplab import checkpoint
@@ -211,7 +211,7 @@ def test_a_damaged_archive_is_refused(folder_data: Path, cache: Path, tmp_path: 
 
 
 def test_another_package_may_bring_them(monkeypatch: pytest.MonkeyPatch, tiny: Settings) -> None:
-    config = tiny("model.pretrained=imagenet", "model.backbone.depth_multiplier=0.1")
+    config = tiny("model.pretrained=imagenet", *MOBILENET)
     torch.manual_seed(9)
     state = build_backbone(config.model.backbone, 16).state_dict()
     origin = ImageNet(load=lambda: Pretrained(state, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)), name="timm's mobilenet")
@@ -263,23 +263,23 @@ def test_what_is_no_file_is_named(value: str, words: tuple[str, ...], tiny: Sett
 
 
 def test_the_file_of_another_network_is_refused_with_what_differs(tiny: Settings, tmp_path: Path) -> None:
-    donor = build(tiny("model.backbone.depth_multiplier=0.2").model, 5)
+    donor = build(tiny("model.backbone=resnet_small").model, 5)
     config = tiny(f"model.pretrained={saved(donor, tmp_path / 'a.safetensors')}")
     with pytest.raises(ModelFileError, match=r"have another shape: backbone\..*the backbones differ"):
         pretrained.begin(build(config.model, 8), config, [], QUIET)
 
 
 def test_weights_that_are_no_numbers_are_refused(tiny: Settings, tmp_path: Path) -> None:
-    donor = build(tiny().model, 8)
+    donor = build(tiny(*MOBILENET).model, 8)
     with torch.no_grad():
         donor.get_parameter("backbone.stem.conv.weight")[0] = float("nan")
     path = saved(donor, tmp_path / "nan.safetensors")
     for setting in (f"model.pretrained={path}", f"train.init={path}"):
         with pytest.raises(ModelFileError, match=r"NaN or infinite weights in backbone\.stem\.conv\.weight"):
-            config = tiny(setting)
+            config = tiny(*MOBILENET, setting)
             pretrained.begin(build(config.model, 8), config, [], QUIET)
     with pytest.raises(ModelFileError, match=r"x: 1 weight with NaN or infinity: backbone\.stem\.conv\.weight"):
-        copied(build(tiny().model, 8), Donor("timm's", "x", donor.state_dict()), "backbone")
+        copied(build(tiny(*MOBILENET).model, 8), Donor("timm's", "x", donor.state_dict()), "backbone")
 
 
 @has_tflite

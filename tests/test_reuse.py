@@ -334,7 +334,7 @@ WRONG_SETTINGS = (
     (("train.reuse=some",), "train.reuse=some: must be 'all', 'all_but_logits', 'backbone' or 'matching'"),
     (("train.init=/nowhere/m.safetensors",), "no such model file: /nowhere/m.safetensors"),
     (("train.init=/nowhere/model.ckpt",), "/nowhere/model.ckpt"),
-    (("train.init={street}", "model.backbone.depth_multiplier=0.2"), "the backbones differ"),
+    (("train.init={street}", "model.backbone=resnet_small"), "the backbones differ"),
     (("train.init={street}", "model.decoder.channels=12"), "train.reuse=backbone reuses less"),
 )
 

@@ -17,13 +17,13 @@ from rich.console import Console
 
 import atrous
 from atrous import run_folder, run_metrics, run_opening, run_state, train
-from atrous.config import to_yaml
+from atrous.config import to_tree, to_yaml
 from atrous.distributed import World
 from atrous.errors import ConfigError, DataError, ModelFileError
 from atrous.models.format_1 import BACKBONE
 from atrous.run_folder import RunFolder
 from atrous.run_state import State
-from tests.conftest import tiny_config
+from tests.conftest import MOBILENET, tiny_config
 from tests.runs import FINISHED, QUIET, Tiny, assert_same, copied, folder_config, leftover, losses, validations, weights
 from tests.test_files import full_disk
 
@@ -214,13 +214,15 @@ def flat(tree: dict[str, Any]) -> dict[str, Any]:
 
 def test_a_run_whose_config_has_flat_model_settings_is_resumed(finished: RunFolder, tmp_path: Path) -> None:
     run = copied(finished, tmp_path / "run")
-    run.config.write_text(yaml.safe_dump(flat(yaml.safe_load(run.config.read_text()))))
+    config = tiny_config(*FINISHED, *MOBILENET)
+    run.config.write_text(yaml.safe_dump(flat(to_tree(config))))
     assert "depth_multiplier: 0.1\n  divisible_by" in run.config.read_text()
-    with run_opening.opened(run, tiny_config(*FINISHED), ALONE, resume=True) as opening:
+    with run_opening.opened(run, config, ALONE, resume=True) as opening:
         assert opening.state is not None
         assert opening.state["step"] == 4
+    wider = tiny_config(*FINISHED, *MOBILENET, "model.backbone.depth_multiplier=0.2")
     with pytest.raises(ConfigError, match=r"--resume: model\.backbone\.depth_multiplier is 0\.2 here but 0\.1"):
-        run_opening.resumed(run, tiny_config(*FINISHED, "model.backbone.depth_multiplier=0.2"), ALONE)
+        run_opening.resumed(run, wider, ALONE)
 
 
 def test_half_written_files_of_a_killed_process_are_removed(finished: RunFolder, tmp_path: Path) -> None:

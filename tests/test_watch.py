@@ -107,9 +107,10 @@ def test_each_model_is_evaluated_once_as_it_comes(
 
 
 def test_what_is_in_the_log_is_not_evaluated_again(
-    finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    early: RunFolder, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = copied(finished, tmp_path / "run")
+    put(early.best, run.best)()  # so that it is not the last model
     assert watched(monkeypatch, run.path)[0]
     number = len(rows(run))
     with monkeypatch.context() as patch:

@@ -322,11 +322,9 @@ def test_a_decoder_at_a_stride_without_a_map_is_refused() -> None:
     ids=lambda settings: settings["name"],
 )
 def test_it_is_resumed_bit_for_bit_and_loaded_without_a_download(backbone: dict[str, Any], tmp_path: Path) -> None:
-    # The tiny recipe has settings of MobileNetV2, which are left out.
-    options = [o for o in TINY if "depth_multiplier" not in o]
     more = [f"model.backbone.{key}={value}" for key, value in backbone.items() if key != "name"]
     more += ["model.output_stride=32", "train.ema=0.9", "optim.schedule=constant", "train.eval_every=2"]
-    config = override(load(RECIPE, options), [f"model.backbone={backbone['name']}", *more], RECIPE)
+    config = override(load(RECIPE, TINY), [f"model.backbone={backbone['name']}", *more], RECIPE)
     whole = train.train(config, tmp_path / "whole", console=QUIET)
     train.train(override(config, ["train.steps=2"], RECIPE), tmp_path / "half", console=QUIET)
     resumed = train.train(config, tmp_path / "half", resume=True, console=QUIET)
@@ -371,8 +369,7 @@ def classifier(timm: Any, seed: int = 3) -> nn.Module:  # noqa: ANN401
 
 
 def beginning(*overrides: str, backbone: str = NETWORK) -> tuple[models.Model, Reused]:
-    options = [option for option in TINY if "depth_multiplier" not in option]
-    config = override(load(RECIPE, options), [f"model.backbone={backbone}", *overrides], RECIPE)
+    config = override(load(RECIPE, TINY), [f"model.backbone={backbone}", *overrides], RECIPE)
     model = models.build(config.model, 6)
     return model, pretrained.begin(model, config, [], QUIET)
 

@@ -18,14 +18,14 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from atrous import data
-from atrous.config import Config
+from atrous.config import Config, to_yaml
 from atrous.data.loader import Stream, training_batches, whole_samples
 from atrous.data.transforms import augment
 from atrous.data.workers import items
 from atrous.errors import ProcessDied
 from atrous.interrupt import SIGNALS
 from atrous.types import Sample
-from tests.conftest import write_folder_data
+from tests.conftest import tiny_config, write_folder_data
 from tests.runs import folder_config
 
 Act = Callable[[int], object]
@@ -148,10 +148,9 @@ def test_every_start_method_gives_the_same_batches(tmp_path: Path, method: str) 
 SCRIPT = """
 import multiprocessing, sys
 from pathlib import Path
-from atrous import train
-from tests.conftest import tiny_config
+from atrous import config, train
 multiprocessing.set_start_method("{method}", force=True)
-{guard}train.train(tiny_config("train.steps=1", "train.eval_every=1"), Path(sys.argv[1]), workers=1)
+{guard}train.train(config.load("config.yaml"), Path(sys.argv[1]), workers=1)
 """
 ROOT = Path(__file__).parents[2]
 
@@ -160,12 +159,15 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_script_without_a_guard_is_told_of_it(tmp_path: Path, method: str) -> None:
     results = []
+    (tmp_path / "config.yaml").write_text(to_yaml(tiny_config("train.steps=1", "train.eval_every=1")))
     for guard in ("", "if __name__ == '__main__': "):
         script, out = tmp_path / f"script{len(guard)}.py", tmp_path / f"run{len(guard)}"
         script.write_text(SCRIPT.format(method=method, guard=guard))
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, str(script), str(out)]
-        results.append(subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300))
+        results.append(
+            subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        )
     bare, guarded = results
     assert guarded.returncode == 0, guarded.stderr
     assert bare.returncode == 1

@@ -14,7 +14,7 @@ from atrous.report.facts import RunFacts
 from atrous.report.training import Training
 from atrous.report.verdict import RULES, Case, Finding
 from atrous.tasks.contract import Figures, Table
-from tests.conftest import tiny_config
+from tests.conftest import MOBILENET, tiny_config
 
 NAMES = ("road", "car", "tree")
 RIGHT = np.array([[700, 10, 5], [10, 180, 5], [5, 5, 90]])
@@ -231,7 +231,7 @@ def test_there_are_few_training_images() -> None:
 
 
 def test_the_weights_were_random() -> None:
-    finding = only(verdict.random_weights(case(config=tiny_config())))
+    finding = only(verdict.random_weights(case(config=tiny_config(*MOBILENET))))
     assert (finding.weight, finding.number) == ("note", "No model.pretrained and no train.init, 2,000 training images")
     assert "train.init=FILE train.reuse=backbone" in finding.advice and "mobilenet_v2" in finding.advice
     few = only(verdict.random_weights(case(config=tiny_config(), facts=FACTS._replace(train_images=30))))
