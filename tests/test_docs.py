@@ -56,6 +56,8 @@ NOT_RUN = {  # a part of the command: why it is only checked
     "mosaic.tif": "needs a large image",
     "--bands ": "needs a raster of many bands",
     "--engine ray": "starts many processes; tests/engines runs it",
+    "--compile": "compiles for half a minute; tests/runtimes/test_pt2.py compiles",
+    "to pt2 --int8": "as to the other runtimes; tests/test_int8.py runs it",
     "--runtime ": "exports into the user's cache; tests/runtimes/test_exports.py runs it",
     "--truth ": "needs predictions in COCO's format",
     "predictions.json": "needs predictions in COCO's format",
