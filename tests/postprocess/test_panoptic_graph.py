@@ -1,7 +1,7 @@
 """The graph that groups and merges gives the numbers of the functions, whatever the image; also once it is traced."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -71,7 +71,7 @@ def test_an_image_without_things_and_one_without_stuff() -> None:
     assert panoptic_map(semantic, center, offset, VOID)[:, 0, 0].tolist() == [7, 1001]
 
 
-class Largest(TorchDispatchMode):
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The most elements that a tensor has had."""
 
     elements = 0
@@ -80,7 +80,7 @@ class Largest(TorchDispatchMode):
         self,
         func: Callable[..., object],
         types: object,
-        args: Any = (),
+        args: Sequence[object] = (),
         kwargs: Any = None,  # noqa: ANN401
     ) -> object:
         result = func(*args, **(kwargs or {}))
