@@ -34,8 +34,11 @@ from atrous.deployed import (
     outputs_of,
 )
 from atrous.errors import AtrousWarning, ConfigError, Mismatch, text_of
-from atrous.files import cache_folder, prepare_file
-from atrous.inference import InferenceConfig, Seen, as_batch, labels_at_image, look, predict_probabilities
+from atrous.files import beside, cache_folder, prepare_file, remove_leftovers
+from atrous.inference import InferenceConfig
+from atrous.inference.frames import as_batch
+from atrous.inference.look import look, predict_probabilities
+from atrous.inference.seen import Seen, labels_at_image
 from atrous.layers import quantization
 from atrous.layers.resize import resize
 from atrous.model_file import FORMAT, Header, header_checksum
@@ -261,10 +264,10 @@ def decoders_of(model: Model, header: Header, export: Export) -> Mapping[str, De
 @contextmanager
 def aside(path: Path, runtime: Runtime) -> Iterator[Path]:
     """A path of the same name in a folder of its own; without an error, what is there is moved to `path` at the end."""
-    folder = path.with_name(f".export.{os.getpid()}.{path.name}"[:100])
+    folder = beside(path)
     try:
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
         folder.mkdir(parents=True)
+        remove_leftovers(path.parent)
         yield folder / path.name
         for name in [path.with_suffix(runtime.beside).name] * bool(runtime.beside) + [path.name]:
             (folder / name).replace(path.with_name(name))

@@ -23,13 +23,14 @@ from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
-from atrous import artefact, distributed, evaluate, model_file, predict, segmenter, terminal, verb_module
+from atrous import artefact, distributed, evaluate, model_file, segmenter, terminal, verb_module
 from atrous.deployed import Export
 from atrous.distributed import World
 from atrous.environment import environment
 from atrous.errors import AtrousError, ConfigError, Mismatch, listing, text_of
 from atrous.files import prepare_file, write_atomically
 from atrous.plan import last_words, surroundings
+from atrous.predicting.arguments import with_settings
 from atrous.progress import counting, say
 from atrous.report.html import environment as pages
 from atrous.report.scatter import Dot, scatter
@@ -279,7 +280,7 @@ def is_int8(path: Path) -> bool:
 def require_usable(path: Path, overrides: Sequence[str], console: Console, *, is_scored: bool) -> None:
     """Look at the settings, and at the labels of the data, once for all rows of a model. Raises as `evaluate` does."""
     model = segmenter.load(path)
-    predict.with_settings(model, protocol_of(overrides), str(path))
+    with_settings(model, protocol_of(overrides), str(path))
     if not is_scored:
         if others := [text for text in overrides if text not in protocol_of(overrides)]:
             raise ConfigError(f"{others[0]}: only settings of data, evaluate and decode apply to a benchmark")

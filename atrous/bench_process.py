@@ -26,7 +26,7 @@ from atrous.data.synthetic import paint
 from atrous.distributed import World
 from atrous.errors import AtrousError, out_of_memory, text_of
 from atrous.peak_memory import peak, release_memory, reset_peak
-from atrous.predict import with_settings
+from atrous.predicting.arguments import with_settings
 from atrous.segmenter import Segmenter, read_image
 from atrous.types import Image, Size
 

@@ -22,7 +22,8 @@ from atrous.data.pillow import LIMIT, limit_of_pixels
 from atrous.data.rows import RowFile, Strip
 from atrous.errors import ConfigError, DataError
 from atrous.files import write_atomically, written_aside
-from atrous.inference import InferenceConfig, Source, label_rows
+from atrous.inference import InferenceConfig
+from atrous.inference.sliding import Source, label_rows
 from atrous.prediction import encoded_overlay
 from atrous.progress import rows_done, say
 from atrous.segmenter import Segmenter

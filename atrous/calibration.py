@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atrous.inference import InferenceConfig, as_batch, look
+from atrous.inference import InferenceConfig
+from atrous.inference.frames import as_batch
+from atrous.inference.look import look
 from atrous.layers import quantization
 from atrous.layers.quantization import LEVELS, Range
 from atrous.models import Model

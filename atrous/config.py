@@ -21,8 +21,9 @@ from pydantic.fields import FieldInfo
 
 from atrous import other_words, trees
 from atrous.backbones import BACKBONES, PREFIXES, BackboneConfig
-from atrous.data import FORMATS, AnyDataConfig, description, recognised
+from atrous.data import FORMATS, AnyDataConfig, description
 from atrous.data.augment_config import AugmentConfig
+from atrous.data.recognising import recognised
 from atrous.errors import ConfigError, listing, warn_once
 from atrous.files import user_path
 from atrous.inference import InferenceConfig
@@ -244,7 +245,7 @@ def _recognised(below: Tree, above: Tree) -> Tree:
     settings = {**(old if isinstance(old, dict) else {}), **(section if isinstance(section, dict) else {})}
     if not isinstance(section, dict) or settings.get("format", "auto") != "auto" or not settings.get("root"):
         return above
-    name = recognised(Path(str(settings["root"])))
+    name = recognised(Path(str(settings["root"])), FORMATS)
     _say_what_is_seen(name, {**settings, "format": name})
     return {**above, "data": {**section, "format": name}}
 

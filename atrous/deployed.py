@@ -54,6 +54,7 @@ class Deployed(nn.Module):
         self.pads = pads and self.facts.convention == "aligned_corners"
         self.network = copy.deepcopy(model).eval().requires_grad_(False)
         fold(self.network)
+        self.network.rearrange()
         self.register_buffer("mean", model.shift.detach().clone())
         self.network.shift = torch.zeros_like(model.shift)  # images are centred here, so that 0 pads them
         self.decoders = dict(decoders or {})

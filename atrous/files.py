@@ -3,9 +3,14 @@
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
+import platform
 import re
+import secrets
+import shutil
 import stat
+import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +18,10 @@ from pathlib import Path
 from atrous.errors import ConfigError
 
 LONG_NAME = 100  # bytes; a temporary name of more might not be allowed where the name itself is (255 bytes, or 143)
+TEMPORARY = re.compile(r"\..+\.([0-9a-f]{6})-(\d+)-([0-9a-f]{6})-\d+")  # machine, process, its start: see `beside`
+STARTED = secrets.token_hex(3)  # a container that is started again has its numbers of processes again
+NUMBERS = itertools.count()
+ABANDONED = 3600  # seconds since a process of another machine has written, which can't be asked
 KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 SYSTEM_FOLDERS = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
 
@@ -43,7 +52,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
     Raises OSError with the path, for an OSError on the way too.
     """
-    temporary = _beside(path)
+    temporary = beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -69,19 +78,41 @@ def append_line(path: Path, line: str) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a process that was killed has half written of files that others have written since."""
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for name in [entry.name for entry in entries]:
-            leftover = re.fullmatch(r"\.(.+)\.\d+", name)  # as `_beside` names it
-            if leftover and (folder / leftover[1]).is_file():
-                (folder / name).unlink(missing_ok=True)
+    """Delete what processes that were killed have half written, but nothing that a process may still write."""
+    with contextlib.suppress(OSError):
+        for path in [path for path in folder.iterdir() if _is_leftover(path)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _is_leftover(path: Path) -> bool:
+    match = TEMPORARY.fullmatch(path.name)
+    if match is None:
+        return False
+    machine, process, started = match[1], int(match[2]), match[3]
+    if machine != _machine() or os.name != "posix":
+        return time.time() - path.stat().st_mtime > ABANDONED
+    return started != STARTED if process == os.getpid() else not _is_running(process)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; a number that no process has
+        pass
+    return True
+
+
+def _machine() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 
 
 def keep(path: Path, copy: Path) -> None:
     """Let `copy` be what `path` is, if it is there, before that is replaced. It takes no time where there are links."""
     if not path.exists():
         return
-    temporary = _beside(copy)
+    temporary = beside(copy)
     try:
         os.link(path, temporary)
         temporary.replace(copy)
@@ -125,11 +156,14 @@ def subfolders(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if not is_not_data(entry.name) and entry.is_dir())
 
 
-def _beside(path: Path) -> Path:
-    """Where the content of `path` is written first; for a long name, a short one that only this path has."""
+def beside(path: Path) -> Path:
+    """Where the content of `path` is written first, by this call alone: not by another thread, process or machine.
+
+    For a long name, a short one that only this path has.
+    """
     name = os.fsencode(path.name)
     stem = path.name if len(name) <= LONG_NAME else hashlib.sha256(name).hexdigest()[:16]
-    return path.with_name(f".{stem}.{os.getpid()}")
+    return path.with_name(f".{stem}.{_machine()}-{os.getpid()}-{STARTED}-{next(NUMBERS)}")
 
 
 def on_disk(path: Path) -> Path | None:
@@ -157,7 +191,7 @@ def require_folder(path: Path, what: str) -> Path:
 
 def prepare_output(path: Path) -> Path:
     """Make the folder `path` if needed. Raises OSError if it is not writable, before hours of work depend on it."""
-    probe = path / f".probe.{os.getpid()}"
+    probe = beside(path / "probe")
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
-from atrous import run_folder, visualize
+from atrous import run_metrics, visualize
 from atrous.config import TrainConfig
 from atrous.distributed import World
 from atrous.errors import ConfigError
@@ -93,7 +93,7 @@ def events_of(run: RunFolder, done: int, *, is_due: bool, console: Console) -> E
     first_step = done if is_due else done + 1
     first_step = first_step if names_in(run.events) and done else 0
     events = EventFile(run.events, first_step, partial(say, console=console))
-    for row in run_folder.read_rows(run.metrics):
+    for row in run_metrics.read_rows(run.metrics):
         if row["step"] >= first_step:
             events.add_scalars(row["step"], scalars(row))
     return events

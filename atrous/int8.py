@@ -14,7 +14,10 @@ from atrous.calibration import Method
 from atrous.data.finding import find_all
 from atrous.deployed import CLASSES, LABELS
 from atrous.errors import AtrousError, ConfigError, DataError, Mismatch
-from atrous.inference import InferenceConfig, as_batch, labels_at_image, look
+from atrous.inference import InferenceConfig
+from atrous.inference.frames import as_batch
+from atrous.inference.look import look
+from atrous.inference.seen import labels_at_image
 from atrous.layers import quantization
 from atrous.models import Model
 from atrous.progress import counting, say

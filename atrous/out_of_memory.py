@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from atrous import config as configs
-from atrous import distributed, run_folder
+from atrous import distributed, run_folder, run_metrics
 from atrous.config import AUTO, Config, TrainConfig
 from atrous.distributed import World
 from atrous.errors import LESS_MEMORY, ConfigError, OutOfMemory, out_of_memory
@@ -152,7 +152,7 @@ def stepped_down(
     say(f"WARNING: {line(config, smaller, lost, step, is_mean_of_pass=is_mean_of_pass)}", console)
     number = images_of_pass(smaller.train)
     reason = f"the {lost.device} ran out of memory"
-    run_folder.log(run, {"step": step, "micro_batch": number, "images": settings.batch, "reason": reason})
+    run_metrics.log(run, {"step": step, "micro_batch": number, "images": settings.batch, "reason": reason})
     change = f"train.micro_batch is now {number}, not {images_of_pass(settings)}: {reason} at step {step + 1}"
     run_folder.write_changes(run, smaller, [change], step)
     return smaller

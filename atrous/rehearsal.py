@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from atrous import config as configs
-from atrous import distributed, run_folder, terminal
+from atrous import distributed, run_state, terminal
 from atrous.config import Config
 from atrous.data.label_space import LabelSpace
 from atrous.data.survey import Survey
@@ -68,7 +68,7 @@ def rehearse(order: Mapping[str, Any]) -> None:
     tell_points(order["images"], partial(point, learner, objective, config, space, world))
     release_memory()
     reset_peak(world.device)
-    run_folder.serialized(learners.snapshot(learner, Standing()))
+    run_state.serialized(learners.snapshot(learner, Standing()))
     tell(saving=peak(world.device))
 
 

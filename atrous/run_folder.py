@@ -1,58 +1,24 @@
-"""What a training keeps on disk, and how it is resumed. Files are complete or absent, so that a kill loses little.
+"""The folder of a training: its files, and who may write there. Each is complete or absent, so a kill loses little.
 
 Only the process that writes (rank 0) changes anything; on the others these functions do nothing.
 """
 
 import contextlib
 import difflib
-import hashlib
-import io
 import json
 import os
-import pickle
 import platform
-import re
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-import torch
 from filelock import FileLock, Timeout
-from torch import Tensor
 
 from atrous import config as configs
-from atrous import distributed
 from atrous.config import Config
-from atrous.distributed import World
-from atrous.errors import ConfigError, ModelFileError, listing
-from atrous.files import keep, prepare_output, sync_folder, write_atomically
-from atrous.models.format_1 import upgraded_row
-from atrous.resume import (
-    ACCEPTED,
-    BATCH,
-    MOVED,
-    accepted_changes,
-    changed_drop_path,
-    changed_images,
-    changed_learning_rate,
-    require_accepted,
-    require_steps,
-)
+from atrous.errors import ConfigError, listing
+from atrous.files import prepare_output, remove_leftovers, write_atomically
 
-State = dict[str, Any]  # of a training between two steps: tensors, numbers and text only
-Resume: TypeAlias = bool | Literal["or_start"]
-CHECKSUM = b"\nsha256 "  # a state's file ends with this and the hexadecimal digest of all before it
-PARTS = {  # of a state
-    **dict.fromkeys(("step", "taken", "measured"), int),
-    "best": float | int,
-    "model": dict,
-    "averaged": dict | None,
-    "optimizer": dict,
-}
-FOREIGN = "it is cut off, damaged or of another program"
-END_OF_ARCHIVE = b"PK\5\6"
-KINDS = {"loss": float | int, "scores": dict, "classes": dict, "micro_batch": int}  # of values in a row of metrics
 NUM_NEAREST = 3  # runs that are suggested
 
 
@@ -177,67 +143,6 @@ class RunFolder(NamedTuple):
         return self.is_saved or (self.config.exists() and (self.metrics.exists() or self.lock.exists()))
 
 
-# ---- starting and resuming
-
-
-class Opened(NamedTuple):
-    """What a run goes on from."""
-
-    state: State | None = None  # None: from the start
-    changes: tuple[str, ...] = ()  # settings that differ from those of the run so far, a line each
-    remarks: tuple[str, ...] = ()  # what was damaged or lost
-
-
-@contextlib.contextmanager
-def opened(run: RunFolder, config: Config, world: World, *, resume: Resume) -> Iterator[Opened]:
-    """The run, for this process alone. Rank 0 makes the folder and decides; the others follow.
-
-    A run that fails before it has saved anything leaves nothing new behind.
-    """
-    if run.is_writer and resume is True:
-        require_run(run)
-    with locked(run):
-        opening = Opened()
-        if run.is_writer:
-            opening = resumed(run, config, world) if resume and run.has_begun else begin(run, config)
-        state = distributed.tree_from_first(opening.state, world.device)
-        yield opening if run.is_writer else Opened(state)
-
-
-def begin(run: RunFolder, config: Config) -> Opened:
-    """Start a run. Raises ConfigError if that would overwrite something in the folder."""
-    if run.is_saved:
-        raise ConfigError(f"--out {run.path}: already holds a run; add --resume to resume it, or name another folder")
-    if run.config.exists():
-        require_same(run, config, "--out")
-    write_config(run, config)
-    run.metrics.unlink(missing_ok=True)
-    return Opened()
-
-
-def resumed(run: RunFolder, config: Config, world: World) -> Opened:
-    """The state to resume from, none if nothing is saved yet. Raises ConfigError if the run has another config."""
-    for path, copies in ((run.config, [run.config]), (run.state, run.states)):
-        if run.is_saved and not any(copy.exists() for copy in copies):
-            missing = path.relative_to(run.path)
-            raise ModelFileError(f"--resume: {run.path} holds models, but {missing} is missing{_way_out(run)}")
-    stored = configs.load(str(run.config))
-    state, damage = recovered_state(run) if run.is_saved else (None, [])
-    images = 0 if state is None else state.get("images", step_so_far(run).images)
-    accepted = ACCEPTED | BATCH if state is None else accepted_changes(stored, config, images, world)
-    changes = require_accepted(stored, config, accepted, "--resume", run.config)
-    if state is None:
-        run.metrics.unlink(missing_ok=True)
-        return Opened(None, tuple(changes), (f"{run.path}: nothing was saved yet, so the run starts from step 0",))
-    require_steps(state["step"], config, run.path)
-    remarks = [*damage, *changed_images(config, images, world)]
-    remarks += [*changed_learning_rate(stored, config, state["step"]), *changed_drop_path(stored, config)]
-    remarks += _lost_best(run, state)
-    state = without_lost_best(run, state)
-    remarks += drop_rows_after(run.metrics, state["step"], state["measured"])
-    return Opened(state, tuple(changes), tuple(remarks))
-
-
 class Step(NamedTuple):
     """Of the run so far; 0: unknown."""
 
@@ -285,12 +190,6 @@ def containing(path: Path) -> RunFolder | None:
     return next((run for run in runs if run.has_begun and path in (run.path, run.state.parent, *run.files)), None)
 
 
-def require_same(run: RunFolder, config: Config, what: str) -> None:
-    """Refuse an experiment that differs from the folder's, except that its data or the machine may be another."""
-    accepted = MOVED | {"train.micro_batch", "train.activation_checkpointing"}
-    require_accepted(configs.load(str(run.config)), config, accepted, what, run.config)
-
-
 def write_config(run: RunFolder, config: Config) -> None:
     if run.is_writer:
         write_atomically(run.config, configs.to_yaml(config))
@@ -303,9 +202,6 @@ def write_changes(run: RunFolder, config: Config, changes: Iterable[str], step: 
         before = run.changes.read_text(encoding="utf-8") if run.changes.exists() else ""
         write_atomically(run.changes, before + lines)
         write_config(run, config)
-
-
-# ---- one process at a time
 
 
 @contextlib.contextmanager
@@ -327,7 +223,8 @@ def locked(run: RunFolder) -> Iterator[None]:
     except Timeout:
         raise ConfigError(f"--out {run.path}: another training is running there{_process(run)}") from None
     try:
-        remove_leftovers(run)
+        for folder in {path.parent for path in (*run.files, *run.marks)}:
+            remove_leftovers(folder)
         write_atomically(run.process, f"{os.getpid()} on {platform.node()}")
         yield
     except BaseException:
@@ -344,14 +241,6 @@ def _process(run: RunFolder) -> str:
     with contextlib.suppress(OSError):  # it has just ended, or just begun
         return f" (process {run.process.read_text(encoding='utf-8')})"
     return ""
-
-
-def remove_leftovers(run: RunFolder) -> None:
-    """Delete half-written files of a process that was killed while it saved."""
-    for path in (*run.files, *run.marks):
-        for leftover in path.parent.glob(f".{path.name}.*"):
-            if leftover.suffix[1:].isdecimal():  # a process
-                leftover.unlink()
 
 
 def remove(run: RunFolder) -> None:
@@ -371,205 +260,6 @@ def _remove(files: Iterable[Path], folders: Iterable[Path]) -> None:
     for folder in folders:
         with contextlib.suppress(OSError):  # other files are in it, or it does not exist
             folder.rmdir()
-
-
-# ---- states
-
-
-def recovered_state(run: RunFolder) -> tuple[State, list[str]]:
-    """The state to resume from. One that is damaged or missing is replaced by the one before it, which is said.
-
-    Raises ModelFileError, with what can still be done, if that can't be read either.
-    """
-    try:
-        return read_state(run.state), []
-    except ModelFileError as error:
-        damage = str(error)
-    try:
-        state = read_state(run.previous)
-    except ModelFileError as error:
-        also = f", and {run.previous.name} can't be read either" if run.previous.exists() else ""
-        raise ModelFileError(f"{damage}{also}{_way_out(run)}") from error
-    write_atomically(run.state, run.previous.read_bytes())
-    return state, [f"{damage}; the run goes on from the save before it, of step {state['step']}"]
-
-
-def _way_out(run: RunFolder) -> str:
-    """How to go on without a state."""
-    models = [path for path in (run.last, run.best) if path.exists()]
-    if models:
-        return f"; another run can start from its weights: train.init={models[0]}"
-    return f"; no model is saved either: delete {run.state.parent}, and the run starts from step 0"
-
-
-def without_lost_best(run: RunFolder, state: State) -> State:
-    """The state, but as if nothing had been validated if the best model is missing: the next one takes its place."""
-    if run.best.exists() or state["best"] < 0:
-        return state
-    return {**state, "best": -1.0, "measured": min(state["measured"], state["step"] - 1)}
-
-
-def _lost_best(run: RunFolder, state: State) -> list[str]:
-    if run.best.exists() or state["best"] < 0:
-        return []
-    return [
-        f"{run.best} is missing: the model that scored {state['best']:.4f} is lost, and the best one from step "
-        f"{state['step']} on takes its place"
-    ]
-
-
-def read_state(path: Path) -> State:
-    """The state, on the CPU. Raises ModelFileError with the path if it is damaged or not that of a training."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{path}: not a complete training state: {error}") from error
-    body, mark, digest = content.rpartition(CHECKSUM)
-    if mark and hashlib.sha256(body).hexdigest().encode() != digest:
-        raise ModelFileError(f"{path}: not a complete training state: it does not match its checksum")
-    if not mark and not _is_archive(content):
-        raise ModelFileError(f"{path}: not a complete training state: {FOREIGN}")
-    state = _loaded(body if mark else content, path)
-    _require_whole(state, path)
-    return state
-
-
-def _is_archive(content: bytes) -> bool:
-    """Older versions wrote no checksum, but the zip archive of `torch.save` has its own."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return content[-22:-18] == END_OF_ARCHIVE and archive.testzip() is None
-    except Exception:  # whatever zipfile raises for a damaged file
-        return False
-
-
-def _loaded(content: bytes, path: Path) -> State:
-    try:
-        state: State = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        what = "it holds other Python objects than tensors, numbers and text, which are not read"
-        raise ModelFileError(f"{path}: not a complete training state: {what}") from error
-    except Exception as error:  # PyTorch may raise anything for a foreign file
-        raise ModelFileError(f"{path}: not a complete training state: {FOREIGN}") from error
-    return state
-
-
-def _require_whole(state: State, path: Path) -> None:
-    parts = state if isinstance(state, dict) else {}
-    wrong = [name for name, kind in PARTS.items() if not isinstance(parts.get(name), kind)]
-    wrong = wrong or [name for name, weight in state["model"].items() if not isinstance(weight, Tensor)]
-    if wrong:
-        raise ModelFileError(f"{path}: not the state of a training: missing or of another kind: {listing(wrong)}")
-    broken = next(_not_finite(state), None)
-    if broken is not None:
-        raise ModelFileError(f"{path}: {broken} holds values that are not finite, from which nothing can be learnt")
-
-
-def _not_finite(tree: object, place: str = "") -> Iterator[str]:
-    """The tensors with NaN or infinite values, by their places in a state."""
-    if isinstance(tree, Tensor) and tree.is_floating_point() and not tree.isfinite().all():
-        yield place
-    for key, value in tree.items() if isinstance(tree, dict) else ():
-        yield from _not_finite(value, f"{place}.{key}" if place else str(key))
-
-
-def write_state(run: RunFolder, state: State) -> None:
-    """Save, and keep the state before. At each moment one of the two is whole.
-
-    Raises FloatingPointError, and leaves the last state as it is, for weights that could not be resumed from.
-    """
-    if not run.is_writer:
-        return
-    broken = next(_not_finite(state), None)
-    if broken is not None:
-        raise FloatingPointError(
-            f"{broken} is not finite after step {state['step']}; the last save is kept; try a lower optim.lr, "
-            "optim.warmup_steps, optim.clip_norm or train.precision=fp32"
-        )
-    flush(run.metrics)
-    content = serialized(state)
-    keep(run.state, run.previous)
-    write_atomically(run.state, content)
-    sync_folder(run.state.parent)
-
-
-def serialized(state: State) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.write(CHECKSUM + hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
-    return buffer.getvalue()
-
-
-# ---- metrics
-
-
-def log(run: RunFolder, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Add a row to the run's metrics; returns it."""
-    if not run.is_writer:
-        return row
-    try:
-        with run.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {run.metrics}: {error.strerror}") from error
-    return row
-
-
-def flush(path: Path) -> None:
-    """Let rows outlive a power cut if the state that follows them does."""
-    if path.exists():
-        with path.open("ab") as file:
-            os.fsync(file.fileno())
-
-
-class Lines(NamedTuple):
-    """The content of a file of metrics."""
-
-    rows: list[dict[str, Any]]  # of each step and of each validation the last one; and where the memory ran out
-    broken: list[int]  # numbers of lines with anything else
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics. Damage costs only the row that it hits."""
-    return _read_lines(path).rows
-
-
-def _read_lines(path: Path) -> Lines:
-    rows: dict[tuple[int, bool, int | None], dict[str, Any]] = {}
-    broken: list[int] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n") if path.exists() else (), start=1):
-        pieces = [piece for piece in re.split(rb'(?=\{"step":)', line) if piece.strip()]  # of rows run together
-        good = [row for piece in pieces if (row := _row(piece)) is not None]
-        places = [(row["step"], "loss" in row, row.get("micro_batch")) for row in good]
-        if len(good) < len(pieces) or not rows.keys().isdisjoint(places):
-            broken.append(number)
-        rows.update(zip(places, good, strict=True))
-    return Lines(list(rows.values()), broken)
-
-
-def _row(text: bytes) -> dict[str, Any] | None:
-    """The row, or None for damaged text."""
-    try:
-        row = json.loads(text.decode())
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(row, dict) or type(row.get("step")) is not int or len(row) == 1:
-        return None
-    is_whole = all(isinstance(row[key], kind) for key, kind in KINDS.items() if key in row)
-    return upgraded_row(row) if is_whole else None
-
-
-def drop_rows_after(path: Path, step: int, validation: int) -> list[str]:
-    """Drop rows that a kill lost and the run will repeat: steps after `step`, validations after `validation`.
-
-    Damaged lines are dropped as well, and told.
-    """
-    rows, broken = _read_lines(path)
-    if path.exists():
-        rows = [row for row in rows if "micro_batch" in row or row["step"] <= (step if "loss" in row else validation)]
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
-    lines = f"line{'s'[: len(broken) - 1]} {listing(broken, limit=10)}"
-    return [f"{path}: what is damaged or repeated in {lines} is left out"] if broken else []
 
 
 def write_data(run: RunFolder, tree: Mapping[str, Any]) -> None:

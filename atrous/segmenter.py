@@ -21,7 +21,10 @@ from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.deployed import frame_of
 from atrous.errors import ConfigError, ModelFileError, listing
 from atrous.files import user_path
-from atrous.inference import WINDOW_PIXELS, InferenceConfig, as_batch, look
+from atrous.inference import InferenceConfig
+from atrous.inference.frames import as_batch
+from atrous.inference.look import look
+from atrous.inference.maps import WINDOW_PIXELS
 from atrous.layers import quantization
 from atrous.model_file import Header, require_same_classes
 from atrous.models import MODELS, AnyModelConfig, Model, ModelConfig
@@ -162,7 +165,8 @@ class Segmenter:
     def with_speed(self, precision: Precision = "auto", *, compile: bool = False) -> "Segmenter":  # noqa: A002
         """The same network, computed in `fp32`, `bf16`, or by `auto`: bf16 where that is faster and labels agree.
 
-        `compile` has `torch.compile` make code for the device, which takes a minute or more at the first image.
+        `compile` has `torch.compile` make code for the device. On a CPU that takes tens of seconds for each of the
+        first four sizes of images; others are computed as without it.
         Raises ConfigError for bf16 where the processor has none, and for `compile` without a compiler.
         """
         pytorch.require_precision(precision, self.device)
@@ -189,7 +193,9 @@ class Segmenter:
     def _settle(self, batch: Tensor) -> float | None:  # [1, 3, H, W]
         if not self._is_open or math.prod(batch.shape[-2:]) < MEASURED_PIXELS:
             return None
-        (exact,), (rounded,) = (self._decode_by(self._preparations(kind), batch) for kind in ("fp32", "bf16"))
+        (exact,), (rounded,) = (
+            self._decode_by(self._preparations.to_compare(kind), batch) for kind in ("fp32", "bf16")
+        )
         share = equal_share(exact, rounded)
         self._preparations.settled = "bf16" if share >= LEAST_AGREEMENT else "fp32"
         return share

@@ -1,6 +1,7 @@
 """What is printed: plain text that any terminal, pipe or log file can show, whatever is in the names of files."""
 
 import re
+import sys
 from collections.abc import Iterator
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook
@@ -17,6 +18,12 @@ def printable(text: str, encoding: str = "utf-8") -> str:
     """The text with escapes such as `\\x1b` for what a terminal would obey, reorder, or fail to encode."""
     visible = UNPRINTABLE.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
     return visible.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def answer(message: str, code: int) -> int:
+    """Print one line to stderr; returns the exit code, so that a verb can end with it."""
+    print(f"atrous: {printable(' '.join(message.split()))}", file=sys.stderr)
+    return code
 
 
 def console(*, quiet: bool = False) -> Console:

@@ -16,6 +16,9 @@ from atrous import (
     pretrained,
     report,
     run_folder,
+    run_metrics,
+    run_opening,
+    run_state,
     segmenter,
     terminal,
     verb_module,
@@ -34,7 +37,8 @@ from atrous.report import Evaluation
 from atrous.report.facts import RunFacts, timed
 from atrous.resume import images_of_step
 from atrous.reuse import Reused
-from atrous.run_folder import Resume, RunFolder
+from atrous.run_folder import RunFolder
+from atrous.run_opening import Resume
 from atrous.segmenter import Segmenter
 from atrous.tasks.contract import Objective
 from atrous.training.augmentation import first_reads
@@ -84,7 +88,7 @@ def train(
     run, console = RunFolder(user_path(out), world.rank == 0), console_of(world, console)
     config, settings = fitted(settled(config, console), run, world, resume, console)
 
-    with stop_signals(stop) as stop, run_folder.opened(run, config, world, resume=resume) as opening:
+    with stop_signals(stop) as stop, run_opening.opened(run, config, world, resume=resume) as opening:
         # The data, and what its labels mean.
         space, splits = trainable(config, world)
         opening, source = compared(opening, run, space, splits, is_accepted=accept_changed_data)
@@ -137,7 +141,7 @@ def train(
 
                 tools.advance(progress.step(at.step, images_of_step(settings, world)))
                 if at.step % settings.log_every == 0 or at.step == settings.steps:
-                    tools.log(run_folder.log(run, progress.log(at.step, mean_terms(losses, world), learning_rate)))
+                    tools.log(run_metrics.log(run, progress.log(at.step, mean_terms(losses, world), learning_rate)))
                     losses.clear()
                 if at.step % settings.save_every == 0 or is_due(at, settings):
                     save(run, learner, candidate, at, losses, world)
@@ -264,14 +268,14 @@ def validate(
     score = figures.scores[headline]
     progress.validated(at.step, figures.titles[headline], score)
     row = {"step": at.step, "scores": figures.to_tree()["scores"], "classes": figures.table.first_column()}
-    tools.log(run_folder.log(run, row))
+    tools.log(run_metrics.log(run, row))
     tools.show(at.step, candidate, samples, evaluation)
     is_better = score > at.best or is_first_of_integers(at, candidate.training)
     if is_better and run.is_writer:
         candidate.with_header(results={"step": at.step, **evaluation.to_tree()}).save(run.best)
     best = score if is_better else at.best
     at = at._replace(validation=at.step, best=best, stale=0 if is_better else at.stale + 1)
-    run_folder.write_state(run, snapshot(learner, at))
+    run_state.write_state(run, snapshot(learner, at))
     return at
 
 

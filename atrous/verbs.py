@@ -13,18 +13,20 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from atrous import cli, config
+from atrous import config
 from atrous.bench import Bench, Options
 from atrous.bench import run as run_bench
 from atrous.check import Checkup
 from atrous.check.run import check as run_check
+from atrous.commands.options import DEFAULT_WORKERS
+from atrous.commands.train import default_folder
 from atrous.convert import convert as convert_source
 from atrous.convert.sources import SourceLike
 from atrous.data.packed import Index
 from atrous.evaluate import run as run_evaluation
 from atrous.files import user_path
-from atrous.pack import checked_options
 from atrous.pack import run as run_packing
+from atrous.packing.job import checked_options
 from atrous.plan import Plan
 from atrous.plan import run as run_plan
 from atrous.report import Evaluation
@@ -43,7 +45,7 @@ def train(
     out: AnyPath | None = None,
     resume: bool = False,
     device: Device = None,
-    workers: int = cli.DEFAULT_WORKERS,
+    workers: int = DEFAULT_WORKERS,
     console: Console | None = None,
     **settings: Any,  # noqa: ANN401 - any value of a setting
 ) -> RunFolder:
@@ -52,7 +54,7 @@ def train(
     Raises AtrousError and OSError for what the user can correct, and FloatingPointError if the loss is not finite.
     """
     source = _expanded(recipe)
-    folder = cli.default_folder(source, is_recipe=source in config.recipes(), resume=resume)
+    folder = default_folder(source, is_recipe=source in config.recipes(), resume=resume)
     experiment = config.load(source, [*overrides(settings)])
     place = folder if out is None else user_path(out)
     return run_training(experiment, place, resume=resume, device=_name(device), workers=workers, console=console)
@@ -89,7 +91,7 @@ def evaluate(
     json: AnyPath | None = None,
     report: AnyPath | None = None,
     device: Device = None,
-    workers: int = cli.DEFAULT_WORKERS,
+    workers: int = DEFAULT_WORKERS,
     metrics: Sequence[str] | None = None,
     truth: AnyPath | None = None,
     console: Console | None = None,
@@ -154,7 +156,7 @@ def check(
     html: AnyPath | None = None,
     fix: AnyPath | None = None,
     ignore: Sequence[str] = (),
-    workers: int = cli.DEFAULT_WORKERS,
+    workers: int = DEFAULT_WORKERS,
     console: Console | None = None,
     **settings: Any,  # noqa: ANN401 - any value of a setting
 ) -> Checkup:
@@ -193,7 +195,7 @@ def pack(
     *,
     out: AnyPath,
     splits: Sequence[str] = (),
-    workers: int = cli.DEFAULT_WORKERS,
+    workers: int = DEFAULT_WORKERS,
     console: Console | None = None,
     to: str = "shards",
     style: str = "deeplab",

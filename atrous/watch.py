@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from atrous import config as configs
-from atrous import distributed, evaluate, model_file, run_folder, scoring, segmenter, terminal
+from atrous import distributed, evaluate, model_file, run_folder, run_metrics, scoring, segmenter, terminal
 from atrous.config import Config
 from atrous.distributed import World
 from atrous.errors import AtrousError, ConfigError, ModelFileError, listing
@@ -160,7 +160,7 @@ def is_over(run: RunFolder) -> bool:
     try:
         settings = configs.load(str(run.config)).train
         results = json.loads(model_file.read_metadata(run.last).get("results", "{}"))
-        validations = [row for row in run_folder.read_rows(run.metrics) if "scores" in row]
+        validations = [row for row in run_metrics.read_rows(run.metrics) if "scores" in row]
     except (AtrousError, OSError):  # not there yet, or being replaced
         return False
     last = validations[-1]["step"] if validations else -1

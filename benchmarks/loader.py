@@ -182,10 +182,11 @@ def files_of(dataset: str, root: str) -> list[tuple[str, str]]:
 def pack(dataset: str, root: str, out: Path) -> dict[str, str]:
     """Where each kind of reading finds the data."""
     from atrous import pack as packing
+    from atrous.packing.job import checked_options
 
     places = {"transforms": root, "files": root}
     for name, is_raw in (("shards", False), ("shards for crops", True)):
-        options = packing.checked_options(for_crops=is_raw)
+        options = checked_options(for_crops=is_raw)
         packing.run(root, out / dataset / name, [f"data.format={dataset}"], options, splits=["train"])
         places[name] = str(out / dataset / name)
     return places

@@ -135,7 +135,7 @@ def atrous_program(case: Case, own: Own) -> Program:
 
 def upsampling_share(segmenter: Any, image: Image) -> float:  # noqa: ANN401 - a Segmenter
     """Upsampling and arg-max as a part of a whole prediction, by the clock."""
-    from atrous.inference import as_batch, pad_to_grid
+    from atrous.inference.frames import as_batch, pad_to_grid
     from atrous.layers.resize import image_size
     from atrous.ops import upsample_argmax
 

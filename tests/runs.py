@@ -6,36 +6,39 @@ import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from atrous import run_folder
+from atrous import run_metrics, run_state
 from atrous.config import Config, load
+from atrous.files import beside
 from atrous.losses.semantic import semantic_loss
 from atrous.run_folder import RunFolder
 
 Tiny = Callable[..., Config]
 Terms = dict[str, Tensor]
 QUIET = Console(quiet=True)
+FINISHED = ("train.eval_every=2",)  # settings of the run in the fixture `finished`
 
 
 def weights(run: RunFolder) -> Terms:
     """Of the state that the run would be resumed from."""
-    model: Terms = run_folder.read_state(run.state)["model"]
+    model: Terms = run_state.read_state(run.state)["model"]
     return model
 
 
 def losses(run: RunFolder) -> list[dict[str, Any]]:
     """The rows of logged steps."""
-    return [row for row in run_folder.read_rows(run.metrics) if "loss" in row]
+    return [row for row in run_metrics.read_rows(run.metrics) if "loss" in row]
 
 
 def validations(run: RunFolder) -> list[dict[str, Any]]:
     """The rows of validations."""
-    return [row for row in run_folder.read_rows(run.metrics) if "scores" in row]
+    return [row for row in run_metrics.read_rows(run.metrics) if "scores" in row]
 
 
 def copied(run: RunFolder, path: Path) -> RunFolder:
@@ -85,3 +88,11 @@ def folder_config(root: Path, *overrides: str) -> Config:
     """Four steps on a dataset of the `folder` layout."""
     small = ("augment.crop=33,49", "train.batch=2", "train.steps=4", "model.backbone.depth_multiplier=0.1")
     return load("synthetic/deeplab_v3plus_tiny", ["data.format=folder", f"data.root={root}", *small, *overrides])
+
+
+def leftover(path: Path) -> Path:
+    """What a process that was killed while it wrote the file leaves of it."""
+    with patch("os.getpid", return_value=2**22 + 1):  # Linux has no number above 2**22
+        half = beside(path)
+    half.write_bytes(b"half")
+    return half

@@ -20,12 +20,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atrous import big_images, cli, inference, predict, segmenter
+from atrous import big_images, cli, predict, segmenter
 from atrous.big_images import Choice
 from atrous.data import raster, rows
 from atrous.data.label_space import LabelSpace
 from atrous.errors import ConfigError, DataError
-from atrous.inference import InferenceConfig, Source, label_rows, look, predict_probabilities
+from atrous.inference import InferenceConfig, sliding
+from atrous.inference.frames import pad_to_grid
+from atrous.inference.look import look, predict_probabilities
+from atrous.inference.sliding import Source, label_rows
+from atrous.inference.windows import ramp, window_starts, window_step
 from atrous.segmenter import Segmenter
 from atrous.types import Facts, Outputs
 from atrous.wire.png import SIGNATURE, chunk
@@ -82,7 +86,7 @@ def test_a_network_that_sees_less_than_the_overlap_predicts_what_it_does_of_the_
     network, images = Local(radius=4), picture(*size)
     config = SMOOTH.model_copy(update={"flip": flip})
     if flip:
-        padded = inference.pad_to_grid(images, network)  # a flipped image has its padding at the left
+        padded = pad_to_grid(images, network)  # a flipped image has its padding at the left
         expected = predict_probabilities(network, padded, InferenceConfig(flip=True))
     else:
         expected = predict_probabilities(network, images, InferenceConfig())
@@ -109,12 +113,12 @@ def test_the_blend_is_continuous_where_windows_disagree() -> None:
 @pytest.mark.parametrize("side", [100, 513, 700, 1025, 4000])
 def test_weights_of_neighbouring_windows_add_up_to_one(side: int, overlap: float) -> None:
     grid, window = 16, 257
-    step = inference.window_step(window, overlap, grid)
-    starts = inference.window_starts(side, window, overlap, grid)
+    step = window_step(window, overlap, grid)
+    starts = window_starts(side, window, overlap, grid)
     total = torch.zeros(starts[-1] + window)
     for start in starts:
         place = slice(start, start + min(window, side))
-        total[place] += inference._ramp(place, place, side, window - step)
+        total[place] += ramp(place, place, side, window - step)
     assert float(total[:side].min()) > 0
     regular = slice(0, starts[-1]) if overlap < 0.5 and len(starts) > 1 else slice(0, 0)
     if overlap:
@@ -125,7 +129,7 @@ def test_weights_of_neighbouring_windows_add_up_to_one(side: int, overlap: float
 @pytest.mark.parametrize("window", [7, 16, 33, 100])
 @pytest.mark.parametrize("side", [1, 6, 40, 99, 517])
 def test_windows_on_a_grid_cover_the_side(side: int, window: int, overlap: float) -> None:
-    starts = inference.window_starts(side, window, overlap, 16)
+    starts = window_starts(side, window, overlap, 16)
     covered = {place for start in starts for place in range(start, start + window)}
     assert covered >= {*range(side)}
     assert starts == sorted({*starts}) and (window < 33 or overlap > 0.5 or all(start % 16 == 0 for start in starts))
@@ -547,7 +551,7 @@ def test_reading_and_writing_hold_a_few_rows(model: Path, tmp_path: Path, monkey
     """However high an image is: nothing is held that has more rows than two windows."""
     PIL.Image.fromarray(noise(3000, 40)).save(tmp_path / "a.png")
     monkeypatch.setattr("atrous.data.png_rows.STRIP_BYTES", 1000)
-    monkeypatch.setattr(inference, "WINDOW_PIXELS", 65 * 65)
+    monkeypatch.setattr(sliding, "WINDOW_PIXELS", 65 * 65)
     heights: list[int] = []
     reader = rows.reader
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from atrous import demo, run_folder, train
+from atrous import demo, run_state, train
 from atrous.cli import run as run_cli
 from atrous.config import load, to_yaml
 from atrous.errors import ConfigError
@@ -75,7 +75,7 @@ def test_a_demo_with_other_settings_is_removed_and_done_again(
         demo.run(run.path, name=name, console=Console(width=200))
         printed = capsys.readouterr().out.replace("\n", "")
         assert ("holds a demo with other settings: removing it" in printed) == (steps == 2)
-    assert run_folder.read_state(run.state)["step"] == 2
+    assert run_state.read_state(run.state)["step"] == 2
 
 
 def test_a_run_that_is_no_demo_is_not_removed(tiny: Tiny, shrink: Shrink, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import typer
 import atrous
 from atrous import cli
 from atrous import config as configs
+from atrous.commands.app import app
 from atrous.config import Config
 from atrous.data.ade20k import ADE20K
 from atrous.data.cityscapes import CITYSCAPES
@@ -197,7 +198,7 @@ def check(command: str) -> None:
 
 
 def check_settings(verb: str, *words: str) -> None:
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(app)
     context = group.commands[verb].make_context(verb, list(words))  # type: ignore[attr-defined]
     settings = context.params.get("overrides") or []
     source = context.params.get("recipe", RECIPE)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from atrous import config as configs
-from atrous import parallel, run_folder, train
+from atrous import parallel, run_state, train
 from atrous.config import Config, to_yaml
 from atrous.distributed import World
 from atrous.run_folder import RunFolder
@@ -94,7 +94,7 @@ def test_a_rank_that_is_killed_within_a_step_costs_nothing_but_time(
     config = configs.load(str(tmp_path / "config.yaml"))
     answers_of(size, tmp_path, undisturbed, config, tmp_path / "whole")
     whole = RunFolder(tmp_path / "whole")
-    states = [run_folder.read_state(one.state) for one in (whole, run)]
+    states = [run_state.read_state(one.state) for one in (whole, run)]
     assert states[0]["step"] == states[1]["step"] == STEPS
     assert_same(states[0]["model"], states[1]["model"])
     if states[0]["averaged"] is not None:

@@ -2,14 +2,28 @@
 
 import errno
 import os
+import platform
 import resource
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from atrous.files import keep, on_disk, prepare_output, remove_leftovers, require_folder, user_path, write_atomically
+from atrous import files
+from atrous.files import (
+    beside,
+    keep,
+    on_disk,
+    prepare_output,
+    remove_leftovers,
+    require_folder,
+    user_path,
+    write_atomically,
+    written_aside,
+)
+from tests.runs import leftover
 
 
 @contextmanager
@@ -31,12 +45,53 @@ def test_writing_makes_folders_and_replaces_files(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_what_a_killed_process_left_is_removed_where_the_file_is_whole(tmp_path: Path) -> None:
-    for name in ("a.png", ".a.png.12", ".b.png.12", ".a.png.x", ".a.png", "c.12", ".png"):
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    mine = [".a.png.12", ".a.png", "a.png", ".a.png.swp", "b.1-2-3-4"]
+    for name in mine:
         (tmp_path / name).touch()
+    folder = leftover(tmp_path / "copy")
+    folder.unlink()
+    (folder / "masks").mkdir(parents=True)
+    leftover(tmp_path / "a.png")
     remove_leftovers(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"a.png", ".b.png.12", ".a.png.x", ".a.png", "c.12", ".png"}
+    assert {path.name for path in tmp_path.iterdir()} == set(mine)
     remove_leftovers(tmp_path / "missing")
+
+
+def test_what_is_being_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with written_aside(tmp_path / "a.png") as temporary:
+        temporary.touch()
+        remove_leftovers(tmp_path)
+        assert temporary.exists()
+        monkeypatch.setattr(files, "STARTED", "0" * 6)  # this process has the number of one of an earlier container
+        remove_leftovers(tmp_path)
+        assert not temporary.exists()
+        temporary.touch()
+
+
+def test_another_machine_may_still_write_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "node", lambda: "another")
+    path = beside(tmp_path / "a.png")
+    path.touch()
+    monkeypatch.undo()
+    remove_leftovers(tmp_path)
+    assert path.exists()
+    os.utime(path, (0, 0))
+    remove_leftovers(tmp_path)
+    assert not path.exists()
+
+
+def test_threads_that_write_one_file_do_not_mix(tmp_path: Path) -> None:
+    texts = [name * length for name, length in zip("abcdefgh", range(10_000, 90_000, 10_000), strict=True)]
+
+    def write(text: str) -> None:
+        prepare_output(tmp_path)
+        write_atomically(tmp_path / "one", text)
+        assert (tmp_path / "one").read_text() in texts
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, texts * 20))
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
 
 
 @pytest.mark.parametrize("has_links", [True, False])

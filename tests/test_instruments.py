@@ -16,7 +16,7 @@ import torch
 from PIL import Image as PILImage
 from rich.console import Console
 
-from atrous import cli, event_file, instruments, run_folder, train
+from atrous import cli, event_file, instruments, run_state, train
 from atrous.config import override
 from atrous.distributed import World
 from atrous.errors import ConfigError
@@ -118,7 +118,7 @@ def test_what_a_kill_lost_is_shown_once(run: RunFolder, tmp_path: Path, monkeypa
     with pytest.raises(Interrupted):
         train.train(tiny_config(*WITH_EVENTS, "train.save_every=2"), tmp_path / "stopped", console=QUIET)
     monkeypatch.undo()
-    state = run_folder.read_state(RunFolder(tmp_path / "stopped").state)
+    state = run_state.read_state(RunFolder(tmp_path / "stopped").state)
     for step, measured in ((2, 0), (2, 2), (3, 2)):
         again = copied(early, tmp_path / f"{step}{measured}")
         if step == 3:
@@ -130,8 +130,8 @@ def test_what_a_kill_lost_is_shown_once(run: RunFolder, tmp_path: Path, monkeypa
                 console=QUIET,
             )
             shutil.copy(half.state, again.state)
-            again_state = run_folder.read_state(again.state)
-            run_folder.write_state(again, {**again_state, "measured": measured})
+            again_state = run_state.read_state(again.state)
+            run_state.write_state(again, {**again_state, "measured": measured})
         resume(again)
         assert [row["step"] for row in losses(again)] == [1, 2, 3, 4]
         assert_whole(again)

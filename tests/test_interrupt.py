@@ -18,9 +18,11 @@ from torch import Tensor
 import atrous
 from atrous import train
 from atrous.config import to_yaml
-from atrous.inference import InferenceConfig, Seen, look
+from atrous.inference import InferenceConfig
+from atrous.inference.look import look
+from atrous.inference.seen import Seen
 from atrous.interrupt import SIGNALS, Interrupted, StopFlag, stop_signals
-from atrous.run_folder import read_state
+from atrous.run_state import read_state
 from atrous.types import Network
 from tests.runs import QUIET, Tiny, assert_same, losses, stop_after, validations, weights
 

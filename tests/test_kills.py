@@ -32,7 +32,7 @@ import numpy as np
 import pytest
 
 import atrous
-from atrous import cli, environment, run_folder
+from atrous import cli, environment, run_metrics
 from atrous.config import to_yaml
 from atrous.report import facts
 from atrous.run_folder import RunFolder
@@ -324,7 +324,7 @@ def timeless(metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def timeless_rows(run: RunFolder) -> list[dict[str, Any]]:
-    rows = run_folder.read_rows(run.metrics)
+    rows = run_metrics.read_rows(run.metrics)
     return [{key: value for key, value in row.items() if key != "images_per_second"} for row in rows]
 
 

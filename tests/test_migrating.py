@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import typer
 
-from atrous import cli, other_words
 from atrous import config as configs
+from atrous import other_words
+from atrous.commands.app import app
 from atrous.config import Config
 from atrous.errors import ConfigError
 from tests.conftest import SHARED
@@ -181,7 +182,7 @@ def test_settings_that_are_not_there_are_not_accepted() -> None:
 
 
 def test_every_option_that_is_named_exists() -> None:
-    commands = typer.main.get_group(cli.app).commands.values()
+    commands = typer.main.get_group(app).commands.values()
     options = {name for command in commands for parameter in command.params for name in parameter.opts}
     named = {span.partition("=")[0].partition(" ")[0] for span in SPANS if span.startswith("--")}
     assert len(named) > 8

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 import atrous
-from atrous import cli, run_folder, train
+from atrous import cli, run_metrics, run_state, train
 from atrous.config import Config, load, to_yaml
 from atrous.errors import ConfigError, OutOfMemory
 from atrous.models import Model
@@ -57,7 +57,7 @@ def text_of(console: Console) -> str:
 
 
 def rows_of(run: RunFolder) -> list[dict[str, object]]:
-    return [row for row in run_folder.read_rows(run.metrics) if "micro_batch" in row]
+    return [row for row in run_metrics.read_rows(run.metrics) if "micro_batch" in row]
 
 
 # ---- the update is the same
@@ -280,7 +280,7 @@ def test_rows_of_metrics_tell_it(halved: tuple[RunFolder, Config]) -> None:
 
 # ---- outside of the passes
 
-OUTSIDE = (("a batch", passes, "vary", 3), ("an update", train, "update", 3), ("a save", run_folder, "serialized", 2))
+OUTSIDE = (("a batch", passes, "vary", 3), ("an update", train, "update", 3), ("a save", run_state, "serialized", 2))
 
 
 @pytest.mark.parametrize(

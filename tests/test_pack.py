@@ -18,8 +18,11 @@ from atrous.config import Config, load
 from atrous.data import shards, tfrecord
 from atrous.errors import ConfigError, DataError
 from atrous.interrupt import Interrupted
+from atrous.packing.encoding import encoded
+from atrous.packing.job import Item, checked_options
+from atrous.packing.shards import Written, note, write_split
 from tests.conftest import SHARED, SMALL_MODEL, write_folder_data
-from tests.runs import QUIET, assert_same, losses, stop_after, weights
+from tests.runs import QUIET, assert_same, leftover, losses, stop_after, weights
 
 QUICK = ("augment.crop=33,49", "train.batch=2", "train.steps=6", "train.eval_every=6", "train.save_every=2")
 
@@ -31,7 +34,7 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 
 
 
 def packed(source: Path | str, out: Path, *overrides: str, **options: object) -> pack.Summary:
-    return pack.run(str(source), out, overrides, pack.checked_options(**options), console=QUIET)
+    return pack.run(str(source), out, overrides, checked_options(**options), console=QUIET)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -75,7 +78,7 @@ def test_the_index_counts_what_is_there(folder: Path, tmp_path: Path, options: d
 @pytest.mark.parametrize("options", [{}, {"for_crops": True}, {"quality": 80}, {"to": "tfrecord"}], ids=str)
 def test_equal_data_are_equal_bytes(folder: Path, tmp_path: Path, options: dict[str, object]) -> None:
     for name, workers in (("a", 0), ("b", 2)):
-        pack.run(str(folder), tmp_path / name, (), pack.checked_options(**options), workers=workers, console=QUIET)
+        pack.run(str(folder), tmp_path / name, (), checked_options(**options), workers=workers, console=QUIET)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     packed(folder, tmp_path / "a", **options)
     assert contents(tmp_path / "a") == contents(tmp_path / "b"), "packing once more changes nothing"
@@ -193,9 +196,9 @@ def test_a_resumed_training_notices_other_shards(folder: Path, tmp_path: Path, m
 def test_a_packing_that_was_stopped_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"shard_size": 0.001}
     whole = contents(packed(folder, tmp_path / "whole", **options).out)
-    inner, num_encoded = pack.encoded, 0
+    inner, num_encoded = encoded, 0
 
-    def stopping(*arguments: object) -> pack.Item:
+    def stopping(*arguments: object) -> Item:
         nonlocal num_encoded
         num_encoded += 1
         if num_encoded == 3:
@@ -204,13 +207,13 @@ def test_a_packing_that_was_stopped_goes_on(folder: Path, tmp_path: Path, monkey
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(pack, "encoded", stopping)
+        patch.setattr("atrous.packing.shards.encoded", stopping)
         with pytest.raises(KeyboardInterrupt):
             packed(folder, out, **options)
     assert not (out / "index.json").exists() and (out / ".packing.json").exists()
     first = out / "train-000000.tar"
     time_of_first = first.stat().st_mtime_ns
-    (out / ".train-000009.tar.part").write_bytes(b"left over")
+    leftover(out / "train-000009.tar")
     with pytest.raises(ConfigError, match="holds the beginning of another packing"):
         packed(folder, out, quality=90, **options)
     packed(folder, out, **options)
@@ -221,14 +224,14 @@ def test_a_packing_that_was_stopped_goes_on(folder: Path, tmp_path: Path, monkey
 def test_a_shard_that_was_damaged_meanwhile_is_written_again(folder: Path, tmp_path: Path) -> None:
     whole = contents(packed(folder, tmp_path / "whole", shard_size=0.001).out)
     out = tmp_path / "whole"
-    rows: dict[str, list[pack.Written]] = {}
-    planned = pack.planned(pack.data_config(str(folder), ()), pack.checked_options(shard_size=0.001))
+    rows: dict[str, list[Written]] = {}
+    planned = pack.planned(pack.data_config(str(folder), ()), checked_options(shard_size=0.001))
     for name, samples in planned.splits.items():
         place = tmp_path / "rows"
         place.mkdir(exist_ok=True)
-        rows[name] = list(pack._write_split(place, name, samples, planned, [], 0, lambda number: None))
+        rows[name] = list(write_split(place, name, samples, planned, [], 0, lambda number: None))
     (out / "index.json").unlink()
-    pack._note(out, planned, rows)
+    note(out, planned, rows)
     shard = out / "train-000001.tar"
     shard.write_bytes(bytes(shard.stat().st_size))
     packed(folder, out, shard_size=0.001)
@@ -247,7 +250,7 @@ def test_a_killed_packing_goes_on(tmp_path: Path) -> None:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    (out / "..packing.json.1").write_bytes(b"{")  # as a kill within a write leaves it
+    leftover(out / ".packing.json")
     subprocess.run([*command, *options, "--out", str(out)], check=True, capture_output=True)
     assert contents(out) == contents(tmp_path / "whole")
 

@@ -14,11 +14,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from atrous import parallel, run_folder, segmenter, train
+from atrous import parallel, run_state, segmenter, train
 from atrous.config import Config
 from atrous.distributed import World
 from atrous.models import build
-from atrous.run_folder import Resume, RunFolder
+from atrous.run_folder import RunFolder
+from atrous.run_opening import Resume
 from atrous.training.learner import Learner, update
 from tests.conftest import tiny_config
 from tests.models.conftest import VARIANTS, all_logits, config_of, random_images, small
@@ -63,7 +64,7 @@ def place(tmp_path: Path, name: str) -> Path:
 
 def assert_all_close(one: RunFolder, other: RunFolder) -> None:
     """All that the states hold of the training."""
-    states = [run_folder.read_state(run.state) for run in (one, other)]
+    states = [run_state.read_state(run.state) for run in (one, other)]
     for key in ("step", "taken", "images"):
         assert states[0][key] == states[1][key], key
     for key in ("model", "averaged"):
@@ -95,7 +96,7 @@ def test_weights_that_are_shared_out_learn_as_whole_ones_do(tmp_path: Path) -> N
     rows = [[row["loss"] for row in losses(run)] for run in (alone, two)]
     assert rows[0] == pytest.approx(rows[1], rel=1e-4)
     assert validations(two)[0]["scores"]["miou"] == pytest.approx(validations(alone)[0]["scores"]["miou"], abs=0.01)
-    assert_same(run_folder.read_state(two.state)["averaged"], dict(segmenter.load(two.best).model.state_dict()))
+    assert_same(run_state.read_state(two.state)["averaged"], dict(segmenter.load(two.best).model.state_dict()))
     total = shares[0][1]
     assert sum(share for share, _ in shares) == total
     assert all(share < 0.6 * total for share, _ in shares)
@@ -111,7 +112,7 @@ def test_a_run_that_is_resumed_by_as_many_processes_has_the_bits_of_an_undisturb
     whole = train_by(2, place(tmp_path, "whole"), *settings)
     train_by(2, place(tmp_path, "parts"), *settings, "train.steps=2")
     parts = train_by(2, tmp_path / "parts", *settings, resume=True)
-    states = [run_folder.read_state(run.state) for run in (whole, parts)]
+    states = [run_state.read_state(run.state) for run in (whole, parts)]
     for key in ("model", "averaged"):
         assert_same(states[0][key], states[1][key])
     assert_same(*(flat(state["optimizer"]["state"]) for state in states))

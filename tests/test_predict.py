@@ -16,6 +16,7 @@ from atrous import __version__, cli, errors, predict, segmenter
 from atrous.errors import ConfigError, ModelFileError
 from atrous.files import write_atomically
 from atrous.interrupt import Interrupted
+from atrous.predicting.images import find_images
 from atrous.prediction_folder import recorded_folders
 from atrous.runtimes import pytorch
 from atrous.segmenter import Segmenter
@@ -174,7 +175,7 @@ def test_a_full_disk_stops_and_says_how_far(
         if path.name.startswith("b"):
             raise OSError(errno.ENOSPC, f"cannot write {path}: No space left on device")
 
-    monkeypatch.setattr("atrous.predict.write_atomically", full)
+    monkeypatch.setattr("atrous.predicting.one_image.write_atomically", full)
     with pytest.raises(OSError, match=r"cannot write .*b\.png: No space left on device; 1 of 3 images are done"):
         predict.run(model, [str(images)], tmp_path / "out", console=QUIET)
 
@@ -196,7 +197,7 @@ def test_an_interruption_says_how_far(
             raise KeyboardInterrupt
         write_atomically(path, content)
 
-    monkeypatch.setattr("atrous.predict.write_atomically", interrupted)
+    monkeypatch.setattr("atrous.predicting.one_image.write_atomically", interrupted)
     with pytest.raises(Interrupted, match=r"^interrupted; 2 of 3 images are done$"):
         predict.run(model, [str(images)], tmp_path / "out", console=QUIET)
 
@@ -255,14 +256,14 @@ def test_results_of_earlier_predictions_are_left_out_and_said(
     ]
     shutil.move(images / "two", images / "moved")  # with its record
     (images / "one" / "atrous.json").unlink()  # masks and overlays of the same names tell it
-    assert len(predict.find_images([str(images)]).images) == 3
+    assert len(find_images([str(images)]).images) == 3
 
 
 def test_a_persons_own_folders_are_no_results(images: Path) -> None:
     save(images / "masks" / "a.png", np.zeros((9, 9), np.uint8))
     save(images / "overlays" / "other.png", np.zeros((9, 9), np.uint8))
     (images / "atrous.json").write_text('["masks"]')
-    names = [image.name.as_posix() for image in predict.find_images([str(images)]).images]
+    names = [image.name.as_posix() for image in find_images([str(images)]).images]
     assert names == ["a", "deep/b", "deep/c", "masks/a", "overlays/other"]
 
 
@@ -297,15 +298,9 @@ def test_names_that_the_disk_takes_for_one_are_refused(
     save(images / "A.png", np.zeros((9, 9, 3), np.uint8))
     assert predict.run(model, [str(images)], tmp_path / "out", console=QUIET).images == 4
     assert [path.name for path in (tmp_path / "out").glob(".*")] == [".atrous"]
-    monkeypatch.setattr("atrous.predict.is_one_file", lambda folder, one, other: True)
+    monkeypatch.setattr("atrous.predicting.output.is_one_file", lambda folder, one, other: True)
     with pytest.raises(ConfigError, match=r"A\.png would both be written as|a\.png and .*A\.png would both be written"):
         predict.run(model, [str(images)], tmp_path / "out", console=QUIET)
-
-
-def test_whether_a_disk_takes_two_names_for_one(tmp_path: Path) -> None:
-    assert predict.is_one_file(tmp_path, Path("deep/a"), Path("deep/../deep/a"))
-    assert not predict.is_one_file(tmp_path, Path("deep/a"), Path("deep/b"))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_result_named_by_itself_is_refused(model: Path, images: Path) -> None:

@@ -24,6 +24,7 @@ from atrous.data.voc import VOC
 from atrous.errors import ConfigError
 from atrous.interrupt import Interrupted
 from atrous.models import ModelConfig
+from atrous.predicting.all_images import Summary
 from atrous.prediction_folder import recorded_folders
 from atrous.submissions import drafts
 from atrous.submissions.drafts import Draft
@@ -62,7 +63,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def submit(models: dict[str, Path], photos: Path, out: Path, *settings: str) -> predict.Summary:
+def submit(models: dict[str, Path], photos: Path, out: Path, *settings: str) -> Summary:
     return predict.submit(models["coco"], [str(photos)], out, "coco_panoptic", [*SETTINGS, *settings], console=QUIET)
 
 

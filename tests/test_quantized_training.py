@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from atrous import artefact, run_folder, segmenter, train
+from atrous import artefact, run_state, segmenter, train
 from atrous.distributed import World
 from atrous.errors import AtrousWarning, ConfigError
 from atrous.interrupt import Interrupted, StopFlag
@@ -132,7 +132,7 @@ def test_a_resumed_run_may_not_switch_it(quantized: RunFolder, tiny: Tiny, tmp_p
     run = train.train(tiny("train.steps=1"), tmp_path / "run", console=QUIET)
     with pytest.raises(ConfigError, match=r"train\.quantize_after is 0 here but None in"):
         train.train(tiny("train.quantize_after=0"), run.path, resume=True, console=QUIET)
-    assert run_folder.read_state(run.state)["step"] == 1
+    assert run_state.read_state(run.state)["step"] == 1
 
 
 @pytest.mark.parametrize(

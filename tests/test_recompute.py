@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from atrous import run_folder, train
+from atrous import run_metrics, train
 from atrous.config import to_yaml
 from atrous.run_folder import RunFolder
 from tests.runs import QUIET, Tiny, assert_same, losses, weights
@@ -22,8 +22,8 @@ def test_a_training_ends_with_the_same_weights(overrides: tuple[str, ...], tiny:
     two = train.train(tiny("train.steps=3", *overrides, ON), tmp_path / "two", console=QUIET)
     assert_same(weights(one), weights(two))
     assert [row["loss"] for row in losses(one)] == [row["loss"] for row in losses(two)]
-    assert [row for row in run_folder.read_rows(one.metrics) if "scores" in row] == [
-        row for row in run_folder.read_rows(two.metrics) if "scores" in row
+    assert [row for row in run_metrics.read_rows(one.metrics) if "scores" in row] == [
+        row for row in run_metrics.read_rows(two.metrics) if "scores" in row
     ]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import atrous
-from atrous import cli, run_folder, train
+from atrous import cli, run_state, train
 from atrous import config as configs
 from atrous.config import Config
 from atrous.data.inventory import Inventory
@@ -119,7 +119,7 @@ def test_twenty_steps_and_twenty_more_are_forty(tmp_path: Path, monkeypatch: pyt
     monkeypatch.undo()
     assert more(stopped, "train.steps=40")[0] == 0
     for other in (run, stopped):
-        one, two = (run_folder.read_state(folder.state) for folder in (whole, other))
+        one, two = (run_state.read_state(folder.state) for folder in (whole, other))
         for part in ("model", "averaged"):
             assert_same(one[part], two[part])
         assert_same(atrous.load(whole.best).model.state_dict(), atrous.load(other.best).model.state_dict())

@@ -11,14 +11,15 @@ from rich.console import Console
 from torch import Tensor
 
 import atrous
-from atrous import cli, run_folder, segmenter, train
+from atrous import cli, run_state, segmenter, train
 from atrous.config import TrainConfig
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.errors import ModelFileError
 from atrous.interrupt import Interrupted
 from atrous.models import MODELS, Model, build
 from atrous.reuse import Part, Reused, reuse
-from atrous.run_folder import Resume, RunFolder
+from atrous.run_folder import RunFolder
+from atrous.run_opening import Resume
 from tests.conftest import TINY
 from tests.convert.readers.writers import write_checkpoint
 from tests.reference.tf_deeplab import checkpoint
@@ -312,7 +313,7 @@ def test_a_run_can_be_initialised_from_another(finished: RunFolder, tiny: Tiny, 
 
 def test_averaged_weights_are_initialised_from_them_too(tiny: Tiny, street: str, tmp_path: Path) -> None:
     run = train.train(tiny(f"train.init={street}", "train.ema=0.9", *UNMOVED), tmp_path / "run", console=QUIET)
-    averaged = run_folder.read_state(run.state)["averaged"]
+    averaged = run_state.read_state(run.state)["averaged"]
     for name, tensor in state_of(street).items():
         torch.testing.assert_close(averaged[name], tensor, atol=1e-6, rtol=0, msg=name)
 

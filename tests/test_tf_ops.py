@@ -24,7 +24,7 @@ from atrous.data.geometry import pad_to
 from atrous.data.label_space import voc_colors
 from atrous.data.transforms import augment, resized_size
 from atrous.data.windows import scaled_window
-from atrous.inference import on_canvas
+from atrous.inference.frames import on_canvas
 from atrous.layers.conv import ConvNorm, Norm
 from atrous.layers.resize import resize, resize_nearest, scale_dimension
 from atrous.losses import LossConfig, hard_pixel_share

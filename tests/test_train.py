@@ -19,7 +19,7 @@ from torch import Tensor, distributed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import atrous
-from atrous import data, evaluate, parallel, run_folder, train
+from atrous import data, evaluate, parallel, run_metrics, run_state, train
 from atrous.config import Config, load, override, to_yaml
 from atrous.data.survey import Mask
 from atrous.distributed import World
@@ -312,7 +312,7 @@ def test_weights_after_a_loss_that_is_not_finite_are_never_saved(
     with pytest.raises(FloatingPointError, match="not finite at step 3 "):
         train.train(config, tmp_path / "run", console=QUIET)
     run = RunFolder(tmp_path / "run")
-    assert run_folder.read_state(run.state)["step"] == 2
+    assert run_state.read_state(run.state)["step"] == 2
     for state in (weights(run), atrous.load(run.last).model.state_dict()):
         assert all(tensor.isfinite().all() for tensor in state.values())
     assert not run.best.exists()
@@ -548,15 +548,15 @@ def test_a_training_ends_early_without_a_better_score_and_goes_on_when_told(tmp_
     with pytest.MonkeyPatch.context() as patch:
         with_scores(patch, [0.3, 0.2, 0.3])
         run = train.train(tiny_config(*settings, "train.patience=2"), tmp_path / "run", console=console)
-    steps = [row["step"] for row in run_folder.read_rows(run.metrics) if "scores" in row]
+    steps = [row["step"] for row in run_metrics.read_rows(run.metrics) if "scores" in row]
     assert steps == [1, 2, 3]
     assert "ended early, after step 3 of 5 (train.patience: 2 validations without a better score)" in output.getvalue()
     assert atrous.load(run.best).results["step"] == 1
     assert "3 of 5 steps" in run.report.read_text()
 
     train.train(tiny_config(*settings, "train.patience=2"), run.path, resume=True, console=QUIET)
-    assert run_folder.read_state(run.state)["step"] == 3
+    assert run_state.read_state(run.state)["step"] == 3
     train.train(tiny_config(*settings), run.path, resume=True, console=QUIET)
-    assert run_folder.read_state(run.state)["step"] == 5
+    assert run_state.read_state(run.state)["step"] == 5
     whole = train.train(tiny_config(*settings), tmp_path / "whole", console=QUIET)
     assert_same(weights(run), weights(whole))

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import atrous
-from atrous import cli, evaluate, train, verbs
+from atrous import evaluate, train, verbs
+from atrous.commands.train import default_folder
 from atrous.errors import ConfigError
 from atrous.run_folder import RunFolder
 from tests.conftest import SMALL_MODEL, write_folder_data
@@ -109,10 +110,8 @@ def test_mistakes_are_those_of_the_verb(tmp_path: Path) -> None:
 
 
 def test_a_run_without_a_folder_is_where_the_verb_puts_it() -> None:
-    assert cli.default_folder("folder/deeplab_v3plus", is_recipe=True, resume=False) == Path(
-        "runs/folder/deeplab_v3plus"
-    )
-    assert cli.default_folder("a/mine.yaml", is_recipe=False, resume=False) == Path("runs/mine")
+    assert default_folder("folder/deeplab_v3plus", is_recipe=True, resume=False) == Path("runs/folder/deeplab_v3plus")
+    assert default_folder("a/mine.yaml", is_recipe=False, resume=False) == Path("runs/mine")
 
 
 def test_a_device_may_be_an_object(tmp_path: Path) -> None:

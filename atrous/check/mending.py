@@ -31,7 +31,7 @@ from atrous.data.loader import read_each
 from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.data.pixels import Codes
 from atrous.errors import ConfigError, DataError
-from atrous.files import prepare_output, user_path, write_atomically
+from atrous.files import beside, prepare_output, remove_leftovers, user_path, write_atomically
 from atrous.progress import counting
 from atrous.trees import to_yaml
 from atrous.types import Color, LabelMap
@@ -72,18 +72,19 @@ def write(path: Path, evidence: Evidence, samples: AllSplits, workers: int, cons
     plan = planned(evidence)
     if not plan.targets:
         return f"no mended copy: none of {len(evidence.facts)} images with their labels can be mended"
-    beside = path.with_name(f".{path.name[:100]}.{os.getpid()}")
+    remove_leftovers(path.parent)
+    aside = beside(path)
     try:
-        changes = _write_images(beside, evidence, samples, plan, workers, console)
-        write_atomically(beside / "classes.yaml", to_yaml(_classes(evidence.space)))
-        write_atomically(beside / RECORD, json.dumps(_record(evidence, plan, changes), indent=1) + "\n")
+        changes = _write_images(aside, evidence, samples, plan, workers, console)
+        write_atomically(aside / "classes.yaml", to_yaml(_classes(evidence.space)))
+        write_atomically(aside / RECORD, json.dumps(_record(evidence, plan, changes), indent=1) + "\n")
         if path.is_dir():
             path.rmdir()  # it is empty
-        beside.rename(path)
+        aside.rename(path)
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror}") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
     return _summary(path, plan, changes)
 
 

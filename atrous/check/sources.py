@@ -14,6 +14,7 @@ from atrous.data.contract import DataConfig, NoNamesError, NoSplitError
 from atrous.data.image_files import ImageFiles, count_codes, read_label
 from atrous.data.inventory import pairs_of
 from atrous.data.pairing import IMAGE_SUFFIXES, Complaint, complaints
+from atrous.data.recognising import datasets_below, recognised
 from atrous.errors import AtrousError, DataError, text_of
 from atrous.files import user_path
 from atrous.recipes import hint, recipes
@@ -66,7 +67,7 @@ def open_source(source: str, overrides: Sequence[str]) -> Source:
         return Source(config, config.augment.crop)
     settings = [f"data.root={folder}", *overrides]
     if not any(text.startswith("data.format=") and text != "data.format=auto" for text in overrides):
-        settings = [*settings, f"data.format={data.recognised(_root(folder, overrides))}"]
+        settings = [*settings, f"data.format={recognised(_root(folder, overrides), data.FORMATS)}"]
     config = configs.load(RECIPE, settings)
     is_set = any(text.startswith("augment.crop=") for text in overrides)
     return Source(config, config.augment.crop if is_set else None)
@@ -78,7 +79,7 @@ def sources_in(source: str, overrides: Sequence[str]) -> list[str]:
     is_told = any(text.startswith(("data.root=", "data.format=")) and text != "data.format=auto" for text in overrides)
     if is_told or not folder.is_dir() or (folder / "config.yaml").is_file():
         return [source]
-    return [str(path) for path in data.datasets_below(folder)] or [source]
+    return [str(path) for path in datasets_below(folder, data.FORMATS)] or [source]
 
 
 def _require_data(path: Path, source: str) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 from atrous.convert.conversion import Conversion
 from atrous.convert.originals import Maps, Original
 from atrous.errors import ConversionError
-from atrous.inference import Seen, as_batch, frame_of, labels_at_image
+from atrous.inference.frames import as_batch, frame_of
+from atrous.inference.seen import Seen, labels_at_image
 from atrous.layers.resize import image_size
 from atrous.ops import upsample_part, with_edge
 from atrous.segmenter import Segmenter, read_image
@@ -67,7 +68,11 @@ def _of_image(result: Conversion, original: Original, path: Path) -> Agreement:
     size, content = image_size(seen), (frame.height, frame.width)
     outputs = model(seen)
     ours = _labels(segmenter, outputs, size, content)
-    theirs = _labels_in(maps, segmenter, size, content, result.source.label)
+    theirs = _labels_in(maps, segmenter, size, content) if outputs.classes is None else _class_in(maps, segmenter)
+    if theirs is None:
+        shapes = ", ".join(str(list(array.shape)) for array in maps)
+        problem = f"its outputs are neither labels nor logits of {model.num_classes} classes: {shapes}"
+        raise ConversionError(f"--check: {result.source.label}: {problem}")
     num_ties = 0 if outputs.classes is not None else ties(outputs.semantic, size, model.facts.convention, ours, theirs)
     return Agreement(path.name, int((ours == theirs).sum()), ours.numel(), num_ties)
 
@@ -106,21 +111,22 @@ def _labels(segmenter: Segmenter, outputs: Outputs, frame: Size, content: Size) 
     return labels_at_image(Seen(outputs, frame, content, content, convention, is_mean=False))[0].long()
 
 
-def _labels_in(maps: Maps, segmenter: Segmenter, frame: Size, content: Size, label: str) -> Tensor:
-    """The first that holds labels, or a number for each class."""
+def _labels_in(maps: Maps, segmenter: Segmenter, frame: Size, content: Size) -> Tensor | None:
+    """The first that holds labels, in rows or in one, or a number for each class."""
     num_classes = segmenter.model.num_classes
     for array in maps:
-        if array.ndim == 2 and array.shape[-1] == num_classes:
-            return torch.from_numpy(np.asarray(array, np.float32)).argmax(1)
         if array.ndim == 4 and num_classes in (array.shape[1], array.shape[3]):
             return _labels(segmenter, Outputs(_first_channels(array, num_classes)), frame, content)
-        if array.ndim in (3, 4) and array.size == frame[0] * frame[1]:
+        if array.size == frame[0] * frame[1]:
             plain = torch.from_numpy(np.asarray(array).astype(np.int64)).reshape(frame)
             return plain[: content[0], : content[1]]
-    shapes = ", ".join(str(list(array.shape)) for array in maps)
-    raise ConversionError(
-        f"--check: {label}: its outputs are neither labels nor logits of {num_classes} classes: {shapes}"
-    )
+    return None
+
+
+def _class_in(maps: Maps, segmenter: Segmenter) -> Tensor | None:
+    """Of a whole image: from the first that holds a number for each class, whatever its axes."""
+    numbers = (np.asarray(array, np.float32) for array in maps if array.size == segmenter.model.num_classes)
+    return next((torch.from_numpy(one).reshape(1, -1).argmax(1) for one in numbers), None)
 
 
 def _first_channels(array: NDArray[Any], num_classes: int) -> Tensor:

@@ -79,6 +79,10 @@ def averaged(weights: ForeignWeights) -> ForeignWeights:
 
 def recognise(shapes: Shapes, label: str) -> str:
     """The first system that recognises these names and shapes."""
+    if not shapes:
+        raise ConversionError(
+            f"{label}: it holds no weights of a network's layers; a graph may have them in a checkpoint"
+        )
     name = next((name for name, system in SYSTEMS.items() if system.recognised(shapes)), None)
     if name is None:
         known = ", ".join(SYSTEMS)

@@ -85,21 +85,23 @@ def _litert(path: Path) -> Original:
     except (RuntimeError, ValueError) as error:
         raise ConversionError(f"--check: LiteRT can't run {path}: {_one_line(error)}") from None
     place = interpreter.get_input_details()[0]
+    scale, zero_point = place["quantization"]
 
     def run(image: NDArray[np.float32]) -> Maps:
-        batch = np.repeat(_stored(image, place["dtype"]), place["shape"][0], axis=0)
+        numbers = image / scale + zero_point if place["dtype"] is np.int16 else image
+        batch = np.repeat(_stored(numbers, place["dtype"]), place["shape"][0], axis=0)
         interpreter.set_tensor(place["index"], batch)
         interpreter.invoke()
         return [interpreter.get_tensor(output["index"])[:1] for output in interpreter.get_output_details()]
 
-    return Original(run, np.issubdtype(place["dtype"], np.integer))
+    return Original(run, place["dtype"] in (np.uint8, np.int8))
 
 
 def _stored(image: NDArray[np.float32], dtype: type[np.generic]) -> NDArray[Any]:
     """Pixels of 8 bits are those of the image, signed ones less 128."""
     if not np.issubdtype(dtype, np.integer):
         return image.astype(dtype)
-    pixels = np.rint(image) - (INT8_SHIFT if np.issubdtype(dtype, np.signedinteger) else 0)
+    pixels = np.rint(image) - (INT8_SHIFT if dtype is np.int8 else 0)
     limits = np.iinfo(dtype)  # type: ignore[type-var]
     return pixels.clip(limits.min, limits.max).astype(dtype)
 

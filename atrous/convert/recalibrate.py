@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from atrous import distributed
 from atrous.distributed import World
 from atrous.errors import ConfigError
-from atrous.inference import InferenceConfig, as_batch, look
+from atrous.inference import InferenceConfig
+from atrous.inference.frames import as_batch
+from atrous.inference.look import look
 from atrous.models import Model
 from atrous.types import Image
 

@@ -16,10 +16,12 @@ from atrous.convert.companions import described, find_weights, joined
 from atrous.convert.filling import shapes_of
 from atrous.convert.kinds import Kind, is_blank, kind_of
 from atrous.convert.notes import noted
+from atrous.convert.other_programs import CORE_ML, ONNX, refuse, refuse_by_suffix
 from atrous.convert.readers.archive import extract, find_model
 from atrous.convert.readers.checkpoint import OBJECT_SUFFIX, read_checkpoint
 from atrous.convert.readers.frozen_graph import read_graph
 from atrous.convert.readers.keras import read_keras
+from atrous.convert.readers.npz import read_npz
 from atrous.convert.readers.pth import read_content, read_pth, split, without_wrapper
 from atrous.convert.readers.safetensors import read_safetensors
 from atrous.convert.readers.tflite import read_tflite
@@ -36,7 +38,7 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar")
 PYTORCH = (".pth", ".pt", ".pth.tar", ".bin")
 LIGHTNING = ".ckpt"  # also the end of a checkpoint's prefix in TensorFlow, which is no file
 SAFETENSORS = ".safetensors"
-ONNX = ".onnx"
+NUMPY = ".npz"
 KERAS = (".h5", ".hdf5", ".keras")
 ZOO = "zoo:"
 CHECKPOINT = re.compile(r"\.index$|\.data-\d+-of-\d+$")
@@ -51,12 +53,14 @@ KINDS = (
     SAFETENSORS,
     LIGHTNING,
     *KERAS,
+    NUMPY,
     *ARCHIVES,
     "zoo:NAME",
 )
 AVERAGE = "/ExponentialMovingAverage"  # ends the names of a moving average in a checkpoint
 ONLY_AVERAGE = "the moving average, as which the file has its weights"
 ARRAYS = "the arrays"  # their label in messages
+NOT_IN_NAMES = re.compile(rf"({re.escape(OBJECT_SUFFIX)}|:0)$")
 
 
 class Source(NamedTuple):
@@ -70,7 +74,7 @@ class Source(NamedTuple):
 def open_source(source: SourceLike, system: str | None, options: OptionTree, console: Console | None) -> Source:
     """Raises FileNotFoundError or ConversionError for the source, ConfigError for a wrong name; shows a download."""
     if isinstance(source, Mapping):
-        return Source(ForeignWeights(ARRAYS, _checked_arrays(source)), system, options)
+        return Source(ForeignWeights(ARRAYS, _checked_arrays(source, ARRAYS)), system, options)
     if str(source).startswith(ZOO):
         return _from_zoo(str(source).removeprefix(ZOO), system, options, console)
     return Source(read(user_path(source)), system, options)
@@ -84,14 +88,15 @@ def _from_zoo(name: str, system: str | None, options: OptionTree, console: Conso
     return Source(read(archive), model.system, {**model.options, **options})
 
 
-def _checked_arrays(source: Arrays) -> Arrays:
+def _checked_arrays(source: Arrays, label: str) -> Arrays:
+    """Under the names of the variables, of which TensorFlow's tensors are the outputs :0."""
     arrays = {name: np.asarray(array) for name, array in source.items()}
     for name, array in arrays.items():
         if not isinstance(name, str):
-            raise ConversionError(f"{ARRAYS}: names must be strings, got {name!r}")
+            raise ConversionError(f"{label}: names must be strings, got {name!r}")
         if array.dtype.kind not in "fiub":
-            raise ConversionError(f"{ARRAYS}: {name} must hold numbers, but its type is {array.dtype}")
-    return without_wrapper({name.removesuffix(OBJECT_SUFFIX): array for name, array in arrays.items()})
+            raise ConversionError(f"{label}: {name} must hold numbers, but its type is {array.dtype}")
+    return without_wrapper({NOT_IN_NAMES.sub("", name): array for name, array in arrays.items()})
 
 
 # ---- files
@@ -101,6 +106,7 @@ def read(path: Path) -> ForeignWeights:
     """The weights in a file, a folder, or behind a checkpoint's prefix."""
     label = str(path)
     if path.is_dir():
+        refuse_by_suffix(path)
         return read(find_weights(path) or find_model(path))._replace(label=label)
     if path.is_file() and path.name == "checkpoint":  # it names the newest checkpoint of its folder
         return read(path.parent)
@@ -169,11 +175,8 @@ def _read_keras(path: Path, label: str) -> ForeignWeights:
     return ForeignWeights(label, file.arrays, options=options, layers=file.layers)
 
 
-def _refuse_onnx(path: Path, label: str) -> ForeignWeights:
-    raise ConversionError(
-        f"{label}: a model in ONNX, whose exporter has folded batch norms and dropped names: convert the file that it "
-        "was exported from; a model that Atrous exported needs no conversion: atrous predict MODEL.onnx IMAGES"
-    )
+def _read_npz(path: Path, label: str) -> ForeignWeights:
+    return ForeignWeights(label, _checked_arrays(read_npz(path), label))
 
 
 def _read_ckpt(path: Path, label: str) -> ForeignWeights:
@@ -192,6 +195,7 @@ def _read_index(path: Path, label: str) -> ForeignWeights:
 
 def _read_checkpoint(path: Path, label: str) -> ForeignWeights:
     if path.is_file() and not CHECKPOINT.search(path.name):
+        refuse_by_suffix(path)
         raise ConversionError(f"{path}: not a kind of file that can be converted; known: {', '.join(KINDS)}")
     arrays = read_checkpoint(path)
     averages = {name.removesuffix(AVERAGE): array for name, array in arrays.items() if name.endswith(AVERAGE)}
@@ -205,7 +209,7 @@ READERS: dict[tuple[str, ...], Callable[[Path, str], ForeignWeights]] = {  # by 
     (SAFETENSORS,): _read_safetensors,
     (LIGHTNING,): _read_ckpt,
     KERAS: _read_keras,
-    (ONNX,): _refuse_onnx,
+    (NUMPY,): _read_npz,
     ARCHIVES: _read_archive,
     (".pkl", ".pickle"): _refuse_pickle,
 }
@@ -217,5 +221,7 @@ BY_CONTENT: dict[Kind | None, Callable[[Path, str], ForeignWeights]] = {
     "archive": _read_archive,
     "index": _read_index,
     "keras": _read_keras,
-    "onnx": _refuse_onnx,
+    "numpy": _read_npz,
+    "onnx": lambda path, label: refuse(ONNX, label),
+    "coreml": lambda path, label: refuse(CORE_ML, label),
 }

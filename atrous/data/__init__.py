@@ -1,13 +1,10 @@
 """Datasets by their layout: a row of FORMATS is a file, or a folder, next to this one."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from difflib import get_close_matches
-from functools import partial
-from pathlib import Path
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Protocol, Union, runtime_checkable
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from atrous.data import (
     ade20k,
@@ -27,15 +24,16 @@ from atrous.data import (
     voc,
 )
 from atrous.data import list as list_files
-from atrous.data.contract import DataConfig, Layout, NoSplitError, near_roots, require_root
+from atrous.data.contract import DataConfig, Layout, NoSplitError
 from atrous.data.dividing import DEFAULT_SHARE, Divisible, divided
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
-from atrous.data.merging import Merger, merged, merger
-from atrous.data.naming import one_line, with_things
-from atrous.data.pairing import IMAGE_SUFFIXES, NoImagesError
-from atrous.errors import AtrousError, ConfigError, DataError, listing, text_of, warn_once
-from atrous.files import require_folder, subfolders, user_path
+from atrous.data.merging import merged, merger
+from atrous.data.mixing import Reading, common, mixed
+from atrous.data.naming import with_things
+from atrous.data.pairing import NoImagesError
+from atrous.data.recognising import require_layout
+from atrous.errors import AtrousError, DataError, listing
 from atrous.types import Sample
 
 FORMATS: dict[str, Layout] = {
@@ -49,7 +47,11 @@ FORMATS: dict[str, Layout] = {
     "labelme": labelme.LAYOUT,
     "list": list_files.LAYOUT,
     "mapillary": mapillary.LAYOUT,
-    "mix": Layout(mix.Config, lambda config, split: _mixed(config, split), lambda config: _common(config)[0]),
+    "mix": Layout(
+        mix.Config,
+        lambda config, split: mixed(config, split, _reading()),
+        lambda config: common(config, _reading())[0],
+    ),
     "pennfudan": pennfudan.LAYOUT,
     "shards": shards.LAYOUT,
     "synthetic": synthetic.LAYOUT,
@@ -133,7 +135,7 @@ def _splits_without_validation(config: DataConfig) -> Collection[str] | None:
 
 def _of_layout(config: DataConfig, split: str, needs: Collection[str] | None) -> Sequence[Sample]:
     """A split as the dataset itself has it."""
-    _require_layout(config)
+    require_layout(config, FORMATS)
     split_samples = _mapped(config, FORMATS[config.format].samples(_unmapped(config), split))
     if needs is None or not isinstance(split_samples, MayHaveThings):
         return split_samples
@@ -150,7 +152,7 @@ def label_space(config: DataConfig) -> LabelSpace:
         space = _own_space(config)
         return space if config.map is None else with_things(merger(space, config.map).space, config.things)
     except DataError:
-        _require_layout(config)  # where the data isn't, its classes aren't either
+        require_layout(config, FORMATS)  # where the data isn't, its classes aren't either
         raise
 
 
@@ -170,19 +172,6 @@ def _mapped(config: DataConfig, own_samples: Sequence[Sample]) -> Sequence[Sampl
     return merged(own_samples, merger(_own_space(config), config.map)._replace(space=label_space(config)))
 
 
-def _require_layout(config: DataConfig) -> None:
-    """Refuse a root that doesn't hold a dataset of this layout, with the setting that is probably meant."""
-    layout = FORMATS[config.format]
-    if layout.is_root is None:
-        return
-    root = require_root(config)
-    if not layout.is_root(config, root):
-        raise DataError(
-            f"data.root: {root} is not a dataset of data.format={config.format}, which has {layout.expected}"
-            f"{_meant(config, layout, root)}"
-        )
-
-
 def _require_instances(config: DataConfig, split: str, samples: ImageFiles) -> None:
     """Refuse images whose things aren't told apart, with what is missing."""
     missing = [pair.name for pair in samples.pairs if pair.instance is None]
@@ -195,141 +184,6 @@ def _require_instances(config: DataConfig, split: str, samples: ImageFiles) -> N
         f"split {split!r}: images without an instance map, which a panoptic model needs{which}; "
         + (f"expected: {config.root}/{instances.format(split=split)}" if instances else f"{known} can have them")
     )
-
-
-def _meant(config: DataConfig, layout: Layout, root: Path) -> str:
-    """The setting with which `root`, or a folder near it, would be read."""
-    assert layout.is_root is not None
-    formats = [f"data.format={name}" for name in _likely(root)]
-    roots = [f"data.root={path}" for path in near_roots(root, partial(layout.is_root, config))]
-    return f"; set {' or '.join((formats or roots)[:3])}" if formats or roots else f"; it holds {_content(root)}"
-
-
-def formats_of(root: Path) -> Sequence[str]:
-    """The layouts of which a folder holds a dataset."""
-    return [name for name, row in FORMATS.items() if row.is_root and row.is_root(_defaults(row), root)]
-
-
-def _content(root: Path) -> str:
-    names = subfolders(root)
-    number = sum(path.name.lower().endswith(IMAGE_SUFFIXES) for path in root.iterdir())
-    images = f"{number} image{'s'[: number != 1]} in no folder of images or of labels" if number else ""
-    return " and ".join(filter(None, (f"the folders {listing(names)}" if names else "no folders", images)))
-
-
-def _defaults(layout: Layout) -> DataConfig:
-    return layout.config.model_validate({"format": layout.config.model_fields["format"].default})
-
-
-# ---- data.format=mix
-
-
-def _mixed(config: mix.Config, split: str) -> mix.Mix:
-    parts, mergers = _parts(config), _common(config)[1]
-    if split == config.val and config.validate_on is not None:
-        parts = {name: parts[name] for name in config.validate_on}
-    own_splits = {
-        name: {config.train: part.train, config.val: part.val}.get(split, split) for name, part in parts.items()
-    }
-    read = {}
-    for name, part in parts.items():
-        with _naming_part(name):
-            read[name] = merged(samples(part, own_splits[name]), mergers[name])
-    return mix.Mix(read, mix.weights_of(config, {name: len(part) for name, part in read.items()}))
-
-
-def _common(config: mix.Config) -> tuple[LabelSpace, Mapping[str, Merger]]:
-    spaces = {}
-    for name, part in _parts(config).items():
-        with _naming_part(name):
-            spaces[name] = label_space(part)
-    return mix.common_space(spaces, config)
-
-
-@contextmanager
-def _naming_part(name: str) -> Iterator[None]:
-    """Errors say whose settings they are about."""
-    try:
-        yield
-    except (NoSplitError, NoImagesError):
-        raise
-    except (AtrousError, OSError) as error:
-        text = text_of(error)
-        setting = f".{text.removeprefix('data.')}" if text.startswith("data.") else f": {text}"
-        kind = ConfigError if isinstance(error, ConfigError) else DataError
-        raise kind(f"data.parts.{name}{setting}") from error
-
-
-def _parts(config: mix.Config) -> dict[str, DataConfig]:
-    """Raises ConfigError for settings of a part that are wrong."""
-    mix.require_parts(config)
-    parts = {name: _part(name, settings) for name, settings in config.parts.items()}
-    share = {"val_share": config.val_share, "val_seed": config.val_seed}
-    return {name: part if part.val_share else part.model_copy(update=share) for name, part in parts.items()}
-
-
-def _part(name: str, settings: Mapping[str, object]) -> DataConfig:
-    own = {key: value for key, value in settings.items() if key != mix.WEIGHT}
-    is_auto = own.get("format", "auto") == "auto" and bool(own.get("root"))
-    with _naming_part(name):
-        kind = FORMATS.get(recognised(Path(str(own["root"]))) if is_auto else str(own.get("format")))
-    if kind is None or kind.config is mix.Config:
-        known = listing((name for name in FORMATS if name != "mix"), 40)
-        raise ConfigError(f"data.parts.{name}.format={own.get('format')}: expected one of {known}")
-    _require_settings(name, own, kind.config)
-    try:
-        part = kind.config.model_validate({**own, "format": kind.config.model_fields["format"].default})
-    except ValidationError as error:
-        raise ConfigError(f"data.parts.{name}: {one_line(error)}") from None
-    if is_auto:
-        text = f"data.parts.{name}: {description(part)}"
-        warn_once(text, text)
-    return part
-
-
-def _require_settings(part: str, settings: Collection[str], kind: type[DataConfig]) -> None:
-    fields = tuple(kind.model_fields)
-    for name in settings:
-        if name not in fields:
-            nearest = get_close_matches(name, fields, 1)
-            meant = f"did you mean {nearest[0]}?" if nearest else f"its settings are {listing(fields, 30)}"
-            layout = kind.model_fields["format"].default
-            raise ConfigError(f"data.parts.{part}.{name}: data.format={layout} has no such setting; {meant}")
-
-
-# ---- data.format=auto
-
-
-def recognised(root: Path) -> str:
-    """The layout of the dataset in a folder. Raises DataError if it may be several, or none that is known."""
-    root = require_folder(user_path(root), "data.root")
-    names = _likely(root)
-    if len(names) == 1:
-        return names[0]
-    if names:
-        raise DataError(f"data.root: {root} may be {' or '.join(names)}; set data.format to one of them")
-    near = near_roots(root, lambda folder: len(_likely(folder)) == 1, below_first=True)
-    advice = (
-        f"; set {' or '.join(f'data.root={path}' for path in near[:3])}" if near else f"; it holds {_content(root)}"
-    )
-    raise DataError(f"data.root: {root} has no layout that is known (see docs/data.md, Layouts){advice}")
-
-
-def datasets_below(root: Path) -> Sequence[Path]:
-    """The datasets in a folder that is none itself, nor may be; those inside others left out."""
-    if _likely(root):
-        return []
-    near = near_roots(root, lambda folder: len(_likely(folder)) == 1, below_first=True)
-    return [folder for folder in near if folder.is_relative_to(root)]
-
-
-def _likely(root: Path) -> Sequence[str]:
-    """The layouts that a folder may have. What reads like `folder` and like another is the other, unless it says so."""
-    names = formats_of(root)
-    if "folder" in names and any((root / f"classes.{end}").is_file() for end in ("yaml", "yml")):
-        return ["folder"]
-    others = [name for name in names if name != "folder"]
-    return others or ["list"] * list_files.is_root(root) or names
 
 
 def description(config: DataConfig) -> str:
@@ -349,3 +203,8 @@ def _split_and_images(config: DataConfig, split: str) -> str:
         return f"no {split} (splits: {listing(sorted(error.splits)) or 'none'})"
     except (AtrousError, OSError):
         return ""
+
+
+def _reading() -> Reading:
+    """Of the parts of a mix."""
+    return Reading(FORMATS, samples, label_space, description)

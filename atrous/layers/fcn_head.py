@@ -12,6 +12,6 @@ class FCNHead(nn.Sequential):
         self, inp: int, mid: int, num_classes: int, *, kernel: int = 3, logits_kernel: int = 1, dropout: float = 0.1
     ) -> None:
         super().__init__()
-        self.conv = ConvNorm(inp, mid, kernel, norm=TORCH_NORM)
+        self.conv: nn.Module = ConvNorm(inp, mid, kernel, norm=TORCH_NORM)
         self.dropout = nn.Dropout2d(dropout)
         self.classify = classifier(mid, num_classes, logits_kernel)

@@ -3,12 +3,12 @@
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from atrous.backbones import AnyBackboneConfig
 from atrous.backbones.resnet import ResNet
 from atrous.layers.fcn_head import FCNHead
-from atrous.layers.pyramid_pooling import PyramidPooling
+from atrous.layers.pyramid_pooling import PyramidPooling, joined
 from atrous.models.contract import MapConfig, Model
 from atrous.settings import Bins, Channels
 from atrous.types import Outputs
@@ -51,11 +51,10 @@ class PSPNet(Model):
     def __init__(self, config: Config, num_classes: int) -> None:
         super().__init__(config, num_classes)
         channels, second, drop = self.backbone.channels, config.auxiliary_channels, config.dropout
-        self.pyramid = PyramidPooling(
-            channels[config.backbone.deepest], config.bins, config.convention, config.bin_channels
-        )
+        pyramid = PyramidPooling(channels[config.backbone.deepest], config.bins, config.convention, config.bin_channels)
+        self.pyramid: nn.Module = pyramid
         self.head = FCNHead(
-            self.pyramid.channels,
+            pyramid.channels,
             config.head_channels,
             num_classes,
             kernel=config.head_kernel,
@@ -71,6 +70,10 @@ class PSPNet(Model):
     @property
     def heads(self) -> tuple[str, ...]:
         return () if self.auxiliary is None else ("auxiliary",)
+
+    def rearrange(self) -> None:
+        if (faster := joined(self.pyramid, self.head.conv)) is not None:
+            self.pyramid, self.head.conv = faster, nn.Identity()
 
     def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)

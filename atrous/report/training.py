@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from atrous import run_folder
+from atrous import run_metrics
 from atrous.config import Config
 from atrous.report import facts as run_facts
 from atrous.report.balance import Split, splits_of
@@ -38,7 +38,7 @@ def training_of(run: RunFolder, samples: Sequence[Sample]) -> Training:
     """What the files of a run say. A file that is missing or damaged leaves a gap in the report, no more."""
     reused = read_tree(run.reused)
     return Training(
-        history=run_folder.read_rows(run.metrics),
+        history=run_metrics.read_rows(run.metrics),
         facts=run_facts.read(run.facts),
         source=str(reused.get("source", "")),
         num_reused=len(_names(reused, "reused")),

@@ -29,6 +29,8 @@ from atrous.types import NO_MAP, Facts, Outputs
 TRACED = (224, 224)  # pixels of an image that a network of another package is looked at with
 AUXILIARY = "auxiliary"  # what models call the part that computes no other output than this one of their heads
 NUM_LISTED = 3  # names in an error
+MAX_COMPILED = 4  # sizes of images that code is made for, each in tens of seconds
+NO_LIMIT = 2**20  # versions of compiled code
 MAX_HEADER = 2**24  # bytes; those of models have some 10**5
 FOREIGN = {  # what other files begin with
     b"PK\x03\x04": "a zip archive, as PyTorch writes .pth files; `atrous convert` reads models of other programs",
@@ -75,9 +77,46 @@ def prepare(
     copied.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     facts = copied.facts
     if compile:
-        return Prepared(torch.compile(copied, dynamic=True), facts, precision)
+        return Prepared(compiled(copied), facts, precision)
     pack(copied)
     return Prepared(copied.eval(), facts, precision)
+
+
+def compiled(model: Model) -> Callable[..., Outputs]:
+    if model.shift.device.type != "cpu":
+        return torch.compile(model, dynamic=True)
+    packed = shared_copy(model)
+    pack(packed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own, about its own
+        code = torch.compile(model, dynamic=False, options={"freezing": True})
+    return CompiledBySize(code, packed)
+
+
+class CompiledBySize:
+    """Code for each of the first few sizes of images; other sizes are computed as without it.
+
+    Code for all sizes would take minutes to make on a CPU, and its loops would be slower. `freezing` makes the weights
+    constants, so that oneDNN has them in its own order, with the activations in the same pass.
+    """
+
+    def __init__(self, code: Callable[..., Outputs], packed: Callable[..., Outputs]) -> None:
+        self.code, self.packed = code, packed
+        self.sizes: set[tuple[object, ...]] = set()
+
+    def __call__(self, images: Tensor, scale: float = 1.0) -> Outputs:
+        size = (images.shape, images.stride(), images.dtype, scale)
+        if size in self.sizes:
+            return self.code(images, scale)
+        if len(self.sizes) == MAX_COMPILED:
+            return self.packed(images, scale)
+        self.sizes.add(size)
+        return self._made(images, scale)
+
+    def _made(self, images: Tensor, scale: float) -> Outputs:
+        with warnings.catch_warnings(), torch._dynamo.config.patch(recompile_limit=NO_LIMIT):  # it is of all models
+            warnings.simplefilter("ignore")
+            return self.code(images, scale)
 
 
 def follow(model: Model, device: str | torch.device) -> Prepared:
@@ -123,6 +162,7 @@ def _own_copy(model: Model, device: torch.device) -> Model:
 def fold_norms(model: Model) -> None:
     """Into the convolutions before them, in place."""
     fold(model)
+    model.rearrange()
     if norms_in(model.backbone):  # those of a network of another package
         with contextlib.suppress(RuntimeError):  # it takes no images of this size
             fold_traced(
@@ -143,16 +183,23 @@ class Preparations:
     def __init__(self, model: Model, device: torch.device, *, compile: bool) -> None:  # noqa: A002
         self.model, self.device, self.compile = model, device, compile
         self.settled: Arithmetic | None = None  # what `auto` stands for
-        self._ready: dict[Arithmetic, Prepared] = {}
+        self._ready: dict[tuple[Arithmetic, bool], Prepared] = {}
         self._weights: list[tuple[int, int]] = []
 
     def __call__(self, precision: Arithmetic) -> Prepared:
+        return self._made(precision, compile=self.compile)
+
+    def to_compare(self, precision: Arithmetic) -> Prepared:
+        """Never compiled, which takes longer than what is to be known by it."""
+        return self._made(precision, compile=False)
+
+    def _made(self, precision: Arithmetic, *, compile: bool) -> Prepared:  # noqa: A002
         weights = [(id(one), _version(one)) for one in (*self.model.parameters(), *self.model.buffers())]
         if weights != self._weights:
             self._ready, self._weights, self.settled = {}, weights, None
-        if precision not in self._ready:
-            self._ready[precision] = prepare(self.model, self.device, precision=precision, compile=self.compile)
-        return self._ready[precision]
+        if (precision, compile) not in self._ready:
+            self._ready[precision, compile] = prepare(self.model, self.device, precision=precision, compile=compile)
+        return self._ready[precision, compile]
 
 
 def _version(tensor: Tensor) -> int:

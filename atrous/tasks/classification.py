@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from atrous import visualize
 from atrous.data.label_space import LabelSpace
-from atrous.inference import Seen
+from atrous.inference.seen import Seen
 from atrous.settings import Settings
 from atrous.tasks.contract import Figures, Labels, Metric, Result, Table, Targets, Task, TrainingData
 from atrous.types import Batch, Facts, Image, Outputs, Sample

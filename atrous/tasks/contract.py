@@ -13,7 +13,7 @@ from atrous.data.survey import Survey
 from atrous.deployed import Decoder
 from atrous.distributed import World
 from atrous.errors import ConfigError, listing
-from atrous.inference import Seen
+from atrous.inference.seen import Seen
 from atrous.settings import Settings
 from atrous.types import Batch, Color, Facts, Image, Outputs, Sample
 

@@ -17,7 +17,7 @@ from atrous.data.targets import thing_targets
 from atrous.deployed import Decoder
 from atrous.distributed import World
 from atrous.errors import ConfigError, listing
-from atrous.inference import Seen, at_image, maps_at_content, probabilities_at
+from atrous.inference.seen import Seen, at_image, maps_at_content, probabilities_at
 from atrous.losses.panoptic import heatmap_loss, offset_loss
 from atrous.losses.semantic import LossConfig, hard_pixel_share, require_heads, semantic_loss
 from atrous.postprocess.panoptic import Merging, find_centers, group_pixels, merge, peaks, score_map

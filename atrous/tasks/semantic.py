@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from atrous import visualize
 from atrous.data import survey
 from atrous.data.label_space import LabelSpace
-from atrous.inference import Seen, labels_at_image
+from atrous.inference.seen import Seen, labels_at_image
 from atrous.losses.semantic import (
     LossConfig,
     hard_pixel_share,

@@ -26,7 +26,9 @@ from atrous.out_of_memory import require_variance
 from atrous.progress import say
 from atrous.resume import Source, require_same_data, source_of
 from atrous.resume import require_same_classes as require_classes_of_run
-from atrous.run_folder import Opened, RunFolder, State
+from atrous.run_folder import RunFolder
+from atrous.run_opening import Opened
+from atrous.run_state import State
 from atrous.tasks import TASKS
 from atrous.training.augmentation import augmentation, say_missing_landmarks
 from atrous.training.learner import Standing

@@ -20,7 +20,8 @@ from atrous.layers.recompute import recompute
 from atrous.models import Model, task_of
 from atrous.resume import Source, images_of_step
 from atrous.reuse import Reused
-from atrous.run_folder import RunFolder, State
+from atrous.run_folder import RunFolder
+from atrous.run_state import State
 from atrous.runtimes.pytorch import require_same_weights
 from atrous.segmenter import Segmenter
 from atrous.tasks import TASKS

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from atrous import distributed, model_file, out_of_memory, run_folder, segmenter
+from atrous import distributed, model_file, out_of_memory, run_folder, run_state, segmenter
 from atrous.config import Config, TrainConfig
 from atrous.distributed import World
 from atrous.errors import AtrousError, ModelFileError, ProcessDied
 from atrous.interrupt import Interrupted, StopFlag
 from atrous.models import Model
-from atrous.run_folder import Opened, RunFolder
+from atrous.run_folder import RunFolder
+from atrous.run_opening import Opened
 from atrous.segmenter import Segmenter
 from atrous.training.learner import Learner, Standing, gather_weights, snapshot
 from atrous.training.passes import Losses, first_broken, require_finite
@@ -29,7 +30,7 @@ def save(
 
 
 def write(run: RunFolder, learner: Learner, candidate: Segmenter, at: Standing) -> None:
-    run_folder.write_state(run, snapshot(learner, at))
+    run_state.write_state(run, snapshot(learner, at))
     gather_weights(learner)
     if run.is_writer:
         newest(candidate, at).save(run.last)
@@ -60,7 +61,7 @@ def bring_up_to_date(
     if opening.state is None or not run.is_writer:
         return
     if any(opening.state.get(key) != text for key, text in learner.source.items()):
-        run_folder.write_state(run, {**opening.state, **learner.source})
+        run_state.write_state(run, {**opening.state, **learner.source})
     if not is_saved_as(newest(candidate, at), run.last):
         newest(candidate, at).save(run.last)
 

@@ -9,7 +9,8 @@ from atrous.distributed import World
 from atrous.errors import ConfigError
 from atrous.progress import say
 from atrous.resume import fitting, images_of_step
-from atrous.run_folder import Resume, RunFolder
+from atrous.run_folder import RunFolder
+from atrous.run_opening import Resume
 from atrous.training.data import splits_of
 
 

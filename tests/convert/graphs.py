@@ -17,7 +17,7 @@ ROOT = "MobilenetV2"
 class Step(NamedTuple):
     """An operation; its output has its name."""
 
-    op: str  # conv, depthwise, add, mean, concat, resize
+    op: str  # conv, depthwise, add, mean, concat, resize; dense: TensorFlow Lite's product of matrices
     name: str
     inputs: tuple[str, ...]
     stride: int = 1
@@ -162,8 +162,8 @@ def _ints(*values: int) -> bytes:
 
 # ---- a TensorFlow Lite model
 
-CODES = {"conv": 3, "depthwise": 4, "add": 0, "concat": 2, "mean": 1, "resize": 23}
-KINDS = {"conv": 1, "depthwise": 2, "add": 11, "concat": 10, "mean": 5, "resize": 15}
+CODES = {"conv": 3, "depthwise": 4, "add": 0, "concat": 2, "mean": 1, "resize": 23, "dense": 9}
+KINDS = {"conv": 1, "depthwise": 2, "add": 11, "concat": 10, "mean": 5, "resize": 15, "dense": 8}
 ACTIVATIONS = {"": 0, "Relu": 1, "Relu6": 3}
 
 
@@ -185,9 +185,10 @@ def lite(steps: Sequence[Step], folded: Arrays, *, name: str = "{}") -> bytes:
     operators = []
     for step in steps:
         inputs = [places[name] for name in step.inputs]
-        if step.op in ("conv", "depthwise"):
-            leaf = "weights" if step.op == "conv" else "depthwise_weights"
+        if step.op in ("conv", "depthwise", "dense"):
+            leaf = "depthwise_weights" if step.op == "depthwise" else "weights"
             kernel = np.ascontiguousarray(folded[f"{step.name}/{leaf}"].transpose(3, 0, 1, 2))
+            kernel = kernel[:, 0, 0] if step.op == "dense" else kernel
             stored = f"{step.name}/{leaf}" if name == "{}" else name.format(step.name)
             inputs += [constant(stored, kernel, 0), _biases(step, folded, constant)]
         if step.op == "resize":
@@ -222,5 +223,6 @@ def _options(step: Step) -> dict[int, writers.Flat]:
         "resize": {2: ("B", int(step.align_corners)), 3: ("B", int(step.half_pixel_centers))},
         "concat": {0: ("i", 3)},
         "add": {0: activation},
+        "dense": {0: activation},
     }
     return options[step.op]

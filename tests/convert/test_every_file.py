@@ -12,7 +12,8 @@ from atrous.convert.originals import open_original
 from atrous.convert.readers.tflite import read_tflite
 from atrous.convert.run import conversion
 from atrous.errors import ConversionError
-from atrous.inference import as_batch, on_canvas, predict_labels
+from atrous.inference.frames import as_batch, on_canvas
+from atrous.inference.look import predict_labels
 from atrous.layers.resize import image_size
 from atrous.segmenter import Segmenter, read_image
 from tests.conftest import SHARED

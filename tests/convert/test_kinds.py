@@ -215,10 +215,11 @@ def test_check_without_the_runtime_names_its_package(
     assert not out.exists()
 
 
-@pytest.mark.parametrize(("is_rounded", "code"), [(False, 1), (True, 0)])
+@pytest.mark.parametrize(("is_rounded", "code", "shape"), [(False, 1, (1, 65, 65)), (True, 0, (1, 65 * 65))])
 def test_a_share_below_the_threshold_fails_unless_the_original_rounds(
     is_rounded: bool,
     code: int,
+    shape: tuple[int, ...],
     tmp_path: Path,
     lite: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -233,7 +234,7 @@ def test_a_share_below_the_threshold_fails_unless_the_original_rounds(
         done = real(*arguments, **settings)  # type: ignore[arg-type]
         return done._replace(source=done.source._replace(is_rounded=is_rounded))
 
-    zeros = Original(lambda image: [np.full((1, 65, 65), 99)], takes_bytes=False)
+    zeros = Original(lambda image: [np.full(shape, 99)], takes_bytes=False)
     monkeypatch.setattr(verb, "require_program", lambda path: path)
     monkeypatch.setattr(verb, "open_original", lambda path: zeros)
     monkeypatch.setattr(verb, "conversion", conversion)
@@ -271,6 +272,52 @@ def test_onnx_is_refused_with_what_to_convert_instead(
     line = error_line(capsys, tmp_path / name, "--out", tmp_path / "o.safetensors")
     assert "a model in ONNX" in line and "convert the file that it was exported from" in line
     assert not (tmp_path / "o.safetensors").exists()
+
+
+CORE_ML = b"\x08\x03\x12\x2b\x0a\x29\x0a\x05image\x12\x1bInput image to be segmented\x1a\x02\x22\x00"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("m.mlmodel", CORE_ML, "a model in Core ML"),
+        ("m.onnx", CORE_ML, "a model in Core ML"),
+        ("m.MLMODEL", b"text", "a model in Core ML"),
+        ("m.param", b"7767517\n", "a model of ncnn"),
+        ("m.xml", b"<?xml version='1.0'?>", "a model in OpenVINO's format"),
+        ("m.rknn", b"RKNN", "compiled for a Rockchip NPU"),
+        ("m.npy", b"\x93NUMPY", "a single array of NumPy"),
+    ],
+)
+def test_models_of_other_programs_are_named(
+    name: str, content: bytes, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(content + bytes(600))
+    line = error_line(capsys, tmp_path / name, "--out", tmp_path / "o.safetensors")
+    assert (what in line and "that it was" in line) or "read from a .npz" in line
+    assert not (tmp_path / "o.safetensors").exists()
+
+
+def test_a_folder_of_core_ml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "DeepLab.mlpackage" / "Data").mkdir(parents=True)
+    line = error_line(capsys, tmp_path / "DeepLab.mlpackage", "--out", tmp_path / "o.safetensors")
+    assert "a model in Core ML" in line
+
+
+@pytest.mark.parametrize("name", ["variables.npz", "variables"])
+def test_arrays_by_name_are_read_from_numpys_archive(name: str, tmp_path: Path) -> None:
+    """TensorFlow's names of tensors are those of variables with :0 behind them."""
+    path = tmp_path / "saved.npz"
+    np.savez(path, **{f"{variable}:0": array for variable, array in half_width().items()})
+    path.rename(tmp_path / name)
+    whole, plain = convert(tmp_path / name).model.state_dict(), convert(half_width()).model.state_dict()
+    assert all(torch.equal(tensor, plain[key]) for key, tensor in whole.items())
+
+
+def test_a_graph_whose_weights_lie_elsewhere_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "graph.pb").write_bytes(writers.node("image", "Placeholder") + writers.node("b", "Relu", "image"))
+    line = error_line(capsys, tmp_path / "graph.pb", "--out", tmp_path / "o.safetensors")
+    assert "it holds no weights of a network's layers; a graph may have them in a checkpoint" in line
 
 
 def test_shares_by_hand() -> None:

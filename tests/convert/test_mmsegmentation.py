@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from atrous.convert import convert
 from atrous.convert.run import conversion
 from atrous.convert.systems import SYSTEMS
-from atrous.inference import InferenceConfig, predict_probabilities
+from atrous.inference import InferenceConfig
+from atrous.inference.look import predict_probabilities
 from atrous.models.deeplab_v3plus import DeepLabV3Plus
 from tests.convert.conftest import assert_close, assert_refused, config_of, empty_arrays, random_image
 from tests.reference import pytorch_programs as programs

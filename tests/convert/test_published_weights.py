@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from atrous import evaluate
 from atrous.convert import convert
 from atrous.errors import AtrousError
-from atrous.inference import as_batch, on_canvas
+from atrous.inference.frames import as_batch, on_canvas
 from atrous.segmenter import Segmenter, read_image
 from tests.conftest import SHARED
 

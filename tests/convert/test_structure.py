@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from atrous.convert import convert
-from atrous.convert.conversion import convert_weights
+from atrous.convert.comparison import compare, total
+from atrous.convert.conversion import Conversion, convert_weights
+from atrous.convert.originals import Original
 from atrous.convert.readers.frozen_graph import Graph, read_graph
 from atrous.convert.readers.tflite import Operator, TfLite, read_tflite
 from atrous.convert.run import conversion
@@ -17,7 +21,7 @@ from atrous.convert.systems.tf_deeplab.lite import from_tflite
 from atrous.errors import AtrousError, ConversionError
 from atrous.models import build
 from atrous.models.deeplab_v3plus import DeepLabV3Plus
-from tests.conftest import SHARED
+from tests.conftest import SHARED, noise
 from tests.convert import graphs
 from tests.convert.conftest import assert_close, error_line, random_image
 from tests.convert.graphs import ROOT, Step, changed, half_width_steps
@@ -63,6 +67,41 @@ def test_a_frozen_graph_without_names_has_the_same_weights(tmp_path: Path) -> No
     assert named.hints == bare.hints
     assert named.flow is not None and bare.flow is not None
     assert named.flow.epsilons == bare.flow.epsilons
+
+
+CLASSES = 7
+
+
+@pytest.mark.parametrize("op", ["conv", "dense"])
+def test_a_classifier_may_end_in_a_product_of_matrices(op: Literal["conv", "dense"], tmp_path: Path) -> None:
+    """As TensorFlow's Model Maker and Keras write it; whole images are compared by their class."""
+    steps = [step for step in half_width_steps() if step.name.startswith(ROOT)]
+    steps += [
+        Step("conv", "widen", (steps[-1].name,), activation="Relu6"),
+        Step("mean", "AvgPool", ("widen",), padding="VALID", kernel=5),
+        Step(op, "predictions", ("AvgPool",)),
+    ]
+    draw = np.random.default_rng(3)
+    head = {"widen/weights": (1, 1, 160, 32), "widen/biases": (32,), "predictions/biases": (CLASSES,)}
+    shapes = head | {"predictions/weights": (1, 1, 32, CLASSES)}
+    arrays = {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    arrays["predictions/biases"][2] = 1e6
+    path = tmp_path / "graph.tflite"
+    path.write_bytes(graphs.lite(steps, {**folded_half_width(), **arrays}))
+    done = conversion(path)
+    assert done.segmenter.model.config.name == "image_classifier"
+    own = torch.from_numpy(arrays["predictions/weights"][0, 0].T)
+    assert torch.equal(done.segmenter.model.state_dict()["classify.weight"].flatten(1), own)
+    for number, equal in ((2, 1), (1, 0)):
+        assert _beside(done, number, tmp_path / "photo.png") == (equal, 1)
+
+
+def _beside(done: Conversion, number: int, image: Path) -> tuple[int, int]:
+    """How many labels are those of a program that sees this class in all images, and makes something else as well."""
+    Image.fromarray(noise(65, 65)).save(image)
+    maps = [np.zeros(1), np.eye(CLASSES)[number].reshape(1, 1, 1, CLASSES)]
+    seen = total(compare(done, Original(lambda image: maps, takes_bytes=True), [image]))
+    return seen.num_equal, seen.num_pixels
 
 
 def resizing(convention: str) -> dict[str, bool]:

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from atrous.convert import convert
 from atrous.convert.run import conversion
 from atrous.convert.systems import SYSTEMS
-from atrous.inference import InferenceConfig, predict_labels, predict_probabilities
+from atrous.inference import InferenceConfig
+from atrous.inference.look import predict_labels, predict_probabilities
 from tests.convert.conftest import (
     assert_close,
     assert_refused,

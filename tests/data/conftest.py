@@ -32,6 +32,7 @@ from atrous.data import list as list_files
 from atrous.data.choices import Choice
 from atrous.data.contract import DataConfig
 from atrous.errors import DataError
+from atrous.packing.job import checked_options
 from atrous.types import Image, Sample
 
 Values = NDArray[np.generic]
@@ -134,7 +135,7 @@ def write_tfrecord(root: Path) -> tfrecord.Config:
 def write_packed(root: Path, **options: str) -> None:
     with TemporaryDirectory() as place:
         write_folder(Path(place))
-        pack.run(place, root, options=pack.checked_options(**options), console=Console(quiet=True))
+        pack.run(place, root, options=checked_options(**options), console=Console(quiet=True))
 
 
 def square(left: float, top: float, side: float) -> list[list[float]]:

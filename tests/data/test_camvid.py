@@ -7,6 +7,7 @@ import pytest
 
 import atrous.data
 from atrous.data import camvid
+from atrous.data.recognising import recognised
 from tests.conftest import SHARED
 from tests.data.conftest import complaint, names, save, semantic, write
 
@@ -52,7 +53,7 @@ def test_the_original_has_31_classes_and_void(tmp_path: Path) -> None:
     ]
     (sample,) = atrous.data.samples(config, "train")
     assert semantic(sample)[0].tolist() == [*range(30), 255, 30]
-    assert atrous.data.recognised(tmp_path) == "camvid"
+    assert recognised(tmp_path, atrous.data.FORMATS) == "camvid"
     assert complaint(config, "all").startswith("no split 'all'")
 
 

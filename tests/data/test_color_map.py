@@ -8,6 +8,7 @@ import pytest
 import atrous.data
 from atrous.data import folder
 from atrous.data.color_map import read_color_map
+from atrous.data.recognising import recognised
 from atrous.errors import DataError
 from tests.data.conftest import complaint, first_rows, save, write
 
@@ -77,6 +78,6 @@ def test_masks_of_indices_are_numbered_as_the_lines_are(tmp_path: Path) -> None:
 def test_splits_may_begin_the_names_of_folders(places: tuple[str, str], tmp_path: Path) -> None:
     config = write_colored(tmp_path, *places)
     write(tmp_path / "class_dict.csv", FORMS["class_dict.csv"])
-    assert atrous.data.recognised(tmp_path) == "folder"
+    assert recognised(tmp_path, atrous.data.FORMATS) == "folder"
     assert first_rows(config) == [[0, 255, 1]]
     assert complaint(config, "val").startswith("no split 'val'")

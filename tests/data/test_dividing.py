@@ -21,6 +21,7 @@ from atrous.data.dividing import draw, places_aside
 from atrous.data.inventory import inventory
 from atrous.distributed import World
 from atrous.errors import AtrousError, ConfigError, DataError
+from atrous.packing.job import checked_options
 from atrous.training.settings import in_steps, settled
 from tests.conftest import SMALL_MODEL
 from tests.data.conftest import save, write
@@ -198,7 +199,7 @@ def test_packed_data_are_divided_as_what_they_were_packed_from(tmp_path: Path) -
     for form, kind in (("shards", shards.Config), ("tfrecord", tfrecord.Config)):
         out = tmp_path / form
         options = {"shard_size": 0.02} if form == "shards" else {"to": form}
-        pack.run(str(root), out, ["data.val=train"], pack.checked_options(**options), console=QUIET)
+        pack.run(str(root), out, ["data.val=train"], checked_options(**options), console=QUIET)
         assert len(list(out.glob("train*"))) > 2
         config = atrous.data.with_validation(kind(root=out))
         parts = [atrous.data.samples(config, split) for split in (config.train, config.val)]

@@ -12,6 +12,7 @@ from atrous import pack, predict, segmenter
 from atrous.data import image_shards
 from atrous.data.finding import NamedImage, Skipped
 from atrous.errors import DataError
+from atrous.packing.job import checked_options
 from tests.conftest import noise, write_folder_data
 from tests.runs import QUIET
 
@@ -76,7 +77,7 @@ def test_images_of_webdataset_beside_other_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("for_crops", [False, True])
 def test_what_was_packed_is_predicted_as_the_files_are(tmp_path: Path, for_crops: bool) -> None:
     data = write_folder_data(tmp_path / "data")
-    options = pack.checked_options(for_crops=for_crops)
+    options = checked_options(for_crops=for_crops)
     pack.run(str(data), tmp_path / "shards", [], options, splits=["train", "val"], workers=0, console=QUIET)
     model = tmp_path / "model.safetensors"
     segmenter.create("deeplab_v3", num_classes=3, output_stride=32).save(model)
@@ -96,7 +97,7 @@ def test_what_was_packed_is_predicted_as_the_files_are(tmp_path: Path, for_crops
 
 def test_a_damaged_image_of_a_shard_is_named_and_the_others_are_done(tmp_path: Path) -> None:
     data = write_folder_data(tmp_path / "data")
-    pack.run(str(data), tmp_path / "shards", [], pack.checked_options(), splits=["train"], workers=0, console=QUIET)
+    pack.run(str(data), tmp_path / "shards", [], checked_options(), splits=["train"], workers=0, console=QUIET)
     (shard,) = (tmp_path / "shards").glob("*.tar")
     image = images_in(shard)[2]
     assert image.entry is not None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import atrous.data
 from atrous.data import labelme
+from atrous.data.recognising import recognised
 from atrous.errors import AtrousWarning, DataError
 from atrous.types import Sample
 from tests.conftest import SHARED
@@ -223,7 +224,7 @@ def test_text_may_be_in_utf_16(tmp_path: Path) -> None:
     config = write_labelme(tmp_path)
     for path in tmp_path.glob("*/*.json"):
         path.write_bytes(path.read_text().encode("utf-16"))
-    assert atrous.data.recognised(tmp_path) == "labelme"
+    assert recognised(tmp_path, atrous.data.FORMATS) == "labelme"
     assert names(config) == ["a"]
 
 

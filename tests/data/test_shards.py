@@ -22,7 +22,8 @@ from atrous.data.shards import buffered_order, key_of, name_of, split_name
 from atrous.data.strips import LateError, Strips
 from atrous.data.transforms import augment
 from atrous.errors import DataError
-from atrous.pack import checked_options, run
+from atrous.pack import run
+from atrous.packing.job import checked_options
 from atrous.types import Batch, Sample
 from tests.data.conftest import FILL, IGNORE, complaint, noise_image, save, write
 from tests.runs import QUIET

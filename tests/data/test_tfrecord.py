@@ -15,7 +15,7 @@ from atrous.data.loader import whole_samples
 from atrous.data.naming import named_space
 from atrous.data.tfrecord import numbered
 from atrous.errors import ConfigError, DataError
-from atrous.pack import panoptic
+from atrous.packing.encoding import panoptic
 from atrous.types import Sample
 from atrous.wire import records
 from tests.data.conftest import complaint, noise_image, semantic

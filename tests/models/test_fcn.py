@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from atrous.inference import pad_to_grid
+from atrous.inference.frames import pad_to_grid
 from atrous.layers.aspp import ASPP
 from atrous.layers.conv import ConvNorm
 from atrous.models import Model

@@ -19,7 +19,9 @@ from atrous.errors import AtrousWarning
 from atrous.losses.semantic import LossConfig, head_weight
 from atrous.models import MODELS, build
 from atrous.models.format_1 import ASPP, BACKBONE, DECODER, new_names, upgraded, upgraded_experiment
-from atrous.run_folder import RunFolder, read_rows, require_same
+from atrous.run_folder import RunFolder
+from atrous.run_metrics import read_rows
+from atrous.run_opening import require_same
 from tests.models.conftest import config_of, random_images, small
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "goldens" / "format_1.json").read_text(encoding="utf-8"))

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from atrous.errors import ConfigError
-from atrous.inference import InferenceConfig, look
+from atrous.inference import InferenceConfig
+from atrous.inference.look import look
 from atrous.models import Model
 from tests.models.conftest import num_parameters, on_meta, random_images, small
 

@@ -1,9 +1,18 @@
 """PSPNet: the sizes that are published, and its parts put together."""
 
+from typing import Any
+
+import pytest
 import torch
 
+from atrous.layers import quantization
+from atrous.layers.folding import fold, norms_in
+from atrous.layers.pyramid_pooling import PyramidConv
 from atrous.layers.resize import resize
+from atrous.runtimes.pytorch import shared_copy
+from atrous.types import Size
 from tests.models.conftest import num_parameters, on_meta, random_images, small
+from tests.runs import assert_same
 
 
 def test_published_sizes() -> None:
@@ -39,3 +48,38 @@ def test_without_a_pyramid_the_head_sees_c5() -> None:
     model = small("pspnet", 3, bins=())
     assert model.get_parameter("head.conv.conv.weight").shape[1] == model.backbone.channels["c5"]
     assert model(random_images(1, 33, 33)).semantic.shape == (1, 3, 5, 5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"align_corners": False},
+        {"bins": (4, 7), "bin_channels": 3},
+        {"bins": (1,), "logits_kernel": 3},
+        {"head_kernel": 1},
+    ],
+)
+@pytest.mark.parametrize("size", [(1, 1), (8, 70), (65, 33)])
+@torch.no_grad()
+def test_rearranged_it_computes_the_same(settings: dict[str, Any], size: Size) -> None:
+    model, images = small("pspnet", 3, **settings), random_images(2, *size)
+    for norm in norms_in(model):
+        torch.nn.init.uniform_(norm.get_parameter("bias"), -1, 1)
+    exact = model(images).semantic
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    faster = shared_copy(model)
+    fold(faster)
+    faster.rearrange()
+    torch.testing.assert_close(faster(images).semantic, exact, rtol=0, atol=1e-5 * float(exact.abs().max()))
+    assert isinstance(faster.get_submodule("pyramid"), PyramidConv)
+    assert_same(model.state_dict(), before)
+
+
+def test_what_rounds_or_has_norms_or_no_pyramid_is_not_rearranged() -> None:
+    rounding, whole, without = small("pspnet", 3), small("pspnet", 3), small("pspnet", 3, bins=())
+    quantization.add_ranges(rounding)
+    fold(without)
+    for model in (rounding, whole, without):
+        model.rearrange()
+        assert not isinstance(model.get_submodule("pyramid"), PyramidConv)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from atrous.convert import convert
 from atrous.convert.systems.tf_deeplab.scopes import ROOTS
-from atrous.inference import predict_probabilities
+from atrous.inference.look import predict_probabilities
 from tests.conftest import SHARED
 from tests.reference.tf_deeplab import (
     CASES,

@@ -39,7 +39,7 @@ def _clipped(operator: Operator, y: Tensor, output: Stored) -> Tensor:
     is_cut = output.scale.size == 1 and output.zero_point.tolist() == [LOWEST.get(output.dtype)]
     if is_cut and operator.op in ("CONV_2D", "DEPTHWISE_CONV_2D", "ADD"):
         top = 255 * float(output.scale[0])
-        y = y.clamp(0, 6 if abs(top - 6) < 0.1 else None)
+        y = y.clamp(0, 6 if abs(top - 6) < 0.1 or "Relu6" in output.name else None)
     return y
 
 
@@ -87,6 +87,7 @@ OPS: dict[str, Callable[[Operator, list[Any], Stored], Tensor]] = {
     "QUANTIZE": lambda operator, inputs, output: inputs[0],
     "DEQUANTIZE": lambda operator, inputs, output: torch.as_tensor(inputs[0]),
     "TILE": lambda operator, inputs, output: inputs[0].expand(-1, -1, *(int(n) for n in inputs[1][1:3])),
+    "RESHAPE": lambda operator, inputs, output: inputs[0],  # of labels, to one row
     "ARG_MAX": lambda operator, inputs, output: inputs[0].argmax(1),
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from atrous import run_folder, train
+from atrous import run_metrics, train
 from atrous.interrupt import Interrupted
 from atrous.report import facts
 from atrous.report.facts import RunFacts
@@ -162,4 +162,4 @@ def test_a_page_does_without_the_files_of_its_run(finished: RunFolder, tmp_path:
     run.data.write_text('{"train": [], "val": null}')
     training = training_of(run, [])
     assert training.facts is None and training.splits == {} and training.num_reused == 0
-    assert len(training.history) == len(run_folder.read_rows(run.metrics))
+    assert len(training.history) == len(run_metrics.read_rows(run.metrics))

@@ -13,6 +13,7 @@ import torch
 import atrous
 from atrous import artefact, cli, segmenter
 from atrous.artefact import Export
+from atrous.commands import options
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.deployed import Decoder, Deployment
 from atrous.errors import AtrousWarning, ConfigError, Mismatch, ModelFileError
@@ -448,4 +449,4 @@ def test_figures_of_a_file_without_metadata(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_the_command_line_lists_the_targets() -> None:
-    assert sorted(cli.TARGETS) == sorted(name for name, row in RUNTIMES.items() if row.write is not None)
+    assert sorted(options.TARGETS) == sorted(name for name, row in RUNTIMES.items() if row.write is not None)

@@ -127,6 +127,38 @@ def test_bf16_is_computed_in_bf16_but_for_the_logits(small: Segmenter) -> None:
     torch.testing.assert_close(other, one, atol=0.1 * float(one.abs().max()), rtol=0)
 
 
+def test_code_is_made_for_the_first_sizes_only() -> None:
+    calls: list[tuple[str, torch.Size]] = []
+
+    def as_if(name: str) -> Callable[..., Outputs]:
+        return lambda images, scale: calls.append((name, images.shape)) or Outputs()  # type: ignore[func-returns-value]
+
+    network = pytorch.CompiledBySize(as_if("compiled"), as_if("packed"))
+    images = [torch.zeros(1, 3, side, 9) for side in range(1, 7)]
+    for one in (*images, images[0], images[5]):
+        network(one)
+    compiled = {shape for name, shape in calls if name == "compiled"}
+    assert compiled == {one.shape for one in images[: pytorch.MAX_COMPILED]}
+    assert [name for name, _ in calls] == ["compiled"] * 4 + ["packed"] * 2 + ["compiled", "packed"]
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_compiled_it_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    model = with_statistics(small_model("fcn", 5))
+    prepared = pytorch.prepare(model, CPU, compile=True)
+    assert_near(prepared(IMAGES), model(IMAGES), 5e-5)
+    assert isinstance(prepared.module, pytorch.CompiledBySize) and len(prepared.module.sizes) == 1
+
+
+def test_nothing_is_compiled_to_settle_the_precision(small: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytorch, "has_bf16", lambda device: True)
+    monkeypatch.setattr(pytorch, "compiled", lambda model: pytest.fail("compiled"))
+    _, share = small.with_speed("auto", compile=True).settled([noise(260, 260)])
+    assert share is not None
+
+
 def test_preparations_are_made_once_and_again_when_the_weights_have_changed(small: Segmenter) -> None:
     preparations = pytorch.Preparations(small.model, CPU, compile=False)
     first = preparations("fp32")

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from atrous import cli, data
+from atrous import data
+from atrous.commands import options
 from atrous.data import coco_panoptic, panoptic_json, polygons
 from atrous.data.ade20k import ADE20K, WITH_OTHER
 from atrous.data.cityscapes import CITYSCAPES
@@ -325,8 +326,8 @@ def test_earlier_files_are_replaced_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_the_command_line_knows_every_format() -> None:
-    assert cli._format_names() == sorted(SUBMISSIONS)
-    assert cli._format_names("coco") == ["coco_instances", "coco_panoptic"]
+    assert options.format_names() == sorted(SUBMISSIONS)
+    assert options.format_names("coco") == ["coco_instances", "coco_panoptic"]
 
 
 @pytest.mark.parametrize("name", SUBMISSIONS)

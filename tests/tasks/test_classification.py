@@ -16,6 +16,7 @@ from atrous import evaluate, predict, segmenter, train
 from atrous.config import load
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.distributed import World
+from atrous.predicting.all_images import Summary
 from atrous.run_folder import RunFolder
 from atrous.tasks import classification
 from atrous.tasks.classification import CLASSIFICATION, ClassificationObjective, LossConfig
@@ -182,7 +183,7 @@ def test_predictions_of_a_classifier_are_files(run: RunFolder, tmp_path: Path) -
     out = tmp_path / "out"
     summary = predict.run(run.best, [str(tmp_path / "images")], out, console=QUIET)
     files = (out / "classes" / "day.json", out / "overlays" / "day.jpg")
-    assert summary == predict.Summary(1, (), (out / "classes", out / "overlays"), files)
+    assert summary == Summary(1, (), (out / "classes", out / "overlays"), files)
     classes = json.loads((out / "classes" / "day.json").read_text())
     assert next(iter(classes)) == "bright"
     assert classes == pytest.approx(segmenter.load(run.best).predict(tmp_path / "images" / "day.png").classes, abs=1e-5)

@@ -21,7 +21,8 @@ from atrous.config import Config, load, override
 from atrous.data.label_space import LabelSpace
 from atrous.distributed import World
 from atrous.errors import ConfigError, DataError
-from atrous.inference import InferenceConfig, Seen
+from atrous.inference import InferenceConfig
+from atrous.inference.seen import Seen
 from atrous.interrupt import Interrupted
 from atrous.prediction import Prediction
 from atrous.run_folder import RunFolder

@@ -16,7 +16,7 @@ from atrous.data import survey
 from atrous.data.label_space import LabelSpace
 from atrous.distributed import World
 from atrous.errors import ConfigError
-from atrous.inference import Seen
+from atrous.inference.seen import Seen
 from atrous.losses.semantic import LossConfig
 from atrous.tasks import semantic
 from atrous.tasks.contract import Labels, TrainingData

@@ -1,6 +1,6 @@
 """The operations of a graph, whatever program wrote it, and the flow that they make of an image."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -8,12 +8,14 @@ import numpy as np
 from atrous.convert.arrays import Array
 from atrous.convert.flow.values import (
     NO_PADS,
+    ROLES,
     Affine,
     Flow,
     Layer,
     Pads,
     Pair,
     Resize,
+    Role,
     Value,
     activated,
     added,
@@ -42,10 +44,14 @@ ARITHMETIC = {
     "minimum": np.minimum,
 }
 MOST_NUMBERS = 16  # in a constant that is computed
+CHANNELS = (3, -1, 4)  # the axes of channels in TensorFlow's order, and of several maps, one after the other
+CHANNELS_FIRST = (1, -3)
+ORDERS = ([0, 1, 2, 3], [0, 2, 3, 1], [0, 3, 1, 2])  # of axes, that leave the height before the width
 NUM_CHANNELS = 3  # of an image
 MOST_PREPARED = 5  # operations on images that are named
 MEAN_OF_OTHERS = "mean over other axes"  # of several maps
 MAXIMUM, SOFTMAX, REVERSED = "maximum of maps", "softmax", "reversed"
+SAME = ("identity", "reshape", "transpose")  # as a rule, the same numbers in the same order
 SPATIAL = ((1, 2), (2, 3))  # axes of a map, in TensorFlow's order and in PyTorch's
 EXTREMES = (  # conventions by (corners are aligned, half-pixel centres)
     ("legacy", "half-pixel centres"),
@@ -71,6 +77,8 @@ class Operation(NamedTuple):
     half_pixel_centers: bool = False
     method: str = "bilinear"  # of resizing
     masks: tuple[int, int, int] = (0, 0, 0)  # of a slice: which begin and end where the list does, which are one number
+    axis: int | None = None  # along which maps are joined, if a setting says so and no constant
+    channels: tuple[int, ...] = CHANNELS  # the axes along which they may be
 
 
 class Operations(NamedTuple):
@@ -80,6 +88,7 @@ class Operations(NamedTuple):
     constants: Mapping[str, Array]
     images: tuple[str, ...]  # the inputs of the graph
     epsilons: dict[str, float]  # of batch norms, by the name of their variance
+    weights: Container[str] | None = None  # constants that are parts of layers; None: not known, any may be
 
 
 def flow_of(graph: Operations, size: Size, name_of: "Callable[[Operation, Value], str] | None" = None) -> Flow:
@@ -89,10 +98,11 @@ def flow_of(graph: Operations, size: Size, name_of: "Callable[[Operation, Value]
     """
     flow = empty_flow(size)
     flow.epsilons.update(graph.epsilons)
-    values = {name: constant(array) for name, array in graph.constants.items()}
+    values = {name: constant(array, _role(name, graph.weights)) for name, array in graph.constants.items()}
     values |= {name: image(size) for name in graph.images}
     for operation in graph.operations:
-        inputs = [values.get(name, constant()) for name in operation.inputs] or [constant()]
+        unknown = constant(None, _role("", graph.weights))
+        inputs = [values.get(name, unknown) for name in operation.inputs] or [unknown]
         if name_of and operation.weights:
             operation = operation._replace(weights=name_of(operation, inputs[0]))
         y = activated(operation.activation, _result(flow, operation, inputs))
@@ -101,13 +111,24 @@ def flow_of(graph: Operations, size: Size, name_of: "Callable[[Operation, Value]
     return flow
 
 
+def _role(name: str, weights: Container[str] | None) -> Role:
+    return "constant" if weights is None else "weight" if name in weights else "number"
+
+
 def _result(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     kinds = {x.kind for x in inputs}
     if operation.op == "size":
         return constant(None if inputs[0].size is None else np.array([1, *inputs[0].size, 0]))
     if "feature" not in kinds and not operation.weights:
         return _prepared(flow, operation, inputs) if "image" in kinds else _computed(operation, inputs)
+    if operation.op in ARITHMETIC and any(_is_by_channel(x) for x in inputs):
+        return value(f"{operation.op} by channel", *(x for x in inputs if x.kind != "constant"))
     return OPERATIONS.get(operation.op, _other)(flow, operation, inputs)
+
+
+def _is_by_channel(x: Value) -> bool:
+    """A constant for each channel that is no layer's: no weights of the model would take its place."""
+    return x.op == "number" and (x.array is None or x.array.size > 1)
 
 
 # ---- constants, and what is done with images before the first layer
@@ -116,15 +137,16 @@ def _result(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
 def _computed(operation: Operation, inputs: list[Value]) -> Value:
     """A constant of other constants: sizes are computed from sizes."""
     arrays = [x.array for x in inputs if x.array is not None and x.array.size <= MOST_NUMBERS]
-    if operation.op == "identity":
+    role: Role = next((role for role in ROLES if any(x.op == role for x in inputs)), "constant")
+    if operation.op in SAME:
         return inputs[0]
     if len(arrays) < len(inputs) or operation.op not in (*ARITHMETIC, "list", "slice"):
-        return constant()
+        return constant(None, role)
     try:
         with np.errstate(all="ignore"):
-            return constant(_calculated(operation, arrays))
+            return constant(_calculated(operation, arrays), role)
     except (ValueError, TypeError, IndexError, OverflowError):
-        return constant()
+        return constant(None, role)
 
 
 def _calculated(operation: Operation, arrays: list[Array]) -> Array:
@@ -152,7 +174,7 @@ def _prepared(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
         return x._replace(size=flow.size) if pads is None else x._replace(pads=pads)  # computed: to the whole canvas
     if operation.op == "resize":
         x = x._replace(size=_target(inputs))
-    if operation.op in ("identity", "space_to_batch", "batch_to_space"):
+    if operation.op in (*SAME, "space_to_batch", "batch_to_space") and _keeps_order(operation, inputs):
         return x._replace(pads=NO_PADS)
     return x._replace(pads=NO_PADS, prepared=(*x.prepared, operation.op)[:MOST_PREPARED])
 
@@ -202,7 +224,27 @@ def _other(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
 
 
 def _joined(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
-    return joined(*(x for x in inputs if x.kind != "constant"))
+    """The axis is a setting in some programs, in others a number among the inputs."""
+    features, number = _parted(inputs)
+    axis = number if operation.axis is None else operation.axis
+    if axis is None or axis in operation.channels:
+        return joined(*features)
+    return value(f"joined along axis {axis:g}", *features)
+
+
+def _same_order(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
+    return _same(flow, operation, inputs) if _keeps_order(operation, inputs) else value(operation.op, inputs[0])
+
+
+def _keeps_order(operation: Operation, inputs: list[Value]) -> bool:
+    """Whether height and width stay what they are; a target that isn't known, or is no map, counts as if."""
+    target, size = _whole_numbers(inputs, 1, (4,)), inputs[0].size
+    if target is None or operation.op not in ("transpose", "reshape"):
+        return True
+    if operation.op == "transpose":
+        return target.tolist() in ORDERS
+    sides = [pair for pair in (target[1:3], target[2:4]) if pair.min() > 0]
+    return size is None or len(sides) < 2 or size in map(_pair, sides)
 
 
 def _conv(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
@@ -215,10 +257,10 @@ def _conv(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
 
 def _pads(operation: Operation, x: Value, rate: Pair) -> Pads | None:
     """Of a layer. Rearranged pixels are padded until they fill blocks: only what lies before them counts."""
-    if operation.is_same and x.pads == NO_PADS:
-        return padding_at(x.size, operation.kernel, operation.stride, rate)
+    if operation.is_same and x.block == (1, 1):
+        return _same_pads(operation, x, rate)
     if operation.is_same or x.pads is None:
-        return None
+        return padding_at(x.size, operation.kernel, operation.stride, rate) if x.pads == NO_PADS else None
     total = [r * (side - 1) for r, side in zip(rate, operation.kernel, strict=True)]
     around = [
         (before + own[0], whole - before - own[0] if block > 1 else after + own[1])
@@ -227,9 +269,22 @@ def _pads(operation: Operation, x: Value, rate: Pair) -> Pads | None:
     return around[0], around[1]
 
 
+def _same_pads(operation: Operation, x: Value, rate: Pair) -> Pads | None:
+    """TensorFlow's SAME, around the zeros that a map already has."""
+    if x.pads is None:
+        return None
+    size = x.size and (x.size[0] + sum(x.pads[0]), x.size[1] + sum(x.pads[1]))
+    own = padding_at(size, operation.kernel, operation.stride, rate)
+    return own and (_plus_pair(x.pads[0], own[0]), _plus_pair(x.pads[1], own[1]))
+
+
+def _plus_pair(one: Pair, other: Pair) -> Pair:
+    return one[0] + other[0], one[1] + other[1]
+
+
 def _pool(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     x = inputs[0]._replace(pads=NO_PADS)
-    pads = padding_at(x.size, operation.kernel, operation.stride, (1, 1)) if operation.is_same else inputs[0].pads
+    pads = _same_pads(operation, inputs[0], (1, 1)) if operation.is_same else inputs[0].pads
     return pooled(flow, x, operation.op, operation.kernel, operation.stride, pads)
 
 
@@ -261,8 +316,10 @@ def _tile(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
 
 
 def _pad(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
-    pads = _constant_pads(inputs)
-    return value("computed padding", inputs[0]) if pads is None else inputs[0]._replace(pads=pads)
+    pads, (_, number) = _constant_pads(inputs), _parted(inputs[:1] + inputs[2:])
+    if pads is None or number not in (None, 0):
+        return value("computed padding" if pads is None else f"padding with {number:g}", inputs[0])
+    return inputs[0]._replace(pads=pads)
 
 
 def _constant_pads(inputs: list[Value]) -> Pads | None:
@@ -292,18 +349,18 @@ def _pair(array: Array) -> Pair:
 
 
 def _unblocked(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
-    return inputs[0]._replace(block=(1, 1))
+    x, block = inputs[0], _whole_numbers(inputs, 1, (2,))
+    is_undone = block is None or _pair(block) == x.block
+    return x._replace(block=(1, 1)) if is_undone else value(operation.op, x)
 
 
 def _add(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
     """A constant for each channel is a bias, and belongs to the layer's weights."""
-    features, numbers = _parted(inputs)
-    if len(features) == 1:
-        return features[0] if numbers is None else shifted(features[0], numbers)
+    features, number = _parted(inputs)
     total = features[0]
     for x in features[1:]:
         total = added(total, x)
-    return total
+    return total if number is None else shifted(total, number)
 
 
 def _sub(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
@@ -333,9 +390,9 @@ def _limit(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
 
 
 def _parted(inputs: list[Value]) -> tuple[list[Value], float | None]:
-    """Those that aren't constants, and the constant, if it is a single number."""
+    """Those that aren't constants, and the constant, if it is a single number and not a layer's."""
     features = [x for x in inputs if x.kind != "constant"]
-    single = [x.array for x in inputs if x.array is not None and x.array.size == 1]
+    single = [x.array for x in inputs if x.op != "weight" and x.array is not None and x.array.size == 1]
     return features, float(single[0].reshape(-1)[0]) if single else None
 
 
@@ -346,6 +403,7 @@ def _activation(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
 OPERATIONS: dict[str, Rule] = {
     **dict.fromkeys(("relu", "relu6", "sigmoid", "hard_swish"), _activation),
     **dict.fromkeys(("identity", "norm"), _same),
+    **dict.fromkeys(("reshape", "transpose"), _same_order),
     **dict.fromkeys(("mean", "max"), _pool),
     **dict.fromkeys(("maximum", "minimum"), _limit),
     "conv": _conv,

@@ -12,8 +12,10 @@ from atrous.types import Size
 
 Pair: TypeAlias = tuple[int, int]  # height, width
 Pads: TypeAlias = tuple[Pair, Pair]  # (before, after) of the height, of the width
+Role: TypeAlias = Literal["weight", "number", "constant"]  # of a constant: a layer's, none's, not known whose
 Affine: TypeAlias = tuple[Array, Array]  # (factor, summand), for all channels or for each
 
+ROLES: tuple[Role, ...] = ("weight", "number", "constant")  # what is computed of several has the first of theirs
 NO_PADS: Pads = ((0, 0), (0, 0))
 SIXTH, NEAR_SIXTH = 1 / 6, 1e-4  # TensorFlow has 0.16667 in some places
 DEPTH, LONGEST = 3, 160  # of an expression in a message: operations inside one another, characters
@@ -98,8 +100,8 @@ def image(size: Size) -> Value:
     return Value("image", "image", key="image", size=size, affine=(np.ones(1), np.zeros(1)))
 
 
-def constant(array: Array | None = None) -> Value:
-    return Value("constant", "constant", array=array)
+def constant(array: Array | None = None, role: Role = "constant") -> Value:
+    return Value(role, "constant", array=array)
 
 
 def value(op: str, *inputs: Value, size: Size | None = None) -> Value:
@@ -263,8 +265,10 @@ def once(pair: Pair) -> str:
 
 def described(x: Value, depth: int = DEPTH) -> str:
     """An expression for people, cut where it becomes long."""
+    if x.pads not in (NO_PADS, None):
+        return f"padded {described(x._replace(pads=NO_PADS), depth)}"
     if not x.inputs:
-        return x.op
+        return "a constant" if x.kind == "constant" else x.op
     if depth == 0:
         return "..."
     parts = [described(one, depth - 1) for one in x.inputs]

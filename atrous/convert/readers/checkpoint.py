@@ -18,11 +18,12 @@ from atrous.convert.readers.tensor_types import NO_NUMBERS, decode, read_shape, 
 from atrous.errors import ConversionError
 from atrous.wire.crc32c import Bytes, masked_crc32c
 from atrous.wire.protobuf import fields, varint
+from atrous.wire.snappy import decompressed
 
 KIND = "TensorFlow checkpoint"
 MAGIC = 0xDB4775248B80FB57
 FOOTER_SIZE, TRAILER_SIZE = 48, 5
-COMPRESSIONS = {1: "with snappy, which TensorFlow never does for checkpoints"}
+SNAPPY = 1  # how blocks of an index may be compressed: TensorFlow doesn't, Google's own builds do
 KEY_GROWTH = 64  # how many times longer than the file its keys may be, with their shared prefixes written out
 OBJECT_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 PART = re.compile(r"\.index$|\.data-\d{5}-of-\d{5}$")
@@ -226,11 +227,10 @@ def _read_block(data: memoryview, offset: int, size: int) -> Iterator[tuple[byte
     if end + TRAILER_SIZE > len(data) - FOOTER_SIZE:
         raise DamagedError(f"a block ends at {end}, but the file has {len(data)} bytes")
     _require_checksum(data[offset : end + 1], int.from_bytes(data[end + 1 : end + TRAILER_SIZE], "little"), "a block")
-    if compression := data[end]:
-        raise DamagedError(
-            f"a block is compressed {COMPRESSIONS.get(compression, f'by the unknown method {compression}')}"
-        )
-    return _read_entries(data[offset:end])
+    if data[end] not in (0, SNAPPY):
+        raise DamagedError(f"a block is compressed by the unknown method {data[end]}")
+    block = data[offset:end]
+    return _read_entries(memoryview(decompressed(block)) if data[end] == SNAPPY else block)
 
 
 def _read_entries(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:

@@ -48,6 +48,13 @@ NUMBERS = (
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool),
 )
+PROGRAMS = {  # by a member of the archive: it is no file of torch.save alone
+    "constants.pkl": "a program in TorchScript: save its weights alone: "
+    'torch.save(torch.jit.load("model.pt").state_dict(), "weights.pth")',
+    "archive_format": "a program of torch.export: save its weights alone: "
+    'torch.save(torch.export.load("model.pt2").state_dict, "weights.pth"); one that Atrous exported needs no '
+    "conversion: atrous predict MODEL.pt2 IMAGES",
+}
 ODD: dict[str, Callable[[Tensor], bool]] = {
     "quantised": lambda tensor: tensor.is_quantized,
     "nested": lambda tensor: tensor.is_nested,
@@ -164,7 +171,9 @@ def _check_archive(file: IO[bytes], size: int) -> set[str]:
         members = archive.infolist()
         names = [member.filename.partition("/")[2] for member in members]
         if "data.pkl" not in names or "constants.pkl" in names:
-            raise DamagedError("a zip archive, but not of torch.save (TorchScript is not supported)")
+            raise DamagedError(
+                next((what for name, what in PROGRAMS.items() if name in names), "a zip archive, but not of torch.save")
+            )
         if len(set(names)) != len(names):
             raise DamagedError("a member occurs twice")
         stored = sum(member.file_size for member in members)

@@ -14,7 +14,8 @@ from atrous.convert.flow.values import Flow, layer_key, value
 from atrous.convert.run import conversion
 from atrous.convert.systems.tf_deeplab.graphs import without_holes
 from atrous.errors import ConfigError, ConversionError
-from atrous.inference import as_batch, on_canvas, predict_labels
+from atrous.inference.frames import as_batch, on_canvas
+from atrous.inference.look import predict_labels
 from atrous.ops import upsample_argmax
 from atrous.segmenter import read_image
 from tests.conftest import SHARED

@@ -5,12 +5,14 @@ import pytest
 
 from atrous.convert.flow.operations import Operation, Operations, flow_of
 from atrous.convert.flow.values import (
+    NO_PADS,
     Value,
     activated,
     added,
     described,
     empty_flow,
     joined,
+    layer_key,
     limited,
     multiplied,
     padding_at,
@@ -95,6 +97,63 @@ def test_a_single_number_counts_and_one_for_each_channel_is_a_part_of_the_layer(
     plain = Operation("relu", "c", ("a",), "c")
     assert flow_keys(CONV, bias, after, bias=[1.0, 2.0]) == flow_keys(CONV, plain)
     assert flow_keys(CONV, bias, after, bias=1.0) != flow_keys(CONV, plain)
+
+
+def test_a_constant_for_each_channel_that_is_no_layers_counts() -> None:
+    """No weight of the model would take its place: left out, it would change what is computed without a word."""
+    plain = keys_with_weights(CONV, Operation("relu", "c", ("a",), "c"))
+    after = Operation("relu", "c", ("b",), "c")
+    for op in ("add", "sub", "mul", "div", "maximum"):
+        for other in ("numbers", "unknown"):
+            changed = keys_with_weights(CONV, Operation(op, "b", ("a", other), "b"), after)
+            assert not plain <= changed, (op, other)
+    for op in ("add", "mul"):
+        for own in ("bias", "single", "folded"):
+            folded = Operation("mul", "folded", ("bias", "numbers"), "folded")
+            assert plain <= keys_with_weights(folded, CONV, Operation(op, "b", ("a", own), "b"), after), (op, own)
+
+
+def keys_with_weights(*operations: Operation) -> set[str]:
+    constants = {"bias": np.ones(2), "single": np.ones(1), "numbers": np.array([1.0, 2.0])}
+    graph = Operations(list(operations), constants, ("image",), {}, weights={"bias", "single"})
+    return flow_of(graph, (9, 9)).keys
+
+
+POINT = Operation("conv", "z", ("b",), "z", weights="z/weights")
+REARRANGED = {  # what doesn't keep a map as it is, and what does
+    "transpose": ([0, 2, 1, 3], [0, 3, 1, 2]),
+    "reshape": ([1, 3, 27, 4], [1, 9, 9, 4]),
+    "pad": ([[0, 0], [1, 1], [1, 1], [0, 0]], [[0, 0]] * 4),
+    "batch_to_space": ([2, 2], [1, 1]),
+    "concat": (1, 3),
+}
+
+
+@pytest.mark.parametrize("op", REARRANGED)
+def test_maps_that_are_rearranged_are_others(op: str) -> None:
+    for number, arrangement in enumerate(REARRANGED[op]):
+        operations = [CONV, Operation(op, "b", ("a", "how"), "b"), POINT]
+        graph = Operations(operations, {"how": np.array(arrangement)}, ("image",), {})
+        (layer,) = flow_of(graph, (9, 9)).layers["z/weights"]
+        assert (layer.input.key == layer_key("a/weights") and layer.pads == NO_PADS) == bool(number)
+
+
+def test_zeros_around_a_map_are_seen_before_those_of_same_padding() -> None:
+    pads = {"how": np.array([[0, 0], [1, 2], [3, 4], [0, 0]])}
+    last = POINT._replace(kernel=(3, 3))
+    (layer,) = flow_of(
+        Operations([CONV, Operation("pad", "b", ("a", "how"), "b"), last], pads, ("image",), {}), (9, 9)
+    ).layers["z/weights"]
+    assert layer.pads == ((2, 3), (4, 5))
+
+
+def test_padding_with_other_numbers_than_zero_is_another() -> None:
+    how = np.array([[0, 0], [1, 1], [1, 1], [0, 0]])
+    for number, is_padding in ((0, True), (3, False)):
+        operations = [CONV, Operation("pad", "b", ("a", "how", "number"), "b"), POINT]
+        graph = Operations(operations, {"how": how, "number": np.array(number)}, ("image",), {})
+        (layer,) = flow_of(graph, (9, 9)).layers["z/weights"]
+        assert (layer.pads == ((1, 1), (1, 1))) == is_padding
 
 
 def test_sizes_are_computed_from_sizes() -> None:

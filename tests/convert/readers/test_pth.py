@@ -277,7 +277,10 @@ def test_archives_of_other_programs_are_refused(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), path)
-    refused(path, r"a zip archive, but not of torch.save \(TorchScript is not supported\)")
+    refused(path, r"a program in TorchScript: .*torch\.jit\.load\(.*\.state_dict\(\)")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/archive_format", "pt2")
+    refused(path, r"a program of torch\.export: .*\.state_dict, .*atrous predict MODEL\.pt2")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
     refused(path, "a zip archive, but not of torch.save")

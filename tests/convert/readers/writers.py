@@ -67,8 +67,15 @@ def block(entries: list[tuple[bytes, bytes]], kind: int = 0) -> bytes:
         shared = _shared(previous, key)
         content += varint(shared) + varint(len(key) - shared) + varint(len(value)) + key[shared:] + value
         previous = key
-    content += struct.pack("<II", 0, 1) + bytes([kind])
+    content += struct.pack("<II", 0, 1)
+    content = (literals(content) if kind == 1 else content) + bytes([kind])
     return content + struct.pack("<I", masked_crc32c(content))
+
+
+def literals(content: bytes) -> bytes:
+    """Snappy's format without copies."""
+    pieces = (content[start : start + 60] for start in range(0, len(content), 60))
+    return varint(len(content)) + b"".join(bytes([len(piece) - 1 << 2]) + piece for piece in pieces)
 
 
 def _shared(previous: bytes, key: bytes) -> int:

@@ -11,7 +11,7 @@ import atrous
 from atrous import export
 from atrous.convert import convert
 from atrous.data.pairing import IMAGE_SUFFIXES
-from atrous.inference import as_batch, on_canvas
+from atrous.inference.frames import as_batch, on_canvas
 from atrous.segmenter import Segmenter, read_image
 from atrous.types import Image, LabelMap
 from tests.conftest import SHARED

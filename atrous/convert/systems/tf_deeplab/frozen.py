@@ -1,6 +1,5 @@
 """Frozen graphs: the variables that became constants, and the operations between them."""
 
-from atrous.convert.arrays import Array
 from atrous.convert.flow.operations import flow_of
 from atrous.convert.layouts import NORM_LEAVES
 from atrous.convert.readers.frozen_graph import Graph
@@ -28,18 +27,19 @@ def from_graph(graph: Graph, label: str) -> ForeignWeights:
     """The constants that were variables, under their names, and what the graph does with them."""
     size = _graph_size(graph)
     names = unnamed.names_of(graph, size or NOMINAL)
-    layers = unnamed.variables(graph, names) if names else Variables(_variables(graph), dict(epsilons(graph)))
-    flow = flow_of(operations(graph, names)._replace(epsilons=layers.epsilons), size or NOMINAL)
+    layers = unnamed.variables(graph, names) if names else _named(graph)
+    flow = flow_of(operations(graph, names, layers.constants)._replace(epsilons=layers.epsilons), size or NOMINAL)
     count = sum(node.op.startswith(FAKE_QUANT) for node in graph.nodes.values())
     said = left_out(flow, *([ROUNDED.format(count)] if count else []))
     numbers = normalization_of(flow)
     return ForeignWeights(label, layers.arrays, hints_of(flow), size, numbers, flow, said, is_rounded=count > 0)
 
 
-def _variables(graph: Graph) -> dict[str, Array]:
+def _named(graph: Graph) -> Variables:
     """Constants that were variables, by their names."""
     variables = {name: array for name, array in graph.constants.items() if name.rpartition("/")[2] in LEAVES}
-    return variables | {name: without_holes(array)[0] for name, array in variables.items() if array.ndim == 4}
+    kernels = {name: without_holes(array)[0] for name, array in variables.items() if array.ndim == 4}
+    return Variables(variables | kernels, dict(epsilons(graph)), set(variables))
 
 
 def _graph_size(graph: Graph) -> Size | None:

@@ -11,8 +11,8 @@ from atrous.convert.layouts import NORM_LEAVES, Layout, Rules, as_our_kernel, ke
 
 # Slots of optimisers, averages, counters, and the ranges of 8-bit training.
 LEFTOVERS = re.compile(
-    r"(.*/)?(global_step|Momentum|Adam|Adam_1|RMSProp|RMSProp_1|ExponentialMovingAverage|beta[12]_power|"
-    r"\w*quant(/.*)?|biased|local_step)"
+    r"(.*/)?(global_step|Momentum|(Adam|Adadelta|Ftrl|RMSProp)(_1)?|Adagrad|adam_[mv]|ExponentialMovingAverage|"
+    r"beta[12]_power|\w*quant(/.*)?|biased|local_step|fake_quantization_step|save_counter|current_loss_scale|good_steps)"
 )
 
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from atrous.convert.arrays import Array
 from atrous.convert.flow.operations import MAXIMUM, REVERSED, SOFTMAX, Operation, Operations, flow_of
 from atrous.convert.flow.values import Pair, scope_of
@@ -22,6 +24,7 @@ from atrous.errors import ConversionError
 from atrous.types import Size
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+FULLY_CONNECTED = "FULLY_CONNECTED"  # a 1x1 convolution, where a classifier sees a mean
 EDGE_TPU = "edgetpu-custom-op"
 INT8_SHIFT = 128  # an int8 input is a pixel less 128
 SMALL = 16  # numbers in a constant that says how, not what: an axis, a size, a padding
@@ -31,9 +34,10 @@ DEPTHWISE = "depthwise"
 DENSE = 3  # the largest kernel that can have no holes
 STEPS = 255  # between the lowest and the highest number of 8 bits
 SIX = (5.9, 6.05)  # the end of a ReLU6 after rounding
+NAMED_RELU = re.compile(r"(?<![a-z])relu6?(?![a-z])", re.IGNORECASE)
 ROUNDED = "the 8-bit arithmetic of its {} layers is left out: it computes in floats, and some labels differ"
 KINDS = {
-    **dict.fromkeys(CONVOLUTIONS, "conv"),
+    **dict.fromkeys((*CONVOLUTIONS, FULLY_CONNECTED), "conv"),
     "AVERAGE_POOL_2D": "mean",
     "MAX_POOL_2D": "max",
     "MEAN": "reduce_mean",
@@ -53,7 +57,9 @@ KINDS = {
     "LOGISTIC": "sigmoid",
     "HARD_SWISH": "hard_swish",
     "CONCATENATION": "concat",
-    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "CAST", "TRANSPOSE"), "identity"),
+    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "SQUEEZE", "EXPAND_DIMS", "CAST"), "identity"),
+    "RESHAPE": "reshape",
+    "TRANSPOSE": "transpose",
     "FAKE_QUANT": "identity",
     "REDUCE_MAX": MAXIMUM,
     "SOFTMAX": SOFTMAX,
@@ -74,9 +80,10 @@ def from_tflite(model: TfLite, label: str) -> ForeignWeights:
             f"{label}: compiled for the Edge TPU, in whose code the weights can't be read; convert the .tflite that it "
             f"was compiled from ({other})"
         )
-    convolutions = [operator for operator in model.operators if operator.op in CONVOLUTIONS]
+    convolutions = [operator for operator in model.operators if _is_layer(model, operator)]
     for operator in convolutions:
-        _require_convolution(model, operator, label)
+        if operator.op in CONVOLUTIONS:
+            _require_convolution(model, operator, label)
     size, stored = _size(model), _stored(model)
     scopes = _scopes(model, convolutions, size or NOMINAL)
     variables: dict[str, Array] = {}
@@ -94,8 +101,18 @@ def _size(model: TfLite) -> Size | None:
     return (shape[1], shape[2]) if is_image(shape) else None
 
 
+def _is_layer(model: TfLite, operator: Operator) -> bool:
+    """Whether it has weights that become a layer's. A product of two maps has none."""
+    if operator.op != FULLY_CONNECTED:
+        return operator.op in CONVOLUTIONS
+    weights = (
+        _stored_tensor(model, operator.inputs[1]) if len(operator.inputs) > 1 and operator.inputs[1] >= 0 else None
+    )
+    return weights is not None and weights.data is not None and len(weights.shape) == 2
+
+
 def _require_convolution(model: TfLite, operator: Operator, label: str) -> None:
-    """Raises ConversionError unless it has weights of four dimensions, which its depth multiplier divides."""
+    """Raises ConversionError unless it has constant weights of four dimensions, which its depth multiplier divides."""
     indices, multiplier = operator.inputs, operator.options.depth_multiplier
     if len(indices) < 2 or min(indices[:2]) < 0:
         raise ConversionError(f"{label}: a convolution without weights")
@@ -105,6 +122,9 @@ def _require_convolution(model: TfLite, operator: Operator, label: str) -> None:
         name = model.tensors[indices[1]].name[:80]
         reason = f"weights of the shape {list(shape)}, multiplier {multiplier}, fit no convolution"
         raise ConversionError(f"{label}: {name!r}: {reason}")
+    for index in (one for one in indices[1:3] if one >= 0):
+        if (stored := _stored_tensor(model, index)).data is None:
+            raise ConversionError(f"{label}: weights that are computed when it runs: {stored.name[:80]!r}")
 
 
 # ---- weights
@@ -130,7 +150,7 @@ def _scopes(model: TfLite, convolutions: list[Operator], size: Size) -> dict[int
     numbered = {index: f"layer_{index}" for index in named}
     kernels = {
         _weights_name(operator, numbered): structure.Kernel(
-            without_holes(_kernel_of(model, operator))[0].shape, operator.op != "CONV_2D"
+            without_holes(_kernel_of(model, operator))[0].shape, operator.op == "DEPTHWISE_CONV_2D"
         )
         for operator in convolutions
     }
@@ -140,12 +160,14 @@ def _scopes(model: TfLite, convolutions: list[Operator], size: Size) -> dict[int
 
 
 def _weights_name(operator: Operator, scopes: Mapping[int, str]) -> str:
-    leaf = "weights" if operator.op == "CONV_2D" else "depthwise_weights"
+    leaf = "depthwise_weights" if operator.op == "DEPTHWISE_CONV_2D" else "weights"
     return f"{scopes[operator.inputs[1]]}/{leaf}"
 
 
 def _kernel_of(model: TfLite, operator: Operator) -> Array:
     weights = dequantised(_stored_tensor(model, operator.inputs[1]))
+    if operator.op == FULLY_CONNECTED:  # [out, in] -> HWIO
+        return weights.T[None, None]
     if operator.op == "CONV_2D":  # [out, height, width, in] -> HWIO
         return weights.transpose(1, 2, 3, 0)
     multiplier = operator.options.depth_multiplier  # [1, height, width, out] -> HWIM
@@ -155,10 +177,10 @@ def _kernel_of(model: TfLite, operator: Operator) -> Array:
 
 def _variables(model: TfLite, operator: Operator, scope: str) -> dict[str, Array]:
     kernel = without_holes(_kernel_of(model, operator))[0]
-    variables: dict[str, Array] = {_weights_name(operator, {operator.inputs[1]: scope}): kernel}
-    if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
-        variables[f"{scope}/biases"] = dequantised(_stored_tensor(model, operator.inputs[2]))
-    return variables
+    name = _weights_name(operator, {operator.inputs[1]: scope})
+    bias = operator.inputs[2] if len(operator.inputs) > 2 else -1
+    biases = np.zeros(kernel[0, 0].size if operator.op != "CONV_2D" else kernel.shape[3], np.float32)
+    return {name: kernel, f"{scope}/biases": biases if bias < 0 else dequantised(_stored_tensor(model, bias))}
 
 
 def _stored_tensor(model: TfLite, index: int) -> Tensor:
@@ -175,8 +197,9 @@ def _stored_tensor(model: TfLite, index: int) -> Tensor:
 
 def _operations(model: TfLite, scopes: Mapping[int, str]) -> Operations:
     constants = {str(index): array for index, array in _constants(model)}
-    operations = [_operation(model, operator, scopes) for operator in model.operators if operator.outputs]
-    return Operations(operations, constants, tuple(map(str, model.inputs)), {})
+    relus = _activations(model)
+    operations = [_operation(model, operator, scopes, relus) for operator in model.operators if operator.outputs]
+    return Operations(operations, constants, tuple(map(str, model.inputs)), {}, weights=())
 
 
 def _constants(model: TfLite) -> Iterator[tuple[int, Array]]:
@@ -186,12 +209,13 @@ def _constants(model: TfLite) -> Iterator[tuple[int, Array]]:
             yield index, dequantised(tensor) if tensor.scale.size else tensor.data
 
 
-def _operation(model: TfLite, operator: Operator, scopes: Mapping[int, str]) -> Operation:
+def _operation(model: TfLite, operator: Operator, scopes: Mapping[int, str], relus: Mapping[int, str]) -> Operation:
     options, output = operator.options, model.tensors[operator.outputs[0]]
-    is_conv = operator.op in CONVOLUTIONS
+    activation = "" if options.activation == "NONE" else options.activation.lower()
+    is_conv = _is_layer(model, operator)
     kernel, holes = _kernel(model, operator) if is_conv else (options.kernel, 1)
     return Operation(
-        KINDS.get(operator.op, operator.op),
+        KINDS.get(operator.op, operator.op) if is_conv or operator.op != FULLY_CONNECTED else operator.op,
         output.name,
         tuple(map(str, operator.inputs)),
         str(operator.outputs[0]),
@@ -200,17 +224,18 @@ def _operation(model: TfLite, operator: Operator, scopes: Mapping[int, str]) -> 
         _positive(options.stride),
         _positive((holes * options.dilation[0], holes * options.dilation[1])),
         options.padding == "SAME",
-        activation=_activation(operator, output),
+        activation=activation or relus.get(operator.outputs[0], ""),
         align_corners=options.align_corners,
         half_pixel_centers=options.half_pixel_centers,
         method="nearest" if operator.op == "RESIZE_NEAREST_NEIGHBOR" else "bilinear",
+        axis=options.axis if operator.op == "CONCATENATION" else None,
     )
 
 
 def _kernel(model: TfLite, operator: Operator) -> tuple[Pair, int]:
     """Its size, and the rate that its holes stand for."""
     stored = _stored_tensor(model, operator.inputs[1])
-    height, width = stored.shape[1:3]
+    height, width = stored.shape[1:3] if operator.op in CONVOLUTIONS else (1, 1)
     if height <= DENSE:
         return (height, width), 1
     dense, rate = without_holes(dequantised(stored).transpose(1, 2, 3, 0))
@@ -221,15 +246,33 @@ def _positive(pair: Pair) -> Pair:
     return max(pair[0], 1), max(pair[1], 1)
 
 
-def _activation(operator: Operator, output: Tensor) -> str:
-    """Older converters leave out a ReLU where no number of 8 bits stands for less than 0."""
-    name = operator.options.activation
-    if name != "NONE":
-        return name.lower()
-    is_clipped = output.scale.size == 1 and output.zero_point.tolist() == [LOWEST.get(output.dtype)]
-    if not is_clipped or operator.op not in (*CONVOLUTIONS, "ADD"):
-        return ""
-    return "relu6" if SIX[0] < STEPS * float(output.scale[0]) < SIX[1] else "relu"
+def _activations(model: TfLite) -> dict[int, str]:
+    """Of the convolutions and sums whose ReLU an older converter, or one for a chip, has left out, by their output.
+
+    No number of 8 bits stands for less than 0 there. Where the numbers end says which ReLU it was, if at more than 6 or
+    just there; where at less, as after calibration on images, the output's name does, or else the layers that follow:
+    up to the last that ends at 6, all are ReLU6.
+    """
+    outputs = [operator.outputs[0] for operator in model.operators if _is_clipped(model, operator)]
+    ends = [STEPS * float(model.tensors[index].scale[0]) for index in outputs]
+    last = max((place for place, end in enumerate(ends) if SIX[0] < end < SIX[1]), default=-1)
+    return {
+        index: "relu" if end > SIX[1] else _named_relu(model.tensors[index]) or ("relu6" if place <= last else "relu")
+        for place, (index, end) in enumerate(zip(outputs, ends, strict=True))
+    }
+
+
+def _is_clipped(model: TfLite, operator: Operator) -> bool:
+    if operator.op not in (*CONVOLUTIONS, "ADD") or not operator.outputs or operator.options.activation != "NONE":
+        return False
+    output = model.tensors[operator.outputs[0]]
+    return output.scale.size == 1 and output.zero_point.tolist() == [LOWEST.get(output.dtype)]
+
+
+def _named_relu(output: Tensor) -> str | None:
+    """`relu6` of `MobilenetV2/expanded_conv_1/depthwise/Relu6_8:out0`; None where the name has none, or both."""
+    names = {name.lower() for name in NAMED_RELU.findall(output.name)}
+    return names.pop() if len(names) == 1 else None
 
 
 # ---- 8 bits
@@ -237,7 +280,7 @@ def _activation(operator: Operator, output: Tensor) -> str:
 
 def _is_rounded(model: TfLite, operator: Operator) -> bool:
     """Also if only its weights have 8 bits: its input gets them when it runs."""
-    return operator.op in CONVOLUTIONS and any(model.tensors[index].dtype in LOWEST for index in operator.inputs[:2])
+    return _is_layer(model, operator) and any(model.tensors[index].dtype in LOWEST for index in operator.inputs[:2])
 
 
 def _stored(model: TfLite) -> tuple[float, float] | None:

@@ -1,10 +1,18 @@
 """What the nodes of a frozen graph are: operations, and the constants that these take."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from types import MappingProxyType
 
 from atrous.convert.arrays import Array
-from atrous.convert.flow.operations import MAXIMUM, REVERSED, SOFTMAX, Operation, Operations
+from atrous.convert.flow.operations import (
+    CHANNELS,
+    CHANNELS_FIRST,
+    MAXIMUM,
+    REVERSED,
+    SOFTMAX,
+    Operation,
+    Operations,
+)
 from atrous.convert.flow.values import NO_PADS, Pads, Pair
 from atrous.convert.layouts import NORM_LEAVES
 from atrous.convert.readers.frozen_graph import Graph, Node
@@ -12,7 +20,7 @@ from atrous.convert.systems.tf_deeplab.graphs import without_holes
 
 WEIGHTS = frozenset({"weights", "depthwise_weights", "pointwise_weights"})
 FAKE_QUANT = "FakeQuant"
-NCHW = "NCHW"
+NCHW, FIRST_IN_NCHW = "NCHW", 2
 MOST_BEHIND = 64  # nodes from which a kernel is computed
 KINDS = {
     "Conv2D": "conv",
@@ -28,7 +36,7 @@ KINDS = {
     "PadV2": "pad",
     "SpaceToBatchND": "space_to_batch",
     "BatchToSpaceND": "batch_to_space",
-    **dict.fromkeys(("Add", "AddV2", "AddN"), "add"),
+    **dict.fromkeys(("Add", "AddV2", "AddN", "BiasAdd"), "add"),
     "Sub": "sub",
     "Mul": "mul",
     **dict.fromkeys(("Div", "RealDiv"), "div"),
@@ -38,8 +46,10 @@ KINDS = {
     "Relu6": "relu6",
     "Sigmoid": "sigmoid",
     **dict.fromkeys(("Concat", "ConcatV2"), "concat"),
-    **dict.fromkeys(("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "BiasAdd"), "norm"),
-    **dict.fromkeys(("Identity", "Squeeze", "ExpandDims", "Reshape", "Transpose", "Cast"), "identity"),
+    **dict.fromkeys(("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"), "norm"),
+    **dict.fromkeys(("Identity", "Squeeze", "ExpandDims", "Cast"), "identity"),
+    "Reshape": "reshape",
+    "Transpose": "transpose",
     **dict.fromkeys(("StopGradient", "CheckNumerics", "PlaceholderWithDefault", "Snapshot"), "identity"),
     "Max": MAXIMUM,
     "Softmax": SOFTMAX,
@@ -53,12 +63,16 @@ NUM_AXES = 4  # of a kernel
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
 
 
-def operations(graph: Graph, names: Mapping[str, str] = NO_NAMES) -> Operations:
-    """`names`: of layers' weights, by the convolution's node, where these aren't named as in the file."""
+def operations(graph: Graph, names: Mapping[str, str] = NO_NAMES, weights: Container[str] | None = None) -> Operations:
+    """`names`: of layers' weights, by the convolution's node, where these aren't named as in the file; `weights`: all
+    constants that are parts of layers, if they are known."""
     nodes = list(in_order(graph))
     others = [node for node in nodes if node.op not in ("Const", "Placeholder")]
     images = tuple(node.name for node in nodes if node.op == "Placeholder")
-    return Operations([_operation(graph, node, names) for node in others], graph.constants, images, {})
+    is_first = any(_first_side(node) == FIRST_IN_NCHW for node in nodes)
+    channels = (*CHANNELS, *CHANNELS_FIRST) if is_first else CHANNELS
+    operations = [_operation(graph, node, names)._replace(channels=channels) for node in others]
+    return Operations(operations, graph.constants, images, {}, weights)
 
 
 def in_order(graph: Graph) -> Iterator[Node]:
@@ -130,7 +144,8 @@ def _explicit(node: Node) -> Pads:
 
 
 def _first_side(node: Node) -> int:
-    return 2 if node.texts.get("data_format") == NCHW else 1
+    """Of the axes of height and width."""
+    return FIRST_IN_NCHW if node.texts.get("data_format") == NCHW else 1
 
 
 def is_convolution(node: Node) -> bool:

@@ -30,6 +30,7 @@ SUMS = ("BiasAdd", "Add", "AddV2")
 class Variables(NamedTuple):
     arrays: dict[str, Array]
     epsilons: dict[str, float]  # of batch norms, by the name of their variance
+    constants: set[str]  # of the file, which these are made of
 
 
 def names_of(graph: Graph, size: Size) -> dict[str, str]:
@@ -51,16 +52,15 @@ def names_of(graph: Graph, size: Size) -> dict[str, str]:
 
 def variables(graph: Graph, names: Mapping[str, str]) -> Variables:
     """The weights of each layer, under its name, with the batch norm or bias that takes what it makes."""
-    arrays: dict[str, Array] = {}
-    epsilons: dict[str, float] = {}
+    layers = Variables({}, {}, set())
     takers = _takers(graph)
     for node, name in names.items():
         kernel, _ = kernel_of(graph, graph.nodes[node])
         assert kernel is not None, "the node has a constant"
-        arrays[name] = kernel
+        layers.arrays[name] = kernel
         for taker in _after(graph.nodes[node], takers):
-            _add(graph, taker, name, arrays, epsilons)
-    return Variables(arrays, epsilons)
+            _add(graph, taker, name, layers)
+    return layers
 
 
 def _takers(graph: Graph) -> dict[str, list[Node]]:
@@ -85,16 +85,19 @@ def _after(node: Node, takers: Mapping[str, list[Node]]) -> Iterator[Node]:
             return
 
 
-def _add(graph: Graph, node: Node, name: str, arrays: dict[str, Array], epsilons: dict[str, float]) -> None:
-    scope, kernel = name.rpartition("/")[0], arrays[name]
+def _add(graph: Graph, node: Node, name: str, layers: Variables) -> None:
+    scope, arrays = name.rpartition("/")[0], layers.arrays
+    kernel = arrays[name]
     axes = (2, 3) if name.endswith("depthwise_weights") else (3,)
     channels = int(np.prod([kernel.shape[axis] for axis in axes]))
-    constants = (graph.constants.get(constant_behind(graph, one.partition(":")[0])) for one in node.inputs)
-    vectors = [array.reshape(-1) for array in constants if array is not None and array.size == channels]
+    names = [constant_behind(graph, one.partition(":")[0]) for one in node.inputs]
+    own = {one: graph.constants[one] for one in names if one in graph.constants}
+    vectors = [array.reshape(-1) for array in own.values() if array.size == channels]
+    layers.constants.update(own)
     if node.op.startswith("FusedBatchNorm") and len(vectors) == len(NORM_LEAVES):
         leaves = zip(NORM_LEAVES.values(), vectors, strict=True)
         arrays |= {f"{scope}/BatchNorm/{leaf}": array for leaf, array in leaves}
-        epsilons[f"{scope}/BatchNorm/{NORM_LEAVES['running_var']}"] = node.numbers.get("epsilon", 1e-4)
+        layers.epsilons[f"{scope}/BatchNorm/{NORM_LEAVES['running_var']}"] = node.numbers.get("epsilon", 1e-4)
     elif len(vectors) == 1 and node.op in SUMS:
         arrays[f"{scope}/biases"] = vectors[0]
     elif len(vectors) == 1:

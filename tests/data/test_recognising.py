@@ -10,6 +10,7 @@ import pytest
 import atrous.data
 from atrous import config as configs
 from atrous.data.contract import DataConfig
+from atrous.data.recognising import recognised
 from atrous.errors import AtrousWarning, ConfigError, DataError
 from tests.conftest import RECIPE, SHARED
 from tests.data.conftest import LAYOUTS, save, write, write_camvid, write_coco, write_labelme
@@ -36,13 +37,13 @@ REAL = {
 def test_real_folders_are_recognised(folder: str) -> None:
     if not (DATA / folder).is_dir():
         pytest.skip(f"no {DATA / folder}")
-    assert atrous.data.recognised(DATA / folder) == REAL[folder]
+    assert recognised(DATA / folder, atrous.data.FORMATS) == REAL[folder]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_is_recognised(layout: str, tmp_path: Path) -> None:
     LAYOUTS[layout](tmp_path)
-    assert atrous.data.recognised(tmp_path) == layout
+    assert recognised(tmp_path, atrous.data.FORMATS) == layout
 
 
 def said(*overrides: str) -> tuple[DataConfig, str]:
@@ -79,16 +80,16 @@ def test_a_folder_that_may_be_several_is_asked_about(tmp_path: Path) -> None:
     write_labelme(tmp_path)
     complaint = f"data.root: {tmp_path} may be coco_instances or labelme; set data.format to one of them"
     with pytest.raises(DataError, match=f"^{complaint}$"):
-        atrous.data.recognised(tmp_path)
+        recognised(tmp_path, atrous.data.FORMATS)
 
 
 def test_a_folder_that_says_what_it_is_is_that(tmp_path: Path) -> None:
     """Others keep masks in annotations/, too."""
     for kind in ("images", "annotations"):
         save(tmp_path / kind / "training" / "a.png", mode="RGB" if kind == "images" else None)
-    assert atrous.data.recognised(tmp_path) == "ade20k"
+    assert recognised(tmp_path, atrous.data.FORMATS) == "ade20k"
     write(tmp_path / "classes.yaml", "names: [a, b]")
-    assert atrous.data.recognised(tmp_path) == "folder"
+    assert recognised(tmp_path, atrous.data.FORMATS) == "folder"
 
 
 def empty(root: Path) -> None:
@@ -108,16 +109,16 @@ def other_files(root: Path) -> None:
 def test_other_folders_are_none(write_files: Callable[[Path], None], tmp_path: Path) -> None:
     write_files(tmp_path / "deep" / "deeper" / "data")
     with pytest.raises(DataError, match=r"has no layout that is known \(see docs/data.md, Layouts\); it holds"):
-        atrous.data.recognised(tmp_path / "deep" / "deeper" / "data")
+        recognised(tmp_path / "deep" / "deeper" / "data", atrous.data.FORMATS)
 
 
 def test_a_folder_above_or_below_is_pointed_to(tmp_path: Path) -> None:
     write_camvid(tmp_path / "a" / "streets")
     for folder in (tmp_path / "a", tmp_path / "a" / "streets" / "train"):
         with pytest.raises(DataError, match=rf"; set data.root={tmp_path / 'a' / 'streets'}$"):
-            atrous.data.recognised(folder)
+            recognised(folder, atrous.data.FORMATS)
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        atrous.data.recognised(tmp_path / "nowhere")
+        recognised(tmp_path / "nowhere", atrous.data.FORMATS)
 
 
 PIPES = ("a.json", "instances_train.json", "panoptic_train.json", "annotations.xml", "index.json", "train.txt")
@@ -131,7 +132,7 @@ def test_a_pipe_is_no_dataset(tmp_path: Path) -> None:
         for name in PIPES:
             os.mkfifo(place / name)
     with pytest.raises((DataError, OSError)) as caught:
-        layout = atrous.data.recognised(tmp_path)
+        layout = recognised(tmp_path, atrous.data.FORMATS)
         atrous.data.samples(atrous.data.FORMATS[layout].config(format=layout, root=tmp_path), "train")
     assert "\n" not in str(caught.value)
 

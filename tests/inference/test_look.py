@@ -5,8 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,17 +12,11 @@ from torch.nn import functional as F
 from atrous import models
 from atrous.config import load
 from atrous.errors import ConfigError, ModelFileError
-from atrous.inference import (
-    InferenceConfig,
-    Seen,
-    look,
-    on_canvas,
-    pad_to_grid,
-    predict_labels,
-    predict_probabilities,
-    probabilities_at,
-    window_starts,
-)
+from atrous.inference import InferenceConfig
+from atrous.inference.frames import on_canvas, pad_to_grid
+from atrous.inference.look import look, predict_labels, predict_probabilities
+from atrous.inference.seen import Seen, probabilities_at
+from atrous.inference.windows import window_starts
 from atrous.layers.resize import resize
 from atrous.models import MODELS, Model
 from atrous.postprocess.crf import CRFS, refine
@@ -258,9 +250,6 @@ def test_a_protocol_describes_itself() -> None:
     assert full.describe() == {"image": "whole image", "scales": "0.5, 1.25", "flipped too": "yes", "CRF": "v1"}
 
 
-# ---- windows
-
-
 def test_sliding_windows_are_averaged_where_they_overlap(model: Model) -> None:
     batch = images(50, 70)
     config = InferenceConfig(mode="sliding", window=(33, 33), overlap=0.4)
@@ -272,16 +261,6 @@ def test_sliding_windows_are_averaged_where_they_overlap(model: Model) -> None:
             )
             count[y : y + 33, x : x + 33] += 1
     torch.testing.assert_close(predict_probabilities(model, batch, config), total / count, atol=1e-5, rtol=1e-5)
-
-
-@given(length=st.integers(1, 300), window=st.integers(1, 200), overlap=st.floats(0, 0.9))
-@settings(max_examples=60)
-def test_windows_cover_every_pixel_and_stay_inside(length: int, window: int, overlap: float) -> None:
-    starts = window_starts(length, window, overlap)
-    covered = {pixel for start in starts for pixel in range(start, min(start + window, length))}
-    assert covered == set(range(length))
-    assert len(set(starts)) == len(starts)
-    assert all(start == 0 or start + window <= length for start in starts)
 
 
 # ---- a network without a map of classes

@@ -1,16 +1,18 @@
 """semseg's testing protocol against a slow reference, and windows without a base size."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from atrous import inference, models
+from atrous import models
 from atrous.config import load
-from atrous.inference import InferenceConfig, predict_labels, predict_probabilities, scaled_size, window_starts
+from atrous.inference import InferenceConfig, sliding
+from atrous.inference.look import predict_labels, predict_probabilities
+from atrous.inference.maps import resized
+from atrous.inference.sliding import scaled_size
+from atrous.inference.windows import window_starts
 from atrous.models import Model
 from tests.conftest import SMALL_MODEL, spread_classes
 from tests.reference import sliding as reference
@@ -74,7 +76,7 @@ def test_the_result_does_not_depend_on_how_many_windows_one_pass_has(
     hook = model.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
     expected = torch.cat([predict_probabilities(model, one[None], SEMSEG) for one in batch])
     passes.clear()
-    monkeypatch.setattr(inference, "WINDOW_PIXELS", pixels)
+    monkeypatch.setattr(sliding, "WINDOW_PIXELS", pixels)
     probabilities = predict_probabilities(model, batch, SEMSEG)
     hook.remove()
     torch.testing.assert_close(probabilities, expected, atol=1e-5, rtol=1e-4)
@@ -122,7 +124,7 @@ def test_without_a_base_size_scales_are_of_the_image_and_nothing_is_padded_to_a_
     config = InferenceConfig(mode="sliding", window=(33, 41), flip=True, scales=scales)
     expected = torch.zeros(1, 5, *size)
     for scale in scales:
-        view = inference._resize(images(*size).float(), (round(size[0] * scale), round(size[1] * scale)))
+        view = resized(images(*size).float(), (round(size[0] * scale), round(size[1] * scale)))
         total, count = torch.zeros(1, 5, *view.shape[-2:]), torch.zeros(view.shape[-2:])
         for y in window_starts(view.shape[-2], 33, 1 / 3):
             for x in window_starts(view.shape[-1], 41, 1 / 3):
@@ -130,7 +132,7 @@ def test_without_a_base_size_scales_are_of_the_image_and_nothing_is_padded_to_a_
                 total[part] += predict_probabilities(model, view[part], InferenceConfig())
                 total[part] += predict_probabilities(model, view[part].flip(-1), InferenceConfig()).flip(-1)
                 count[part] += 2
-        expected += inference._resize(total / count, size) / len(scales)
+        expected += resized(total / count, size) / len(scales)
     torch.testing.assert_close(predict_probabilities(model, images(*size), config), expected, atol=1e-5, rtol=1e-4)
 
 
@@ -158,26 +160,6 @@ def test_the_longer_side_is_met_exactly(height: int, width: int, base: int) -> N
     assert abs(min(size) - max(short, 1)) <= 0.5 + 1e-9
 
 
-@given(window=st.integers(1, 1500))
-@settings(max_examples=300)
-def test_a_third_of_overlap_is_a_stride_of_two_thirds(window: int) -> None:
-    """In whole numbers: 465 * (1 - 1 / 3) is a little more than 310."""
-    starts = window_starts(10 * window, window, InferenceConfig().overlap)
-    assert starts[1] == -(-2 * window // 3)
-    assert len(starts) == math.ceil(9 * window / starts[1]) + 1
-
-
-def test_windows_of_the_published_protocols() -> None:
-    for length, window, expected in (
-        (2048, 713, [0, 476, 952, 1335]),
-        (1024, 713, [0, 311]),
-        (512, 473, [0, 39]),
-        (473, 473, [0]),
-        (512, 465, [0, 47]),
-    ):
-        assert window_starts(length, window, 1 / 3) == expected
-
-
 def test_the_protocol_says_its_base_size() -> None:
     assert SEMSEG.describe() == {
         "image": "longer side 70, windows of 33 x 41, 33% overlap",
@@ -195,7 +177,7 @@ def test_the_protocol_says_its_base_size() -> None:
 def test_labels_of_bands_are_those_of_whole_maps(
     model: Model, size: tuple[int, int], pixels: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "WINDOW_PIXELS", pixels)
+    monkeypatch.setattr(sliding, "WINDOW_PIXELS", pixels)
     config = InferenceConfig(mode="sliding", window=(33, 41), flip=True)
     batch = images(*size, batch=2)
     whole = predict_probabilities(model, batch, config).argmax(1)
@@ -206,9 +188,9 @@ def test_labels_of_bands_are_those_of_whole_maps(
 def test_patches_cover_the_image_once_and_are_no_larger_than_a_window(
     model: Model, blend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "WINDOW_PIXELS", 1)
+    monkeypatch.setattr(sliding, "WINDOW_PIXELS", 1)
     config = InferenceConfig.model_validate({"mode": "sliding", "window": (33, 41), "blend": blend})
-    patches = list(inference._patches(model, inference.in_memory(images(150, 60)), config))
+    patches = list(sliding.patches_of(model, sliding.in_memory(images(150, 60)), config))
     covered = torch.zeros(150, 60)
     for rows, columns, maps in patches:
         covered[rows, columns] += 1

@@ -1,0 +1,1 @@
+"""What `atrous pack` is made of: pack.py calls it."""

@@ -1,0 +1,1 @@
+"""What `atrous predict` is made of: predict.py calls it."""
