@@ -8,7 +8,6 @@ from rich.console import Console
 from atrous import artefact, int8, segmenter, terminal, verb_module
 from atrous.artefact import Export
 from atrous.data.finding import find_all
-from atrous.errors import ConfigError
 from atrous.files import user_path
 from atrous.runtimes import RUNTIMES
 from atrous.runtimes.contract import Opened
@@ -102,17 +101,6 @@ def default_path(path: Path, to: str) -> Path:
 
 def read_images(sources: Sequence[str]) -> dict[str, Image]:
     return {str(image.path): read_image(image.path) for image in (find_all(sources) if sources else ())}
-
-
-def parse_size(text: str | None) -> Size | None:
-    """`H,W`, in pixels."""
-    if text is None:
-        return None
-    parts = text.replace("x", ",").split(",")
-    if len(parts) != 2 or not all(part.strip().isdecimal() and 0 < int(part) < 2**16 for part in parts):
-        raise ConfigError(f"--size {text}: expected height and width in pixels, such as 513,513")
-    height, width = map(int, parts)
-    return height, width
 
 
 verb_module.make_callable(__name__)  # `atrous.export(...)`

@@ -7,6 +7,7 @@ import typer
 
 if TYPE_CHECKING:
     pass
+from atrous.commands.numbers import parsed_size
 from atrous.commands.options import Device, apart, words_of
 
 
@@ -55,7 +56,7 @@ def bench(
 
     files, overrides = apart(models)
     options = bench.Options(
-        size=None if size is None else bench.parsed_size(size),
+        size=parsed_size(size),
         image=image,
         batch=batch,
         rounds=rounds,

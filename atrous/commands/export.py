@@ -11,6 +11,7 @@ from atrous.errors import (
 
 if TYPE_CHECKING:
     from atrous.int8 import Request
+from atrous.commands.numbers import parsed_size
 from atrous.commands.options import TARGETS, Overrides, target_names
 
 
@@ -72,7 +73,7 @@ def export(
         model,
         to,
         out=out,
-        size=export.parse_size(size),
+        size=parsed_size(size),
         probabilities=probabilities,
         grouping=grouping,
         images=images or [],

@@ -11,6 +11,7 @@ from atrous.errors import (
 
 if TYPE_CHECKING:
     pass
+from atrous.commands.numbers import parsed_bands
 from atrous.commands.options import (
     PRECISIONS,
     Compile,
@@ -116,7 +117,7 @@ def predict(
             overlays=overlays is not False,
             probabilities=probabilities,
             legend=legend,
-            big=big_images.Choice(big, big_images.bands_of(bands)),
+            big=big_images.Choice(big, parsed_bands(bands)),
             device=device,
             engine=engine,
             address=address,

@@ -410,8 +410,12 @@ def test_export_and_predict_from_the_command_line(
     for command, code, said in (
         (["export", "model.safetensors", "--to", "onxx"], 2, "--to onxx: expected onnx, openvino, pt2, litert"),
         (["export", "model.safetensors", "--to", "pt2", "--out", "a.onnx"], 2, "must end in .pt2"),
-        (["export", "model.safetensors", "--to", "pt2", "--size", "0,5"], 2, "--size 0,5: expected height and width"),
-        (["export", "model.safetensors", "--to", "pt2", "--size", "5"], 2, "--size 5: expected height and width"),
+        (["export", "model.safetensors", "--to", "pt2", "--size", "0,5"], 2, "--size 0,5: must be height and width"),
+        (
+            ["export", "model.safetensors", "--to", "pt2", "--size", "1,2,3"],
+            2,
+            "--size 1,2,3: must be height and width",
+        ),
         (["export", "none.safetensors", "--to", "pt2"], 2, "no such model file: none.safetensors"),
         (["export", "model.safetensors", "--to", "pt2", "--out", "/proc/a.pt2"], 2, "cannot write"),
         (["export", "model.pt2", "--to", "onnx"], 2, "an exported network has no model"),
