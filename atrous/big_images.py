@@ -211,7 +211,7 @@ class Overview:
     """Image and labels, shrunk while they pass by."""
 
     def __init__(self, size: Size) -> None:
-        self.size, self.step = size, _step(size)
+        self.step = _step(size)
         self.images: list[Image] = []
         self.labels: list[LabelMap] = []
         self._rest: list[tuple[Strip, LabelMap]] = []  # fewer rows than a step

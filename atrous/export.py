@@ -5,9 +5,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from atrous import artefact, int8, segmenter, terminal, verb_module
+from atrous import artefact, int8, model_file, segmenter, terminal, verb_module
 from atrous.artefact import Export
 from atrous.data.finding import find_all
+from atrous.errors import ConfigError
 from atrous.files import user_path
 from atrous.runtimes import RUNTIMES
 from atrous.runtimes.contract import Opened
@@ -41,6 +42,7 @@ def run(
     console = console or terminal.console()
     path = user_path(path)
     artefact.row_of(to)
+    require_model(path)
     target = user_path(out) if out is not None else default_path(segmenter.model_in(path), to)
     artefact.require_writable(target, to)
     if integers is not None:
@@ -63,6 +65,16 @@ def run(
     if integers is not None and integers.settings:
         int8.print_loss(model, target, integers.settings, console)
     return target
+
+
+def require_model(path: Path) -> None:
+    """Raises ConfigError for a file that is exported already."""
+    name = model_file.runtime_name(segmenter.model_in(path))
+    if name != "pytorch":
+        raise ConfigError(
+            f"{path}: an exported network has no model; it is a file for {name}: name the .safetensors file that it is "
+            "from"
+        )
 
 
 def possible(export: Export, model: Segmenter, console: Console) -> Export:

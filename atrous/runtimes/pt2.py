@@ -108,7 +108,8 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.load(path)
+            with path.open("rb") as file:  # a path must end in .pt2
+                program = torch.export.load(file)
         signature = _signature(path, program)
         graphs = cache(partial(_graph_for, program, device))
         graphs(())  # what is wrong with the file shows now
