@@ -7,11 +7,12 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import typer
 
 from atrous import __version__
+from atrous.commands.app import app
 from atrous.errors import (
     LESS_MEMORY,
     AtrousError,
@@ -23,10 +24,6 @@ from atrous.errors import (
     text_of,
 )
 from atrous.interrupt import Interrupted, StopFlag, ignore_signals, stop_signals
-
-if TYPE_CHECKING:
-    pass
-from atrous.commands.app import app
 from atrous.terminal import answer
 
 

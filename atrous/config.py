@@ -1,12 +1,11 @@
 """An experiment as one value: joins the sections that the components own, and reads recipes and overrides."""
 
-import difflib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import (
     BaseModel,
@@ -15,134 +14,27 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 from pydantic.fields import FieldInfo
 
 from atrous import other_words, trees
-from atrous.backbones import BACKBONES, PREFIXES, BackboneConfig
+from atrous.backbones import BackboneConfig
+from atrous.config_errors import explain
+from atrous.config_kinds import KINDS, kind_named, kinds_of_task
 from atrous.data import FORMATS, AnyDataConfig, description
 from atrous.data.augment_config import AugmentConfig
 from atrous.data.recognising import recognised
-from atrous.errors import ConfigError, listing, warn_once
+from atrous.errors import ConfigError, nearest, shown, warn_once
 from atrous.files import user_path
 from atrous.inference import InferenceConfig
 from atrous.models import MODELS, AnyModelConfig, format_1, task_of
 from atrous.optim import OptimConfig
 from atrous.recipes import hint
 from atrous.recipes import recipes as recipes
-from atrous.settings import MAX_COUNT, Count, Seed, Settings
+from atrous.settings import Settings
 from atrous.tasks import TASKS
-from atrous.trees import TreeError, kind_of, parse_yaml, read_yaml
-
-Tree = dict[str, Any]  # a configuration before it is checked
-
-# Sections that come in several kinds; a key says which. Below the top level, its value may stand for the section.
-KINDS: dict[str, tuple[str, Mapping[str, type[Settings]]]] = {
-    "model": ("name", {name: model.Config for name, model in MODELS.items()}),
-    "model.backbone": ("name", {name: backbone.Config for name, backbone in BACKBONES.items()}),
-    "data": ("format", {name: layout.config for name, layout in FORMATS.items()}),
-}
-PREFIXED: dict[str, Mapping[str, type[Settings]]] = {  # further kinds, by how their names begin, such as timm:resnet50
-    "model.backbone": {prefix: backbone.Config for prefix, backbone in PREFIXES.items()},
-}
-
-
-def kind_named(section: str, name: object) -> type[Settings] | None:
-    """The settings of a section of this kind; None if there is no such kind."""
-    if section not in KINDS or not isinstance(name, str):
-        return None
-    others = PREFIXED.get(section, {}).items()
-    return KINDS[section][1].get(name) or next((kind for prefix, kind in others if name.startswith(prefix)), None)
-
-
-AUTO = "auto"  # train.batch and train.micro_batch: as many images as fit the memory
-
-
-class TrainConfig(Settings):
-    steps: Count = 30_000
-    """Updates of the weights in the whole training."""
-    epochs: float | None = Field(None, gt=0, le=100_000)
-    """Passes over the training images, in place of `steps`; none: `steps` counts."""
-    batch: int = Field(8, ge=1, le=2**16)
-    """Images that one process takes in one pass; fewer need less memory."""
-    accumulate: Count = 1
-    """Passes whose gradients are summed into one update: a larger batch without more memory."""
-    micro_batch: Count | Literal["auto"] | None = None
-    """Images that go through the network at once, where a whole `batch` doesn't fit; auto: as many as fit."""
-    seed: Seed = 0
-    """Starting point of everything random: equal seeds give equal trainings."""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
-    """ddp: each process holds all weights; fsdp: they share them out, which needs less memory."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the passes; bf16 is faster and needs less memory on recent GPUs."""
-    activation_checkpointing: bool = False
-    """Compute the backbone's activations again in the backward pass: less memory, more time, the same numbers."""
-    batch_norm: Literal["tuned", "frozen"] = "tuned"
-    """frozen: keep the statistics of the batch norms, for small batches; scales and shifts still learn."""
-    batch_norm_momentum: float | None = Field(None, gt=0, le=1)
-    """Weight of the newest batch in the statistics of batch norms; none: each layer's own."""
-    init: Annotated[str, Field(min_length=1)] | None = None
-    """Begin with the weights of this model file, or of anything that `atrous convert` reads."""
-    reuse: Literal["all", "all_but_logits", "backbone", "matching"] = "all"
-    """Which weights of `init` to take; all_but_logits where the classes differ, matching for whatever fits."""
-    ema: float | None = Field(None, gt=0, lt=1)
-    """Decay of averaged weights, which are then evaluated and saved, such as 0.999; none: no averaging."""
-    quantize_after: int | None = Field(None, ge=0, le=MAX_COUNT)
-    """Steps before the network learns 8-bit arithmetic, for `atrous export --int8`; none: never."""
-    save_every: Count = 500
-    """Steps between two saves: what a kill can lose at most."""
-    eval_every: Count | None = 1000
-    """Steps between two validations; none: only after the last step, as where `atrous evaluate --watch` runs."""
-    patience: Count | None = None
-    """Validations without a better score after which the training ends early; none: all steps are done."""
-    log_every: Count = 10
-    """Steps between two lines of progress."""
-    tensorboard: bool = False
-    """Also write TensorBoard's event files into the run's folder; needs the extra tensorboard."""
-    profile_steps: tuple[Count, Count] | None = None
-    """First and last step that PyTorch's profiler records, such as 10,15; none: it doesn't run."""
-
-    @model_validator(mode="after")
-    def _steps_are_in_order(self) -> "TrainConfig":
-        if self.profile_steps is not None and self.profile_steps[0] > self.profile_steps[1]:
-            raise ValueError(f"profile_steps={list(self.profile_steps)}: the last one comes before the first one")
-        if self.patience is not None and self.eval_every is None:
-            raise ValueError(f"patience={self.patience} needs eval_every: it counts validations")
-        return self
-
-    @model_validator(mode="after")
-    def _quantizes_in_time(self) -> "TrainConfig":
-        if self.quantize_after is None:
-            return self
-        if self.epochs is None and self.quantize_after >= self.steps:
-            raise ValueError(
-                f"quantize_after={self.quantize_after} must be less than steps={self.steps}: no step would be left to "
-                "learn from rounded values"
-            )
-        if self.parallel == "fsdp":
-            raise ValueError("quantize_after needs parallel=ddp: processes that share weights out can't round them")
-        return self
-
-    @model_validator(mode="before")
-    @classmethod
-    def _automatic_batch(cls, settings: Any) -> Any:  # noqa: ANN401 - any YAML value
-        """`batch: auto` leaves the number of images as it is, and finds how many go through the network at once."""
-        if not isinstance(settings, dict) or settings.get("batch") != AUTO:
-            return settings
-        return {"micro_batch": AUTO, **{name: value for name, value in settings.items() if name != "batch"}}
-
-    @property
-    def parts(self) -> int:
-        """Passes that a batch is computed in."""
-        return 1 if self.micro_batch in (None, AUTO) else -(-self.batch // int(self.micro_batch))
-
-    @model_validator(mode="after")
-    def _reuse_needs_init(self) -> "TrainConfig":
-        if self.reuse != "all" and self.init is None:
-            raise ValueError(f"reuse={self.reuse} needs init, the file that the weights come from")
-        return self
-
+from atrous.train_config import AUTO, TrainConfig
+from atrous.trees import Tree, TreeError, kind_of, parse_yaml, read_yaml
 
 ALTERNATIVES = {"train.steps": "epochs", "train.epochs": "steps"}  # the field that each one takes the place of
 BEGINNINGS = {  # the same for fields of two sections: what a training begins with
@@ -198,11 +90,6 @@ def section_of_task(settings: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
     return kind.model_validate(settings.model_dump() if isinstance(settings, Settings) else settings)
 
 
-def kinds_of_task(name: str) -> dict[str, type[Settings]]:
-    """The sections whose settings follow from the model's task."""
-    return {"loss": TASKS[name].loss, "decode": TASKS[name].decoding}
-
-
 def load(source: str, overrides: Sequence[str] = ()) -> Config:
     """The config of a recipe, by name, or of a YAML file, with `section.field=value` overrides on top.
 
@@ -236,7 +123,7 @@ def check(tree: Tree, *, source: str, overrides: Sequence[str] = ()) -> Config:
     try:
         return Config.model_validate(_recognised({}, tree))
     except ValidationError as error:
-        raise ConfigError(explain(error, tree, source, overrides)) from None
+        raise ConfigError(explain(error, known_keys(tree), source, overrides)) from None
 
 
 def _recognised(below: Tree, above: Tree) -> Tree:
@@ -286,7 +173,7 @@ def read_tree(source: str, chain: tuple[Path, ...] = ()) -> Tree:
     if base is None:
         return tree
     if not isinstance(base, str):
-        raise ConfigError(f"{path}: base={_brief(base)}: must be the name of a recipe or the path of a YAML file")
+        raise ConfigError(f"{path}: base={shown(base)}: must be the name of a recipe or the path of a YAML file")
     return merge(read_tree(base, (*chain, path)), tree)
 
 
@@ -468,156 +355,6 @@ def _differences(place: str, left: Any, right: Any) -> Iterator[tuple[str, Any, 
         yield place, left, right
 
 
-# ---- errors in one line
-
-EXPERIMENT = "training"  # the section of a model's header that holds a whole experiment
-MAX_SHOWN = 60  # characters of a value
-MANY = 40  # names in an error of one line
-EXPLANATIONS = {  # pydantic's type of an error -> what is expected
-    "int_parsing": "must be a whole number",
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "int_parsing_size": "must be a whole number of fewer digits",
-    "float_parsing": "must be a number",
-    "float_type": "must be a number",
-    "finite_number": "must be a finite number",
-    "bool_parsing": "must be true or false",
-    "bool_type": "must be true or false",
-    "string_type": "must be text",
-    "string_too_short": "must not be empty",
-    "string_too_long": "must have at most {max_length} characters",
-    "string_unicode": "must be text of whole characters",
-    "invalid_key": "a key must be a name",
-    "tuple_type": "must be a list such as [1, 2]",
-    "dict_type": "must be a list or a mapping",
-    "model_type": "must be a mapping of settings",
-    "model_attributes_type": "must be a mapping of settings",
-    "path_type": "must be a path",
-    "too_long": "wrong number of values: at most {max_length}, got {actual_length}",
-    "too_short": "wrong number of values: at least {min_length}, got {actual_length}",
-    "literal_error": "must be {expected}",
-    "greater_than": "must be greater than {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be less than {lt}",
-    "less_than_equal": "must be at most {le}",
-}
-
-
-def explain(error: ValidationError, tree: Tree, source: str, overrides: Sequence[str], *, section: str = "") -> str:
-    """The first error in one line, with the number of others; `section` names the only section that was checked."""
-    above = (section,) if section else ()
-    errors = [{**one, "loc": (*above, *one["loc"])} for one in _innermost(error.errors())]
-    line, places = _explain_one(errors[0], tree), {_key(one) for one in errors}
-    key = line.partition(":")[0].partition("=")[0]
-    names = [text.partition("=")[0] for text in overrides]
-    is_override = any(name.startswith(key) or key.startswith(f"{name}.") for name in names)
-    place = "on the command line" if is_override else f"in {source}"
-    more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
-    return f"{line} ({place}){more}"
-
-
-def brief(error: ValidationError, tree: Tree, *, section: str = "") -> str:
-    """The first error as `key=value: reason`, for settings that come from neither a recipe nor the command line."""
-    first = _innermost(error.errors())[0]
-    place = (section, *first["loc"]) if section else first["loc"]
-    if len(place) > 1 and place[0] == EXPERIMENT:
-        return f"{EXPERIMENT}.{_explain_one({**first, 'loc': place[1:]}, tree[EXPERIMENT])}"
-    return _explain_one({**first, "loc": place}, tree)
-
-
-def _innermost(errors: Sequence[Any]) -> list[Any]:
-    """Leave out errors that follow from others: a tuple that is too short because an item is wrong."""
-    outer = {one["loc"][:length] for one in errors for length in range(len(one["loc"]))}
-    return [one for one in errors if one["loc"] not in outer]
-
-
-def _explain_one(details: Any, tree: Tree) -> str:  # noqa: ANN401
-    kind, context = details["type"], details.get("ctx", {})
-    path = _without_kind([str(part) for part in details["loc"]])
-    key = _shortened(".".join(path))
-    if kind == "extra_forbidden":
-        path = [*path, *_single_keys(details["input"])]
-        return f"{_shortened('.'.join(path))}: unknown key{_suggestion(path, tree)}"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return _unknown_kind(key, details["input"])
-    if kind == "missing" and len(path) > 1 and path[-1].isdigit():
-        return f"{'.'.join(path[:-1])}: wrong number of values: at least {int(path[-1]) + 1}"
-    if kind == "missing":
-        return f"{key} is missing"
-    if kind == "value_error":
-        return f"{key}: {context['error']}"
-    reason = EXPLANATIONS[kind].format(**context) if kind in EXPLANATIONS else details["msg"]
-    return f"{key}={_brief(details['input'])}: {reason}"
-
-
-def _key(details: Any) -> str:  # noqa: ANN401
-    return ".".join(_without_kind([str(part) for part in details["loc"]]))
-
-
-def _unknown_kind(section: str, part: Any) -> str:  # noqa: ANN401 - any YAML value
-    key, kinds = KINDS[section]
-    place = section if "." in section else f"{section}.{key}"
-    if isinstance(part, dict) and key not in part:
-        return f"{place} is missing; known: {', '.join(kinds)}"
-    value = str(part[key]) if isinstance(part, dict) else str(getattr(part, key, part))
-    what = key if section == "data" else section.rpartition(".")[2]
-    return f"{place}={_shortened(value)}: unknown {what}{nearest(value, kinds) or '; known: ' + listing(kinds, MANY)}"
-
-
-def _single_keys(value: Any) -> Iterator[str]:  # noqa: ANN401 - any YAML value
-    """The rest of an override's path below an unknown key."""
-    while isinstance(value, dict) and len(value) == 1:
-        ((key, value),) = value.items()
-        yield str(key)
-
-
-def _suggestion(path: Sequence[str], tree: Tree) -> str:
-    """What an unknown key may mean: its current name, a similar name in its section, or the same name elsewhere."""
-    known, key = known_keys(tree), ".".join(path)
-    if any(part.isdigit() for part in path) or len(key) > MAX_SHOWN:
-        return ""
-    if len(path) == 1:
-        return nearest(key, [name for name in known if name.rpartition(".")[2] == key] or list(Config.model_fields))
-    renamed = format_1.new_names(*path) if len(path) == 2 else []
-    current = [name for name in renamed if name in known or path[0] == "loss"]
-    if current:
-        return f"; did you mean {current[0]}?"
-    if meaning := other_words.hint(path[-1]):
-        return meaning
-    section = (renamed[0] if renamed else key).rpartition(".")[0]
-    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
-    if "." not in section or not siblings:
-        fields = [name for name in known if "." in name]
-        return nearest(key, fields) or nearest(key, list(siblings.values()))
-    close = difflib.get_close_matches(path[-1], list(siblings), n=1)
-    if close:
-        return f"; did you mean {siblings[close[0]]}?"
-    elsewhere = [name for name in known if name.rpartition(".")[2] == path[-1]]
-    return nearest(key, elsewhere) if elsewhere else f"; known: {', '.join(siblings.values())}"
-
-
-def _brief(value: object) -> str:
-    return _shortened(value if isinstance(value, str) else json.dumps(value, default=str))
-
-
-def _shortened(text: str) -> str:
-    short = text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
-    return short if short.isprintable() else short.encode("unicode_escape").decode()
-
-
-def _without_kind(path: list[str]) -> list[str]:
-    """Leave out what pydantic adds: the kinds of sections, the branches of unions."""
-    places: list[str] = []
-    for part in path:
-        _, kinds = KINDS.get(".".join(places), ("", {}))
-        if part not in kinds:
-            places.append(part)
-    parent = ".".join(places[:-1])
-    if "." in parent and places[-1] == KINDS.get(parent, ("", {}))[0]:
-        places.pop()  # users write `model.backbone=...`
-    return [part for index, part in enumerate(places) if index < 2 or part.isdigit() or part.isidentifier()]
-
-
 def known_keys(tree: Tree) -> list[str]:
     """Every `section.field` that this tree may have, for the kinds of its sections."""
     keys = list(Config.model_fields)
@@ -646,13 +383,3 @@ def _kind_of(section: str, field: FieldInfo, part: Any) -> type[Settings] | None
     key, _ = KINDS[section]
     default = field.default.name if isinstance(field.default, BackboneConfig) else ""
     return kind_named(section, str(part.get(key, default) if isinstance(part, dict) else part or default))
-
-
-def nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
-    """`; did you mean ...?` with the nearest known word, or all of them if none is similar and there are few."""
-    names = list(known)
-    ends = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
-    close = ends or difflib.get_close_matches(word[:MAX_SHOWN], names, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {' or '.join(close)}?"
-    return f"; known: {', '.join(names)}" if 0 < len(names) <= 12 else ""

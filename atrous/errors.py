@@ -3,12 +3,15 @@
 The command line prints these and `OSError` as one line with exit code 2. Any other exception is a bug of Atrous.
 """
 
+import difflib
 import errno
+import json
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+MAX_SHOWN = 60  # characters of a value
 NO_MEMORY = re.compile(  # in what PyTorch raises as a RuntimeError
     r"out of memory|can't allocate memory|not enough memory|Cannot allocate memory|bad_alloc|STATUS_ALLOC_FAILED"
 )
@@ -92,3 +95,23 @@ def listing(items: Iterable[object], limit: int = 5) -> str:
     """The first of many items, for an error of one line."""
     texts = [str(item) for item in items]
     return ", ".join(texts[:limit]) + (", ..." if len(texts) > limit else "")
+
+
+def shown(value: object) -> str:
+    """A value that someone else wrote, in a few printable characters."""
+    return shortened(value if isinstance(value, str) else json.dumps(value, default=str))
+
+
+def shortened(text: str) -> str:
+    short = text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+    return short if short.isprintable() else short.encode("unicode_escape").decode()
+
+
+def nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
+    """`; did you mean ...?` with the nearest known word, or all of them if none is similar and there are few."""
+    names = list(known)
+    ends = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
+    close = ends or difflib.get_close_matches(word[:MAX_SHOWN], names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; known: {', '.join(names)}" if 0 < len(names) <= 12 else ""

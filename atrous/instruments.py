@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from atrous import run_metrics, visualize
-from atrous.config import TrainConfig
 from atrous.distributed import World
 from atrous.errors import ConfigError
 from atrous.event_file import EventFile, names_in, require_package
@@ -19,6 +18,7 @@ from atrous.report.pictures import painter
 from atrous.report.training import known_number
 from atrous.run_folder import RunFolder
 from atrous.segmenter import Segmenter
+from atrous.train_config import TrainConfig
 from atrous.types import Sample
 
 NUM_PICTURES = 3  # validation images, the same ones each time

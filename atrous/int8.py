@@ -21,11 +21,14 @@ from atrous.inference.seen import labels_at_image
 from atrous.layers import quantization
 from atrous.models import Model
 from atrous.progress import counting, say
+from atrous.report.text import plural
 from atrous.runtimes.contract import Opened
 from atrous.segmenter import Segmenter, read_image
 from atrous.types import Image, Network, Sample, Size
 
 MOST = 100  # images to calibrate on: more change the ranges little
+FEW = 10  # images
+FEW_SAID = ": few; what other images have beyond these ranges is clipped, and tens of images would show it"
 LEAST_AGREEMENT = 0.95  # of the labels, with those in floats
 Reader = tuple[str, Callable[[], Image]]  # an image's name, and what reads it
 
@@ -77,7 +80,7 @@ def calibrated(model: Segmenter, readers: Sequence[Reader], name: str, console: 
         network = calibration.calibrated(
             model.network, lambda: counted(readers, advance), model.inference, method, results=results
         )
-    say(f"calibrated on {len(readers)} images ({method})", console)
+    say(f"calibrated on {plural(len(readers), 'image')} ({method}){FEW_SAID if len(readers) < FEW else ''}", console)
     return replace(model, network=network)
 
 
@@ -115,18 +118,24 @@ def spread(readers: list[Reader]) -> list[Reader]:
 
 
 def readable(readers: Sequence[Reader], console: Console) -> list[Reader]:
-    """Those that can be read; the others are said. Raises DataError if there is none."""
+    """Those that can be read and show something; the others are said. Raises DataError if there is none."""
     good, problems = [], []
     for name, read in readers:
         try:
-            read()
+            _require_contents(name, read())
             good.append((name, read))
         except (AtrousError, OSError) as error:
             problems.append(str(error))
             say(f"not calibrated on: {error}", console)
     if not good:
-        raise DataError(f"none of the {len(readers)} images to calibrate on can be read: {problems[0]}")
+        raise DataError(f"no usable image to calibrate on among {len(readers)}: {problems[0]}")
     return good
+
+
+def _require_contents(name: str, image: Image) -> None:
+    """Raises DataError for an image of one colour: its values have hardly a range."""
+    if (image == image[:1, :1]).all():
+        raise DataError(f"{name}: all of one colour")
 
 
 # ---- what is lost
@@ -143,7 +152,8 @@ def require_agreement(
         for image in counted(readers, advance):
             shares.append(agreement(floats, network, fitted(image, size)))
     share = float(np.mean(shares))
-    text = f"{share:.2%} of labels are those of floats, on the {len(readers)} images of the calibration"
+    images = plural(len(readers), "image")
+    text = f"{share:.2%} of labels are those of floats, on the {images} of the calibration"
     if share < LEAST_AGREEMENT:
         raise Mismatch(
             f"the file was not written: only {text}, less than {LEAST_AGREEMENT:.0%}; try another --calibration, other "

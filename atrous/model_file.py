@@ -15,6 +15,7 @@ from safetensors.torch import save as to_safetensors
 from atrous import config as configs
 from atrous.backbones import BackboneConfig
 from atrous.config import Config
+from atrous.config_errors import brief
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.errors import AtrousWarning, DamagedModelError, ModelFileError
@@ -186,7 +187,8 @@ def parse(metadata: Mapping[str, str], path: Path) -> Header:
     except TreeError as error:
         raise ModelFileError(f"{path}: its header is damaged: {error}") from error
     except ValidationError as error:
-        raise ModelFileError(f"{path}: its header is damaged: {configs.brief(error, tree)}") from error
+        known = configs.known_keys({**(tree.get("training") or {}), **tree})
+        raise ModelFileError(f"{path}: its header is damaged: {brief(error, known)}") from error
     require_same_classes(header.num_classes, header.label_space, f"{path}: num_classes")
     return header
 

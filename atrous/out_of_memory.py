@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from atrous import config as configs
 from atrous import distributed, run_folder, run_metrics
-from atrous.config import AUTO, Config, TrainConfig
+from atrous.config import Config
 from atrous.distributed import World
 from atrous.errors import LESS_MEMORY, ConfigError, OutOfMemory, out_of_memory
 from atrous.progress import say
 from atrous.run_folder import RunFolder
+from atrous.train_config import AUTO, TrainConfig
 
 T = TypeVar("T")
 

@@ -19,8 +19,8 @@ from atrous.data.packed import INDEX, Index, Kind, Split, read_index
 from atrous.data.recognising import recognised
 from atrous.errors import ConfigError, DataError
 from atrous.files import prepare_output, user_path, write_atomically
-from atrous.packing.job import OTHERS, Options, Packing
-from atrous.packing.shards import BEGUN, LOCK, Written, begun_shards, is_whole, kept_shards, note, write_split
+from atrous.packing.job import OPTIONS_OF_OTHERS, Options, Packing
+from atrous.packing.shards import BEGUN, LOCK, Written, begun_shards, is_whole, note, whole_shards, write_split
 from atrous.progress import counting, say
 from atrous.recipes import recipes
 from atrous.types import Sample
@@ -95,7 +95,7 @@ def planned(config: DataConfig, options: Options, names: Sequence[str] = ()) -> 
     """Refuses options that contradict one another, before anything is read."""
     if options.for_crops and (options.quality or options.to != "shards"):
         raise ConfigError("--for-crops keeps the pixels of shards as they are: it goes with neither --quality nor --to")
-    for name in OTHERS[options.to]:
+    for name in OPTIONS_OF_OTHERS[options.to]:
         if getattr(options, name) != Options.model_fields[name].default:
             raise ConfigError(f"--{name.replace('_', '-')}: --to {options.to} has no such option")
     space = data.label_space(config)
@@ -138,7 +138,7 @@ def _pack(out: Path, packing: Packing, workers: int, console: Console) -> Index:
     total = sum(map(len, packing.splits.values()))
     with counting("packing images", total, console) as advance:
         for name, samples in packing.splits.items():
-            rows = kept_shards(out, begun.get(name, []))
+            rows = whole_shards(out, begun.get(name, []))
             advance(sum(row.taken for row in rows))
             for row in write_split(out, name, samples, packing, rows, workers, advance):
                 for problem in row.skipped:

@@ -16,7 +16,7 @@ from atrous.predicting.entries import receive_entry, write_entry
 from atrous.predicting.images import find_images, notes, require_own_names
 from atrous.predicting.job import ALONE, AUTO, Job, Wanted
 from atrous.predicting.one_image import write_results
-from atrous.predicting.output import prepare
+from atrous.predicting.output import prepare_results
 from atrous.predicting.place import place_of, settled
 from atrous.predicting.predictors import maker_of
 from atrous.prediction_log import Log
@@ -61,7 +61,7 @@ def run(
     model = place.of(with_settings(model, overrides, str(path)), speed)
     big_images.require(model, big, probabilities=probabilities)
     folders = tuple(wanted.folders(model.task))
-    prepare(out, found.images, path, model, folders)
+    prepare_results(out, found.images, path, model, folders)
     model = settled(model, found.images, console, big)
     log = Log(out, maker_of(path, model, legend=legend, big=big))
     for note in notes(found):
@@ -102,7 +102,7 @@ def submit(
     ids = image_ids.identified((image.path.absolute() for image in found.images), form, image_list)
     model = place.of(model, speed)
     drafts.require_replaceable(out, entry)
-    prepare(out, found.images, path, model, [name, *wanted.folders(model.task)])
+    prepare_results(out, found.images, path, model, [name, *wanted.folders(model.task)])
     for note in notes(found):
         console.print(note, soft_wrap=True)
     with drafts.drafted(entry, out) as draft:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from atrous.config import KINDS, PREFIXED, Config, kinds_of_task, nearest
-from atrous.errors import ConfigError
+from atrous.config import Config
+from atrous.config_kinds import KINDS, PREFIXED, kinds_of_task
+from atrous.errors import ConfigError, nearest
 from atrous.settings import MAX_COUNT, Settings, members
 from atrous.tasks import TASKS
 

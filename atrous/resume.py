@@ -10,11 +10,12 @@ from pathlib import Path
 
 from atrous import config as configs
 from atrous import optim
-from atrous.config import Config, TrainConfig
+from atrous.config import Config
 from atrous.data.inventory import Inventory
 from atrous.data.label_space import LabelSpace
 from atrous.distributed import World
 from atrous.errors import ConfigError, DataError, listing
+from atrous.train_config import TrainConfig
 
 MOVED = frozenset(
     {"data.root", "data.names_path", "data.colors_path", "data.color_map", "data.sbd"}

@@ -1,4 +1,4 @@
-"""How a run is started or resumed, for one process at a time."""
+"""Starts or resumes a run, for one process at a time."""
 
 import contextlib
 from collections.abc import Iterator

@@ -17,11 +17,7 @@ from atrous.run_folder import RunFolder
 from atrous.run_metrics import flush
 
 State = dict[str, Any]  # of a training between two steps: tensors, numbers and text only
-
-
 CHECKSUM = b"\nsha256 "  # a state's file ends with this and the hexadecimal digest of all before it
-
-
 PARTS = {  # of a state
     **dict.fromkeys(("step", "taken", "measured"), int),
     "best": float | int,
@@ -29,11 +25,7 @@ PARTS = {  # of a state
     "averaged": dict | None,
     "optimizer": dict,
 }
-
-
 FOREIGN = "it is cut off, damaged or of another program"
-
-
 END_OF_ARCHIVE = b"PK\5\6"
 
 

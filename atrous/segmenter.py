@@ -15,11 +15,12 @@ from torch import Tensor
 from atrous import artefact, distributed, model_file, models
 from atrous import config as configs
 from atrous.config import Config
+from atrous.config_errors import brief
 from atrous.data.image_like import ImageLike, is_one_image, several
 from atrous.data.image_like import read_image as read_image
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.deployed import frame_of
-from atrous.errors import ConfigError, ModelFileError, listing
+from atrous.errors import ConfigError, ModelFileError, listing, nearest
 from atrous.files import user_path
 from atrous.inference import InferenceConfig
 from atrous.inference.frames import as_batch
@@ -174,10 +175,12 @@ class Segmenter:
             pytorch.require_compiler(self.device)
         if isinstance(self.network, Model):
             return replace(self, speed=Speed(precision, compile))
+        if isinstance(self.network, Opened):
+            network = self.network.with_precision(precision).with_compiler(is_compiled=compile)
+            return replace(self, network=network, speed=Speed(precision, compile))
         if compile:
             raise ConfigError(f"compile: torch.compile is for PyTorch; this network is computed by {self.runtime}")
-        network = self.network.with_precision(precision) if isinstance(self.network, Opened) else self.network
-        return replace(self, network=network, speed=Speed(precision))
+        return replace(self, speed=Speed(precision))
 
     def settled(self, images: Iterable[Image]) -> tuple["Segmenter", float | None]:
         """With `auto` replaced by what it stands for, by the first of the images that is large enough.
@@ -382,10 +385,10 @@ def model_config(tree: Mapping[str, Any], source: str) -> ModelConfig:
     """A model's settings as its config. Raises ConfigError with the nearest valid name."""
     name = str(tree.get("name"))
     if name not in MODELS:
-        raise ConfigError(f"{source}: unknown model {name!r}{configs.nearest(name, MODELS)}")
+        raise ConfigError(f"{source}: unknown model {name!r}{nearest(name, MODELS)}")
     try:
         config: ModelConfig = TypeAdapter(AnyModelConfig).validate_python(tree)
     except ValidationError as error:
-        reason = configs.brief(error, {"model": dict(tree)}, section="model")
+        reason = brief(error, configs.known_keys({"model": dict(tree)}), section="model")
         raise ConfigError(f"{source}: {reason}") from None
     return config

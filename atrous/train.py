@@ -23,7 +23,7 @@ from atrous import (
     terminal,
     verb_module,
 )
-from atrous.config import Config, TrainConfig
+from atrous.config import Config
 from atrous.data.workers import require_guarded_script
 from atrous.distributed import World
 from atrous.environment import environment
@@ -41,6 +41,7 @@ from atrous.run_folder import RunFolder
 from atrous.run_opening import Resume
 from atrous.segmenter import Segmenter
 from atrous.tasks.contract import Objective
+from atrous.train_config import TrainConfig
 from atrous.training.augmentation import first_reads
 from atrous.training.augmentation import show_augmentation as show_augmentation
 from atrous.training.data import compared, surveys_of, trainable, training_batches_from

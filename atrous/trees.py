@@ -27,6 +27,8 @@ from yaml.reader import Reader
 
 from atrous.files import require_regular
 
+Tree = dict[str, Any]  # a configuration before it is checked
+
 MAX_BYTES = 2**20  # of YAML
 MAX_VALUES = 50_000  # of a YAML file, with those that aliases repeat
 MAX_DEPTH = 32

@@ -111,6 +111,7 @@ OWN: Mapping[str, Own] = {
     "atrous, ONNX Runtime": Own(".onnx", "onnx"),
     "atrous, ONNX Runtime, int8": Own(".onnx", "onnx", int8=True),
     "atrous, LiteRT": Own(".tflite", "litert", is_sized=True),
+    "atrous, LiteRT, int8": Own(".tflite", "litert", int8=True, is_sized=True),
     "atrous, OpenVINO": Own(".xml", "openvino", how=FP32),
     "atrous, OpenVINO, bf16": Own(".xml", "openvino", how=BF16),
     "atrous, OpenVINO, bf16, one size": Own(".xml", "openvino", is_sized=True, how=BF16),
@@ -174,12 +175,13 @@ def write_integers(runtime: str, model: str, images: str, size: str, target: str
     from atrous.runtimes import RUNTIMES
 
     segmenter, _ = int8.integer_model(atrous.load(model), int8.Request(images=[images]), Console(stderr=True))
-    write = RUNTIMES[runtime].write
-    assert write is not None
+    row = RUNTIMES[runtime]
     height, width = map(int, size.split(",")) if size else (0, 0)
     settings = artefact.Export(runtime, (height, width) if size else None, int8=True)
-    with artefact.aside(Path(target), RUNTIMES[runtime]) as temporary:
-        write(artefact.deployment_of(segmenter.model, segmenter.header, settings), temporary)
+    deployment = artefact.deployment_of(segmenter.model, segmenter.header, settings)
+    assert row.write is not None
+    with artefact.aside(Path(target), row) as temporary:
+        row.write(deployment if row.as_rounded is None else row.as_rounded(deployment), temporary)
 
 
 def export_all(case: Case, names: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from atrous.inference import InferenceConfig
 from atrous.layers import quantization
 from atrous.segmenter import Segmenter
 from tests.conftest import noise, small_segmenter
+from tests.reference import entropy as reference
 
 RANDOM = np.random.default_rng(0)
 NORMAL = RANDOM.normal(size=200_000)
@@ -56,6 +57,24 @@ def test_few_values_are_within_the_range(values: list[float], method: calibratio
     assert low <= min(values) + 1e-2
     assert high >= max(values) - 1e-2
     assert low <= 0 <= high
+
+
+AMOUNTS = np.linspace(0, 1, BINS)
+POSITIVE = {  # values of each bin, of which none is empty
+    "half of a normal distribution": np.exp(-((AMOUNTS * 5) ** 2)),
+    "exponential": np.exp(-AMOUNTS * 12),
+    "a long tail": 1 / (1e-3 + AMOUNTS) ** 2,
+    "mostly zeros": np.where(AMOUNTS == 0, 1e3, np.exp(-AMOUNTS * 7)),
+    "with an upper end": np.where(AMOUNTS == 1, 50, np.exp(-AMOUNTS * 2)),
+}
+
+
+@pytest.mark.parametrize("kind", POSITIVE)
+def test_entropy_chooses_what_nvidias_does(kind: str) -> None:
+    one = Histogram(0.0, 8.0, (POSITIVE[kind] * 1e8).round() + 1)
+    low, high = entropy(one)
+    assert low == 0
+    assert high == pytest.approx(reference.amax(one.counts, one.high, calibration.FINEST))
 
 
 @pytest.fixture(scope="module")

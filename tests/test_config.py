@@ -8,9 +8,10 @@ import yaml
 
 from atrous import config
 from atrous.backbones import BACKBONES, PREFIXES
-from atrous.config import Config, TrainConfig, differences, load, merge, parse_overrides, recipes, schema, to_yaml
+from atrous.config import Config, differences, load, merge, parse_overrides, recipes, schema, to_yaml
 from atrous.errors import ConfigError
 from atrous.models import MODELS
+from atrous.train_config import TrainConfig
 
 RECIPE = "synthetic/deeplab_v3plus_tiny"
 ROOTED = {"camvid", "voc", "folder", "cityscapes", "ade20k", "pennfudan", "coco"}

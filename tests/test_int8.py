@@ -64,7 +64,7 @@ def exported(request: pytest.FixtureRequest, place: Path) -> tuple[Path, str]:
 
 def test_a_file_of_integers_predicts_nearly_what_floats_do(exported: tuple[Path, str], place: Path) -> None:
     path, output = exported
-    assert "calibrated on 3 images (minmax)" in output
+    assert "calibrated on 3 images (minmax): few; " in output
     assert "of labels are those of floats, on the 3 images of the calibration" in output
     floats, integers = (atrous.load(one).with_inference(WHOLE) for one in (place / "model.safetensors", path))
     image = noise(*SIZE)
@@ -255,20 +255,26 @@ def test_the_loss_is_measured_on_data(learnt: Path, place: Path, capsys: pytest.
 def test_an_image_that_can_not_be_read_is_said_and_left_out(place: Path) -> None:
     save(place / "some/a.png", noise(33, 49))
     (place / "some/b.png").write_bytes(b"\x89PNG no")
+    save(place / "some/black.png", np.zeros((33, 49, 3), np.uint8))
+    save(place / "some/pixel.png", noise(1, 1))
     console = Console(record=True, width=200, file=io.StringIO())
     model = atrous.load(place / "model.safetensors")
     readers = int8.readable(int8.images_of(model, int8.Request([str(place / "some")])), console)
     assert [Path(name).name for name, _ in readers] == ["a.png"]
     output = console.export_text()
-    assert "not calibrated on: " in output
+    assert output.count("not calibrated on: ") == 3
     assert "b.png" in output
+    assert "black.png: all of one colour" in output
 
 
 REFUSED = {
     "no images": (["--to", "onnx", "--int8"], "--int8 needs images to calibrate on: add --calibrate IMAGES"),
     "an empty folder": (["--to", "onnx", "--int8", "--calibrate", "EMPTY"], "empty: no image"),
     "a missing folder": (["--to", "onnx", "--int8", "--calibrate", "gone"], "gone: "),
-    "no readable image": (["--to", "onnx", "--int8", "--calibrate", "BROKEN"], "none of the 1 images to calibrate on"),
+    "no readable image": (
+        ["--to", "onnx", "--int8", "--calibrate", "BROKEN"],
+        "no usable image to calibrate on among 1: ",
+    ),
     "an unknown method": (
         ["--to", "onnx", "--int8", "--calibrate", "IMAGES", "--calibration", "kl"],
         "--calibration kl: expected minmax, percentile, entropy",

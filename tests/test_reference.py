@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, PositiveFloat, TypeAdapter
 
-from atrous import cli, config, reference
+from atrous import cli, config, config_kinds, reference
 from atrous.config import Config
 from atrous.errors import ConfigError
 from atrous.settings import MAX_COUNT, Settings, members
@@ -25,7 +25,7 @@ def settings_below(kind: type[Settings]) -> set[type[Settings]]:
 
 
 def reachable() -> list[type[Settings]]:
-    tasks = (kind for task in TASKS for kind in config.kinds_of_task(task).values())
+    tasks = (kind for task in TASKS for kind in config_kinds.kinds_of_task(task).values())
     tops: list[type[Settings]] = [Config, *tasks]
     kinds = {kind for top in tops for kind in settings_below(top)} - {Settings}
     return sorted(kinds, key=lambda kind: (kind.__module__, kind.__qualname__))

@@ -12,7 +12,6 @@ from torch import Tensor
 
 import atrous
 from atrous import cli, run_state, segmenter, train
-from atrous.config import TrainConfig
 from atrous.data.label_space import LabelSpace, numbered_names
 from atrous.errors import ModelFileError
 from atrous.interrupt import Interrupted
@@ -20,6 +19,7 @@ from atrous.models import MODELS, Model, build
 from atrous.reuse import Part, Reused, reuse
 from atrous.run_folder import RunFolder
 from atrous.run_opening import Resume
+from atrous.train_config import TrainConfig
 from tests.conftest import TINY
 from tests.convert.readers.writers import write_checkpoint
 from tests.reference.tf_deeplab import checkpoint

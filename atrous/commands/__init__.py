@@ -1,1 +1,1 @@
-"""The command line: one file per verb."""
+"""The command line, a file per verb: its options, and the call of what does the work."""

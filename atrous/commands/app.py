@@ -1,15 +1,10 @@
-"""The verbs, each of a file here, which imports the verb's own file late."""
+"""The program's verbs: each is a file here, which imports what does the work only when it runs."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from atrous import __version__
-
-if TYPE_CHECKING:
-    pass
-
-
 from atrous.commands import bench, check, convert, demo, evaluate, export, pack, plan, predict, recipes, train
 
 app = typer.Typer(

@@ -1,14 +1,12 @@
 """The command line of `atrous bench`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
 from atrous.commands.numbers import parsed_size
-from atrous.commands.options import Device, apart, words_of
+from atrous.commands.options import Device, files_and_settings, words_of
 
 
 def bench(
@@ -54,7 +52,7 @@ def bench(
     """
     from atrous import bench
 
-    files, overrides = apart(models)
+    files, overrides = files_and_settings(models)
     options = bench.Options(
         size=parsed_size(size),
         image=image,

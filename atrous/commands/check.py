@@ -1,18 +1,15 @@
 """The command line of `atrous check`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from atrous.commands.options import DEFAULT_WORKERS, Overrides, Workers, recipe_names, require_writable
 from atrous.errors import (
     ConfigError,
     listing,
 )
-
-if TYPE_CHECKING:
-    pass
-from atrous.commands.options import DEFAULT_WORKERS, Overrides, Workers, recipe_names, require_writable
 
 
 def check(

@@ -1,16 +1,11 @@
 """The command line of `atrous convert`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from atrous.errors import (
-    DataError,
-)
-
-if TYPE_CHECKING:
-    pass
+from atrous.errors import DataError
 
 
 def convert(

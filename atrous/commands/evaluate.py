@@ -1,16 +1,10 @@
 """The command line of `atrous evaluate`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from atrous.errors import (
-    ConfigError,
-)
-
-if TYPE_CHECKING:
-    pass
 from atrous.commands.options import (
     DEFAULT_WORKERS,
     PRECISIONS,
@@ -23,6 +17,7 @@ from atrous.commands.options import (
     speed_of,
     words_of,
 )
+from atrous.errors import ConfigError
 
 
 def evaluate(

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from atrous.errors import (
-    ConfigError,
-)
+from atrous.errors import ConfigError
 
 if TYPE_CHECKING:
     from atrous.runtimes.contract import Speed
@@ -104,8 +102,8 @@ def require_writable(path: Path) -> None:
     prepare_file(path)
 
 
-def apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Files, and settings."""
+def files_and_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`data.format=voc` is a setting, unless a file is called that."""
     overrides = [text for text in words if re.match(r"[a-z_]+\.[a-z_.]+=", text) and not Path(text).exists()]
     return [text for text in words if text not in overrides], overrides
 

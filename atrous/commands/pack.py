@@ -1,12 +1,10 @@
 """The command line of `atrous pack`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
 from atrous.commands.options import DEFAULT_WORKERS, Workers
 from atrous.terminal import answer
 

@@ -1,12 +1,10 @@
 """The command line of `atrous plan`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    pass
 from atrous.commands.options import Device, Overrides, recipe_names, require_writable
 
 

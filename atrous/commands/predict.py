@@ -1,27 +1,22 @@
 """The command line of `atrous predict`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from atrous.errors import (
-    ConfigError,
-)
-
-if TYPE_CHECKING:
-    pass
 from atrous.commands.numbers import parsed_bands
 from atrous.commands.options import (
     PRECISIONS,
     Compile,
     Device,
     RuntimeName,
-    apart,
     engine_names,
+    files_and_settings,
     format_names,
     speed_of,
 )
+from atrous.errors import ConfigError
 from atrous.terminal import answer
 
 
@@ -100,7 +95,7 @@ def predict(
 
     speed = speed_of(precision, compile)
     words = images or []
-    sources, overrides = apart(words)
+    sources, overrides = files_and_settings(words)
     require_order(model, sources, overrides)
     if images_json is not None and format is None:
         raise ConfigError("--images-json lists the images of a benchmark; it needs --format")

@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atrous.errors import (
-    ConfigError,
-)
+from atrous.commands.options import DEFAULT_WORKERS, Device, Overrides, Workers, recipe_names
+from atrous.errors import ConfigError
 
 if TYPE_CHECKING:
     from atrous.run_opening import Resume
-from atrous.commands.options import DEFAULT_WORKERS, Device, Overrides, Workers, recipe_names
 
 
 def train(

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from atrous import segmenter
-from atrous.config import nearest
 from atrous.convert.arrays import Shapes
 from atrous.convert.class_names import read_names
 from atrous.convert.declared import require_layers
@@ -14,12 +13,14 @@ from atrous.convert.flow.traced import expectation
 from atrous.convert.flow.values import Flow
 from atrous.convert.label_spaces import named_label_space
 from atrous.convert.options import read_options, require_agreement, validated
+from atrous.convert.readers.pth import held
 from atrous.convert.system import Evidence, ForeignWeights, OptionsT, OptionTree, System, listed
 from atrous.convert.systems import SYSTEMS
-from atrous.errors import ConfigError, ConversionError
+from atrous.errors import ConfigError, ConversionError, nearest
 from atrous.models import MODELS, ModelConfig
 from atrous.segmenter import Segmenter
 
+KERNEL_AXES, ALMOST_ALL = 4, 0.9
 PLAIN = "the weights themselves: the file also has a moving average of them, which --ema takes"
 
 
@@ -39,6 +40,7 @@ def convert_weights(
 
     Raises ConversionError or ConfigError, in one line, if there is none.
     """
+    weights = weights if system else within_holder(weights)
     name = system or recognise(shapes_of(weights.arrays), weights.label)
     if name not in SYSTEMS:
         raise ConfigError(f"system={name}: no such system{nearest(name, SYSTEMS) or '; known: ' + ', '.join(SYSTEMS)}")
@@ -77,6 +79,29 @@ def averaged(weights: ForeignWeights) -> ForeignWeights:
     return weights._replace(arrays={**weights.arrays, **weights.averages}, averages={})
 
 
+def within_holder(weights: ForeignWeights) -> ForeignWeights:
+    """Under the names in the network itself, where these are known: a training's module may call it anything."""
+    inner: ForeignWeights | None = weights
+    while inner is not None:
+        shapes = shapes_of(inner.arrays)
+        if any(row.recognised(shapes) for row in SYSTEMS.values()):
+            return inner
+        inner = _without_holder(inner)
+    return weights
+
+
+def _without_holder(weights: ForeignWeights) -> ForeignWeights | None:
+    """The module that holds all kernels, and almost all weights, left out of the names; None if there is none."""
+    shapes = shapes_of(weights.arrays)
+    holders = {name.partition(".")[0] for name, shape in shapes.items() if len(shape) == KERNEL_AXES and "." in name}
+    prefix = f"{next(iter(holders), '')}."
+    num_inside = sum(name.startswith(prefix) for name in shapes)
+    has_others = any(len(shape) == KERNEL_AXES and not name.startswith(prefix) for name, shape in shapes.items())
+    if len(holders) != 1 or has_others or num_inside < ALMOST_ALL * len(shapes):
+        return None
+    return weights._replace(arrays=held(weights.arrays, prefix), averages=held(weights.averages, prefix))
+
+
 def recognise(shapes: Shapes, label: str) -> str:
     """The first system that recognises these names and shapes."""
     if not shapes:
@@ -99,6 +124,8 @@ def deduced_config(system: System[OptionsT], evidence: Evidence[OptionsT]) -> Mo
     """The config of the one model that has these weights, with which all options agree."""
     fields, decided = system.config(evidence)
     require_agreement(evidence.options, decided, evidence.label)
+    if fields.get("num_classes") == 1:
+        raise ConversionError(f"{evidence.label}: it has a single class, which is not read from this program")
     config = MODELS[fields["name"]].Config
     assert fields.keys() <= config.model_fields.keys(), f"the system sets fields that {fields['name']} doesn't have"
     return validated(config, fields, evidence.label, ConversionError)
@@ -139,5 +166,7 @@ def _different(system: System[OptionsT], flow: Flow, evidence: Evidence[OptionsT
     defaults = {name: system.options.model_fields[name].get_default() for name in system.runtime_options}
     as_graph = evidence._replace(options=evidence.options.model_copy(update=defaults))
     config = deduced_config(system, as_graph)
-    model = expectation(config, system.layout.names, system.rules(config), flow.size)
-    return disagreements(flow, model, system.passes(evidence.options))
+    passes = system.passes(evidence.options)
+    scales = passes.scales if num_passes(flow) > 1 else ()
+    model = expectation(config, system.layout.names, system.rules(config), flow.size, scales)
+    return disagreements(flow, model, passes)

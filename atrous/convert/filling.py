@@ -1,6 +1,6 @@
 """Builds a model without random weights, and fills it with those of another program."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -108,11 +108,19 @@ def fill(model: Model, rules: Rules, layout: Layout, arrays: Arrays, label: str)
     require_all(_shapes(names, state, layout), shapes_of(arrays), label)
     unused = sorted(arrays.keys() - names.values())
     require_no_model_left([name for name in unused if not layout.leftovers.fullmatch(name)], label)
+    _require_numbers(names.values(), arrays, label)
     tensors = {
         key: as_float32(layout.our_axes(name, arrays[name])).view(state[key].shape) for key, name in names.items()
     }
     assign(model, tensors, names, label)
     return unused
+
+
+def _require_numbers(names: Iterable[str], arrays: Arrays, label: str) -> None:
+    """Raises ConversionError for weights of 8 bits that stand for others: by which scale, the file doesn't say."""
+    rounded = [name for name in names if arrays[name].dtype.kind in "iub" and arrays[name].dtype.itemsize == 1]
+    if rounded:
+        raise ConversionError(f"{label}: {_counted(rounded)} rounded to 8 bits, without a scale: {listed(rounded)}")
 
 
 def as_float32(array: Array) -> Tensor:

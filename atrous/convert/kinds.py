@@ -23,6 +23,13 @@ CORE_ML = re.compile(rb"\x08[\x02-\x20]\x12[\x80-\xff]{0,4}[\x01-\x7f]" + NAMED)
 ONNX = re.compile(rb"\x08[\x03-\x20][\x12\x1a\x22\x3a\x42]")  # its version, which is 3 or more, and another field
 
 
+DOWNLOADED = {  # beginnings of files that stand where people expect a model
+    b"<!doctype html": "it is a page of HTML: the page about the file was saved, not the file",
+    b"<html": "it is a page of HTML: the page about the file was saved, not the file",
+    b"version https://git-lfs": "it is a pointer of Git LFS: `git lfs pull` brings the file itself",
+}
+
+
 class Ends(NamedTuple):
     head: bytes
     tail: bytes
@@ -40,11 +47,14 @@ def kind_of(path: Path) -> Kind | None:
     return next((kind for kind, is_it in KINDS.items() if is_it(ends)), None)
 
 
-def is_blank(path: Path) -> bool:
-    """Whether a file begins with zeros alone, as a download does that was never filled: no kind of model does."""
+def no_model(path: Path) -> str | None:
+    """What a file is that a download left in place of a model; None: it may be one."""
     with path.open("rb") as file:
         head = file.read(HEAD)
-    return len(head) == HEAD and not head.strip(b"\0")
+    if len(head) == HEAD and not head.strip(b"\0"):
+        return "it begins with zeros, as no kind of model does"
+    start = head.lstrip().lower()
+    return next((what for beginning, what in DOWNLOADED.items() if start.startswith(beginning)), None)
 
 
 def _is_pytorch(ends: Ends) -> bool:

@@ -1,7 +1,7 @@
 """How frameworks name the weights of a module and order their axes: PyTorch here, TensorFlow in its own system."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -115,6 +115,21 @@ def _keras_names(module: nn.Module, rules: Rules) -> dict[str, str]:
 
 
 KERAS = Layout(_keras_names, kernel_shape, as_our_kernel, re.compile(r"(?!)"), nothing_folded)
+
+
+# ---- a single class
+
+ONE_LOGIT = "its single logit is that of class 1, by a sigmoid"
+
+
+def with_two_classes(arrays: Arrays, layers: Collection[str]) -> Arrays:
+    """A single logit of these layers is that of class 1, against 0 of class 0: a sigmoid is the softmax of both."""
+    names = [name for name in arrays if name.rpartition(".")[0] in layers and len(arrays[name]) == 1]
+    return {**arrays, **{name: np.stack([0 * arrays[name][0], arrays[name][0]]) for name in names}}
+
+
+def two_classes_of(*layers: str) -> Callable[[nn.Module, Mapping[str, str], Arrays], Arrays]:
+    return lambda module, names, arrays: with_two_classes(arrays, layers)
 
 
 # ---- channels

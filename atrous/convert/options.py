@@ -5,9 +5,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from atrous.config import nearest
 from atrous.convert.system import OptionsT, OptionTree, System
-from atrous.errors import AtrousError, ConfigError
+from atrous.errors import AtrousError, ConfigError, nearest
 from atrous.settings import Settings
 
 M = TypeVar("M", bound=BaseModel)

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from atrous import distributed, terminal
+from atrous.convert.companions import find_weights
 from atrous.convert.comparison import THRESHOLD, compare, percent, total
 from atrous.convert.conversion import Conversion, convert_weights
 from atrous.convert.originals import Original, open_original, require_program
@@ -81,6 +82,7 @@ def run(
     console, out, world = console or terminal.console(), user_path(out), distributed.join("cpu")
     console.quiet = console.quiet or world.rank > 0
     _require_writable(out)
+    _require_apart(source, out)
     program = require_program(user_path(source)) if checked else None
     result = conversion(source, system=system, options=parse_options(options), labels=labels, ema=ema, console=console)
     if program is not None and world.rank == 0:
@@ -119,6 +121,14 @@ def _require_writable(out: Path) -> None:
         raise IsADirectoryError(f"--out {out}: is a folder")
     if out.parent.exists():  # else it is created when there is something to write
         prepare_output(out.parent)
+
+
+def _require_apart(source: str, out: Path) -> None:
+    """Raises ConfigError where the model would take the place of the weights that it is made of."""
+    path = user_path(source)
+    weights = find_weights(path) if path.is_dir() else path
+    if weights is not None and weights.exists() and out.exists() and weights.samefile(out):
+        raise ConfigError(f"--out {out}: is the file that is converted: choose another name")
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, str]:

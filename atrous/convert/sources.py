@@ -14,7 +14,7 @@ from atrous.convert.arrays import Arrays
 from atrous.convert.class_names import packed_names
 from atrous.convert.companions import described, find_weights, joined
 from atrous.convert.filling import shapes_of
-from atrous.convert.kinds import Kind, is_blank, kind_of
+from atrous.convert.kinds import Kind, kind_of, no_model
 from atrous.convert.notes import noted
 from atrous.convert.other_programs import CORE_ML, ONNX, refuse, refuse_by_suffix
 from atrous.convert.readers.archive import extract, find_model
@@ -110,8 +110,8 @@ def read(path: Path) -> ForeignWeights:
         return read(find_weights(path) or find_model(path))._replace(label=label)
     if path.is_file() and path.name == "checkpoint":  # it names the newest checkpoint of its folder
         return read(path.parent)
-    if path.is_file() and not SHARD.search(path.name) and is_blank(path):
-        raise ConversionError(f"cannot read {path}: it begins with zeros, as no kind of model does")
+    if path.is_file() and not SHARD.search(path.name) and (what := no_model(path)):
+        raise ConversionError(f"cannot read {path}: {what}")
     kind = kind_of(path) if path.is_file() else None
     by_name = next((reader for suffixes, reader in READERS.items() if path.name.endswith(suffixes)), _read_checkpoint)
     return BY_CONTENT.get(kind, by_name)(path, label)

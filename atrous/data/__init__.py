@@ -29,7 +29,7 @@ from atrous.data.dividing import DEFAULT_SHARE, Divisible, divided
 from atrous.data.image_files import ImageFiles
 from atrous.data.label_space import LabelSpace
 from atrous.data.merging import merged, merger
-from atrous.data.mixing import Reading, common, mixed
+from atrous.data.mixing import Reading, mixed, space_and_mergers
 from atrous.data.naming import with_things
 from atrous.data.pairing import NoImagesError
 from atrous.data.recognising import require_layout
@@ -50,7 +50,7 @@ FORMATS: dict[str, Layout] = {
     "mix": Layout(
         mix.Config,
         lambda config, split: mixed(config, split, _reading()),
-        lambda config: common(config, _reading())[0],
+        lambda config: space_and_mergers(config, _reading())[0],
     ),
     "pennfudan": pennfudan.LAYOUT,
     "shards": shards.LAYOUT,

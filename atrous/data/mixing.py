@@ -29,7 +29,7 @@ class Reading(NamedTuple):
 
 
 def mixed(config: mix.Config, split: str, reading: Reading) -> mix.Mix:
-    parts, mergers = _parts(config, reading), common(config, reading)[1]
+    parts, mergers = _parts(config, reading), space_and_mergers(config, reading)[1]
     if split == config.val and config.validate_on is not None:
         parts = {name: parts[name] for name in config.validate_on}
     own_splits = {
@@ -42,7 +42,8 @@ def mixed(config: mix.Config, split: str, reading: Reading) -> mix.Mix:
     return mix.Mix(read, mix.weights_of(config, {name: len(part) for name, part in read.items()}))
 
 
-def common(config: mix.Config, reading: Reading) -> tuple[LabelSpace, Mapping[str, Merger]]:
+def space_and_mergers(config: mix.Config, reading: Reading) -> tuple[LabelSpace, Mapping[str, Merger]]:
+    """The label space of all parts, and how each part's own labels become labels of that."""
     spaces = {}
     for name, part in _parts(config, reading).items():
         with _naming_part(name):

@@ -34,7 +34,7 @@ def _meant(config: DataConfig, layout: Layout, root: Path, formats: Formats) -> 
     return f"; set {' or '.join((names or roots)[:3])}" if names or roots else f"; it holds {_content(root)}"
 
 
-def formats_of(root: Path, formats: Formats) -> Sequence[str]:
+def _formats_of(root: Path, formats: Formats) -> Sequence[str]:
     """The layouts of which a folder holds a dataset."""
     return [name for name, row in formats.items() if row.is_root and row.is_root(_defaults(row), root)]
 
@@ -75,7 +75,7 @@ def datasets_below(root: Path, formats: Formats) -> Sequence[Path]:
 
 def _likely(root: Path, formats: Formats) -> Sequence[str]:
     """The layouts that a folder may have. What reads like `folder` and like another is the other, unless it says so."""
-    names = formats_of(root, formats)
+    names = _formats_of(root, formats)
     if "folder" in names and any((root / f"classes.{end}").is_file() for end in ("yaml", "yml")):
         return ["folder"]
     others = [name for name in names if name != "folder"]

@@ -1,4 +1,4 @@
-"""From images of any size to labels and probabilities at that size: whole or in windows, at several scales, flipped."""
+"""How images of any size are shown to a network: whole or in windows, at several scales, flipped."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""From images of any size to what a network says of them: whole or in windows, at several scales, flipped."""
+"""Shows images to a network by the protocol, and returns what it saw."""
 
 import torch
 from torch import Tensor

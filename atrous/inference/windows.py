@@ -78,7 +78,7 @@ def _maps_in(window: Window, part: View, network: Network) -> Tensor:
     return with_probabilities(maps, num_classes)
 
 
-# How much a window counts, [rows, columns], at each pixel of a part of it.
+# ---- how much a window counts, [rows, columns], at each pixel of a part of it
 
 
 def _same_weights(view: View, part: View, size: Size, overlaps: list[int]) -> Tensor:

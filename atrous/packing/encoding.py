@@ -17,9 +17,13 @@ from atrous.data.label_space import LabelSpace
 from atrous.data.strips import checksums
 from atrous.data.windows import Window, resample_window
 from atrous.errors import AtrousError, DataError, text_of
-from atrous.packing.job import MAX_NUMBER, PLAIN, SUFFIXES, Item, Options
+from atrous.packing.job import Item, Options
 from atrous.types import Sample
 from atrous.wire import records, tar
+
+SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}  # by Pillow's name of a format
+PLAIN_FORMATS, PLAIN_MODES = ("JPEG", "PNG"), ("RGB", "L")  # those that TensorFlow decodes to what we do
+MAX_NUMBER = 2**16 - 1  # of a thing, in a PNG
 
 
 def encoded(samples: Sequence[Sample], options: Options, space: LabelSpace, index: int) -> Item:
@@ -108,7 +112,8 @@ def _plain_image(sample: Sample, path: Path | None, options: Options) -> tuple[s
     """JPEG or PNG, which TensorFlow must decode to the pixels that we see: it turns no photo upright."""
     kind, content = _image(sample, path, options)
     with PIL.Image.open(io.BytesIO(content)) as image:
-        is_plain = image.format in PLAIN[0] and image.mode in PLAIN[1] and image.getexif().get(0x0112, 1) == 1
+        is_upright = image.getexif().get(0x0112, 1) == 1
+        is_plain = image.format in PLAIN_FORMATS and image.mode in PLAIN_MODES and is_upright
     kind, content = (kind, content) if is_plain else ("png", _png(sample.image))
     return {"jpg": "jpeg"}.get(kind, kind), content
 

@@ -10,14 +10,6 @@ from atrous.errors import ConfigError
 from atrous.settings import Settings, Side
 from atrous.types import Sample
 
-SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}  # by Pillow's name of a format
-
-
-PLAIN = ("JPEG", "PNG"), ("RGB", "L")  # formats and modes that TensorFlow decodes to what we do
-
-
-MAX_NUMBER = 2**16 - 1  # of a thing, in a PNG
-
 
 class Options(Settings):
     """What `atrous pack` may be told beside the settings of the data."""
@@ -31,7 +23,7 @@ class Options(Settings):
     num_shards: Annotated[int, Field(ge=1, le=99_999)] = 10
 
 
-OTHERS = {"shards": ("style", "num_shards"), "tfrecord": ("shard_size",)}  # options that aren't of what is written
+OPTIONS_OF_OTHERS = {"shards": ("style", "num_shards"), "tfrecord": ("shard_size",)}  # by what is written
 
 
 def checked_options(**options: Any) -> Options:  # noqa: ANN401

@@ -60,7 +60,7 @@ def note(out: Path, packing: Packing, begun: Mapping[str, Sequence[Written]]) ->
     write_atomically(out / BEGUN, json.dumps({"source": packing.source, "splits": rows}))
 
 
-def kept_shards(out: Path, rows: Sequence[Written]) -> list[Written]:
+def whole_shards(out: Path, rows: Sequence[Written]) -> list[Written]:
     """The noted shards up to the first that isn't whole any more."""
     number = next((index for index, row in enumerate(rows) if not is_whole(out, row.shard)), len(rows))
     return list(rows[:number])
@@ -112,14 +112,14 @@ def _write(path: Path, items: Sequence[Item], space: LabelSpace, end: bytes) -> 
             digest.update(part)
     size = sum(map(len, content))
     shard = Shard(name=path.name, samples=len(good), bytes=size, sha256=digest.hexdigest())
-    return Written(shard=shard, taken=len(items), skipped=problems_of(items), **counts_of(good, space))
+    return Written(shard=shard, taken=len(items), skipped=_problems_of(items), **_counts_of(good, space))
 
 
-def problems_of(items: Sequence[Item]) -> tuple[str, ...]:
+def _problems_of(items: Sequence[Item]) -> tuple[str, ...]:
     return tuple(item.problem for item in items if item.problem)
 
 
-def counts_of(items: Sequence[Item], space: LabelSpace) -> dict[str, Any]:
+def _counts_of(items: Sequence[Item], space: LabelSpace) -> dict[str, Any]:
     pixels: Counter[int] = Counter()
     for item in items:
         pixels.update(item.pixels)

@@ -1,4 +1,4 @@
-"""All images: those that are left, and what has come of them."""
+"""Predicts all images that are left, and counts what has come of them."""
 
 import contextlib
 import signal
@@ -47,7 +47,7 @@ def predict_images(
     receive: Callable[[NamedImage, Outcome], object] = lambda image, outcome: None,
 ) -> Summary:
     """Predict all images. Raises Interrupted, or OSError if nothing more can be written; both say how far."""
-    images = images_left(found.images, job, console)
+    images = _images_left(found.images, job, console)
     done = Done(len(found.images), len(found.images) - len(images))
     for failure in found.problems:
         done.fail(failure, say)
@@ -105,7 +105,7 @@ class Done:
         return Summary(self.number, tuple(self.failures), tuple(self.folders), tuple(self.files), self.earlier)
 
 
-def images_left(images: Sequence[NamedImage], job: Job, console: Console) -> Sequence[NamedImage]:
+def _images_left(images: Sequence[NamedImage], job: Job, console: Console) -> Sequence[NamedImage]:
     """The images without results, which is said; from now on this model's results are those in the folder."""
     if job.log is None:
         return images

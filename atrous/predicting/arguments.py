@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from atrous import config as configs
+from atrous.config_errors import explain
 from atrous.data.pairing import IMAGE_SUFFIXES
 from atrous.errors import ConfigError
 from atrous.inference import InferenceConfig
@@ -47,6 +48,6 @@ def with_settings(model: Segmenter, overrides: Sequence[str], source: str) -> Se
         try:
             sections[name] = type(section).model_validate(tree[name])
         except ValidationError as error:
-            raise ConfigError(configs.explain(error, tree, source, overrides, section=name)) from None
+            raise ConfigError(explain(error, configs.known_keys(tree), source, overrides, section=name)) from None
     inference = InferenceConfig.model_validate(sections["evaluate"])
     return model.with_inference(inference).with_header(decode=sections["decode"])

@@ -1,4 +1,4 @@
-"""The part that one image has in what a benchmark's server takes."""
+"""Adds one image to what a benchmark's server takes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,16 +20,16 @@ def write_entry(
     image_list: ImageList | None,
     write: Write,
     prediction: Prediction,
-    job: NamedImage,
+    image: NamedImage,
 ) -> Outcome:
     """The part of one image, and what is written besides. Official labels are those of the pixels as stored."""
-    identifier, orientation = ids[job.path.absolute()], orientation_of(job)
+    identifier, orientation = ids[image.path.absolute()], orientation_of(image)
     labels = answers.as_stored(prediction.labels, orientation)
     try:
         drafts.add(draft, identifier, labels, image_ids.size_of(identifier, image_list))
     except DataError as error:
-        raise DataError(f"{job.path}: {error}") from error
-    return write(prediction, job)._replace(row=draft.rows[identifier])
+        raise DataError(f"{image.path}: {error}") from error
+    return write(prediction, image)._replace(row=draft.rows[identifier])
 
 
 def receive_entry(draft: Draft, ids: Mapping[Path, str], image: NamedImage, outcome: Outcome) -> None:

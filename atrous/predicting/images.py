@@ -1,4 +1,4 @@
-"""Which images are predicted."""
+"""Which images are predicted: those that people name, without results of earlier predictions."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -20,12 +20,13 @@ def find_images(sources: Sequence[str], *, with_shards: bool = False) -> Found:
     shards = {source: part for source in sources if with_shards and (part := image_shards.shards_of(source))}
     tars = dict.fromkeys(shard for part in shards.values() for shard in part)
     items = [item for shard in tars for item in image_shards.images_in(shard)]
-    found = find_files([source for source in sources if source not in shards])
+    found = _find_files([source for source in sources if source not in shards])
     images = [item for item in items if isinstance(item, NamedImage)]
     return Found([*found.images, *images], [*found.skipped, *(item for item in items if isinstance(item, Skipped))])
 
 
-def find_files(sources: Sequence[str]) -> Found:
+def _find_files(sources: Sequence[str]) -> Found:
+    """The same without shards."""
     recorded = cache(recorded_folders)
     found = finding.find(sources, lambda folder: folder.name in recorded(folder.parent) or looks_written(folder))
 

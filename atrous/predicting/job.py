@@ -1,4 +1,4 @@
-"""What a process on any machine needs to know to predict images."""
+"""What a process on any machine needs to know to predict images, and which files it writes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,11 +28,7 @@ class Wanted(NamedTuple):
 
 
 ALONE = Wanted(overlays=False, results=False)  # nothing besides what a server takes
-
-
 Write = Callable[[Prediction, NamedImage], Outcome]  # writes the files of an image
-
-
 AUTO = Speed()
 
 

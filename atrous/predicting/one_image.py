@@ -1,4 +1,4 @@
-"""One image: read, predicted, its files written."""
+"""Reads one image, predicts it and writes its files."""
 
 import contextlib
 import errno
@@ -22,9 +22,7 @@ from atrous.prediction_log import Reader
 from atrous.segmenter import Segmenter
 from atrous.types import Image
 
-NOWHERE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # no further file could be written either
-
-
+NO_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}  # no further file could be written either
 LESS_MEMORY = {  # by evaluate.mode
     "whole": "evaluate.mode=sliding needs less",
     "sliding": "a smaller evaluate.window needs less",
@@ -34,7 +32,7 @@ LESS_MEMORY = {  # by evaluate.mode
 
 def outcome_of(job: Job, model: Segmenter, reader: Reader | None, predict_large: Predict, image: NamedImage) -> Outcome:
     """Write the files of one image, unless they are there. Raises OSError for what is wrong with the output."""
-    files = files_there(job, reader, image)
+    files = _files_there(job, reader, image)
     if files:
         return Outcome(files)
     try:
@@ -42,24 +40,24 @@ def outcome_of(job: Job, model: Segmenter, reader: Reader | None, predict_large:
         outcome = predict_large(image) if is_large else predict_image(model, job.write, job.wanted, image)
     except DataError as error:
         return Outcome(failure=text_of(error))
-    note(job, image, outcome)
+    add_to_log(job, image, outcome)
     return outcome
 
 
-def predicted(model: Segmenter, wanted: Wanted, image: NamedImage, pixels: Image) -> Prediction:
+def prediction_of(model: Segmenter, wanted: Wanted, image: NamedImage, pixels: Image) -> Prediction:
     try:
         return model.predict(pixels, probabilities=wanted.probabilities)
     except DataError as error:
         raise DataError(f"{image.path}: {error}") from error
 
 
-def note(job: Job, image: NamedImage, outcome: Outcome) -> None:
-    """That its files are there."""
+def add_to_log(job: Job, image: NamedImage, outcome: Outcome) -> None:
+    """Note in the log, if there is one, that the files of an image are there."""
     if job.log is not None:
         prediction_log.add(job.log, image, outcome.files)
 
 
-def files_there(job: Job, reader: Reader | None, image: NamedImage) -> dict[Path, Path]:
+def _files_there(job: Job, reader: Reader | None, image: NamedImage) -> dict[Path, Path]:
     if reader is None or job.log is None:
         return {}
     reader.update()
@@ -72,8 +70,8 @@ def predict_image(model: Segmenter, write: Write, wanted: Wanted, image: NamedIm
 
     Raises DataError with the path for what is wrong with this image, and OSError for what is wrong with the output.
     """
-    with named(image.path, model.inference):
-        return write(predicted(model, wanted, image, read(image)), image)
+    with naming_image(image.path, model.inference):
+        return write(prediction_of(model, wanted, image, read_pixels(image)), image)
 
 
 def is_big(job: Job, model: Segmenter, image: NamedImage) -> bool:
@@ -89,34 +87,34 @@ def predict_big(job: Job, model: Segmenter, image: NamedImage, *, console: Conso
     pictures = [folder / image.name for folder in folders if folder.name == OVERLAYS]
     target = big_images.Target(folders[0] / image.name, pictures[0] if pictures else None)
     options: dict[str, Any] = {"legend": job.wanted.legend, "console": console, "is_alone": is_alone}
-    with named(image.path, big_images.protocol(model.inference)), writable(image, folders):
+    with naming_image(image.path, big_images.protocol(model.inference)), naming_unwritable(image, folders):
         files = big_images.predict(model, image.path, target, job.big.bands, **options)
     return Outcome({file: next(folder for folder in folders if file.is_relative_to(folder)) for file in files})
 
 
-def write_results(out: Path, wanted: Wanted, prediction: Prediction, job: NamedImage) -> Outcome:
+def write_results(out: Path, wanted: Wanted, prediction: Prediction, image: NamedImage) -> Outcome:
     contents = prediction.files(**wanted._asdict())
-    files = {out / folder / f"{job.name}{suffix}": out / folder for folder, suffix in contents}
-    with writable(job, [out, *files.values()]):
+    files = {out / folder / f"{image.name}{suffix}": out / folder for folder, suffix in contents}
+    with naming_unwritable(image, [out, *files.values()]):
         for file, content in zip(files, contents.values(), strict=True):
             write_atomically(file, content)
     return Outcome(files)
 
 
 @contextlib.contextmanager
-def writable(image: NamedImage, folders: Sequence[Path]) -> Iterator[None]:
+def naming_unwritable(image: NamedImage, folders: Sequence[Path]) -> Iterator[None]:
     """Turn what is wrong with the files of one image alone, such as a name that is too long, into an error with it."""
     try:
         yield
     except OSError as error:
-        if error.errno not in NOWHERE:
+        if error.errno not in NO_DISK:
             for folder in folders:
                 prepare_output(folder)
             raise DataError(f"{image.path}: {text_of(error)}") from error
         raise
 
 
-def read(image: NamedImage) -> Image:
+def read_pixels(image: NamedImage) -> Image:
     try:
         return segmenter.read_image(image.path) if image.entry is None else image_shards.read(image.entry)
     except OSError as error:
@@ -124,7 +122,7 @@ def read(image: NamedImage) -> Image:
 
 
 @contextlib.contextmanager
-def named(image: Path, inference: InferenceConfig) -> Iterator[None]:
+def naming_image(image: Path, inference: InferenceConfig) -> Iterator[None]:
     """Turn what one image may cause into an error with its name: too little memory, an output that isn't finite."""
     try:
         yield

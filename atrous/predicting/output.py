@@ -30,7 +30,9 @@ def stems_in(folder: Path) -> set[str]:
         return set()
 
 
-def prepare(out: Path, images: Sequence[NamedImage], path: Path, model: Segmenter, folders: Sequence[str]) -> None:
+def prepare_results(
+    out: Path, images: Sequence[NamedImage], path: Path, model: Segmenter, folders: Sequence[str]
+) -> None:
     """Make the output folder, and record in it what will be there. Refuses what would be overwritten."""
     recorded = recorded_folders(out)
     for folder in (out / name for name in folders if name not in recorded):

@@ -8,13 +8,12 @@ from typing import NamedTuple
 from rich.console import Console
 
 from atrous import artefact, big_images, distributed, segmenter
-from atrous import config as configs
 from atrous.big_images import NEVER, Choice
 from atrous.data.finding import NamedImage
 from atrous.engines import ENGINES, Engine
-from atrous.errors import ConfigError, DataError
+from atrous.errors import ConfigError, DataError, nearest
 from atrous.files import user_path
-from atrous.predicting.one_image import read
+from atrous.predicting.one_image import read_pixels
 from atrous.progress import say as say_line
 from atrous.runtimes.contract import ARITHMETIC, Speed
 from atrous.segmenter import NUM_TRIED, Segmenter
@@ -61,7 +60,7 @@ def on_device(model: Segmenter, device: str | None, speed: Speed) -> Segmenter:
 def place_of(name: str, device: str | None, address: str | None) -> Place:
     """Raises ConfigError for an engine that there isn't, and for an address that it has no use for."""
     if name not in ENGINES:
-        raise ConfigError(f"--engine {name}: no such engine{configs.nearest(name, ENGINES)}")
+        raise ConfigError(f"--engine {name}: no such engine{nearest(name, ENGINES)}")
     if address is not None and ENGINES[name].is_here:
         raise ConfigError(f"--address {address} is that of a cluster; it needs --engine ray")
     return Place(ENGINES[name], device, address)
@@ -81,4 +80,4 @@ def first_images(model: Segmenter, images: Sequence[NamedImage], big: Choice) ->
     for image in images[:NUM_TRIED]:
         with contextlib.suppress(DataError):
             if image.entry is not None or not big_images.is_big(model, image.path, big, probabilities=False):
-                yield read(image)
+                yield read_pixels(image)

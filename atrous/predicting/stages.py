@@ -12,7 +12,7 @@ from atrous.engines.contract import Predict
 from atrous.errors import DataError, text_of
 from atrous.inference import InferenceConfig
 from atrous.predicting.job import Job
-from atrous.predicting.one_image import is_big, named, note, predicted, read
+from atrous.predicting.one_image import add_to_log, is_big, naming_image, prediction_of, read_pixels
 from atrous.prediction import Prediction
 from atrous.segmenter import Segmenter
 from atrous.types import Image
@@ -30,8 +30,8 @@ Value = Image | Large | Outcome  # what was read, or why not
 
 def read_one(job: Job, model: Segmenter, image: NamedImage) -> Value:
     try:
-        with named(image.path, InferenceConfig()):
-            return Large() if is_big(job, model, image) else read(image)
+        with naming_image(image.path, InferenceConfig()):
+            return Large() if is_big(job, model, image) else read_pixels(image)
     except DataError as error:
         return Outcome(failure=text_of(error))
 
@@ -49,7 +49,7 @@ def predict_some(
         return [_predicted(job, model, predict_large, images[0], values[0])]
     pixels = [value for value in values if isinstance(value, np.ndarray)]
     try:
-        with named(images[0].path, model.inference):
+        with naming_image(images[0].path, model.inference):
             return [*model.predict(pixels, probabilities=job.wanted.probabilities)]
     except DataError:
         pairs = zip(images, values, strict=True)
@@ -64,19 +64,19 @@ def _predicted(
     try:
         if isinstance(value, Large):
             outcome = predict_large(image)
-            note(job, image, outcome)
+            add_to_log(job, image, outcome)
             return outcome
-        with named(image.path, model.inference):
-            return predicted(model, job.wanted, image, value)
+        with naming_image(image.path, model.inference):
+            return prediction_of(model, job.wanted, image, value)
     except DataError as error:
         return Outcome(failure=text_of(error))
 
 
 def write_one(job: Job, image: NamedImage, prediction: Prediction) -> Outcome:
     try:
-        with named(image.path, InferenceConfig()):
+        with naming_image(image.path, InferenceConfig()):
             outcome = job.write(prediction, image)
     except DataError as error:
         return Outcome(failure=text_of(error))
-    note(job, image, outcome)
+    add_to_log(job, image, outcome)
     return outcome

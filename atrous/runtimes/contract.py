@@ -101,7 +101,9 @@ class Opened(NamedTuple):
     is_scaled: bool  # the outputs depend on the scale, which is 1 in the graph
     run: Run
     in_bf16: Run | None = None  # the same in bfloat16; None: the runtime has none
+    by_compiler: Run | None = None  # the same by `torch.compile`; None: it has no part in it
     precision: Arithmetic = "fp32"
+    is_compiled: bool = False
 
     def with_precision(self, precision: Precision) -> "Opened":
         """`auto` is fp32. Raises ConfigError for bf16 where the runtime has none."""
@@ -110,6 +112,15 @@ class Opened(NamedTuple):
         if self.in_bf16 is None:
             raise ConfigError(f"precision=bf16: {self.path} is computed in fp32 only; OpenVINO and PyTorch have bf16")
         return self._replace(precision="bf16")
+
+    def with_compiler(self, *, is_compiled: bool) -> "Opened":
+        """Raises ConfigError where `torch.compile` has no part in it."""
+        if is_compiled and self.by_compiler is None:
+            raise ConfigError(
+                "compile: torch.compile is for .safetensors files, and for .pt2 files of one size (atrous export --to "
+                f"pt2 --size H,W); got {self.path}{', for images of any size' if self.path.suffix == '.pt2' else ''}"
+            )
+        return self._replace(is_compiled=is_compiled)
 
     def __call__(self, images: Tensor, scale: float = 1.0) -> Outputs:
         if scale != 1 and self.is_scaled:
@@ -123,7 +134,8 @@ class Opened(NamedTuple):
         return self._run(images, self.names)
 
     def _run(self, pixels: NDArray[Any], names: Sequence[str]) -> dict[str, Tensor]:
-        run = self.in_bf16 if self.precision == "bf16" and self.in_bf16 is not None else self.run
+        special = self.by_compiler if self.is_compiled else self.in_bf16 if self.precision == "bf16" else None
+        run = self.run if special is None else special
         batches = [pixels] if self.facts.size is None else np.split(pixels, len(pixels))  # one at a time
         parts = [[torch.from_numpy(x) for x in run(batch, names)] for batch in batches]
         return {name: torch.cat(own) if len(own) > 1 else own[0] for name, *own in zip(names, *parts, strict=True)}
@@ -159,7 +171,8 @@ class Labelled(Opened):
     def labels(self, images: Tensor) -> Tensor:
         """As `inference` decodes the logits: several times faster than the graph's own labels."""
         (logits,) = self._run(_pixels(self.path, self.facts, images), (LOGITS,)).values()
-        if not (logits.sum().isfinite() or logits.isfinite().all()):  # the sum is several times as fast
+        values = logits.numpy()  # without PyTorch's threads, which would wait for those of the runtime
+        if not (np.isfinite(values.sum()) or np.isfinite(values).all()):  # the sum is several times as fast
             raise ModelFileError(f"{self.path}: the network's output is NaN or infinite: its weights are damaged")
         height, width = image_size(images)
         frame = frame_of((height, width), self.facts, pads=self.pads)
@@ -214,11 +227,17 @@ def size_refusal(size: Size, only: Size) -> str:
 
 
 def opened(
-    path: Path, metadata: Mapping[str, str], signature: Signature, run: Run, in_bf16: Run | None = None
+    path: Path,
+    metadata: Mapping[str, str],
+    signature: Signature,
+    run: Run,
+    *,
+    in_bf16: Run | None = None,
+    by_compiler: Run | None = None,
 ) -> Network:
     """The network of a file's graph. Raises ModelFileError for a graph that `deployed` did not make."""
     if EXPORT in metadata:
-        return _opened(path, metadata[EXPORT], signature, run)._replace(in_bf16=in_bf16)
+        return _opened(path, metadata[EXPORT], signature, run)._replace(in_bf16=in_bf16, by_compiler=by_compiler)
     channels = signature.channels
     name = LOGITS if {LABELS, LOGITS} <= channels.keys() else CLASSES
     if (number := channels.get(name)) is None:

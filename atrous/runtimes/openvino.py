@@ -146,7 +146,7 @@ def open_graph(path: Path, metadata: Mapping[str, str]) -> Network:
     def run(precision: str, images: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
         return _run(compiled(precision, images.dtype.name, tuple(names)), images, names)
 
-    return opened(path, metadata, signature, partial(run, "f32"), partial(run, "bf16"))
+    return opened(path, metadata, signature, partial(run, "f32"), in_bf16=partial(run, "bf16"))
 
 
 def _signature(path: Path, model: Any) -> Signature:  # noqa: ANN401

@@ -8,19 +8,21 @@ import json
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Graph, GraphModule
 
 from atrous.deployed import Deployment, traced
-from atrous.errors import ModelFileError
+from atrous.errors import Mismatch, ModelFileError
 from atrous.files import write_atomically
+from atrous.layers import integer_kernels
 from atrous.layers.quantization import write_as
 from atrous.models import ModelConfig
 from atrous.runtimes.contract import Runtime, Signature, failure, first_line, opened, require_images
@@ -35,7 +37,10 @@ WORDS |= {"Integer", "Rational", "Add", "Mul", "LessThan", "GreaterThan", "Stric
 WORDS |= {"Equality", "Unequality", "Infinity", "NegativeInfinity", "IntInfinity", "TruncToInt", "FloorToInt"}
 SYMBOL = re.compile(r"Symbol\('([suz]\d+)'(?:, \w+=(?:True|False))*\)")
 ASSERTIONS = {torch.ops.aten._assert_tensor_metadata.default, torch.ops.aten.sym_constrain_range_for_size.default}
+CLOSE = 0.03  # the root mean square of differences to the largest value: where values lie at edges, 0.01 was seen
 KINDS = {torch.uint8: "UINT8", torch.float32: "FLOAT"}
+Names: TypeAlias = tuple[str, ...]  # of outputs
+Compute: TypeAlias = Callable[[Tensor], Sequence[Tensor]]
 
 
 def write(deployment: Deployment, path: Path) -> None:
@@ -111,25 +116,28 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
             with path.open("rb") as file:  # a path must end in .pt2
                 program = torch.export.load(file)
         signature = _signature(path, program)
-        graphs = cache(partial(_graph_for, program, device))
-        graphs(())  # what is wrong with the file shows now
+        graph_for = partial(_graph_for, program, device)
+        graph_for(())  # what is wrong with the file shows now
     except ModelFileError:
         raise
     except Exception as error:  # of PyTorch's reader: of any kind for a damaged graph
         raise ModelFileError(f"{path}: PyTorch can't read its graph: {first_line(error)}") from error
 
-    def run(images: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
+    graphs, compiled = cache(graph_for), cache(partial(_compiled, path, graph_for))
+
+    def run(graph_of: Callable[[Names], Compute], images: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
         try:
             with torch.inference_mode():
-                outputs = graphs(tuple(names))(torch.from_numpy(images).to(device))
+                outputs = graph_of(tuple(names))(torch.from_numpy(images).to(device))
         except Exception as error:
             raise failure(error) from error
         return [x.cpu().numpy() for x in outputs]
 
-    return opened(path, metadata, signature, run)
+    by_compiler = None if signature.size is None else partial(run, compiled)
+    return opened(path, metadata, signature, partial(run, graphs), by_compiler=by_compiler)
 
 
-def _graph_for(program: ExportedProgram, device: torch.device, names: Sequence[str]) -> GraphModule:
+def _graph_for(program: ExportedProgram, device: torch.device, names: Names) -> GraphModule:
     """The part that computes these outputs. Bytes become floats in it anyway, so that it takes floats as well."""
     module = program.module(check_guards=False).to(device)
     graph = Graph()
@@ -141,6 +149,47 @@ def _graph_for(program: ExportedProgram, device: torch.device, names: Sequence[s
             graph.erase_node(node)
     graph.eliminate_dead_code()
     return GraphModule(module, graph)
+
+
+def _compiled(path: Path, graph_for: Callable[[Names], GraphModule], names: Names) -> Compute:
+    """By `torch.compile`, in integers where the file has them and the processor has units for them.
+
+    What it computes of the first images is compared with the graph itself. Raises Mismatch.
+    """
+    import torch._inductor.config as inductor
+
+    graph, original = graph_for(names), graph_for(names)
+    if integer_kernels.has_units():  # on a GPU the compiler makes floats of them again
+        integer_kernels.use(graph)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own, about its own
+        fast: Compute = torch.compile(graph, dynamic=False)
+    compared = set[torch.dtype]()
+
+    def compute(images: Tensor) -> Sequence[Tensor]:
+        if images.dtype in compared:
+            return fast(images)
+        with warnings.catch_warnings(), inductor.patch(freezing=True):  # weights are constants, else they stay floats
+            warnings.simplefilter("ignore")
+            outputs: Sequence[Tensor] = fast(images)
+        _require_close(path, outputs, original(images))
+        compared.add(images.dtype)
+        return outputs
+
+    return compute
+
+
+def _require_close(path: Path, outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    for x, y in zip(outputs, expected, strict=True):
+        if not y.is_floating_point():
+            continue
+        largest = float(y.abs().max()) or 1.0
+        deviation = float((x - y).double().square().mean().sqrt()) / largest
+        if not deviation <= CLOSE:
+            raise Mismatch(
+                f"compile: what torch.compile makes of {path} computes something else (its outputs are {deviation:.1%} "
+                "of the largest away, by the root mean square); leave --compile out"
+            )
 
 
 def _names(program: ExportedProgram) -> list[str]:

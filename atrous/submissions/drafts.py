@@ -14,9 +14,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from atrous import config as configs
+from atrous.config_errors import brief
 from atrous.data.label_space import LabelSpace
-from atrous.errors import ConfigError, DataError
+from atrous.errors import ConfigError, DataError, nearest
 from atrous.files import prepare_output
 from atrous.prediction_folder import read_record, record, recorded_folders
 from atrous.settings import Settings
@@ -66,7 +66,7 @@ class Draft(NamedTuple):
 def format_named(name: str) -> Format:
     """Raises ConfigError with the nearest name."""
     if name not in SUBMISSIONS:
-        raise ConfigError(f"--format {name}: no such format{configs.nearest(name, SUBMISSIONS)}")
+        raise ConfigError(f"--format {name}: no such format{nearest(name, SUBMISSIONS)}")
     return SUBMISSIONS[name]
 
 
@@ -91,7 +91,7 @@ def _explain(error: ValidationError, form: Format) -> str:
     key = f"format.{'.'.join(map(str, first['loc']))}"
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key; it has {' and '.join(known) or 'no settings'}"
-    return configs.brief(error, {"format": {}}, section="format")
+    return brief(error, known, section="format")
 
 
 def require_replaceable(out: Path, entry: Entry) -> None:

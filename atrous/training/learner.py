@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from atrous import distributed, models, optim, parallel, pretrained, segmenter
-from atrous.config import Config, TrainConfig
+from atrous.config import Config
 from atrous.data.label_space import LabelSpace
 from atrous.data.survey import Survey
 from atrous.distributed import World
@@ -26,6 +26,7 @@ from atrous.runtimes.pytorch import require_same_weights
 from atrous.segmenter import Segmenter
 from atrous.tasks import TASKS
 from atrous.tasks.contract import Objective, TrainingData
+from atrous.train_config import TrainConfig
 from atrous.types import Sample
 
 

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from atrous import distributed, out_of_memory, parallel
-from atrous.config import Config, TrainConfig
+from atrous.config import Config
 from atrous.data.batch_transforms import vary
 from atrous.distributed import World
 from atrous.interrupt import Interrupted, StopFlag
 from atrous.progress import Progress
 from atrous.tasks.contract import Objective, Targets
+from atrous.train_config import TrainConfig
 from atrous.types import Batch
 
 

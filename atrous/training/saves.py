@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from atrous import distributed, model_file, out_of_memory, run_folder, run_state, segmenter
-from atrous.config import Config, TrainConfig
+from atrous.config import Config
 from atrous.distributed import World
 from atrous.errors import AtrousError, ModelFileError, ProcessDied
 from atrous.interrupt import Interrupted, StopFlag
@@ -17,6 +17,7 @@ from atrous.models import Model
 from atrous.run_folder import RunFolder
 from atrous.run_opening import Opened
 from atrous.segmenter import Segmenter
+from atrous.train_config import TrainConfig
 from atrous.training.learner import Learner, Standing, gather_weights, snapshot
 from atrous.training.passes import Losses, first_broken, require_finite
 

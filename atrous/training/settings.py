@@ -4,13 +4,14 @@ from rich.console import Console
 
 from atrous import config as configs
 from atrous import data, distributed, out_of_memory, plan, run_folder
-from atrous.config import Config, TrainConfig
+from atrous.config import Config
 from atrous.distributed import World
 from atrous.errors import ConfigError
 from atrous.progress import say
 from atrous.resume import fitting, images_of_step
 from atrous.run_folder import RunFolder
 from atrous.run_opening import Resume
+from atrous.train_config import AUTO, TrainConfig
 from atrous.training.data import splits_of
 
 
@@ -68,6 +69,6 @@ def in_memory(config: Config, run: RunFolder, world: World, console: Console, *,
     """The config with the number of images that go through the network at once, where the memory or the run says it."""
     if is_resumed:
         config = out_of_memory.as_stored(config, run, console)
-    if config.train.micro_batch != configs.AUTO or (run.is_saved and not is_resumed):  # which is refused
+    if config.train.micro_batch != AUTO or (run.is_saved and not is_resumed):  # which is refused
         return config
     return plan.fitted(config, world, console)

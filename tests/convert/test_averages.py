@@ -76,6 +76,16 @@ def test_a_file_with_an_average_alone_says_so(tmp_path: Path) -> None:
     assert any("the moving average, as which" in text for text in done.assumptions)
 
 
+@pytest.mark.parametrize("key", [None, "model"])
+def test_an_averaged_model_saved_alone_says_so(key: str | None, tmp_path: Path) -> None:
+    """`torch.optim.swa_utils.AveragedModel` counts its steps beside the network."""
+    average = {**COUNT, **prefixed("module.", AVERAGE)}
+    torch.save({key: average} if key else average, tmp_path / "m.pth")
+    done = conversion(tmp_path / "m.pth")
+    assert torch.equal(done.segmenter.model.state_dict()[OURS], AVERAGE[STEM])
+    assert any("the moving average, as which" in text for text in done.assumptions)
+
+
 def test_an_average_of_something_else_is_none(tmp_path: Path) -> None:
     torch.save({"state_dict": PLAIN, "ema": {"loss": torch.ones(1)}}, tmp_path / "m.pth")
     assert not any("--ema" in text for text in conversion(tmp_path / "m.pth").assumptions)

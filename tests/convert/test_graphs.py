@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from atrous.convert.flow.values import layer_key, value
 from atrous.convert.readers.tflite import Operator, OperatorOptions, Tensor, TfLite
+from atrous.convert.system import ForeignWeights
 from atrous.convert.systems.tf_deeplab import lite
 from atrous.errors import ConversionError
 
@@ -41,3 +43,46 @@ def test_a_graphs_convolutions_become_variables() -> None:
     foreign = lite.from_tflite(_lite(weights), "a.tflite")
     assert foreign.input_size == (65, 65)
     np.testing.assert_array_equal(foreign.arrays["aspp0/depthwise_weights"][..., 0], weights[0])
+
+
+def gate(factor: float, activation: str = "RELU6") -> ForeignWeights:
+    """A convolution of 1x1, whose output is limited and multiplied, as converters write relu6(y + 3) / 6."""
+    none = np.zeros(0, np.float32)
+    constants = {
+        "aspp0/weights": np.ones((8, 1, 1, 3), np.float32),
+        "bias": np.full(8, 5, np.float32),
+        "factor": np.array(factor, np.float32),
+    }
+    arrays = {"input": None, **constants, "limited": None, "gate": None}
+    shapes = {"input": (1, 65, 65, 3), **{name: array.shape for name, array in constants.items()}}
+    tensors = tuple(
+        Tensor(name, shapes.get(name, ()), "float32", array, none, none.astype(np.int64), 0)
+        for name, array in arrays.items()
+    )
+    operators = (
+        Operator("CONV_2D", (0, 1, 2), (4,), OperatorOptions(activation=activation)),
+        Operator("MUL", (4, 3), (5,), OperatorOptions()),
+    )
+    return lite.from_tflite(TfLite(tensors, operators, (0,), (5,)), "a.tflite")
+
+
+def test_the_3_of_a_hard_sigmoid_that_a_converter_has_added_to_biases_is_found() -> None:
+    """So TensorFlow's converter writes the gates of MobileNetV3: relu6(x + 3) / 6, with x + 3 as the convolution."""
+    hard_sigmoid = value("hard_sigmoid", value("unused")._replace(key=layer_key("aspp0/weights"))).key
+    for factor, activation, bias in ((1 / 6, "RELU6", 2), (0.16663, "RELU6", 2), (0.2, "RELU6", 5), (1 / 6, "RELU", 5)):
+        foreign = gate(factor, activation)
+        np.testing.assert_array_equal(foreign.arrays["aspp0/biases"], np.full(8, bias, np.float32))
+        assert foreign.flow is not None
+        assert (hard_sigmoid in foreign.flow.keys) == (bias == 2)
+
+
+def test_a_convolution_without_a_bias_has_zeros() -> None:
+    foreign = lite.from_tflite(_lite(np.ones((1, 3, 3, 8), np.float32)), "a.tflite")
+    np.testing.assert_array_equal(foreign.arrays["aspp0/biases"], np.zeros(8, np.float32))
+
+
+def test_weights_that_are_computed_are_named() -> None:
+    model = _lite(np.ones((1, 3, 3, 8), np.float32))
+    tensors = tuple(tensor._replace(data=None) for tensor in model.tensors)
+    with pytest.raises(ConversionError, match=r"a\.tflite: weights that are computed when it runs: 'aspp0/weights'"):
+        lite.from_tflite(model._replace(tensors=tensors), "a.tflite")

@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -298,6 +299,17 @@ def test_models_of_other_programs_are_named(
     assert not (tmp_path / "o.safetensors").exists()
 
 
+@pytest.mark.parametrize("name", ["m.tflite", "m.pb", "m.pth", "m.h5", "m.npz", "m.safetensors", "m.tar.gz", "m"])
+def test_what_a_download_left_in_place_of_a_model_is_told(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = b"\n\n<!DOCTYPE html>\n<html lang='en'>" + bytes(600)
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 2779264\n"
+    for content, what in ((page, "it is a page of HTML"), (pointer, "it is a pointer of Git LFS: `git lfs pull`")):
+        (tmp_path / name).write_bytes(content)
+        assert what in error_line(capsys, tmp_path / name, "--out", tmp_path / "o.safetensors")
+
+
 def test_a_folder_of_core_ml_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "DeepLab.mlpackage" / "Data").mkdir(parents=True)
     line = error_line(capsys, tmp_path / "DeepLab.mlpackage", "--out", tmp_path / "o.safetensors")
@@ -308,7 +320,8 @@ def test_a_folder_of_core_ml_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_arrays_by_name_are_read_from_numpys_archive(name: str, tmp_path: Path) -> None:
     """TensorFlow's names of tensors are those of variables with :0 behind them."""
     path = tmp_path / "saved.npz"
-    np.savez(path, **{f"{variable}:0": array for variable, array in half_width().items()})
+    save: Callable[..., None] = np.savez
+    save(path, **{f"{variable}:0": array for variable, array in half_width().items()})
     path.rename(tmp_path / name)
     whole, plain = convert(tmp_path / name).model.state_dict(), convert(half_width()).model.state_dict()
     assert all(torch.equal(tensor, plain[key]) for key, tensor in whole.items())

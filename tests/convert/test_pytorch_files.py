@@ -26,6 +26,7 @@ HUGGING, SMP, CSAIL = "huggingface_dm05_os16", "smp_v3plus_mobilenet_v2", "csail
 VAINF, JFZHANG = "vainf_v3plus_mobilenet_os16", "jfzhang95_mobilenet_os16"
 TIMM = "smp_v3plus_tu_mobilenetv3_small"
 PANOPTIC = "bowenc0221_mobilenet"
+MMSEG = "mmseg_deeplabv3plus_r18_d8"
 XCEPTION = "jfzhang95_xception_os16"
 CONFIG = {"model_type": "mobilenet_v2", "depth_multiplier": 0.5, "output_stride": 16, "layer_norm_eps": 0.001}
 NAMES = {"0": "background", "1": "cat", "2": "dog", "3": "cat", "4": "sheep"}
@@ -65,6 +66,26 @@ def test_a_lightning_module_s_network_is_found(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("holder", ["deeplab.", "student._orig_mod.", "lit.seg_model."])
+def test_a_module_may_hold_its_network_under_any_name(holder: str, tmp_path: Path) -> None:
+    weights = tensors(seeded_weights(golden(VAINF).shapes), holder) | {"loss.weight": torch.ones(3)}
+    torch.save({"state_dict": weights}, tmp_path / "last.ckpt")
+    done = conversion(tmp_path / "last.ckpt")
+    assert done.system == "vainf"
+    assert done.num_used == len(weights) - len(done.unused)
+    assert any(name.endswith("loss.weight") for name in done.unused)
+
+
+def test_two_networks_in_one_module_are_no_network() -> None:
+    """Also where only one of them is known, whose weights are almost all."""
+    weights = empty_arrays({f"net_a.{name}": shape for name, shape in golden(VAINF).shapes.items()})
+    for other in (
+        {"net_b.conv.weight": np.zeros((8, 8, 3, 3))},
+        {name.replace("_a", "_b"): x for name, x in weights.items()},
+    ):
+        assert_refused({**weights, **other}, "weights of no known system")
+
+
 def test_a_moving_average_counts_where_there_is_nothing_else(tmp_path: Path) -> None:
     weights = tensors(seeded_weights(golden(SMP).shapes))
     torch.save({"model_ema": weights, "epoch": 3}, tmp_path / "ema.pth")
@@ -95,6 +116,33 @@ def test_a_single_logit_becomes_two_classes() -> None:
     done = conversion(empty_arrays(golden("smp_v3plus_mobilenet_v2_binary").shapes), options={"classes": 1})
     assert done.segmenter.model.num_classes == 2
     assert "its single logit is that of class 1, by a sigmoid" in done.assumptions
+
+
+ONE_LOGIT = {
+    VAINF: ("classifier.classifier.3",),
+    JFZHANG: ("decoder.last_conv.8",),
+    "torchvision_deeplabv3_mobilenet_v3_large": ("classifier.4", "aux_classifier.4"),
+    "torchvision_lraspp_mobilenet_v3_large": ("classifier.low_classifier", "classifier.high_classifier"),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", ONE_LOGIT)
+def test_the_logit_of_one_class_is_the_original_s(case: str) -> None:
+    """Class 1 is what the program calls its only one; class 0, against which it is measured, is 0."""
+    expected = golden(case)
+    arrays = seeded_weights(expected.shapes)
+    only = {name: array[3:4] for name, array in arrays.items() if name.rpartition(".")[0] in ONE_LOGIT[case]}
+    done = conversion({**arrays, **only}, options={"num_classes": 1})
+    logits = done.segmenter.model(expected.image).semantic
+    assert_close(logits[:, 1], next(iter(expected.logits.values()))[:, 3])
+    assert not logits[:, 0].any()
+    assert "its single logit is that of class 1, by a sigmoid" in done.assumptions
+
+
+def test_one_class_of_another_program_is_refused() -> None:
+    names = {name: (1, *shape[1:]) if "conv_seg" in name else shape for name, shape in shapes(MMSEG).items()}
+    assert_refused(empty_arrays(names), "it has a single class, which is not read from this program")
 
 
 def test_panoptic_deeplab_of_19_classes_knows_cityscapes_and_the_program_s_grouping() -> None:

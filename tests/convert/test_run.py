@@ -5,17 +5,20 @@ import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor
 
 import atrous
 from atrous import cli
 from atrous.convert import convert
 from atrous.convert.run import conversion
+from atrous.errors import ConversionError
 from tests.conftest import SHARED, save
 from tests.convert.conftest import assert_close, error_line, run
 from tests.convert.readers.writers import write_checkpoint
@@ -23,6 +26,7 @@ from tests.convert.sources import (
     HALF,
     archive_name,
     half_width,
+    semseg_shapes,
     serve,
     write_archive,
     write_graph,
@@ -266,3 +270,24 @@ def test_the_file_that_names_the_newest_checkpoint_is_a_source(checkpoint: Path)
 def test_a_model_of_the_zoo_is_of_one_system(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = error_line(capsys, f"zoo:{HALF}", "--system", "semseg", "--out", tmp_path / "m.safetensors")
     assert f"{HALF} of the zoo is of tf_deeplab" in message
+
+
+def test_a_model_never_takes_the_place_of_its_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Named itself, by its folder, or through a link: what can't be converted again must stay."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    source, link = folder / "model.safetensors", tmp_path / "link.safetensors"
+    save_file({name: torch.zeros(shape) for name, shape in semseg_shapes().items()}, source)
+    link.symlink_to(source)
+    before = source.read_bytes()
+    for named, out in ((source, source), (folder, source), (source, link), (link, source)):
+        assert "is the file that is converted: choose another name" in error_line(capsys, named, "--out", out)
+        assert source.read_bytes() == before and link.is_symlink()
+
+
+def test_weights_of_8_bits_without_a_scale_are_refused() -> None:
+    rounded: dict[str, NDArray[Any]] = dict(half_width())
+    rounded["logits/semantic/weights"] = rounded["logits/semantic/weights"].astype(np.int8)
+    with pytest.raises(ConversionError, match="1 weight rounded to 8 bits, without a scale: logits/semantic/weights"):
+        convert(rounded)

@@ -90,6 +90,7 @@ def test_a_classifier_may_end_in_a_product_of_matrices(op: Literal["conv", "dens
     path.write_bytes(graphs.lite(steps, {**folded_half_width(), **arrays}))
     done = conversion(path)
     assert done.segmenter.model.config.name == "image_classifier"
+    assert any("though no softmax follows them" in text for text in done.assumptions)
     own = torch.from_numpy(arrays["predictions/weights"][0, 0].T)
     assert torch.equal(done.segmenter.model.state_dict()["classify.weight"].flatten(1), own)
     for number, equal in ((2, 1), (1, 0)):

@@ -674,6 +674,12 @@ def test_broken_slots_of_an_optimiser_do_no_harm() -> None:
     assert conversion(_with(aspp0__weights__Momentum=np.full((1, 1, 288, 128), np.nan))).num_used == len(_light())
 
 
+def test_another_network_under_the_same_names_is_told() -> None:
+    """Such as MOSAIC, whose layers are called as MobileNetV3's."""
+    wider = {name: np.zeros((*array.shape[:-1], array.shape[-1] + 8), np.float32) for name, array in _light().items()}
+    assert_refused(wider, r"another network under the names of mobilenet_v3_small_seg: \d+ of \d+ weights have another")
+
+
 # ---- weights that are no part of the model
 
 

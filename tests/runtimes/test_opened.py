@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from atrous.deployed import Deployed
-from atrous.errors import ModelFileError
+from atrous.errors import ConfigError, ModelFileError
 from atrous.inference import InferenceConfig
 from atrous.runtimes.contract import Labelled, Run
 from atrous.runtimes.pytorch import has_bf16
@@ -69,3 +69,24 @@ def test_bf16_runs_what_was_lowered(small: Segmenter) -> None:
     opened = exported(small, partial(run, []), partial(run, runs)).with_speed("bf16")
     opened.predict(noise())
     assert opened.precision == "bf16" and runs == ["uint8"]
+
+
+def test_torch_compile_is_for_files_of_one_size(small: Segmenter) -> None:
+    ways: list[str] = []
+    run, faster = (partial(compute, Deployed(small.model).eval(), part) for part in (list[str](), ways))
+    with pytest.raises(ConfigError, match=r"^compile: .*; got m.xml$"):
+        exported(small, run).with_speed(compile=True)
+    network = Labelled(Path("m.pt2"), small.network.facts, NAMES, True, False, run)
+    opened = replace(exported(small, run), network=network, runtime="pt2")
+    with pytest.raises(
+        ConfigError, match=r"^compile: .*\.pt2 files of one size .*; got m.pt2, for images of any size$"
+    ):
+        opened.with_speed(compile=True)
+    opened = replace(opened, network=network._replace(by_compiler=faster))
+    opened.predict(noise())
+    assert not ways
+    compiled = opened.with_speed(compile=True)
+    compiled.settled([noise()])[0].predict(noise())
+    assert ways == ["uint8"]
+    compiled.with_speed().predict(noise())
+    assert ways == ["uint8"]

@@ -45,12 +45,13 @@ class Expectation(NamedTuple):
     logits: Value
     convention: str  # by which the logits are resized to the image's size
     epsilons: Mapping[str, float]  # of batch norms, by the name of their variance
+    scaled: tuple[Flow, ...] = ()  # the same, of the image at other scales
 
 
 def disagreements(graph: Flow, model: Expectation, passes: Passes = ONCE) -> list[str]:
     """One text for each difference: what of which layer the graph has, and what the model has."""
     return [
-        *_layers(graph, model.flow),
+        *_layers(graph, model),
         *_epsilons(graph, model),
         *_outputs(graph, model),
         *_resizes(graph, model),
@@ -61,13 +62,16 @@ def disagreements(graph: Flow, model: Expectation, passes: Passes = ONCE) -> lis
 # ---- layers
 
 
-def _layers(graph: Flow, model: Flow) -> Iterator[str]:
-    for name, (expected, *_) in model.layers.items():
+def _layers(graph: Flow, model: Expectation) -> Iterator[str]:
+    for name, (expected, *_) in model.flow.layers.items():
         runs = graph.layers.get(name)
         if runs is None:
             yield f"{scope_of(name)} is in no convolution of the graph"
+        others = [flow.layers[name][0] for flow in model.scaled]
         for layer in runs or ():
-            yield from _differences(scope_of(name), layer, expected, is_only=runs is not None and len(runs) == 1)
+            is_only = runs is not None and len(runs) == 1
+            texts = [list(_differences(scope_of(name), layer, one, is_only=is_only)) for one in (expected, *others)]
+            yield from texts[0] if all(texts) else ()
 
 
 FACTS: tuple[tuple[str, Callable[[Layer], object]], ...] = (
@@ -168,7 +172,7 @@ def changes(resize: Resize) -> bool:
 def _resizes(graph: Flow, model: Expectation) -> Iterator[str]:
     last = Resize("", model.logits, model.convention, graph.size)
     expected: dict[str, list[Resize]] = {}
-    for one in (*model.flow.resizes, last):
+    for one in (*model.flow.resizes, *(one for flow in model.scaled for one in flow.resizes), last):
         if changes(one):
             expected.setdefault(one.input.key, []).append(one)
     actual = [one for one in graph.resizes if one.input.kind == "feature" and changes(one)]

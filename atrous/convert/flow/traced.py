@@ -32,6 +32,7 @@ from atrous.convert.flow.values import (
 )
 from atrous.convert.layouts import Rules
 from atrous.layers.conv import Conv
+from atrous.layers.resize import scale_dimension
 from atrous.models import Model, ModelConfig
 from atrous.types import Convention, Size
 
@@ -62,14 +63,18 @@ SPATIAL = 2  # the first axis of a map's height and width
 Names: TypeAlias = Callable[[nn.Module, Rules], Mapping[str, str]]
 
 
-def expectation(config: ModelConfig, names_of: Names, rules: Rules, size: Size) -> Expectation:
-    """What a model computes of one image of this `size`, under the names that its weights have elsewhere."""
+def expectation(
+    config: ModelConfig, names_of: Names, rules: Rules, size: Size, scales: tuple[float, ...] = (1.0,)
+) -> Expectation:
+    """What a model computes of one image of this `size`, under the names that its weights have elsewhere, and of the
+    same image at other `scales`."""
     assert config.num_classes is not None
     with torch.device("meta"):
         model = models.build(config.model_copy(update=ONE_SCALE), config.num_classes).eval()
     names = names_of(model, rules)
     flow, logits = traced(model, names, size)
-    return Expectation(flow, logits, CONVENTIONS[config.convention], dict(_epsilons(model, names)))
+    scaled = tuple(traced(model, names, size, scale)[0] for scale in scales if scale != 1)
+    return Expectation(flow, logits, CONVENTIONS[config.convention], dict(_epsilons(model, names)), scaled)
 
 
 def _epsilons(model: Model, names: Mapping[str, str]) -> Iterator[tuple[str, float]]:
@@ -78,9 +83,10 @@ def _epsilons(model: Model, names: Mapping[str, str]) -> Iterator[tuple[str, flo
             yield names[f"{path}.running_var"], module.eps
 
 
-def traced(model: Model, names: Mapping[str, str], size: Size) -> tuple[Flow, Value]:
-    """What a model on the meta device computes, and its logits."""
-    outputs, recorder = _run(model, names, size)
+def traced(model: Model, names: Mapping[str, str], size: Size, scale: float = 1.0) -> tuple[Flow, Value]:
+    """What a model on the meta device computes of an image of this `size` at a `scale`, and its logits."""
+    height, width = (scale_dimension(side, scale) for side in size)
+    outputs, recorder = _run(model, names, (height, width), scale)
     logits = outputs.semantic if outputs.classes is None else outputs.classes
     return recorder.flow, recorder.values[id(logits)]
 
@@ -91,14 +97,14 @@ def recorded(backbone: nn.Module, names: Mapping[str, str], size: Size) -> tuple
     return recorder.flow, {name: recorder.values[id(x)] for name, x in features.items()}
 
 
-def _run(network: nn.Module, names: Mapping[str, str], size: Size) -> tuple[Any, "_Recorder"]:
+def _run(network: nn.Module, names: Mapping[str, str], size: Size, *scale: float) -> tuple[Any, "_Recorder"]:
     """What a network on the meta device returns, and the record of it."""
     recorder = _Recorder(network, names, size)
     with torch.no_grad(), recorder:
         images = torch.empty(1, 3, *size, device="meta")
         recorder.values[id(images)] = image(size)
         recorder.alive.append(images)
-        return network(images), recorder
+        return network(images, *scale), recorder
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -34,6 +34,7 @@ MAX_PICKLE = 2**22  # bytes; a network of 1000 layers with its optimiser takes a
 GROWTH, SLACK = 4, 2**20  # weights may be views of one another, but hardly of more than the file holds
 PIECE = 2**20
 NUM_LISTED = 6  # entries in a message
+KERNEL = 4  # axes of a convolution's weights
 INERT = re.compile(  # what training scripts note beside the weights: read as `Inert`, whatever it is
     r"numpy(\.core|\._core)?\.multiarray scalar|numpy dtype|numpy\.dtypes \w+|argparse Namespace|pathlib \w*Path|"
     r"collections defaultdict|(pytorch_lightning|lightning|lightning_fabric|omegaconf)(\.\w+)* \w+|typing Any|"
@@ -116,10 +117,10 @@ def without_wrapper(values: Mapping[str, T]) -> dict[str, T]:
         if all(name.startswith(wrapper) for name in values):
             values = {name.removeprefix(wrapper): value for name, value in values.items()}
     holder = next((one for one in HOLDERS if sum(name.startswith(one) for name in values) > len(values) / 2), None)
-    return dict(values) if holder is None else without_wrapper(_held(values, holder))
+    return dict(values) if holder is None else without_wrapper(held(values, holder))
 
 
-def _held(values: Mapping[str, T], holder: str) -> dict[str, T]:
+def held(values: Mapping[str, T], holder: str) -> dict[str, T]:
     """What a module holds as its network, and beside it: its loss, its metrics."""
     return {
         name.removeprefix(holder) if name.startswith(holder) else f"{BESIDE}{name}": value
@@ -228,6 +229,8 @@ def _refusal(name: str) -> str:
 
 def _content(tree: object, size: int) -> Content:
     """What is in a file of so many bytes."""
+    if isinstance(tree, list | tuple) and any(isinstance(entry, Mapping) for entry in tree):
+        tree = dict(enumerate(tree))  # weights, and an optimiser's state, or a step
     if not isinstance(tree, Mapping):
         raise DamagedError(f"it must hold weights by name, but holds a {type(tree).__name__}")
     tensors, is_average = _tensors(tree)
@@ -260,22 +263,44 @@ def _arrays(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
 
 
 def _first(tree: Mapping[Any, Any], keys: Iterable[str]) -> dict[str, Tensor]:
-    """The tensors of the first entry that has some; {} if none has."""
-    entries = (_tensors_among(tree[key]) for key in keys if isinstance(tree.get(key), Mapping))
+    """The tensors of the first entry that has some, maybe in an entry of its own; {} if none has."""
+    entries = (_held_in(tree[key]) for key in keys if isinstance(tree.get(key), Mapping))
     return next((tensors for tensors in entries if tensors), {})
+
+
+def _held_in(entry: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Its tensors, or those of the first of KEYS in it."""
+    inner = (_tensors_among(entry[key]) for key in KEYS if isinstance(entry.get(key), Mapping))
+    return _tensors_among(entry) or next((tensors for tensors in inner if tensors), {})
 
 
 def _tensors(tree: Mapping[Any, Any]) -> tuple[dict[str, Tensor], bool]:
     """The weights, and whether they are a moving average, which counts where there are no others."""
     if tensors := _first(tree, KEYS):
-        return tensors, False
+        return _counted(tensors)
     if average := _first(tree, AVERAGES):
         return _without_steps(average), True
-    if tensors := _tensors_among(tree):
-        return tensors, False
+    if tensors := _tensors_among(tree) or _only_ones(tree):
+        return _counted(tensors)
     entries = [f"{quoted(str(name))} ({type(value).__name__})" for name, value in islice(tree.items(), NUM_LISTED)]
     more = f" and {len(tree) - NUM_LISTED} more" if len(tree) > NUM_LISTED else ""
     raise DamagedError(f"it holds no weights, but {', '.join(entries) or 'nothing'}{more}")
+
+
+def _counted(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], bool]:
+    """A moving average counts its steps beside the weights."""
+    is_average = any(name in tensors and tensors[name].ndim == 0 for name in STEPS)
+    return (_without_steps(tensors), True) if is_average else (tensors, False)
+
+
+def _only_ones(tree: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Those of the one entry with kernels, whatever it is called. Raises DamagedError if several have some."""
+    entries = {key: _held_in(value) for key, value in tree.items() if isinstance(value, Mapping)}
+    filled = {key: tensors for key, tensors in entries.items() if any(one.ndim == KERNEL for one in tensors.values())}
+    if len(filled) > 1:
+        names = ", ".join(quoted(str(key)) for key in islice(filled, NUM_LISTED))
+        raise DamagedError(f"it holds weights several times, as {names}: save the ones you want alone")
+    return next(iter(filled.values()), {})
 
 
 def _tensors_among(entry: Mapping[Any, Any]) -> dict[str, Tensor]:

@@ -16,13 +16,14 @@ from atrous.convert.known_backbones import (
     resnet_stem,
     xception_units,
 )
-from atrous.convert.layouts import PYTORCH, Rules, beside, pooled_image_first
+from atrous.convert.layouts import ONE_LOGIT, PYTORCH, Rules, beside, pooled_image_first, two_classes_of
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System, off_grid
 from atrous.errors import ConversionError
 from atrous.layers.aspp import RATES
 from atrous.models import ModelConfig
 from atrous.settings import Settings
 
+CLASSIFIER = "decoder.last_conv.8"
 MULTI_GRID = (1, 2, 4)
 BACKBONES: dict[str, ConfigFields] = {  # by its names
     "resnet": {"name": "resnet101", "multi_grid": MULTI_GRID, "atrous_rule": "stage"},
@@ -113,7 +114,7 @@ def _our_axes(name: str, array: Array) -> Array:
 
 
 def config(evidence: Evidence[Options]) -> Deduction:
-    num_classes = evidence.shape("decoder.last_conv.8.weight")[0]
+    num_classes = evidence.shape(f"{CLASSIFIER}.weight")[0]
     backbone = next((name for weight, name in MARKS.items() if evidence.has(weight)), "resnet")
     if backbone == "resnet" and (name := resnet(evidence, "backbone.")) != "resnet101":
         raise ConversionError(f"{evidence.label}: its backbone is {name}, where this program has resnet101 alone")
@@ -121,7 +122,7 @@ def config(evidence: Evidence[Options]) -> Deduction:
     fields: ConfigFields = {
         "name": "deeplab_v3plus",
         "backbone": BACKBONES[backbone],
-        "num_classes": num_classes,
+        "num_classes": max(2, num_classes),
         "output_stride": stride,
         "aspp": {"rates": RATES[stride], "separable": False, "norm_eps": 1e-5, "dropout": 0.5},
         "decoder": DECODER,
@@ -136,7 +137,10 @@ def _output_stride(evidence: Evidence[Options], backbone: str) -> int:
 
 def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, bool]:
     has_choice = len(config.backbone.output_strides) > 1
-    return {"out_stride=16 (the default)": has_choice and "out_stride" not in evidence.options.model_fields_set}
+    return {
+        "out_stride=16 (the default)": has_choice and "out_stride" not in evidence.options.model_fields_set,
+        ONE_LOGIT: evidence.shape(f"{CLASSIFIER}.weight")[0] == 1,
+    }
 
 
 SYSTEM = System(
@@ -146,5 +150,9 @@ SYSTEM = System(
     rules,
     assumptions,
     off_grid,
-    layout=PYTORCH._replace(our_axes=_our_axes, leftovers=beside(r"backbone\.features\..*")),  # the same weights again
+    layout=PYTORCH._replace(
+        our_axes=_our_axes,
+        leftovers=beside(r"backbone\.features\..*"),  # the same weights again
+        unfolded=two_classes_of(CLASSIFIER),
+    ),
 )

@@ -23,7 +23,15 @@ from atrous.convert.known_backbones import (
     resnet_stem,
     separable,
 )
-from atrous.convert.layouts import PYTORCH, Rules, beside, identity_norm, pooled_image_first
+from atrous.convert.layouts import (
+    ONE_LOGIT,
+    PYTORCH,
+    Rules,
+    beside,
+    identity_norm,
+    pooled_image_first,
+    with_two_classes,
+)
 from atrous.convert.system import ConfigFields, Deduction, Evidence, Normalization, System, off_grid
 from atrous.errors import ConfigError, ConversionError
 from atrous.models import ModelConfig
@@ -135,7 +143,7 @@ def _new_name(name: str) -> str:
 
 
 def _unfolded(module: nn.Module, names: Mapping[str, str], arrays: Arrays) -> Arrays:
-    return _with_two_classes(_with_norms(set(names.values()), _without_unused_stages(names, arrays)))
+    return with_two_classes(_with_norms(set(names.values()), _without_unused_stages(names, arrays)), (LOGITS,))
 
 
 def _without_unused_stages(names: Mapping[str, str], arrays: Arrays) -> Arrays:
@@ -159,12 +167,6 @@ def _with_norms(expected: set[str], arrays: Arrays) -> Arrays:
         for leaf, array in identity_norm(bias, EPS).items()
     }
     return {name: array for name, array in arrays.items() if name not in biases} | norms
-
-
-def _with_two_classes(arrays: Arrays) -> Arrays:
-    """A single logit is that of class 1, against 0 of class 0: a sigmoid is the softmax of both."""
-    heads = {name: array for name, array in arrays.items() if name in (f"{LOGITS}.weight", f"{LOGITS}.bias")}
-    return {**arrays, **{name: np.stack([0 * one[0], one[0]]) for name, one in heads.items() if len(one) == 1}}
 
 
 # ---- the network
@@ -271,7 +273,7 @@ def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, b
         and options.encoder_output_stride is None,
         "decoder_atrous_rates=12,24,36 (the default)": has_rates and "decoder_atrous_rates" not in present,
         f"images have {colors} mean and std (mean=, std= in 0..255 say otherwise)": not {"mean", "std"} & present,
-        "its single logit is that of class 1, by a sigmoid": evidence.shape(f"{LOGITS}.weight")[0] == 1,
+        ONE_LOGIT: evidence.shape(f"{LOGITS}.weight")[0] == 1,
     }
 
 

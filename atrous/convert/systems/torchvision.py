@@ -12,7 +12,7 @@ from atrous.backbones.mobilenet_v3 import MOBILENETS, STEM, Row
 from atrous.convert.arrays import Array, Arrays, Shapes
 from atrous.convert.known_backbones import aspp, numbered, pair, resnet, resnet_stages, resnet_stem
 from atrous.convert.label_spaces import PUBLISHED, published_label_space
-from atrous.convert.layouts import PYTORCH, Rules, pooled_image_first
+from atrous.convert.layouts import ONE_LOGIT, PYTORCH, Rules, pooled_image_first, with_two_classes
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System
 from atrous.errors import ConversionError
 from atrous.models import ModelConfig
@@ -60,6 +60,9 @@ OTHERS = {  # a weight that shows a classifier of torchvision or timm which is n
         f"a VGG: its pools and its classifier differ from those of DeepLab's vgg16; {SAME_IN_TIMM}vgg16"
     ),
 }
+
+
+CLASSIFIERS = ("classifier.4", "aux_classifier.4", "classifier.low_classifier", "classifier.high_classifier")
 
 
 class Options(Settings):
@@ -138,7 +141,11 @@ def _our_axes(name: str, array: Array) -> Array:
     return pooled_image_first(array) if name == PROJECTION else array
 
 
-def _with_bias(module: nn.Module, names: Mapping[str, str], arrays: Arrays) -> Arrays:
+def _unfolded(module: nn.Module, names: Mapping[str, str], arrays: Arrays) -> Arrays:
+    return with_two_classes(_with_bias(names, arrays), CLASSIFIERS)
+
+
+def _with_bias(names: Mapping[str, str], arrays: Arrays) -> Arrays:
     """LR-ASPP's gate has no bias there."""
     bias = GATED.replace("weight", "bias")
     is_missing = bias in names.values() and bias not in arrays and GATED in arrays
@@ -154,7 +161,12 @@ def config(evidence: Evidence[Options]) -> Deduction:
     head = _head(evidence)
     backbone = MOBILENET if evidence.has("backbone.0.0.weight") else resnet(evidence, _prefix(head))
     name = f"{PREFIXES[head['name']]}{BACKBONE_NAMES.get(backbone, backbone)}"
-    return Deduction({"backbone": backbone, **head}, {"model": name, "num_classes": head["num_classes"]})
+    decided = {"model": name, "num_classes": head["num_classes"]}
+    return Deduction({"backbone": backbone, **head, "num_classes": max(2, head["num_classes"])}, decided)
+
+
+def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, bool]:
+    return {ONE_LOGIT: any(evidence.shapes.get(f"{name}.weight", (0,))[0] == 1 for name in CLASSIFIERS)}
 
 
 def _prefix(head: ConfigFields) -> str:
@@ -188,6 +200,7 @@ SYSTEM = System(
     Options,
     config,
     rules,
+    assumptions,
     label_space=partial(published_label_space, known={21: PUBLISHED[21]}),
-    layout=PYTORCH._replace(our_axes=_our_axes, unfolded=_with_bias),
+    layout=PYTORCH._replace(our_axes=_our_axes, unfolded=_unfolded),
 )

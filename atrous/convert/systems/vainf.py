@@ -22,7 +22,7 @@ from atrous.convert.known_backbones import (
     xception_units,
 )
 from atrous.convert.label_spaces import PUBLISHED, published_label_space
-from atrous.convert.layouts import PYTORCH, Rules, pooled_image_first
+from atrous.convert.layouts import ONE_LOGIT, PYTORCH, Rules, pooled_image_first, two_classes_of
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System
 from atrous.errors import ConversionError
 from atrous.layers.aspp import RATES
@@ -121,7 +121,7 @@ def config(evidence: Evidence[Options]) -> Deduction:
     fields: ConfigFields = {
         "name": name,
         "backbone": BACKBONES.get(backbone, backbone),
-        "num_classes": num_classes,
+        "num_classes": max(2, num_classes),
         "output_stride": evidence.options.output_stride,
         "align_corners": False,
         **_head(name, evidence, is_separable=is_separable),
@@ -140,7 +140,10 @@ def _head(name: str, evidence: Evidence[Options], *, is_separable: bool) -> Conf
 
 
 def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, bool]:
-    return {"output_stride=16 (the default)": "output_stride" not in evidence.options.model_fields_set}
+    return {
+        "output_stride=16 (the default)": "output_stride" not in evidence.options.model_fields_set,
+        ONE_LOGIT: any(evidence.shapes.get(f"{name}.weight", (0,))[0] == 1 for name in CLASSIFIERS.values()),
+    }
 
 
 SYSTEM = System(
@@ -150,5 +153,5 @@ SYSTEM = System(
     rules,
     assumptions,
     label_space=partial(published_label_space, known={count: PUBLISHED[count] for count in (19, 21)}),
-    layout=PYTORCH._replace(our_axes=_our_axes),
+    layout=PYTORCH._replace(our_axes=_our_axes, unfolded=two_classes_of(*CLASSIFIERS.values())),
 )

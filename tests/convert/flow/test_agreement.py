@@ -305,3 +305,22 @@ def test_how_passes_are_joined_is_compared(before: str, joined: str, passes: Pas
     texts = disagreements(two_passes(before, joined), Expectation(once, logits, "aligned_corners", {}), passes)
     assert len(texts) == (fault is not None)
     assert fault is None or fault in texts[0]
+
+
+def pooled_passes(*kernels: int) -> Flow:
+    """Of one layer that takes means over windows, which differ with the scale."""
+    views = []
+    for number, kernel in enumerate(kernels):
+        name = str(number)
+        views.append(Operation("conv", f"a{name}", ("image",), f"a{name}", "a/weights"))
+        views.append(Operation("mean", f"p{name}", (f"a{name}",), f"p{name}", kernel=(kernel, kernel), is_same=False))
+        views.append(Operation("conv", f"b{name}", (f"p{name}",), f"b{name}", "b/weights"))
+    return flow_of(Operations(views, {}, ("image",), {}), (65, 65))
+
+
+def test_windows_may_be_those_of_the_models_other_scales() -> None:
+    logits = value("unused")._replace(key=layer_key("b/weights"))
+    model = Expectation(pooled_passes(7), logits, "aligned_corners", {}, scaled=(pooled_passes(5),))
+    for kernels, is_same in (((7, 5), True), ((5, 7), True), ((7, 7), True), ((7, 6), False)):
+        texts = [text for text in disagreements(pooled_passes(*kernels), model) if text.startswith("b has the input")]
+        assert bool(texts) != is_same, kernels

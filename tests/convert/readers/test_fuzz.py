@@ -4,19 +4,25 @@ import gzip
 import shutil
 import time
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 
+from atrous.convert.class_names import packed_names, read_names
+from atrous.convert.notes import noted
 from atrous.convert.readers import checkpoint
 from atrous.convert.readers.archive import extract, find_model
 from atrous.convert.readers.checkpoint import read_checkpoint
 from atrous.convert.readers.frozen_graph import read_graph
 from atrous.convert.readers.tflite import dequantised, read_tflite
-from atrous.errors import ConversionError
+from atrous.convert.sources import read as read_source
+from atrous.convert.system import ForeignWeights
+from atrous.errors import ConfigError, ConversionError
 from tests.conftest import SHARED
 from tests.convert.readers import writers
 from tests.convert.readers.test_archive import regular, tar
@@ -79,6 +85,70 @@ def members(folder: Path) -> bytes:
         path.unlink()
     return tar(*files)
 
+
+def make_saved_model(folder: Path) -> None:
+    make_graph(folder)
+    graph = (folder / "graph.pb").read_bytes()
+    (folder / "graph.pb").unlink()
+    (folder / "saved_model.pb").write_bytes(writers.message((1, 1), (2, writers.message((2, graph)))))
+
+
+def make_variables(folder: Path) -> None:
+    make_saved_model(folder)
+    (folder / "variables").mkdir(exist_ok=True)
+    writers.write_checkpoint(folder / "variables" / "variables", tensors())
+
+
+def make_halves(folder: Path) -> None:
+    """The two files of a network of CSAILVision's, but for most of its weights."""
+    halves = {"encoder": {"conv1.weight": torch.zeros(4, 3, 3, 3)}, "decoder": {"ppm.0.1.weight": torch.zeros(4, 4)}}
+    for half, weights in halves.items():
+        torch.save(weights, folder / f"{half}_epoch_20.pth")
+
+
+def make_labelled(folder: Path) -> None:
+    (folder / "m.tflite").write_bytes(writers.flatbuffer(model()))
+    with zipfile.ZipFile(folder / "m.tflite", "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labels.txt", LABELS)
+
+
+def read_labelled(path: Path) -> None:
+    packed_names(path)
+    read_lite(path)
+
+
+def read_labels(path: Path) -> None:
+    try:
+        read_names(path, LABELS.count("\n"))
+    except ConfigError as error:  # the user's own file
+        raise ConversionError(str(error)) from None
+
+
+def read_notes(path: Path) -> None:
+    """mmsegmentation's config, in the notes beside its weights."""
+    weights = {"backbone.a": np.zeros(1), "decode_head.b": np.zeros(1)}
+    text = path.read_bytes().decode(errors="surrogateescape")
+    meta = {"cfg": text, "CLASSES": text.split("'"), "PALETTE": text}
+    for said in noted(ForeignWeights(str(path), weights), {"meta": meta}).left_out:
+        raise ConversionError(f"{path}: {said}")
+
+
+LABELS = "".join(f"{number}\u00e4: class\n" for number in range(21))
+CONFIG = """
+norm_cfg = dict(type='SyncBN', requires_grad=True)
+data_preprocessor = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
+model = {'backbone': dict(type='ResNetV1c', strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), norm_cfg=norm_cfg),
+    'decode_head': dict(num_classes=19, dilations=(1, 12, 24, 36), align_corners=False)}
+"""
+PARTS = [  # of what is read in several steps, or from several files
+    Target("saved_model.pb", lambda path: read_source(path.parent), make_saved_model),
+    Target("variables/variables.index", lambda path: read_source(path.parents[1]), make_variables),
+    Target("encoder_epoch_20.pth", read_source, make_halves),
+    Target("decoder_epoch_20.pth", lambda path: read_source(path.with_name("encoder_epoch_20.pth")), make_halves),
+    Target("labels.txt", read_labels, lambda folder: (folder / "labels.txt").write_text(LABELS, encoding="utf-8")),
+    Target("m.tflite", read_labelled, make_labelled),
+    Target("notes.txt", read_notes, lambda folder: (folder / "notes.txt").write_text(CONFIG)),
+]
 
 HAND_MADE = [
     Target("model.ckpt-7.index", read_folder, make_checkpoint),
@@ -192,6 +262,14 @@ def test_damaged_files_are_read_or_refused(target: Target, tmp_path: Path, check
 def test_damaged_files_take_little_memory(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "_require_checksum", unchecked)
     fuzz(target, tmp_path, 10, 1, measured=True)
+
+
+@pytest.mark.parametrize("target", PARTS, ids=name)
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
+def test_damaged_parts_are_read_or_refused(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_require_checksum", unchecked)
+    assert fuzz(target, tmp_path, 40, 5, measured=False) > 0
+    fuzz(target, tmp_path, 5, 6, measured=True)
 
 
 @pytest.mark.slow

@@ -69,7 +69,8 @@ def test_what_is_no_weights_is_refused(case: str, tmp_path: Path) -> None:
 
 def test_damage_never_leaves_the_reader_as_another_error(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
-    np.savez_compressed(path, **ARRAYS)
+    save: Callable[..., None] = np.savez_compressed
+    save(path, **ARRAYS)
     whole, draw = path.read_bytes(), np.random.default_rng(0)
     for _ in range(150):
         content = bytearray(whole)

@@ -96,6 +96,27 @@ def test_a_file_may_be_one_mapping(tmp_path: Path, form: str) -> None:
     assert list(weights) == list(state())
 
 
+KERNEL = {"conv.weight": torch.ones(2, 3, 3, 3)}
+ELSEWHERE: dict[str, Callable[[dict[str, Tensor]], object]] = {
+    "an entry of an entry": lambda weights: {"model": {"state_dict": weights, "epoch": 3}},
+    "an entry of another": lambda weights: {"checkpoint": {"net": weights}, "loss": {"weight": torch.ones(2)}},
+    "any name": lambda weights: {"generator": weights, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}},
+    "a list": lambda weights: [weights, {"lr": 0.1}, 3],
+    "a tuple": lambda weights: (3, weights),
+}
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+def test_weights_are_found_where_nobody_expects_them(place: str, tmp_path: Path) -> None:
+    weights = dict(state()) | KERNEL
+    assert list(read_pth(saved(tmp_path / "a.pth", ELSEWHERE[place](weights)))) == list(weights)
+
+
+def test_of_several_networks_none_is_taken(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.pth", {"student": dict(state()) | KERNEL, "teacher": dict(KERNEL), "epoch": 3})
+    refused(path, "it holds weights several times, as 'student', 'teacher': save the ones you want alone")
+
+
 @both_formats
 @pytest.mark.parametrize(
     ("dtype", "expected"),

@@ -5,9 +5,8 @@ from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
-from atrous.config import nearest
 from atrous.convert.readers.textproto import Message, Node, Word
-from atrous.errors import ConfigError, ConversionError
+from atrous.errors import ConfigError, ConversionError, nearest
 from atrous.settings import Settings
 
 M = TypeVar("M", bound=Settings)

@@ -2,15 +2,16 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from atrous.convert.arrays import Array
 from atrous.convert.flow.agreement import changes, sizes_of_images
+from atrous.convert.flow.operations import SOFTMAX
 from atrous.convert.flow.traced import CONVENTIONS
-from atrous.convert.flow.values import Affine, Flow, Layer, Resize, Value, components, layer_key
+from atrous.convert.flow.values import Affine, Flow, Layer, Resize, Value, components, layer_key, value
 from atrous.convert.system import Hints, Normalization, Pooling
 from atrous.convert.systems.tf_deeplab.scopes import ROOTS
 from atrous.types import Convention
@@ -24,6 +25,7 @@ GRID = re.compile(  # the layers whose rates a multi-grid multiplies
     r"\w+/block4/unit_(\d)/\w+/conv2/weights|\w+/exit_flow/block2/unit_1/\w+/separable_conv(\d)_depthwise/\w*weights"
 )
 BLOCK = re.compile(r"Mobilenet\w*/expanded_conv(?:_(\d+))?/.*weights")
+CLASSIFIER = re.compile(r"\w+/(Logits/Conv2d_1c_1x1|logits)/weights")
 IMAGE_POOLING = "image_pooling/weights"
 IDENTITY = (np.ones(1), np.zeros(1))
 
@@ -152,6 +154,7 @@ def left_out(flow: Flow, *said: str, is_stored: bool = False) -> tuple[str, ...]
     num_computed = sum(layer.pads is None for layer in _runs(flow).values())
     if num_computed:
         said = (*said, f"the padding of {num_computed} layers, which the graph computes, is TensorFlow's SAME")
+    said = (*said, *_bare_outputs(flow))
     if x is None:
         return said
     reasons = {
@@ -163,6 +166,13 @@ def left_out(flow: Flow, *said: str, is_stored: bool = False) -> tuple[str, ...]
         and _num_runs(flow) == 1,
     }
     return (*said, *(text for text, applies in reasons.items() if applies))
+
+
+def _bare_outputs(flow: Flow) -> Iterator[str]:
+    """A network of another task may end as a classifier does, but for the softmax."""
+    for name in filter(CLASSIFIER.fullmatch, flow.layers):
+        if value(SOFTMAX, Value("", key=layer_key(name))).key not in flow.keys:
+            yield "its outputs are taken for the logits of classes, though no softmax follows them in the graph"
 
 
 def _num_runs(flow: Flow) -> int:

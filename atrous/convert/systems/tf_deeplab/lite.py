@@ -8,7 +8,7 @@ import numpy as np
 
 from atrous.convert.arrays import Array
 from atrous.convert.flow.operations import MAXIMUM, REVERSED, SOFTMAX, Operation, Operations, flow_of
-from atrous.convert.flow.values import Pair, scope_of
+from atrous.convert.flow.values import NEAR_SIXTH, SIXTH, Pair, scope_of
 from atrous.convert.readers.tflite import Operator, Tensor, TfLite, dequantised
 from atrous.convert.system import ForeignWeights
 from atrous.convert.systems.tf_deeplab import structure
@@ -27,6 +27,7 @@ CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 FULLY_CONNECTED = "FULLY_CONNECTED"  # a 1x1 convolution, where a classifier sees a mean
 EDGE_TPU = "edgetpu-custom-op"
 INT8_SHIFT = 128  # an int8 input is a pixel less 128
+SUMMAND, HALF_WAY = "half-way", 3  # of a hard sigmoid, relu6(x + 3) / 6
 SMALL = 16  # numbers in a constant that says how, not what: an axis, a size, a padding
 LOWEST = {"uint8": 0, "int8": -128}
 BELOW = re.compile(r"(\w+_)?weights(_quant)?|BatchNorm\w*|Conv2D\w*")  # below a layer's scope, in a tensor's name
@@ -105,10 +106,10 @@ def _is_layer(model: TfLite, operator: Operator) -> bool:
     """Whether it has weights that become a layer's. A product of two maps has none."""
     if operator.op != FULLY_CONNECTED:
         return operator.op in CONVOLUTIONS
-    weights = (
-        _stored_tensor(model, operator.inputs[1]) if len(operator.inputs) > 1 and operator.inputs[1] >= 0 else None
-    )
-    return weights is not None and weights.data is not None and len(weights.shape) == 2
+    if min(operator.inputs[1:2], default=-1) < 0:
+        return False
+    weights = _stored_tensor(model, operator.inputs[1])
+    return weights.data is not None and len(weights.shape) == 2
 
 
 def _require_convolution(model: TfLite, operator: Operator, label: str) -> None:
@@ -179,8 +180,19 @@ def _variables(model: TfLite, operator: Operator, scope: str) -> dict[str, Array
     kernel = without_holes(_kernel_of(model, operator))[0]
     name = _weights_name(operator, {operator.inputs[1]: scope})
     bias = operator.inputs[2] if len(operator.inputs) > 2 else -1
-    biases = np.zeros(kernel[0, 0].size if operator.op != "CONV_2D" else kernel.shape[3], np.float32)
-    return {name: kernel, f"{scope}/biases": biases if bias < 0 else dequantised(_stored_tensor(model, bias))}
+    none = np.zeros(kernel[0, 0].size if operator.op == "DEPTHWISE_CONV_2D" else kernel.shape[3], np.float32)
+    biases = none if bias < 0 else dequantised(_stored_tensor(model, bias))
+    return {name: kernel, f"{scope}/biases": biases - HALF_WAY if _is_gate(model, operator) else biases}
+
+
+def _is_gate(model: TfLite, operator: Operator) -> bool:
+    """Whether it makes relu6(y) / 6 alone: a hard sigmoid, whose 3 a converter has added to the biases."""
+    takers = [one for one in model.operators if set(operator.outputs[:1]) & set(one.inputs)]
+    if operator.options.activation != "RELU6" or len(takers) != 1 or takers[0].op != "MUL":
+        return False
+    factors = (_stored_tensor(model, index) for index in takers[0].inputs if index >= 0)
+    numbers = [dequantised(factor) for factor in factors if factor.data is not None]
+    return any(number.size == 1 and abs(float(number.item()) - SIXTH) < NEAR_SIXTH for number in numbers)
 
 
 def _stored_tensor(model: TfLite, index: int) -> Tensor:
@@ -197,9 +209,23 @@ def _stored_tensor(model: TfLite, index: int) -> Tensor:
 
 def _operations(model: TfLite, scopes: Mapping[int, str]) -> Operations:
     constants = {str(index): array for index, array in _constants(model)}
-    relus = _activations(model)
-    operations = [_operation(model, operator, scopes, relus) for operator in model.operators if operator.outputs]
+    constants[SUMMAND] = np.array(HALF_WAY, np.float32)
+    operators, relus = (operator for operator in model.operators if operator.outputs), _activations(model)
+    operations = [part for operator in operators for part in _parts(model, operator, scopes, relus)]
     return Operations(operations, constants, tuple(map(str, model.inputs)), {}, weights=())
+
+
+def _parts(
+    model: TfLite, operator: Operator, scopes: Mapping[int, str], relus: Mapping[int, str]
+) -> Iterator[Operation]:
+    """An operator; a gate's convolution makes x, and relu6(x + 3) follows."""
+    operation = _operation(model, operator, scopes, relus)
+    if operation.weights and _is_gate(model, operator):
+        x = f"{operation.output} before its activation"
+        yield operation._replace(output=x, activation="")
+        yield Operation("add", operation.name, (x, SUMMAND), operation.output, activation=operation.activation)
+    else:
+        yield operation
 
 
 def _constants(model: TfLite) -> Iterator[tuple[int, Array]]:

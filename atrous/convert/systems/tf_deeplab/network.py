@@ -40,10 +40,23 @@ def config(evidence: FlagEvidence) -> Deduction:
         BACKBONES[name].Config, _backbone_fields(evidence, name, output_stride), evidence.label, ConfigError
     )
     plan = planned(backbone, output_stride)
-    require_shapes(plan.shapes, evidence.shapes, evidence.label)
+    _require_backbone(evidence, name, plan.shapes)
     head = deduced_head(evidence, Trunk(ROOTS[name].scope, plan.channels, output_stride))
     merged = {} if head.fields["name"] == "image_classifier" else _merged_scales(evidence)
     return Deduction({"backbone": backbone, "output_stride": output_stride, **merged, **head.fields}, head.decided)
+
+
+def _require_backbone(evidence: FlagEvidence, name: str, expected: Shapes) -> None:
+    """Raises ConversionError: of another network where most shapes differ, else with the names of those that do."""
+    present = [variable for variable in expected if variable in evidence.shapes]
+    wrong = [variable for variable in present if evidence.shapes[variable] != expected[variable]]
+    if 2 * len(wrong) > len(present):
+        first = f"{wrong[0]} is {list(evidence.shapes[wrong[0]])}, not {list(expected[wrong[0]])}"
+        raise ConversionError(
+            f"{evidence.label}: another network under the names of {name}: {len(wrong)} of {len(present)} weights have "
+            f"another shape, such as {first}"
+        )
+    require_shapes(expected, evidence.shapes, evidence.label)
 
 
 def _merged_scales(evidence: FlagEvidence) -> ConfigFields:
