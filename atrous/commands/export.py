@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atrous.commands.numbers import parsed_size
 from atrous.commands.options import TARGETS, Overrides, target_names
 from atrous.errors import ConfigError
 
 if TYPE_CHECKING:
     from atrous.int8 import Request
-from atrous.commands.numbers import parsed_size
 
 
 def export(
