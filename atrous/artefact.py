@@ -33,6 +33,7 @@ from atrous.deployed import (
     maps_of,
     outputs_of,
 )
+from atrous.environment import free_memory
 from atrous.errors import AtrousWarning, ConfigError, Mismatch, text_of
 from atrous.files import beside, cache_folder, prepare_file, remove_leftovers
 from atrous.inference import InferenceConfig
@@ -55,6 +56,8 @@ SCENE = (160, 240)
 TOLERANCE = 1e-3  # of the largest logit
 EXACT = 1e-5  # of integers
 EDGE = 1e-3  # of the distance of two levels: values so near the edge between them may fall on either side
+GIB = 2**30
+MAP_BYTES = 8  # of a class and a pixel: a map as the file upsamples it, and as the model does
 CPU = torch.device("cpu")
 FASTEST = ("openvino", "onnx", "pytorch")  # on a CPU
 Maps: TypeAlias = Mapping[str, Tensor]  # outputs by name
@@ -122,6 +125,7 @@ def write(
     """
     runtime = row_of(export.runtime)
     require_writable(path, export.runtime)
+    require_memory(export.size, header.num_classes)
     model = model.to(CPU).eval() if export.int8 else in_floats(model.to(CPU).eval())
     deployment = deployment_of(model, header, export)
     if export.int8 and runtime.as_rounded is not None:
@@ -235,7 +239,19 @@ def require_writable(path: Path, runtime: str) -> None:
     suffix = RUNTIMES[runtime].suffix
     if path.suffix != suffix:
         raise ConfigError(f"--out {path}: the name of a file for {runtime} must end in {suffix}")
-    prepare_file(path)
+    for suffix in filter(None, (RUNTIMES[runtime].suffix, RUNTIMES[runtime].beside)):
+        prepare_file(path.with_suffix(suffix))
+
+
+def require_memory(size: Size | None, num_classes: int) -> None:
+    """Raises ConfigError for images whose maps, in the file and in the model, can't be in the memory at once."""
+    needed = 0 if size is None else MAP_BYTES * math.prod(size) * num_classes
+    free = free_memory(CPU)
+    if size is not None and needed > free:
+        raise ConfigError(
+            f"--size {size[0]},{size[1]}: the maps of an image of this size take {needed / GIB:.1f} GiB, of which "
+            f"{free / GIB:.1f} are free; choose a smaller one, and evaluate.mode=sliding for larger images"
+        )
 
 
 def deployment_of(model: Model, header: Header, export: Export) -> Deployment:

@@ -211,17 +211,6 @@ def size_of(options: Options) -> Size | None:
     return options.size or (height, width)
 
 
-def parsed_size(text: str) -> Size:
-    """`512,1024` or `512x1024`, height first; a single number is both sides. Raises ConfigError."""
-    sides = text.replace("x", ",").split(",")
-    if len(sides) > 2 or not all(side.strip().isascii() and side.strip().isdigit() for side in sides):
-        raise ConfigError(f"--size {text}: must be height and width in pixels, such as 512,1024")
-    height, width = (int(side) for side in (sides * 2)[:2]) if len(sides) == 1 else (int(side) for side in sides)
-    if not (0 < height < 2**16 and 0 < width < 2**16):
-        raise ConfigError(f"--size {text}: each side must be 1 to 65535 pixels")
-    return height, width
-
-
 # ---- what is measured
 
 

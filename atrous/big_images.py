@@ -56,18 +56,6 @@ class Target(NamedTuple):
     overlay: Path | None
 
 
-def bands_of(text: str | None) -> tuple[int, ...]:
-    """`4,3,2` as numbers. Raises ConfigError."""
-    if text is None:
-        return ()
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) not in (1, 3) or not all(
-        part.isascii() and part.isdigit() and 1 <= int(part) < 2**16 for part in parts
-    ):
-        raise ConfigError(f"--bands {text}: must be one or three numbers of bands, counted from 1, as in --bands 4,3,2")
-    return tuple(map(int, parts))
-
-
 # ---- which images
 
 
@@ -223,7 +211,7 @@ class Overview:
     """Image and labels, shrunk while they pass by."""
 
     def __init__(self, size: Size) -> None:
-        self.size, self.step = size, _step(size)
+        self.step = _step(size)
         self.images: list[Image] = []
         self.labels: list[LabelMap] = []
         self._rest: list[tuple[Strip, LabelMap]] = []  # fewer rows than a step

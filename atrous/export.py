@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from atrous import artefact, int8, segmenter, terminal, verb_module
+from atrous import artefact, int8, model_file, segmenter, terminal, verb_module
 from atrous.artefact import Export
 from atrous.data.finding import find_all
 from atrous.errors import ConfigError
@@ -42,6 +42,7 @@ def run(
     console = console or terminal.console()
     path = user_path(path)
     artefact.row_of(to)
+    require_model(path)
     target = user_path(out) if out is not None else default_path(segmenter.model_in(path), to)
     artefact.require_writable(target, to)
     if integers is not None:
@@ -64,6 +65,16 @@ def run(
     if integers is not None and integers.settings:
         int8.print_loss(model, target, integers.settings, console)
     return target
+
+
+def require_model(path: Path) -> None:
+    """Raises ConfigError for a file that is exported already."""
+    name = model_file.runtime_name(segmenter.model_in(path))
+    if name != "pytorch":
+        raise ConfigError(
+            f"{path}: an exported network has no model; it is a file for {name}: name the .safetensors file that it is "
+            "from"
+        )
 
 
 def possible(export: Export, model: Segmenter, console: Console) -> Export:
@@ -102,17 +113,6 @@ def default_path(path: Path, to: str) -> Path:
 
 def read_images(sources: Sequence[str]) -> dict[str, Image]:
     return {str(image.path): read_image(image.path) for image in (find_all(sources) if sources else ())}
-
-
-def parse_size(text: str | None) -> Size | None:
-    """`H,W`, in pixels."""
-    if text is None:
-        return None
-    parts = text.replace("x", ",").split(",")
-    if len(parts) != 2 or not all(part.strip().isdecimal() and 0 < int(part) < 2**16 for part in parts):
-        raise ConfigError(f"--size {text}: expected height and width in pixels, such as 513,513")
-    height, width = map(int, parts)
-    return height, width
 
 
 verb_module.make_callable(__name__)  # `atrous.export(...)`

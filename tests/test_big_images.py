@@ -24,7 +24,7 @@ from atrous import big_images, cli, predict, segmenter
 from atrous.big_images import Choice
 from atrous.data import raster, rows
 from atrous.data.label_space import LabelSpace
-from atrous.errors import ConfigError, DataError
+from atrous.errors import DataError
 from atrous.inference import InferenceConfig, sliding
 from atrous.inference.frames import pad_to_grid
 from atrous.inference.look import look, predict_probabilities
@@ -377,13 +377,6 @@ def test_a_panoptic_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     PIL.Image.fromarray(noise()).save(tmp_path / "a.png")
     assert run(path, tmp_path / "a.png", "--big", "--out", tmp_path / "out") == 2
     assert "the task panoptic looks at the whole image" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("text", ["0,1,2", "1,2", "a", "1,2,3,4", "", "-1", "1.5", "99999999", "²"])
-def test_wrong_bands_are_one_line(text: str) -> None:
-    with pytest.raises(ConfigError, match="--bands"):
-        big_images.bands_of(text)
-    assert big_images.bands_of(None) == () and big_images.bands_of("4, 3,2") == (4, 3, 2)
 
 
 def test_a_format_of_a_benchmark_takes_no_large_images(

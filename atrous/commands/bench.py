@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from atrous.commands.numbers import parsed_size
 from atrous.commands.options import Device, files_and_settings, words_of
 
 
@@ -53,7 +54,7 @@ def bench(
 
     files, overrides = files_and_settings(models)
     options = bench.Options(
-        size=None if size is None else bench.parsed_size(size),
+        size=parsed_size(size),
         image=image,
         batch=batch,
         rounds=rounds,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from atrous.commands.numbers import parsed_size
 from atrous.commands.options import TARGETS, Overrides, target_names
 from atrous.errors import ConfigError
 
@@ -70,7 +71,7 @@ def export(
         model,
         to,
         out=out,
-        size=export.parse_size(size),
+        size=parsed_size(size),
         probabilities=probabilities,
         grouping=grouping,
         images=images or [],

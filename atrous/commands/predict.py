@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from atrous.commands.numbers import parsed_bands
 from atrous.commands.options import (
     PRECISIONS,
     Compile,
@@ -111,7 +112,7 @@ def predict(
             overlays=overlays is not False,
             probabilities=probabilities,
             legend=legend,
-            big=big_images.Choice(big, big_images.bands_of(bands)),
+            big=big_images.Choice(big, parsed_bands(bands)),
             device=device,
             engine=engine,
             address=address,

@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 from atrous.postprocess.panoptic import Merging, is_large, peaks
 
+PARTS = 8  # of the pixels, one after the other: all distances at once take more memory than the network
+FAR = 1e18  # pixels: no centre is as far, and its square is finite
+
 
 class Grouping(NamedTuple):
     """What decides which centres there are, and what becomes of them."""
@@ -51,13 +54,23 @@ def find_centers(center: Tensor, how: Grouping) -> Tensor:
 def nearest(image: Tensor, targets: Tensor, centers: Tensor, images: Tensor) -> Tensor:
     """The centre of its image that each target [P, 2] is nearest to, the first of equally near ones: [P].
 
-    K + b, if image b has no centre.
+    K + b, if image b has no centre. A graph without loops holds as many comparisons as there are PARTS.
     """
-    dy, dx = targets[:, :1] - centers[:, 1], targets[:, 1:] - centers[:, 2]
+    count = image.shape[0]
+    length = (count + PARTS - 1) // PARTS
+    missing = PARTS * length - count
+    y, x, own = (F.pad(values, (0, missing)).view(PARTS, length, 1) for values in (*targets.unbind(1), image))
+    far = torch.full((images.shape[0] - centers.shape[0],), FAR)
+    places = [torch.cat([values.to(far.dtype), far]) for values in centers[:, 1:].unbind(1)]
+    parts = [_nearest(y[part], x[part], own[part], images, *places) for part in range(PARTS)]
+    return torch.cat(parts).narrow(0, 0, count)
+
+
+def _nearest(y: Tensor, x: Tensor, own: Tensor, images: Tensor, ys: Tensor, xs: Tensor) -> Tensor:
+    """Of targets [P, 1], among centres [K]."""
+    dy, dx = y - ys, x - xs
     distances = (dy * dy + dx * dx).sqrt()  # [P, K]
-    far = torch.finfo(distances.dtype).max
-    padded = F.pad(distances, (0, images.shape[0] - centers.shape[0]), value=far)
-    return torch.where(image[:, None] == images, padded, torch.inf).argmin(1)
+    return torch.where(own == images, distances, torch.inf).argmin(1)
 
 
 def thing_numbers(owner: Tensor, classes: Tensor, images: Tensor, how: Grouping) -> Tensor:

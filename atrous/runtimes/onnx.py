@@ -144,7 +144,9 @@ def _require_checksum(content: bytes, model: Any, path: Path) -> None:  # noqa: 
         return
     own = len(_checksum_of(b""))
     if content[-own:-64].endswith(CHECKSUM.encode() + b"\x12@") and _checksum_of(content[:-own]) != content[-own:]:
-        raise ModelFileError(f"{path}: it does not match its checksum: the file is damaged")
+        raise ModelFileError(
+            f"{path}: it does not match its checksum: damaged, or changed by another program; export the model again"
+        )
 
 
 def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.device) -> Network:

@@ -113,7 +113,8 @@ def open_file(path: Path, config: ModelConfig, num_classes: int, device: torch.d
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.load(path)
+            with path.open("rb") as file:  # a path must end in .pt2
+                program = torch.export.load(file)
         signature = _signature(path, program)
         graph_for = partial(_graph_for, program, device)
         graph_for(())  # what is wrong with the file shows now

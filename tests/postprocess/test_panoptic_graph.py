@@ -1,14 +1,18 @@
 """The graph that groups and merges gives the numbers of the functions, whatever the image; also once it is traced."""
 
 import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from atrous.postprocess.panoptic import Merging, find_centers, group_pixels, merge, peaks
-from atrous.postprocess.panoptic_graph import Grouping, panoptic_map
+from atrous.postprocess.panoptic_graph import PARTS, Grouping, panoptic_map
 
 THINGS = torch.tensor([False, True, False, True, True])
 KEPT = Grouping(THINGS, 0.1, 7, 200, Merging(256, 255 * 256, 30))
@@ -65,6 +69,33 @@ def test_an_image_without_things_and_one_without_stuff() -> None:
     assert (panoptic_map(semantic, center, offset, KEPT) == 255 * 256).all()  # 16 pixels of stuff are too few
     assert panoptic_map(semantic[:1], center[:1], offset[:1], KEPT).shape == (1, 4, 4)
     assert panoptic_map(semantic, center, offset, VOID)[:, 0, 0].tolist() == [7, 1001]
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The most elements that a tensor has had."""
+
+    elements = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: Sequence[object] = (),
+        kwargs: Any = None,  # noqa: ANN401
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        self.elements = max(self.elements, *(x.numel() for x in tree_leaves(result) if isinstance(x, Tensor)), 0)
+        return result
+
+
+def test_not_all_pixels_are_compared_with_all_centers_at_once() -> None:
+    semantic, center, offset = torch.ones(1, 80, 90).long(), torch.zeros(1, 1, 80, 90), torch.zeros(1, 2, 80, 90)
+    center[0, 0, ::10, ::10] = 1.0
+    with Largest() as largest:  # type: ignore[no-untyped-call]
+        panoptic = panoptic_map(semantic, center, offset, KEPT)
+    num_pixels, num_centers = 80 * 90, 8 * 9
+    assert len(set(panoptic.flatten().tolist())) == num_centers
+    assert num_pixels <= largest.elements <= num_pixels * (num_centers + 1) / PARTS
 
 
 class Graph(nn.Module):

@@ -413,6 +413,22 @@ def test_things_without_number_are_refused(panoptic: Segmenter, top_k: int, tmp_
 # ---- the command line
 
 
+def test_a_folder_in_the_place_of_the_weights_is_told_before_the_work(model: Segmenter, tmp_path: Path) -> None:
+    (tmp_path / "a.bin").mkdir()
+    with pytest.raises(OSError, match=r"cannot write .*a\.bin: it is a folder"):
+        artefact.require_writable(tmp_path / "a.xml", "openvino")
+    artefact.require_writable(tmp_path / "a.onnx", "onnx")
+
+
+def test_a_pt2_file_of_another_name_is_opened_without_a_word(
+    exported: Path, target: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if target != "pt2":
+        pytest.skip("PyTorch's reader looks at names")
+    atrous.load(shutil.copy(exported, tmp_path / "model.bin")).predict(noise())
+    assert not capfd.readouterr().err
+
+
 def test_export_and_predict_from_the_command_line(
     model: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -426,8 +442,17 @@ def test_export_and_predict_from_the_command_line(
     for command, code, said in (
         (["export", "model.safetensors", "--to", "onxx"], 2, "--to onxx: expected onnx, openvino, pt2, litert"),
         (["export", "model.safetensors", "--to", "pt2", "--out", "a.onnx"], 2, "must end in .pt2"),
-        (["export", "model.safetensors", "--to", "pt2", "--size", "0,5"], 2, "--size 0,5: expected height and width"),
-        (["export", "model.safetensors", "--to", "pt2", "--size", "5"], 2, "--size 5: expected height and width"),
+        (["export", "model.safetensors", "--to", "pt2", "--size", "0,5"], 2, "--size 0,5: must be height and width"),
+        (
+            ["export", "model.safetensors", "--to", "pt2", "--size", "1,2,3"],
+            2,
+            "--size 1,2,3: must be height and width",
+        ),
+        (
+            ["export", "model.safetensors", "--to", "pt2", "--size", "65535,65535"],
+            2,
+            "the maps of an image of this size",
+        ),
         (["export", "none.safetensors", "--to", "pt2"], 2, "no such model file: none.safetensors"),
         (["export", "model.safetensors", "--to", "pt2", "--out", "/proc/a.pt2"], 2, "cannot write"),
         (["export", "model.pt2", "--to", "onnx"], 2, "an exported network has no model"),
