@@ -77,5 +77,6 @@ class PSPNet(Model):
 
     def forward(self, images: Tensor, scale: float = 1.0) -> Outputs:  # [B, 3, H, W] RGB 0..255
         features = self.features(images)
+        semantic = self.head(self.pyramid(features[self.config.backbone.deepest]))  # its dropout is drawn first
         heads = {} if self.auxiliary is None else {"auxiliary": self.auxiliary(features["c4"])}
-        return Outputs(semantic=self.head(self.pyramid(features[self.config.backbone.deepest])), heads=heads)
+        return Outputs(semantic=semantic, heads=heads)
