@@ -14,8 +14,8 @@ import torch
 from rich.console import Console
 
 from atrous import config
-from atrous.bench import Bench, Options
 from atrous.bench import run as run_bench
+from atrous.benching.rows import Bench, Options
 from atrous.check import Checkup
 from atrous.check.run import check as run_check
 from atrous.commands.options import DEFAULT_WORKERS

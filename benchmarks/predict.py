@@ -188,7 +188,7 @@ def export_all(case: Case, names: Sequence[str]) -> None:
     """The files that these programs open. One that can't be written is missed by its program."""
     from PIL import Image as PILImage
 
-    from atrous.bench_process import pictures
+    from atrous.benching.process import pictures
 
     images = Path(case.model).with_name("images")
     images.mkdir(exist_ok=True)
@@ -454,7 +454,7 @@ def serve(case: Case, name: str) -> None:
 
 
 def picture(case: Case) -> Image:
-    from atrous.bench_process import pictures
+    from atrous.benching.process import pictures
 
     return pictures(case.image, (case.height, case.width), 1)[0]
 

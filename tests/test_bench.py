@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import atrous
-from atrous import bench, bench_process, cli
-from atrous.bench import Bench, Entry, Options, Row
+from atrous import bench, cli
+from atrous.benching import entries, page, process, turns
+from atrous.benching.rows import Bench, Entry, Options, Row
 from atrous.deployed import Export
 from atrous.run_folder import RunFolder
 from atrous.runtimes import RUNTIMES
@@ -57,7 +58,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def use_stand_in(monkeypatch: pytest.MonkeyPatch, failure: str) -> None:
     script = STAND_IN.replace("FAILURE", failure or "pass")
-    monkeypatch.setattr(bench, "COMMAND", (sys.executable, "-c", script))
+    monkeypatch.setattr(turns, "COMMAND", (sys.executable, "-c", script))
 
 
 def only_pytorch(path: Path, *words: str) -> list[str]:
@@ -81,11 +82,11 @@ def test_throughput_of_a_batch_counts_its_images() -> None:
 
 def test_rows_that_failed_come_last_and_the_fastest_first() -> None:
     slow, fast, failed = (ROW._replace(times=times) for times in ((0.4,), (0.2,), ()))
-    assert bench.ranked([failed, slow, fast]) == (fast, slow, failed)
+    assert page.ranked([failed, slow, fast]) == (fast, slow, failed)
 
 
 def test_single_images_come_before_the_batches_that_raise_the_peak() -> None:
-    assert list(bench.turns(2, is_scored=True)) == [
+    assert list(turns.turns(2, is_scored=True)) == [
         ("single", 0),
         ("single", 1),
         ("batch", 0),
@@ -154,7 +155,7 @@ def test_the_others_are_measured_where_one_fails(
 
 def test_a_process_that_hangs_is_given_up(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_stand_in(monkeypatch, "import time; time.sleep(600)")
-    monkeypatch.setattr(bench, "MAX_SECONDS", 1.0)
+    monkeypatch.setattr(turns, "MAX_SECONDS", 1.0)
     result = bench.run([model], options=Options(device="cpu"), runtimes=["pytorch"], console=QUIET)
     assert all(re.match("no answer within 1 s", row.error) for row in result.rows)
     assert not result.is_complete
@@ -226,8 +227,8 @@ def answers(order: dict[str, Any], turns: list[dict[str, Any]], monkeypatch: pyt
     lines = io.StringIO("".join(json.dumps(turn) + "\n" for turn in turns))
     monkeypatch.setattr("sys.stdin", lines)
     told: list[Any] = []
-    monkeypatch.setattr(bench_process, "tell", told.append)
-    bench_process.answer(lambda: bench_process.serve(order))
+    monkeypatch.setattr(process, "tell", told.append)
+    process.answer(lambda: process.serve(order))
     return told
 
 
@@ -262,7 +263,7 @@ def test_a_model_that_cannot_be_opened_is_an_answer(tmp_path: Path, monkeypatch:
 
 
 def test_pictures_differ_and_have_the_size() -> None:
-    one, two = bench_process.pictures(None, (40, 60), 2)
+    one, two = process.pictures(None, (40, 60), 2)
     assert one.shape == two.shape == (40, 60, 3) and (one != two).any()
 
 
@@ -290,11 +291,11 @@ def test_bench_as_a_function(finished: RunFolder, tmp_path: Path) -> None:
 
 def test_precisions_follow_the_processor(model: Path) -> None:
     cpu = torch.device("cpu")
-    assert bench.precisions_of(model, "pytorch", cpu) == ["fp32", *(["bf16"] if has_bf16(cpu) else [])]
+    assert entries.precisions_of(model, "pytorch", cpu) == ["fp32", *(["bf16"] if has_bf16(cpu) else [])]
 
 
 def test_a_file_in_integers_has_one_row(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     facts = atrous.load(model).network.facts._replace(int8=True)
     export = Export(facts=facts, outputs=("labels", "logits"), pads=True, is_scaled=False)
     monkeypatch.setattr("atrous.model_file.read_metadata", lambda path: {"export": export.model_dump_json()})
-    assert bench.precisions_of(model, "openvino", torch.device("cpu")) == ["int8"]
+    assert entries.precisions_of(model, "openvino", torch.device("cpu")) == ["int8"]

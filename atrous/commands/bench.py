@@ -51,9 +51,10 @@ def bench(
     Exit code 1: a row failed.
     """
     from atrous import bench
+    from atrous.benching.rows import Options
 
     files, overrides = files_and_settings(models)
-    options = bench.Options(
+    options = Options(
         size=parsed_size(size),
         image=image,
         batch=batch,

@@ -1,4 +1,4 @@
-"""Predicts in turns that `atrous.bench` asks for, and prints how long each took.
+"""Predicts in turns that `atrous bench` asks for, and prints how long each took.
 
 A process measures one model, one runtime and one precision: the threads of another runtime would wait for work in
 loops, and take time from this one's. The standard input holds the order, then a line for each turn; each is answered
@@ -20,7 +20,7 @@ import torch
 from PIL import Image as PILImage
 
 from atrous import distributed, evaluate, segmenter, terminal
-from atrous.bench import own_size
+from atrous.benching.entries import own_size
 from atrous.data.synthetic import Config as Street
 from atrous.data.synthetic import paint
 from atrous.distributed import World
