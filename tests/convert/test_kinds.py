@@ -112,9 +112,6 @@ def test_a_beginning_is_not_enough(start: bytes, tmp_path: Path, capsys: pytest.
     assert str(path) in error_line(capsys, path, "--out", tmp_path / "m.safetensors")
 
 
-# ---- names
-
-
 @pytest.mark.parametrize("name", ["m.tflite", "m.pb", "m.index"])
 def test_noise_is_refused_unread(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -129,6 +126,9 @@ def test_noise_is_refused_unread(
 @pytest.mark.parametrize("source", ["", "  "])
 def test_an_empty_path_is_refused(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "the path of what is converted is empty" in error_line(capsys, source, "--out", tmp_path / "m.safetensors")
+
+
+# ---- names
 
 
 def test_labels_name_the_classes(lite: Path, tmp_path: Path) -> None:
