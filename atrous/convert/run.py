@@ -14,7 +14,7 @@ from atrous.convert.comparison import THRESHOLD, compare, percent, total
 from atrous.convert.conversion import Conversion, convert_weights
 from atrous.convert.originals import Original, open_original, require_program
 from atrous.convert.recalibrate import has_folded_norms, recalibrate
-from atrous.convert.sources import SourceLike, open_source, read
+from atrous.convert.sources import SourceLike, open_source, read, require_named
 from atrous.errors import ConfigError, Mismatch
 from atrous.files import prepare_output, user_path
 from atrous.segmenter import Segmenter, read_image
@@ -81,6 +81,7 @@ def run(
     """
     console, out, world = console or terminal.console(), user_path(out), distributed.join("cpu")
     console.quiet = console.quiet or world.rank > 0
+    require_named(source)
     _require_writable(out)
     _require_apart(source, out)
     program = require_program(user_path(source)) if checked else None

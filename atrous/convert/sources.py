@@ -75,9 +75,16 @@ def open_source(source: SourceLike, system: str | None, options: OptionTree, con
     """Raises FileNotFoundError or ConversionError for the source, ConfigError for a wrong name; shows a download."""
     if isinstance(source, Mapping):
         return Source(ForeignWeights(ARRAYS, _checked_arrays(source, ARRAYS)), system, options)
+    require_named(source)
     if str(source).startswith(ZOO):
         return _from_zoo(str(source).removeprefix(ZOO), system, options, console)
     return Source(read(user_path(source)), system, options)
+
+
+def require_named(source: str | Path) -> None:
+    """Raises ConfigError for an empty text, which `Path` would take for the folder that one is in."""
+    if not str(source).strip():
+        raise ConfigError("the path of what is converted is empty: name a file, a folder, or zoo:NAME")
 
 
 def _from_zoo(name: str, system: str | None, options: OptionTree, console: Console | None) -> Source:

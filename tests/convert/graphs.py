@@ -17,7 +17,7 @@ ROOT = "MobilenetV2"
 class Step(NamedTuple):
     """An operation; its output has its name."""
 
-    op: str  # conv, depthwise, add, mean, concat, resize; dense: TensorFlow Lite's product of matrices
+    op: str  # conv, depthwise, add, mean, concat, resize, a row of OTHERS; dense: TensorFlow Lite's product of matrices
     name: str
     inputs: tuple[str, ...]
     stride: int = 1
@@ -30,6 +30,9 @@ class Step(NamedTuple):
     half_pixel_centers: bool = False
     method: str = "Bilinear"
     epsilon: float = 1e-3
+    constants: tuple[object, ...] = ()  # of OTHERS: the inputs after the first
+    is_first: bool = True  # of OTHERS: the constants come after the map
+    is_integer: bool = False  # what a cast makes
 
 
 def half_width_steps(output_stride: int = 16) -> list[Step]:
@@ -101,8 +104,24 @@ def _frozen_step(step: Step, arrays: Arrays, *, fake_quant: bool) -> bytes:
     if step.op == "mean":
         kernel = {"ksize": _ints(1, step.kernel, step.kernel, 1), **_windows(step)}
         return writers.node(step.name, "AvgPool", *step.inputs, **kernel)
+    if step.op in OTHERS:
+        return _frozen_other(step)
     op = {"add": "AddV2", "concat": "ConcatV2"}[step.op]
     return writers.node(step.name, op, *step.inputs)
+
+
+def _frozen_other(step: Step) -> bytes:
+    """Its settings are constants; those of a cast, the number of a type."""
+    names = [f"{step.name}/{number}" for number in range(len(step.constants))]
+    constants = [_constant(name, _numbers(one)) for name, one in zip(names, step.constants, strict=True)]
+    inputs = (*step.inputs, *names) if step.is_first else (*names, *step.inputs)
+    attributes = {"DstT": writers.message((6, 3 if step.is_integer else 1))} if step.op == "cast" else {}
+    return b"".join([*constants, writers.node(step.name, OTHERS[step.op][0], *inputs, **attributes)])
+
+
+def _numbers(constant: object) -> Array:
+    array = np.array(constant)
+    return array.astype(np.float32 if array.dtype.kind == "f" else np.int32)
 
 
 def _frozen_conv(step: Step, arrays: Arrays, *, fake_quant: bool) -> bytes:
@@ -162,7 +181,33 @@ def _ints(*values: int) -> bytes:
 
 # ---- a TensorFlow Lite model
 
-CODES = {"conv": 3, "depthwise": 4, "add": 0, "concat": 2, "mean": 1, "resize": 23, "dense": 9}
+OTHERS = {  # (TensorFlow's name, TensorFlow Lite's number)
+    "neg": ("Neg", 59),
+    "mul": ("Mul", 18),
+    "sub": ("Sub", 41),
+    "reverse": ("ReverseV2", 105),
+    "gather": ("GatherV2", 36),
+    "softmax": ("Softmax", 25),
+    "arg_max": ("ArgMax", 56),
+    "arg_min": ("ArgMin", 79),
+    "transpose": ("Transpose", 39),
+    "reshape": ("Reshape", 22),
+    "squeeze": ("Squeeze", 43),
+    "expand_dims": ("ExpandDims", 70),
+    "slice": ("Slice", 65),
+    "strided_slice": ("StridedSlice", 45),
+    "cast": ("Cast", 53),
+}
+CODES = {
+    "conv": 3,
+    "depthwise": 4,
+    "add": 0,
+    "concat": 2,
+    "mean": 1,
+    "resize": 23,
+    "dense": 9,
+    **{op: code for op, (_, code) in OTHERS.items()},
+}
 KINDS = {"conv": 1, "depthwise": 2, "add": 11, "concat": 10, "mean": 5, "resize": 15, "dense": 8}
 ACTIVATIONS = {"": 0, "Relu": 1, "Relu6": 3}
 
@@ -193,7 +238,12 @@ def lite(steps: Sequence[Step], folded: Arrays, *, name: str = "{}") -> bytes:
             inputs += [constant(stored, kernel, 0), _biases(step, folded, constant)]
         if step.op == "resize":
             inputs.append(constant(f"{step.name}/size", np.array([step.size] * 2, np.int32), 2))
-        tensors.append({0: np.array([1, 1, 1, 1], np.int32), 1: ("b", dtype), 3: step.name})
+        settings = [
+            constant(step.name, array, 2 * (array.dtype.kind == "i")) for array in map(_numbers, step.constants)
+        ]
+        inputs = [*inputs, *settings] if step.is_first else [*settings, *inputs]
+        made = 2 if step.is_integer else dtype
+        tensors.append({0: np.array([1, 1, 1, 1], np.int32), 1: ("b", made), 3: step.name})
         places[step.name] = len(tensors) - 1
         operators.append(_operator(step, inputs, places[step.name]))
     image, last = np.array([0], np.int32), np.array([places[steps[-1].name]], np.int32)
@@ -210,7 +260,7 @@ def _biases(step: Step, folded: Arrays, constant: object) -> int:
 def _operator(step: Step, inputs: Sequence[int], output: int) -> writers.Flat:
     code = list(CODES).index(step.op)
     parts = {0: ("I", code), 1: np.array(inputs, np.int32), 2: np.array([output], np.int32)}
-    return {**parts, 3: ("B", KINDS[step.op]), 4: _options(step)}
+    return parts if step.op in OTHERS else {**parts, 3: ("B", KINDS[step.op]), 4: _options(step)}
 
 
 def _options(step: Step) -> dict[int, writers.Flat]:

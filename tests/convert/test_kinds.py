@@ -112,6 +112,22 @@ def test_a_beginning_is_not_enough(start: bytes, tmp_path: Path, capsys: pytest.
     assert str(path) in error_line(capsys, path, "--out", tmp_path / "m.safetensors")
 
 
+@pytest.mark.parametrize("name", ["m.tflite", "m.pb", "m.index"])
+def test_noise_is_refused_unread(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its first bytes, or its last."""
+    path = tmp_path / name
+    path.write_bytes(b"\x6e" + np.random.default_rng(0).bytes(4096))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read whole"))
+    assert "cannot read" in error_line(capsys, path, "--out", tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("source", ["", "  "])
+def test_an_empty_path_is_refused(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "the path of what is converted is empty" in error_line(capsys, source, "--out", tmp_path / "m.safetensors")
+
+
 # ---- names
 
 

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from atrous.convert.flow.operations import MAXIMUM, MEAN_OF_OTHERS, REVERSED, SOFTMAX
+from atrous.convert.flow.outputs import refused_behind
 from atrous.convert.flow.values import (
     Flow,
     Layer,
@@ -46,6 +47,7 @@ class Expectation(NamedTuple):
     convention: str  # by which the logits are resized to the image's size
     epsilons: Mapping[str, float]  # of batch norms, by the name of their variance
     scaled: tuple[Flow, ...] = ()  # the same, of the image at other scales
+    num_classes: int | None = None
 
 
 def disagreements(graph: Flow, model: Expectation, passes: Passes = ONCE) -> list[str]:
@@ -56,6 +58,7 @@ def disagreements(graph: Flow, model: Expectation, passes: Passes = ONCE) -> lis
         *_outputs(graph, model),
         *_resizes(graph, model),
         *_joins(graph, model.logits, passes),
+        *_behind(graph, model, passes),
     ]
 
 
@@ -159,6 +162,12 @@ def _joined(logits: Value, passes: Passes) -> Value:
     if passes.joined == "mean of probabilities":
         maps = [value(SOFTMAX, one) for one in maps]
     return value(MAXIMUM if passes.joined == "max of logits" else MEAN_OF_OTHERS, joined(*maps))
+
+
+def _behind(graph: Flow, model: Expectation, passes: Passes) -> Iterator[str]:
+    """Of several passes, what follows where they are joined."""
+    last = _joined(model.logits, passes) if num_passes(graph) > 1 else model.logits
+    return refused_behind(graph.runs, last.key, model.num_classes)
 
 
 # ---- resizing

@@ -16,6 +16,7 @@ from atrous.convert.flow.values import (
     Pair,
     Resize,
     Role,
+    Run,
     Value,
     activated,
     added,
@@ -51,7 +52,8 @@ NUM_CHANNELS = 3  # of an image
 MOST_PREPARED = 5  # operations on images that are named
 MEAN_OF_OTHERS = "mean over other axes"  # of several maps
 MAXIMUM, SOFTMAX, REVERSED = "maximum of maps", "softmax", "reversed"
-SAME = ("identity", "reshape", "transpose")  # as a rule, the same numbers in the same order
+INTEGERS, ARG_MAX = "cast to integers", "arg_max"
+SAME = ("identity", "squeeze", "expand_dims", INTEGERS, "reshape", "transpose")  # as a rule, the same numbers in order
 SPATIAL = ((1, 2), (2, 3))  # axes of a map, in TensorFlow's order and in PyTorch's
 EXTREMES = (  # conventions by (corners are aligned, half-pixel centres)
     ("legacy", "half-pixel centres"),
@@ -79,6 +81,7 @@ class Operation(NamedTuple):
     masks: tuple[int, int, int] = (0, 0, 0)  # of a slice: which begin and end where the list does, which are one number
     axis: int | None = None  # along which maps are joined, if a setting says so and no constant
     channels: tuple[int, ...] = CHANNELS  # the axes along which they may be
+    is_channels_first: bool = False  # PyTorch's order, as a setting says
 
 
 class Operations(NamedTuple):
@@ -108,7 +111,13 @@ def flow_of(graph: Operations, size: Size, name_of: "Callable[[Operation, Value]
         y = activated(operation.activation, _result(flow, operation, inputs))
         values[operation.output] = y
         flow.keys.add(y.key)
+        flow.runs.append(_run(operation, inputs, y))
     return flow
+
+
+def _run(operation: Operation, inputs: list[Value], y: Value) -> Run:
+    named = (operation.op, operation.name, operation.inputs, tuple(inputs), operation.output, y.key)
+    return Run(*named, operation.method, operation.masks, operation.is_channels_first)
 
 
 def _role(name: str, weights: Container[str] | None) -> Role:
@@ -402,7 +411,7 @@ def _activation(flow: Flow, operation: Operation, inputs: list[Value]) -> Value:
 
 OPERATIONS: dict[str, Rule] = {
     **dict.fromkeys(("relu", "relu6", "sigmoid", "hard_swish"), _activation),
-    **dict.fromkeys(("identity", "norm"), _same),
+    **dict.fromkeys(("identity", "squeeze", "expand_dims", "norm"), _same),
     **dict.fromkeys(("reshape", "transpose"), _same_order),
     **dict.fromkeys(("mean", "max"), _pool),
     **dict.fromkeys(("maximum", "minimum"), _limit),

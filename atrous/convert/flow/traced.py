@@ -74,7 +74,9 @@ def expectation(
     names = names_of(model, rules)
     flow, logits = traced(model, names, size)
     scaled = tuple(traced(model, names, size, scale)[0] for scale in scales if scale != 1)
-    return Expectation(flow, logits, CONVENTIONS[config.convention], dict(_epsilons(model, names)), scaled)
+    return Expectation(
+        flow, logits, CONVENTIONS[config.convention], dict(_epsilons(model, names)), scaled, model.num_classes
+    )
 
 
 def _epsilons(model: Model, names: Mapping[str, str]) -> Iterator[tuple[str, float]]:

@@ -78,6 +78,20 @@ class Resize(NamedTuple):
     size: Size | None  # None: not known
 
 
+class Run(NamedTuple):
+    """An operation that has run: what it took, and what came out."""
+
+    op: str
+    name: str  # in the file
+    sources: tuple[str, ...]
+    inputs: tuple[Value, ...]
+    output: str
+    key: str  # of the value that came out
+    method: str  # of resizing
+    masks: tuple[int, int, int]  # of a slice
+    is_channels_first: bool
+
+
 class Flow(NamedTuple):
     """A network for images of one size. Each part is in the order in which it was met."""
 
@@ -87,10 +101,11 @@ class Flow(NamedTuple):
     pools: dict[str, Pool]  # by the key of what they make
     keys: set[str]  # of all values
     epsilons: dict[str, float]  # of batch norms, by the name of their variance
+    runs: list[Run]  # of a file's operations
 
 
 def empty_flow(size: Size) -> Flow:
-    return Flow(size, {}, [], {}, set(), {})
+    return Flow(size, {}, [], {}, set(), {}, [])
 
 
 # ---- making values

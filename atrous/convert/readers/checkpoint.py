@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from atrous.convert.arrays import Array, Shape
-from atrous.convert.readers.damage import DamagedError, quoted, read_whole, reading, require_file
+from atrous.convert.readers.damage import DamagedError, quoted, read_ends, read_whole, reading, require_file
 from atrous.convert.readers.tensor_types import NO_NUMBERS, decode, read_shape, require_bytes
 from atrous.errors import ConversionError
 from atrous.wire.crc32c import Bytes, masked_crc32c
@@ -51,6 +51,7 @@ def read_checkpoint(path: Path) -> dict[str, Array]:
     prefix = find_prefix(path)
     index = prefix.with_name(f"{prefix.name}.index")
     with reading(index, KIND):
+        _index_handle(memoryview(read_ends(index, FOOTER_SIZE)[1]))
         num_shards, entries = _read_index(read_whole(index))
     by_shard = sorted(entries, key=lambda entry: (entry.shard, entry.offset, entry.size))
     shards = {

@@ -26,6 +26,16 @@ def read_whole(path: Path) -> bytes:
     return require_file(path).read_bytes()
 
 
+def read_ends(path: Path, count: int) -> tuple[bytes, bytes, int]:
+    """The first and the last `count` bytes of a file, and its size: they tell soon what isn't worth reading."""
+    with require_file(path).open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        head = file.read(count)
+        file.seek(max(size - count, 0))
+        return head, file.read(count), size
+
+
 def require_file(path: Path) -> Path:
     """`path`, if it is a regular file."""
     if not path.exists():

@@ -100,10 +100,14 @@ class Table(NamedTuple):
 
 def root(data: bytes, identifier: bytes) -> Table:
     """The root table of a file; `identifier` is the format's four letters."""
-    if data[4:8] != identifier:
-        raise DamagedError(f"its bytes 4 to 8 are not {identifier.decode()}")
+    require_identifier(data, identifier)
     buffer = Buffer(data)
     return table_at(buffer, buffer.number(0, "I"))
+
+
+def require_identifier(head: bytes, identifier: bytes) -> None:
+    if head[4:8] != identifier:
+        raise DamagedError(f"its bytes 4 to 8 are not {identifier.decode()}")
 
 
 def table_at(buffer: Buffer, at: int) -> Table:

@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from atrous.convert.arrays import Array, Shape
-from atrous.convert.readers.damage import DamagedError, count_elements, quoted, read_whole, reading
+from atrous.convert.readers.damage import DamagedError, count_elements, quoted, read_ends, read_whole, reading
 from atrous.convert.readers.tensor_types import BOOL, NO_NUMBERS, STORED, decode, read_shape, require_bytes, stored_type
-from atrous.wire.protobuf import FIXED32, FIXED64, LENGTH, VARINT, Field, fields, varints
+from atrous.wire.protobuf import FIXED32, FIXED64, LENGTH, VARINT, Field, fields, varint, varints
 
 KIND = "frozen TensorFlow graph"
+HEAD = 16  # bytes that hold the first field's number and length
+BEGINNINGS = (0x0A, 0x12, 0x18, 0x22, 0x08)  # nodes, library, version, versions; a SavedModel's version
 HALF_LIST = 13  # its numbers are the bits of float16 or bfloat16
 VALUE_LISTS = {  # fields of TensorProto: (the wire type of a single number, the types of tensor that use it)
     5: (FIXED32, (1,)),
@@ -47,9 +49,21 @@ class Graph(NamedTuple):
 
 def read_graph(path: Path) -> Graph:
     """All nodes and constants of a GraphDef. Raises ConversionError for damaged and other files."""
-    data = read_whole(path)
     with reading(path, KIND):
-        return _read_graph(_graphs(memoryview(data)))
+        _require_beginning(*read_ends(path, HEAD))
+        return _read_graph(_graphs(memoryview(read_whole(path))))
+
+
+def _require_beginning(head: bytes, tail: bytes, size: int) -> None:
+    """The first field is one of a graph or a SavedModel, and fits into the file."""
+    if not head:
+        return
+    tag, at = varint(memoryview(head), 0)
+    if tag not in BEGINNINGS:
+        raise DamagedError(f"it begins with the byte {head[0]:#04x}, as no graph does")
+    length, at = varint(memoryview(head), at)
+    if tag & 7 == LENGTH and length > size - at:
+        raise DamagedError(f"field {tag >> 3} claims {length} bytes where {size - at} are left")
 
 
 def _graphs(data: memoryview) -> memoryview:

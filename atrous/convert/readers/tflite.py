@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atrous.convert.arrays import Array, Shape
-from atrous.convert.readers.damage import DamagedError, count_elements, quoted, read_whole, reading
-from atrous.convert.readers.flatbuffer import Table, root
+from atrous.convert.readers.damage import DamagedError, count_elements, quoted, read_ends, read_whole, reading
+from atrous.convert.readers.flatbuffer import Table, require_identifier, root
 from atrous.convert.readers.tensor_types import widened
 from atrous.errors import ConversionError
 
@@ -66,11 +66,13 @@ OPS = {  # BuiltinOperator: those that networks for images use; others are named
     43: "SQUEEZE",
     45: "STRIDED_SLICE",
     49: "SPLIT",
+    50: "LOG_SOFTMAX",
     53: "CAST",
     54: "PRELU",
     55: "MAXIMUM",
     56: "ARG_MAX",
     57: "MINIMUM",
+    59: "NEG",
     60: "PADV2",
     65: "SLICE",
     67: "TRANSPOSE_CONV",
@@ -78,6 +80,7 @@ OPS = {  # BuiltinOperator: those that networks for images use; others are named
     70: "EXPAND_DIMS",
     74: "SUM",
     77: "SHAPE",
+    79: "ARG_MIN",
     80: "FAKE_QUANT",
     82: "REDUCE_MAX",
     83: "PACK",
@@ -85,6 +88,7 @@ OPS = {  # BuiltinOperator: those that networks for images use; others are named
     97: "RESIZE_NEAREST_NEIGHBOR",
     98: "LEAKY_RELU",
     100: "MIRROR_PAD",
+    101: "ABS",
     102: "SPLIT_V",
     105: "REVERSE_V2",
     114: "QUANTIZE",
@@ -164,9 +168,9 @@ class TfLite(NamedTuple):
 
 def read_tflite(path: Path) -> TfLite:
     """A model of one graph; constants are views of the file's bytes. Raises ConversionError for any other file."""
-    data = read_whole(path)
     with reading(path, KIND):
-        return _read_model(root(data, IDENTIFIER))
+        require_identifier(read_ends(path, 8)[0], IDENTIFIER)
+        return _read_model(root(read_whole(path), IDENTIFIER))
 
 
 def dequantised(tensor: Tensor) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from atrous.convert.arrays import Array
-from atrous.convert.flow.operations import MAXIMUM, REVERSED, SOFTMAX, Operation, Operations, flow_of
+from atrous.convert.flow.operations import ARG_MAX, INTEGERS, MAXIMUM, REVERSED, SOFTMAX, Operation, Operations, flow_of
 from atrous.convert.flow.values import NEAR_SIXTH, SIXTH, Pair, scope_of
 from atrous.convert.readers.tflite import Operator, Tensor, TfLite, dequantised
 from atrous.convert.system import ForeignWeights
@@ -33,6 +33,7 @@ LOWEST = {"uint8": 0, "int8": -128}
 BELOW = re.compile(r"(\w+_)?weights(_quant)?|BatchNorm\w*|Conv2D\w*")  # below a layer's scope, in a tensor's name
 DEPTHWISE = "depthwise"
 DENSE = 3  # the largest kernel that can have no holes
+FLOAT = re.compile("float")  # in the name of a type
 STEPS = 255  # between the lowest and the highest number of 8 bits
 SIX = (5.9, 6.05)  # the end of a ReLU6 after rounding
 NAMED_RELU = re.compile(r"(?<![a-z])relu6?(?![a-z])", re.IGNORECASE)
@@ -58,7 +59,10 @@ KINDS = {
     "LOGISTIC": "sigmoid",
     "HARD_SWISH": "hard_swish",
     "CONCATENATION": "concat",
-    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "SQUEEZE", "EXPAND_DIMS", "CAST"), "identity"),
+    **dict.fromkeys(("QUANTIZE", "DEQUANTIZE", "CAST"), "identity"),
+    "SQUEEZE": "squeeze",
+    "EXPAND_DIMS": "expand_dims",
+    "ARG_MAX": ARG_MAX,
     "RESHAPE": "reshape",
     "TRANSPOSE": "transpose",
     "FAKE_QUANT": "identity",
@@ -241,7 +245,7 @@ def _operation(model: TfLite, operator: Operator, scopes: Mapping[int, str], rel
     is_conv = _is_layer(model, operator)
     kernel, holes = _kernel(model, operator) if is_conv else (options.kernel, 1)
     return Operation(
-        KINDS.get(operator.op, operator.op) if is_conv or operator.op != FULLY_CONNECTED else operator.op,
+        _kind(model, operator, is_layer=is_conv),
         output.name,
         tuple(map(str, operator.inputs)),
         str(operator.outputs[0]),
@@ -256,6 +260,16 @@ def _operation(model: TfLite, operator: Operator, scopes: Mapping[int, str], rel
         method="nearest" if operator.op == "RESIZE_NEAREST_NEIGHBOR" else "bilinear",
         axis=options.axis if operator.op == "CONCATENATION" else None,
     )
+
+
+def _kind(model: TfLite, operator: Operator, *, is_layer: bool) -> str:
+    """A cast takes the numbers of 8 bits as they are stored, unlike a dequantisation."""
+    if operator.op == FULLY_CONNECTED and not is_layer:
+        return operator.op
+    tensors = (model.tensors[index] for index in (*operator.inputs, *operator.outputs) if index >= 0)
+    if operator.op == "CAST" and any(not FLOAT.search(tensor.dtype) for tensor in tensors):
+        return INTEGERS
+    return KINDS.get(operator.op, operator.op)
 
 
 def _kernel(model: TfLite, operator: Operator) -> tuple[Pair, int]:

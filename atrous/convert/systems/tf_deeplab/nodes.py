@@ -5,8 +5,10 @@ from types import MappingProxyType
 
 from atrous.convert.arrays import Array
 from atrous.convert.flow.operations import (
+    ARG_MAX,
     CHANNELS,
     CHANNELS_FIRST,
+    INTEGERS,
     MAXIMUM,
     REVERSED,
     SOFTMAX,
@@ -47,7 +49,10 @@ KINDS = {
     "Sigmoid": "sigmoid",
     **dict.fromkeys(("Concat", "ConcatV2"), "concat"),
     **dict.fromkeys(("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"), "norm"),
-    **dict.fromkeys(("Identity", "Squeeze", "ExpandDims", "Cast"), "identity"),
+    **dict.fromkeys(("Identity", "Cast"), "identity"),
+    "Squeeze": "squeeze",
+    "ExpandDims": "expand_dims",
+    "ArgMax": ARG_MAX,
     "Reshape": "reshape",
     "Transpose": "transpose",
     **dict.fromkeys(("StopGradient", "CheckNumerics", "PlaceholderWithDefault", "Snapshot"), "identity"),
@@ -58,6 +63,7 @@ KINDS = {
     "Pack": "list",
     "StridedSlice": "slice",
 }
+FLOATS = (1, 2, 14, 19)  # numbers of types
 METHODS = {"ResizeNearestNeighbor": "nearest", "ResizeBicubic": "bicubic"}
 NUM_AXES = 4  # of a kernel
 NO_NAMES: Mapping[str, str] = MappingProxyType({})
@@ -116,12 +122,15 @@ def _operation(graph: Graph, node: Node, names: Mapping[str, str]) -> Operation:
         bool(node.numbers.get("half_pixel_centers")),
         METHODS.get(node.op, "bilinear"),
         _masks(node),
+        is_channels_first=_first_side(node) == FIRST_IN_NCHW,
     )
 
 
 def _kind(node: Node) -> str:
     """A split into one part is none."""
     is_kept = node.op.startswith(FAKE_QUANT) or (node.op == "Split" and node.numbers.get("num_split") == 1)
+    if node.op == "Cast" and int(node.numbers.get("DstT", FLOATS[0])) not in FLOATS:
+        return INTEGERS
     return "identity" if is_kept else KINDS.get(node.op, node.op)
 
 
