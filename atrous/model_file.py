@@ -122,6 +122,8 @@ def _without_metadata(path: Path, network: Network) -> tuple[Network, Header]:
 def read_metadata(path: Path) -> Mapping[str, str]:
     """Of a file's header. Raises like `load`; for a file of another kind, with what to do."""
     _require_file(path)
+    if not path.stat().st_size:
+        raise ModelFileError(f"{path}: the file is empty")
     try:
         return runtime_of(path).read_metadata(path)
     except DamagedModelError:

@@ -306,7 +306,6 @@ def test_a_header_of_any_length_is_no_other_kind_of_file(small: Segmenter, tmp_p
 
 
 FILES_OF_OTHERS = [
-    (b"", ""),
     (b"hello, this is not a model", ""),
     (b"PK\x03\x04" + bytes(100), "a zip archive, as PyTorch writes"),
     (b"\x80\x02}q\x00.", "a Python pickle"),
@@ -411,10 +410,11 @@ def test_a_header_that_does_not_fit_is_refused(saved: Path) -> None:
             (f"net.v2{suffix}", "--out net.safetensors")
             for suffixes in (*READERS, ARCHIVES)
             for suffix in suffixes
-            if suffix not in (".safetensors", ".onnx", ".pkl", ".pickle")
+            if suffix not in (".safetensors", ".onnx", ".pkl", ".pickle", ".tflite")
         ),
         ("net.PTH", "convert it first: atrous convert {path} --out net.safetensors"),
-        ("my net.tflite", "convert it first: atrous convert '{path}' --out 'my net.safetensors'"),
+        ("my net.h5", "convert it first: atrous convert '{path}' --out 'my net.safetensors'"),
+        ("net.tflite", "not a complete TensorFlow Lite file (truncated, damaged"),
         ("net.mlmodel", "an exported model"),
         ("net.pkl", "a pickle, which could run code"),
         ("net.onnx", "not a complete ONNX file"),
@@ -425,6 +425,14 @@ def test_a_file_of_another_kind_is_answered_with_what_to_do(name: str, answer: s
     (tmp_path / name).write_bytes(b"x" * 99)
     with pytest.raises(ModelFileError, match=re.escape(answer.format(path=tmp_path / name))):
         atrous.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".onnx", ".xml", ".tflite", ".pt2", ".pth", ".h5"])
+def test_an_empty_file_is_called_empty_and_no_model_of_another_program(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"net{suffix}"
+    path.touch()
+    with pytest.raises(ModelFileError, match=re.escape(f"{path}: the file is empty") + "$"):
+        atrous.load(path)
 
 
 def test_a_model_is_read_whatever_its_name(small: Segmenter, saved: Path) -> None:

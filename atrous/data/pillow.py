@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
@@ -13,8 +14,10 @@ from PIL import TiffImagePlugin
 
 from atrous.errors import ConfigError, DataError
 from atrous.files import require_regular
+from atrous.wire.image_ends import is_cut_off
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs is in our complaint too
+warnings.filterwarnings("ignore", r"Truncated File Read|Corrupt EXIF data", UserWarning, r"PIL\.")  # likewise
 
 Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom
 
@@ -263,9 +266,14 @@ def orientation_of(image: PIL.Image.Image) -> int:
 # ---- reasons
 
 
+CUT_OFF = "the file is cut off: it ends before its pixels do"
+
+
 def _reason(source: Path | BinaryIO, error: Exception) -> str:
     if isinstance(error, PIL.Image.DecompressionBombError | PIL.Image.DecompressionBombWarning):
         return _too_large(str(error))
+    if not isinstance(error, DataError) and ends_early(source):
+        return CUT_OFF
     if isinstance(error, PIL.UnidentifiedImageError):
         return _unknown(source)
     return str(getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__)
@@ -278,6 +286,17 @@ def _too_large(text: str) -> str:
         f"its {count} pixels are more than the limit of {limit_of_pixels()}, since a small file could fill the memory; "
         f"to read it, set the environment variable {LIMIT}={count}"
     )
+
+
+def ends_early(source: Path | BinaryIO) -> bool:
+    """Whether the file is shorter than it says, if it says so, and can still be looked at."""
+    try:
+        if not isinstance(source, Path):
+            return is_cut_off(source)
+        with source.open("rb") as file:
+            return is_cut_off(file)
+    except (OSError, ValueError):
+        return False
 
 
 def _unknown(source: Path | BinaryIO) -> str:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from atrous.data import pillow
 from atrous.errors import DataError, warn_once
 
 logging.getLogger("rasterio").addHandler(logging.NullHandler())  # what it logs is in our complaint too
@@ -111,6 +112,7 @@ def _named(path: Path | str) -> Iterator[None]:
         reason = re.sub(
             rf"^({re.escape(str(path))}|{re.escape(Path(path).name)})[:,] ", "", str(error.__cause__ or error)
         )
+        reason = pillow.CUT_OFF if pillow.ends_early(Path(path)) else reason
         raise DataError(f"cannot read image {path}: {reason}") from error
 
 

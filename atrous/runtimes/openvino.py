@@ -101,7 +101,7 @@ def _read(path: Path) -> bytes:
         raise ModelFileError(f"{path}: not an OpenVINO graph of Atrous: more than {MAX_GRAPH} bytes")
     text = path.read_bytes()
     if b"<net " not in text[:1000] or b"<!DOCTYPE" in text:
-        raise ModelFileError(f"{path}: not an OpenVINO graph: no <net> at its start")
+        raise ModelFileError(f"{path}: not an OpenVINO graph, or cut off: no <net> at its start")
     if not path.with_suffix(".bin").is_file():
         raise ModelFileError(f"{path}: its weights, {path.with_suffix('.bin').name}, are not beside it")
     return text

@@ -90,7 +90,7 @@ def test_a_prediction_without_out_says_where_it_is(
         (("a.png",), "the model comes first: atrous predict MODEL a.png"),
         (("a.png", "a.png"), "the model comes first: atrous predict MODEL a.png a.png"),
         (("m.safetensors",), "expected an image, folder or pattern after the model"),
-        (("net.tflite", "a.png"), "convert it first: atrous convert net.tflite --out net.safetensors"),
+        (("net.tflite", "a.png"), "net.tflite: the file is empty"),
         (("my photos", "a.png"), "my photos: a folder without best.safetensors"),
     ],
 )

@@ -67,7 +67,7 @@ def _read(path: Path) -> bytes:
         raise ModelFileError(f"{path}: not a TensorFlow Lite file that can be read: more than 2 GiB")
     content = path.read_bytes()
     if not recognises(content[:8]):
-        raise ModelFileError(f"{path}: {DAMAGED}")
+        raise DamagedModelError(f"{path}: {DAMAGED}")
     return content
 
 
@@ -78,9 +78,10 @@ def _contents(path: Path, content: bytes) -> Contents:
         raise ConfigError(f"{path} needs {PACKAGE}: pip install 'atrous[litert]'")
     try:
         contents = contents_of(content)
+    except ImportError as error:
+        raise ModelFileError(f"{path}: not exported by Atrous") from error
     except Exception as error:  # of the library, which follows offsets without a look at them
-        kind = DamagedModelError if is_ours else ModelFileError
-        raise kind(f"{path}: {DAMAGED}") from error
+        raise DamagedModelError(f"{path}: {DAMAGED}") from error
     if contents.version != VERSION:
         raise ModelFileError(f"{path}: its format has version {contents.version}; version {VERSION} is read")
     if {CHECKSUM, HEADER} & contents.metadata.keys() and not is_intact(content, contents):

@@ -216,11 +216,19 @@ def test_models_of_other_programs_are_for_convert(path: Path, change: Callable[[
         atrous.load(rewritten(path, change))
 
 
-@pytest.mark.parametrize("content", [b"", b"TFL3", b"\x1c\0\0\0TFL3", b"\xff" * 4 + b"TFL3" + b"\xff" * 64, b"x" * 99])
-def test_what_is_no_model_is_refused(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"TFL3", b"\x1c\0\0\0TFL3", b"\xff" * 4 + b"TFL3" + b"\xff" * 64, b"x" * 99])
+def test_what_is_no_model_is_refused_as_damaged_since_it_cannot_be_converted(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.tflite").write_bytes(content)
-    with pytest.raises(ModelFileError, match="convert it first"):
+    with pytest.raises(ModelFileError, match="not a complete TensorFlow Lite file"):
         atrous.load(tmp_path / "m.tflite")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_a_file_that_is_cut_off_is_not_sent_to_convert(share: float, path: Path, tmp_path: Path) -> None:
+    content = path.read_bytes()
+    (tmp_path / "cut.tflite").write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ModelFileError, match="not a complete TensorFlow Lite file"):
+        atrous.load(tmp_path / "cut.tflite")
 
 
 def test_it_is_told_by_its_content(path: Path, tmp_path: Path) -> None:
