@@ -34,7 +34,7 @@ from atrous.types import Network
 FORMAT = "2"  # of the metadata; a file of a later format is refused
 READABLE = ("1", "2")
 CONVERTIBLE = (  # by `atrous convert`
-    *(".tflite", ".pb", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".index", ".h5", ".hdf5", ".keras"),
+    *(".tflite", ".pb", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".index", ".h5", ".hdf5", ".keras", ".npz"),
     *(".tar.gz", ".tgz", ".tar"),
 )
 EXPORTED = (".mlmodel", ".engine")  # by other programs

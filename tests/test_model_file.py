@@ -228,7 +228,7 @@ def test_a_file_of_format_1_without_an_experiment_is_read_and_saved_in_the_new_f
 
 def test_a_truncated_file_is_refused(saved: Path) -> None:
     content = saved.read_bytes()
-    for length in (0, 4, 100, 5000, -1):
+    for length in (4, 100, 5000, -1):
         saved.write_bytes(content[:length])
         with pytest.raises(ModelFileError, match=r"model\.safetensors: not a complete \.safetensors file"):
             atrous.load(saved)

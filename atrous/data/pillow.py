@@ -293,6 +293,7 @@ def ends_early(source: Path | BinaryIO) -> bool:
     try:
         if not isinstance(source, Path):
             return is_cut_off(source)
+        require_regular(source)
         with source.open("rb") as file:
             return is_cut_off(file)
     except (OSError, ValueError):

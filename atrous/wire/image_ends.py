@@ -15,7 +15,7 @@ class Layout(NamedTuple):
     """The parts of a TIFF's directory: classic ones have offsets of 4 bytes, those of a BigTIFF 8."""
 
     order: str  # of bytes, as `struct` has it
-    count: str  # of entries
+    entries: str  # of their number
     offset: str
 
     def number(self, kind: str, data: bytes) -> int:
@@ -31,12 +31,12 @@ class Entry(NamedTuple):
     """A tag of a directory."""
 
     kind: int
-    count: int
-    start: int  # of its values
+    length: int  # of its values
+    start: int
 
     @property
     def end(self) -> int:
-        return self.start + self.count * SIZES.get(self.kind, 1)
+        return self.start + self.length * SIZES.get(self.kind, 1)
 
 
 def is_cut_off(file: BinaryIO) -> bool:
@@ -65,7 +65,7 @@ def _is_short_tiff(file: BinaryIO, head: bytes, size: int) -> bool:
 def _directory(file: BinaryIO, layout: Layout, start: int) -> Mapping[int, Entry]:
     """The entries by their tags. Raises struct.error where the file ends."""
     file.seek(start)
-    count = layout.number(layout.count, file.read(struct.calcsize(layout.order + layout.count)))
+    count = layout.number(layout.entries, file.read(struct.calcsize(layout.order + layout.entries)))
     entries, step = {}, 4 + 2 * layout.width
     for place in range(file.tell(), file.tell() + count * step, step):
         file.seek(place)
@@ -88,7 +88,7 @@ def _ends(file: BinaryIO, layout: Layout, entries: Mapping[int, Entry]) -> Itera
 def _integers(file: BinaryIO, layout: Layout, entry: Entry) -> tuple[int, ...]:
     if entry.kind not in INTEGERS:
         return ()
-    count = min(entry.count, MOST // SIZES[entry.kind])
+    count = min(entry.length, MOST // SIZES[entry.kind])
     file.seek(entry.start)
     return struct.unpack(f"{layout.order}{count}{INTEGERS[entry.kind]}", file.read(count * SIZES[entry.kind]))
 
