@@ -15,7 +15,7 @@ from atrous.predicting.arguments import with_settings
 from atrous.predicting.entries import receive_entry, write_entry
 from atrous.predicting.images import find_images, notes, require_own_names
 from atrous.predicting.job import ALONE, AUTO, Job, Wanted
-from atrous.predicting.one_image import write_results
+from atrous.predicting.one_image import write_own, write_results
 from atrous.predicting.output import prepare_results
 from atrous.predicting.place import place_of, settled
 from atrous.predicting.predictors import maker_of
@@ -66,7 +66,7 @@ def run(
     log = Log(out, maker_of(path, model, legend=legend, big=big))
     for note in notes(found):
         console.print(note, soft_wrap=True)
-    write, speed = partial(write_results, out, wanted), speed._replace(precision=model.precision)
+    write, speed = partial(write_own, log, wanted), speed._replace(precision=model.precision)
     job = Job(path.absolute(), tuple(overrides), wanted, write, log, folders, big, speed)
     return predict_images(found, job, model, place, console, say)
 

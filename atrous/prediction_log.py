@@ -3,6 +3,7 @@
 Each process that writes results has a file of its own, to which it adds a line when the files of an image are there.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atrous.data.finding import NamedImage
+from atrous.files import write_atomically
 
 LOCK = threading.Lock()  # several threads of a process write images
-FOLDER, SUFFIX = ".atrous", ".jsonl"
+FOLDER, SUFFIX, CURRENT = ".atrous", ".jsonl", "current"
 
 
 class Row(NamedTuple):
@@ -52,13 +54,25 @@ def maker_of(**facts: Any) -> str:  # noqa: ANN401 - anything in JSON
 
 def begin(log: Log) -> None:
     """Forget what other models, or other settings, have written: it is about to be replaced."""
-    log.folder.mkdir(exist_ok=True)
+    write_atomically(log.folder / CURRENT, log.maker)
     for path in set(log.folder.glob(f"*{SUFFIX}")) - set(log.files()):
         path.unlink(missing_ok=True)
 
 
+def require_current(log: Log) -> None:
+    """Raises OSError if another model, or the same with other settings, has begun to predict into the folder."""
+    try:
+        maker = (log.folder / CURRENT).read_text(encoding="utf-8")
+    except FileNotFoundError:  # somebody wants all images predicted again
+        return
+    if maker != log.maker:
+        reason = "another model, or the same with other settings, has begun to predict into this folder"
+        raise OSError(errno.EBUSY, f"{log.out}: {reason}; name another one")
+
+
 def add(log: Log, image: NamedImage, files: Iterable[Path]) -> None:
-    """Note that the files of an image are there. Raises OSError with the path."""
+    """Note that the files of an image are there. Raises OSError with the path, and as `require_current` does."""
+    require_current(log)
     row = Row(str(image.name), identity(image), [file.relative_to(log.out).as_posix() for file in files])
     try:
         with LOCK, log.own.open("a", encoding="utf-8") as file:

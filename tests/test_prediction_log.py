@@ -1,6 +1,8 @@
 """Which images are done: by whom, and whether that still holds."""
 
+import errno
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,10 @@ from rich.console import Console
 
 from atrous import predict, prediction_log, segmenter
 from atrous.data.finding import NamedImage
+from atrous.predicting import one_image, stages
 from atrous.prediction_log import Log, Reader
+from atrous.segmenter import Segmenter
+from atrous.types import Image
 from tests.conftest import noise, save
 from tests.runs import QUIET
 from tests.test_files import full_disk
@@ -36,6 +41,21 @@ def add(log: Log, image: NamedImage) -> list[Path]:
         file.touch()
     prediction_log.add(log, image, files)
     return files
+
+
+def test_another_model_ends_a_prediction_into_the_same_folder(log: Log, image: NamedImage) -> None:
+    other = log._replace(maker="other")
+    prediction_log.begin(other)
+    with pytest.raises(
+        OSError, match="out: another model, or the same with other settings, has begun to predict"
+    ) as error:
+        add(log, image)
+    assert error.value.errno == errno.EBUSY
+    assert done(log, image, "masks") == []
+    add(other, image)
+    prediction_log.begin(log)
+    add(log, image)
+    assert done(other, image, "masks") == []
 
 
 def done(log: Log, image: NamedImage, *folders: str) -> list[Path]:
@@ -96,6 +116,37 @@ def test_a_full_disk_is_told(log: Log, image: NamedImage) -> None:
 
 
 # ---- in predictions
+
+
+def test_two_predictions_at_once_leave_the_results_of_one(
+    small: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second begins and ends while the first reads an image."""
+    model, images, out = tmp_path / "model.safetensors", [str(tmp_path / "images")], tmp_path / "out"
+    small.save(model)
+    for name in "abcd":
+        save(tmp_path / "images" / f"{name}.png", noise())
+    second = partial(predict.run, model, images, overrides=["evaluate.flip=false"], console=QUIET)
+    begun: list[Path] = []
+    read = one_image.read_pixels
+
+    def interrupted(image: NamedImage) -> Image:
+        if not begun:
+            begun.append(image.path)
+            second(out=out)
+        return read(image)
+
+    monkeypatch.setattr(stages, "read_pixels", interrupted)
+    with pytest.raises(
+        OSError, match=r"has begun to predict into this folder; name another one; \d of 4 images are done"
+    ):
+        predict.run(model, images, out, console=QUIET)
+    monkeypatch.undo()
+    assert second(out=out).images == 0
+    second(out=tmp_path / "alone")
+    for name in "abcd":
+        mask = Path("masks", f"{name}.png")
+        assert (out / mask).read_bytes() == (tmp_path / "alone" / mask).read_bytes()
 
 
 def test_a_prediction_goes_on_where_it_stopped(tmp_path: Path) -> None:

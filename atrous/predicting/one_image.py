@@ -18,7 +18,7 @@ from atrous.files import prepare_output, write_atomically
 from atrous.inference import InferenceConfig
 from atrous.predicting.job import Job, Wanted, Write
 from atrous.prediction import OVERLAYS, Prediction
-from atrous.prediction_log import Reader
+from atrous.prediction_log import Log, Reader
 from atrous.segmenter import Segmenter
 from atrous.types import Image
 
@@ -83,6 +83,7 @@ def is_big(job: Job, model: Segmenter, image: NamedImage) -> bool:
 def predict_big(job: Job, model: Segmenter, image: NamedImage, *, console: Console, is_alone: bool) -> Outcome:
     """Write the files of an image that is larger than the memory. Raises the same errors as `predict_image`."""
     assert job.log is not None, "benchmarks take no large images"
+    prediction_log.require_current(job.log)
     folders = [job.log.out / folder for folder in job.folders]
     pictures = [folder / image.name for folder in folders if folder.name == OVERLAYS]
     target = big_images.Target(folders[0] / image.name, pictures[0] if pictures else None)
@@ -90,6 +91,12 @@ def predict_big(job: Job, model: Segmenter, image: NamedImage, *, console: Conso
     with naming_image(image.path, big_images.protocol(model.inference)), naming_unwritable(image, folders):
         files = big_images.predict(model, image.path, target, job.big.bands, **options)
     return Outcome({file: next(folder for folder in folders if file.is_relative_to(folder)) for file in files})
+
+
+def write_own(log: Log, wanted: Wanted, prediction: Prediction, image: NamedImage) -> Outcome:
+    """Write what no other prediction will take for its own."""
+    prediction_log.require_current(log)
+    return write_results(log.out, wanted, prediction, image)
 
 
 def write_results(out: Path, wanted: Wanted, prediction: Prediction, image: NamedImage) -> Outcome:
