@@ -1,15 +1,18 @@
 """Options of several numbers, such as `--size 512,1024`."""
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from atrous.errors import ConfigError
-from atrous.types import Size
+
+if TYPE_CHECKING:  # it imports torch
+    from atrous.types import Size
 
 DIGITS = 5  # of a number up to LARGEST
 LARGEST = 2**16 - 1
 
 
-def parsed_size(text: str | None) -> Size | None:
+def parsed_size(text: str | None) -> "Size | None":
     """`512,1024` or `512x1024`, height first; a single number is both sides. Raises ConfigError."""
     if text is None:
         return None

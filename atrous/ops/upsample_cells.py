@@ -160,7 +160,8 @@ def _with_candidates(small: Array, y: Array, x: Array) -> list[Cells]:
 def _can_win(values: Corners) -> Array:
     """[N, C]: the classes that are the largest somewhere in each cell, and perhaps some that nearly are."""
     highest, lowest = reduce(np.maximum, values), reduce(np.minimum, values)
-    least = lowest.max(1, keepdims=True) - SLACK * np.finfo(lowest.dtype).eps * np.abs(highest).max()
+    largest = np.abs(highest).max(initial=0, where=np.isfinite(highest))  # a class that never wins has -inf
+    least = lowest.max(1, keepdims=True) - SLACK * np.finfo(lowest.dtype).eps * largest
     can_win: Array = highest >= least
     return can_win
 

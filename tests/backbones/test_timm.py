@@ -415,10 +415,7 @@ def test_a_file_of_another_network_is_refused(timm: Any, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (
-            b"<!DOCTYPE html><html><body>404</body></html>",
-            "as a PyTorch checkpoint: not a file of torch.save, or damaged",
-        ),
+        (b"<!DOCTYPE html><html><body>404</body></html>", "it is a page of HTML"),
         (b"", "as a PyTorch checkpoint: not a file of torch.save, or damaged"),
         (None, "it holds 'timm.models.resnet.ResNet', which is refused"),
     ],

@@ -437,6 +437,17 @@ def test_smooth_maps_and_infinite_logits_are_predicted_by_cells() -> None:
         assert (classes == expected).double().mean() > 0.9999  # of nearly equal logits either may win
 
 
+@pytest.mark.parametrize("excluded", [0, 3, 6])
+def test_a_class_that_is_infinitely_unlikely_leaves_the_others_as_they_are(excluded: int) -> None:
+    logits = F.interpolate(random_logits(1, 7, 4, 5).float(), (33, 41), mode="bicubic")
+    logits[:, excluded] = -torch.inf
+    classes = torch.zeros(1, 129, 161, dtype=torch.uint8)
+    assert upsample_cells.argmax(logits, classes, True)
+    others = torch.cat([logits[:, :excluded], logits[:, excluded + 1 :]], 1)
+    expected = upsample_argmax_reference(others, (129, 161))
+    assert (classes == expected + (expected >= excluded)).double().mean() > 0.9999
+
+
 def test_among_equal_logits_the_lowest_class_wins(device: torch.device) -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0], [1.0, 2.0, 2.0], [0.0, 3.0, 1.0], [1.0, 0.0, 2.0]])  # [C, 3]
     logits = logits.to(device)

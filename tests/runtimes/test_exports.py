@@ -15,11 +15,11 @@ from atrous import artefact, cli, segmenter
 from atrous.artefact import Export
 from atrous.commands import options
 from atrous.data.label_space import LabelSpace, numbered_names
-from atrous.deployed import Decoder, Deployment, traced
+from atrous.deployed import Decoder, Deployment
 from atrous.errors import AtrousWarning, ConfigError, Mismatch, ModelFileError
 from atrous.inference import InferenceConfig
 from atrous.model_file import FORMAT, header_checksum
-from atrous.runtimes import RUNTIMES, onnx, openvino
+from atrous.runtimes import RUNTIMES
 from atrous.segmenter import Segmenter
 from atrous.tasks import TASKS
 from atrous.tasks.panoptic import PanopticDecodeConfig, decoders
@@ -283,24 +283,8 @@ def test_files_of_one_size(model: Segmenter, target: str, tmp_path: Path) -> Non
 LACKING = {("lraspp", "openvino")}  # a window of the mean that may be larger than the map
 
 
-@pytest.fixture
-def traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model's graph, of which ONNX and OpenVINO write the same, takes longer to trace than to write."""
-    programs: dict[tuple[object, ...], torch.export.ExportedProgram] = {}
-
-    def shared(deployment: Deployment) -> torch.export.ExportedProgram:
-        key = (deployment.size, deployment.names)
-        if key not in programs:
-            programs[key] = traced(deployment)
-        return programs[key]
-
-    for runtime in (onnx, openvino):
-        monkeypatch.setattr(runtime, "traced", shared)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.usefixtures("traced_once")
 def test_every_model_is_exported_for_every_target(name: str, tmp_path: Path) -> None:
     made = of(name)
     for target in TARGETS:
