@@ -56,8 +56,7 @@ def _is_short_tiff(file: BinaryIO, head: bytes, size: int) -> bool:
     layout, place = (Layout(order, "Q", "Q"), 8) if 43 in head[2:4] else (Layout(order, "H", "I"), 4)
     try:
         start = layout.number(layout.offset, head[place : place + layout.width])
-        entries = _directory(file, layout, start)
-        return any(end > size for end in _ends(file, layout, entries))
+        return start > size or any(end > size for end in _ends(file, layout, _directory(file, layout, start)))
     except struct.error:
         return True
 

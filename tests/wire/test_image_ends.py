@@ -51,6 +51,15 @@ def test_a_directory_that_claims_billions_of_values_is_read_in_bounded_memory() 
     assert is_cut_off(BytesIO(b"II*\0\x08\0\0\0\2\0" + entries + bytes(4)))
 
 
+def test_an_offset_beyond_what_any_file_has_is_beyond_the_end(tmp_path: Path) -> None:
+    content = b"II+\0\x08\0\0\0" + b"\xff" * 8 + bytes(40)
+    assert is_cut_off(BytesIO(content))
+    path = tmp_path / "a.tif"
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        assert is_cut_off(file)
+
+
 @pytest.mark.parametrize("compression", TIFFS)
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF|Truncated File:UserWarning")
 def test_the_line_for_such_an_image_says_so(compression: str, tmp_path: Path) -> None:
