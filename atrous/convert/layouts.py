@@ -1,13 +1,13 @@
 """How frameworks name the weights of a module and order their axes: PyTorch here, TensorFlow in its own system."""
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from torch import nn
 
-from atrous.convert.arrays import BESIDE, Array, Arrays, Shape
+from atrous.convert.arrays import BESIDE, Array, Arrays, Shape, Shapes
 
 Rules: TypeAlias = tuple[tuple[str, str], ...]  # (pattern of our module's whole path, its name in the original)
 
@@ -120,6 +120,11 @@ KERAS = Layout(_keras_names, kernel_shape, as_our_kernel, re.compile(r"(?!)"), n
 # ---- a single class
 
 ONE_LOGIT = "its single logit is that of class 1, by a sigmoid"
+
+
+def has_one_logit(shapes: Shapes, layers: Iterable[str]) -> bool:
+    """Whether one of these layers has a single output."""
+    return any(shapes.get(f"{name}.weight", (0,))[0] == 1 for name in layers)
 
 
 def with_two_classes(arrays: Arrays, layers: Collection[str]) -> Arrays:

@@ -16,7 +16,7 @@ from atrous.convert.known_backbones import (
     resnet_stem,
     xception_units,
 )
-from atrous.convert.layouts import ONE_LOGIT, PYTORCH, Rules, beside, pooled_image_first, two_classes_of
+from atrous.convert.layouts import ONE_LOGIT, PYTORCH, Rules, beside, has_one_logit, pooled_image_first, two_classes_of
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System, off_grid
 from atrous.errors import ConversionError
 from atrous.layers.aspp import RATES
@@ -139,7 +139,7 @@ def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, b
     has_choice = len(config.backbone.output_strides) > 1
     return {
         "out_stride=16 (the default)": has_choice and "out_stride" not in evidence.options.model_fields_set,
-        ONE_LOGIT: evidence.shape(f"{CLASSIFIER}.weight")[0] == 1,
+        ONE_LOGIT: has_one_logit(evidence.shapes, [CLASSIFIER]),
     }
 
 

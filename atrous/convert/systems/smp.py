@@ -28,6 +28,7 @@ from atrous.convert.layouts import (
     PYTORCH,
     Rules,
     beside,
+    has_one_logit,
     identity_norm,
     pooled_image_first,
     with_two_classes,
@@ -273,7 +274,7 @@ def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, b
         and options.encoder_output_stride is None,
         "decoder_atrous_rates=12,24,36 (the default)": has_rates and "decoder_atrous_rates" not in present,
         f"images have {colors} mean and std (mean=, std= in 0..255 say otherwise)": not {"mean", "std"} & present,
-        ONE_LOGIT: evidence.shape(f"{LOGITS}.weight")[0] == 1,
+        ONE_LOGIT: has_one_logit(evidence.shapes, [LOGITS]),
     }
 
 

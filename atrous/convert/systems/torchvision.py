@@ -12,7 +12,7 @@ from atrous.backbones.mobilenet_v3 import MOBILENETS, STEM, Row
 from atrous.convert.arrays import Array, Arrays, Shapes
 from atrous.convert.known_backbones import aspp, numbered, pair, resnet, resnet_stages, resnet_stem
 from atrous.convert.label_spaces import PUBLISHED, published_label_space
-from atrous.convert.layouts import ONE_LOGIT, PYTORCH, Rules, pooled_image_first, with_two_classes
+from atrous.convert.layouts import ONE_LOGIT, PYTORCH, Rules, has_one_logit, pooled_image_first, with_two_classes
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System
 from atrous.errors import ConversionError
 from atrous.models import ModelConfig
@@ -166,7 +166,7 @@ def config(evidence: Evidence[Options]) -> Deduction:
 
 
 def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, bool]:
-    return {ONE_LOGIT: any(evidence.shapes.get(f"{name}.weight", (0,))[0] == 1 for name in CLASSIFIERS)}
+    return {ONE_LOGIT: has_one_logit(evidence.shapes, CLASSIFIERS)}
 
 
 def _prefix(head: ConfigFields) -> str:

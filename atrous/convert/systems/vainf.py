@@ -22,7 +22,7 @@ from atrous.convert.known_backbones import (
     xception_units,
 )
 from atrous.convert.label_spaces import PUBLISHED, published_label_space
-from atrous.convert.layouts import ONE_LOGIT, PYTORCH, Rules, pooled_image_first, two_classes_of
+from atrous.convert.layouts import ONE_LOGIT, PYTORCH, Rules, has_one_logit, pooled_image_first, two_classes_of
 from atrous.convert.system import ConfigFields, Deduction, Evidence, System
 from atrous.errors import ConversionError
 from atrous.layers.aspp import RATES
@@ -142,7 +142,7 @@ def _head(name: str, evidence: Evidence[Options], *, is_separable: bool) -> Conf
 def assumptions(evidence: Evidence[Options], config: ModelConfig) -> dict[str, bool]:
     return {
         "output_stride=16 (the default)": "output_stride" not in evidence.options.model_fields_set,
-        ONE_LOGIT: any(evidence.shapes.get(f"{name}.weight", (0,))[0] == 1 for name in CLASSIFIERS.values()),
+        ONE_LOGIT: has_one_logit(evidence.shapes, CLASSIFIERS.values()),
     }
 
 
